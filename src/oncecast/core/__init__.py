@@ -1,0 +1,1 @@
+"""The words and the decisions of Oncecast: no I/O, no clock, no event loop."""

@@ -1,0 +1,58 @@
+"""The circuit breaker: when to stop calling a dependency that is down, and when to try it again.
+
+A pure state machine. The caller brings the monotonic time and reports what became of its calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class State(Enum):
+    """`closed` lets calls pass, `open` none, `half-open` one probe at a time."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Opens after `threshold` failures in a row, lets one probe pass every `probe_interval_s` until one
+    succeeds. A failure reported while it is open changes nothing: it is of a call from before."""
+
+    threshold: int
+    probe_interval_s: float
+    state: State = State.CLOSED
+    failures: int = 0
+    probe_at_s: float = 0.0
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether calls pass freely."""
+        return self.state is State.CLOSED
+
+    def allows(self, now_s: float) -> bool:
+        """Whether a call may go out now. Where it was open and a probe is due, this call *is* the probe."""
+        if self.state is State.OPEN and now_s >= self.probe_at_s:
+            self.state = State.HALF_OPEN
+            return True
+        return self.state is State.CLOSED
+
+    def succeeded(self) -> bool:
+        """A call succeeded; returns whether that closed the breaker."""
+        closed_now = self.state is not State.CLOSED
+        self.state, self.failures = State.CLOSED, 0
+        return closed_now
+
+    def failed(self, now_s: float) -> bool:
+        """A call failed; returns whether that opened the breaker (a failed probe opens nothing anew)."""
+        self.failures += 1
+        was_closed = self.state is State.CLOSED
+        if was_closed and self.failures < self.threshold:
+            return False
+        if self.state is not State.OPEN:
+            self.probe_at_s = now_s + self.probe_interval_s
+        self.state = State.OPEN
+        return was_closed

@@ -1,0 +1,86 @@
+"""What can go wrong, in our own words: adapters translate their library's errors into these at the edge.
+
+`classify` is the one place that decides what an error costs: the event an attempt, the system a pause, or the
+event its life.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class OncecastError(Exception):
+    """The root of every error that Oncecast raises on purpose; its text is for people."""
+
+
+class ConfigError(OncecastError):
+    """A setting is wrong: names the setting, the value (never a secret) and what would do."""
+
+
+class StartError(OncecastError):
+    """The process cannot start or go on: a port in use, a folder that is locked, a handler missing."""
+
+
+class Unavailable(OncecastError):
+    """A dependency is down, refuses for reasons of its own, or did not answer in time.
+
+    The outcome of what was asked may be unknown: whoever asks again must look first.
+    """
+
+
+class DataRefused(OncecastError):
+    """PostgreSQL refuses what this event holds; another event would have gone in."""
+
+
+class RowLocked(OncecastError):
+    """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
+
+
+class AttemptFailed(OncecastError):
+    """The attempt did not end as one transaction of ours, though the handler raised nothing."""
+
+
+class TransactionClosed(OncecastError):
+    """A handler used its transaction beyond its attempt, or tried to end it itself."""
+
+
+class JournalUnavailable(OncecastError):
+    """The journal could not take or give events: the disk failed, or is being checked."""
+
+
+class JournalFull(JournalUnavailable):
+    """The journal has no room: its cap or the disk is reached."""
+
+
+class JournalCorrupt(JournalUnavailable):
+    """What the journal holds fails its checksum; names the offsets."""
+
+
+class Reject(Exception):  # noqa: N818 - the public name that users raise, a verdict more than an error
+    """Raised by a handler: this event can never succeed. It is dead at once, with the reason given."""
+
+
+class Cost(Enum):
+    """What an error costs."""
+
+    RETRY = "retry"
+    PAUSE = "pause"
+    WAIT = "wait"
+    DEAD = "dead"
+
+
+def classify(error: BaseException) -> Cost:
+    """What to do after `error`: RETRY spends an attempt of the event, DEAD all of them; PAUSE and WAIT none.
+
+    PAUSE is for a dependency that is down: the event is kept until it is back. WAIT is for an event that is
+    another's for now.
+    """
+    match error:
+        case Unavailable():
+            return Cost.PAUSE
+        case RowLocked():
+            return Cost.WAIT
+        case Reject():
+            return Cost.DEAD
+        case _:
+            return Cost.RETRY

@@ -1,0 +1,180 @@
+"""What an event is: a CloudEvents 1.0 event, whose identity is `(source, id)`.
+
+Two shapes of it live here. `Event` is what users hold: made by publishers, given to handlers. `Arrival` is
+what a listener's stations pass along: the same event as undecoded bytes, with its place in a journal.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import uuid_utils
+
+IDENTITY_MAX_BYTES = 512
+"""Ids, sources, types and subjects are 1 to this many bytes of UTF-8, without control characters."""
+
+CONTEXT_ATTRIBUTES = frozenset(
+    ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
+)
+"""What CloudEvents 1.0 names; any other member but `data` and `data_base64` is an extension."""
+
+DEFAULT_SOURCE = "/oncecast"
+
+_encode = msgspec.json.encode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Cursor(NamedTuple):
+    """Where a reader is in a journal: it has read `offset` (0: nothing) of the opening `epoch`."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `EPOCH:OFFSET`; raises ValueError on anything else."""
+        epoch, colon, offset = text.rpartition(":")
+        if not (colon and epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) <= 18):
+            raise ValueError(f"a cursor is EPOCH:OFFSET, not {text[:80]!r}")
+        return cls(epoch, int(offset))
+
+
+def new_id() -> str:
+    """A fresh event id, `evt_` + UUIDv7: ids made later sort later."""
+    return f"evt_{uuid_utils.uuid7()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One CloudEvents 1.0 event. Made with `Event.new`, or read from its JSON with `Event.from_json`.
+
+    `data` is decoded when it is first asked for. `time` is an RFC 3339 text. `extensions` are the producer's
+    own attributes: text, whole numbers or booleans.
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, str | int | bool] = field(default_factory=dict)
+    raw_data: bytes = b""
+    """The data as JSON, as it was received; empty without data."""
+    data_bytes: bytes | None = None
+    """Binary data (`data_base64` on the wire), instead of JSON data."""
+
+    @classmethod
+    def new(
+        cls,
+        type: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        source: str = DEFAULT_SOURCE,
+        **attributes: Any,
+    ) -> Self:
+        """An event of `type` carrying `data`, anything that has a JSON form, or `bytes`.
+
+        The id is drawn here unless given, so that sending the same object twice is one event.
+        """
+        binary = isinstance(data, bytes)
+        return cls(
+            id=new_id() if id is None else id,
+            source=source,
+            type=type,
+            raw_data=b"" if binary or data is None else _encode(data),
+            data_bytes=data if binary else None,
+            **attributes,
+        )
+
+    @classmethod
+    def from_json(cls, body: bytes | memoryview | msgspec.Raw) -> Self:
+        """Read a structured event that a producer has validated; raises msgspec.DecodeError otherwise."""
+        members = _decode_members(body)
+        raw_data = bytes(members.pop("data", b""))
+        base64 = members.pop("data_base64", None)
+        members.pop("specversion", None)
+        attributes = {name: msgspec.json.decode(value) for name, value in members.items()}
+        extensions = {
+            name: attributes.pop(name)
+            for name in list(attributes)
+            if name not in CONTEXT_ATTRIBUTES and attributes[name] is not None
+        }
+        attributes = {name: attributes.get(name) for name in attributes if name in CONTEXT_ATTRIBUTES}
+        return cls(
+            **attributes,
+            extensions=extensions,
+            raw_data=b"" if raw_data == b"null" else raw_data,
+            data_bytes=None if base64 is None else b64decode(msgspec.json.decode(base64, type=str)),
+        )
+
+    @property
+    def data(self) -> Any:
+        """The decoded JSON data, or the bytes of a binary event; None without data."""
+        if self.data_bytes is not None:
+            return self.data_bytes
+        return msgspec.json.decode(self.raw_data) if self.raw_data else None
+
+    def to_json(self) -> bytes:
+        """The structured CloudEvents form, as it goes over the wire."""
+        members: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+        }
+        for name in ("subject", "time", "datacontenttype", "dataschema"):
+            if (value := getattr(self, name)) is not None:
+                members[name] = value
+        members.update(self.extensions)
+        if self.data_bytes is not None:
+            members["data_base64"] = b64encode(self.data_bytes).decode()
+        elif self.raw_data:
+            members["data"] = msgspec.Raw(self.raw_data)
+        return _encode(members)
+
+
+class Arrival(msgspec.Struct, eq=False, gc=False):
+    """An event on its way through a listener.
+
+    `raw` is its structured JSON, as received. `cost_bytes` is given back to the producer as credit when it
+    has ended. `track` is the listener's record of the journal that it came from.
+    """
+
+    track: Any
+    offset: int
+    at_us: int
+    id: str
+    source: str
+    type: str
+    raw: msgspec.Raw
+    cost_bytes: int
+    attempts: int = 0
+    """Attempts that were spent on it so far."""
+    tries: int = 0
+    """Times the database failed under it since its last attempt was spent."""
+    leased: bool = False
+    """Whether our token stands in Redis for it."""
+    renew_at_s: float = 0.0
+    """When, on the monotonic clock, its lease wants to be renewed."""
+    epoch: str = ""
+    journal: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Source and id as one text; neither can hold the NUL between them."""
+        return f"{self.source}\0{self.id}"
+
+    @property
+    def cursor(self) -> str:
+        """Its place, `EPOCH:OFFSET`."""
+        return f"{self.epoch}:{self.offset}"

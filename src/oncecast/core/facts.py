@@ -1,0 +1,221 @@
+"""Facts: what a service reports of itself, one per batch. Logs, metrics, the page and the tests live on them.
+
+A service is given one `Observe` function and calls it with a fact; what becomes of it is not its concern.
+Counts are of events, times in seconds, ids those of the first and last event of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """The root of all facts."""
+
+
+Observe = Callable[[Fact], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Fact):
+    """Something happened to `count` events at once."""
+
+    count: int
+    first_id: str
+    last_id: str
+
+
+# --- producer ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOpened(Fact):
+    """The journal is open: its name, the new epoch and the offsets it holds."""
+
+    journal: str
+    epoch: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(Batch):
+    """Events are on disk and acknowledged; the journal took `commit_s` for the commit they shared."""
+
+    bytes: int
+    commit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Fact):
+    """A publication was refused with this HTTP status, before anything was accepted."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalFailed(Fact):
+    """The journal refused a batch; it is opened anew and checked before the next."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberJoined(Fact):
+    """A reader connected: `kind` is `listener` or `client`."""
+
+    kind: str
+    name: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberLeft(Fact):
+    """A reader is gone, and why."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+# --- listener: feed -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Fact):
+    """The feed of a producer is up; events after `after` will come."""
+
+    producer: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected(Fact):
+    """The feed of a producer broke."""
+
+    producer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnecting(Fact):
+    """The feed will be tried again after `delay_s`."""
+
+    producer: str
+    delay_s: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Batch):
+    """Events arrived from a producer."""
+
+
+# --- listener: work -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Batch):
+    """These events are this listener's: an attempt begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted(Batch):
+    """The rows are committed by this listener."""
+
+    after_retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates(Batch):
+    """These arrivals had been ended already, by another listener or an earlier publication."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicts(Batch):
+    """Other content under a used identity: kept in `conflicts`, not processed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingFailed(Fact):
+    """An attempt of one event failed."""
+
+    id: str
+    error: str
+    retries_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class InsertFailed(Fact):
+    """The database failed under these events; it is tried again."""
+
+    id: str
+    error: str
+    retries_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Died(Fact):
+    """An event was given up on: its row says `dead`."""
+
+    id: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued(Fact):
+    """Events whose holder is dead are free again."""
+
+    count: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class CursorSaved(Fact):
+    """PostgreSQL shows every row up to here."""
+
+    journal: str
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowsMissing(Fact):
+    """Events counted as ended have no row (PostgreSQL went back to an older state): they are read again."""
+
+    journal: str
+    after: int
+
+
+# --- dependencies -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyLost(Fact):
+    """`name` (`redis`, `database`) is out of reach."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyReady(Fact):
+    """`name` (`redis`, `database`) answers (again)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Fact):
+    """The process drains: no new work is begun."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Fact):
+    """The process has drained; what was not ended was handed back."""
+
+    handed_back: int

@@ -1,0 +1,223 @@
+"""The doors between services and the world: what a journal, a lease store and an event store must do.
+
+Every adapter, in memory or real, passes the conformance suite of its port. Adapters translate their library's
+errors into those of `core.errors`, and bound every call by a deadline of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.wire import Epoch
+
+# --- journal ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A row of the journal: `count` events, dense from `first_offset`; `body` is their JSON array."""
+
+    first_offset: int
+    count: int
+    at_us: int
+    body: bytes
+
+    @property
+    def last_offset(self) -> int:
+        """The offset of its last event."""
+        return self.first_offset + self.count - 1
+
+
+class Journal(Protocol):
+    """A producer's durable log. Offsets are dense from 1."""
+
+    @property
+    def name(self) -> str:
+        """Drawn when the journal was made; stays with its file."""
+
+    @property
+    def epochs(self) -> Sequence[Epoch]:
+        """All openings, oldest first; the last is this one."""
+
+    @property
+    def first(self) -> int:
+        """The oldest offset that can be read."""
+
+    @property
+    def last(self) -> int:
+        """The newest offset on disk; `first - 1` while it is empty."""
+
+    async def append(self, events: Sequence[bytes]) -> int:
+        """Write `events` (structured JSON each) and sync; returns the first's offset, the rest follow densely.
+
+        Appends that wait at the same time share a commit. Raises JournalFull or JournalUnavailable: then
+        nothing of it was accepted.
+        """
+
+    async def read(self, after: int, max_bytes: int) -> list[Batch]:
+        """Batches after offset `after`, in order, up to `max_bytes` but at least one if there is one.
+
+        The first may begin at or before `after`. Raises JournalCorrupt naming the offsets.
+        """
+
+    def on_commit(self, callback: Callable[[Sequence[Batch]], None]) -> None:
+        """Have `callback` called on the event loop with every committed run of batches, in order."""
+
+
+# --- leases -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Claims:
+    """What one call found out about a batch, each event in exactly one list."""
+
+    mine: list[Arrival] = field(default_factory=list)
+    taken: list[tuple[Arrival, str]] = field(default_factory=list)
+    """With the token of the holder: *not* ended, only not ours for now."""
+    ended: list[Arrival] = field(default_factory=list)
+    """Marked at this very place."""
+    elsewhere: list[Arrival] = field(default_factory=list)
+    """Marked at another place: a re-publication, which only PostgreSQL can judge."""
+    free: list[Arrival] = field(default_factory=list)
+    """Nobody's (only from `look`)."""
+
+
+class Leases(Protocol):
+    """Who handles which event for now. It spares work and proves nothing: every answer may be stale.
+
+    All calls raise Unavailable when Redis is down, slow or refuses, within a second or two.
+    """
+
+    @property
+    def token(self) -> str:
+        """This process's own, drawn at its start."""
+
+    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
+        """Take what is free, for `LEASE_TTL`."""
+
+    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See who has what, taking nothing."""
+
+    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+        """These have ended: turn our own leases of them into marks; another's stay untouched."""
+
+    async def release(self, arrivals: Sequence[Arrival], holder: str) -> int:
+        """Free those that `holder` still has (ours on hand-back, a dead one's on rescue); returns how many."""
+
+    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+        """Have our own leases of these last `LEASE_TTL` from now."""
+
+    async def beat(self) -> None:
+        """Move our counter: we are alive."""
+
+    async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
+        """The counters of these holders."""
+
+    async def close(self) -> None:
+        """Drop the connections."""
+
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+class Outcome(Enum):
+    """What became of an event that was put to PostgreSQL. All of them mean that it has ended."""
+
+    STORED = "stored"
+    PRESENT = "present"
+    """Its row was there, from this very place: somebody (we, perhaps) had ended it."""
+    DUPLICATE = "duplicate"
+    """The same identity and content from another place."""
+    CONFLICT = "conflict"
+    """The same identity with other content; kept in `conflicts`."""
+
+
+class Transaction(Protocol):
+    """The transaction that an attempt's handler writes on: it commits with the event's row or not at all.
+
+    It dies with its attempt. Statements take `%s` or `%(name)s` parameters; one statement a call.
+    """
+
+    async def execute(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
+        """Run one statement; returns the number of rows that it touched."""
+
+    async def fetch_one(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """The first row by column name, or None."""
+
+    async def fetch_all(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """All rows by column name."""
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """A stretch whose SQL errors the handler means to survive: on an exception it alone is rolled back."""
+
+
+class SavedCursor(NamedTuple):
+    """A group's cursor in a journal as PostgreSQL has it, with the openings known when it was saved."""
+
+    cursor: Cursor
+    epochs: list[Epoch]
+
+
+class Save(NamedTuple):
+    """What became of a cursor: `saved` is what stands in PostgreSQL now (None: none yet, or locked)."""
+
+    saved: Cursor | None
+    missing: bool
+    """Whether a row was missing right after `saved`: what follows has to be read and processed again."""
+
+
+class EventStore(Protocol):
+    """Where events end: PostgreSQL makes the promise true.
+
+    All calls raise Unavailable when it is down or slow; the outcome of a write is then unknown.
+    """
+
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """End a batch that no handler is concerned with, in one transaction; outcomes in the batch's order.
+
+        Raises DataRefused if any one cannot be stored, RowLocked if another session holds any: then none is.
+        """
+
+    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+        """End one event together with what `work` writes. `work` does not run unless the row is new.
+
+        Raises what `work` raises (then nothing is kept), AttemptFailed if the transaction was not ours to
+        the end, and what `insert` raises.
+        """
+
+    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+        """End one event as dead, with its cause, unless it has ended before."""
+
+    async def load_cursor(self, journal: str) -> SavedCursor | None:
+        """The group's cursor in this journal."""
+
+    async def save_cursor(
+        self,
+        journal: str,
+        epochs: Sequence[Epoch],
+        ended: Sequence[Arrival],
+        *,
+        position: Cursor,
+    ) -> Save:
+        """Advance the group's cursor over those of `ended` (by offset, dense after `position`) that have rows.
+
+        `position` is the cursor that the caller knows to be saved. Skips when another listener is at it.
+        """
+
+    async def probe(self) -> None:
+        """Write something on a fresh connection, to know that writes work again."""
+
+    async def end_sessions(self, token: str) -> int:
+        """End the database sessions of the holder `token`, so that its locks go; returns how many."""
+
+    async def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,37 @@
+"""When the holder of a lease is dead: its counter has stood still for too long on the observer's clock.
+
+A holder moves a counter in Redis under its token. Only its *change* counts, and only the observer's monotonic
+clock measures the time between changes, so no wall clock and no Redis expiry decides over life and death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+class Holders:
+    """What one listener knows of the others whose leases it waits for."""
+
+    __slots__ = ("_dead_after_s", "_seen")
+
+    def __init__(self, dead_after_s: float) -> None:
+        self._dead_after_s = dead_after_s
+        self._seen: dict[str, tuple[int | None, float]] = {}
+
+    def observe(self, counters: Mapping[str, int | None], now_s: float) -> list[str]:
+        """Take in the counters (None: Redis has none) as read at `now_s`; returns the tokens that are dead.
+
+        A token seen for the first time is alive: its clock begins now. Tokens no longer asked about are
+        forgotten.
+        """
+        seen = {}
+        for token, counter in counters.items():
+            before = self._seen.get(token)
+            seen[token] = before if before is not None and before[0] == counter else (counter, now_s)
+        self._seen = seen
+        return [token for token, (_, since_s) in seen.items() if now_s - since_s >= self._dead_after_s]
+
+    def forget(self, tokens: Iterable[str]) -> None:
+        """Start anew with these: what stood still may have been the observer or Redis itself."""
+        for token in tokens:
+            self._seen.pop(token, None)

@@ -1,0 +1,41 @@
+"""The watermark: up to which offset a listener has seen every event of a journal end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Watermark:
+    """The finished prefix of a journal's offsets, which end in any order.
+
+    Offsets up to `value` have all ended. `received` is the last offset that arrived: ended or in flight.
+    """
+
+    __slots__ = ("_ended", "received", "value")
+
+    def __init__(self, after: int) -> None:
+        self.value = after
+        self.received = after
+        self._ended: set[int] = set()
+
+    def arrive(self, first: int, last: int) -> int:
+        """Offsets `first`..`last` arrived; returns the first of them that is new (`last + 1` if none is).
+
+        An overlap is of a frame that began before the cursor. Offsets left out below `first` are a gap of the
+        journal: nothing will ever arrive there, so they count as ended.
+        """
+        if first > self.received + 1:
+            self.end(range(self.received + 1, first))
+        new = max(first, self.received + 1)
+        self.received = max(self.received, last)
+        return new
+
+    def end(self, offsets: Iterable[int]) -> None:
+        """These offsets have ended; one that had ended before may be told again."""
+        ended = self._ended
+        value = self.value
+        ended.update(offset for offset in offsets if offset > value)
+        while (value + 1) in ended:
+            value += 1
+            ended.remove(value)
+        self.value = value

@@ -1,0 +1,144 @@
+"""What producers and listeners say to each other over the WebSocket: the subprotocol `oncecast.v1`.
+
+JSON text frames, each an object with a `verb`. The server opens with `welcome`; the client answers `resume`;
+the server then sends `events` frames for as long as the client's credit lasts; the client gives `credit` back
+and makes its `report`. Unknown fields are ignored, so that either side may learn to say more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from oncecast.core.event import Cursor
+
+SUBPROTOCOL = "oncecast.v1"
+PLAIN_SUBPROTOCOL = "cloudevents.json"
+VERSION = 1
+
+
+class Epoch(msgspec.Struct, frozen=True, array_like=True):
+    """One opening of a journal, `[epoch, first]` on the wire: its name and the first offset written in it."""
+
+    epoch: str
+    first: int
+
+
+class Welcome(msgspec.Struct, tag="welcome", tag_field="verb", kw_only=True):
+    """The server's first frame: which journal this is, its openings, and the offsets that it can serve.
+
+    `first` is the oldest offset still kept, `last` the newest; an empty journal has `last == first - 1`.
+    """
+
+    version: int = VERSION
+    journal: str
+    epochs: list[Epoch]
+    first: int
+    last: int
+
+
+class Resume(msgspec.Struct, tag="resume", tag_field="verb", kw_only=True):
+    """The client's answer: who it is, the cursor after which it reads on, and how many bytes it can take.
+
+    Without `after` it reads from the earliest.
+    """
+
+    instance: str
+    group: str
+    after: str | None = None
+    credit: int
+
+
+class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
+    """A run of events, dense from `offset`; `at` is the Unix time in µs at which the journal took them.
+
+    It may begin before the cursor that was asked for: the reader drops the overlap. Credit counts the bytes
+    of the whole frame.
+    """
+
+    offset: int
+    at: int
+    events: list[msgspec.Raw]
+
+
+class Credit(msgspec.Struct, tag="credit", tag_field="verb"):
+    """The client can take this many bytes more."""
+
+    bytes: int
+
+
+class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
+    """How a listener is doing, about once a second.
+
+    `cursor` is the group's *saved* cursor, the only one that retention may go by. The counters are totals
+    since the listener's start.
+    """
+
+    cursor: str | None = None
+    received: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    in_flight: int = 0
+    redis: str = "ready"
+    database: str = "ready"
+
+
+ServerFrame = Welcome | Events
+ClientFrame = Resume | Credit | Report
+
+decode_server_frame = msgspec.json.Decoder(ServerFrame).decode
+decode_client_frame = msgspec.json.Decoder(ClientFrame).decode
+encode = msgspec.json.encode
+
+
+class Head(msgspec.Struct, gc=False):
+    """What a listener must know of an event to agree with others on it; the payload stays undecoded."""
+
+    id: str
+    source: str
+    type: str
+
+
+class _Heads(msgspec.Struct):
+    events: list[Head]
+
+
+_decode_heads = msgspec.json.Decoder(_Heads).decode
+
+
+def decode_heads(frame: str | bytes) -> list[Head]:
+    """The heads of an `events` frame, in its order; raises msgspec.DecodeError on anything else."""
+    return _decode_heads(frame).events
+
+
+def events_frame(offset: int, at_us: int, body: bytes) -> bytes:
+    """The frame of a journal's batch; `body` is the JSON array as the journal keeps it."""
+    return b'{"verb":"events","offset":%d,"at":%d,"events":%b}' % (offset, at_us, body)
+
+
+def epoch_of(epochs: Sequence[Epoch], offset: int) -> str:
+    """The opening in which `offset` was written (or would be, beyond the newest)."""
+    return next((e.epoch for e in reversed(epochs) if e.first <= offset), epochs[0].epoch)
+
+
+def resume_after(cursor: Cursor | None, known: Sequence[Epoch], served: Sequence[Epoch]) -> int:
+    """The offset after which a reader goes on in a journal whose openings are `served`.
+
+    `known` are the openings that the reader has seen. It goes on from the newest opening known to both; where
+    that one ended, here or there, before the reader's offset, it goes on from that end. Without any in common
+    it reads all (0): reading too much is safe, skipping is not.
+    """
+    if cursor is None:
+        return 0
+    offset = cursor.offset
+    for epoch in reversed(known):
+        if epoch.first > offset + 1 or (epoch.first > offset and epoch.epoch != cursor.epoch):
+            continue  # an opening that the reader had not begun to read
+        here = next((i for i, e in enumerate(served) if e.epoch == epoch.epoch), None)
+        if here is not None:
+            end = served[here + 1].first - 1 if here + 1 < len(served) else offset
+            return min(offset, end)
+        offset = min(offset, epoch.first - 1)
+    return 0
