@@ -160,8 +160,10 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     cost_bytes: int
     attempts: int = 0
     """Attempts that were spent on it so far."""
-    tries: int = 0
-    """Times the database failed under it since its last attempt was spent."""
+    pauses: int = 0
+    """Times that the database, or another's lock, kept it from ending since its last attempt was spent."""
+    doom: BaseException | None = None
+    """Why it is to be buried, once that is decided."""
     leased: bool = False
     """Whether our token stands in Redis for it."""
     renew_at_s: float = 0.0

@@ -1,0 +1,1 @@
+"""The listener: one file per station of an event's way, joined by `service`."""

@@ -1,0 +1,102 @@
+"""What a listener knows of one journal: how far it has received, what has ended, what is saved.
+
+A track belongs to one stretch of a journal's history. When the journal is found to have gone another way (it
+was restored from a backup), or rows turn out to be missing, the feed begins a new track; what is in flight of
+the old one ends on its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.watermark import Watermark
+from oncecast.core.wire import Epoch, Events, decode_heads, epoch_of
+
+_NO_BYTES = msgspec.Raw(b"")
+
+
+class Track:
+    """Arrivals of one journal in order of offset, from the saved cursor on; and the credit they hold."""
+
+    def __init__(self, journal: str, epochs: Sequence[Epoch], after: int, on_credit: Callable[[int], None]) -> None:
+        self.journal = journal
+        self.epochs = list(epochs)
+        self.saved = self.cursor_at(after)
+        self.watermark = Watermark(after)
+        self.abandoned = False
+        self._held: deque[Arrival] = deque()
+        self._on_credit = on_credit
+
+    def cursor_at(self, offset: int) -> Cursor:
+        """The cursor of `offset` in this journal's history."""
+        return Cursor(epoch_of(self.epochs, max(offset, 1)), offset)
+
+    @property
+    def in_flight(self) -> int:
+        """Received offsets above the watermark."""
+        return self.watermark.received - self.watermark.value
+
+    def receive(self, frame: Events, text: str | bytes) -> list[Arrival]:
+        """The new arrivals of `frame`, whose undecoded form is `text`; its overlap is dropped.
+
+        Raises msgspec.DecodeError on heads that are none, ValueError on offsets that lie before the journal.
+        """
+        heads = decode_heads(text)
+        if frame.offset < 1 or not heads:
+            raise ValueError(f"a frame of {len(heads)} events at offset {frame.offset}")
+        last = frame.offset + len(heads) - 1
+        new = self.watermark.arrive(frame.offset, last) - frame.offset
+        epoch = epoch_of(self.epochs, frame.offset)
+        arrivals = [
+            Arrival(
+                track=self,
+                offset=offset,
+                at_us=frame.at,
+                id=head.id,
+                source=head.source,
+                type=head.type,
+                raw=raw,
+                cost_bytes=len(raw) + 1,
+                epoch=epoch,
+                journal=self.journal,
+            )
+            for offset, head, raw in zip(
+                range(frame.offset + new, last + 1), heads[new:], frame.events[new:], strict=True
+            )
+        ]
+        self._held.extend(arrivals)
+        # Credit counts whole frames: what is not an arrival's own goes back at once.
+        spare_bytes = len(text) - sum(arrival.cost_bytes for arrival in arrivals)
+        self._on_credit(spare_bytes)
+        return arrivals
+
+    def end(self, arrivals: Sequence[Arrival]) -> None:
+        """These have ended: their payloads go, their identities stay until the cursor is saved over them."""
+        self.watermark.end([arrival.offset for arrival in arrivals])
+        freed_bytes = 0
+        for arrival in arrivals:
+            freed_bytes += arrival.cost_bytes
+            arrival.raw, arrival.cost_bytes = _NO_BYTES, 0
+        self._on_credit(freed_bytes)
+
+    def ended(self) -> list[Arrival]:
+        """What has ended since the saved cursor, up to the watermark."""
+        watermark = self.watermark.value
+        ended = []
+        for arrival in self._held:
+            if arrival.offset > watermark:
+                break
+            ended.append(arrival)
+        return ended
+
+    def save(self, cursor: Cursor) -> None:
+        """PostgreSQL shows every row up to `cursor`, in terms of this journal's history."""
+        if cursor.offset <= self.saved.offset:
+            return
+        self.saved = cursor
+        while self._held and self._held[0].offset <= min(cursor.offset, self.watermark.value):
+            self._held.popleft()

@@ -1,0 +1,7 @@
+"""Events, cursors and dead letters in PostgreSQL, which makes the promise true."""
+
+from oncecast.stores.postgres.database import Database
+from oncecast.stores.postgres.reader import EventReader
+from oncecast.stores.postgres.store import PostgresEvents
+
+__all__ = ["Database", "EventReader", "PostgresEvents"]

@@ -1,0 +1,49 @@
+"""What an error of PostgreSQL means to us: whose fault it is, and so what it costs."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from oncecast.core.errors import DataRefused, RowLocked, Unavailable
+
+DATA_CLASSES = ("22", "23", "54")
+"""Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
+
+PAUSE_CLASSES = ("08", "25", "40", "53", "57", "58", "F0", "XX")
+"""Connection, read-only or aborted, serialisation and deadlock, resources, shutdown and cancellation, disk,
+configuration, corruption: the database's trouble, not the event's."""
+
+DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError, OSError)
+
+
+def translate(error: BaseException) -> Exception:
+    """Our own error for one of DATABASE_ERRORS that a statement of ours raised."""
+    if not isinstance(error, psycopg.Error):
+        return Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": "))
+    state = error.sqlstate or ""
+    if state == "55P03":
+        return RowLocked(_first_line(error))
+    if state[:2] in DATA_CLASSES:
+        return DataRefused(_first_line(error))
+    return Unavailable(_first_line(error))
+
+
+def of_handler(error: Exception) -> Exception:
+    """The error of a handler, or our own for it where its SQL failed through the database's trouble.
+
+    A statement of the handler's that took too long is its own; one that waited too long for a lock may wait
+    again; a lost connection says nothing about the event.
+    """
+    if not isinstance(error, psycopg.Error) or error.sqlstate in ("25P01", "25P02", "57014"):
+        return error
+    if error.sqlstate == "55P03":
+        return RowLocked(_first_line(error))
+    if error.sqlstate is None:  # no answer of the server's
+        return Unavailable(_first_line(error)) if isinstance(error, psycopg.OperationalError) else error
+    return Unavailable(_first_line(error)) if error.sqlstate[:2] in PAUSE_CLASSES else error
+
+
+def _first_line(error: psycopg.Error) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"PostgreSQL: {text or type(error).__name__}"

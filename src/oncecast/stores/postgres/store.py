@@ -1,0 +1,375 @@
+"""Where events end: inserts, attempts, dead letters, cursors. The primary key `(source, id)` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.adapt import Dumper
+from psycopg.rows import tuple_row
+
+from oncecast.core.errors import AttemptFailed, RowLocked
+from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival, Cursor
+from oncecast.core.ports import Outcome, Save, SavedCursor, Transaction
+from oncecast.core.wire import Epoch, epoch_of, resume_after
+from oncecast.stores.postgres.database import Connection, Database
+from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_handler, translate
+from oncecast.stores.postgres.transaction import HandlerTransaction
+
+_JSON_OID = 114
+_LOOK_UP_MAX = 5_000
+_IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+
+
+class _Json(bytes):
+    """JSON text that goes to PostgreSQL as it is."""
+
+
+class _JsonDumper(Dumper):
+    oid = _JSON_OID
+
+    def dump(self, obj: _Json) -> bytes:
+        return bytes(obj)
+
+
+psycopg.adapters.register_dumper(_Json, _JsonDumper)
+
+
+class _Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event without extensions: decoding a batch as these tells cheaply whether it has any."""
+
+    id: str
+    source: str
+    type: str
+    specversion: str
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: str | None = None
+
+
+_decode_known = msgspec.json.Decoder(list[_Known]).decode
+_decode_members = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_decode_epochs = msgspec.json.Decoder(list[Epoch]).decode
+_NOT_EXTENSIONS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
+
+
+class PostgresEvents:
+    """The EventStore of `core.ports` on PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._deadline_s = database.limits.deadline_s
+
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """See EventStore. All arrivals come from one journal's epoch."""
+        rows = _rows(arrivals, self._db.instance)
+        async with self._db.connection(work=True) as connection, asyncio.timeout(self._deadline_s):
+            # One statement is one transaction of its own; only what was there before needs a second look.
+            inserted = await self._insert(connection, rows)
+            if len(inserted) == len(arrivals):
+                return [Outcome.STORED] * len(arrivals)
+            others = [arrival for arrival in arrivals if arrival.offset not in inserted]
+            found = await self._compare(connection, others)
+        return [Outcome.STORED if a.offset in inserted else found[a.offset] for a in arrivals]
+
+    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+        """See EventStore."""
+        failure: Exception | None = None
+        async with self._db.connection(work=True) as connection:
+            async with asyncio.timeout(self._deadline_s):
+                await connection.execute("begin")
+                if not await self._insert(connection, _rows([arrival], self._db.instance)):
+                    await connection.execute("rollback")
+                    return (await self._compare(connection, [arrival]))[arrival.offset]
+            facade = HandlerTransaction(connection)
+            try:
+                await work(facade)
+            except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
+                failure = error
+            finally:
+                facade.close()
+            if failure is None:
+                await _commit(connection, self._deadline_s)
+            else:
+                await _roll_back(connection, failure, self._deadline_s)
+        if failure is None:
+            return Outcome.STORED
+        raise of_handler(failure) from failure
+
+    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+        """See EventStore."""
+        async with (
+            self._db.connection(work=False) as connection,
+            asyncio.timeout(self._deadline_s),
+        ):
+            await connection.execute("begin")
+            if not await self._insert_dead(connection, arrival):
+                await connection.execute("rollback")
+                return (await self._compare(connection, [arrival]))[arrival.offset]
+            await connection.execute(
+                self._db.queries["keep_dead_letter"],
+                {
+                    "source": arrival.source,
+                    "id": arrival.id,
+                    "error": _storable(f"{type(cause).__name__}: {cause}"),
+                    "trace": _storable("".join(traceback.format_exception(cause))),
+                    "attempts": arrival.attempts,
+                    "raw": bytes(arrival.raw),
+                    "listener": self._db.instance,
+                },
+            )
+            await _commit(connection, self._deadline_s)
+        return Outcome.STORED
+
+    async def _insert_dead(self, connection: Connection, arrival: Arrival) -> bool:
+        """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
+        try:
+            async with connection.transaction():
+                if not await self._insert(connection, _rows([arrival], self._db.instance)):
+                    return False
+                key = {"source": arrival.source, "id": arrival.id}
+                await connection.execute(self._db.queries["mark_dead"], key)
+                return True
+        except psycopg.DataError:
+            place = {
+                name: getattr(arrival, name) for name in ("source", "id", "type", "journal", "epoch", "offset")
+            }
+            cursor = await connection.execute(
+                self._db.queries["insert_dead"],
+                {
+                    **place,
+                    "listener": self._db.instance,
+                    "attempts": arrival.attempts,
+                    "at_us": arrival.at_us,
+                },
+            )
+            return await cursor.fetchone() is not None
+
+    async def _insert(self, connection: Connection, rows: dict[str, Any]) -> set[int]:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["insert"], rows)
+            return {offset for (offset,) in await cursor.fetchall()}
+
+    async def _compare(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
+        """What stands where these were not inserted; conflicts are kept."""
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(
+                self._db.queries["compare"],
+                {
+                    "events": _json_array(arrivals),
+                    "offsets": [a.offset for a in arrivals],
+                    "epoch": arrivals[0].epoch,
+                },
+            )
+            found = {offset: _outcome(place, content) for offset, place, content in await cursor.fetchall()}
+            for arrival in arrivals:
+                if arrival.offset not in found:  # the row was deleted between the two statements
+                    raise RowLocked(f"the row of {arrival.id!r} came and went")
+                if found[arrival.offset] is Outcome.CONFLICT:
+                    await cursor.execute(self._db.queries["keep_conflict"], self._conflict(arrival))
+        return found
+
+    def _conflict(self, arrival: Arrival) -> dict[str, Any]:
+        names = ("source", "id", "journal", "epoch", "offset")
+        values = {name: getattr(arrival, name) for name in names}
+        return {**values, "raw": bytes(arrival.raw), "listener": self._db.instance}
+
+    async def load_cursor(self, journal: str) -> SavedCursor | None:
+        """See EventStore."""
+        async with (
+            self._db.connection(work=False) as connection,
+            asyncio.timeout(self._deadline_s),
+        ):
+            return await self._read_cursor(connection, "load_cursor", journal)
+
+    async def save_cursor(
+        self,
+        journal: str,
+        epochs: Sequence[Epoch],
+        ended: Sequence[Arrival],
+        *,
+        position: Cursor,
+    ) -> Save:
+        """See EventStore. Looks every identity up: neither Redis nor an older database can make us skip."""
+        async with (
+            self._db.connection(work=False) as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.transaction(),
+        ):
+            start = await self._locked_start(connection, journal, epochs)
+            if start is None:
+                return Save(None, missing=False)
+            if (
+                start < position.offset
+            ):  # PostgreSQL went back to an older state: what lies between is not at hand
+                return Save(_cursor(epochs, start), missing=True)
+            candidates = [arrival for arrival in ended if arrival.offset > start]
+            shown = await self._prefix_shown(connection, candidates)
+            if shown == 0:
+                return Save(_cursor(epochs, start), missing=bool(candidates))
+            last = candidates[shown - 1]
+            await connection.execute(
+                self._db.queries["move_cursor"],
+                {
+                    "journal": journal,
+                    "epoch": last.epoch,
+                    "offset": last.offset,
+                    "epochs": _Json(msgspec.json.encode(epochs)),
+                },
+            )
+            return Save(Cursor(last.epoch, last.offset), missing=shown < len(candidates))
+
+    async def _locked_start(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> int | None:
+        """The saved offset in terms of `epochs`, with the row locked; None if another listener has it."""
+        saved = await self._read_cursor(connection, "lock_cursor", journal)
+        if saved is not None:
+            return resume_after(saved.cursor, saved.epochs, epochs)
+        begun = await connection.execute(
+            self._db.queries["begin_cursor"],
+            {
+                "journal": journal,
+                "epoch": epochs[0].epoch,
+                "offset": 0,
+                "epochs": _Json(msgspec.json.encode(epochs)),
+            },
+        )
+        return 0 if await begun.fetchone() else None
+
+    async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries[query], {"journal": journal})
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        epoch, offset, epochs = row
+        return SavedCursor(Cursor(epoch, offset), msgspec.convert(epochs, list[Epoch]))
+
+    async def _prefix_shown(self, connection: Connection, candidates: Sequence[Arrival]) -> int:
+        """How many of `candidates`, from the first on, have rows."""
+        for begin in range(0, len(candidates), _LOOK_UP_MAX):
+            chunk = candidates[begin : begin + _LOOK_UP_MAX]
+            by_source: dict[str, set[str]] = defaultdict(set)
+            for arrival in chunk:
+                by_source[arrival.source].add(arrival.id)
+            missing = {
+                (source, id_)
+                for source, ids in by_source.items()
+                for id_ in await self._missing(connection, source, ids)
+            }
+            if missing:
+                return begin + next(i for i, a in enumerate(chunk) if (a.source, a.id) in missing)
+        return len(candidates)
+
+    async def _missing(self, connection: Connection, source: str, ids: set[str]) -> Iterable[str]:
+        parameters = {"source": source, "ids": _Json(msgspec.json.encode(list(ids)))}
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["count_present"], parameters)
+            if await cursor.fetchone() == (len(ids),):
+                return ()
+            await cursor.execute(self._db.queries["list_present"], parameters)
+            return ids - {id_ for (id_,) in await cursor.fetchall()}
+
+    async def probe(self) -> None:
+        """See EventStore."""
+        try:
+            async with asyncio.timeout(self._db.limits.connect_s * 2):
+                connection = await self._db.connect()
+                async with connection:
+                    await connection.execute(self._db.queries["probe"], {"listener": self._db.instance})
+            await self._db.renew()
+        except DATABASE_ERRORS as error:
+            raise translate(error) from error
+
+    async def end_sessions(self, token: str) -> int:
+        """See EventStore."""
+        async with (
+            self._db.connection(work=False) as connection,
+            asyncio.timeout(self._deadline_s),
+        ):
+            cursor = await connection.execute(self._db.queries["end_sessions"], {"token": token})
+            row = await cursor.fetchone()
+            return row[0] if row else 0
+
+    async def close(self) -> None:
+        """See EventStore."""
+        await self._db.close()
+
+
+async def _commit(connection: Connection, deadline_s: float) -> None:
+    """COMMIT, and believe it only if PostgreSQL says so.
+
+    Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
+    """
+    async with asyncio.timeout(deadline_s):
+        cursor = await connection.execute("commit")
+    if cursor.statusmessage != "COMMIT":
+        raise AttemptFailed(
+            "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
+            " use 'async with tx.savepoint()' for errors that it means to survive"
+        )
+
+
+async def _roll_back(connection: Connection, failure: Exception, deadline_s: float) -> None:
+    """Leave the connection as it was; one whose handler ran out of time is closed, never used again."""
+    if isinstance(failure, TimeoutError) or connection.pgconn.transaction_status not in _IN_TRANSACTION:
+        await connection.close()
+        return
+    async with asyncio.timeout(deadline_s):
+        await connection.execute("rollback")
+
+
+def _rows(arrivals: Sequence[Arrival], listener: str) -> dict[str, Any]:
+    events = _json_array(arrivals)
+    return {
+        "events": events,
+        "offsets": [a.offset for a in arrivals],
+        "attempts": [a.attempts for a in arrivals],
+        "at_us": [a.at_us for a in arrivals],
+        "extensions": _extensions(events),
+        "journal": arrivals[0].journal,
+        "epoch": arrivals[0].epoch,
+        "listener": listener,
+    }
+
+
+def _json_array(arrivals: Sequence[Arrival]) -> _Json:
+    return _Json(b"[" + b",".join([a.raw for a in arrivals]) + b"]")
+
+
+def _extensions(events: bytes) -> list[str | None]:
+    """Each event's extension attributes as a JSON object, or nothing where no event of the batch has any."""
+    try:
+        _decode_known(events)
+    except msgspec.ValidationError:
+        return [_extensions_of(members) for members in _decode_members(events)]
+    return []
+
+
+def _extensions_of(members: dict[str, msgspec.Raw]) -> str | None:
+    extensions = {
+        name: value for name, value in members.items() if name not in _NOT_EXTENSIONS and bytes(value) != b"null"
+    }
+    return msgspec.json.encode(extensions).decode() if extensions else None
+
+
+def _outcome(same_place: bool, same_content: bool) -> Outcome:
+    if same_place:
+        return Outcome.PRESENT
+    return Outcome.DUPLICATE if same_content else Outcome.CONFLICT
+
+
+def _cursor(epochs: Sequence[Epoch], offset: int) -> Cursor:
+    return Cursor(epoch_of(epochs, max(offset, 1)), offset)
+
+
+def _storable(text: str) -> str:
+    """Text that PostgreSQL can hold, of bounded length."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:20_000]

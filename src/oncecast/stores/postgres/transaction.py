@@ -1,0 +1,98 @@
+"""The facade that a handler writes through: it can do anything but break the promise.
+
+A handler never holds the connection. It cannot end the transaction (the statement is refused before it is
+sent), cannot reach beyond its attempt (the facade dies with it), and an SQL error that it swallows leaves the
+transaction aborted, which COMMIT's command tag tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncCursor
+from psycopg.pq import TransactionStatus
+from psycopg.rows import DictRow, dict_row
+
+from oncecast.core.errors import AttemptFailed, TransactionClosed
+from oncecast.stores.postgres.database import Connection
+
+Params = Sequence[Any] | Mapping[str, Any] | None
+
+# White space, empty statements and comments may stand before the first words.
+_FIRST_WORDS = re.compile(
+    r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE | re.DOTALL
+)
+_TRANSACTION_CONTROL = frozenset(
+    ("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start")
+)
+_SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
+
+
+class HandlerTransaction:
+    """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        self._one_at_a_time = asyncio.Lock()
+
+    async def execute(self, query: str, params: Params = None) -> int:
+        """Run one statement; returns the number of rows that it touched."""
+        async with self._run(query, params) as cursor:
+            return cursor.rowcount
+
+    async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
+        """The first row by column name, or None."""
+        async with self._run(query, params) as cursor:
+            return await cursor.fetchone()
+
+    async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
+        """All rows by column name."""
+        async with self._run(query, params) as cursor:
+            return await cursor.fetchall()
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A stretch whose SQL errors the handler means to survive."""
+        async with self._open().transaction():
+            yield
+
+    def close(self) -> None:
+        """The attempt is over: whoever still holds the facade can do nothing with it."""
+        self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
+        return self._connection
+
+    @asynccontextmanager
+    async def _run(self, query: str, params: Params) -> AsyncIterator[AsyncCursor[DictRow]]:
+        refuse_transaction_control(query)
+        async with self._one_at_a_time:
+            connection = self._open()
+            async with connection.cursor(row_factory=dict_row) as cursor:
+                # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
+                # behind another one.
+                await cursor.execute(query, params, prepare=True)
+                if connection.pgconn.transaction_status is not TransactionStatus.INTRANS:
+                    raise AttemptFailed("the statement ended the event's transaction")
+                yield cursor
+
+
+def refuse_transaction_control(query: str) -> None:
+    """Raise TransactionClosed if the statement would end or divide a transaction, or change the session."""
+    match = _FIRST_WORDS.match(query)
+    word, second = (group.lower() for group in match.groups("")) if match else ("", "")
+    if word in _SESSION_CONTROL and second not in ("local", "constraints"):
+        raise TransactionClosed(
+            f"a handler may not run {word.upper()}: its connection is shared with other events; use SET LOCAL"
+        )
+    if word in _TRANSACTION_CONTROL:
+        raise TransactionClosed(
+            f"a handler may not run {word.upper()}: its transaction commits with the event;"
+            " use 'async with tx.savepoint()' for errors that it means to survive"
+        )

@@ -1,0 +1,149 @@
+"""Who handles which event for now: one Lua call a batch.
+
+A key per event, `oncecast:{GROUP}:e:SOURCE NUL ID`, holds the token of its holder (a *lease*) or, once the
+event has ended, `=EPOCH:OFFSET` (a *mark*). A key per holder counts its heartbeats. All keys of a group share
+one hash tag, so that a cluster keeps them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.ports import Claims
+
+CALL_DEADLINE_S = 2.0
+SOCKET_TIMEOUT_S = 1.0
+COUNTER_TTL_MS = 60_000
+_MARK = ord("=")
+
+
+class RedisLeases:
+    """The Leases of `core.ports` on Redis."""
+
+    def __init__(self, url: str, *, group: str, token: str, lease_ttl_s: float, mark_ttl_s: float) -> None:
+        self._token = token
+        self._own = token.encode()
+        self._lease_ttl_ms = int(lease_ttl_s * 1000)
+        self._mark_ttl_ms = int(mark_ttl_s * 1000)
+        self._event_prefix = f"oncecast:{{{group}}}:e:"
+        self._holder_prefix = f"oncecast:{{{group}}}:h:"
+        # redis-py retries for over a minute by default; here a call fails fast, and the breaker decides.
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 1),
+            retry_on_error=[redis.ConnectionError],
+            protocol=2,
+        )
+        self._claim = self._script("claim")
+        self._settle = self._script("settle")
+        self._release = self._script("release")
+        self._renew = self._script("renew")
+
+    def _script(self, name: str) -> redis.client.AsyncScript:  # type: ignore[name-defined]
+        return self._redis.register_script(
+            resources.files(__package__).joinpath(f"lua/{name}.lua").read_text("utf-8")
+        )
+
+    @property
+    def token(self) -> str:
+        """See Leases."""
+        return self._token
+
+    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        async with _bounded():
+            found = await self._claim(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
+        claims = self._sort(arrivals, found)
+        claims.mine.extend(claims.free)  # what was nobody's is ours by this very call
+        claims.free.clear()
+        for arrival in claims.mine:
+            arrival.leased = True
+        return claims
+
+    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        async with _bounded():
+            found = await self._redis.mget(self._keys(arrivals))
+        return self._sort(arrivals, found)
+
+    def _sort(self, arrivals: Sequence[Arrival], found: Sequence[Any]) -> Claims:
+        claims = Claims()
+        for arrival, value in zip(arrivals, found, strict=True):
+            if value is None:
+                claims.free.append(arrival)
+            elif value[0] != _MARK:
+                if value == self._own:
+                    claims.mine.append(arrival)
+                else:
+                    claims.taken.append((arrival, value.decode("ascii", "replace")))
+            elif value[1:] == arrival.cursor.encode():
+                claims.ended.append(arrival)
+            else:
+                claims.elsewhere.append(arrival)
+        return claims
+
+    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+        """See Leases."""
+        marks = [f"={arrival.cursor}" for arrival in arrivals]
+        async with _bounded():
+            await self._settle(keys=self._keys(arrivals), args=[self._own, self._mark_ttl_ms, *marks])
+
+    async def release(self, arrivals: Sequence[Arrival], holder: str) -> int:
+        """See Leases."""
+        async with _bounded():
+            released: int = await self._release(keys=self._keys(arrivals), args=[holder])
+        return released
+
+    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+        """See Leases."""
+        async with _bounded():
+            await self._renew(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
+
+    async def beat(self) -> None:
+        """See Leases."""
+        key = self._holder_prefix + self._token
+        async with _bounded(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.incr(key)
+            pipeline.pexpire(key, COUNTER_TTL_MS)
+            await pipeline.execute()
+
+    async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
+        """See Leases."""
+        if not tokens:
+            return {}
+        async with _bounded():
+            found = await self._redis.mget([self._holder_prefix + token for token in tokens])
+        return {token: None if n is None else int(n) for token, n in zip(tokens, found, strict=True)}
+
+    async def close(self) -> None:
+        """See Leases."""
+        async with _bounded():
+            await self._redis.aclose()
+
+    def _keys(self, arrivals: Sequence[Arrival]) -> list[str]:
+        prefix = self._event_prefix
+        return [f"{prefix}{arrival.source}\0{arrival.id}" for arrival in arrivals]
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """One call to Redis: ends by its deadline, fails with Unavailable."""
+    try:
+        async with asyncio.timeout(CALL_DEADLINE_S):
+            yield
+    except (RedisError, TimeoutError, OSError) as error:
+        raise Unavailable(f"Redis: {type(error).__name__}: {error}".rstrip(": ")) from error
