@@ -56,7 +56,7 @@ class JournalCorrupt(JournalUnavailable):
     """What the journal holds fails its checksum; names the offsets."""
 
 
-class Reject(Exception):  # noqa: N818 - the public name that users raise, a verdict more than an error
+class Reject(Exception):
     """Raised by a handler: this event can never succeed. It is dead at once, with the reason given."""
 
 

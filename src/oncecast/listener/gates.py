@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from oncecast.core.breaker import Breaker
 from oncecast.core.errors import Unavailable
@@ -107,7 +107,9 @@ class LeaseGate:
             self._lost(error)
             return None
 
-    async def _each(self, call, arrivals: list[Arrival]) -> None:  # type: ignore[no-untyped-def]
+    async def _each(
+        self, call: Callable[[Sequence[Arrival]], Awaitable[object]], arrivals: list[Arrival]
+    ) -> None:
         for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
             if not self.is_up:
                 return

@@ -1,0 +1,1 @@
+"""What becomes of facts: log lines and metrics."""

@@ -1,0 +1,233 @@
+"""Every setting: its name, default, meaning and reading. Flag before environment before default.
+
+All of a process's settings are read together at its start; each that is wrong is one line that names the
+variable, the value (never a secret) and what would do. Only the command and the assembly know this module.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from oncecast.core.errors import ConfigError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
+_BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def duration_s(text: str) -> float:
+    """`2s`, `500ms`, `1m`, `7d` or a bare number of seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("a duration such as 2s, 500ms or 1m")
+    return float(match.group(1)) * _SECONDS[match.group(2)]
+
+
+def size_bytes(text: str) -> int:
+    """`32 MiB`, `1GiB` or a bare number of bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not int(match.group(1)):
+        raise ValueError("a size such as 32MiB or 1048576")
+    return int(match.group(1)) * _BYTES[match.group(2)]
+
+
+def count(text: str) -> int:
+    """A whole number, 1 or more."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**9):
+        raise ValueError("a whole number, 1 or more")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 lets the system choose."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError("a port from 0 to 65535")
+    return int(text)
+
+
+def flag(text: str) -> bool:
+    """1 or 0, yes or no, true or false."""
+    answers = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+    if text.lower() not in answers:
+        raise ValueError("1 or 0")
+    return answers[text.lower()]
+
+
+def text(text: str) -> str:
+    """Any text but an empty one."""
+    if not text.strip():
+        raise ValueError("a text that is not empty")
+    return text
+
+
+def url_of(*schemes: str) -> Callable[[str], str]:
+    """A URL of one of `schemes`, with a host."""
+
+    def read(text: str) -> str:
+        parts = urlsplit(text.strip())
+        if parts.scheme not in schemes or not (parts.hostname or parts.path.strip("/")):
+            raise ValueError(f"a URL such as {schemes[0]}://localhost")
+        return text.strip()
+
+    return read
+
+
+def ws_urls(text: str) -> tuple[str, ...]:
+    """One or more WebSocket URLs, comma-separated."""
+    read = url_of("ws", "wss")
+    return tuple(read(part) for part in text.split(","))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Comma-separated texts."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def group(text: str) -> str:
+    """A group's name is its schema's, too."""
+    if not _GROUP.fullmatch(text):
+        raise ValueError("a name of a-z, 0-9 and _, at most 40 long, such as shop")
+    return text
+
+
+def instance(text: str) -> str:
+    """A name for logs and lists."""
+    if not _INSTANCE.fullmatch(text):
+        raise ValueError("a name of letters, digits, '.', '_' and '-', at most 63 long, such as listener-a")
+    return text
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(" or ".join(choices))
+        return text.lower()
+
+    return read
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")
+    return name[:63] or "oncecast"
+
+
+def setting(default: str | None, read: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:
+    """A field that is read from the environment variable of its name in capitals."""
+    return field(metadata={"default": default, "read": read, "about": about, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What producer and listener both have."""
+
+    instance_id: str = setting("", lambda text: instance(text or _host_name()), "its name; the host's by default")
+    host: str = setting("127.0.0.1", text, "the address to bind; wider needs tokens, or ALLOW_NO_TOKEN=1")
+    allow_no_token: bool = setting("0", flag, "bind wider without tokens")
+    allowed_hosts: tuple[str, ...] = setting("", words, "further Host headers to answer to")
+    allowed_origins: tuple[str, ...] = setting("", words, "further web origins that may write")
+    start_attempts: int = setting("3", count, "starts of the whole application before it gives up")
+    start_retry_delay: float = setting("3s", duration_s, "between them")
+    log_format: str = setting("console", one_of("console", "json"), "lines for people, or one JSON object a line")
+    log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "the least that is logged")
+    drain_timeout: float = setting("10s", duration_s, "how long what was begun may take to finish at the end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProducerConfig(Common):
+    """Settings of `oncecast producer`."""
+
+    port: int = setting("8080", port, "page, HTTP and WebSocket")
+    event_source: str = setting("/oncecast", text, "the source of bare events")
+    journal_path: Path = setting("journal.db", Path, "the journal's file")
+    window_bytes: int = setting(
+        "32MiB", size_bytes, "recent frames kept in memory for readers that are not behind"
+    )
+    frame_max_bytes: int = setting("1MiB", size_bytes, "the largest frame of several events")
+    event_max_bytes: int = setting("1MiB", size_bytes, "the largest event")
+    request_max_bytes: int = setting("16MiB", size_bytes, "the largest request")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenerConfig(Common):
+    """Settings of `oncecast listener`."""
+
+    port: int = setting("3001", port, "API, health and metrics")
+    ws_url: tuple[str, ...] = setting("ws://localhost:8080", ws_urls, "the producers, comma-separated")
+    redis_url: str = setting(
+        "redis://localhost:6379", url_of("redis", "rediss", "unix"), "Redis 7 or Valkey", secret=True
+    )
+    database_url: str = setting(
+        "postgres://localhost/oncecast", url_of("postgres", "postgresql"), "PostgreSQL 14 or newer", secret=True
+    )
+    listener_group: str = setting(
+        "oncecast", group, "who shares the work, and its schema; the application's name"
+    )
+    db_connect_attempts: int = setting("10", count, "tries to reach PostgreSQL at the start")
+    db_connect_delay: float = setting("3s", duration_s, "between them")
+    db_attempts: int = setting("3", count, "tries of an insert within one attempt")
+    db_retry_delay: float = setting("2s", duration_s, "between them")
+    event_attempts: int = setting("3", count, "attempts of an event before it is dead")
+    event_retry_delay: float = setting("2s", duration_s, "between them")
+    reconnect_base: float = setting("1s", duration_s, "first wait before a producer is tried again; doubles")
+    reconnect_max: float = setting("30s", duration_s, "the longest such wait")
+    lease_ttl: float = setting("30s", duration_s, "when Redis forgets a lease that nobody renews")
+    mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
+    pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")
+    handler_concurrency: int = setting("8", count, "handlers that run at a time")
+    handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
+    db_pool: int = setting("10", count, "connections to PostgreSQL")
+    lock_timeout: float = setting("2s", duration_s, "how long a statement waits for another's lock")
+    statement_timeout: float = setting("30s", duration_s, "how long a statement may take")
+    probe_interval: float = setting("1s", duration_s, "between probes of a database that is down")
+    window_bytes: int = setting("32MiB", size_bytes, "what may be in flight; bounds memory")
+
+
+ConfigT = TypeVar("ConfigT", bound=Common)
+
+
+def load(kind: type[ConfigT], environment: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> ConfigT:
+    """All settings of `kind`; raises ConfigError with one line for each that is wrong.
+
+    `flags` are by field name, as text; None means not given. `<NAME>_FILE` names a file that holds the value.
+    """
+    given = {name: str(value) for name, value in (flags or {}).items() if value is not None}
+    values, wrong = {}, []
+    for item in fields(kind):
+        variable = item.name.upper()
+        try:
+            text, named = _given(item.name, variable, given, environment, item.metadata["default"])
+        except OSError as error:
+            wrong.append(f"{variable}_FILE: cannot read {error.filename!r}: {error.strerror}")
+            continue
+        try:
+            values[item.name] = item.metadata["read"](text)
+        except ValueError as error:
+            shown = "the value given" if item.metadata["secret"] else repr(text[:80])
+            wrong.append(f"{named}: {shown} will not do; it takes {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return kind(**values)
+
+
+def _given(
+    name: str, variable: str, flags: Mapping[str, str], environment: Mapping[str, str], default: str
+) -> tuple[str, str]:
+    """The text of a setting, and what a person would call it."""
+    if name in flags:
+        return flags[name], "--" + name.replace("_", "-")
+    if variable in environment:
+        return environment[variable], variable
+    if file := environment.get(f"{variable}_FILE"):
+        return Path(file).read_text("utf-8").strip(), f"{variable}_FILE"
+    return default, variable

@@ -1,0 +1,142 @@
+"""The attempt station: handler and insert in one transaction, and what follows when that fails.
+
+What an error costs is decided by `classify`; here is what it then means. The database's tries are nested in
+the attempt: when they are used up the system pauses, the leases are handed back and the events wait, unharmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from oncecast.core.errors import Cost, Unavailable, classify
+from oncecast.core.event import Arrival
+from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started
+from oncecast.core.ports import EventStore, Outcome, Transaction
+from oncecast.listener.claim import Work
+from oncecast.listener.gates import DatabaseGate
+from oncecast.listener.handlers import Listener
+
+WAIT_S = 0.5
+"""Before an event is tried again that another's open transaction holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptLimits:
+    """How often, and how long between: `db_*` within one attempt, `event_*` between attempts."""
+
+    db_attempts: int = 3
+    db_retry_delay_s: float = 2.0
+    event_attempts: int = 3
+    event_retry_delay_s: float = 2.0
+    pauses_max: int = 20
+    handler_timeout_s: float = 60.0
+
+
+class Attempts:
+    """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
+
+    `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back
+    to its line. `paused()` is called once when the database is found to be down.
+    """
+
+    def __init__(
+        self,
+        app: Listener,
+        store: EventStore,
+        database: DatabaseGate,
+        *,
+        limits: AttemptLimits,
+        settle: Callable[[Work, list[Outcome]], None],
+        come_back: Callable[[Work, float], None],
+        paused: Callable[[], None],
+        observe: Observe,
+    ) -> None:
+        self._app = app
+        self._store = store
+        self._database = database
+        self._limits = limits
+        self._settle = settle
+        self._come_back = come_back
+        self._paused = paused
+        self._observe = observe
+
+    async def attempt(self, work: Work) -> None:
+        """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
+        self._observe(Started(len(work), work[0].id, work[-1].id))
+        await self._attempt(work)
+
+    async def _attempt(self, work: Work) -> None:
+        for arrival in work:
+            arrival.attempts += arrival.doom is None
+        try:
+            outcomes = await self._try_database(work)
+        except Exception as error:  # classified: every error is a decision about these events
+            await self._failed(work, error)
+        else:
+            self._settle(work, outcomes)
+
+    async def _try_database(self, work: Work) -> list[Outcome]:
+        """End `work`, trying again while the database fails; raises the last error."""
+        tries = self._limits.db_attempts
+        while True:
+            tries -= 1
+            try:
+                return await self._end(work)
+            except Unavailable as error:
+                self._observe(InsertFailed(work[0].id, str(error), tries))
+                if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
+                    raise
+
+    async def _end(self, work: Work) -> list[Outcome]:
+        first = work[0]
+        if first.doom is not None:
+            return [await self._store.bury(first, first.doom)]
+        if not self._app.concerns(first.type):
+            return await self._store.insert(work)
+
+        async def handle(tx: Transaction) -> None:
+            await self._app.handle(first, tx, timeout_s=self._limits.handler_timeout_s)
+
+        return [await self._store.process(first, handle)]
+
+    async def _failed(self, work: Work, error: Exception) -> None:
+        cost = classify(error)
+        if cost is Cost.PAUSE:
+            if self._database.lost(error):
+                self._paused()
+            self._spare(work, error)
+        elif cost is Cost.WAIT:
+            self._spare(work, error, delay_s=WAIT_S)
+        elif len(work) > 1:
+            await self._halve(work)
+        else:
+            self._spend(work[0], error, last=cost is Cost.DEAD)
+
+    def _spare(self, work: Work, error: Exception, *, delay_s: float = 0.0) -> None:
+        """No attempt is spent. But an event that alone brings the database's error about pays in the end."""
+        if len(work) == 1 and isinstance(error, Unavailable):
+            work[0].pauses += 1
+            if work[0].pauses > self._limits.pauses_max and work[0].doom is None:
+                self._spend(work[0], error, last=False)
+                return
+        for arrival in work:
+            arrival.attempts -= arrival.doom is None
+        self._come_back(work, delay_s)
+
+    async def _halve(self, work: Work) -> None:
+        """One of these is bad, and the good ones must not suffer: it is sought by halves."""
+        middle = len(work) // 2
+        for half in (work[:middle], work[middle:]):
+            for arrival in half:
+                arrival.attempts -= 1
+            await self._attempt(half)
+
+    def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
+        """One attempt is spent: back after a delay, or to the grave after the last."""
+        left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
+        self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left))
+        arrival.pauses = 0
+        if not left:
+            arrival.doom = error
+        self._come_back([arrival], self._limits.event_retry_delay_s if left else 0.0)

@@ -1,0 +1,121 @@
+"""The claim station: of what has arrived, what is ours to do now?
+
+A *line* is the way from here to the attempts. There are two: one for events that only want to be stored, in
+batches as large as what has arrived, and one for events with handlers, each a piece of work of its own. So
+neither stands behind the other. A line claims no more than it can work on soon: what is not claimed, another
+listener can take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import groupby
+
+from oncecast.core.event import Arrival
+from oncecast.core.ports import Claims
+from oncecast.listener.gates import DatabaseGate, LeaseGate
+
+Work = list[Arrival]
+
+
+class Line:
+    """Pending arrivals on their way to `attempt`, at most `lanes` attempts at a time.
+
+    `claim_max` bounds a claim, `work_max` a piece of work. `sort_out` is told of what is not ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: int,
+        claim_max: int,
+        work_max: int,
+        leases: LeaseGate,
+        database: DatabaseGate,
+        attempt: Callable[[Work], Awaitable[None]],
+        sort_out: Callable[[Claims], None],
+    ) -> None:
+        self._pending: deque[Arrival] = deque()
+        self._arrived = asyncio.Event()
+        self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
+        self._lanes = lanes
+        self._claim_max = claim_max
+        self._work_max = work_max
+        self._leases = leases
+        self._database = database
+        self._attempt = attempt
+        self._sort_out = sort_out
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def push(self, arrivals: Iterable[Arrival]) -> None:
+        """Arrivals to claim, behind those that wait."""
+        self._pending.extend(arrivals)
+        if self._pending:
+            self._arrived.set()
+
+    def push_front(self, arrivals: Sequence[Arrival]) -> None:
+        """Arrivals that come back: they have waited before."""
+        self._pending.extendleft(reversed(arrivals))
+        if self._pending:
+            self._arrived.set()
+
+    async def claim_for_ever(self) -> None:
+        """Claim what is pending, as soon as a lane has room for it."""
+        while True:
+            await self._arrived.wait()
+            await self._database.wait()
+            batch = self._take()
+            self._began(1)
+            try:
+                claims = await self._leases.claim(batch)
+                self._sort_out(claims)
+                for work in self._divide(claims.mine + claims.elsewhere):
+                    self._began(1)
+                    await self._work.put(work)
+            finally:
+                self._ended()
+
+    async def work_for_ever(self) -> None:
+        """One lane: attempt one piece of work after the other."""
+        while True:
+            work = await self._work.get()
+            try:
+                await self._attempt(work)
+            finally:
+                self._ended()
+
+    async def idle(self) -> None:
+        """Until nothing that was claimed is still being attempted."""
+        await self._idle.wait()
+
+    @property
+    def lanes(self) -> int:
+        """How many attempts may run at a time."""
+        return self._lanes
+
+    def _take(self) -> Work:
+        count = min(self._claim_max, len(self._pending))
+        batch = [self._pending.popleft() for _ in range(count)]
+        if not self._pending:
+            self._arrived.clear()
+        return batch
+
+    def _divide(self, arrivals: Work) -> Iterable[Work]:
+        """Pieces of at most `work_max` events, each from one epoch of one journal."""
+        for _, group in groupby(arrivals, key=lambda arrival: arrival.epoch):
+            run = list(group)
+            for begin in range(0, len(run), self._work_max):
+                yield run[begin : begin + self._work_max]
+
+    def _began(self, pieces: int) -> None:
+        self._busy += pieces
+        self._idle.clear()
+
+    def _ended(self) -> None:
+        self._busy -= 1
+        if not self._busy:
+            self._idle.set()

@@ -1,0 +1,65 @@
+"""The cursor station: the group's place in each journal, saved only over rows that PostgreSQL itself shows.
+
+Neither Redis, whose marks may lie, nor a database that went back to an older state can make a listener skip:
+each identity is looked up before the cursor passes it, and what is missing is read and processed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+
+from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.facts import CursorSaved, Observe, RowsMissing
+from oncecast.core.ports import EventStore
+from oncecast.listener.gates import DatabaseGate
+from oncecast.listener.track import Track
+
+SAVE_INTERVAL_S = 1.0
+
+
+class CursorSaver:
+    """Saves the cursors of the `tracks` about every second. `reread(track)` begins a track anew."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        database: DatabaseGate,
+        *,
+        tracks: Callable[[], Iterable[Track]],
+        reread: Callable[[Track], None],
+        observe: Observe,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._tracks = tracks
+        self._reread = reread
+        self._observe = observe
+
+    async def save_for_ever(self) -> None:
+        """About every second; with jitter, so that listeners of a group do not always meet."""
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_S * random.uniform(0.8, 1.2))
+            await self.save()
+
+    async def save(self) -> None:
+        """Save every cursor that can advance; what fails now is saved later."""
+        for track in list(self._tracks()):
+            if self._database.is_up and track.watermark.value > track.saved.offset:
+                try:
+                    await self._save(track)
+                except (Unavailable, RowLocked):
+                    continue  # the inserts will find out whether the database is down
+
+    async def _save(self, track: Track) -> None:
+        before = track.saved
+        save = await self._store.save_cursor(track.journal, track.epochs, track.ended(), position=before)
+        if save.saved is None:
+            return
+        track.save(save.saved)
+        if track.saved != before:
+            self._observe(CursorSaved(track.journal, str(track.saved)))
+        if save.missing and not track.abandoned:
+            self._observe(RowsMissing(track.journal, save.saved.offset))
+            self._reread(track)

@@ -1,0 +1,246 @@
+"""The feed: one connection to one producer, for ever connected again, resumed where it broke off.
+
+Whatever a producer sends is checked: it may be broken, or hostile. Credit bounds what is held in memory, and
+deadlines find connections that are only half there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.typing import Subprotocol
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.facts import Connected, Disconnected, Observe, Received, Reconnecting
+from oncecast.core.ports import EventStore
+from oncecast.core.retry import backoff
+from oncecast.core.wire import (
+    SUBPROTOCOL,
+    VERSION,
+    Credit,
+    Events,
+    Report,
+    Resume,
+    Welcome,
+    decode_server_frame,
+    encode,
+    resume_after,
+)
+from oncecast.listener.track import Track
+
+CONNECT_DEADLINE_S = 10.0
+WELCOME_DEADLINE_S = 10.0
+PING_INTERVAL_S = 5.0
+PING_DEADLINE_S = 10.0
+WRITE_DEADLINE_S = 10.0
+REPORT_INTERVAL_S = 1.0
+FRAME_LIMIT_BYTES = 64 * 1024 * 1024
+"""No frame of a sane producer is larger: one event of its largest size, or FRAME_MAX_BYTES."""
+
+CONNECTION_ERRORS = (OSError, TimeoutError, WebSocketException, InvalidHandshake, InvalidURI)
+
+
+class ProducerError(Exception):
+    """What the producer sent is not what `oncecast.v1` says."""
+
+
+class Feed:
+    """Brings the events of the producer at `url` to `receive(arrivals)`.
+
+    `window_bytes` is the credit it works with. `report()` makes the report of the moment.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        instance: str,
+        group: str,
+        window_bytes: int,
+        reconnect_base_s: float,
+        reconnect_max_s: float,
+        store: EventStore,
+        ready: Callable[[], Awaitable[None]],
+        receive: Callable[[list[Arrival]], None],
+        report: Callable[[], Report],
+        observe: Observe,
+        token: str | None = None,
+    ) -> None:
+        self.url = url
+        self.track: Track | None = None
+        self.connected = False
+        self._instance = instance
+        self._group = group
+        self._window_bytes = window_bytes
+        self._reconnect_base_s = reconnect_base_s
+        self._reconnect_max_s = reconnect_max_s
+        self._store = store
+        self._ready = ready
+        self._receive = receive
+        self._report = report
+        self._observe = observe
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._used_bytes = 0
+        self._owed_bytes = 0
+        self._owing = asyncio.Event()
+        self._anew = asyncio.Event()
+
+    def reread(self) -> None:
+        """Forget the track and read again from the saved cursor."""
+        self._anew.set()
+
+    async def run_for_ever(self) -> None:
+        """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter."""
+        attempt = 1
+        while True:
+            try:
+                await self._connect_once()
+            except CONNECTION_ERRORS as error:
+                reason = f"{type(error).__name__}: {error}"
+            except ProducerError as error:
+                reason = str(error)
+            except Unavailable as error:
+                reason = str(error)
+            else:
+                reason = "rows are read again"
+            if self.connected:
+                attempt = 1
+                self.connected = False
+            self._observe(Disconnected(self.url, reason))
+            attempt += 1
+            delay_s = backoff(
+                attempt, base_s=self._reconnect_base_s, max_s=self._reconnect_max_s, jitter=random.random()
+            )
+            self._observe(Reconnecting(self.url, delay_s, attempt - 1))
+            await asyncio.sleep(delay_s)
+
+    async def _connect_once(self) -> None:
+        """One connection from hand-shake to its end; raises why it ended."""
+        async with connect(
+            self.url,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            additional_headers=self._headers,
+            compression=None,
+            open_timeout=CONNECT_DEADLINE_S,
+            ping_interval=PING_INTERVAL_S,
+            ping_timeout=PING_DEADLINE_S,
+            close_timeout=1.0,
+            max_size=FRAME_LIMIT_BYTES,
+            max_queue=4,
+        ) as connection:
+            track = await self._resume(connection)
+            self.connected = True
+            self._observe(Connected(self.url, track.watermark.received))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    reader = group.create_task(self._read(connection, track))
+                    others = [
+                        group.create_task(self._give_credit(connection)),
+                        group.create_task(self._make_reports(connection)),
+                        group.create_task(self._watch_for_reread(track, reader)),
+                    ]
+                    await asyncio.wait([reader])
+                    for task in others:
+                        task.cancel()
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+    async def _resume(self, connection: ClientConnection) -> Track:
+        if connection.subprotocol != SUBPROTOCOL:
+            raise ProducerError(f"{self.url} does not speak {SUBPROTOCOL}: is it a producer?")
+        async with asyncio.timeout(WELCOME_DEADLINE_S):
+            welcome = _decode(await connection.recv())
+        if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
+            raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
+        track = await self._track_for(welcome)
+        self._owed_bytes = 0
+        after = track.watermark.received
+        resume = Resume(
+            instance=self._instance,
+            group=self._group,
+            after=str(track.cursor_at(after)) if after else None,
+            credit=max(1, self._window_bytes - self._used_bytes),
+        )
+        async with asyncio.timeout(WRITE_DEADLINE_S):
+            await connection.send(encode(resume).decode())
+        return track
+
+    async def _track_for(self, welcome: Welcome) -> Track:
+        """The track to go on with: our own if the journal still goes its way, else one from the saved cursor."""
+        track = self.track
+        if track is not None and track.journal == welcome.journal and not track.abandoned:
+            received = track.watermark.received
+            if resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received:
+                track.epochs = list(welcome.epochs)
+                return track
+        if track is not None:
+            track.abandoned = True
+        await self._ready()
+        saved = await self._store.load_cursor(welcome.journal)
+        after = resume_after(saved.cursor, saved.epochs, welcome.epochs) if saved else 0
+        self._used_bytes = 0
+        self.track = fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
+        return fresh
+
+    async def _read(self, connection: ClientConnection, track: Track) -> None:
+        async for text in connection:
+            frame = _decode(text)
+            if not isinstance(frame, Events):
+                raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
+            self._used_bytes += len(text)
+            try:
+                arrivals = track.receive(frame, text)
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
+            if arrivals:
+                self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
+                self._receive(arrivals)
+            # Let the stations work on what there is before the next frame is decoded.
+            await asyncio.sleep(0)
+        raise ProducerError(f"{self.url} closed the connection")
+
+    def _freed(self, track: Track, count: int) -> None:
+        if track is not self.track:
+            return
+        self._used_bytes -= count
+        self._owed_bytes += count
+        if self._owed_bytes >= self._window_bytes // 8:
+            self._owing.set()
+
+    async def _give_credit(self, connection: ClientConnection) -> None:
+        while True:
+            await self._owing.wait()
+            self._owing.clear()
+            owed_bytes, self._owed_bytes = self._owed_bytes, 0
+            if owed_bytes > 0:
+                async with asyncio.timeout(WRITE_DEADLINE_S):
+                    await connection.send(encode(Credit(owed_bytes)).decode())
+
+    async def _make_reports(self, connection: ClientConnection) -> None:
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            report = self._report()
+            if self.track is not None and self.track.saved.offset:
+                report.cursor = str(self.track.saved)
+            async with asyncio.timeout(WRITE_DEADLINE_S):
+                await connection.send(encode(report).decode())
+
+    async def _watch_for_reread(self, track: Track, reader: asyncio.Task[None]) -> None:
+        await self._anew.wait()
+        self._anew.clear()
+        track.abandoned = True
+        reader.cancel()
+
+
+def _decode(text: str | bytes) -> Welcome | Events:
+    try:
+        frame: Welcome | Events = decode_server_frame(text)
+    except msgspec.MsgspecError as error:
+        raise ProducerError(f"the producer sent a frame that cannot be read: {error}") from error
+    return frame

@@ -1,0 +1,277 @@
+"""The listener as a whole: its stations, joined, run and drained.
+
+feed ─▶ enter ─▶ line: claim ─▶ attempt ─▶ settle ─▶ track ─▶ cursor
+                   ▲     └ taken ─▶ watch ┐   │
+                   └──────── come back ◀──┴───┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from oncecast.core.event import Arrival
+from oncecast.core.facts import Fact, Observe, Stopped, Stopping
+from oncecast.core.ports import Claims, EventStore, Leases
+from oncecast.core.wire import Report
+from oncecast.listener.attempt import AttemptLimits, Attempts
+from oncecast.listener.claim import Line
+from oncecast.listener.cursor import CursorSaver
+from oncecast.listener.feed import Feed
+from oncecast.listener.gates import DatabaseGate, LeaseGate
+from oncecast.listener.handlers import Listener
+from oncecast.listener.report import Tally
+from oncecast.listener.rescue import TakenWatch
+from oncecast.listener.settle import Settlement
+from oncecast.listener.track import Track
+
+BULK_LANES = 2
+BULK_MAX_EVENTS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerSettings:
+    """Plain values; see the table of settings for what each means. Durations in seconds."""
+
+    instance: str
+    group: str
+    producer_urls: Sequence[str]
+    subscribe_token: str | None = None
+    window_bytes: int = 32 * 1024 * 1024
+    handler_concurrency: int = 8
+    attempts: AttemptLimits = field(default_factory=AttemptLimits)
+    lease_ttl_s: float = 30.0
+    probe_interval_s: float = 1.0
+    reconnect_base_s: float = 1.0
+    reconnect_max_s: float = 30.0
+    drain_timeout_s: float = 10.0
+
+
+class ListenerService:
+    """Consumes the broadcast of its producers and ends every event once, together with its group."""
+
+    def __init__(
+        self,
+        app: Listener,
+        leases: Leases,
+        store: EventStore,
+        settings: ListenerSettings,
+        observe: Observe,
+    ) -> None:
+        self.tally = Tally(observe)
+        self.settings = settings
+        self._app = app
+        self._leases = leases
+        self._store = store
+        self._draining = False
+        self._paused = asyncio.Event()
+        self.redis = LeaseGate(leases, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
+        self.database = DatabaseGate(store, probe_interval_s=settings.probe_interval_s, observe=self._observe)
+        self.settlement = Settlement(self.redis, release=self._come_back_one, observe=self._observe)
+        self._watch = TakenWatch(
+            self.redis,
+            store,
+            ended=self.settlement.ended_elsewhere,
+            come_back=self._come_back,
+            observe=self._observe,
+        )
+        self._attempts = Attempts(
+            app,
+            store,
+            self.database,
+            limits=settings.attempts,
+            settle=self.settlement.settle,
+            come_back=self._come_back,
+            paused=self._paused.set,
+            observe=self._observe,
+        )
+        self._bulk = self._line(lanes=BULK_LANES, claim_max=BULK_MAX_EVENTS, work_max=BULK_MAX_EVENTS)
+        lanes = settings.handler_concurrency
+        self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_max=1)
+        self.feeds = [self._feed(url) for url in settings.producer_urls]
+        self._cursors = CursorSaver(
+            store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
+        )
+
+    def _line(self, **sizes: int) -> Line:
+        return Line(
+            **sizes,
+            leases=self.redis,
+            database=self.database,
+            attempt=self._attempts.attempt,
+            sort_out=self._sort_out,
+        )
+
+    def _feed(self, url: str) -> Feed:
+        settings = self.settings
+        return Feed(
+            url,
+            instance=settings.instance,
+            group=settings.group,
+            token=settings.subscribe_token,
+            window_bytes=settings.window_bytes // len(settings.producer_urls),
+            reconnect_base_s=settings.reconnect_base_s,
+            reconnect_max_s=settings.reconnect_max_s,
+            store=self._store,
+            ready=self.database.wait,
+            receive=self._receive,
+            report=self.report,
+            observe=self._observe,
+        )
+
+    # --- the way of an event -------------------------------------------------------------------------------
+
+    def _receive(self, arrivals: list[Arrival]) -> None:
+        self._come_back(self.settlement.enter(arrivals))
+
+    def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
+        """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
+        if self._draining or not arrivals:
+            return
+        if delay_s:
+            asyncio.get_running_loop().call_later(delay_s, self._come_back, arrivals)
+            return
+        concerns = self._app.concerns
+        singles = [a for a in arrivals if a.attempts or a.doom is not None or concerns(a.type)]
+        if singles:
+            self._singles.push(singles)
+        if len(singles) == len(arrivals):
+            return
+        alone = set(map(id, singles))
+        self._bulk.push(a for a in arrivals if id(a) not in alone)
+
+    def _come_back_one(self, arrival: Arrival) -> None:
+        self._come_back([arrival])
+
+    def _sort_out(self, claims: Claims) -> None:
+        self.settlement.ended_elsewhere(claims.ended)
+        self._watch.add(claims.taken)
+
+    def _tracks(self) -> Iterable[Track]:
+        return [feed.track for feed in self.feeds if feed.track is not None]
+
+    def _reread(self, track: Track) -> None:
+        for feed in self.feeds:
+            if feed.track is track:
+                feed.reread()
+
+    # --- running -------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain. Any task that dies ends it all with its error."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                intake = [group.create_task(feed.run_for_ever()) for feed in self.feeds]
+                intake += [group.create_task(line.claim_for_ever()) for line in (self._bulk, self._singles)]
+                intake.append(group.create_task(self._watch.watch_for_ever()))
+                work = [
+                    group.create_task(line.work_for_ever())
+                    for line in (self._bulk, self._singles)
+                    for _ in range(line.lanes)
+                ]
+                upkeep = [
+                    group.create_task(task)
+                    for task in (
+                        self.redis.beat_for_ever(),
+                        self.database.probe_for_ever(),
+                        self.settlement.mark_for_ever(),
+                        self._cursors.save_for_ever(),
+                        self._renew_for_ever(),
+                        self._hand_back_for_ever(),
+                    )
+                ]
+                await stop.wait()
+                await self._drain(intake, work)
+                for task in upkeep:
+                    task.cancel()
+        finally:
+            await asyncio.shield(self._close())
+
+    async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
+        """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
+        self._draining = True
+        self._observe(Stopping(self.settlement.in_flight))
+        await _cancel(intake)
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await self._bulk.idle()
+                await self._singles.idle()
+        except TimeoutError:
+            pass  # what is still being attempted is rolled back, and another listener's
+        await _cancel(work)
+        await self.settlement.mark()
+        left = self.settlement.all_in_flight()
+        for arrival in left:  # a claim may have been under way: ask for all of them
+            arrival.leased = True
+        await self.redis.hand_back(left)
+        await self._cursors.save()
+        self._observe(Stopped(len(left)))
+
+    async def _close(self) -> None:
+        await self._store.close()
+        await self._leases.close()
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.lease_ttl_s / 10)
+            await self.redis.renew(self.settlement.all_in_flight())
+
+    async def _hand_back_for_ever(self) -> None:
+        """When PostgreSQL is out of reach, another listener may still reach it: let go of everything."""
+        while True:
+            await self._paused.wait()
+            self._paused.clear()
+            await self.redis.hand_back(self.settlement.all_in_flight())
+
+    # --- how it is doing -----------------------------------------------------------------------------------
+
+    def _observe(self, fact: Fact) -> None:
+        self.tally.observe(fact)
+
+    def report(self) -> Report:
+        """The report of this moment, without a cursor: each feed adds that of its journal."""
+        return Report(
+            received=self.tally.received,
+            stored=self.tally.stored,
+            duplicates=self.tally.duplicates,
+            dead=self.tally.dead,
+            in_flight=self.settlement.in_flight,
+            redis="ready" if self.redis.is_up else "down",
+            database="ready" if self.database.is_up else "down",
+        )
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` shows."""
+        report = self.report()
+        return {
+            "status": "ok" if report.database == "ready" and any(f.connected for f in self.feeds) else "degraded",
+            "instance": self.settings.instance,
+            "group": self.settings.group,
+            "redis": report.redis,
+            "database": report.database,
+            "received": report.received,
+            "stored": report.stored,
+            "duplicates": report.duplicates,
+            "dead": report.dead,
+            "in_flight": report.in_flight,
+            "taken_by_others": self._watch.count,
+            "producers": [
+                {
+                    "url": feed.url,
+                    "connected": feed.connected,
+                    "journal": feed.track.journal if feed.track else None,
+                    "received": feed.track.watermark.received if feed.track else 0,
+                    "watermark": feed.track.watermark.value if feed.track else 0,
+                    "cursor": str(feed.track.saved) if feed.track else None,
+                }
+                for feed in self.feeds
+            ],
+        }
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

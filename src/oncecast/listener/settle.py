@@ -1,0 +1,114 @@
+"""The settle station: what has ended is told to its journal's track at once, and to Redis as a mark.
+
+A mark is written only after the commit, spares the other listeners work, and proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+from oncecast.core.event import Arrival
+from oncecast.core.facts import Conflicts, Died, Duplicates, Observe, Persisted
+from oncecast.core.ports import Outcome
+from oncecast.listener.gates import CALL_MAX_EVENTS, LeaseGate
+
+
+class Settlement:
+    """Knows every identity in flight, and what has ended but is not yet marked.
+
+    A second arrival of an identity in flight waits behind the first. When that has ended it goes its own way,
+    so that PostgreSQL compares the two; `release(arrival)` sends it off.
+    """
+
+    def __init__(self, leases: LeaseGate, *, release: Callable[[Arrival], None], observe: Observe) -> None:
+        self._leases = leases
+        self._release = release
+        self._observe = observe
+        self._in_flight: dict[str, Arrival] = {}
+        self._behind: dict[str, deque[Arrival]] = {}
+        self._unmarked: deque[Arrival] = deque()
+        self._something = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """How many identities are in flight."""
+        return len(self._in_flight)
+
+    def all_in_flight(self) -> list[Arrival]:
+        """Everything that has not ended, without those that wait behind another."""
+        return list(self._in_flight.values())
+
+    def enter(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Take new arrivals into flight; returns those that wait behind nobody."""
+        first = []
+        for arrival in arrivals:
+            identity = arrival.identity
+            if self._in_flight.setdefault(identity, arrival) is arrival:
+                first.append(arrival)
+            else:
+                self._behind.setdefault(identity, deque()).append(arrival)
+        return first
+
+    def settle(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
+        """PostgreSQL has these: tell their tracks, and have them marked."""
+        self._tell(arrivals, outcomes)
+        self._end(arrivals)
+        self._unmarked.extend(arrival for arrival in arrivals if arrival.leased)
+        if self._unmarked:
+            self._something.set()
+
+    def ended_elsewhere(self, arrivals: Sequence[Arrival]) -> None:
+        """Marks say that another listener has ended these."""
+        if arrivals:
+            self._observe(Duplicates(len(arrivals), arrivals[0].id, arrivals[-1].id))
+            self._end(arrivals)
+
+    async def mark_for_ever(self) -> None:
+        """Mark what has ended, as much at a time as has gathered."""
+        while True:
+            await self._something.wait()
+            await self.mark()
+
+    async def mark(self) -> None:
+        """Mark all that has ended so far."""
+        while self._unmarked:
+            count = min(CALL_MAX_EVENTS, len(self._unmarked))
+            await self._leases.settle([self._unmarked.popleft() for _ in range(count)])
+        self._something.clear()
+
+    def _end(self, arrivals: Iterable[Arrival]) -> None:
+        for track, group in groupby(arrivals, key=lambda arrival: arrival.track):
+            ended = list(group)
+            for arrival in ended:
+                self._leave(arrival)
+            track.end(ended)
+
+    def _leave(self, arrival: Arrival) -> None:
+        identity = arrival.identity
+        del self._in_flight[identity]
+        behind = self._behind.get(identity)
+        if behind:
+            following = behind.popleft()
+            self._in_flight[identity] = following
+            if not behind:
+                del self._behind[identity]
+            self._release(following)
+
+    def _tell(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
+        by_outcome: dict[Outcome, list[Arrival]] = {}
+        for arrival, outcome in zip(arrivals, outcomes, strict=True):
+            by_outcome.setdefault(outcome, []).append(arrival)
+        for outcome, group in by_outcome.items():
+            batch = (len(group), group[0].id, group[-1].id)
+            match outcome:
+                case Outcome.STORED if group[0].doom is not None:
+                    self._observe(Died(group[0].id, f"{type(group[0].doom).__name__}: {group[0].doom}"))
+                case Outcome.STORED:
+                    self._observe(Persisted(*batch, after_retry=any(a.attempts > 1 for a in group)))
+                case Outcome.CONFLICT:
+                    self._observe(Conflicts(*batch))
+                case _:
+                    self._observe(Duplicates(*batch))

@@ -1,0 +1,153 @@
+"""Facts as log lines: for people on a console, or one JSON object a line for log shippers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from oncecast.core import facts
+from oncecast.core.facts import Fact, Observe
+
+_QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.SubscriberLeft)
+"""Said at level debug: true every second, or of interest to few."""
+
+_LOUD = (facts.DependencyLost, facts.Died, facts.JournalFailed, facts.RowsMissing)
+_WARNING = (
+    facts.ProcessingFailed,
+    facts.InsertFailed,
+    facts.Disconnected,
+    facts.Reconnecting,
+    facts.Conflicts,
+    facts.Rescued,
+    facts.Refused,
+)
+
+
+def log_facts(instance: str, *, format: str = "console", level: str = "info") -> Observe:
+    """An observer that writes each fact as a line to standard output."""
+    minimum = logging.getLevelNamesMapping()[level.upper()]
+    write = _console(instance) if format == "console" else _json(instance)
+
+    def observe(fact: Fact) -> None:
+        severity = _severity(fact)
+        if severity >= minimum:
+            write(fact, severity)
+
+    return observe
+
+
+def _severity(fact: Fact) -> int:
+    if isinstance(fact, _QUIET):
+        return logging.DEBUG
+    if isinstance(fact, facts.Received | facts.Started | facts.Duplicates) and fact.count > 1:
+        return logging.DEBUG  # under load the line that counts is "Persisted"
+    if isinstance(fact, _LOUD):
+        return logging.ERROR
+    return logging.WARNING if isinstance(fact, _WARNING) else logging.INFO
+
+
+def _console(instance: str) -> Callable[[Fact, int], None]:
+    def write(fact: Fact, _severity: int) -> None:
+        for line in console_lines(fact, instance):
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    return write
+
+
+def _json(instance: str) -> Callable[[Fact, int], None]:
+    logger: Any = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stdout),
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.BoundLogger,
+    )
+
+    def write(fact: Fact, severity: int) -> None:
+        logger.msg(
+            type(fact).__name__,
+            level=logging.getLevelName(severity).lower(),
+            instance=instance,
+            message=" ".join(console_lines(fact, instance)),
+            **{name: value for name, value in dataclasses.asdict(fact).items() if name != "event"},
+        )
+
+    return write
+
+
+def console_lines(fact: Fact, at: str) -> list[str]:
+    """What the console says of `fact` in instance `at`; text of others comes without control characters."""
+    return [_printable(line) for line in _lines(fact, at)]
+
+
+def _lines(fact: Fact, at: str) -> list[str]:
+    match fact:
+        case facts.Connected():
+            return [f"✅ Connected to producer in {at}"]
+        case facts.Disconnected():
+            return [f"❌ Disconnected from producer in {at} ({fact.reason})"]
+        case facts.Reconnecting():
+            delay_ms = round(fact.delay_s * 1000)
+            return [f"🔄 Attempting to reconnect in {delay_ms}ms (attempt {fact.attempt}) in {at}"]
+        case facts.Received():
+            return [f"✅ Received {_events(fact, 'event ')} in {at}"]
+        case facts.Started():
+            return [f"✅ Event processing started for {_events(fact, 'event ')} at {at}"]
+        case facts.Persisted():
+            retried = " (after retry)" if fact.after_retry else ""
+            return [f"✅ Persisted {_count(fact)} in instance {at}{_range(fact)}{retried}"]
+        case facts.Duplicates():
+            return [f"⚠️ Duplicate {_events(fact, 'event ')} at {at}"]
+        case facts.Conflicts():
+            return [f"⚠️ Conflict: other content under a used identity, {_events(fact, 'event ')} at {at}"]
+        case facts.ProcessingFailed():
+            left = f"retries left: {fact.retries_left}"
+            return [f"❌ Processing failed for event {fact.id} at {at}, {left} ({fact.error})"]
+        case facts.InsertFailed():
+            return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
+        case facts.Died():
+            return [f"❌ Event {fact.id} failed after all retries in {at} ({fact.error})"]
+        case facts.Rescued():
+            return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
+        case facts.DependencyLost(name="redis"):
+            return [f"⚠️ Redis unavailable in {at}: duplicate risk ({fact.error})"]
+        case facts.DependencyReady(name="redis"):
+            return [f"✅ Redis ready in {at}"]
+        case facts.DependencyLost():
+            return [f"❌ PostgreSQL unavailable in {at}: events wait ({fact.error})"]
+        case facts.DependencyReady():
+            return [f"✅ PostgreSQL ready in {at}"]
+        case _:
+            values = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(fact).items())
+            return [f"· {_words(type(fact).__name__)} in {at}" + (f": {values}" if values else "")]
+
+
+def _count(fact: facts.Batch) -> str:
+    return fact.first_id if fact.count == 1 else f"{fact.count} events"
+
+
+def _range(fact: facts.Batch) -> str:
+    return "" if fact.count == 1 else f" ({fact.first_id} … {fact.last_id})"
+
+
+def _events(fact: facts.Batch, single: str) -> str:
+    return f"{single}{fact.first_id}" if fact.count == 1 else f"{fact.count} events{_range(fact)}"
+
+
+def _words(name: str) -> str:
+    """`CursorSaved` → `Cursor saved`."""
+    words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+    return words[:1].upper() + words[1:]
+
+
+def _printable(text: str) -> str:
+    """One line, without what could forge another or drive a terminal."""
+    line = text.partition("\n")[0]
+    return line if line.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in line)

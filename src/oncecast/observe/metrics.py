@@ -1,0 +1,67 @@
+"""Facts as Prometheus metrics: names begin with `oncecast_`, units stand last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from oncecast.core import facts
+from oncecast.core.facts import Fact, Observe
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._counters = {
+            fact: Counter(name, text, registry=self._registry) for fact, (name, text) in _COUNTED.items()
+        }
+        self._down = Gauge(
+            "oncecast_dependency_down", "1 while out of reach.", ["dependency"], registry=self._registry
+        )
+
+    def observe(self, fact: Fact) -> None:
+        """Count one fact."""
+        counter = self._counters.get(type(fact))
+        if counter is not None:
+            counter.inc(getattr(fact, "count", 1))
+        if isinstance(fact, facts.DependencyLost | facts.DependencyReady):
+            self._down.labels(fact.name).set(isinstance(fact, facts.DependencyLost))
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Show what `read` answers at the moment of the scrape."""
+        Gauge(name, text, registry=self._registry).set_function(read)
+
+    def text(self) -> bytes:
+        """The exposition, for `/metrics`."""
+        return generate_latest(self._registry)
+
+
+_COUNTED: dict[type[Fact], tuple[str, str]] = {
+    facts.Accepted: ("oncecast_accepted_total", "Events on disk and acknowledged."),
+    facts.Refused: ("oncecast_refused_total", "Publications refused before anything was accepted."),
+    facts.JournalFailed: ("oncecast_journal_failures_total", "Commits that the disk refused."),
+    facts.Received: ("oncecast_received_total", "Events that arrived from producers."),
+    facts.Persisted: ("oncecast_stored_total", "Events that this listener stored."),
+    facts.Duplicates: ("oncecast_duplicates_total", "Arrivals that had ended already, here or elsewhere."),
+    facts.Conflicts: ("oncecast_conflicts_total", "Other content under a used identity."),
+    facts.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
+    facts.InsertFailed: ("oncecast_database_failures_total", "Tries that the database failed."),
+    facts.Died: ("oncecast_dead_total", "Events given up on."),
+    facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
+    facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
+}
+
+
+def all_of(*observers: Observe) -> Observe:
+    """One observer that tells each of `observers`."""
+
+    def observe(fact: Fact) -> None:
+        for observer in observers:
+            observer(fact)
+
+    return observe
