@@ -69,6 +69,13 @@ def text(text: str) -> str:
     return text
 
 
+def file_path(text: str) -> Path:
+    """A file's path."""
+    if not text.strip():
+        raise ValueError("the path of a file")
+    return Path(text)
+
+
 def url_of(*schemes: str) -> Callable[[str], str]:
     """A URL of one of `schemes`, with a host."""
 
@@ -149,7 +156,7 @@ class ProducerConfig(Common):
 
     port: int = setting("8080", port, "page, HTTP and WebSocket")
     event_source: str = setting("/oncecast", text, "the source of bare events")
-    journal_path: Path = setting("journal.db", Path, "the journal's file")
+    journal_path: Path = setting("journal.db", file_path, "the journal's file")
     window_bytes: int = setting(
         "32MiB", size_bytes, "recent frames kept in memory for readers that are not behind"
     )

@@ -206,7 +206,7 @@ class PostgresEvents:
         ):
             start = await self._locked_start(connection, journal, epochs)
             if start is None:
-                return Save(None, missing=False)
+                return Save(await self._saved_by_another(connection, journal, epochs), missing=False)
             if (
                 start < position.offset
             ):  # PostgreSQL went back to an older state: what lies between is not at hand
@@ -242,6 +242,12 @@ class PostgresEvents:
             },
         )
         return 0 if await begun.fetchone() else None
+
+    async def _saved_by_another(
+        self, connection: Connection, journal: str, epochs: Sequence[Epoch]
+    ) -> Cursor | None:
+        saved = await self._read_cursor(connection, "load_cursor", journal)
+        return _cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)) if saved else None
 
     async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
         async with connection.cursor(row_factory=tuple_row) as cursor:

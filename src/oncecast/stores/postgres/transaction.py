@@ -22,10 +22,9 @@ from oncecast.stores.postgres.database import Connection
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 
-# White space, empty statements and comments may stand before the first words.
-_FIRST_WORDS = re.compile(
-    r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE | re.DOTALL
-)
+_BLANK = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$))*")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_WORDS = re.compile(r"([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE)
 _TRANSACTION_CONTROL = frozenset(
     ("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start")
 )
@@ -78,15 +77,14 @@ class HandlerTransaction:
                 # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
                 # behind another one.
                 await cursor.execute(query, params, prepare=True)
-                if connection.pgconn.transaction_status is not TransactionStatus.INTRANS:
+                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     raise AttemptFailed("the statement ended the event's transaction")
                 yield cursor
 
 
 def refuse_transaction_control(query: str) -> None:
     """Raise TransactionClosed if the statement would end or divide a transaction, or change the session."""
-    match = _FIRST_WORDS.match(query)
-    word, second = (group.lower() for group in match.groups("")) if match else ("", "")
+    word, second = _first_words(query)
     if word in _SESSION_CONTROL and second not in ("local", "constraints"):
         raise TransactionClosed(
             f"a handler may not run {word.upper()}: its connection is shared with other events; use SET LOCAL"
@@ -96,3 +94,25 @@ def refuse_transaction_control(query: str) -> None:
             f"a handler may not run {word.upper()}: its transaction commits with the event;"
             " use 'async with tx.savepoint()' for errors that it means to survive"
         )
+
+
+def _first_words(query: str) -> tuple[str, str]:
+    """The statement's first two words, in small letters, behind white space and comments (which nest)."""
+    at = _end_of(_BLANK, query, 0)
+    while query.startswith("/*", at):
+        depth = 0
+        while edge := _COMMENT_EDGE.search(query, at):
+            at = edge.end()
+            depth += 1 if edge.group() == "/*" else -1
+            if not depth:
+                break
+        else:
+            return "", ""  # never closed: the server will say so
+        at = _end_of(_BLANK, query, at)
+    match = _WORDS.match(query, at)
+    return (match.group(1).lower(), (match.group(2) or "").lower()) if match else ("", "")
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at

@@ -1,0 +1,57 @@
+"""Where a producer's doors are, given the one address that people write: `http://host:8080`."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urlsplit
+
+from oncecast.core.errors import ConfigError
+
+_SECURE = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+
+
+def publish_url(producer: str) -> str:
+    """Where events are posted. Raises ConfigError if `producer` is no http or WebSocket address."""
+    parts = _split(producer)
+    return f"{_SECURE[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}/events"
+
+
+def broadcast_url(producer: str) -> str:
+    """Where the broadcast is. Raises ConfigError if `producer` is no http or WebSocket address."""
+    parts = _split(producer)
+    scheme = "wss" if _SECURE[parts.scheme] == "https" else "ws"
+    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
+
+
+def shown(producer: str) -> str:
+    """The address as it may be shown: without the user and password that it may hold."""
+    parts = _split(producer)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+def is_loopback(producer: str) -> bool:
+    """Whether the producer is on this machine, where no proxy belongs in between."""
+    return (_split(producer).hostname or "") in _LOOPBACK
+
+
+def authorization(token: str | None) -> dict[str, str]:
+    """The headers that show `token`. Raises ConfigError, without repeating it, if it fits in no header."""
+    if not token:
+        return {}
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise ConfigError("the token holds characters that cannot be sent: it is printable ASCII without spaces")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _split(producer: str) -> SplitResult:
+    try:
+        parts = urlsplit(producer.strip())
+        fits = parts.scheme in _SECURE and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        # Whatever it is, it may hold a password: only what stands behind the last @ is repeated.
+        raise ConfigError(
+            f"a producer's address is like http://localhost:8080, not {producer.rpartition('@')[2][:80]!r}"
+        )
+    return parts

@@ -1,0 +1,54 @@
+"""What a client raises: a refusal is for people to mend, a missing acknowledgement for another try."""
+
+from __future__ import annotations
+
+from oncecast.core.errors import OncecastError, Unavailable
+
+
+class ProducerRefused(OncecastError):
+    """The producer refuses for good: a wrong token, a wrong address, another protocol."""
+
+
+class PublishRefused(ProducerRefused):
+    """The producer refuses an event, or the whole request, and always would. It is never tried again.
+
+    `position` counts the events of the call from 1, None if no single event is at fault. `accepted` of the
+    call's events are on the producer's disk nevertheless.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int,
+        position: int | None = None,
+        event_id: str | None = None,
+        accepted: int = 0,
+    ) -> None:
+        self.reason = reason
+        self.status = status
+        self.position = position
+        self.event_id = event_id
+        self.accepted = accepted
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        event = f"event {self.event_id or self.position} is refused: " if self.position else "refused: "
+        return event + self.reason
+
+
+class NotAcknowledged(Unavailable):
+    """No acknowledgement within the deadline. `accepted` of the call's events are on disk; any other may be.
+
+    Publishing the same events again is safe: their ids make them the same events.
+    """
+
+    def __init__(self, reason: str, *, deadline_s: float, accepted: int = 0) -> None:
+        self.reason = reason
+        self.deadline_s = deadline_s
+        self.accepted = accepted
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        accepted = "none" if self.accepted == 0 else f"{self.accepted:,}"
+        return f"not acknowledged within {self.deadline_s:g} s ({accepted} accepted before): {self.reason}"

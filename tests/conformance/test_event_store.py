@@ -1,0 +1,394 @@
+"""What every event store must do: end events exactly once, whatever is tried on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from oncecast.core.errors import AttemptFailed, DataRefused, RowLocked, TransactionClosed
+from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.ports import Outcome, Transaction
+from oncecast.core.wire import Epoch
+from oncecast.stores.postgres import Database, EventReader, PostgresEvents
+from oncecast.stores.postgres.database import Limits
+
+JOURNAL = "j0"
+EPOCHS = [Epoch("e1", 1)]
+LIMITS = Limits(lock_s=0.3, statement_s=5.0)
+
+
+def arrival(
+    offset: int, id: str | None = None, data: Any = None, *, epoch: str = "e1", **attributes: Any
+) -> Arrival:
+    event = Event.new("tick", {"n": offset} if data is None else data, id=id or f"id-{offset}", **attributes)
+    return Arrival(
+        track=None,
+        offset=offset,
+        at_us=1_700_000_000_000_000,
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        raw=msgspec.Raw(event.to_json()),
+        cost_bytes=0,
+        epoch=epoch,
+        journal=JOURNAL,
+        attempts=1,
+    )
+
+
+@pytest.fixture
+def database_of(postgres_url: str, schema: str) -> Callable[..., Database]:
+    def make(instance: str = "listener-a", token: str = "a" * 16) -> Database:
+        return Database(postgres_url, schema=schema, instance=instance, token=token, limits=LIMITS)
+
+    return make
+
+
+@pytest.fixture
+async def store(database_of: Callable[..., Database]) -> AsyncIterator[PostgresEvents]:
+    database = database_of()
+    await database.open()
+    await database.migrate()
+    store = PostgresEvents(database)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def sql(
+    postgres_url: str, schema: str, store: PostgresEvents
+) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
+    await connection.execute(f'set search_path = "{schema}"')  # type: ignore[call-overload]
+    await connection.execute("create table effects (id text)")
+    yield connection
+    await connection.close()
+
+
+async def values(sql: psycopg.AsyncConnection[Any], query: str) -> list[Any]:
+    cursor = await sql.execute(query)  # type: ignore[call-overload]
+    return [row[0] if len(row) == 1 else row for row in await cursor.fetchall()]
+
+
+def effect(schema: str, id: str) -> Callable[[Transaction], Any]:
+    async def work(tx: Transaction) -> None:
+        await tx.execute(f'insert into "{schema}".effects values (%s)', (id,))
+
+    return work
+
+
+async def test_insert_stores_each_event_of_a_batch_once(store: PostgresEvents, sql: Any) -> None:
+    batch = [arrival(n) for n in range(1, 501)]
+    assert await store.insert(batch) == [Outcome.STORED] * 500
+    assert await store.insert(batch) == [Outcome.PRESENT] * 500
+    assert await values(sql, "select count(*) from events") == [500]
+
+
+async def test_the_same_identity_from_another_place_is_a_duplicate_or_a_conflict_that_is_kept(
+    store: PostgresEvents, sql: Any
+) -> None:
+    await store.insert([arrival(1, "a", {"x": 1.0}), arrival(2, "b")])
+    again = [arrival(3, "a", {"x": 1}), arrival(4, "b", {"other": True}), arrival(5, "c")]
+    assert await store.insert(again) == [Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.STORED]
+    assert await store.insert(again) == [Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.PRESENT]
+    assert await values(sql, 'select id, "offset" from conflicts') == [("b", 4)]
+
+
+async def test_every_attribute_comes_back_equal_in_value(
+    store: PostgresEvents, database_of: Callable[..., Database]
+) -> None:
+    events = [
+        Event.new(
+            "t",
+            {"n": 1.50, "big": 12345678901234567890, "ü": "\U0001f30d\\u0000"},
+            id="full",
+            source="/s",
+            subject="x",
+            time="2026-01-02T03:04:05.123456Z",
+            datacontenttype="application/json",
+            dataschema="https://s",
+            extensions={"traceparent": "00-ab", "n": 7, "flag": True},
+        ),
+        Event.new("t", b"\x00\xff", id="binary"),
+        Event.new("t", id="nothing"),
+        Event.new("t", "text", id="string", datacontenttype="text/plain"),
+    ]
+    batch = [arrival(n + 1) for n in range(len(events))]
+    for a, event in zip(batch, events, strict=True):
+        a.id, a.source, a.type, a.raw = event.id, event.source, event.type, msgspec.Raw(event.to_json())
+    assert await store.insert(batch) == [Outcome.STORED] * len(events)
+    database = database_of()
+    await database.open()
+    rows = await EventReader(database).newest(limit=10)
+    await database.close()
+    found = {row["event"]["id"]: Event.from_json(msgspec.json.encode(row["event"])) for row in rows}
+    for event in events:
+        assert (found[event.id].data, found[event.id].time, found[event.id].extensions) == (
+            event.data,
+            event.time,
+            event.extensions,
+        )
+        assert found[event.id].datacontenttype == event.datacontenttype
+
+
+async def test_process_commits_row_and_effect_together_and_only_once(
+    store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    assert await store.process(arrival(1, "a"), effect(schema, "a")) is Outcome.STORED
+    assert await store.process(arrival(1, "a"), effect(schema, "a")) is Outcome.PRESENT
+    assert await store.process(arrival(2, "a"), effect(schema, "a")) is Outcome.CONFLICT
+    assert await values(sql, "select id from effects") == ["a"]
+
+
+async def test_a_handler_that_raises_leaves_nothing_and_its_error_comes_out(
+    store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    class Boom(Exception):
+        pass
+
+    async def work(tx: Transaction) -> None:
+        await effect(schema, "a")(tx)
+        raise Boom
+
+    for error in (Boom, Boom):
+        with pytest.raises(error):
+            await store.process(arrival(1, "a"), work)
+    assert await values(sql, "select id from effects union all select id from events") == []
+
+
+async def test_an_os_error_of_the_handlers_own_is_not_taken_for_the_databases(
+    store: PostgresEvents, sql: Any
+) -> None:
+    async def work(tx: Transaction) -> None:
+        raise ConnectionRefusedError("a web service of the user's")
+
+    with pytest.raises(ConnectionRefusedError):
+        await store.process(arrival(1, "a"), work)
+
+
+async def test_a_swallowed_sql_error_is_a_failed_attempt(store: PostgresEvents, sql: Any, schema: str) -> None:
+    async def work(tx: Transaction) -> None:
+        await effect(schema, "a")(tx)
+        with contextlib.suppress(psycopg.Error):
+            await tx.execute("select 1 / 0")
+
+    with pytest.raises(AttemptFailed, match="swallowed"):
+        await store.process(arrival(1, "a"), work)
+    assert await values(sql, "select id from effects union all select id from events") == []
+
+
+async def test_an_sql_error_within_a_savepoint_is_survived(store: PostgresEvents, sql: Any, schema: str) -> None:
+    async def work(tx: Transaction) -> None:
+        await effect(schema, "kept")(tx)
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            async with tx.savepoint():
+                await effect(schema, "undone")(tx)
+                await tx.execute("select 1 / 0")
+
+    assert await store.process(arrival(1, "a"), work) is Outcome.STORED
+    assert await values(sql, "select id from effects") == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "commit",
+        " ; COMMIT",
+        "/* a /* b */ */ commit",
+        "-- hidden\nrollback",
+        "end",
+        "begin",
+        "savepoint s",
+        "set role x",
+        "prepare transaction 'x'",
+        "discard all",
+    ],
+)
+async def test_a_handler_cannot_end_or_divide_its_transaction(
+    store: PostgresEvents, sql: Any, schema: str, statement: str
+) -> None:
+    async def work(tx: Transaction) -> None:
+        await effect(schema, "a")(tx)
+        try:
+            await tx.execute(statement)
+        except TransactionClosed:
+            raise
+        except psycopg.Error as error:
+            raise TransactionClosed(str(error)) from error
+
+    with pytest.raises(TransactionClosed):
+        await store.process(arrival(1, "a"), work)
+    assert await values(sql, "select id from effects union all select id from events") == []
+
+
+async def test_no_second_statement_hides_behind_the_first(store: PostgresEvents, sql: Any, schema: str) -> None:
+    async def work(tx: Transaction) -> None:
+        await effect(schema, "a")(tx)
+        with pytest.raises(psycopg.errors.SyntaxError):
+            await tx.execute("select 1; commit; begin")
+
+    with pytest.raises(AttemptFailed):
+        await store.process(arrival(1, "a"), work)
+    assert await values(sql, "select id from effects union all select id from events") == []
+
+
+async def test_a_transaction_kept_beyond_its_attempt_is_dead(store: PostgresEvents, sql: Any) -> None:
+    kept: list[Transaction] = []
+
+    async def work(tx: Transaction) -> None:
+        kept.append(tx)
+
+    await store.process(arrival(1), work)
+    with pytest.raises(TransactionClosed, match="beyond"):
+        await kept[0].execute("select 1")
+
+
+async def test_a_row_in_anothers_open_transaction_is_waited_for_and_never_decided(
+    store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    holding, let_go = asyncio.Event(), asyncio.Event()
+
+    async def work(tx: Transaction) -> None:
+        holding.set()
+        await let_go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(store.process(arrival(1, "a"), work))
+        await holding.wait()
+        with pytest.raises(RowLocked):
+            await store.insert([arrival(2, "a"), arrival(3, "b")])
+        assert await values(sql, "select id from events") == []
+        let_go.set()
+    assert first.result() is Outcome.STORED
+
+
+async def test_a_dead_holders_sessions_end_and_its_row_is_free(
+    store: PostgresEvents, sql: Any, database_of: Callable[..., Database]
+) -> None:
+    zombie_database = database_of("listener-b", "b" * 16)
+    await zombie_database.open()
+    zombie = PostgresEvents(zombie_database)
+    holding = asyncio.Event()
+
+    async def hang(tx: Transaction) -> None:
+        holding.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(zombie.process(arrival(1, "a"), hang))
+    await holding.wait()
+    assert await store.end_sessions("b" * 16) >= 1
+    assert await store.insert([arrival(1, "a")]) == [Outcome.STORED]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await zombie.close()
+
+
+async def test_one_bad_row_refuses_its_batch_and_says_that_it_is_the_data(
+    store: PostgresEvents, sql: Any
+) -> None:
+    bad = arrival(2)
+    bad.raw = msgspec.Raw(
+        b'{"specversion":"1.0","id":"id-2","source":"/oncecast","type":"tick","data":"\\u0000"}'
+    )
+    with pytest.raises(DataRefused):
+        await store.insert([arrival(1), bad])
+    assert await values(sql, "select id from events") == []
+
+
+async def test_bury_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(store: PostgresEvents, sql: Any) -> None:
+    good, bad = arrival(1, "a"), arrival(2, "b")
+    bad.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
+    cause = ValueError("no such \0 stock")
+    assert await store.bury(good, cause) is Outcome.STORED
+    assert await store.bury(bad, cause) is Outcome.STORED
+    assert await store.bury(good, cause) is Outcome.PRESENT
+    assert await values(sql, "select id, status from events order by id") == [("a", "dead"), ("b", "dead")]
+    assert await values(sql, "select raw from dead_letters where id = 'b'") == [bytes(bad.raw)]
+    assert await values(sql, "select error from dead_letters where id = 'a'") == [
+        "ValueError: no such \ufffd stock"
+    ]
+
+
+async def test_an_event_that_was_stored_is_never_buried(store: PostgresEvents, sql: Any) -> None:
+    await store.insert([arrival(1, "a")])
+    assert await store.bury(arrival(1, "a"), ValueError("late")) is Outcome.PRESENT
+    assert await values(sql, "select status from events") == ["stored"]
+    assert await values(sql, "select id from dead_letters") == []
+
+
+async def test_the_cursor_is_saved_over_rows_that_are_there_and_no_further(
+    store: PostgresEvents, sql: Any
+) -> None:
+    ended = [arrival(n) for n in range(1, 11)]
+    await store.insert([a for a in ended if a.offset != 7])
+    zero = Cursor("e1", 0)
+    save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=zero)
+    assert (save.saved, save.missing) == (Cursor("e1", 6), True)
+    await store.insert([ended[6]])
+    save = await store.save_cursor(JOURNAL, EPOCHS, ended[6:], position=Cursor("e1", 6))
+    assert (save.saved, save.missing) == (Cursor("e1", 10), False)
+    saved = await store.load_cursor(JOURNAL)
+    assert saved is not None
+    assert (saved.cursor, saved.epochs) == (Cursor("e1", 10), EPOCHS)
+
+
+async def test_another_listeners_saved_cursor_is_taken_over(store: PostgresEvents) -> None:
+    ended = [arrival(n) for n in range(1, 11)]
+    await store.insert(ended)
+    await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
+    save = await store.save_cursor(JOURNAL, EPOCHS, ended[:5], position=Cursor("e1", 0))
+    assert (save.saved, save.missing) == (Cursor("e1", 10), False)
+
+
+async def test_a_cursor_that_went_back_with_the_database_is_told(store: PostgresEvents, sql: Any) -> None:
+    ended = [arrival(n) for n in range(1, 11)]
+    await store.insert(ended)
+    await store.save_cursor(JOURNAL, EPOCHS, ended[:5], position=Cursor("e1", 0))
+    save = await store.save_cursor(JOURNAL, EPOCHS, ended[8:], position=Cursor("e1", 8))
+    assert (save.saved, save.missing) == (Cursor("e1", 5), True)
+
+
+async def test_a_cursor_of_a_journals_lost_future_counts_up_to_where_the_histories_part(
+    store: PostgresEvents,
+) -> None:
+    await store.insert([arrival(n) for n in range(1, 6)])
+    lost = [Epoch("e1", 1), Epoch("lost", 4)]
+    await store.save_cursor(
+        JOURNAL, lost, [arrival(n, epoch="lost") for n in range(1, 6)], position=Cursor("e1", 0)
+    )
+    restored = [Epoch("e1", 1), Epoch("e2", 3)]
+    anew = [arrival(n, f"new-{n}", epoch="e2") for n in (3, 4)]
+    await store.insert(anew)
+    save = await store.save_cursor(JOURNAL, restored, anew, position=Cursor("e1", 2))
+    assert (save.saved, save.missing) == (Cursor("e2", 4), False)
+
+
+async def test_a_cursor_that_another_listener_is_at_is_left_to_it(store: PostgresEvents, sql: Any) -> None:
+    ended = [arrival(n) for n in range(1, 6)]
+    await store.insert(ended)
+    await store.save_cursor(JOURNAL, EPOCHS, ended[:2], position=Cursor("e1", 0))
+    async with sql.transaction():
+        await sql.execute("select * from cursors for update")
+        save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
+    assert (save.saved, save.missing) == (Cursor("e1", 2), False)
+
+
+async def test_probe_writes_on_a_fresh_connection(store: PostgresEvents, sql: Any) -> None:
+    await store.probe()
+    await store.probe()
+    assert await values(sql, "select listener from probes") == ["listener-a"]
+
+
+async def test_commits_are_durable_whatever_the_servers_default(store: PostgresEvents, sql: Any) -> None:
+    async def work(tx: Transaction) -> None:
+        row = await tx.fetch_one("select current_setting('synchronous_commit') as setting")
+        assert row == {"setting": "on"}
+
+    await store.process(arrival(1), work)

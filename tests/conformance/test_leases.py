@@ -1,0 +1,115 @@
+"""What every lease store must do: say who handles what for now, and touch only what is one's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.event import Arrival
+from oncecast.stores.redis import RedisLeases
+
+A, B = "a" * 16, "b" * 16
+
+
+def arrivals(*ids: str, offset: int = 1) -> list[Arrival]:
+    return [
+        Arrival(
+            track=None,
+            offset=offset + n,
+            at_us=0,
+            id=name,
+            source="/s",
+            type="t",
+            raw=msgspec.Raw(b"{}"),
+            cost_bytes=0,
+            epoch="e1",
+            journal="j",
+        )
+        for n, name in enumerate(ids)
+    ]
+
+
+@pytest.fixture
+async def leases_of(redis_url: str, schema: str) -> AsyncIterator[Callable[[str], RedisLeases]]:
+    made: list[RedisLeases] = []
+
+    def make(token: str) -> RedisLeases:
+        made.append(RedisLeases(redis_url, group=schema, token=token, lease_ttl_s=30, mark_ttl_s=15))
+        return made[-1]
+
+    yield make
+    for leases in made:
+        await leases.close()
+
+
+async def test_an_event_is_claimed_by_the_first_and_taken_for_the_second(
+    leases_of: Callable[[str], RedisLeases],
+) -> None:
+    a, b = leases_of(A), leases_of(B)
+    batch = arrivals("1", "2", "3")
+    assert (await a.claim(batch[:2])).mine == batch[:2]
+    claims = await b.claim(batch)
+    assert [(x.id, holder) for x, holder in claims.taken] == [("1", A), ("2", A)]
+    assert claims.mine == batch[2:]
+    assert (await a.claim(batch[:1])).mine == batch[:1]  # one's own stays one's own
+
+
+async def test_a_mark_ends_only_the_place_that_it_names(leases_of: Callable[[str], RedisLeases]) -> None:
+    a, b = leases_of(A), leases_of(B)
+    batch = arrivals("1", "2")
+    await a.claim(batch)
+    await a.settle(batch)
+    assert (await b.claim(batch)).ended == batch
+    again = arrivals("1", "2", offset=7)
+    assert (await b.claim(again)).elsewhere == again
+
+
+async def test_looking_takes_nothing(leases_of: Callable[[str], RedisLeases]) -> None:
+    a, b = leases_of(A), leases_of(B)
+    batch = arrivals("1", "2")
+    await a.claim(batch[:1])
+    found = await b.look(batch)
+    assert [(x.id, holder) for x, holder in found.taken] == [("1", A)]
+    assert found.free == batch[1:]
+    assert (await a.claim(batch)).mine == batch
+
+
+async def test_release_and_settle_touch_only_ones_own(leases_of: Callable[[str], RedisLeases]) -> None:
+    a, b = leases_of(A), leases_of(B)
+    batch = arrivals("1", "2")
+    await a.claim(batch)
+    assert await b.release(batch, B) == 0
+    await b.settle(batch)
+    assert [holder for _, holder in (await b.look(batch)).taken] == [A, A]
+    assert await b.release(batch[:1], A) == 1  # a rescue names the dead holder
+    assert (await b.look(batch)).free == batch[:1]
+
+
+async def test_a_counter_moves_with_each_beat(leases_of: Callable[[str], RedisLeases]) -> None:
+    a, b = leases_of(A), leases_of(B)
+    assert await b.counters([A]) == {A: None}
+    await a.beat()
+    await a.beat()
+    assert await b.counters([A, B]) == {A: 2, B: None}
+
+
+async def test_renewal_prolongs_only_ones_own(redis_url: str, schema: str) -> None:
+    brief = RedisLeases(redis_url, group=schema, token=A, lease_ttl_s=60, mark_ttl_s=15)
+    other = RedisLeases(redis_url, group=schema, token=B, lease_ttl_s=1, mark_ttl_s=15)
+    batch = arrivals("1")
+    await brief.claim(batch)
+    await other.renew(batch)
+    ttl_ms = await brief._redis.pttl(brief._keys(batch)[0])
+    assert ttl_ms > 30_000
+    await brief.close()
+    await other.close()
+
+
+async def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
+    leases = RedisLeases("redis://127.0.0.1:1", group="g", token=A, lease_ttl_s=30, mark_ttl_s=15)
+    with pytest.raises(Unavailable, match="Redis"):
+        await leases.claim(arrivals("1"))
+    await leases.close()
