@@ -1,0 +1,161 @@
+"""The command `oncecast`: thin functions over the assembly, and errors for people."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+from oncecast.cli import output
+from oncecast.core.errors import OncecastError
+
+app = cyclopts.App(
+    name="oncecast",
+    help="Broadcast to many, processed once, whatever fails.",
+    version=version("oncecast"),
+    help_epilogue="Try it: `oncecast up`, then `oncecast send events.ndjson` in another terminal.",
+    result_action="return_value",
+)
+
+Text = Annotated[str | None, Parameter(show_default=False)]
+
+
+@app.command(group="Processes")
+def producer(
+    *,
+    port: Text = None,
+    host: Text = None,
+    instance_id: Text = None,
+    journal_path: Text = None,
+    event_source: Text = None,
+    log_format: Text = None,
+    log_level: Text = None,
+) -> None:
+    """Accept events and broadcast them: HTTP, WebSocket and a page on one port.
+
+    Every flag is also an environment variable (`--journal-path` is JOURNAL_PATH); the README lists them all.
+
+    Parameters
+    ----------
+    port
+        The port of page, HTTP and WebSocket. [PORT, 8080]
+    host
+        The address to bind. [HOST, 127.0.0.1]
+    instance_id
+        Its name in logs and lists. [INSTANCE_ID, the host's name]
+    journal_path
+        The journal's file, made where there is none. [JOURNAL_PATH, journal.db]
+    event_source
+        The source of events that come without one. [EVENT_SOURCE, /oncecast]
+    log_format
+        console, or json: one object a line. [LOG_FORMAT, console]
+    log_level
+        debug, info, warning or error. [LOG_LEVEL, info]
+    """
+    flags = dict(locals())
+    from oncecast.assembly import run_producer
+    from oncecast.config import ProducerConfig, load
+
+    _run(run_producer(load(ProducerConfig, os.environ, flags)))
+
+
+@app.command(group="Processes")
+def listener(
+    target: Annotated[str | None, Parameter(name="APP", show_default=False)] = None,
+    /,
+    *,
+    app_dir: Path = Path(),
+    port: Text = None,
+    host: Text = None,
+    instance_id: Text = None,
+    ws_url: Text = None,
+    redis_url: Text = None,
+    database_url: Text = None,
+    listener_group: Text = None,
+    log_format: Text = None,
+    log_level: Text = None,
+) -> None:
+    """Consume the broadcast, run the handlers of APP (`module:name`), store every event exactly once.
+
+    Without APP every event is only stored. Every flag is also an environment variable (`--ws-url` is WS_URL);
+    the README lists them all. Secrets are better given as `DATABASE_URL_FILE` and `REDIS_URL_FILE`.
+
+    Parameters
+    ----------
+    target
+        The application, such as shop:app.
+    app_dir
+        The folder that APP's module is in, besides the installed ones.
+    port
+        The port of API, health and metrics. [PORT, 3001]
+    host
+        The address to bind. [HOST, 127.0.0.1]
+    instance_id
+        Its name in logs and lists. [INSTANCE_ID, the host's name]
+    ws_url
+        The producers, comma-separated. [WS_URL, ws://localhost:8080]
+    redis_url
+        Redis 7 or Valkey. [REDIS_URL, redis://localhost:6379]
+    database_url
+        PostgreSQL 14 or newer. [DATABASE_URL, postgres://localhost/oncecast]
+    listener_group
+        Who shares the work; also the schema's name. [LISTENER_GROUP, the application's name]
+    log_format
+        console, or json: one object a line. [LOG_FORMAT, console]
+    log_level
+        debug, info, warning or error. [LOG_LEVEL, info]
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("target", "app_dir")}
+    from oncecast.assembly import load_app, run_listener
+    from oncecast.config import ListenerConfig, load
+
+    loaded = load_app(target, app_dir.resolve())
+    defaults = {"LISTENER_GROUP": loaded.name}
+    _run(run_listener(load(ListenerConfig, {**defaults, **os.environ}, flags), loaded))
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
+
+
+def _register() -> None:
+    from oncecast.cli import publish, stack
+
+    for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
+        app.command(command, group="The embedded stack")
+    for command in (publish.send, publish.tail):
+        app.command(command, group="Events")
+
+
+def main() -> None:
+    """Run the command line; a person's mistake is one line, status 1."""
+    _register()
+    try:
+        sys.exit(app())
+    except* OncecastError as errors:
+        for error in _leaves(errors):
+            for line in str(error).splitlines():
+                output.error(line)
+        sys.exit(1)
+    except* KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -173,7 +173,7 @@ class Publisher:
                 answer = await self._http.post(self._url, content=body, headers=headers)
         except TimeoutError:
             return Later(f"{self._shown} does not answer")
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return Later(f"{self._shown}: {str(error) or type(error).__name__}")
         return read_answer(answer.status_code, answer.headers.get("Retry-After"), answer.content, sent=sent)
 
@@ -211,7 +211,7 @@ def _refused(refusal: Refusal, batch: Batch) -> PublishRefused:
 
 def _id_of(event: bytes) -> str | None:
     try:
-        id = msgspec.json.decode(event).get("id")
+        event_id = msgspec.json.decode(event).get("id")
     except msgspec.MsgspecError:
         return None
-    return id[:80] if isinstance(id, str) else None
+    return event_id[:80] if isinstance(event_id, str) else None

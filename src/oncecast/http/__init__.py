@@ -1,0 +1,1 @@
+"""What both HTTP faces share: serving, problems, who may call, health."""

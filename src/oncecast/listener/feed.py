@@ -155,7 +155,7 @@ class Feed:
         if connection.subprotocol != SUBPROTOCOL:
             raise ProducerError(f"{self.url} does not speak {SUBPROTOCOL}: is it a producer?")
         async with asyncio.timeout(WELCOME_DEADLINE_S):
-            welcome = _decode(await connection.recv())
+            welcome = _decode(await connection.recv(decode=False))
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
             raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
         track = await self._track_for(welcome)
@@ -189,7 +189,8 @@ class Feed:
         return fresh
 
     async def _read(self, connection: ClientConnection, track: Track) -> None:
-        async for text in connection:
+        while True:
+            text = await connection.recv(decode=False)
             frame = _decode(text)
             if not isinstance(frame, Events):
                 raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
@@ -203,7 +204,6 @@ class Feed:
                 self._receive(arrivals)
             # Let the stations work on what there is before the next frame is decoded.
             await asyncio.sleep(0)
-        raise ProducerError(f"{self.url} closed the connection")
 
     def _freed(self, track: Track, count: int) -> None:
         if track is not self.track:
@@ -238,7 +238,7 @@ class Feed:
         reader.cancel()
 
 
-def _decode(text: str | bytes) -> Welcome | Events:
+def _decode(text: bytes) -> Welcome | Events:
     try:
         frame: Welcome | Events = decode_server_frame(text)
     except msgspec.MsgspecError as error:

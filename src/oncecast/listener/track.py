@@ -42,7 +42,7 @@ class Track:
         """Received offsets above the watermark."""
         return self.watermark.received - self.watermark.value
 
-    def receive(self, frame: Events, text: str | bytes) -> list[Arrival]:
+    def receive(self, frame: Events, text: bytes) -> list[Arrival]:
         """The new arrivals of `frame`, whose undecoded form is `text`; its overlap is dropped.
 
         Raises msgspec.DecodeError on heads that are none, ValueError on offsets that lie before the journal.

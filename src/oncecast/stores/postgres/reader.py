@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from psycopg.rows import dict_row
 
 from oncecast.stores.postgres.database import Database
-
-
-class PageMark(NamedTuple):
-    """The last event of a page, newest first: the next page begins behind it."""
-
-    stored_at: str
-    source: str
-    id: str
 
 
 class EventReader:
@@ -31,18 +23,22 @@ class EventReader:
         self,
         *,
         limit: int,
-        after: PageMark | None = None,
+        after: str | None = None,
         type: str | None = None,
         status: str | None = None,
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` events, newest first, as `{"event": CloudEvent, "status": …, "stored_at": …, …}`."""
+        """Up to `limit` events, newest first, as `{"event": CloudEvent, "status": …, "stored_at": …, "mark": …}`.
+
+        `mark` of the last one, given as `after`, brings the next page; raises ValueError for any other text.
+        """
+        before_at, before_source, before_id = _read_mark(after) if after else (None, None, None)
         parameters = {
             "limit": limit,
-            "before_at": after.stored_at if after else None,
-            "before_source": after.source if after else None,
-            "before_id": after.id if after else None,
+            "before_at": before_at,
+            "before_source": before_source,
+            "before_id": before_id,
             "type": type,
             "status": status,
             "source": source,
@@ -82,7 +78,21 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
         "attempts": row["attempts"],
         "accepted_at": _rfc3339(row["accepted_at"]),
         "stored_at": _rfc3339(row["stored_at"]),
+        "mark": urlsafe_b64encode(
+            msgspec.json.encode([_rfc3339(row["stored_at"]), row["source"], row["id"]])
+        ).decode(),
     }
+
+
+def _read_mark(mark: str) -> tuple[datetime, str, str]:
+    """The place in the list, newest first, behind which a page begins."""
+    try:
+        stored_at, source, id_ = msgspec.json.decode(urlsafe_b64decode(mark), type=tuple[datetime, str, str])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ValueError("no mark of a page") from error
+    if stored_at.tzinfo is None or "\0" in source + id_:
+        raise ValueError("no mark of a page")
+    return stored_at, source, id_
 
 
 def _rfc3339(at: datetime) -> str:

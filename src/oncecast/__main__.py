@@ -1,0 +1,5 @@
+"""`python -m oncecast` is the command `oncecast`."""
+
+from oncecast.cli import main
+
+main()

@@ -1,0 +1,219 @@
+"""Settings to running services: the only place that names concrete adapters and joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+
+from starlette.types import ASGIApp
+
+from oncecast.config import Common, ListenerConfig, ProducerConfig
+from oncecast.core.errors import ConfigError, JournalUnavailable, StartError, Unavailable
+from oncecast.core.facts import Observe
+from oncecast.http.guard import LOCAL_HOSTS, Guard
+from oncecast.http.server import bind, serve
+from oncecast.journal import SqliteJournal
+from oncecast.listener.api import listener_app
+from oncecast.listener.attempt import AttemptLimits
+from oncecast.listener.handlers import Listener
+from oncecast.listener.service import ListenerService, ListenerSettings
+from oncecast.observe.logs import log_facts
+from oncecast.observe.metrics import Metrics, all_of
+from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.stores.postgres import Database, EventReader, PostgresEvents
+from oncecast.stores.postgres.database import Limits
+from oncecast.stores.redis import RedisLeases
+
+WS_MARGIN_BYTES = 64 * 1024
+
+
+async def run_producer(config: ProducerConfig) -> None:
+    """Run a producer until SIGTERM or SIGINT; raises StartError where it cannot start."""
+    _check_exposure(config)
+    metrics = Metrics()
+    observe = all_of(metrics.observe, _log(config))
+    listening = bind(config.host, config.port)
+    async with _stop_on_signals() as stop:
+        try:
+            journal = await SqliteJournal.open(
+                config.journal_path, frame_max_bytes=config.frame_max_bytes, observe=observe
+            )
+        except JournalUnavailable as error:
+            raise StartError(str(error)) from error
+        try:
+            settings = ProducerSettings(
+                instance=config.instance_id,
+                source=config.event_source,
+                event_max_bytes=config.event_max_bytes,
+                request_max_bytes=config.request_max_bytes,
+                ring_max_bytes=config.window_bytes,
+            )
+            producer = Producer(journal, settings, metrics=metrics.text, observe=observe)
+            metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
+            app = _guarded(producer.app, config)
+            await serve(app, listening, stop, ws_max_bytes=config.event_max_bytes + WS_MARGIN_BYTES)
+        finally:
+            await journal.close()
+
+
+async def run_listener(config: ListenerConfig, app: Listener) -> None:
+    """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
+    _check_exposure(config)
+    metrics = Metrics()
+    observe = all_of(metrics.observe, _log(config))
+    listening = bind(config.host, config.port)
+    token = secrets.token_hex(8)
+    async with _stop_on_signals() as stop:
+        database = _database(config, token)
+        leases = RedisLeases(
+            config.redis_url,
+            group=config.listener_group,
+            token=token,
+            lease_ttl_s=config.lease_ttl,
+            mark_ttl_s=config.mark_ttl,
+        )
+        await _prepare(database, config, stop)
+        service = ListenerService(app, leases, PostgresEvents(database), _listener_settings(config), observe)
+        face = _guarded(listener_app(EventReader(database), health=service.health, metrics=metrics.text), config)
+        metrics.gauge(
+            "oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight
+        )
+        drained = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve(face, listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
+            try:
+                await service.run(stop)
+            finally:
+                drained.set()
+
+
+def load_app(target: str | None, app_dir: Path) -> Listener:
+    """The application `module:name`, looked up in `app_dir` too; an empty one without a target."""
+    if target is None:
+        return Listener()
+    module_name, colon, name = target.partition(":")
+    if not colon or not module_name or not name:
+        raise ConfigError(f"{target!r} is no application: write module:name, such as shop:app")
+    sys.path.insert(0, str(app_dir))
+    app = getattr(_import(module_name, app_dir), name, None)
+    if not isinstance(app, Listener):
+        raise ConfigError(f"{target}: {name!r} is no oncecast.Listener of that module")
+    return app
+
+
+def _import(module_name: str, app_dir: Path) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise ConfigError(
+            f"there is no module {module_name!r} in {app_dir}; --app-dir names another folder"
+        ) from None
+
+
+def _database(config: ListenerConfig, token: str) -> Database:
+    return Database(
+        config.database_url,
+        schema=config.listener_group,
+        instance=config.instance_id,
+        token=token,
+        pool_size=config.db_pool,
+        limits=Limits(
+            lock_s=config.lock_timeout,
+            statement_s=config.statement_timeout,
+            idle_in_transaction_s=config.handler_timeout + 5.0,
+        ),
+    )
+
+
+def _listener_settings(config: ListenerConfig) -> ListenerSettings:
+    return ListenerSettings(
+        instance=config.instance_id,
+        group=config.listener_group,
+        producer_urls=config.ws_url,
+        window_bytes=config.window_bytes,
+        handler_concurrency=config.handler_concurrency,
+        attempts=AttemptLimits(
+            db_attempts=config.db_attempts,
+            db_retry_delay_s=config.db_retry_delay,
+            event_attempts=config.event_attempts,
+            event_retry_delay_s=config.event_retry_delay,
+            pauses_max=config.pauses_max,
+            handler_timeout_s=config.handler_timeout,
+        ),
+        lease_ttl_s=config.lease_ttl,
+        probe_interval_s=config.probe_interval,
+        reconnect_base_s=config.reconnect_base,
+        reconnect_max_s=config.reconnect_max,
+        drain_timeout_s=config.drain_timeout,
+    )
+
+
+async def _prepare(database: Database, config: ListenerConfig, stop: asyncio.Event) -> None:
+    """Reach PostgreSQL and bring the schema up to date, in so many tries."""
+    await database.open()
+    for left in range(config.db_connect_attempts - 1, -1, -1):
+        try:
+            await database.migrate()
+        except Unavailable as error:
+            if not left:
+                await database.close()
+                raise StartError(
+                    f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL"
+                ) from error
+            try:
+                async with asyncio.timeout(config.db_connect_delay):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        return
+
+
+def _check_exposure(config: Common) -> None:
+    if config.host not in LOCAL_HOSTS and not config.allow_no_token:
+        raise ConfigError(
+            f"HOST={config.host} lets anybody in who reaches this machine; ALLOW_NO_TOKEN=1 says that this is meant"
+        )
+
+
+def _guarded(app: ASGIApp, config: Common) -> Guard:
+    return Guard(
+        app,
+        bound_host=config.host,
+        allowed_hosts=config.allowed_hosts,
+        allowed_origins=config.allowed_origins,
+    )
+
+
+def _log(config: Common) -> Observe:
+    return log_facts(config.instance_id, format=config.log_format, level=config.log_level)
+
+
+@asynccontextmanager
+async def _stop_on_signals() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set; a second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,75 @@
+"""What commands print: tables and sentences for people, JSON for programs, errors on one line of stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+
+def wants_json(flag: bool | None) -> bool:
+    """Whether to print JSON: as `--json` or `--no-json` say, else when stdout is not a terminal."""
+    return not sys.stdout.isatty() if flag is None else flag
+
+
+def line(text: str) -> None:
+    """Print one line on stdout, as it is, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def json(value: Any) -> None:
+    """Print `value`, anything msgspec encodes, as one line of JSON."""
+    line(msgspec.json.encode(value).decode())
+
+
+def note(text: str) -> None:
+    """Tell people something that is not the result: one line on stderr."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
+
+
+def error(message: object) -> int:
+    """Say on stderr, in one line, what is wrong; returns the exit status 1."""
+    note(f"oncecast: {message}")
+    return 1
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a plain table. A column whose cells are all numbers stands to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
+        view.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*(Text(cell(value)) for value in row))
+    Console(highlight=False).print(view)
+
+
+def cell(value: object) -> str:
+    """A value as people read it: 12,345; yes; a dash for nothing; control characters made harmless."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.1f}"
+        case _:
+            return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with whatever could move a terminal's cursor or colour it replaced."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,164 @@
+"""Following a producer's broadcast from a chosen place, connected again for ever, resumed where it broke off.
+
+Speaks `oncecast.v1`, whose frames carry offsets, as a reader without a group: nothing is kept for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+
+from oncecast.client.address import authorization, broadcast_url, is_loopback, shown
+from oncecast.client.errors import ProducerRefused
+from oncecast.core.event import Cursor, Event
+from oncecast.core.retry import backoff
+from oncecast.core.wire import (
+    SUBPROTOCOL,
+    VERSION,
+    Credit,
+    Epoch,
+    Events,
+    Resume,
+    Welcome,
+    decode_server_frame,
+    encode,
+    epoch_of,
+    resume_after,
+)
+
+DEADLINE_S = 10.0
+"""Of the hand-shake, of each write, and of a pong."""
+PING_INTERVAL_S = 5.0
+RECONNECT_BASE_S = 0.5
+RECONNECT_MAX_S = 15.0
+CREDIT_BYTES = 4 * 1024 * 1024
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+
+OnDisconnect = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An event as it was broadcast: its place, when the journal took it (Unix time in µs), its JSON."""
+
+    cursor: Cursor
+    at_us: int
+    raw: bytes
+
+    @property
+    def event(self) -> Event:
+        """The event itself."""
+        return Event.from_json(self.raw)
+
+
+class Tail:
+    """An endless `async for` over the broadcast of the producer at `url`.
+
+    It begins after the cursor `after`, or at the earliest event kept, or with the next event. A broken
+    connection is told to `on_disconnect(reason, delay_s)` and made again. Events may come again when the
+    producer's journal was restored from a backup. Raises ProducerRefused when trying again cannot help.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8080",
+        *,
+        token: str | None = None,
+        after: Cursor | None = None,
+        earliest: bool = False,
+        on_disconnect: OnDisconnect | None = None,
+    ) -> None:
+        self._url = broadcast_url(url)
+        self._shown = shown(url)
+        self._proxy: Literal[True] | None = None if is_loopback(url) else True
+        self._headers = authorization(token)
+        self._on_disconnect = on_disconnect
+        self._after = Cursor("", 0) if earliest else after
+        self._epochs: Sequence[Epoch] = [Epoch(after.epoch, 1)] if after else []
+
+    async def __aiter__(self) -> AsyncIterator[Received]:
+        attempt = 1
+        while True:
+            try:
+                async with self._connect() as connection:
+                    await self._resume(connection)
+                    attempt = 1
+                    async for received in self._read(connection):
+                        yield received
+            except InvalidStatus as error:
+                status = error.response.status_code
+                if 400 <= status < 500 and status not in (408, 429):
+                    raise ProducerRefused(f"{self._shown} refuses: HTTP {status}") from None
+                reason = f"HTTP {status}"
+            except TimeoutError:
+                reason = "no answer"
+            except (OSError, WebSocketException, EOFError) as error:
+                reason = str(error) or type(error).__name__
+            attempt += 1
+            delay_s = backoff(attempt, base_s=RECONNECT_BASE_S, max_s=RECONNECT_MAX_S, jitter=random.random())
+            if self._on_disconnect is not None:
+                self._on_disconnect(f"{self._shown}: {reason}", delay_s)
+            await asyncio.sleep(delay_s)
+
+    def _connect(self) -> connect:
+        return connect(
+            self._url,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            additional_headers=self._headers,
+            proxy=self._proxy,
+            compression=None,
+            open_timeout=DEADLINE_S,
+            ping_interval=PING_INTERVAL_S,
+            ping_timeout=DEADLINE_S,
+            close_timeout=1.0,
+            max_size=FRAME_BYTES_MAX,
+            max_queue=4,
+        )
+
+    async def _resume(self, connection: ClientConnection) -> None:
+        if connection.subprotocol != SUBPROTOCOL:
+            raise ProducerRefused(f"{self._shown} does not speak {SUBPROTOCOL}: is it a producer?")
+        async with asyncio.timeout(DEADLINE_S):
+            welcome = self._decode(await connection.recv(decode=False))
+        if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
+            raise ProducerRefused(f"{self._shown} sent no welcome of version {VERSION}")
+        start = self._after
+        offset = welcome.last if start is None else resume_after(start, self._epochs, welcome.epochs)
+        self._epochs = welcome.epochs
+        self._after = self._cursor(offset)
+        after = str(self._after) if offset else None
+        resume = Resume(instance="tail", group="", after=after, credit=CREDIT_BYTES)
+        async with asyncio.timeout(DEADLINE_S):
+            await connection.send(encode(resume), text=True)
+
+    async def _read(self, connection: ClientConnection) -> AsyncIterator[Received]:
+        """Events until the connection ends, in order; each frame's credit goes back when it was consumed."""
+        while True:
+            text = await connection.recv(decode=False)
+            frame = self._decode(text)
+            if not isinstance(frame, Events):
+                raise ProducerRefused(f"{self._shown} sent a {type(frame).__name__} where events were due")
+            for offset, raw in enumerate(frame.events, frame.offset):
+                if self._after is None or offset > self._after.offset:
+                    self._after = self._cursor(offset)
+                    yield Received(self._after, frame.at, bytes(raw))
+            async with asyncio.timeout(DEADLINE_S):
+                await connection.send(encode(Credit(len(text))), text=True)
+
+    def _cursor(self, offset: int) -> Cursor:
+        return Cursor(epoch_of(self._epochs, offset), offset)
+
+    def _decode(self, text: bytes) -> Welcome | Events:
+        try:
+            frame: Welcome | Events = decode_server_frame(text)
+        except msgspec.MsgspecError as error:
+            raise ProducerRefused(f"{self._shown} sent a frame that cannot be read: {error}") from None
+        return frame

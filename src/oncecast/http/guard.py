@@ -1,0 +1,89 @@
+"""Who may call: Host against DNS rebinding, Origin against foreign pages, headers for the page's own safety.
+
+A request without `Origin` does not come from a page, and passes. Middleware around a whole ASGI application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from oncecast.http.problems import Problem
+
+LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; base-uri 'none';"
+        b" form-action 'self'; frame-ancestors 'none'",
+    ),
+)
+
+
+class Guard:
+    """Lets pass what names an allowed host and, where a page writes or opens a socket, an allowed origin."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        bound_host: str,
+        allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+    ) -> None:
+        self._app = app
+        self._any_host = bound_host in ("0.0.0.0", "::")  # bound wider on purpose: the names are not ours to know
+        self._hosts = LOCAL_HOSTS | {bound_host.lower()} | {host.lower() for host in allowed_hosts}
+        self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or pass on with the security headers added."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        problem = self._judge(scope)
+        if problem is None:
+            await self._app(scope, receive, _with_security_headers(send) if scope["type"] == "http" else send)
+        elif scope["type"] == "http":
+            await problem.response()(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
+
+    def _judge(self, scope: Scope) -> Problem | None:
+        headers = {
+            name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")
+        }
+        host = headers.get(b"host", "")
+        if not self._any_host and _host_name(host) not in self._hosts:
+            return Problem(421, "this host name is not one of ours; ALLOWED_HOSTS adds to them")
+        origin = headers.get(b"origin")
+        writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
+        if origin is None or not writes or self._is_own(origin, host):
+            return None
+        return Problem(403, "pages of this origin may not write here; ALLOWED_ORIGINS adds to those that may")
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        return urlsplit(origin).netloc.lower() == host.lower() or origin.lower().rstrip("/") in self._origins
+
+
+def _host_name(host: str) -> str:
+    """Without port and brackets."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _with_security_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+        await send(message)
+
+    return send_with_headers

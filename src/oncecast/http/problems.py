@@ -1,0 +1,54 @@
+"""Errors over HTTP: RFC 9457 problem JSON, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """A request that is refused: `status`, and what was wrong, where, what to do."""
+
+    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    @property
+    def title(self) -> str:
+        """The status in words."""
+        return HTTPStatus(self.status).phrase
+
+    def body(self) -> bytes:
+        """The problem as JSON; text of others is escaped by being JSON."""
+        return msgspec.json.encode({"title": self.title, "status": self.status, "detail": self.detail})
+
+    def response(self) -> Response:
+        """The problem as a response."""
+        return Response(self.body(), self.status, self.headers, PROBLEM_TYPE)
+
+
+async def on_problem(_request: Request, error: Exception) -> Response:
+    """Starlette's handler for Problem."""
+    assert isinstance(error, Problem)  # noqa: S101 - it is registered for nothing else
+    return error.response()
+
+
+async def on_http_error(_request: Request, error: Exception) -> Response:
+    """Starlette's handler for its own 404 and 405."""
+    status = getattr(error, "status_code", 500)
+    headers = getattr(error, "headers", None)
+    hint = {404: "there is nothing here", 405: "this address does not take this method"}
+    return Problem(status, hint.get(status, HTTPStatus(status).phrase), headers=headers).response()
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`content` as JSON; `msgspec.Raw` within goes through as it is."""
+    return Response(msgspec.json.encode(content), status, headers, "application/json")

@@ -1,0 +1,77 @@
+"""Serving an ASGI application: the port first, then uvicorn, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from oncecast.core.errors import StartError
+
+GRACEFUL_SHUTDOWN_S = 3
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises StartError naming the port and the option that chooses another."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host}: {error.strerror or error}; HOST names the address") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise StartError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port or PORT"
+        ) from None
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the process decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, ws_max_bytes: int) -> None:
+    """Serve `app` until `stop` is set, then let what is under way finish for a few seconds."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=ws_max_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=10.0,
+        ws_ping_timeout=10.0,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+    )
+    server = _Server(config)
+
+    async def watch() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    async with asyncio.TaskGroup() as group:
+        watcher = group.create_task(watch())
+        await server.serve(sockets=[listening])
+        watcher.cancel()
+        if not stop.is_set():
+            raise StartError("the HTTP server ended by itself")

@@ -1,0 +1,127 @@
+"""The journal's file: tables, rows, checksums, and what an opening does. Synchronous; one process at a time.
+
+SQLite with a write-ahead log and `synchronous=FULL`: a commit that has returned is on disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import apsw
+
+from oncecast.core.errors import JournalCorrupt, StartError
+from oncecast.core.ports import Batch
+from oncecast.core.wire import Epoch
+
+FORMAT = 1
+BUSY_TIMEOUT_MS = 5_000
+_SCHEMA = """
+create table meta (format integer not null, name text not null);
+create table epochs (first_offset integer not null, epoch text not null unique);
+create table batches (
+    first_offset integer primary key, count integer not null, at integer not null, crc integer not null,
+    body blob not null);
+"""
+
+
+class Extent(NamedTuple):
+    """What a journal holds: its name, openings, and offsets (`last == first - 1` while it is empty)."""
+
+    name: str
+    epochs: list[Epoch]
+    first: int
+    last: int
+
+
+def lock(path: Path) -> int:
+    """Take the journal for this process; returns the descriptor that holds it, or raises StartError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise StartError(f"the journal {path} is in use by another process: give each producer its own") from None
+    return descriptor
+
+
+def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
+    """A connection to the journal's file; made, for its owner only, where there is none."""
+    if not read_only:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
+    connection = apsw.Connection(str(path), flags=flags)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    if not read_only:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")
+        connection.execute("pragma wal_autocheckpoint = 4000")
+    return connection
+
+
+def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
+    """Open the journal: check its end, draw a new epoch and record it durably.
+
+    Raises StartError for a file of another kind, JournalCorrupt if the newest rows are not what was written.
+    """
+    with connection:
+        if not connection.execute("select 1 from sqlite_master where name = 'meta'").get:
+            if connection.execute("select 1 from sqlite_master").get:
+                raise StartError(f"{path} is a database, but no journal")
+            connection.execute(_SCHEMA)
+            connection.execute("insert into meta values (?, ?)", (FORMAT, secrets.token_hex(8)))
+        format_, name = connection.execute("select format, name from meta").get
+        if format_ != FORMAT:
+            raise StartError(f"the journal {path} has format {format_}; this release reads {FORMAT}")
+        first, last = _bounds(connection)
+        epochs = [Epoch(epoch, at) for at, epoch in connection.execute("select * from epochs order by rowid")]
+        new = Epoch(secrets.token_hex(8), last + 1)
+        connection.execute("insert into epochs (first_offset, epoch) values (?, ?)", (new.first, new.epoch))
+    return Extent(name, [*epochs, new], first, last)
+
+
+def _bounds(connection: apsw.Connection) -> tuple[int, int]:
+    first = connection.execute("select min(first_offset) from batches").get
+    if first is None:
+        # Everything was retired, or nothing was ever written: offsets go on where the openings say.
+        begun = connection.execute("select max(first_offset) from epochs").get or 1
+        return begun, begun - 1
+    newest_first = connection.execute("select max(first_offset) from batches").get
+    newest = next(read(connection, after=newest_first - 1))
+    return first, newest.last_offset
+
+
+def write(connection: apsw.Connection, batches: Sequence[Batch]) -> None:
+    """Write these in one durable transaction."""
+    with connection:
+        connection.executemany(
+            "insert into batches values (?, ?, ?, ?, ?)",
+            [(b.first_offset, b.count, b.at_us, checksum(b), b.body) for b in batches],
+        )
+
+
+def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
+    """Batches from the one that holds offset `after` or the next one on; raises JournalCorrupt."""
+    begin = connection.execute("select max(first_offset) from batches where first_offset <= ?", (after,)).get
+    query = "select first_offset, count, at, body, crc from batches where first_offset >= ? order by first_offset"
+    expected: int | None = None
+    for first, count, at_us, body, crc in connection.execute(query, (begin or 0,)):
+        batch = Batch(first, count, at_us, body)
+        if crc != checksum(batch):
+            raise JournalCorrupt(f"the journal's offsets {first} to {first + count - 1} fail their checksum")
+        if expected is not None and first != expected:
+            raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing")
+        expected = batch.last_offset + 1
+        if batch.last_offset > after:
+            yield batch
+
+
+def checksum(batch: Batch) -> int:
+    """Over a row's place and content."""
+    return crc32(batch.body, crc32(b"%d:%d:%d:" % (batch.first_offset, batch.count, batch.at_us)))

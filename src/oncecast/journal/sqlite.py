@@ -1,0 +1,248 @@
+"""The journal as a service: appends that wait at the same time share one commit of one writer thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable, OncecastError
+from oncecast.core.facts import JournalFailed, JournalOpened, Observe
+from oncecast.core.ports import Batch
+from oncecast.core.wire import Epoch
+from oncecast.journal import file
+
+PENDING_MAX_BYTES = 64 * 1024 * 1024
+READ_DEADLINE_S = 30.0
+REOPEN_INTERVAL_S = 1.0
+
+OnCommit = Callable[[Sequence[Batch]], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Append:
+    events: Sequence[bytes]
+    size_bytes: int
+    done: asyncio.Future[int]
+
+
+class SqliteJournal:
+    """The Journal of `core.ports` in the SQLite file at `path`. Made with `SqliteJournal.open`.
+
+    A commit that fails refuses its appends; then the file is closed, opened again, checked, and given a new
+    epoch, before anything else is taken: what a failed sync left behind can so never pass for acknowledged.
+    """
+
+    def __init__(self, path: Path, lock: int, *, frame_max_bytes: int, observe: Observe) -> None:
+        self._path = path
+        self._lock = lock
+        self._frame_max_bytes = frame_max_bytes
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._callbacks: list[OnCommit] = []
+        self._appends: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._pending_bytes = 0
+        self._failed_at_s: float | None = None
+        self._connection: apsw.Connection | None = None
+        self._written = 0  # the writing thread's own; `last` follows on the loop
+        self._reading = ThreadPoolExecutor(1, "journal-read")
+        self._reader: apsw.Connection | None = None
+        self._writer = threading.Thread(target=self._write_for_ever, name="journal-write")
+        self.name = ""
+        self.epochs: list[Epoch] = []
+        self.first = 1
+        self.last = 0
+
+    @classmethod
+    async def open(cls, path: Path, *, frame_max_bytes: int = 1024 * 1024, observe: Observe) -> SqliteJournal:
+        """Open the journal, made where there is none; raises StartError or JournalUnavailable."""
+        journal = cls(path, file.lock(path), frame_max_bytes=frame_max_bytes, observe=observe)
+        try:
+            await asyncio.to_thread(journal._open)
+        except BaseException as error:
+            os.close(journal._lock)
+            if isinstance(error, apsw.Error | OSError):
+                raise _translate(error, path) from error
+            raise
+        journal._writer.start()
+        await asyncio.sleep(0)  # what the opening has told the loop comes first
+        return journal
+
+    async def append(self, events: Sequence[bytes]) -> int:
+        """See Journal."""
+        size_bytes = sum(map(len, events))
+        if self._pending_bytes and self._pending_bytes + size_bytes > PENDING_MAX_BYTES:
+            raise JournalUnavailable("the journal is behind: too much waits for the disk")
+        append = _Append(events, size_bytes, self._loop.create_future())
+        self._pending_bytes += size_bytes
+        self._appends.put(append)
+        # The commit cannot be taken back: whoever stops waiting does not know its outcome.
+        return await asyncio.shield(append.done)
+
+    async def read(self, after: int, max_bytes: int) -> list[Batch]:
+        """See Journal."""
+        async with asyncio.timeout(READ_DEADLINE_S):
+            return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes)
+
+    def on_commit(self, callback: OnCommit) -> None:
+        """See Journal."""
+        self._callbacks.append(callback)
+
+    async def close(self) -> None:
+        """Finish what waits, and let go of the file."""
+        self._appends.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await self._loop.run_in_executor(self._reading, self._close_reader)
+        self._reading.shutdown()
+        os.close(self._lock)
+
+    # --- the reading thread --------------------------------------------------------------------------------
+
+    def _read(self, after: int, max_bytes: int) -> list[Batch]:
+        batches: list[Batch] = []
+        size_bytes = 0
+        try:
+            if self._reader is None:
+                self._reader = file.open_file(self._path, read_only=True)
+            for batch in file.read(self._reader, after):
+                size_bytes += len(batch.body)
+                if batches and size_bytes > max_bytes:
+                    break
+                batches.append(batch)
+        except (apsw.Error, OSError) as error:
+            self._close_reader()
+            raise _translate(error, self._path) from error
+        except JournalCorrupt:
+            if not batches:
+                raise
+        return batches
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # --- the writing thread --------------------------------------------------------------------------------
+
+    def _write_for_ever(self) -> None:
+        stopping = False
+        while not stopping:
+            group, stopping = self._gather()
+            if not group:
+                continue
+            try:
+                batches = self._commit(group)
+            except (apsw.Error, OSError, OncecastError) as error:
+                self._give_up()
+                self._tell(self._refused, group, _translate(error, self._path))
+            else:
+                self._tell(self._committed, group, batches)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _gather(self) -> tuple[list[_Append], bool]:
+        """Wait for an append, and take with it all that came meanwhile; whether to stop afterwards."""
+        group: list[_Append] = []
+        append = self._appends.get()
+        while append is not None:
+            group.append(append)
+            try:
+                append = self._appends.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, group: list[_Append]) -> list[Batch]:
+        if self._connection is None:
+            if self._failed_at_s is not None and time.monotonic() - self._failed_at_s < REOPEN_INTERVAL_S:
+                raise JournalUnavailable(f"the journal {self._path} failed and is being checked")
+            self._open()
+        assert self._connection is not None  # noqa: S101 - _open made it
+        events = [event for append in group for event in append.events]
+        batches = divide(events, self._written + 1, time.time_ns() // 1000, self._frame_max_bytes)
+        file.write(self._connection, batches)
+        self._written = batches[-1].last_offset
+        return batches
+
+    def _open(self) -> None:
+        connection = file.open_file(self._path)
+        try:
+            extent = file.begin_epoch(connection, self._path)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._failed_at_s, self._written = connection, None, extent.last
+        self._tell(self._opened, extent)
+
+    def _give_up(self) -> None:
+        """Trust nothing of this connection any more."""
+        self._failed_at_s = time.monotonic()
+        if self._connection is not None:
+            try:
+                self._connection.close(True)
+            finally:
+                self._connection = None
+
+    def _tell(self, *call: object) -> None:
+        function, *arguments = call
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
+        except RuntimeError:
+            return  # the loop has ended, and with it everybody who could have waited
+
+    # --- back on the loop ----------------------------------------------------------------------------------
+
+    def _opened(self, extent: file.Extent) -> None:
+        self.name, self.epochs, self.first, self.last = extent
+        self._observe(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
+
+    def _committed(self, group: list[_Append], batches: list[Batch]) -> None:
+        offset = batches[0].first_offset
+        self.last = batches[-1].last_offset
+        for append in group:
+            self._pending_bytes -= append.size_bytes
+            if not append.done.done():
+                append.done.set_result(offset)
+            offset += len(append.events)
+        for callback in self._callbacks:
+            callback(batches)
+
+    def _refused(self, group: list[_Append], error: JournalUnavailable) -> None:
+        self._observe(JournalFailed(str(error)))
+        for append in group:
+            self._pending_bytes -= append.size_bytes
+            if not append.done.done():
+                append.done.set_exception(error)
+
+
+def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[Batch]:
+    """Rows of at most `frame_max_bytes`, or one larger event."""
+    batches: list[Batch] = []
+    begin = size_bytes = 0
+    for index, event in enumerate(events):
+        if size_bytes and size_bytes + len(event) > frame_max_bytes:
+            batches.append(_batch(events[begin:index], first_offset + begin, at_us))
+            begin, size_bytes = index, 0
+        size_bytes += len(event) + 1
+    batches.append(_batch(events[begin:], first_offset + begin, at_us))
+    return batches
+
+
+def _batch(events: Sequence[bytes], first_offset: int, at_us: int) -> Batch:
+    return Batch(first_offset, len(events), at_us, b"[" + b",".join(events) + b"]")
+
+
+def _translate(error: BaseException, path: Path) -> JournalUnavailable:
+    if isinstance(error, JournalUnavailable):
+        return error
+    if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno == 28):
+        return JournalFull(f"no room on the disk of the journal {path}")
+    return JournalUnavailable(f"the journal {path} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,107 @@
+"""What CloudEvents 1.0 and our own limits ask of an event's attributes."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from oncecast.core.event import CONTEXT_ATTRIBUTES, IDENTITY_MAX_BYTES
+from oncecast.http.problems import Problem
+
+_KNOWN = CONTEXT_ATTRIBUTES | {"data"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_EXTENSION = re.compile(r"[a-z0-9]{1,64}")
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(?P<second>\d\d)(?:\.\d{1,12})?(?:[Zz]|[+-](?P<hours>\d\d):[0-5]\d)", re.ASCII
+)
+_OFFSET_MAX_HOURS = 15
+
+
+def check_text(text: str, place: str) -> None:
+    """An identifying text: 1 to IDENTITY_MAX_BYTES bytes, no control characters."""
+    if text.isprintable() and 0 < len(text) <= IDENTITY_MAX_BYTES // 4:
+        return  # so it is nearly always: no character has more than four bytes
+    if not text:
+        raise Problem(422, f"{place} is empty")
+    if len(text.encode()) > IDENTITY_MAX_BYTES:
+        raise Problem(422, f"{place} has more than {IDENTITY_MAX_BYTES} bytes")
+    if _CONTROL.search(text):
+        raise Problem(422, f"{place} holds a control character")
+
+
+def check_structured(value: dict[str, Any], index: int, place: Callable[[int], str]) -> None:
+    """Raise Problem 422 unless `value` is a CloudEvents 1.0 event that can be stored."""
+    if value["specversion"] != "1.0":
+        raise Problem(422, f'{place(index)}: "specversion" must be "1.0"')
+    for name in ("id", "source", "type"):
+        text = value.get(name)
+        if type(text) is not str:
+            raise Problem(422, f'{place(index)}: "{name}" must be a text')
+        if not text.isprintable() or not 0 < len(text) <= IDENTITY_MAX_BYTES // 4:
+            check_text(text, f'{place(index)}: "{name}"')
+    if len(value) > 4 + ("data" in value):
+        _check_optional(value, place(index))
+
+
+def _check_optional(value: dict[str, Any], place: str) -> None:
+    for name in ("subject", "datacontenttype", "dataschema"):
+        text = value.get(name)
+        if text is not None:
+            if type(text) is not str:
+                raise Problem(422, f'{place}: "{name}" must be a text')
+            check_text(text, f'{place}: "{name}"')
+    if (time := value.get("time")) is not None:
+        _check_time(time, f'{place}: "time"')
+    if (base64 := value.get("data_base64")) is not None:
+        _check_base64(base64, place, beside_data=value.get("data") is not None)
+    if not value.keys() <= _KNOWN:
+        for name in value.keys() - _KNOWN - {"data_base64"}:
+            _check_extension(name, value[name], place)
+
+
+def _check_time(time: object, place: str) -> None:
+    """RFC 3339, and an instant of the years 1 to 9999 in UTC."""
+    match = _TIME.fullmatch(time) if isinstance(time, str) else None
+    if match is None or int(match["hours"] or 0) > _OFFSET_MAX_HOURS:
+        raise Problem(422, f"{place} must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z")
+    text = match.group().upper()
+    if match["second"] == "60":  # a leap second: PostgreSQL counts it to the next minute
+        text = text[:17] + "59" + text[19:]
+    try:
+        datetime.fromisoformat(_microseconds(text)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Problem(422, f"{place} is no time of this calendar's years 1 to 9999") from None
+
+
+def _microseconds(text: str) -> str:
+    return re.sub(r"\.(\d{1,6})\d*", r".\1", text)
+
+
+def _check_base64(base64: object, place: str, *, beside_data: bool) -> None:
+    if beside_data:
+        raise Problem(422, f'{place}: "data" and "data_base64" exclude each other')
+    try:
+        if not isinstance(base64, str):
+            raise ValueError("not a text")
+        b64decode(base64, validate=True)
+    except (Base64Error, ValueError):
+        raise Problem(422, f'{place}: "data_base64" is not base64') from None
+
+
+def _check_extension(name: str, value: object, place: str) -> None:
+    if not _EXTENSION.fullmatch(name):
+        raise Problem(
+            422,
+            f"{place}: attribute {name[:64]!r}: names are a-z and 0-9 only; the rest goes into data",
+        )
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        if len(value) > 64 * 1024 or _CONTROL.search(value):
+            raise Problem(422, f'{place}: "{name}" is too long or holds a control character')
+    elif not (isinstance(value, int) and -(2**31) <= value < 2**31):
+        raise Problem(422, f'{place}: "{name}" must be a text, a boolean or a 32-bit whole number')

@@ -1,0 +1,144 @@
+"""Plain clients: any WebSocket receives each event as one frame, and publishes by sending one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.event import Cursor, Event
+from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.ports import Journal
+from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
+from oncecast.http.problems import Problem
+from oncecast.producer.listeners import close, start_after
+from oncecast.producer.ring import Frame, Ring
+
+SEND_DEADLINE_S = 10.0
+READ_AHEAD_BYTES = 256 * 1024
+
+Publish = Callable[[bytes], Awaitable[dict[str, object]]]
+_decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class ClientHub:
+    """All plain clients that are connected. `publish` takes what they send and answers as `POST /events` does."""
+
+    def __init__(self, journal: Journal, ring: Ring, publish: Publish, observe: Observe) -> None:
+        self._journal = journal
+        self._ring = ring
+        self._publish = publish
+        self._observe = observe
+        self.count = 0
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One client, from its hand-shake to its end."""
+        offered = socket.scope.get("subprotocols", ())
+        try:
+            offset = self._start(socket)
+        except Problem as problem:
+            await close(socket, 1008, problem.detail)
+            return
+        await socket.accept(subprotocol=PLAIN_SUBPROTOCOL if PLAIN_SUBPROTOCOL in offered else None)
+        name = socket.client.host if socket.client else "?"
+        self.count += 1
+        self._observe(SubscriberJoined("client", name, offset))
+        reason = "closed"
+        try:
+            await _Session(socket, self, offset).run()
+        except (WebSocketDisconnect, OSError):
+            reason = "gone"
+        except TooSlow as error:
+            reason = str(error)
+            await close(socket, 1013, reason)
+        except NotText:
+            reason = "sent a binary frame"
+            await close(socket, 1003, "events are JSON in text frames")
+        except JournalUnavailable as error:
+            reason = str(error)
+            await close(socket, 1011, reason)
+        finally:
+            self.count -= 1
+            self._observe(SubscriberLeft("client", name, reason))
+
+    def _start(self, socket: WebSocket) -> int:
+        after, begin = socket.query_params.get("after"), socket.query_params.get("from")
+        if after is not None:
+            try:
+                return start_after(self._journal, Cursor.parse(after))
+            except ValueError as error:
+                raise Problem(400, str(error)) from None
+        if begin not in (None, "earliest", "latest"):
+            raise Problem(400, "?from= is earliest or latest")
+        return self._journal.first - 1 if begin == "earliest" else self._journal.last
+
+    async def frames_after(self, offset: int) -> list[Frame]:
+        """What comes after `offset`, once there is something."""
+        await self._ring.wait_beyond(offset)
+        return await self._ring.after(offset, READ_AHEAD_BYTES)
+
+    def cursor(self, offset: int) -> Cursor:
+        """The cursor of an offset."""
+        return Cursor(epoch_of(self._journal.epochs, max(1, offset)), offset)
+
+    async def answer(self, text: str) -> bytes:
+        """Publish what a client sent; the acknowledgement or refusal as an event of its own."""
+        try:
+            accepted = await self._publish(text.encode("utf-8", "surrogatepass"))
+        except Problem as problem:
+            refusal = msgspec.json.decode(problem.body())
+            return Event.new("oncecast.refused", refusal, source="/oncecast/producer").to_json()
+        return Event.new("oncecast.accepted", accepted, source="/oncecast/producer").to_json()
+
+
+class TooSlow(Exception):
+    """A client did not take what it was sent; names the cursor from which it may go on."""
+
+
+class NotText(Exception):
+    """A client sent a binary frame."""
+
+
+class _Session:
+    def __init__(self, socket: WebSocket, hub: ClientHub, offset: int) -> None:
+        self._socket = socket
+        self._hub = hub
+        self._offset = offset
+        self._one_at_a_time = asyncio.Lock()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_for_ever())
+                group.create_task(self._hear_for_ever())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            for frame in await self._hub.frames_after(self._offset):
+                first = frame.batch.first_offset
+                for offset, event in enumerate(_decode_events(frame.batch.body), first):
+                    if offset > self._offset:
+                        await self._send(bytes(event).decode())
+                        self._offset = offset
+
+    async def _hear_for_ever(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1000))
+            text = message.get("text")
+            if text is None:
+                raise NotText
+            await self._send((await self._hub.answer(text)).decode())
+
+    async def _send(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(SEND_DEADLINE_S), self._one_at_a_time:
+                await self._socket.send_text(text)
+        except TimeoutError:
+            raise TooSlow(f"too slow; go on with ?after={self._hub.cursor(self._offset)}") from None

@@ -1,0 +1,180 @@
+"""Ingest: what came in is either a list of valid events or refused as a whole, with the place that is wrong.
+
+Pure functions of the bytes. A structured event is kept byte for byte as it came; what PostgreSQL's `jsonb`
+could not hold is refused here, before anything is acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from oncecast.core.event import DEFAULT_SOURCE, new_id
+from oncecast.http.problems import Problem
+from oncecast.producer.attributes import check_structured, check_text
+from oncecast.producer.jsonb import check_storable
+
+JSON = "application/json"
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+STRUCTURED = "application/cloudevents+json"
+BATCHED = "application/cloudevents-batch+json"
+
+_decode = msgspec.json.decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_lines = msgspec.json.Decoder().decode_lines
+_CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bare:
+    """How JSON objects that are no CloudEvents become such: what the request says, or the defaults."""
+
+    source: str = DEFAULT_SOURCE
+    type: str | None = None
+    subject: str | None = None
+    idempotency_key: str | None = None
+
+
+class Publication(NamedTuple):
+    """Valid events as structured JSON, and the identity of each."""
+
+    events: list[bytes]
+    identities: list[tuple[str, str]]
+    """`(source, id)`."""
+
+
+def read_publication(body: bytes, content_type: str, bare: Bare, *, event_max_bytes: int) -> Publication:
+    """The events of a request's `body`; raises Problem 400, 413, 415 or 422 naming what is wrong and where."""
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise Problem(400, "the body begins with a byte order mark; send UTF-8 without one")
+    _check_bare(bare)
+    only_structured = content_type.startswith("application/cloudevents")
+    values, raws, place = _split(body, _media_type(content_type))
+    if not values:
+        raise Problem(422, "there is no event in this request")
+    check_storable(body, values, raws, place)
+    publication = Publication([], [])
+    for index, (value, raw) in enumerate(zip(values, raws, strict=True)):
+        if len(raw) > event_max_bytes:
+            raise Problem(413, f"{place(index)}: {len(raw)} bytes; an event may have {event_max_bytes}")
+        if type(value) is not dict:
+            raise Problem(422, f"{place(index)}: an event is a JSON object, not {_kind(value)}")
+        if "specversion" in value:
+            check_structured(value, index, place)
+            event, identity = bytes(raw), (value["source"], value["id"])
+        elif only_structured:
+            raise Problem(422, f'{place(index)}: "specversion" is missing; send bare events as {JSON}')
+        else:
+            event, identity = _wrap(value, raw, bare, index, place)
+        publication.events.append(event)
+        publication.identities.append(identity)
+    return publication
+
+
+def _media_type(content_type: str) -> str:
+    media_type, _, parameters = content_type.partition(";")
+    charset = _CHARSET.search(parameters)
+    if charset and charset.group(1).lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise Problem(415, f"charset {charset.group(1)} is not taken; send UTF-8")
+    return media_type.strip().lower() or JSON
+
+
+Place = Callable[[int], str]
+
+
+def _split(body: bytes, media_type: str) -> tuple[list[Any], list[bytes | msgspec.Raw], Place]:
+    """Each event decoded, each as its bytes, and the words for where the n-th one stands."""
+    if media_type in NDJSON:
+        return _split_lines(body)
+    if media_type not in (JSON, STRUCTURED, BATCHED):
+        raise Problem(
+            415,
+            f"{media_type[:80]!r} is not taken; send content-type {JSON}, {NDJSON[0]}, {STRUCTURED} or {BATCHED}",
+        )
+    value = _decoded(body, "the body")
+    if isinstance(value, list):
+        if media_type == STRUCTURED:
+            raise Problem(422, f"the body is an array; send that as {BATCHED}")
+        return value, list(_decode_raws(body)), lambda index: f"event {index + 1}"
+    if media_type == BATCHED:
+        raise Problem(422, f"a batch is a JSON array, not {_kind(value)}")
+    return [value], [_decode_raw(body)], lambda _index: "the event"
+
+
+def _split_lines(body: bytes) -> tuple[list[Any], list[bytes | msgspec.Raw], Place]:
+    numbered = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line and not line.isspace()]
+    numbers = [number for number, _ in numbered]
+    lines: list[bytes | msgspec.Raw] = [line for _, line in numbered]
+    try:
+        values = _decode_lines(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        values = []
+    if len(values) != len(lines):  # something is wrong, or two values share a line: say where
+        values = [_decoded(line, f"line {number}") for number, line in numbered]
+    return values, lines, lambda index: f"line {numbers[index]}"
+
+
+def _decoded(text: bytes, place: str) -> Any:
+    try:
+        return _decode(text)
+    except RecursionError:
+        raise Problem(422, f"{place}: nested too deeply") from None
+    except msgspec.ValidationError as error:  # valid JSON that no computer's numbers can hold
+        raise Problem(422, f"{place}: {error}") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Problem(400, f"{place} is not JSON in UTF-8: {error}") from None
+
+
+def _check_bare(bare: Bare) -> None:
+    for name in ("source", "type", "subject", "idempotency_key"):
+        if (text := getattr(bare, name)) is not None:
+            check_text(text, f"the request's {name.replace('_', ' ')}")
+
+
+def _wrap(
+    value: dict[str, Any], raw: bytes | msgspec.Raw, bare: Bare, index: int, place: Place
+) -> tuple[bytes, tuple[str, str]]:
+    """A bare object as the data of a structured event."""
+    given = value.get("id")
+    if isinstance(given, str):
+        check_text(given, f'{place(index)}: "id"')
+        id_ = given
+    elif type(given) is int:
+        id_ = str(given)
+        check_text(id_, f'{place(index)}: "id"')
+    elif bare.idempotency_key is not None:
+        id_ = "evt_" + hashlib.sha256(f"{bare.idempotency_key}\0{index}".encode()).hexdigest()[:32]
+    else:
+        id_ = new_id()
+    type_ = bare.type or value.get("type")
+    if isinstance(type_, str):
+        check_text(type_, f'{place(index)}: "type"')
+    members: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": id_,
+        "source": bare.source,
+        "type": type_ if isinstance(type_, str) else "event",
+    }
+    if bare.subject is not None:
+        members["subject"] = bare.subject
+    members["datacontenttype"] = JSON
+    members["data"] = msgspec.Raw(raw)
+    return msgspec.json.encode(members), (bare.source, id_)
+
+
+def _kind(value: object) -> str:
+    kinds: Iterable[tuple[type, str]] = (
+        (dict, "an object"),
+        (list, "an array"),
+        (str, "a text"),
+        (bool, "a boolean"),
+    )
+    return next(
+        (kind for class_, kind in kinds if isinstance(value, class_)), "null" if value is None else "a number"
+    )

@@ -1,0 +1,203 @@
+"""Readers that speak `oncecast.v1`: welcome, resume, then frames for as long as their credit lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.event import Cursor
+from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.ports import Journal
+from oncecast.core.wire import (
+    SUBPROTOCOL,
+    Credit,
+    Epoch,
+    Report,
+    Resume,
+    Welcome,
+    decode_client_frame,
+    encode,
+    resume_after,
+)
+from oncecast.producer.ring import Ring
+
+RESUME_DEADLINE_S = 30.0
+SEND_DEADLINE_S = 30.0
+READ_AHEAD_BYTES = 1024 * 1024
+CREDIT_MAX_BYTES = 2**40
+REPORTS_MAX = 1_000
+
+
+class ProtocolError(Exception):
+    """The reader does not keep to `oncecast.v1`; the text is the reason of the close."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """A connected listener, and what it last said of itself."""
+
+    instance: str
+    group: str
+    offset: int
+    report: Report
+    reported_at_s: float
+
+
+class ListenerHub:
+    """All listeners that are connected."""
+
+    def __init__(self, journal: Journal, ring: Ring, observe: Observe) -> None:
+        self._journal = journal
+        self._ring = ring
+        self._observe = observe
+        self.readers: list[Reader] = []
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One listener, from its hand-shake to its end."""
+        await socket.accept(subprotocol=SUBPROTOCOL)
+        name, reason = "", "closed"
+        try:
+            resume, reader = await self._greet(socket)
+            name = reader.instance
+            self._observe(SubscriberJoined("listener", name, reader.offset))
+            self.readers.append(reader)
+            try:
+                await _Session(socket, self._ring, reader, resume.credit).run()
+            finally:
+                self.readers.remove(reader)
+        except ProtocolError as error:
+            reason = str(error)
+            await close(socket, 1008, reason)
+        except JournalUnavailable as error:
+            reason = str(error)
+            await close(socket, 1011, reason)
+        except (TimeoutError, WebSocketDisconnect, OSError):
+            reason = "gone"
+            await close(socket, 1001, "no answer in time")
+        finally:
+            if name:
+                self._observe(SubscriberLeft("listener", name, reason))
+
+    async def _greet(self, socket: WebSocket) -> tuple[Resume, Reader]:
+        journal = self._journal
+        welcome = Welcome(
+            journal=journal.name, epochs=list(journal.epochs), first=journal.first, last=journal.last
+        )
+        async with asyncio.timeout(SEND_DEADLINE_S):
+            await socket.send_text(encode(welcome).decode())
+        async with asyncio.timeout(RESUME_DEADLINE_S):
+            resume = read_frame(await socket.receive_text())
+        if not isinstance(resume, Resume):
+            raise ProtocolError("the first frame must be a resume")
+        check_credit(resume.credit)
+        offset = self._start(resume.after)
+        return resume, Reader(resume.instance[:64], resume.group[:64], offset, Report(), time.monotonic())
+
+    def _start(self, after: str | None) -> int:
+        if after is None:
+            return self._journal.first - 1
+        try:
+            cursor = Cursor.parse(after)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        return start_after(self._journal, cursor)
+
+    def status(self) -> list[dict[str, object]]:
+        """Each listener's last report, for the page and `/health`."""
+        now_s = time.monotonic()
+        return [
+            {
+                "instance": reader.instance,
+                "group": reader.group,
+                "sent": reader.offset,
+                "lag": max(0, self._ring.last - _offset(reader.report.cursor)),
+                **msgspec.structs.asdict(reader.report),
+                "age_s": round(now_s - reader.reported_at_s, 1),
+            }
+            for reader in self.readers
+        ]
+
+
+class _Session:
+    """What runs while a listener is connected: one task sends, the other hears."""
+
+    def __init__(self, socket: WebSocket, ring: Ring, reader: Reader, credit_bytes: int) -> None:
+        self._socket = socket
+        self._ring = ring
+        self._reader = reader
+        self._credit_bytes = credit_bytes
+        self._credited = asyncio.Event()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_for_ever())
+                group.create_task(self._hear_for_ever())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            await self._ring.wait_beyond(self._reader.offset)
+            for frame in await self._ring.after(self._reader.offset, READ_AHEAD_BYTES):
+                while self._credit_bytes <= 0:
+                    self._credited.clear()
+                    await self._credited.wait()
+                async with asyncio.timeout(SEND_DEADLINE_S):
+                    await self._socket.send_text(frame.text)
+                self._credit_bytes -= frame.size_bytes
+                self._reader.offset = frame.batch.last_offset
+
+    async def _hear_for_ever(self) -> None:
+        while True:
+            frame = read_frame(await self._socket.receive_text())
+            if isinstance(frame, Credit):
+                check_credit(frame.bytes)
+                self._credit_bytes = min(self._credit_bytes + frame.bytes, CREDIT_MAX_BYTES)
+                self._credited.set()
+            elif isinstance(frame, Report):
+                self._reader.report, self._reader.reported_at_s = frame, time.monotonic()
+            else:
+                raise ProtocolError("a connection resumes once")
+
+
+def start_after(journal: Journal, cursor: Cursor) -> int:
+    """The offset after which a reader at `cursor` goes on; never beyond what the journal has."""
+    offset = resume_after(cursor, [Epoch(cursor.epoch, 0)], journal.epochs)
+    return max(journal.first - 1, min(offset, journal.last))
+
+
+def read_frame(text: str) -> Resume | Credit | Report:
+    """A client's frame; raises ProtocolError."""
+    try:
+        frame: Resume | Credit | Report = decode_client_frame(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"a frame that cannot be read: {error}") from None
+    return frame
+
+
+def check_credit(credit_bytes: int) -> None:
+    """Raise ProtocolError for credit that nobody can mean."""
+    if not 0 < credit_bytes <= CREDIT_MAX_BYTES:
+        raise ProtocolError(f"credit is 1 to {CREDIT_MAX_BYTES} bytes")
+
+
+def _offset(cursor: str | None) -> int:
+    try:
+        return Cursor.parse(cursor or "").offset
+    except ValueError:
+        return 0
+
+
+async def close(socket: WebSocket, code: int, reason: str) -> None:
+    """Close, unless it is closed already; a reason has at most 123 bytes."""
+    try:
+        async with asyncio.timeout(1.0):
+            await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+    except (RuntimeError, TimeoutError, OSError):
+        return  # the other side was faster

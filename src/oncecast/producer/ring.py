@@ -1,0 +1,84 @@
+"""The newest batches in memory, and who waits for the next.
+
+A reader that is not far behind is served from here; one that is reads from the journal until it has caught up.
+Slow readers cost no memory: what leaves the ring is still in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from oncecast.core.ports import Batch, Journal
+from oncecast.core.wire import events_frame
+
+
+class Frame:
+    """A batch as it goes to listeners: made once, shared by all of them."""
+
+    __slots__ = ("batch", "size_bytes", "text")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        frame = events_frame(batch.first_offset, batch.at_us, batch.body)
+        self.size_bytes = len(frame)
+        self.text = frame.decode()
+
+
+class Ring:
+    """Frames of the journal's newest batches, up to `max_bytes`."""
+
+    def __init__(self, journal: Journal, max_bytes: int) -> None:
+        self._journal = journal
+        self._max_bytes = max_bytes
+        self._frames: list[Frame] = []
+        self._firsts: list[int] = []
+        self._size_bytes = 0
+        self._more = asyncio.Event()
+        self.last = journal.last
+        journal.on_commit(self._commit)
+
+    def _commit(self, batches: Sequence[Batch]) -> None:
+        if self._frames and batches[0].first_offset != self.last + 1:
+            self._frames.clear()  # a refused commit turned out to be on disk: the journal has it
+            self._firsts.clear()
+            self._size_bytes = 0
+        for batch in batches:
+            frame = Frame(batch)
+            self._frames.append(frame)
+            self._firsts.append(batch.first_offset)
+            self._size_bytes += frame.size_bytes
+        self.last = batches[-1].last_offset
+        drop = 0
+        while self._size_bytes > self._max_bytes and drop < len(self._frames) - 1:
+            self._size_bytes -= self._frames[drop].size_bytes
+            drop += 1
+        if drop:
+            del self._frames[:drop], self._firsts[:drop]
+        self._more.set()
+        self._more = asyncio.Event()
+
+    async def wait_beyond(self, offset: int) -> None:
+        """Until something after `offset` is committed."""
+        while self.last <= offset:
+            await self._more.wait()
+
+    async def after(self, offset: int, max_bytes: int) -> list[Frame]:
+        """The next frames after `offset`, about `max_bytes` of them but at least one; empty if there is none.
+
+        The first may begin at or before `offset`. Raises JournalUnavailable or JournalCorrupt.
+        """
+        if self.last <= offset:
+            return []
+        index = bisect_right(self._firsts, offset + 1) - 1
+        if index < 0:
+            return [Frame(batch) for batch in await self._journal.read(offset, max_bytes)]
+        frames: list[Frame] = []
+        size_bytes = 0
+        for frame in self._frames[index:]:
+            if frames and size_bytes + frame.size_bytes > max_bytes:
+                break
+            frames.append(frame)
+            size_bytes += frame.size_bytes
+        return frames

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oncecast.cli.publish import send
+from support.scripted_producer import Producer, accept, refuse
+
+
+@contextmanager
+def running(producer: Producer) -> Iterator[str]:
+    """The producer's address, while its event loop runs in a thread beside the command's own."""
+    started, stopping = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with producer.running():
+            started.set()
+            await stopping.wait()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait()
+    try:
+        yield producer.url
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join()
+
+
+def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is accepted as a whole exits with 0 and its count."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
+    producer = Producer()
+    with running(producer) as url:
+        assert send(str(file), to=url) == 0
+    result = msgspec.json.decode(capsys.readouterr().out)
+    assert (result["accepted"], result["complete"], result["ids_given"]) == (2500, True, 0)
+    assert sorted(event["id"] for event in producer.acknowledged) == list(range(2500))
+
+
+def test_send_names_the_line_of_a_refused_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal exits with 1, names the line and the reason, and says what was accepted all the same."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b'\n{"id":"a"}\n\n{"id":"b"}\n')
+    with running(Producer([refuse(422, {"detail": "too deep", "index": 1})])) as url:
+        assert send(str(file), to=url, json=False) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "oncecast: line 4: event b is refused: too deep\n"
+    assert captured.out.startswith("0 events accepted;")
+
+
+def test_send_says_that_part_was_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """When a later line is bad, the count accepted and the failure are both in the result."""
+    file = tmp_path / "events.ndjson"
+    pad = "x" * 600
+    lines = [msgspec.json.encode({"id": n, "pad": pad}) for n in range(3000)]
+    file.write_bytes(b"\n".join([*lines, b"oops"]))
+    producer = Producer([accept])
+    with running(producer) as url:
+        assert send(str(file), to=url, json=True) == 1
+    result = msgspec.json.decode(capsys.readouterr().out)
+    assert not result["complete"]
+    assert result["accepted"] <= len(producer.acknowledged)
+    assert "line 3001 is no JSON object" in result["error"]
+
+
+def test_send_gives_up_after_its_deadline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A producer that stays away for the deadline is an error in one line, without a trace."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b'{"id":"a"}\n')
+    with running(Producer([refuse(503, {"detail": "the journal is full"})] * 1000)) as url:
+        assert send(str(file), to=url, deadline="300ms") == 1
+    assert "not acknowledged within 0.3 s" in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"to": "nowhere"}, "a producer's address is like"),
+        ({"deadline": "soon"}, "--deadline: 'soon' will not do"),
+        ({"deadline": "0"}, "--deadline: it takes a duration above 0"),
+    ],
+)
+def test_a_users_mistake_is_one_line(
+    arguments: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong address or duration is one line on stderr and status 1."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b'{"id":"a"}\n')
+    assert send(str(file), **arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be opened or read is one line with its name."""
+    assert send(str(tmp_path / "none")) == 1
+    assert "none: No such file or directory" in capsys.readouterr().err
+    assert send(str(tmp_path)) == 1
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_the_token_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PUBLISH_TOKEN, or the file that PUBLISH_TOKEN_FILE names, is shown to the producer and nowhere else."""
+    (tmp_path / "events").write_bytes(b'{"id":"a"}\n')
+    (tmp_path / "token").write_text("s3cret\n")
+    monkeypatch.setenv("PUBLISH_TOKEN_FILE", str(tmp_path / "token"))
+    producer = Producer([refuse(401, {"detail": "the token is not known"})])
+    with running(producer) as url:
+        assert send(str(tmp_path / "events"), to=url) == 1
+    assert producer.requests[0].headers["authorization"] == "Bearer s3cret"
+    captured = capsys.readouterr()
+    assert "s3cret" not in captured.out + captured.err

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from oncecast.client import NotAcknowledged, Publisher, PublishRefused, publisher
+from oncecast.core.errors import ConfigError
+from oncecast.core.event import Cursor, Event
+from support.scripted_producer import Producer, accept_but_hang_up, fall_silent, refuse, when
+from support.scripted_producer import accept as acknowledge
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "RETRY_BASE_S", 0.005)
+    monkeypatch.setattr(publisher, "RETRY_MAX_S", 0.02)
+
+
+def bare(count: int) -> list[dict[str, object]]:
+    return [{"id": f"e{n}", "n": n} for n in range(1, count + 1)]
+
+
+async def test_the_cursor_of_the_acknowledgement_is_returned() -> None:
+    """publish returns the place that the producer acknowledged."""
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        assert await p.publish(Event.new("greeting", {"hello": "world"})) == Cursor("e1", 1)
+        assert await p.publish({"hello": "again"}) == Cursor("e1", 2)
+
+
+async def test_events_go_out_structured_and_mappings_bare() -> None:
+    """An Event is sent as a structured CloudEvent, a mapping as it is, with an id if it had none."""
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        await p.publish(Event.new("greeting", {"hello": "world"}, id="1"))
+        await p.publish({"mag": 2, "id": 17})
+        await p.publish({"mag": 3})
+        await p.publish({"mag": 4, "id": None})
+    structured, with_id, without_id, null_id = producer.acknowledged
+    assert structured == {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/oncecast",
+        "type": "greeting",
+        "data": {"hello": "world"},
+    }
+    assert with_id == {"mag": 2, "id": 17}
+    assert without_id["id"].startswith("evt_")
+    assert null_id["id"].startswith("evt_")
+
+
+async def test_what_is_no_event_is_not_sent() -> None:
+    """Anything but an Event or a mapping raises TypeError, also from amid an iterable."""
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        with pytest.raises(TypeError, match="not str"):
+            await p.publish("hello")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="not int"):
+            await p.publish_many([{"id": "a"}, 3])  # type: ignore[list-item]
+
+
+async def test_the_token_is_shown() -> None:
+    """The token goes into the Authorization header."""
+    async with Producer().running() as producer, Publisher(producer.url, token="s3cret") as p:
+        await p.publish({"id": "a"})
+    assert producer.requests[0].headers["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 507])
+async def test_a_producer_that_cannot_take_it_now_is_asked_again_with_the_same_bytes(status: int) -> None:
+    """503, 507 and their like are tried again: the same ids, the same Idempotency-Key."""
+    async with Producer([refuse(status), refuse(status)]).running() as producer, Publisher(producer.url) as p:
+        await p.publish({"mag": 1})
+    first, second, third = producer.requests
+    assert first.body == second.body == third.body
+    assert len({request.headers["idempotency-key"] for request in producer.requests}) == 1
+    assert len(producer.acknowledged) == 1
+
+
+async def test_a_lost_acknowledgement_is_asked_for_again_with_the_same_ids() -> None:
+    """When the connection closes after the events were taken, they are sent again as the same events."""
+    async with Producer([accept_but_hang_up]).running() as producer, Publisher(producer.url) as p:
+        assert await p.publish_many(bare(3)) == 3
+    assert [event["id"] for event in producer.acknowledged] == ["e1", "e2", "e3"] * 2
+
+
+async def test_a_silent_producer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request without an answer is given up on after its own deadline, and made again."""
+    monkeypatch.setattr(publisher, "REQUEST_DEADLINE_S", 0.05)
+    async with Producer([fall_silent]).running() as producer, Publisher(producer.url) as p:
+        await p.publish({"id": "a"})
+    assert [request.ids for request in producer.requests] == [["a"], ["a"]]
+
+
+async def test_a_producer_that_is_not_there_yet_is_waited_for() -> None:
+    """A refused connection is tried again until there is a producer."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    async with Publisher(f"http://127.0.0.1:{port}") as p:
+        publishing = asyncio.create_task(p.publish({"id": "a"}))
+        async with Producer().running(port) as producer:
+            await publishing
+    assert producer.requests[0].ids == ["a"]
+
+
+async def test_retry_after_is_honoured() -> None:
+    """Retry-After beyond the deadline ends the waiting at once: there is no time for another try."""
+    async with (
+        Producer([refuse(503, {"detail": "the journal is full"}, "Retry-After: 3600\r\n")]).running() as producer,
+        Publisher(producer.url, deadline_s=30) as p,
+    ):
+        async with asyncio.timeout(5):
+            with pytest.raises(NotAcknowledged, match="the journal is full"):
+                await p.publish({"id": "a"})
+    assert len(producer.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 200, 302])
+async def test_a_refusal_is_never_tried_again(status: int) -> None:
+    """What people have to mend raises PublishRefused after one request."""
+    async with Producer([refuse(status)]).running() as producer, Publisher(producer.url) as p:
+        with pytest.raises(PublishRefused) as refused:
+            await p.publish({"id": "a"})
+    assert refused.value.status == status
+    assert len(producer.requests) == 1
+
+
+async def test_a_refusal_names_the_event_and_the_reason() -> None:
+    """The problem's detail and index become the reason, the position in the call and the event's id."""
+    problem = refuse(422, {"title": "Unprocessable", "detail": "$.data holds \\u0000", "index": 1})
+    async with (
+        Producer([acknowledge, problem]).running() as producer,
+        Publisher(producer.url, batch_events_max=2, requests_max=1) as p,
+    ):
+        with pytest.raises(PublishRefused) as refused:
+            await p.publish_many(bare(7))
+    assert (refused.value.position, refused.value.event_id, refused.value.accepted) == (4, "e4", 2)
+    assert str(refused.value) == "event e4 is refused: $.data holds \\u0000"
+    assert len(producer.requests) == 2
+
+
+async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
+    """When one batch is refused, another under way is still waited for, so that `accepted` is true."""
+    refused_first = asyncio.Event()
+
+    async def refuse_and_tell(*args: object) -> None:
+        await refuse(422, {"detail": "no"})(*args)  # type: ignore[arg-type]
+        refused_first.set()
+
+    answers = [when(refused_first, acknowledge), refuse_and_tell]
+    async with (
+        Producer(answers).running() as producer,  # type: ignore[arg-type]
+        Publisher(producer.url, batch_events_max=5, requests_max=2) as p,
+    ):
+        with pytest.raises(PublishRefused) as refused:
+            await p.publish_many(bare(1000))
+    assert refused.value.accepted == len(producer.acknowledged) == 5
+
+
+async def test_an_acknowledgement_of_another_number_is_not_believed() -> None:
+    """A 202 that counts fewer events than were sent is an error, not a success."""
+    async with (
+        Producer([refuse(202, {"accepted": 1, "events": []})]).running() as producer,
+        Publisher(producer.url) as p,
+    ):
+        with pytest.raises(PublishRefused, match="2 events were sent, 1 acknowledged"):
+            await p.publish_many(
+                [{"id": "a"}, {"id": "b"}],
+            )
+
+
+async def test_out_of_time_tells_how_many_were_accepted() -> None:
+    """NotAcknowledged after the deadline tells the reason and how many events are on disk."""
+    answers = [acknowledge] + [refuse(503, {"detail": "the disk is being checked"})] * 1000
+    async with (
+        Producer(answers).running() as producer,
+        Publisher(producer.url, deadline_s=0.1, batch_events_max=2, requests_max=1) as p,
+    ):
+        with pytest.raises(NotAcknowledged, match=r"2 accepted before.*: the disk is being checked") as late:
+            await p.publish_many(bare(6))
+    assert late.value.accepted == 2
+    assert {tuple(request.ids) for request in producer.requests[1:]} == {("e3", "e4")}
+
+
+async def test_batches_are_bounded_by_count_and_by_bytes() -> None:
+    """No request holds more events, or more bytes, than set; a larger event goes alone."""
+    sizes = [10, 10, 10, 500, 10, 2000, 10]
+    events = [{"id": str(n), "text": "x" * size} for n, size in enumerate(sizes)]
+    async with (
+        Producer().running() as producer,
+        Publisher(producer.url, batch_events_max=2, batch_bytes_max=600, requests_max=1) as p,
+    ):
+        await p.publish_many(events)
+    assert [request.ids for request in producer.requests] == [["0", "1"], ["2", "3"], ["4"], ["5"], ["6"]]
+    assert producer.acknowledged == events
+
+
+async def test_no_more_requests_are_under_way_than_set() -> None:
+    """At most `requests_max` requests are under way at a time."""
+    async with (
+        Producer().running() as producer,
+        Publisher(producer.url, batch_events_max=3, requests_max=2) as p,
+    ):
+        assert await p.publish_many(bare(100)) == 100
+    assert producer.most_under_way <= 2
+    assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 101))
+
+
+async def test_publish_many_does_not_read_ahead_of_a_producer_that_stands_still() -> None:
+    """While nothing is acknowledged, only the requests under way, one batch and one chunk are read."""
+    gate = asyncio.Event()
+    drawn = 0
+
+    def endless() -> Iterator[dict[str, object]]:
+        nonlocal drawn
+        while drawn < 20_000:
+            drawn += 1
+            yield {"id": str(drawn)}
+
+    async with (
+        Producer([when(gate, acknowledge)] * 2).running() as producer,
+        Publisher(producer.url, batch_events_max=100, requests_max=2) as p,
+    ):
+        publishing = asyncio.create_task(p.publish_many(endless()))
+        while producer.under_way < 2:
+            producer.arrived.clear()
+            await producer.arrived.wait()
+        assert drawn <= 2 * 100 + 2 * 100 + publisher.CHUNK_EVENTS
+        gate.set()
+        assert await publishing == 20_000
+
+
+async def test_an_event_that_comes_alone_does_not_wait_for_company() -> None:
+    """From an asynchronous iterable, each event is sent when it comes, not when a batch is full."""
+
+    async def on_demand() -> AsyncIterator[dict[str, object]]:
+        for n in range(3):
+            yield {"id": str(n)}
+            while len(producer.acknowledged) <= n:
+                producer.arrived.clear()
+                await producer.arrived.wait()
+
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        assert await p.publish_many(on_demand()) == 3
+    assert [request.ids for request in producer.requests] == [["0"], ["1"], ["2"]]
+
+
+async def test_an_error_of_the_iterable_reaches_the_caller_as_it_is() -> None:
+    """What the caller's own iterable raises is raised, not wrapped in a group."""
+
+    async def breaking() -> AsyncIterator[dict[str, object]]:
+        yield {"id": "a"}
+        raise LookupError("my own")
+
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        with pytest.raises(LookupError, match="my own"):
+            await p.publish_many(breaking())
+
+
+async def test_nothing_to_publish_makes_no_request() -> None:
+    """An empty iterable is accepted without asking the producer."""
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        assert await p.publish_many([]) == 0
+    assert producer.requests == []
+
+
+async def test_json_lines_go_through_as_the_bytes_they_are() -> None:
+    """publish_json does not encode anew, and a refusal tells the number that came with the line."""
+    line = b'{ "id":1,  "odd" : 1.50e3 }'
+
+    async def lines() -> AsyncIterator[tuple[list[bytes], list[int]]]:
+        yield [line, line], [10, 20]
+
+    counts: list[int] = []
+    async with (
+        Producer([acknowledge, refuse(422, {"detail": "no", "index": 1})]).running() as producer,
+        Publisher(producer.url) as p,
+    ):
+        assert await p.publish_json(lines(), counts.append) == 2
+        with pytest.raises(PublishRefused) as refused:
+            await p.publish_json(lines())
+    assert producer.requests[0].body == b"[" + line + b"," + line + b"]"
+    assert counts == [2]
+    assert refused.value.position == 20
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8080", "ftp://host", "http://", "http://host:99999", "", "http://[::1"]
+)
+def test_a_wrong_address_is_told_at_once(url: str) -> None:
+    """An address that cannot be a producer's raises ConfigError before anything is sent."""
+    with pytest.raises(ConfigError, match="a producer's address is like"):
+        Publisher(url)
+
+
+def test_no_error_repeats_a_secret() -> None:
+    """Neither a token nor a password in an address is repeated in an error."""
+    with pytest.raises(ConfigError) as wrong_token:
+        Publisher(token="s3cret\n")
+    with pytest.raises(ConfigError) as wrong_address:
+        Publisher("mailto://user:s3cret@host")
+    assert "s3cret" not in str(wrong_token.value) + str(wrong_address.value)
+
+
+async def test_many_tasks_share_one_publisher() -> None:
+    """publish may be called by many tasks at once."""
+    async with Producer().running() as producer, Publisher(producer.url) as p, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(p.publish(event)) for event in bare(50)]
+        assert len({await task for task in tasks}) == 50
+    assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 51))
