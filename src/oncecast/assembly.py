@@ -180,7 +180,7 @@ async def _prepare(database: Database, config: ListenerConfig, stop: asyncio.Eve
 def _check_exposure(config: Common) -> None:
     if config.host not in LOCAL_HOSTS and not config.allow_no_token:
         raise ConfigError(
-            f"HOST={config.host} lets anybody in who reaches this machine; ALLOW_NO_TOKEN=1 says that this is meant"
+            f"HOST={config.host} lets in anybody who reaches this machine; ALLOW_NO_TOKEN=1 says it is meant"
         )
 
 

@@ -108,18 +108,19 @@ def write(connection: apsw.Connection, batches: Sequence[Batch]) -> None:
 
 def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
     """Batches from the one that holds offset `after` or the next one on; raises JournalCorrupt."""
-    begin = connection.execute("select max(first_offset) from batches where first_offset <= ?", (after,)).get
+    begin = connection.execute("select max(first_offset) from batches where first_offset <= ?", (after + 1,)).get
     query = "select first_offset, count, at, body, crc from batches where first_offset >= ? order by first_offset"
     expected: int | None = None
     for first, count, at_us, body, crc in connection.execute(query, (begin or 0,)):
         batch = Batch(first, count, at_us, body)
+        if batch.last_offset <= after:
+            continue
         if crc != checksum(batch):
             raise JournalCorrupt(f"the journal's offsets {first} to {first + count - 1} fail their checksum")
         if expected is not None and first != expected:
             raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing")
         expected = batch.last_offset + 1
-        if batch.last_offset > after:
-            yield batch
+        yield batch
 
 
 def checksum(batch: Batch) -> int:

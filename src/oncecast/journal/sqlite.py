@@ -97,7 +97,9 @@ class SqliteJournal:
         self._callbacks.append(callback)
 
     async def close(self) -> None:
-        """Finish what waits, and let go of the file."""
+        """Finish what waits, and let go of the file; a second time does nothing."""
+        if not self._writer.is_alive():
+            return
         self._appends.put(None)
         await asyncio.to_thread(self._writer.join)
         await self._loop.run_in_executor(self._reading, self._close_reader)

@@ -19,7 +19,7 @@ export function startComposer() {
   function fill() {
     const chosen = SAMPLES[sample++ % SAMPLES.length];
     type.value = chosen.type;
-    data.value = JSON.stringify(chosen.data, null, 2);
+    data.value = chosen.data;
     changed();
   }
 

@@ -101,8 +101,8 @@ function showListeners(journal, listeners) {
     ];
     values.forEach((value, column) => setText(row.cells[column], String(value ?? "–")));
     row.cells[0].dataset.state = silent ? "bad" : "good";
-    row.cells[7].dataset.state = stateOf(listener.redis);
-    row.cells[8].dataset.state = stateOf(listener.database);
+    row.cells[7].dataset.state = silent ? "none" : stateOf(listener.redis);
+    row.cells[8].dataset.state = silent ? "none" : stateOf(listener.database);
     row.cells[5].classList.toggle("bad", listener.dead > 0);
   });
   byId("no-listeners").hidden = listeners.length > 0;
@@ -114,9 +114,12 @@ function stateOf(dependency) {
 }
 
 function emptyRow() {
-  const heads = [...document.querySelectorAll(".listeners th")];
+  const heads = [...document.querySelectorAll(".listeners thead th")];
+  // The roles stay when a narrow page lays the table out as cards.
   const cells = heads.map((head, index) =>
-    element(index ? "td" : "th", { class: head.className, "data-label": head.textContent, ...(index ? {} : { scope: "row" }) }),
+    index
+      ? element("td", { class: head.className, role: "cell", "data-label": head.textContent })
+      : element("th", { scope: "row", role: "rowheader" }),
   );
-  return element("tr", {}, ...cells);
+  return element("tr", { role: "row" }, ...cells);
 }

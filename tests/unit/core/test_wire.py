@@ -64,7 +64,7 @@ def test_an_opening_that_the_reader_has_not_begun_to_read_does_not_count() -> No
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[tuple[int, str]], list[Epoch], list[tuple[int, str]], list[Epoch]]:
-    """Two histories of one journal that share a beginning: what each holds, `(offset, epoch)`, and its openings."""
+    """Two histories of a journal with a common beginning: what each holds, `(offset, epoch)`, and its openings."""
 
     def grow(
         log: list[tuple[int, str]], opened: list[Epoch], name: str

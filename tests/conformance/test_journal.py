@@ -1,0 +1,160 @@
+"""What every journal must do: what it said it took is there, densely numbered, whatever comes after."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from oncecast.core.errors import JournalCorrupt, StartError
+from oncecast.core.facts import Fact
+from oncecast.core.ports import Batch
+from oncecast.journal import SqliteJournal
+
+
+def ignore(_fact: Fact) -> None:
+    pass
+
+
+@pytest.fixture
+async def open_journal(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[SqliteJournal]]]:
+    opened: list[SqliteJournal] = []
+
+    async def make() -> SqliteJournal:
+        for journal in opened:
+            await journal.close()
+        opened[:] = [await SqliteJournal.open(tmp_path / "journal.db", frame_max_bytes=1_000, observe=ignore)]
+        return opened[0]
+
+    yield make
+    for journal in opened:
+        await journal.close()
+
+
+OpenJournal = Callable[[], Awaitable[SqliteJournal]]
+
+
+def events(count: int, size_bytes: int = 20) -> list[bytes]:
+    return [b'{"n":%d,"s":"%b"}' % (n, b"x" * size_bytes) for n in range(count)]
+
+
+async def contents(journal: SqliteJournal, after: int = 0, max_bytes: int = 10**9) -> list[bytes]:
+    return [batch.body for batch in await journal.read(after, max_bytes)]
+
+
+async def test_offsets_are_dense_from_one_and_go_on_after_a_restart(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    assert (journal.first, journal.last) == (1, 0)
+    assert await journal.append(events(3)) == 1
+    assert await journal.append(events(1)) == 4
+    name = journal.name
+    journal = await open_journal()
+    assert (journal.name, journal.first, journal.last) == (name, 1, 4)
+    assert await journal.append(events(1)) == 5
+
+
+async def test_every_opening_draws_a_new_epoch_with_its_first_offset(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    await journal.append(events(3))
+    journal = await open_journal()
+    journal = await open_journal()
+    assert [epoch.first for epoch in journal.epochs] == [1, 4, 4]
+    assert len({epoch.epoch for epoch in journal.epochs}) == 3
+
+
+async def test_what_is_read_is_byte_for_byte_what_was_appended(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    given = [b'{"x" : 1.50}', '{"ü":"\U0001f30d"}'.encode()]
+    await journal.append(given)
+    (batch,) = await journal.read(0, 10**9)
+    assert batch.body == b"[" + b",".join(given) + b"]"
+    assert (batch.first_offset, batch.count, batch.last_offset) == (1, 2, 2)
+
+
+async def test_a_large_append_is_divided_into_rows_and_one_larger_event_stands_alone(
+    open_journal: OpenJournal,
+) -> None:
+    journal = await open_journal()
+    assert await journal.append([*events(100), b'{"s":"%b"}' % (b"x" * 5_000), *events(2)]) == 1
+    batches = await journal.read(0, 10**9)
+    assert [b.first_offset for b in batches[1:]] == [b.last_offset + 1 for b in batches[:-1]]
+    assert all(len(b.body) <= 1_000 or b.count == 1 for b in batches)
+    assert sum(b.count for b in batches) == 103
+
+
+async def test_reading_begins_with_the_batch_that_holds_the_next_offset(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    await journal.append(events(3))
+    await journal.append(events(3))
+    assert [b.first_offset for b in await journal.read(1, 10**9)] == [1, 4]
+    assert [b.first_offset for b in await journal.read(3, 10**9)] == [4]
+    assert await journal.read(6, 10**9) == []
+
+
+async def test_reading_is_bounded_but_never_stuck(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    await journal.append(events(200))
+    assert len(await journal.read(0, 1)) == 1
+
+
+async def test_appends_that_wait_together_share_a_commit(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    commits: list[int] = []
+    journal.on_commit(lambda batches: commits.append(sum(b.count for b in batches)))
+    offsets = await asyncio.gather(*(journal.append(events(1)) for _ in range(50)))
+    assert sorted(offsets) == list(range(1, 51))
+    assert sum(commits) == 50
+    assert len(commits) < 50
+
+
+async def test_commits_are_told_in_order_before_their_appends_return(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    told: list[Batch] = []
+    journal.on_commit(told.extend)
+    for n in range(1, 6):
+        await journal.append(events(1))
+        assert told[-1].last_offset == n
+
+
+async def test_two_processes_never_share_a_journal(open_journal: OpenJournal, tmp_path: Path) -> None:
+    await open_journal()
+    with pytest.raises(StartError, match="in use"):
+        await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
+
+
+async def test_a_flipped_byte_is_an_error_that_names_the_offsets(
+    open_journal: OpenJournal, tmp_path: Path
+) -> None:
+    journal = await open_journal()
+    await journal.append(events(2))
+    await journal.append(events(2))
+    await journal.append(events(2))
+    await journal.close()
+    database = sqlite3.connect(tmp_path / "journal.db")
+    with database:
+        body = database.execute("select body from batches where first_offset = 3").fetchone()[0]
+        flipped = body[:5] + bytes([body[5] ^ 1]) + body[6:]
+        database.execute("update batches set body = ? where first_offset = 3", (flipped,))
+    database.close()
+    journal = await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
+    assert len(await contents(journal)) == 1  # what stands before it is served
+    with pytest.raises(JournalCorrupt, match="3 to 4"):
+        await journal.read(2, 10**9)
+    assert len(await contents(journal, after=4)) == 1
+    await journal.close()
+
+
+async def test_the_file_is_for_its_owner_only(open_journal: OpenJournal, tmp_path: Path) -> None:
+    await open_journal()
+    assert (tmp_path / "journal.db").stat().st_mode & 0o077 == 0
+
+
+async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "other.db")
+    database.execute("create table t (x)")
+    database.close()
+    with pytest.raises(StartError, match="no journal"):
+        await SqliteJournal.open(tmp_path / "other.db", observe=ignore)
