@@ -82,9 +82,7 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
         await _prepare(database, config, stop)
         service = ListenerService(app, leases, PostgresEvents(database), _listener_settings(config), observe)
         face = _guarded(listener_app(EventReader(database), health=service.health, metrics=metrics.text), config)
-        metrics.gauge(
-            "oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight
-        )
+        metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
         drained = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(face, listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
@@ -166,9 +164,7 @@ async def _prepare(database: Database, config: ListenerConfig, stop: asyncio.Eve
         except Unavailable as error:
             if not left:
                 await database.close()
-                raise StartError(
-                    f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL"
-                ) from error
+                raise StartError(f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL") from error
             try:
                 async with asyncio.timeout(config.db_connect_delay):
                     await stop.wait()

@@ -157,9 +157,7 @@ class ProducerConfig(Common):
     port: int = setting("8080", port, "page, HTTP and WebSocket")
     event_source: str = setting("/oncecast", text, "the source of bare events")
     journal_path: Path = setting("journal.db", file_path, "the journal's file")
-    window_bytes: int = setting(
-        "32MiB", size_bytes, "recent frames kept in memory for readers that are not behind"
-    )
+    window_bytes: int = setting("32MiB", size_bytes, "recent frames kept in memory for readers that are not behind")
     frame_max_bytes: int = setting("1MiB", size_bytes, "the largest frame of several events")
     event_max_bytes: int = setting("1MiB", size_bytes, "the largest event")
     request_max_bytes: int = setting("16MiB", size_bytes, "the largest request")
@@ -177,9 +175,7 @@ class ListenerConfig(Common):
     database_url: str = setting(
         "postgres://localhost/oncecast", url_of("postgres", "postgresql"), "PostgreSQL 14 or newer", secret=True
     )
-    listener_group: str = setting(
-        "oncecast", group, "who shares the work, and its schema; the application's name"
-    )
+    listener_group: str = setting("oncecast", group, "who shares the work, and its schema; the application's name")
     db_connect_attempts: int = setting("10", count, "tries to reach PostgreSQL at the start")
     db_connect_delay: float = setting("3s", duration_s, "between them")
     db_attempts: int = setting("3", count, "tries of an insert within one attempt")

@@ -23,9 +23,7 @@ EPOCHS = [Epoch("e1", 1)]
 LIMITS = Limits(lock_s=0.3, statement_s=5.0)
 
 
-def arrival(
-    offset: int, id: str | None = None, data: Any = None, *, epoch: str = "e1", **attributes: Any
-) -> Arrival:
+def arrival(offset: int, id: str | None = None, data: Any = None, *, epoch: str = "e1", **attributes: Any) -> Arrival:
     event = Event.new("tick", {"n": offset} if data is None else data, id=id or f"id-{offset}", **attributes)
     return Arrival(
         track=None,
@@ -61,9 +59,7 @@ async def store(database_of: Callable[..., Database]) -> AsyncIterator[PostgresE
 
 
 @pytest.fixture
-async def sql(
-    postgres_url: str, schema: str, store: PostgresEvents
-) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def sql(postgres_url: str, schema: str, store: PostgresEvents) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
     await connection.execute(f'set search_path = "{schema}"')  # type: ignore[call-overload]
     await connection.execute("create table effects (id text)")
@@ -290,13 +286,9 @@ async def test_a_dead_holders_sessions_end_and_its_row_is_free(
     await zombie.close()
 
 
-async def test_one_bad_row_refuses_its_batch_and_says_that_it_is_the_data(
-    store: PostgresEvents, sql: Any
-) -> None:
+async def test_one_bad_row_refuses_its_batch_and_says_that_it_is_the_data(store: PostgresEvents, sql: Any) -> None:
     bad = arrival(2)
-    bad.raw = msgspec.Raw(
-        b'{"specversion":"1.0","id":"id-2","source":"/oncecast","type":"tick","data":"\\u0000"}'
-    )
+    bad.raw = msgspec.Raw(b'{"specversion":"1.0","id":"id-2","source":"/oncecast","type":"tick","data":"\\u0000"}')
     with pytest.raises(DataRefused):
         await store.insert([arrival(1), bad])
     assert await values(sql, "select id from events") == []
@@ -311,9 +303,7 @@ async def test_bury_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(store: Po
     assert await store.bury(good, cause) is Outcome.PRESENT
     assert await values(sql, "select id, status from events order by id") == [("a", "dead"), ("b", "dead")]
     assert await values(sql, "select raw from dead_letters where id = 'b'") == [bytes(bad.raw)]
-    assert await values(sql, "select error from dead_letters where id = 'a'") == [
-        "ValueError: no such \ufffd stock"
-    ]
+    assert await values(sql, "select error from dead_letters where id = 'a'") == ["ValueError: no such \ufffd stock"]
 
 
 async def test_an_event_that_was_stored_is_never_buried(store: PostgresEvents, sql: Any) -> None:
@@ -323,9 +313,7 @@ async def test_an_event_that_was_stored_is_never_buried(store: PostgresEvents, s
     assert await values(sql, "select id from dead_letters") == []
 
 
-async def test_the_cursor_is_saved_over_rows_that_are_there_and_no_further(
-    store: PostgresEvents, sql: Any
-) -> None:
+async def test_the_cursor_is_saved_over_rows_that_are_there_and_no_further(store: PostgresEvents, sql: Any) -> None:
     ended = [arrival(n) for n in range(1, 11)]
     await store.insert([a for a in ended if a.offset != 7])
     zero = Cursor("e1", 0)
@@ -360,9 +348,7 @@ async def test_a_cursor_of_a_journals_lost_future_counts_up_to_where_the_histori
 ) -> None:
     await store.insert([arrival(n) for n in range(1, 6)])
     lost = [Epoch("e1", 1), Epoch("lost", 4)]
-    await store.save_cursor(
-        JOURNAL, lost, [arrival(n, epoch="lost") for n in range(1, 6)], position=Cursor("e1", 0)
-    )
+    await store.save_cursor(JOURNAL, lost, [arrival(n, epoch="lost") for n in range(1, 6)], position=Cursor("e1", 0))
     restored = [Epoch("e1", 1), Epoch("e2", 3)]
     anew = [arrival(n, f"new-{n}", epoch="e2") for n in (3, 4)]
     await store.insert(anew)

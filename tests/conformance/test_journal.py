@@ -125,9 +125,7 @@ async def test_two_processes_never_share_a_journal(open_journal: OpenJournal, tm
         await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
 
 
-async def test_a_flipped_byte_is_an_error_that_names_the_offsets(
-    open_journal: OpenJournal, tmp_path: Path
-) -> None:
+async def test_a_flipped_byte_is_an_error_that_names_the_offsets(open_journal: OpenJournal, tmp_path: Path) -> None:
     journal = await open_journal()
     await journal.append(events(2))
     await journal.append(events(2))

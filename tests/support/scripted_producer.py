@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ class Producer:
     answers: list[Answer] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     acknowledged: list[dict[str, Any]] = field(default_factory=list)
+    health: dict[str, Any] = field(default_factory=dict)
     under_way: int = 0
     most_under_way: int = 0
     url: str = ""
@@ -70,9 +72,35 @@ class Producer:
                 task.cancel()
             await asyncio.gather(*tasks)
 
+    @contextmanager
+    def in_a_thread(self) -> Iterator[str]:
+        """Serve beside a command that runs an event loop of its own; gives the address."""
+        loop, started, stopping = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+
+        async def serve() -> None:
+            async with self.running():
+                started.set()
+                await stopping.wait()
+
+        def run() -> None:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(serve())
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        started.wait()
+        try:
+            yield self.url
+        finally:
+            loop.call_soon_threadsafe(stopping.set)
+            thread.join()
+
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        if head[0].startswith("GET /health "):
+            respond(writer, 200, self.health)
+            return True
         request = Request(headers, await reader.readexactly(int(headers["content-length"])))
         self.requests.append(request)
         self.arrived.set()

@@ -86,7 +86,7 @@ class EventsFile:
             blocks.append(block)
         try:
             elements = [bytes(element) for element in _decode_elements(b"".join(blocks))]
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise BadInput(f"not a JSON array: {error}") from None
         return self._checked(elements, range(1, len(elements) + 1))
 
@@ -117,7 +117,7 @@ class EventsFile:
         for event, number in zip(events, numbers, strict=True):
             try:
                 _decode_head(event)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise BadInput(f"{self.noun} {number} is no JSON object: {error}") from None
 
 
@@ -163,7 +163,7 @@ def with_id(event: bytes) -> bytes:
 def _heads(events: Sequence[bytes]) -> list[_Head]:
     try:
         return _decode_heads(b"[" + b",".join(events) + b"]")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return []
 
 

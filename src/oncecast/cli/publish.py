@@ -13,6 +13,7 @@ from pathlib import Path
 
 from oncecast.cli import output
 from oncecast.cli.events_file import BadInput, EventsFile
+from oncecast.client.errors import PublishRefused
 from oncecast.config import duration_s
 from oncecast.core.errors import ConfigError, OncecastError
 from oncecast.core.event import Cursor
@@ -39,19 +40,22 @@ class Sending:
         return self.accepted / max(self.seconds, 1e-6)
 
 
-def send(
-    file: str, /, *, to: str = "http://localhost:8080", deadline: str = "60s", json: bool | None = None
-) -> int:
+def send(file: str, /, *, to: str = "http://localhost:8080", deadline: str = "60s", json: bool | None = None) -> int:
     """Publish the events in FILE, or from standard input with `-`: NDJSON, or one JSON array.
 
     Lines are sent as they come. An event without an id is given one. Exits with 0 when every event is on the
     producer's disk. PUBLISH_TOKEN is shown to the producer if it is set.
 
-    Args:
-        file: what to send; `-` is standard input.
-        to: the producer.
-        deadline: give up when a batch is not acknowledged within this time: `60s`, `500ms`, `2m`.
-        json: print the result as JSON; by default when the output is no terminal.
+    Parameters
+    ----------
+    file
+        What to send; `-` is standard input.
+    to
+        The producer.
+    deadline
+        Give up when a batch is not acknowledged within this time: 60s, 500ms, 2m.
+    json
+        Print the result as JSON; by default when the output is no terminal.
     """
     sending = Sending()
     failure: str | None = None
@@ -97,11 +101,16 @@ def tail(
 ) -> int:
     """Follow the broadcast of a producer, until interrupted. SUBSCRIBE_TOKEN is shown to it if it is set.
 
-    Args:
-        from_: the producer.
-        earliest: begin with the oldest event kept, not with the next.
-        after: begin after this cursor, EPOCH:OFFSET.
-        json: one structured CloudEvent a line; by default when the output is no terminal.
+    Parameters
+    ----------
+    from_
+        The producer.
+    earliest
+        Begin with the oldest event kept, not with the next.
+    after
+        Begin after this cursor, EPOCH:OFFSET.
+    json
+        Print each event as one line of JSON; by default when the output is no terminal.
     """
     try:
         if earliest and after is not None:
@@ -162,9 +171,9 @@ def _described(error: Exception, file: str) -> str:
 
 def _explained(error: Exception, events: EventsFile, file: str) -> str:
     """The failure in words, with the line or element at fault."""
-    position = getattr(error, "position", None)
-    if position is not None:
-        return f"{events.noun} {position}: {error}"
+    if isinstance(error, PublishRefused) and error.position is not None:
+        named = f" ({error.event_id})" if error.event_id else ""
+        return f"{events.noun} {error.position}{named} is refused: {error.reason}"
     if isinstance(error, BadInput):
         return f"{'standard input' if file == '-' else file}: {error}"
     return _described(error, file)
@@ -184,15 +193,21 @@ def _print_result(sending: Sending, events: EventsFile, failure: str | None, *, 
         }
         output.json(result)
         return
-    many = "event" if sending.accepted == 1 else "events"
-    took = f"in {sending.seconds:.2f} s ({sending.events_per_s:,.0f} events/s)" if sending.accepted else ""
-    output.line(f"{sending.accepted:,} {many} accepted {took}".rstrip() + ("" if failure is None else ";"))
-    if failure is not None:
-        output.line("the rest was not sent, or not acknowledged.")
+    output.line(_summary(sending, complete=failure is None))
+    if failure is not None and sending.accepted:
         if events.ids_given == 0:
             output.line("Send it again safely: the same ids are the same events.")
         else:
             output.line("Sent again, events without an id of their own would be new events.")
+
+
+def _summary(sending: Sending, *, complete: bool) -> str:
+    if sending.accepted == 0:
+        return "There was no event." if complete else "No event was acknowledged."
+    many = "event" if sending.accepted == 1 else "events"
+    took = f"in {sending.seconds:.2f} s ({sending.events_per_s:,.0f} events/s)"
+    rest = "" if complete else "; the rest was not sent, or not acknowledged"
+    return f"{sending.accepted:,} {many} accepted {took}{rest}."
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Pure: status, headers and body in, a verdict out. Who asks again, and when, is t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -59,8 +60,10 @@ class _Acknowledgement(msgspec.Struct):
 class _Problem(msgspec.Struct):
     title: str = ""
     detail: str = ""
-    index: int | None = None
 
+
+_PLACE = re.compile(r"(?:the event|event (\d+)(?: of \d+)?): ")
+"""How a producer's detail begins when one event is at fault; counted from 1."""
 
 _decode_acknowledgement = msgspec.json.Decoder(_Acknowledgement).decode
 _decode_receipts = msgspec.json.Decoder(list[_Receipt]).decode
@@ -77,13 +80,16 @@ def read_answer(status: int, retry_after: str | None, body: bytes, *, sent: int)
         return Later(reason, _seconds(retry_after))
     if 200 <= status < 400:
         return Refusal(status, f"HTTP {status}: no Oncecast producer answers at this address")
-    return Refusal(status, reason, problem.index)
+    place = _PLACE.match(reason)
+    if place is None:
+        return Refusal(status, reason)
+    return Refusal(status, reason[place.end() :], int(place[1] or 1) - 1)
 
 
 def _read_acknowledgement(body: bytes, sent: int) -> Accepted | Refusal:
     try:
         acknowledgement = _decode_acknowledgement(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return Refusal(202, "the acknowledgement cannot be read: is it a producer that answers?")
     if acknowledgement.accepted != sent:
         return Refusal(202, f"{sent} events were sent, {acknowledgement.accepted} acknowledged")
@@ -93,7 +99,7 @@ def _read_acknowledgement(body: bytes, sent: int) -> Accepted | Refusal:
 def _read_problem(body: bytes) -> _Problem:
     try:
         return _decode_problem(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return _Problem()  # a proxy's page, say: the status has to do
 
 

@@ -197,8 +197,8 @@ def _encode_some(events: Iterator[EventLike]) -> list[bytes]:
 
 def _refused(refusal: Refusal, batch: Batch) -> PublishRefused:
     index = refusal.index
-    if index is None and len(batch.events) == 1 and refusal.status in (400, 413, 422):
-        index = 0
+    if index is None and refusal.status in (400, 413, 422):
+        index = 0 if len(batch.events) == 1 else _first_unreadable(batch.events)
     if index is None or not 0 <= index < len(batch.events):
         return PublishRefused(refusal.reason, status=refusal.status)
     return PublishRefused(
@@ -209,9 +209,19 @@ def _refused(refusal: Refusal, batch: Batch) -> PublishRefused:
     )
 
 
+def _first_unreadable(events: Sequence[bytes]) -> int | None:
+    """The event that spoilt the JSON of the whole request, which the producer then could not tell apart."""
+    for index, event in enumerate(events):
+        try:
+            msgspec.json.decode(event)
+        except (ValueError, RecursionError):
+            return index
+    return None
+
+
 def _id_of(event: bytes) -> str | None:
     try:
         event_id = msgspec.json.decode(event).get("id")
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         return None
     return event_id[:80] if isinstance(event_id, str) else None

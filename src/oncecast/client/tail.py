@@ -159,6 +159,6 @@ class Tail:
     def _decode(self, text: bytes) -> Welcome | Events:
         try:
             frame: Welcome | Events = decode_server_frame(text)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ProducerRefused(f"{self._shown} sent a frame that cannot be read: {error}") from None
         return frame

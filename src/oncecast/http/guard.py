@@ -56,9 +56,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
 
     def _judge(self, scope: Scope) -> Problem | None:
-        headers = {
-            name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")
-        }
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
         host = headers.get(b"host", "")
         if not self._any_host and _host_name(host) not in self._hosts:
             return Problem(421, "this host name is not one of ours; ALLOWED_HOSTS adds to them")

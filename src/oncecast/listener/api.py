@@ -35,9 +35,7 @@ class Reader(Protocol):
         """Up to `limit` events behind the page mark `after`; raises ValueError for a mark that is none."""
 
 
-def listener_app(
-    reader: Reader, *, health: Callable[[], dict[str, Any]], metrics: Callable[[], bytes]
-) -> ASGIApp:
+def listener_app(reader: Reader, *, health: Callable[[], dict[str, Any]], metrics: Callable[[], bytes]) -> ASGIApp:
     """The ASGI application."""
 
     async def events(request: Request) -> Response:

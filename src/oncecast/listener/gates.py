@@ -107,9 +107,7 @@ class LeaseGate:
             self._lost(error)
             return None
 
-    async def _each(
-        self, call: Callable[[Sequence[Arrival]], Awaitable[object]], arrivals: list[Arrival]
-    ) -> None:
+    async def _each(self, call: Callable[[Sequence[Arrival]], Awaitable[object]], arrivals: list[Arrival]) -> None:
         for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
             if not self.is_up:
                 return

@@ -62,9 +62,7 @@ class Listener:
 def _check_signature(handler: Callable[..., Any]) -> None:
     name = getattr(handler, "__qualname__", repr(handler))
     if not inspect.iscoroutinefunction(handler):
-        raise ConfigError(
-            f"handler {name} must be an 'async def': only that can write on the event's transaction"
-        )
+        raise ConfigError(f"handler {name} must be an 'async def': only that can write on the event's transaction")
     parameters = inspect.signature(handler).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required_keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]

@@ -22,9 +22,7 @@ _NO_BYTES = msgspec.Raw(b"")
 class Track:
     """Arrivals of one journal in order of offset, from the saved cursor on; and the credit they hold."""
 
-    def __init__(
-        self, journal: str, epochs: Sequence[Epoch], after: int, on_credit: Callable[[int], None]
-    ) -> None:
+    def __init__(self, journal: str, epochs: Sequence[Epoch], after: int, on_credit: Callable[[int], None]) -> None:
         self.journal = journal
         self.epochs = list(epochs)
         self.saved = self.cursor_at(after)

@@ -148,9 +148,7 @@ class Producer:
             raise Problem(503, f"{error}; nothing was acknowledged", headers=_retry_after()) from None
         identities = publication.identities
         self._observe(
-            Accepted(
-                len(identities), identities[0][1], identities[-1][1], len(body), time.monotonic() - started_s
-            )
+            Accepted(len(identities), identities[0][1], identities[-1][1], len(body), time.monotonic() - started_s)
         )
         epoch = epoch_of(self._journal.epochs, first)
         return {

@@ -85,9 +85,7 @@ class ListenerHub:
 
     async def _greet(self, socket: WebSocket) -> tuple[Resume, Reader]:
         journal = self._journal
-        welcome = Welcome(
-            journal=journal.name, epochs=list(journal.epochs), first=journal.first, last=journal.last
-        )
+        welcome = Welcome(journal=journal.name, epochs=list(journal.epochs), first=journal.first, last=journal.last)
         async with asyncio.timeout(SEND_DEADLINE_S):
             await socket.send_text(encode(welcome).decode())
         async with asyncio.timeout(RESUME_DEADLINE_S):

@@ -66,7 +66,7 @@ export function startBroadcast({ onEvents }) {
   byId("pause").onclick = () => {
     paused = !paused;
     missed = 0;
-    byId("pause").setAttribute("aria-pressed", String(paused));
+    byId("pause").classList.toggle("on", paused);
     setText(byId("pause"), paused ? "Resume" : "Pause");
     show();
   };

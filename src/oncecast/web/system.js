@@ -37,11 +37,12 @@ export function startSystem({ onStatus }) {
 
   function show(status) {
     const journal = status.journal ?? {};
-    const listeners = Array.isArray(status.listeners) ? status.listeners : [];
+    const listeners = listenersOf(status);
     measureRate(journal);
     setText(byId("accepted"), count(journal.last));
-    setText(byId("subscribers"), count(status.subscribers));
-    setText(byId("lag"), count(slowestLag(journal, listeners)));
+    const followers = (status.listeners?.length ?? 0) - listeners.length;
+    setText(byId("subscribers"), count(status.subscribers + followers));
+    setText(byId("lag"), count(largestLag(journal, listeners)));
     const dead = listeners.reduce((sum, listener) => sum + (listener.dead ?? 0), 0);
     setText(byId("dead"), count(dead));
     byId("dead").classList.toggle("bad", dead > 0);
@@ -62,13 +63,23 @@ export function startSystem({ onStatus }) {
   poll();
 }
 
-function slowestLag(journal, listeners) {
-  const saved = new Map();
-  for (const { group, cursor } of listeners) {
-    const offset = offsetOf(cursor);
-    if (Number.isFinite(offset)) saved.set(group, Math.max(offset, saved.get(group) ?? 0));
+/** Those that share work: a reader without a group (`oncecast tail`) only follows. */
+export function listenersOf(status) {
+  return (Array.isArray(status.listeners) ? status.listeners : []).filter((listener) => listener.group);
+}
+
+function lagOf(listener, journal) {
+  return Number.isFinite(listener.lag) ? listener.lag : Math.max(0, journal.last - offsetOf(listener.cursor));
+}
+
+/** A group is as far as the furthest of its listeners; the system as far as its slowest group. */
+function largestLag(journal, listeners) {
+  const lags = new Map();
+  for (const listener of listeners) {
+    const lag = lagOf(listener, journal);
+    if (Number.isFinite(lag)) lags.set(listener.group, Math.min(lag, lags.get(listener.group) ?? Infinity));
   }
-  return saved.size ? Math.max(0, journal.last - Math.min(...saved.values())) : NaN;
+  return lags.size ? Math.max(...lags.values()) : NaN;
 }
 
 function drawRates(rates) {
@@ -87,11 +98,10 @@ function showListeners(journal, listeners) {
     const row = body.rows[index] ?? body.appendChild(emptyRow());
     const silent = listener.age_s > SILENT_AFTER_S;
     row.classList.toggle("silent", silent);
-    const offset = offsetOf(listener.cursor);
     const values = [
       silent ? `${listener.instance} – silent for ${duration(listener.age_s)}` : listener.instance,
       listener.group,
-      count(Math.max(0, journal.last - offset)),
+      count(lagOf(listener, journal)),
       count(listener.stored),
       count(listener.duplicates),
       count(listener.dead),

@@ -68,9 +68,7 @@ def test_ndjson_and_arrays_of_any_objects_are_read(
 ) -> None:
     """Every object comes out once, in order, changed by nothing but the id that it lacked."""
     path = tmp_path_factory.getbasetemp() / "events"
-    content = (
-        msgspec.json.encode(objects) if as_array else end.join(msgspec.json.encode(value) for value in objects)
-    )
+    content = msgspec.json.encode(objects) if as_array else end.join(msgspec.json.encode(value) for value in objects)
     events, _, source = read(content, path)
     decoded = [msgspec.json.decode(event) for event in events]
     assert [
@@ -129,6 +127,7 @@ def test_a_file_without_events_has_none(content: bytes, tmp_path: Path) -> None:
         (b'{"id":1}\n17\n', "line 2 is no JSON object"),
         (b'{"id":1}\n[{"id":2}]\n', "line 2 is no JSON object"),
         (b'{"id":1},{"id":2}\n', "line 1 is no JSON object"),
+        (b'{"id":1}\n{"a":' + b"[" * 100_000, "line 2 is no JSON object"),
         (b'[{"id":1},2]', "element 2 is no JSON object"),
         (b'[{"id":1},', "not a JSON array"),
         (b'[{"id":1}] x', "not a JSON array"),

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,37 +9,12 @@ from oncecast.cli.publish import send
 from support.scripted_producer import Producer, accept, refuse
 
 
-@contextmanager
-def running(producer: Producer) -> Iterator[str]:
-    """The producer's address, while its event loop runs in a thread beside the command's own."""
-    started, stopping = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with producer.running():
-            started.set()
-            await stopping.wait()
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(serve())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    started.wait()
-    try:
-        yield producer.url
-    finally:
-        loop.call_soon_threadsafe(stopping.set)
-        thread.join()
-
-
 def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that is accepted as a whole exits with 0 and its count."""
     file = tmp_path / "events.ndjson"
     file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
     producer = Producer()
-    with running(producer) as url:
+    with producer.in_a_thread() as url:
         assert send(str(file), to=url) == 0
     result = msgspec.json.decode(capsys.readouterr().out)
     assert (result["accepted"], result["complete"], result["ids_given"]) == (2500, True, 0)
@@ -54,11 +25,11 @@ def test_send_names_the_line_of_a_refused_event(tmp_path: Path, capsys: pytest.C
     """A refusal exits with 1, names the line and the reason, and says what was accepted all the same."""
     file = tmp_path / "events.ndjson"
     file.write_bytes(b'\n{"id":"a"}\n\n{"id":"b"}\n')
-    with running(Producer([refuse(422, {"detail": "too deep", "index": 1})])) as url:
+    with Producer([refuse(422, {"detail": "event 2: too deep"})]).in_a_thread() as url:
         assert send(str(file), to=url, json=False) == 1
     captured = capsys.readouterr()
-    assert captured.err == "oncecast: line 4: event b is refused: too deep\n"
-    assert captured.out.startswith("0 events accepted;")
+    assert captured.err == "oncecast: line 4 (b) is refused: too deep\n"
+    assert captured.out == "No event was acknowledged.\n"
 
 
 def test_send_says_that_part_was_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +39,7 @@ def test_send_says_that_part_was_accepted(tmp_path: Path, capsys: pytest.Capture
     lines = [msgspec.json.encode({"id": n, "pad": pad}) for n in range(3000)]
     file.write_bytes(b"\n".join([*lines, b"oops"]))
     producer = Producer([accept])
-    with running(producer) as url:
+    with producer.in_a_thread() as url:
         assert send(str(file), to=url, json=True) == 1
     result = msgspec.json.decode(capsys.readouterr().out)
     assert not result["complete"]
@@ -80,7 +51,7 @@ def test_send_gives_up_after_its_deadline(tmp_path: Path, capsys: pytest.Capture
     """A producer that stays away for the deadline is an error in one line, without a trace."""
     file = tmp_path / "events.ndjson"
     file.write_bytes(b'{"id":"a"}\n')
-    with running(Producer([refuse(503, {"detail": "the journal is full"})] * 1000)) as url:
+    with Producer([refuse(503, {"detail": "the journal is full"})] * 1000).in_a_thread() as url:
         assert send(str(file), to=url, deadline="300ms") == 1
     assert "not acknowledged within 0.3 s" in (error := capsys.readouterr().err)
     assert error.count("\n") == 1
@@ -122,7 +93,7 @@ def test_the_token_comes_from_the_environment(
     (tmp_path / "token").write_text("s3cret\n")
     monkeypatch.setenv("PUBLISH_TOKEN_FILE", str(tmp_path / "token"))
     producer = Producer([refuse(401, {"detail": "the token is not known"})])
-    with running(producer) as url:
+    with producer.in_a_thread() as url:
         assert send(str(tmp_path / "events"), to=url) == 1
     assert producer.requests[0].headers["authorization"] == "Bearer s3cret"
     captured = capsys.readouterr()

@@ -126,8 +126,8 @@ async def test_a_refusal_is_never_tried_again(status: int) -> None:
 
 
 async def test_a_refusal_names_the_event_and_the_reason() -> None:
-    """The problem's detail and index become the reason, the position in the call and the event's id."""
-    problem = refuse(422, {"title": "Unprocessable", "detail": "$.data holds \\u0000", "index": 1})
+    """The problem's detail becomes the reason, the position in the call and the event's id."""
+    problem = refuse(422, {"title": "Unprocessable", "detail": "event 2: $.data holds \\u0000"})
     async with (
         Producer([acknowledge, problem]).running() as producer,
         Publisher(producer.url, batch_events_max=2, requests_max=1) as p,
@@ -137,6 +137,19 @@ async def test_a_refusal_names_the_event_and_the_reason() -> None:
     assert (refused.value.position, refused.value.event_id, refused.value.accepted) == (4, "e4", 2)
     assert str(refused.value) == "event e4 is refused: $.data holds \\u0000"
     assert len(producer.requests) == 2
+
+
+async def test_an_event_that_spoils_the_whole_request_is_found() -> None:
+    """When the producer cannot tell which event made the JSON unreadable, the publisher does."""
+
+    async def lines() -> AsyncIterator[tuple[list[bytes], list[int]]]:
+        yield [b'{"id":"a"}', b'{"id":"b","text":"\xff"}'], [7, 8]
+
+    problem = refuse(400, {"detail": "the body is not JSON in UTF-8: invalid"})
+    async with Producer([problem]).running() as producer, Publisher(producer.url) as p:
+        with pytest.raises(PublishRefused) as refused:
+            await p.publish_json(lines())
+    assert refused.value.position == 8
 
 
 async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
@@ -273,7 +286,7 @@ async def test_json_lines_go_through_as_the_bytes_they_are() -> None:
 
     counts: list[int] = []
     async with (
-        Producer([acknowledge, refuse(422, {"detail": "no", "index": 1})]).running() as producer,
+        Producer([acknowledge, refuse(422, {"detail": "event 2: no"})]).running() as producer,
         Publisher(producer.url) as p,
     ):
         assert await p.publish_json(lines(), counts.append) == 2
@@ -284,9 +297,7 @@ async def test_json_lines_go_through_as_the_bytes_they_are() -> None:
     assert refused.value.position == 20
 
 
-@pytest.mark.parametrize(
-    "url", ["localhost:8080", "ftp://host", "http://", "http://host:99999", "", "http://[::1"]
-)
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", "http://host:99999", "", "http://[::1"])
 def test_a_wrong_address_is_told_at_once(url: str) -> None:
     """An address that cannot be a producer's raises ConfigError before anything is sent."""
     with pytest.raises(ConfigError, match="a producer's address is like"):

@@ -22,13 +22,9 @@ names = st.text(min_size=1, max_size=30)
 @given(
     names,
     json_values | st.binary(),
-    st.dictionaries(
-        st.from_regex(r"x[a-z0-9]{0,8}", fullmatch=True), st.integers(-9, 9) | st.text() | st.booleans()
-    ),
+    st.dictionaries(st.from_regex(r"x[a-z0-9]{0,8}", fullmatch=True), st.integers(-9, 9) | st.text() | st.booleans()),
 )
-def test_an_event_comes_back_from_its_json_as_it_was(
-    id: str, data: object, extensions: dict[str, int | str]
-) -> None:
+def test_an_event_comes_back_from_its_json_as_it_was(id: str, data: object, extensions: dict[str, int | str]) -> None:
     event = Event.new("t", data, id=id, extensions=extensions, subject="s")
     assert Event.from_json(event.to_json()) == event
     assert Event.from_json(event.to_json()).data == data

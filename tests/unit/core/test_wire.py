@@ -66,9 +66,7 @@ def test_an_opening_that_the_reader_has_not_begun_to_read_does_not_count() -> No
 def histories(draw: st.DrawFn) -> tuple[list[tuple[int, str]], list[Epoch], list[tuple[int, str]], list[Epoch]]:
     """Two histories of a journal with a common beginning: what each holds, `(offset, epoch)`, and its openings."""
 
-    def grow(
-        log: list[tuple[int, str]], opened: list[Epoch], name: str
-    ) -> tuple[list[tuple[int, str]], list[Epoch]]:
+    def grow(log: list[tuple[int, str]], opened: list[Epoch], name: str) -> tuple[list[tuple[int, str]], list[Epoch]]:
         for n, length in enumerate(draw(st.lists(st.integers(0, 4), max_size=3))):
             first = len(log) + 1
             opened = [*opened, Epoch(f"{name}{n}", first)]

@@ -157,9 +157,7 @@ class Database:
                     await self._check_server(connection)
                     await _migrate(connection, self.schema)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise StartError(
-                f"PostgreSQL: {error.diag.message_primary}: see 'oncecast migrate --help'"
-            ) from error
+            raise StartError(f"PostgreSQL: {error.diag.message_primary}: see 'oncecast migrate --help'") from error
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
@@ -185,9 +183,7 @@ async def _migrate(connection: Connection, schema: str) -> None:
             )
         await cursor.execute(sql.SQL("select number from {}.migrations").format(name))
         applied = {number for (number,) in await cursor.fetchall()}
-        for file in sorted(
-            resources.files(__package__).joinpath("sql/migrations").iterdir(), key=lambda f: f.name
-        ):
+        for file in sorted(resources.files(__package__).joinpath("sql/migrations").iterdir(), key=lambda f: f.name):
             number = int(file.name.partition("_")[0])
             if number in applied:
                 continue

@@ -139,9 +139,7 @@ class PostgresEvents:
                 await connection.execute(self._db.queries["mark_dead"], key)
                 return True
         except psycopg.DataError:
-            place = {
-                name: getattr(arrival, name) for name in ("source", "id", "type", "journal", "epoch", "offset")
-            }
+            place = {name: getattr(arrival, name) for name in ("source", "id", "type", "journal", "epoch", "offset")}
             cursor = await connection.execute(
                 self._db.queries["insert_dead"],
                 {
@@ -207,9 +205,7 @@ class PostgresEvents:
             start = await self._locked_start(connection, journal, epochs)
             if start is None:
                 return Save(await self._saved_by_another(connection, journal, epochs), missing=False)
-            if (
-                start < position.offset
-            ):  # PostgreSQL went back to an older state: what lies between is not at hand
+            if start < position.offset:  # PostgreSQL went back to an older state: what lies between is not at hand
                 return Save(_cursor(epochs, start), missing=True)
             candidates = [arrival for arrival in ended if arrival.offset > start]
             shown = await self._prefix_shown(connection, candidates)
@@ -243,9 +239,7 @@ class PostgresEvents:
         )
         return 0 if await begun.fetchone() else None
 
-    async def _saved_by_another(
-        self, connection: Connection, journal: str, epochs: Sequence[Epoch]
-    ) -> Cursor | None:
+    async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Cursor | None:
         saved = await self._read_cursor(connection, "load_cursor", journal)
         return _cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)) if saved else None
 

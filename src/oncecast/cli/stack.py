@@ -1,0 +1,210 @@
+"""The commands around the embedded stack: `up`, `stop`, `start`, `kill`, and `demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from oncecast.cli import output
+from oncecast.cli.demo import Figures, run_demo
+from oncecast.core.errors import StartError
+
+Data = Annotated[Path, Parameter(help="The folder of the stack, one folder in it for each process.")]
+Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
+DEFAULT_DATA = Path(".oncecast")
+
+
+def up(
+    *,
+    data: Data = DEFAULT_DATA,
+    listeners: int = 2,
+    producers: int = 1,
+    port: int = 8080,
+    listener_port: int = 3001,
+    app: str | None = None,
+    json: Json = None,
+) -> None:
+    """Run all of Oncecast here: a real PostgreSQL and Valkey, producers and listeners, until Ctrl-C.
+
+    Everything is there again after a restart. `oncecast stop|start|kill NAME`, in another terminal, act on single
+    processes.
+
+    Parameters
+    ----------
+    listeners
+        How many listeners share the work.
+    producers
+        How many producers, each with a journal of its own.
+    port
+        The first producer's port, the others' follow; 0 lets the system choose.
+    listener_port
+        The first listener's port, the others' follow; 0 lets the system choose.
+    app
+        The listeners' application, such as shop:app, from this folder.
+    """
+    asyncio.run(_up(data, listeners, producers, port, listener_port, app, as_json=output.wants_json(json)))
+
+
+async def _up(
+    data: Path, listeners: int, producers: int, port: int, listener_port: int, app: str | None, *, as_json: bool
+) -> None:
+    from oncecast.embedded import Stack
+
+    stack = Stack(
+        data,
+        listeners=listeners,
+        producers=producers,
+        producer_port=port,
+        listener_port=listener_port,
+        app=app,
+        say=output.note,
+    )
+    async with stop_on_signals() as stop, stack:
+        processes = stack.state()
+        if as_json:
+            for process in processes:
+                output.json(process)
+        else:
+            output.table(
+                "", ("name", "pid", "address"), [(p["name"], str(p["pid"]), p["address"]) for p in processes]
+            )
+            output.line(f"The page: {stack.publish_url.replace('127.0.0.1', 'localhost')}")
+            output.line(f'The data: {data}, and in SQL: psql "$(cat {data}/postgres.url)"')
+            output.line("Ctrl-C ends everything; nothing is lost.")
+        await stop.wait()
+
+
+def stop(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
+    """Have the process NAME of a running stack end by itself.
+
+    Parameters
+    ----------
+    name
+        As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
+    """
+    _command("stop", name, data)
+
+
+def start(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
+    """Begin the process NAME of a running stack again, and wait until it can be used.
+
+    Parameters
+    ----------
+    name
+        As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
+    """
+    _command("start", name, data)
+
+
+def kill(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
+    """Kill the process NAME of a running stack (SIGKILL), to see what happens.
+
+    Parameters
+    ----------
+    name
+        As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
+    """
+    _command("kill", name, data)
+
+
+def _command(verb: str, name: str, data: Path) -> None:
+    from oncecast.embedded.control import Command, send_command
+
+    send_command(data, Command(verb, name))
+
+
+def demo(
+    file: Path,
+    /,
+    *,
+    exit: bool = False,
+    listeners: int = 2,
+    port: int = 8080,
+    listener_port: int = 3001,
+    json: Json = None,
+) -> int:
+    """Watch the events of FILE travel from a producer to redundant listeners into PostgreSQL, each stored once.
+
+    Starts a stack in a temporary folder, sends FILE, prints a closing table, and runs on until Ctrl-C.
+
+    Parameters
+    ----------
+    file
+        Events, one JSON object a line.
+    exit
+        Leave once everything has ended; status 0 only if every accepted event has exactly one row.
+    listeners
+        How many listeners share the work.
+    port
+        The producer's port; 0 lets the system choose.
+    listener_port
+        The first listener's port, the others' follow; 0 lets the system choose.
+    """
+    if not file.is_file():
+        raise StartError(f"there is no file {str(file)!r}: the demo sends the events of an NDJSON file")
+    as_json = output.wants_json(json)
+    figures = asyncio.run(_demo(file, listeners, port, listener_port, stay=not exit, as_json=as_json))
+    return 0 if figures is not None and figures.is_exact else 1
+
+
+async def _demo(
+    file: Path, listeners: int, port: int, listener_port: int, *, stay: bool, as_json: bool
+) -> Figures | None:
+    from oncecast.embedded import Stack
+
+    folder = Path(tempfile.mkdtemp(prefix="oncecast-demo-"))
+    stack = Stack(
+        folder,
+        listeners=listeners,
+        producer_port=port,
+        listener_port=listener_port,
+        temporary=True,
+        say=output.note,
+    )
+    async with stop_on_signals() as stop, stack:
+        running = asyncio.create_task(run_demo(stack, file, as_json=as_json))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                return None
+            figures = running.result()
+            if stay and not stop.is_set():
+                output.note("It runs on; Ctrl-C ends it.")
+                await stop.wait()
+            return figures
+        finally:
+            for task in (running, stopped):
+                task.cancel()
+            await asyncio.gather(running, stopped, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def stop_on_signals() -> AsyncIterator[asyncio.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second one ends the process at once (the guard clears up)."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+        if sys.stderr.isatty():
+            output.note("Ending…")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

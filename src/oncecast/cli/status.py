@@ -1,0 +1,136 @@
+"""The command `status`: asks every process of a stack, or those named, how it is doing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncecast.cli import output
+from oncecast.client.address import is_loopback, publish_url, shown
+from oncecast.core.errors import ConfigError
+
+ANSWER_DEADLINE_S = 2.0
+DEFAULT_PRODUCER = "http://localhost:8080"
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """A process as the stack's file has it, then as it answered."""
+
+    name: str
+    pid: int | None = None
+    address: str | None = None
+    state: str = ""
+    health: dict[str, Any] | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it does what it is there for."""
+        return self.state in ("ok", "running")
+
+
+def status(
+    *,
+    data: Path = Path(".oncecast"),
+    producer: str | None = None,
+    listener: list[str] | None = None,
+    json: bool | None = None,
+) -> int:
+    """Show how each process is doing; exits with 0 when all of them are well.
+
+    Parameters
+    ----------
+    data
+        The folder of a stack that `oncecast up` started. It is left aside when processes are named.
+    producer
+        The address of a producer to ask.
+    listener
+        The address of a listener to ask; may be given several times.
+    json
+        Print JSON; by default when the output is no terminal.
+    """
+    try:
+        entries = _named(producer, listener or []) or _stack(data / "stack.json") or _named(DEFAULT_PRODUCER, [])
+    except ConfigError as error:
+        return output.error(error)
+    asyncio.run(_ask_all(entries))
+    if output.wants_json(json):
+        output.json(entries)
+    else:
+        rows = [(entry.name, entry.state, entry.address, str(entry.pid or "–"), _told(entry)) for entry in entries]
+        output.table("", ("name", "state", "address", "pid", "tells"), rows)
+    return 0 if all(entry.is_well for entry in entries) else 1
+
+
+def _named(producer: str | None, listeners: list[str]) -> list[Entry]:
+    named = [("producer", producer)] if producer else []
+    named += [("listener", listener) for listener in listeners]
+    for _, address in named:
+        publish_url(address)  # raises ConfigError where it is none
+    return [Entry(name=name, address=address) for name, address in named]
+
+
+def _stack(file: Path) -> list[Entry]:
+    """The processes in the stack's file; none if there is no such file. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Entry])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+
+
+async def _ask_all(entries: list[Entry]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for entry in entries:
+            if entry.state in ("", "running") and entry.address:
+                group.create_task(_ask(entry, entry.address))
+
+
+async def _ask(entry: Entry, address: str) -> None:
+    """Fill in the entry's state, and its health if it speaks HTTP."""
+    try:
+        async with asyncio.timeout(ANSWER_DEADLINE_S):
+            if not address.startswith(("http://", "https://")):
+                await _reach(address)
+                return
+            entry.address = shown(address)
+            entry.health = await _health(address)
+            entry.state = str(entry.health.get("status", "ok"))
+    except (OSError, ValueError, msgspec.MsgspecError):
+        entry.state = "no answer"  # TimeoutError is an OSError
+
+
+async def _reach(address: str) -> None:
+    """Connect to HOST:PORT and hang up: all that a database tells without its password."""
+    host, _, port = address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.close()
+
+
+async def _health(address: str) -> dict[str, Any]:
+    import httpx
+
+    async with httpx.AsyncClient(trust_env=not is_loopback(address)) as client:
+        try:
+            answer = await client.get(f"{address.rstrip('/')}/health")
+        except httpx.RequestError as error:
+            raise ConnectionError(str(error)) from None
+    return msgspec.json.decode(answer.content, type=dict[str, Any])
+
+
+def _told(entry: Entry) -> str:
+    """What its health says, in a few words; whatever is missing is left out."""
+    health = entry.health or {}
+    journal = health.get("journal")
+    if isinstance(journal, dict):
+        return f"{output.cell(journal.get('last'))} events, {len(health.get('listeners') or [])} listeners"
+    words = [
+        f"{output.cell(health[name])} {name.replace('_', ' ')}"
+        for name in ("stored", "duplicates", "dead", "in_flight")
+        if name in health
+    ]
+    words += [f"{name} {health[name]}" for name in ("redis", "database") if health.get(name, "ready") != "ready"]
+    return ", ".join(words)

@@ -1,0 +1,92 @@
+"""`oncecast stop|start|kill NAME` from another terminal: a socket in the stack's folder, a JSON line each way.
+
+The socket is named through a descriptor of its folder, or from within it: a socket's path may have a hundred
+bytes only, a folder's any number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from oncecast.core.errors import OncecastError, StartError
+
+NAME = "control.sock"
+ANSWER_DEADLINE_S = 90.0
+
+
+class Command(msgspec.Struct):
+    """What is asked: `stop`, `start` or `kill` the process `name`."""
+
+    verb: str
+    name: str
+
+
+class Answer(msgspec.Struct):
+    """What came of it; `error` is for people."""
+
+    error: str | None = None
+
+
+Handle = Callable[[Command], Awaitable[None]]
+
+
+async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
+    """Answer commands from now on; `handle` raises OncecastError to refuse one."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_DEADLINE_S):
+                command = msgspec.json.decode(await reader.readline(), type=Command)
+                await handle(command)
+        except (OncecastError, msgspec.MsgspecError) as error:
+            reply = Answer(str(error))
+        except TimeoutError:
+            reply = Answer(f"no answer within {ANSWER_DEADLINE_S:.0f} s")
+        else:
+            reply = Answer()
+        with contextlib.suppress(OSError):
+            writer.write(msgspec.json.encode(reply) + b"\n")
+            await writer.drain()
+            writer.close()
+
+    (folder / NAME).unlink(missing_ok=True)
+    with _within(folder):
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(NAME)
+    (folder / NAME).chmod(0o600)
+    return await asyncio.start_unix_server(answer, sock=listening)
+
+
+def send_command(folder: Path, command: Command) -> None:
+    """Ask the stack in `folder`; raises StartError with its answer if it refuses, or where nothing runs."""
+    asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    asking.settimeout(ANSWER_DEADLINE_S)
+    with asking:
+        try:
+            with _within(folder):
+                asking.connect(NAME)
+            asking.sendall(msgspec.json.encode(command) + b"\n")
+            with asking.makefile("rb") as stream:
+                answer = msgspec.json.decode(stream.readline(), type=Answer)
+        except (OSError, msgspec.MsgspecError):
+            raise StartError(f"nothing runs in {folder}: 'oncecast up --data {folder}' begins it") from None
+    if answer.error is not None:
+        raise StartError(answer.error)
+
+
+@contextlib.contextmanager
+def _within(folder: Path) -> Iterator[None]:
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chdir(folder)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)

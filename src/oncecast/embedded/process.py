@@ -1,0 +1,168 @@
+"""A child process under supervision: begun, watched, stopped, killed, paused. Never restarted by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oncecast.core.errors import StartError
+
+READY_DEADLINE_S = 60.0
+READY_INTERVAL_S = 0.03
+LOG_TAIL_BYTES = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a process is begun, and how it likes to be ended."""
+
+    command: Sequence[str]
+    folder: Path
+    """Its working folder, where `output.log` holds what it prints."""
+    environment: Mapping[str, str]
+    account: Mapping[str, Any] = field(default_factory=dict)
+    """Whose it is, as subprocess takes it: `user`, `group`, `extra_groups`; ours if empty."""
+    descriptors: Sequence[int] = ()
+    stop_signal: int = signal.SIGTERM
+    abort_signal: int = signal.SIGTERM
+    """For when its supervisor is gone and cannot wait."""
+
+
+class Process:
+    """One process of a stack. `ready()` answers whether it can be used; `changed(process)` hears of each change."""
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        prepare: Callable[[], Awaitable[Launch]],
+        ready: Callable[[], Awaitable[bool]],
+        changed: Callable[[Process], None],
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.wanted = False
+        self.returncode: int | None = None
+        self._prepare = prepare
+        self._ready = ready
+        self._changed = changed
+        self._launch: Launch | None = None
+        self._child: asyncio.subprocess.Process | None = None
+        self._paused = False
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._child.pid if self._child is not None and not self._ended.is_set() else None
+
+    @property
+    def abort_signal(self) -> int:
+        """What the guard sends it."""
+        return self._launch.abort_signal if self._launch else signal.SIGTERM
+
+    @property
+    def state(self) -> str:
+        """`running`, `paused`, `stopped`, or `ended` where nobody asked for it."""
+        if self.pid is not None:
+            return "paused" if self._paused else "running"
+        return "ended" if self.wanted else "stopped"
+
+    async def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin it and return at once; `group` watches over it. Does nothing while it runs."""
+        if self.pid is not None:
+            return
+        launch = self._launch = await self._prepare()
+        launch.folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(launch.folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._child = await asyncio.create_subprocess_exec(
+                *launch.command,
+                cwd=launch.folder,
+                env=dict(launch.environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=tuple(launch.descriptors),
+                start_new_session=True,
+                **launch.account,
+            )
+        finally:
+            os.close(log)
+        self.wanted, self.returncode, self._paused = True, None, False
+        self._ended.clear()
+        self._changed(self)
+        group.create_task(self._watch(self._child))
+
+    async def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
+        """Until it can be used; raises StartError with the end of its log if it ends or takes too long."""
+        began_s = time.monotonic()
+        while not await self._ready():
+            if self.pid is None:
+                raise StartError(f"{self.name} ended with status {self.returncode}: {self.last_words()}")
+            if time.monotonic() - began_s > deadline_s:
+                raise StartError(f"{self.name} was not ready within {deadline_s:.0f} s: {self.last_words()}")
+            await asyncio.sleep(READY_INTERVAL_S)
+
+    async def stop(self, deadline_s: float = 20.0) -> None:
+        """End it the way it likes, by force after `deadline_s`."""
+        self.wanted = False
+        if self.pid is not None and self._launch is not None:
+            self.resume()
+            self._signal(self._launch.stop_signal)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                await self.kill()
+        self._changed(self)
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.wanted = False
+        self._signal(signal.SIGKILL)
+        await self._ended.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._paused = True
+        self._signal(signal.SIGSTOP)
+        self._changed(self)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self._paused:
+            self._paused = False
+            self._signal(signal.SIGCONT)
+            self._changed(self)
+
+    def last_words(self) -> str:
+        """The end of what it printed, on one line."""
+        if self._launch is None:
+            return ""
+        try:
+            with (self._launch.folder / "output.log").open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+                lines = log.read().decode("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        return " | ".join([line.strip() for line in lines if line.strip()][-3:])
+
+    async def _watch(self, child: asyncio.subprocess.Process) -> None:
+        self.returncode = await child.wait()
+        self._ended.set()
+        self._changed(self)
+
+    def _signal(self, number: int) -> None:
+        if self._child is not None and not self._ended.is_set():
+            try:
+                self._child.send_signal(number)
+            except ProcessLookupError:
+                return  # it ended this very moment

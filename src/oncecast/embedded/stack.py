@@ -1,0 +1,281 @@
+"""The whole of Oncecast on one machine: PostgreSQL, Valkey, producers and listeners, each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from string import ascii_lowercase
+from types import TracebackType
+from typing import Self
+
+import httpx
+import msgspec
+
+from oncecast.core.errors import StartError
+from oncecast.embedded import guard
+from oncecast.embedded.control import Command, serve_control
+from oncecast.embedded.ports import LOOPBACK, remembered_ports, wanted_ports
+from oncecast.embedded.postgres import EmbeddedPostgres
+from oncecast.embedded.process import Launch, Process
+from oncecast.embedded.valkey import EmbeddedValkey
+
+LISTENERS_MAX = len(ascii_lowercase)
+CLIENT_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=0)
+
+
+class Stack:
+    """Runs while it is entered: `async with Stack(Path(".oncecast")) as stack: …`
+
+    Ports of 0 are chosen by the system. `app` is the listeners' application, found in `app_dir`.
+    `environment` is added to that of producers and listeners. `say` hears of processes that ended unasked.
+    The folder of a `temporary` stack is removed at the end. Raises StartError; then nothing is left running.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        listeners: int = 2,
+        producers: int = 1,
+        producer_port: int = 8080,
+        listener_port: int = 3001,
+        app: str | None = None,
+        app_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        temporary: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        if not (1 <= listeners <= LISTENERS_MAX and 1 <= producers <= LISTENERS_MAX):
+            raise StartError(f"there can be 1 to {LISTENERS_MAX} listeners, and as many producers")
+        self.data = data.resolve()
+        self.processes: dict[str, Process] = {}
+        self._names = [f"listener-{letter}" for letter in ascii_lowercase[:listeners]]
+        letters = ascii_lowercase[:producers]
+        self._producers = ["producer"] if producers == 1 else [f"producer-{letter}" for letter in letters]
+        self._producer_port = producer_port
+        self._listener_port = listener_port
+        self._app = app
+        self._app_dir = app_dir or Path.cwd()
+        self._environment = dict(environment or {})
+        self._temporary = temporary
+        self._say = say or (lambda _line: None)
+        self._told: dict[str, int] = {}
+        self._exit = contextlib.AsyncExitStack()
+
+    # --- what is where -------------------------------------------------------------------------------------
+
+    @property
+    def database_url(self) -> str:
+        """With its password: for tests and tools, never for output."""
+        return self._postgres.url
+
+    @property
+    def redis_url(self) -> str:
+        """With its password: for tests and tools, never for output."""
+        return self._valkey.url
+
+    @property
+    def publish_urls(self) -> list[str]:
+        """Of every producer."""
+        return [self.processes[name].address for name in self._producers]
+
+    @property
+    def publish_url(self) -> str:
+        """Of the first producer."""
+        return self.publish_urls[0]
+
+    @property
+    def listener_urls(self) -> dict[str, str]:
+        """Of every listener, by name."""
+        return {name: self.processes[name].address for name in self._names}
+
+    # --- beginning and ending ------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exit.aclose()
+
+    async def _start(self) -> None:
+        producer_ports = wanted_ports(self._producer_port, len(self._producers), "--port")
+        listener_ports = wanted_ports(self._listener_port, len(self._names), "--listener-port")
+        self._hold_folder()
+        self._start_guard()
+        self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
+        self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
+        self._exit.push_async_callback(self._stop_all)
+        self._add_servers()
+        for name, port in zip(self._producers, producer_ports, strict=True):
+            self._add_service(name, port, ["producer"], {"JOURNAL_PATH": "journal.db"})
+        for name, port in zip(self._names, listener_ports, strict=True):
+            self._add_service(name, port, self._listener_command(), self._listener_environment())
+        control = await serve_control(self.data, self._obey)
+        self._exit.callback(control.close)
+        await self._start_all()
+
+    async def _start_all(self) -> None:
+        """Everything at once; only the listeners wait for PostgreSQL."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name in (*self._producers, "valkey"):
+                    group.create_task(self.start(name))
+                await self.start("postgres")
+                for name in self._names:
+                    group.create_task(self.start(name))
+        except* StartError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _stop_all(self) -> None:
+        """Those who use others first."""
+        for names in (self._names, self._producers, ["valkey", "postgres"]):
+            await asyncio.gather(*(self.stop(name) for name in names if name in self.processes))
+
+    def _hold_folder(self) -> None:
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._temporary:
+            self._exit.callback(shutil.rmtree, self.data, ignore_errors=True)
+        lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._exit.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartError(f"another stack runs in {self.data}; --data names another folder") from None
+
+    def _start_guard(self) -> None:
+        folders = [str(self.data)] if self._temporary else []
+        watcher = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-S", "-E", guard.__file__, *folders],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            bufsize=0,
+            cwd="/",
+        )
+        self._guard = watcher
+        self._exit.callback(self._end_guard)
+
+    def _end_guard(self) -> None:
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        self._guard.wait(timeout=30)
+
+    # --- processes -----------------------------------------------------------------------------------------
+
+    def _add_servers(self) -> None:
+        ports = remembered_ports(self.data / "ports.json", ("postgres", "valkey"))
+        self._postgres = EmbeddedPostgres(self.data / "postgres", ports["postgres"], self.data / "postgres.url")
+        if self._postgres.copy is not None:
+            self._exit.callback(shutil.rmtree, self._postgres.copy, ignore_errors=True)
+        self._valkey = EmbeddedValkey(self.data / "valkey", ports["valkey"], self.data / "redis.url")
+        for name, server in (("postgres", self._postgres), ("valkey", self._valkey)):
+            address = f"{LOOPBACK}:{server.port}"
+            self.processes[name] = Process(name, address, server.launch, server.is_ready, self._changed)
+
+    def _add_service(self, name: str, port: int, command: list[str], environment: Mapping[str, str]) -> None:
+        address = f"http://{LOOPBACK}:{port}"
+
+        async def prepare() -> Launch:
+            own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1"}
+            return Launch(
+                command=[sys.executable, "-m", "oncecast", *command],
+                folder=self.data / name,
+                environment={**os.environ, **self._environment, **own, **environment},
+            )
+
+        self.processes[name] = Process(name, address, prepare, lambda: self._answers(address), self._changed)
+
+    def _listener_command(self) -> list[str]:
+        return ["listener", *([self._app, "--app-dir", str(self._app_dir.resolve())] if self._app else [])]
+
+    def _listener_environment(self) -> dict[str, str]:
+        return {
+            "WS_URL": ",".join(url.replace("http", "ws", 1) for url in self.publish_urls),
+            "DATABASE_URL_FILE": str(self.data / "postgres.url"),
+            "REDIS_URL_FILE": str(self.data / "redis.url"),
+        }
+
+    async def _answers(self, address: str) -> bool:
+        try:
+            return (await self._http.get(f"{address}/readyz")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def process(self, name: str) -> Process:
+        """The process of that name; raises StartError with the names that there are."""
+        if name not in self.processes:
+            raise StartError(f"there is no process {name!r}; there are {', '.join(self.processes)}")
+        return self.processes[name]
+
+    async def start(self, name: str) -> None:
+        """Begin a process, and wait until it can be used."""
+        process = self.process(name)
+        await process.start(self._group)
+        await process.wait_ready()
+
+    async def stop(self, name: str) -> None:
+        """Have a process end by itself."""
+        await self.process(name).stop()
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL."""
+        await self.process(name).kill()
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP."""
+        self.process(name).pause()
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        self.process(name).resume()
+
+    async def _obey(self, command: Command) -> None:
+        act = {"start": self.start, "stop": self.stop, "kill": self.kill}.get(command.verb)
+        if act is None:
+            raise StartError(f"{command.verb!r} is no command")
+        await act(command.name)
+
+    def _changed(self, process: Process) -> None:
+        """Tell the guard, the state file, and where it was not asked for, people."""
+        told = self._told.pop(process.name, None)
+        lines = []
+        if told is not None and told != process.pid:
+            lines.append(f"-{told}")
+        if process.pid is not None:
+            self._told[process.name] = process.pid
+            if told != process.pid:
+                lines.append(f"+{process.pid} {int(process.abort_signal)}")
+        if lines and self._guard.stdin is not None:
+            self._guard.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        if process.state == "ended":
+            self._say(
+                f"{process.name} ended with status {process.returncode}; start it with: oncecast start {process.name}"
+            )
+        self._write_state()
+
+    def state(self) -> list[dict[str, object]]:
+        """Name, pid, address and state of each process."""
+        return [
+            {"name": p.name, "pid": p.pid, "address": p.address, "state": p.state} for p in self.processes.values()
+        ]
+
+    def _write_state(self) -> None:
+        file = self.data / "stack.json"
+        unfinished = file.with_name("stack.json.new")
+        unfinished.write_bytes(msgspec.json.encode(self.state()))
+        unfinished.rename(file)
