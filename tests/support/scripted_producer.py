@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,10 @@ class Producer:
             except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 pass  # the client, or the test, is done
             finally:
-                tasks.discard(task)
                 writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
+                tasks.discard(task)
 
         server = await asyncio.start_server(connected, "127.0.0.1", port)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -70,7 +72,7 @@ class Producer:
             server.close()
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
     def in_a_thread(self) -> Iterator[str]:

@@ -136,8 +136,8 @@ def _register() -> None:
 
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
         app.command(command, group="The embedded stack")
-    for command in (publish.send, publish.tail):
-        app.command(command, group="Events")
+    for command_of_events in (publish.send, publish.tail):
+        app.command(command_of_events, group="Events")
 
 
 def main() -> None:

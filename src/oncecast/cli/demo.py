@@ -26,7 +26,8 @@ LOOK_INTERVAL_S = 0.05
 _FIGURES = """
 select count(*) filter (where status = 'stored'), count(*) filter (where status = 'dead'),
     extract(epoch from max(stored_at) - min(accepted_at))::float8,
-    percentile_cont(array[0.5, 0.99]) within group (order by 1000 * extract(epoch from stored_at - accepted_at)::float8)
+    percentile_cont(array[0.5, 0.99])
+        within group (order by 1000 * extract(epoch from stored_at - accepted_at)::float8)
 from oncecast.events
 """
 

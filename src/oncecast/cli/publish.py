@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.events_file import BadInput, EventsFile
@@ -40,7 +43,14 @@ class Sending:
         return self.accepted / max(self.seconds, 1e-6)
 
 
-def send(file: str, /, *, to: str = "http://localhost:8080", deadline: str = "60s", json: bool | None = None) -> int:
+def send(
+    file: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    to: str = "http://localhost:8080",
+    deadline: str = "60s",
+    json: bool | None = None,
+) -> int:
     """Publish the events in FILE, or from standard input with `-`: NDJSON, or one JSON array.
 
     Lines are sent as they come. An event without an id is given one. Exits with 0 when every event is on the

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +18,8 @@ import httpx
 import msgspec
 
 from oncecast.core.errors import StartError
-from oncecast.embedded import guard
 from oncecast.embedded.control import Command, serve_control
+from oncecast.embedded.guarded import Guard
 from oncecast.embedded.ports import LOOPBACK, remembered_ports, wanted_ports
 from oncecast.embedded.postgres import EmbeddedPostgres
 from oncecast.embedded.process import Launch, Process
@@ -66,7 +65,6 @@ class Stack:
         self._environment = dict(environment or {})
         self._temporary = temporary
         self._say = say or (lambda _line: None)
-        self._told: dict[str, int] = {}
         self._exit = contextlib.AsyncExitStack()
 
     # --- what is where -------------------------------------------------------------------------------------
@@ -115,7 +113,8 @@ class Stack:
         producer_ports = wanted_ports(self._producer_port, len(self._producers), "--port")
         listener_ports = wanted_ports(self._listener_port, len(self._names), "--listener-port")
         self._hold_folder()
-        self._start_guard()
+        self._guard = Guard([self.data] if self._temporary else [])
+        self._exit.callback(self._guard.close)
         self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
         self._exit.push_async_callback(self._stop_all)
@@ -155,25 +154,6 @@ class Stack:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StartError(f"another stack runs in {self.data}; --data names another folder") from None
-
-    def _start_guard(self) -> None:
-        folders = [str(self.data)] if self._temporary else []
-        watcher = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-S", "-E", guard.__file__, *folders],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            bufsize=0,
-            cwd="/",
-        )
-        self._guard = watcher
-        self._exit.callback(self._end_guard)
-
-    def _end_guard(self) -> None:
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
-        self._guard.wait(timeout=30)
 
     # --- processes -----------------------------------------------------------------------------------------
 
@@ -252,16 +232,7 @@ class Stack:
 
     def _changed(self, process: Process) -> None:
         """Tell the guard, the state file, and where it was not asked for, people."""
-        told = self._told.pop(process.name, None)
-        lines = []
-        if told is not None and told != process.pid:
-            lines.append(f"-{told}")
-        if process.pid is not None:
-            self._told[process.name] = process.pid
-            if told != process.pid:
-                lines.append(f"+{process.pid} {int(process.abort_signal)}")
-        if lines and self._guard.stdin is not None:
-            self._guard.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        self._guard.tell(process)
         if process.state == "ended":
             self._say(
                 f"{process.name} ended with status {process.returncode}; start it with: oncecast start {process.name}"

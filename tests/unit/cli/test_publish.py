@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cyclopts
 import msgspec
 import pytest
 
-from oncecast.cli.publish import send
+from oncecast.cli.publish import send, tail
 from support.scripted_producer import Producer, accept, refuse
 
 
@@ -98,3 +99,14 @@ def test_the_token_comes_from_the_environment(
     assert producer.requests[0].headers["authorization"] == "Bearer s3cret"
     captured = capsys.readouterr()
     assert "s3cret" not in captured.out + captured.err
+
+
+def test_standard_input_is_a_hyphen_and_the_producer_is_named_by_from() -> None:
+    """The command line takes `send -` and `tail --from URL` as they are documented."""
+    app = cyclopts.App()
+    app.command(send)
+    app.command(tail)
+    _, sending, _ = app.parse_args(["send", "-", "--to", "http://a"])
+    assert (sending.args, sending.kwargs) == (("-",), {"to": "http://a"})
+    _, tailing, _ = app.parse_args(["tail", "--from", "http://a", "--earliest"])
+    assert tailing.kwargs == {"from_": "http://a", "earliest": True}

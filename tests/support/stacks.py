@@ -1,0 +1,70 @@
+"""A whole stack of real processes for acceptance tests, and ways to wait for facts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from oncecast.embedded import Stack
+
+StackOf = Callable[..., AbstractAsyncContextManager[Stack]]
+WAIT_INTERVAL_S = 0.05
+
+
+async def until(fact: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> Any:
+    """The first true answer of `fact`; fails when there is none in time."""
+    deadline_s = time.monotonic() + within_s
+    answer = await fact()
+    while not answer:
+        assert time.monotonic() < deadline_s, f"{fact.__name__}: still {answer!r} after {within_s} s"
+        await asyncio.sleep(WAIT_INTERVAL_S)
+        answer = await fact()
+    return answer
+
+
+async def rows(stack: Stack, query: str) -> list[tuple[Any, ...]]:
+    """What PostgreSQL answers."""
+    async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
+        return await (await connection.execute(query)).fetchall()  # type: ignore[call-overload,no-any-return]
+
+
+async def drained(stack: Stack, within_s: float = 90.0) -> None:
+    """Wait until every listener that runs has seen every event of every producer end."""
+    async with httpx.AsyncClient(timeout=5.0) as client:
+
+        async def nothing_left() -> bool:
+            lasts = {}
+            for url in stack.publish_urls:
+                journal = (await client.get(f"{url}/health")).json()["journal"]
+                lasts[journal["name"]] = journal["last"]
+            for name, url in stack.listener_urls.items():
+                if stack.processes[name].pid is None:
+                    continue
+                health = (await client.get(f"{url}/health")).json()
+                seen = {p["journal"]: p["watermark"] for p in health["producers"]}
+                if health["in_flight"] or any(seen.get(journal) != last for journal, last in lasts.items()):
+                    return False
+            return True
+
+        await until(nothing_left, within_s)
+
+
+@pytest.fixture
+def stack_of(tmp_path: Path) -> StackOf:
+    """`async with stack_of(listeners=3) as stack`: begun on free ports, ended with the block."""
+
+    @asynccontextmanager
+    async def make(**options: Any) -> AsyncIterator[Stack]:
+        defaults = {"producer_port": 0, "listener_port": 0}
+        async with Stack(tmp_path / "stack", **{**defaults, **options}) as stack:
+            yield stack
+
+    return make
