@@ -132,10 +132,11 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import publish, stack
+    from oncecast.cli import publish, stack, status
 
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
         app.command(command, group="The embedded stack")
+    app.command(status.status, group="The embedded stack")
     for command_of_events in (publish.send, publish.tail):
         app.command(command_of_events, group="Events")
 

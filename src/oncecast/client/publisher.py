@@ -149,7 +149,7 @@ class Publisher:
         # The ids are in the events; the key serves those whose `id` is nothing that a producer takes for one.
         headers = {"Idempotency-Key": new_id()}
         body = batch.body
-        attempt = 1
+        attempt, reason = 1, ""
         while True:
             match await self._post(body, headers, len(batch.events), deadline_s):
                 case Accepted() as accepted:
@@ -158,10 +158,12 @@ class Publisher:
                     raise _refused(refusal, batch)
                 case Later() as later:
                     attempt += 1
+                    if not reason or loop.time() < deadline_s:
+                        reason = later.reason  # else our own deadline cut this try short: not the producer's fault
                     pause_s = backoff(attempt, base_s=RETRY_BASE_S, max_s=RETRY_MAX_S, jitter=random.random())
                     pause_s = max(pause_s, later.wait_s)
                     if loop.time() + pause_s >= deadline_s:
-                        raise NotAcknowledged(later.reason, deadline_s=self._deadline_s)
+                        raise NotAcknowledged(reason, deadline_s=self._deadline_s)
                     await asyncio.sleep(pause_s)
 
     async def _post(

@@ -118,6 +118,7 @@ class ListenerHub:
                 "age_s": round(now_s - reader.reported_at_s, 1),
             }
             for reader in self.readers
+            if reader.group  # one without a group only looks on, as `oncecast tail` does
         ]
 
 

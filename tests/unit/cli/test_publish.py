@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from oncecast.cli.publish import send, tail
-from support.scripted_producer import Producer, accept, refuse
+from tests.support.scripted_producer import Producer, accept, refuse
 
 
 def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from oncecast.cli.status import status
-from support.scripted_producer import Producer
+from tests.support.scripted_producer import Producer
 
 
 def test_processes_that_do_not_run_are_shown_as_the_stack_left_them(

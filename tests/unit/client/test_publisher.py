@@ -9,8 +9,8 @@ import pytest
 from oncecast.client import NotAcknowledged, Publisher, PublishRefused, publisher
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor, Event
-from support.scripted_producer import Producer, accept_but_hang_up, fall_silent, refuse, when
-from support.scripted_producer import accept as acknowledge
+from tests.support.scripted_producer import Producer, accept_but_hang_up, fall_silent, refuse, when
+from tests.support.scripted_producer import accept as acknowledge
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +187,7 @@ async def test_out_of_time_tells_how_many_were_accepted() -> None:
     answers = [acknowledge] + [refuse(503, {"detail": "the disk is being checked"})] * 1000
     async with (
         Producer(answers).running() as producer,
-        Publisher(producer.url, deadline_s=0.1, batch_events_max=2, requests_max=1) as p,
+        Publisher(producer.url, deadline_s=0.5, batch_events_max=2, requests_max=1) as p,
     ):
         with pytest.raises(NotAcknowledged, match=r"2 accepted before.*: the disk is being checked") as late:
             await p.publish_many(bare(6))
