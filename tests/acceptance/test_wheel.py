@@ -39,26 +39,24 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_brings_sql_lua_and_page_and_runs_up_and_send(command: Path, tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     up = [str(command), "up", "--port", "0", "--listener-port", "0", "--json"]
-    running = subprocess.Popen(up, cwd=tmp_path, env=clean, stdout=subprocess.PIPE, text=True)
-    try:
-        assert running.stdout is not None
-        addresses = {}
-        for _ in range(5):
-            process = json.loads(running.stdout.readline())
-            addresses[process["name"]] = process["address"]
-        (tmp_path / "events.ndjson").write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
-        send = [str(command), "send", "events.ndjson", "--to", addresses["producer"], "--json"]
-        sent = subprocess.run(send, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=True)
-        assert json.loads(sent.stdout)["accepted"] == len(EVENTS)
-        assert stored_ids(command, tmp_path, clean, addresses["listener-b"]) == {event["id"] for event in EVENTS}
-        page = fetch(addresses["producer"] + "/", clean, command)
-        assert b"<!doctype html>" in page.lower()
-    finally:
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=60) == 0
+    with subprocess.Popen(up, cwd=tmp_path, env=clean, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout is not None
+            started = [json.loads(running.stdout.readline()) for _ in range(5)]
+            addresses = {process["name"]: process["address"] for process in started}
+            (tmp_path / "events.ndjson").write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
+            send = [str(command), "send", "events.ndjson", "--to", addresses["producer"], "--json"]
+            sent = subprocess.run(send, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60)
+            assert json.loads(sent.stdout)["accepted"] == len(EVENTS), sent.stderr
+            assert stored_ids(command, clean, addresses["listener-b"]) == {event["id"] for event in EVENTS}
+            page = fetch(addresses["producer"] + "/", clean, command)
+            assert b"<!doctype html>" in page.lower()
+        finally:
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=60) == 0
 
 
-def stored_ids(command: Path, folder: Path, clean: dict[str, str], listener: str) -> set[str]:
+def stored_ids(command: Path, clean: dict[str, str], listener: str) -> set[str]:
     deadline_s = time.monotonic() + 30
     while True:
         answer = json.loads(fetch(f"{listener}/api/events?limit=1000", clean, command))

@@ -11,6 +11,7 @@ import msgspec
 from oncecast.core.errors import StartError
 
 LOOPBACK = "127.0.0.1"
+PORT_MAX = 65_536
 
 
 def free_port() -> int:
@@ -36,6 +37,8 @@ def wanted_ports(first: int, count: int, option: str) -> list[int]:
     """`count` ports from `first` on, or any free ones for 0; raises StartError naming the port and `option`."""
     if not first:
         return [free_port() for _ in range(count)]
+    if not 0 < first <= PORT_MAX - count:
+        raise StartError(f"{option}: {first} will not do; it takes a port from 1 to {PORT_MAX - count}, or 0 for any")
     ports = list(range(first, first + count))
     for port in ports:
         if not is_free(port):

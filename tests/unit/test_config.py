@@ -1,0 +1,78 @@
+"""Settings: flag before environment before default, each wrong one is a line, and the README tells them all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from oncecast.config import Common, ListenerConfig, ProducerConfig, load
+from oncecast.core.errors import ConfigError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_a_flag_comes_before_the_environment_and_that_before_the_default() -> None:
+    assert load(ProducerConfig, {}).port == 8080
+    assert load(ProducerConfig, {"PORT": "9000"}).port == 9000
+    assert load(ProducerConfig, {"PORT": "9000"}, {"port": 7000}).port == 7000
+
+
+def test_a_file_can_hold_the_value(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:secret@localhost:1\n")
+    assert load(ListenerConfig, {"REDIS_URL_FILE": str(tmp_path / "url")}).redis_url == "redis://:secret@localhost:1"
+    with pytest.raises(ConfigError, match="REDIS_URL_FILE: cannot read"):
+        load(ListenerConfig, {"REDIS_URL_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "x"), ("PORT", "70000"), ("PORT", "-1"), ("PORT", "٣"), ("LEASE_TTL", "soon"), ("LEASE_TTL", "-2s"),
+        ("LEASE_TTL", "2 fortnights"), ("WINDOW_BYTES", "0"), ("WINDOW_BYTES", "1 GB"), ("EVENT_ATTEMPTS", "0"),
+        ("WS_URL", "http://localhost"), ("WS_URL", "ws://a,nonsense"), ("DATABASE_URL", "mysql://x/y"),
+        ("REDIS_URL", ""), ("LISTENER_GROUP", "No Spaces"), ("INSTANCE_ID", "a\nb"), ("LOG_FORMAT", "xml"),
+        ("ALLOW_NO_TOKEN", "maybe"), ("HOST", " "),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_one_line_that_names_the_variable(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ListenerConfig, {variable: value})
+    assert str(caught.value).startswith(f"{variable}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_values_are_told_together_and_secrets_are_not() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ListenerConfig, {"PORT": "x", "LEASE_TTL": "y", "DATABASE_URL": "mysql://user:hunter2@host/db"})
+    assert len(str(caught.value).splitlines()) == 3
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2s", 2.0), ("500ms", 0.5), ("1m", 60.0), ("1.5", 1.5), ("7d", 604_800.0)]
+)
+def test_durations_have_units_and_a_bare_number_is_seconds(text: str, seconds: float) -> None:
+    assert load(ListenerConfig, {"LEASE_TTL": text}).lease_ttl == seconds
+
+
+def settings_table() -> str:
+    """The README's table as config.py has it."""
+    common = {item.name for item in fields(Common)}
+    rows: list[str] = []
+    for title, kind in (("both", Common), ("producer", ProducerConfig), ("listener", ListenerConfig)):
+        rows += [
+            f"| `{item.name.upper()}` | {title} | {f'`{default}`' if (default := item.metadata['default']) else ''} "
+            f"| {item.metadata['about']} |"
+            for item in fields(kind)
+            if kind is Common or item.name not in common
+        ]
+    return "| name | of | default | |\n|---|---|---|---|\n" + "\n".join(rows)
+
+
+def test_the_readme_tells_every_setting_as_it_is() -> None:
+    found = re.search(r"<!-- settings:.*?-->\n(.*?)<!-- /settings -->", README.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    assert found.group(1).strip() == settings_table()
