@@ -139,12 +139,10 @@ class Common:
     """What producer and listener both have."""
 
     instance_id: str = setting("", lambda text: instance(text or _host_name()), "its name; the host's by default")
-    host: str = setting("127.0.0.1", text, "the address to bind; wider needs tokens, or ALLOW_NO_TOKEN=1")
-    allow_no_token: bool = setting("0", flag, "bind wider without tokens")
+    host: str = setting("127.0.0.1", text, "the address to bind; wider only with ALLOW_NO_TOKEN=1")
+    allow_no_token: bool = setting("0", flag, "anybody who reaches this machine may publish and read")
     allowed_hosts: tuple[str, ...] = setting("", words, "further Host headers to answer to")
     allowed_origins: tuple[str, ...] = setting("", words, "further web origins that may write")
-    start_attempts: int = setting("3", count, "starts of the whole application before it gives up")
-    start_retry_delay: float = setting("3s", duration_s, "between them")
     log_format: str = setting("console", one_of("console", "json"), "lines for people, or one JSON object a line")
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "the least that is logged")
     drain_timeout: float = setting("10s", duration_s, "how long what was begun may take to finish at the end")
