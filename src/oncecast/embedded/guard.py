@@ -1,8 +1,8 @@
 """Ends a stack's processes when their supervisor is gone, however it went.
 
-Run as a script of its own, without Oncecast: `guard.py [FOLDER]`. Its standard input is a pipe whose other end
-only the supervisor holds, with a line for each process: `+PID SIGNAL` when it begins, `-PID` when it has ended. At
-the end of the input whatever still runs is ended, and FOLDER (a temporary one) is removed.
+Run as a script of its own, without Oncecast. Its standard input is a pipe whose other end only the supervisor
+holds, with a line for each process, `+PID SIGNAL` when it begins and `-PID` when it has ended, and `*FOLDER` for
+each temporary folder. At the end of the input whatever still runs is ended, and the folders are removed.
 """
 
 import os
@@ -19,14 +19,17 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     running: dict[int, int] = {}
+    temporary: list[str] = []
     for line in sys.stdin:
         pid, _, number = line[1:].partition(" ")
-        if line[0] == "+":
+        if line[0] == "*":
+            temporary.append(line[1:].rstrip("\n"))
+        elif line[0] == "+":
             running[int(pid)] = int(number)
         else:
             running.pop(int(pid), None)
     end(running)
-    for folder in sys.argv[1:]:
+    for folder in temporary:
         shutil.rmtree(folder, ignore_errors=True)
 
 

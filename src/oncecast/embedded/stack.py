@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -113,8 +112,10 @@ class Stack:
         producer_ports = wanted_ports(self._producer_port, len(self._producers), "--port")
         listener_ports = wanted_ports(self._listener_port, len(self._names), "--listener-port")
         self._hold_folder()
-        self._guard = Guard([self.data] if self._temporary else [])
+        self._guard = Guard()
         self._exit.callback(self._guard.close)
+        if self._temporary:
+            self._guard.remove_at_end(self.data)
         self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
         self._exit.push_async_callback(self._stop_all)
@@ -146,8 +147,6 @@ class Stack:
 
     def _hold_folder(self) -> None:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._temporary:
-            self._exit.callback(shutil.rmtree, self.data, ignore_errors=True)
         lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._exit.callback(os.close, lock)
         try:
@@ -161,7 +160,7 @@ class Stack:
         ports = remembered_ports(self.data / "ports.json", ("postgres", "valkey"))
         self._postgres = EmbeddedPostgres(self.data / "postgres", ports["postgres"], self.data / "postgres.url")
         if self._postgres.copy is not None:
-            self._exit.callback(shutil.rmtree, self._postgres.copy, ignore_errors=True)
+            self._guard.remove_at_end(self._postgres.copy)
         self._valkey = EmbeddedValkey(self.data / "valkey", ports["valkey"], self.data / "redis.url")
         for name, server in (("postgres", self._postgres), ("valkey", self._valkey)):
             address = f"{LOOPBACK}:{server.port}"
