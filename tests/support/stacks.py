@@ -59,12 +59,17 @@ async def drained(stack: Stack, within_s: float = 90.0) -> None:
 
 @pytest.fixture
 def stack_of(tmp_path: Path) -> StackOf:
-    """`async with stack_of(listeners=3) as stack`: begun on free ports, ended with the block."""
+    """`async with stack_of(listeners=3) as stack`: begun on free ports, ended with the block.
+
+    Whatever happens in it, no process may have printed a stack trace.
+    """
 
     @asynccontextmanager
     async def make(**options: Any) -> AsyncIterator[Stack]:
         defaults = {"producer_port": 0, "listener_port": 0}
         async with Stack(tmp_path / "stack", **{**defaults, **options}) as stack:
             yield stack
+        for log in (tmp_path / "stack").glob("*/output.log"):
+            assert "Traceback" not in log.read_text(), log.read_text()[-5_000:]
 
     return make

@@ -137,6 +137,7 @@ class Attempts:
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
         self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left))
         arrival.pauses = 0
+        arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
         if not left:
             arrival.doom = error
         self._come_back([arrival], self._limits.event_retry_delay_s if left else 0.0)

@@ -17,6 +17,9 @@ from oncecast.core.watermark import Watermark
 from oncecast.core.wire import Epoch, Events, decode_heads, epoch_of
 
 _NO_BYTES = msgspec.Raw(b"")
+IDENTITY_COST_BYTES = 160
+"""Of an event's credit, what is kept back while only its identity is held: one event that is stuck keeps all
+behind it from being forgotten, and even that must have a bound."""
 
 
 class Track:
@@ -79,8 +82,9 @@ class Track:
         self.watermark.end([arrival.offset for arrival in arrivals])
         freed_bytes = 0
         for arrival in arrivals:
-            freed_bytes += arrival.cost_bytes
-            arrival.raw, arrival.cost_bytes = _NO_BYTES, 0
+            kept_bytes = min(arrival.cost_bytes, IDENTITY_COST_BYTES)
+            freed_bytes += arrival.cost_bytes - kept_bytes
+            arrival.raw, arrival.cost_bytes = _NO_BYTES, kept_bytes
         self._on_credit(freed_bytes)
 
     def ended(self) -> list[Arrival]:
@@ -98,5 +102,7 @@ class Track:
         if cursor.offset <= self.saved.offset:
             return
         self.saved = cursor
+        freed_bytes = 0
         while self._held and self._held[0].offset <= min(cursor.offset, self.watermark.value):
-            self._held.popleft()
+            freed_bytes += self._held.popleft().cost_bytes
+        self._on_credit(freed_bytes)

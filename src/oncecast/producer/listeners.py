@@ -198,5 +198,5 @@ async def close(socket: WebSocket, code: int, reason: str) -> None:
     try:
         async with asyncio.timeout(1.0):
             await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
-    except (RuntimeError, TimeoutError, OSError):
+    except (RuntimeError, TimeoutError, OSError, WebSocketDisconnect):
         return  # the other side was faster

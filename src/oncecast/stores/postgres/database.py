@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.queries import in_schema, load_queries
 
 Connection = AsyncConnection[TupleRow]
+
+# The pool logs every failed try; what they mean for us is reported as facts, once.
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 RESERVED_CONNECTIONS = 2
 """Of the pool, what work may not take: cursors, look-ups and dead letters always find a connection."""
