@@ -1,0 +1,197 @@
+"""What becomes of an attempt: ended, back with or without a spent attempt, or to its grave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from oncecast.core.errors import DataRefused, Reject, RowLocked, Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed
+from oncecast.core.ports import Outcome, Transaction
+from oncecast.listener.attempt import AttemptLimits, Attempts
+from oncecast.listener.gates import DatabaseGate
+from oncecast.listener.handlers import Listener
+from tests.support.arrivals import arrivals
+
+LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, pauses_max=3)
+
+
+class Store:
+    """Refuses what its script says, and keeps what it was given otherwise."""
+
+    def __init__(self) -> None:
+        self.refusals: list[Exception] = []
+        self.bad: set[str] = set()
+        self.stored: list[str] = []
+        self.buried: list[tuple[str, BaseException]] = []
+
+    async def insert(self, batch: Sequence[Arrival]) -> list[Outcome]:
+        self._refuse()
+        if bad := self.bad & {x.id for x in batch}:
+            raise DataRefused(f"{bad}")
+        self.stored += [x.id for x in batch]
+        return [Outcome.STORED] * len(batch)
+
+    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+        self._refuse()
+        await work(None)  # type: ignore[arg-type]
+        self.stored.append(arrival.id)
+        return Outcome.STORED
+
+    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+        self._refuse()
+        self.buried.append((arrival.id, cause))
+        return Outcome.STORED
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+
+
+class Harness:
+    """An attempt station whose exits are lists."""
+
+    def __init__(self, app: Listener | None = None) -> None:
+        self.store = Store()
+        self.facts: list[Fact] = []
+        self.settled: list[str] = []
+        self.back: list[tuple[list[str], float]] = []
+        self.pauses = 0
+        self.database = DatabaseGate(self.store, probe_interval_s=1.0, observe=self.facts.append)  # type: ignore[arg-type]
+        self.station = Attempts(
+            app or Listener(),
+            self.store,  # type: ignore[arg-type]
+            self.database,
+            limits=LIMITS,
+            settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
+            come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
+            paused=self._paused,
+            observe=self.facts.append,
+        )
+
+    def _paused(self) -> None:
+        self.pauses += 1
+
+    def told(self, kind: type[Fact]) -> list[int]:
+        return [fact.retries_left for fact in self.facts if isinstance(fact, kind)]  # type: ignore[attr-defined]
+
+
+async def test_a_transient_error_of_the_database_is_tried_again_within_the_attempt() -> None:
+    at = Harness()
+    at.store.refusals = [Unavailable("x"), Unavailable("x")]
+    (arrival,) = arrivals(1)
+    await at.station.attempt([arrival])
+    assert (at.settled, at.back, arrival.attempts) == (["1"], [], 1)
+    assert at.told(InsertFailed) == [2, 1]
+    assert at.database.is_up
+
+
+async def test_when_the_tries_are_used_up_everything_pauses_and_no_attempt_is_spent() -> None:
+    at = Harness()
+    at.store.refusals = [Unavailable("x")] * 3
+    work = arrivals(5)
+    await at.station.attempt(work)
+    assert at.back == [(["1", "2", "3", "4", "5"], 0.0)]
+    assert [x.attempts for x in work] == [0] * 5
+    assert (at.database.is_up, at.pauses) == (False, 1)
+
+
+async def test_while_the_database_is_known_to_be_down_nobody_waits_for_more_tries() -> None:
+    at = Harness()
+    at.database.lost(Unavailable("told by another lane"))
+    at.store.refusals = [Unavailable("x")]
+    await at.station.attempt(arrivals(1))
+    assert (at.told(InsertFailed), at.pauses) == ([2], 0)
+
+
+async def test_an_event_that_brings_the_databases_error_about_by_itself_pays_after_so_many_pauses() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    for _ in range(LIMITS.pauses_max):
+        at.store.refusals = [Unavailable("x")] * 3
+        await at.station.attempt([arrival])
+        assert arrival.attempts == 0
+    at.store.refusals = [Unavailable("x")] * 3
+    await at.station.attempt([arrival])
+    assert arrival.attempts == 1
+    assert at.told(ProcessingFailed) == [2]
+
+
+async def test_a_row_that_another_session_holds_is_waited_for_at_no_cost() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    for _ in range(50):
+        at.store.refusals = [RowLocked("x")]
+        await at.station.attempt([arrival])
+    assert (arrival.attempts, arrival.doom, at.settled) == (0, None, [])
+    assert all(delay_s > 0 for _, delay_s in at.back)
+    assert at.database.is_up
+
+
+async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> None:
+    at = Harness()
+    at.store.bad = {"137"}
+    work = arrivals(500)
+    await at.station.attempt(work)
+    assert len(at.store.stored) == len(at.settled) == 499
+    assert at.back == [(["137"], LIMITS.event_retry_delay_s)]
+    assert {x.attempts for x in work} == {1}
+
+
+async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with_its_cause() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def fail(event: object, tx: Transaction) -> None:
+        raise ValueError("no")
+
+    at = Harness(app)
+    (arrival,) = arrivals(1, type="order")
+    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
+    for _ in range(3):
+        await at.station.attempt([arrival])
+    assert at.told(ProcessingFailed) == [2, 1, 0]
+    assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
+    assert at.settled == at.store.buried == []
+    await at.station.attempt([arrival])
+    ((buried, cause),) = at.store.buried
+    assert (buried, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
+
+
+async def test_a_burial_that_the_database_cannot_take_waits_and_the_handler_does_not_run_again() -> None:
+    runs: list[int] = []
+    app = Listener()
+
+    @app.on("order")
+    async def give_up(event: object, tx: Transaction) -> None:
+        runs.append(1)
+        raise Reject("out of stock")
+
+    at = Harness(app)
+    (arrival,) = arrivals(1, type="order")
+    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
+    await at.station.attempt([arrival])
+    at.store.refusals = [Unavailable("x")] * 3
+    await at.station.attempt([arrival])
+    assert (at.settled, arrival.attempts) == ([], 1)
+    await at.station.attempt([arrival])
+    assert (at.settled, arrival.attempts, len(runs)) == (["1"], 1, 1)
+
+
+async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def hang(event: object, tx: Transaction) -> None:
+        await asyncio.Event().wait()
+
+    at = Harness(app)
+    (arrival,) = arrivals(1, type="order")
+    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await at.station.attempt([arrival])
+    assert (at.settled, at.back, arrival.doom) == ([], [], None)

@@ -1,0 +1,74 @@
+"""A track knows what has come of a journal, what has ended, and to whom the credit belongs."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oncecast.core.event import Cursor
+from tests.support.arrivals import Credit, frame, receive, track
+
+
+def test_arrivals_carry_their_place_and_their_bytes() -> None:
+    (first, second) = receive(track(6), frame(7, "a", "b"))
+    assert [(x.offset, x.id, x.source, x.type, x.cursor) for x in (first, second)] == [
+        (7, "a", "/oncecast", "tick", "e1:7"),
+        (8, "b", "/oncecast", "tick", "e1:8"),
+    ]
+    assert msgspec.json.decode(second.raw)["id"] == "b"
+
+
+def test_the_overlap_of_a_frame_is_dropped() -> None:
+    on = track(7)
+    assert [x.id for x in receive(on, frame(6, "a", "b", "c"))] == ["c"]
+    assert receive(on, frame(6, "a", "b", "c")) == []
+
+
+@pytest.mark.parametrize("text", [frame(0, "a"), frame(3)])
+def test_a_frame_that_no_journal_sends_is_an_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match="frame"):
+        receive(track(), text)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), min_size=1, max_size=6), st.data())
+def test_all_credit_of_what_has_ended_and_is_saved_goes_back_to_the_byte(
+    frames: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    credit = Credit()
+    on = track(0, credit)
+    sent_bytes, everything = 0, []
+    for count, size_bytes in frames:
+        begin = data.draw(st.integers(max(1, on.watermark.received), on.watermark.received + 1))
+        text = frame(begin, *(f"{begin + n}" for n in range(count)), size_bytes=size_bytes)
+        sent_bytes += len(text)
+        everything += receive(on, text)
+    assert credit.bytes <= sent_bytes
+    for arrival in data.draw(st.permutations(everything)):
+        on.end([arrival])
+    assert on.watermark.value == on.watermark.received
+    on.save(on.cursor_at(on.watermark.value))
+    assert credit.bytes == sent_bytes
+
+
+def test_what_has_ended_is_told_up_to_the_watermark_and_forgotten_once_saved() -> None:
+    on = track()
+    a, b, c = receive(on, frame(1, "a", "b", "c"))
+    on.end([a, c])
+    assert [x.id for x in on.ended()] == ["a"]
+    on.end([b])
+    assert [x.id for x in on.ended()] == ["a", "b", "c"]
+    on.save(Cursor("e1", 2))
+    assert [x.id for x in on.ended()] == ["c"]
+    on.save(Cursor("e1", 1))
+    assert on.saved == Cursor("e1", 2)
+
+
+def test_a_cursor_that_another_has_saved_further_than_we_are_keeps_what_is_in_flight() -> None:
+    on = track()
+    a, b = receive(on, frame(1, "a", "b"))
+    on.end([a])
+    on.save(Cursor("e1", 2))
+    on.end([b])
+    assert [x.id for x in on.ended()] == ["b"]
