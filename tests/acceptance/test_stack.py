@@ -170,9 +170,10 @@ def events_file(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can own a folder that nobody else may enter")
-async def test_as_root_it_runs_in_a_folder_that_only_root_may_enter() -> None:
+async def test_as_root_it_runs_in_a_folder_that_only_root_may_enter(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as locked:
         os.chmod(locked, 0o700)
+        monkeypatch.setenv("TMPDIR", locked)
         async with Stack(Path(locked) / "stack", listeners=1, producer_port=0, listener_port=0) as stack:
             assert await rows(stack, "select current_user") == [("oncecast",)]
             await stack.stop("postgres")

@@ -50,19 +50,18 @@ class Producer:
     async def running(self, port: int = 0) -> AsyncIterator[Producer]:
         """Serve while the block runs."""
         tasks: set[asyncio.Task[None]] = set()
+        writers: list[asyncio.StreamWriter] = []
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            tasks.add(task := asyncio.current_task())
-            try:
+        async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):  # the client is done
                 while not writer.is_closing() and await self._serve_one(reader, writer):
                     pass
-            except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-                pass  # the client, or the test, is done
-            finally:
-                writer.close()
-                with suppress(ConnectionError):
-                    await writer.wait_closed()
-                tasks.discard(task)
+            writer.close()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Not a coroutine: one that is cancelled before its first step would never close its connection.
+            writers.append(writer)
+            tasks.add(asyncio.create_task(converse(reader, writer)))
 
         server = await asyncio.start_server(connected, "127.0.0.1", port)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -73,6 +72,10 @@ class Producer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in writers:
+                writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
 
     @contextmanager
     def in_a_thread(self) -> Iterator[str]:

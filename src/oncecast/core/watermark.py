@@ -11,12 +11,13 @@ class Watermark:
     Offsets up to `value` have all ended. `received` is the last offset that arrived: ended or in flight.
     """
 
-    __slots__ = ("_ended", "received", "value")
+    __slots__ = ("_ended", "_gaps", "received", "value")
 
     def __init__(self, after: int) -> None:
         self.value = after
         self.received = after
         self._ended: set[int] = set()
+        self._gaps: dict[int, int] = {}  # first to last; a gap may be of any size
 
     def arrive(self, first: int, last: int) -> int:
         """Offsets `first`..`last` arrived; returns the first of them that is new (`last + 1` if none is).
@@ -25,7 +26,8 @@ class Watermark:
         journal: nothing will ever arrive there, so they count as ended.
         """
         if first > self.received + 1:
-            self.end(range(self.received + 1, first))
+            self._gaps[self.received + 1] = first - 1
+            self.end(())
         new = max(first, self.received + 1)
         self.received = max(self.received, last)
         return new
@@ -35,7 +37,13 @@ class Watermark:
         ended = self._ended
         value = self.value
         ended.update(offset for offset in offsets if offset > value)
-        while (value + 1) in ended:
-            value += 1
-            ended.remove(value)
+        while True:
+            following = value + 1
+            if following in ended:
+                ended.remove(following)
+                value = following
+            elif following in self._gaps:
+                value = self._gaps.pop(following)
+            else:
+                break
         self.value = value

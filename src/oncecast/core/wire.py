@@ -8,6 +8,7 @@ and makes its `report`. Unknown fields are ignored, so that either side may lear
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -16,6 +17,7 @@ from oncecast.core.event import Cursor
 SUBPROTOCOL = "oncecast.v1"
 PLAIN_SUBPROTOCOL = "cloudevents.json"
 VERSION = 1
+OFFSET_MAX = 2**53
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True):
@@ -57,7 +59,7 @@ class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
     of the whole frame.
     """
 
-    offset: int
+    offset: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
     at: int
     events: list[msgspec.Raw]
 

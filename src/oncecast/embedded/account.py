@@ -22,6 +22,7 @@ from typing import Any
 from oncecast.core.errors import StartError
 
 ACCOUNT = "nobody"
+TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108 - what is made there is made by mkdtemp
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,16 @@ def readable_copy(parts: Sequence[Path], account: Mapping[str, Any]) -> Path | N
     """Copies of the folders `parts`, side by side where any account can read them; None if there is no need."""
     if not account or all(is_reachable(part) for part in parts):
         return None
-    place = Path(tempfile.mkdtemp(prefix="oncecast-postgres-"))
+    place = Path(tempfile.mkdtemp(prefix="oncecast-postgres-", dir=_open_folder()))
     place.chmod(0o755)
     for part in parts:
         shutil.copytree(part, place / part.name, symlinks=True)
     return place
+
+
+def _open_folder() -> Path:
+    """A folder for temporary files that any account may enter."""
+    for folder in (Path(tempfile.gettempdir()), *map(Path, TEMPORARY_FOLDERS)):
+        if folder.is_dir() and is_reachable(folder) and os.access(folder, os.W_OK):
+            return folder
+    raise StartError(f"{ACCOUNT!r} can enter no folder for temporary files; TMPDIR names another")

@@ -159,6 +159,7 @@ class Feed:
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
             raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
         track = await self._track_for(welcome)
+        track.first = welcome.first
         self._owed_bytes = 0
         after = track.watermark.received
         resume = Resume(
@@ -197,7 +198,7 @@ class Feed:
             self._used_bytes += len(text)
             try:
                 arrivals = track.receive(frame, text)
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
             if arrivals:
                 self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
@@ -241,6 +242,6 @@ class Feed:
 def _decode(text: bytes) -> Welcome | Events:
     try:
         frame: Welcome | Events = decode_server_frame(text)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProducerError(f"the producer sent a frame that cannot be read: {error}") from error
     return frame

@@ -30,6 +30,8 @@ class Track:
         self.epochs = list(epochs)
         self.saved = self.cursor_at(after)
         self.watermark = Watermark(after)
+        self.first = 1
+        """The oldest offset that the producer can serve: what lies before it is gone."""
         self.abandoned = False
         self._held: deque[Arrival] = deque()
         self._on_credit = on_credit
@@ -46,11 +48,12 @@ class Track:
     def receive(self, frame: Events, text: bytes) -> list[Arrival]:
         """The new arrivals of `frame`, whose undecoded form is `text`; its overlap is dropped.
 
-        Raises msgspec.DecodeError on heads that are none, ValueError on offsets that lie before the journal.
+        Raises msgspec.DecodeError on heads that are none, ValueError on a frame that would have us skip events.
         """
         heads = decode_heads(text)
-        if frame.offset < 1 or not heads:
-            raise ValueError(f"a frame of {len(heads)} events at offset {frame.offset}")
+        due = max(self.watermark.received + 1, self.first)
+        if frame.offset > due or not heads:
+            raise ValueError(f"{len(heads)} events from offset {frame.offset}, where {due} is due")
         last = frame.offset + len(heads) - 1
         new = self.watermark.arrive(frame.offset, last) - frame.offset
         epoch = epoch_of(self.epochs, frame.offset)

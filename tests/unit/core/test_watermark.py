@@ -28,6 +28,16 @@ def test_an_overlap_is_not_new_and_a_gap_counts_as_ended() -> None:
     assert (watermark.value, watermark.received) == (19, 21)
 
 
+def test_a_gap_of_any_size_waits_for_what_lies_before_it() -> None:
+    watermark = Watermark(0)
+    watermark.arrive(1, 1)
+    watermark.arrive(10**15, 10**15)
+    watermark.end([10**15])
+    assert watermark.value == 0
+    watermark.end([1])
+    assert watermark.value == 10**15
+
+
 def test_ending_twice_changes_nothing() -> None:
     watermark = Watermark(0)
     watermark.arrive(1, 3)

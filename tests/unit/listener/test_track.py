@@ -26,10 +26,18 @@ def test_the_overlap_of_a_frame_is_dropped() -> None:
     assert receive(on, frame(6, "a", "b", "c")) == []
 
 
-@pytest.mark.parametrize("text", [frame(0, "a"), frame(3)])
-def test_a_frame_that_no_journal_sends_is_an_error(text: bytes) -> None:
-    with pytest.raises(ValueError, match="frame"):
+@pytest.mark.parametrize("text", [frame(0, "a"), frame(2, "a"), frame(10**15, "a"), frame(10**20, "a"), frame(1)])
+def test_a_frame_that_no_journal_sends_or_that_would_skip_events_is_an_error(text: bytes) -> None:
+    with pytest.raises((ValueError, msgspec.ValidationError)):
         receive(track(), text)
+
+
+def test_what_the_producer_no_longer_has_is_passed_over() -> None:
+    on = track(5)
+    on.first = 1_000_000_000
+    (arrival,) = receive(on, frame(1_000_000_000, "a"))
+    on.end([arrival])
+    assert on.watermark.value == 1_000_000_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), min_size=1, max_size=6), st.data())

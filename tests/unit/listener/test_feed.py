@@ -1,0 +1,222 @@
+"""A feed takes nothing on trust from a producer, and comes back whatever the producer does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.facts import Connected, Disconnected, Fact
+from oncecast.core.ports import SavedCursor
+from oncecast.core.wire import Credit, Epoch, Report, Resume, Welcome, decode_client_frame, encode
+from oncecast.listener.feed import Feed
+from tests.support.arrivals import frame
+from tests.support.stacks import until
+
+WINDOW_BYTES = 100_000
+EPOCHS = [Epoch("e1", 1)]
+Script = Callable[[ServerConnection], Awaitable[None]]
+
+
+class Store:
+    """Knows one saved cursor."""
+
+    saved: SavedCursor | None = None
+
+    async def load_cursor(self, journal: str) -> SavedCursor | None:
+        return self.saved
+
+
+class Harness:
+    """A feed, and what it brought."""
+
+    def __init__(self, url: str, window_bytes: int = WINDOW_BYTES) -> None:
+        self.facts: list[Fact] = []
+        self.arrived: list[Arrival] = []
+        self.store = Store()
+        self.feed = Feed(
+            url,
+            instance="listener-a",
+            group="g",
+            window_bytes=window_bytes,
+            reconnect_base_s=0.01,
+            reconnect_max_s=0.02,
+            store=self.store,  # type: ignore[arg-type]
+            ready=self._ready,
+            receive=self.arrived.extend,
+            report=Report,
+            observe=self.facts.append,
+        )
+
+    async def _ready(self) -> None:
+        return
+
+    def told(self, kind: type[Fact]) -> list[Any]:
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
+    async def has_arrived(self, count: int) -> list[str]:
+        async def enough() -> bool:
+            return len(self.arrived) >= count
+
+        await until(enough, within_s=10)
+        return [x.id for x in self.arrived]
+
+
+@asynccontextmanager
+async def producer(*scripts: Script) -> AsyncIterator[Harness]:
+    """A producer whose n-th connection follows the n-th script, further ones the last; and a feed that runs."""
+    left = list(scripts)
+
+    async def follow(connection: ServerConnection) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(connection)
+
+    async with serve(follow, "127.0.0.1", 0, subprotocols=[Subprotocol("oncecast.v1")]) as server:
+        harness = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+        running = asyncio.create_task(harness.feed.run_for_ever())
+        try:
+            yield harness
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def greet(connection: ServerConnection, epochs: list[Epoch] | None = None, journal: str = "j") -> Resume:
+    await connection.send(encode(Welcome(journal=journal, epochs=epochs or EPOCHS, first=1, last=0)).decode())
+    resume = decode_client_frame(await connection.recv())
+    assert isinstance(resume, Resume)
+    return resume
+
+
+def sends(*frames: bytes | str) -> Script:
+    async def script(connection: ServerConnection) -> None:
+        await greet(connection)
+        for text in frames:
+            await connection.send(text.decode() if isinstance(text, bytes) else text)
+        await connection.wait_closed()
+
+    return script
+
+
+async def test_it_resumes_after_the_last_offset_it_received_when_the_connection_broke() -> None:
+    resumed: list[str | None] = []
+
+    async def script(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection)).after)
+        first = 2 * len(resumed) - 1
+        await connection.send(frame(first, str(first), str(first + 1)).decode())
+
+    async with producer(script) as at:
+        assert (await at.has_arrived(6))[:6] == ["1", "2", "3", "4", "5", "6"]
+    assert resumed[:3] == [None, "e1:2", "e1:4"]
+
+
+async def test_a_new_process_resumes_at_the_saved_cursor() -> None:
+    resumed: list[str | None] = []
+
+    async def script(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection)).after)
+        await connection.wait_closed()
+
+    async with producer(script) as at:
+        at.store.saved = SavedCursor(Cursor("e1", 41), EPOCHS)
+
+        async def connected() -> bool:
+            return bool(resumed)
+
+        await until(connected)
+    assert resumed[0] == "e1:41"
+
+
+async def test_a_journal_that_was_restored_is_read_from_where_the_histories_part() -> None:
+    resumed: list[str | None] = []
+
+    async def before(connection: ServerConnection) -> None:
+        await greet(connection, [Epoch("e1", 1), Epoch("lost", 3)])
+        await connection.send(frame(1, "a", "b").decode())
+        await connection.send(frame(3, "lost-c", "lost-d").decode())
+
+    async def restored(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection, [Epoch("e1", 1), Epoch("e2", 2)])).after)
+        await connection.send(frame(2, "new-b", "new-c").decode())
+        await connection.wait_closed()
+
+    async with producer(before, restored) as at:
+        at.store.saved = SavedCursor(Cursor("e1", 1), [Epoch("e1", 1)])
+        assert await at.has_arrived(5) == ["b", "lost-c", "lost-d", "new-b", "new-c"]
+    assert resumed == ["e1:1"]
+    assert [x.cursor for x in at.arrived[-2:]] == ["e2:2", "e2:3"]
+
+
+async def test_credit_goes_back_as_events_end_and_are_saved_but_for_small_change() -> None:
+    credited: list[int] = []
+    text = frame(1, *map(str, range(1, 101)), size_bytes=300)
+
+    async def script(connection: ServerConnection) -> None:
+        await greet(connection)
+        await connection.send(text.decode())
+        while True:
+            said = decode_client_frame(await connection.recv())
+            if isinstance(said, Credit):
+                credited.append(said.bytes)
+
+    async with producer(script) as at:
+        await at.has_arrived(100)
+        track = at.feed.track
+        assert track is not None
+        track.end(at.arrived)
+        track.save(track.cursor_at(100))
+
+        async def all_back() -> bool:
+            return sum(credited) > len(text) - WINDOW_BYTES // 8
+
+        await until(all_back)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "[]",
+        '{"verb":"surprise"}',
+        '{"verb":"events","offset":-5,"at":0,"events":[{"id":"x","source":"/s","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":0,"events":[]}',
+        '{"verb":"events","offset":1,"at":0,"events":[{"id":7}]}',
+        '{"verb":"events","offset":1,"at":0,"events":{}}',
+        '{"verb":"events","offset":99999999999999999999,"at":0,"events":[{"id":"x","source":"/s","type":"t"}]}',
+        '{"verb":"welcome","journal":"j","epochs":[],"first":1,"last":0}',
+        '{"verb":"events","offset":1,"at":0,"events":' + "[" * 100_000,
+    ],
+)
+async def test_garbage_ends_the_connection_is_told_and_the_next_one_works(text: str) -> None:
+    async with producer(sends(text), sends(frame(1, "fine"))) as at:
+        assert await at.has_arrived(1) == ["fine"]
+    assert len(at.told(Connected)) == 2
+    assert "sent" in at.told(Disconnected)[0].reason
+
+
+async def test_offsets_that_go_backwards_are_an_overlap_and_nothing_arrives_twice() -> None:
+    async with producer(sends(frame(1, "a", "b"), frame(1, "a", "b"), frame(2, "b", "c"))) as at:
+        assert await at.has_arrived(3) == ["a", "b", "c"]
+
+
+async def test_whoever_does_not_speak_the_protocol_is_told_plainly() -> None:
+    async def silent(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    async with serve(silent, "127.0.0.1", 0) as server:
+        at = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+        running = asyncio.create_task(at.feed.run_for_ever())
+
+        async def told() -> list[Any]:
+            return at.told(Disconnected)
+
+        (first, *_) = await until(told)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert "oncecast.v1" in first.reason
