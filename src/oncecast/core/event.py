@@ -41,7 +41,7 @@ class Cursor(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read `EPOCH:OFFSET`; raises ValueError on anything else."""
         epoch, colon, offset = text.rpartition(":")
-        if not (colon and epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) <= 18):
+        if not (colon and epoch.isalnum() and text.isascii() and offset.isdigit() and len(offset) <= 18):
             raise ValueError(f"a cursor is EPOCH:OFFSET, not {text[:80]!r}")
         return cls(epoch, int(offset))
 

@@ -185,8 +185,10 @@ class SqliteJournal:
         self._tell(self._opened, extent)
 
     def _give_up(self) -> None:
-        """Trust nothing of this connection any more."""
-        self._failed_at_s = time.monotonic()
+        """Trust nothing of this connection any more; refusals meanwhile do not put the check off."""
+        now_s = time.monotonic()
+        if self._failed_at_s is None or now_s - self._failed_at_s >= REOPEN_INTERVAL_S:
+            self._failed_at_s = now_s
         if self._connection is not None:
             try:
                 self._connection.close(True)
