@@ -68,10 +68,13 @@ class Producer:
         try:
             yield self
         finally:
+            # What the loop is just accepting is nobody's yet, and would leak from a server that is closed: let it
+            # become a connection of ours first.
+            while accepting := [
+                task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())
+            ]:
+                await asyncio.gather(*accepting, return_exceptions=True)
             server.close()
-            # What the loop is just accepting is nobody's yet: let it become a connection of ours, and be closed.
-            accepting = [task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())]
-            await asyncio.gather(*accepting, return_exceptions=True)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
