@@ -6,6 +6,7 @@ A request without `Origin` does not come from a page, and passes. Middleware aro
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,13 +57,13 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
 
     def _judge(self, scope: Scope) -> Problem | None:
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
-        host = headers.get(b"host", "")
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1")
         if not self._any_host and _host_name(host) not in self._hosts:
             return Problem(421, "this host name is not one of ours; ALLOWED_HOSTS adds to them")
         origin = headers.get(b"origin")
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
-        if origin is None or not writes or self._is_own(origin, host):
+        if origin is None or not writes or self._is_own(origin.decode("latin-1"), host):
             return None
         return Problem(403, "pages of this origin may not write here; ALLOWED_ORIGINS adds to those that may")
 
@@ -70,6 +71,7 @@ class Guard:
         return urlsplit(origin).netloc.lower() == host.lower() or origin.lower().rstrip("/") in self._origins
 
 
+@lru_cache(64)
 def _host_name(host: str) -> str:
     """Without port and brackets."""
     try:

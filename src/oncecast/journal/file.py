@@ -98,12 +98,14 @@ def _bounds(connection: apsw.Connection) -> tuple[int, int]:
 
 
 def write(connection: apsw.Connection, batches: Sequence[Batch]) -> None:
-    """Write these in one durable transaction."""
+    """Write these in one durable transaction; a single row, as it nearly always is, by one call into SQLite."""
+    insert = "insert into batches values (?, ?, ?, ?, ?)"
+    rows = [(b.first_offset, b.count, b.at_us, checksum(b), b.body) for b in batches]
+    if len(rows) == 1:
+        connection.execute(insert, rows[0])  # a transaction of its own; each further call may wait for Python's lock
+        return
     with connection:
-        connection.executemany(
-            "insert into batches values (?, ?, ?, ?, ?)",
-            [(b.first_offset, b.count, b.at_us, checksum(b), b.body) for b in batches],
-        )
+        connection.executemany(insert, rows)
 
 
 def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:

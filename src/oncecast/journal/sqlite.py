@@ -85,7 +85,7 @@ class SqliteJournal:
         self._pending_bytes += size_bytes
         self._appends.put(append)
         # The commit cannot be taken back: whoever stops waiting does not know its outcome.
-        return await asyncio.shield(append.done)
+        return await append.done
 
     async def read(self, after: int, max_bytes: int) -> list[Batch]:
         """See Journal."""

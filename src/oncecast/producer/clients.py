@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor, Event
-from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.facts import Observe, Refused, SubscriberJoined, SubscriberLeft
 from oncecast.core.ports import Journal
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem
@@ -89,6 +89,7 @@ class ClientHub:
         try:
             accepted = await self._publish(text.encode("utf-8", "surrogatepass"))
         except Problem as problem:
+            self._observe(Refused(problem.status, problem.detail))
             refusal = msgspec.json.decode(problem.body())
             return Event.new("oncecast.refused", refusal, source="/oncecast/producer").to_json()
         return Event.new("oncecast.accepted", accepted, source="/oncecast/producer").to_json()
