@@ -169,3 +169,28 @@ async def test_what_a_killed_listener_held_is_rescued_within_some_seconds_and_it
 
     assert await until(stored, within_s=6.0 + 3.0) == [("listener-b",)]
     assert await rows(stack, "select count from public.effects") == [(1,)]
+
+
+async def test_what_postgresql_lost_to_an_older_state_is_processed_again_though_marks_say_it_has_ended(
+    stack: Stack,
+) -> None:
+    async with Publisher(stack.publish_url) as publisher:
+        await publisher.publish_many([Event.new("counted", id=f"e{n}") for n in range(60)])
+        await drained(stack)
+
+        async def saved() -> bool:
+            return await rows(stack, 'select "offset" from oncecast.cursors') == [(60,)]
+
+        await until(saved)
+        async with await psycopg.AsyncConnection.connect(stack.database_url) as connection:
+            await connection.execute('delete from oncecast.events where "offset" > 20')
+            await connection.execute("delete from public.effects where substr(id, 2)::int >= 20")
+            await connection.execute('update oncecast.cursors set "offset" = 20')
+        await publisher.publish(Event.new("counted", id="e60"))
+
+        async def restored() -> bool:
+            return await rows(stack, "select count(*), min(count), max(count) from public.effects") == [(61, 1, 1)]
+
+        await until(restored, within_s=10)
+    await drained(stack)
+    assert await rows(stack, "select count(*) from oncecast.events where status = 'stored'") == [(61,)]

@@ -186,7 +186,10 @@ class Feed:
         saved = await self._store.load_cursor(welcome.journal)
         after = resume_after(saved.cursor, saved.epochs, welcome.epochs) if saved else 0
         self._used_bytes = 0
-        self.track = fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
+        fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
+        if track is not None and track.journal == welcome.journal:
+            fresh.distrusted_to = track.watermark.received
+        self.track = fresh
         return fresh
 
     async def _read(self, connection: ClientConnection, track: Track) -> None:

@@ -32,6 +32,8 @@ class Track:
         self.watermark = Watermark(after)
         self.first = 1
         """The oldest offset that the producer can serve: what lies before it is gone."""
+        self.distrusted_to = 0
+        """Up to here marks prove nothing: PostgreSQL had lost rows that they stood for."""
         self.abandoned = False
         self._held: deque[Arrival] = deque()
         self._on_credit = on_credit
