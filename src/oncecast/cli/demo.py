@@ -110,10 +110,10 @@ async def _figures(stack: Stack, accepted: int, duplicates: int) -> Figures:
 
 
 def _print_where_to_look(stack: Stack, file: Path) -> None:
-    publish_url = stack.publish_url.replace("127.0.0.1", "localhost")
-    output.line(f"Producer    {publish_url}  (the page: send an event, watch the broadcast)")
-    for name, url in stack.listener_urls.items():
-        output.line(f"{name}  curl {url.replace('127.0.0.1', 'localhost')}/api/events")
+    local = {name: process.address.replace("127.0.0.1", "localhost") for name, process in stack.processes.items()}
+    output.line(f"the page    {local['producer']}  (send an event, watch the broadcast)")
+    for name in stack.listener_urls:
+        output.line(f"{name}  curl {local[name]}/api/events  (or: kill -9 {stack.processes[name].pid})")
     output.line(f"Sending the events of {file} …")
 
 
