@@ -151,6 +151,10 @@ def main() -> None:
             for line in str(error).splitlines():
                 output.error(line)
         sys.exit(1)
+    except* BrokenPipeError:
+        # Whoever read our output has seen enough. What is buffered cannot be written: nobody shall try at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except* KeyboardInterrupt:
         sys.exit(130)
 
