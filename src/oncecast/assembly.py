@@ -27,6 +27,7 @@ from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import log_facts
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.stores.dead_letter_file import DeadLetterFile
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
@@ -80,7 +81,9 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
             mark_ttl_s=config.mark_ttl,
         )
         await _prepare(database, config, stop)
-        service = ListenerService(app, leases, PostgresEvents(database), _listener_settings(config), observe)
+        letters = DeadLetterFile(config.dead_letter_path)
+        settings = _listener_settings(config)
+        service = ListenerService(app, leases, PostgresEvents(database), letters, settings, observe)
         face = _guarded(listener_app(EventReader(database), health=service.health, metrics=metrics.text), config)
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
         drained = asyncio.Event()

@@ -185,6 +185,7 @@ class ListenerConfig(Common):
     lease_ttl: float = setting("30s", duration_s, "when Redis forgets a lease that nobody renews")
     mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
     pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")
+    dead_letter_path: Path = setting("failed_events.log", file_path, "a line of every dead letter goes there")
     handler_concurrency: int = setting("8", count, "handlers that run at a time")
     handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
     db_pool: int = setting("10", count, "connections to PostgreSQL")

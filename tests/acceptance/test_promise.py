@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -130,6 +132,36 @@ async def test_a_rejected_event_is_dead_at_once_and_a_failing_one_after_its_atte
 
         assert await until(ended) == [("f", "dead", 3), ("r", "dead", 1), ("t", "stored", 1)]
     assert await rows(stack, "select * from public.effects") == []
+
+
+async def test_the_line_of_a_dead_letter_follows_its_row_even_over_a_restart(stack: Stack) -> None:
+    await stack.stop("listener-b")
+    file = stack.data / "listener-a" / "failed_events.log"
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    async with Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("rejected", {"n": 1}, id="r"))
+
+    async def filed() -> object:
+        return await rows(stack, "select 1 from oncecast.dead_letters where filed_at is not null")
+
+    await until(filed)
+    (line,) = lines()
+    assert (line["instance"], line["error"], line["attempts"]) == ("listener-a", "Reject: out of stock", 1)
+    assert (line["event"]["id"], line["event"]["data"]) == ("r", {"n": 1})
+    assert line["timestamp"].endswith("Z")
+    assert file.stat().st_mode & 0o077 == 0
+    await stack.kill("listener-a")
+    async with await psycopg.AsyncConnection.connect(stack.database_url) as connection:
+        await connection.execute("update oncecast.dead_letters set filed_at = null")
+    file.write_bytes(file.read_bytes()[:-20])  # killed while it wrote the line
+    await stack.start("listener-a")
+    await until(filed)
+    *torn, last = file.read_text().splitlines()
+    assert len(torn) == 1
+    assert json.loads(last) == line
 
 
 async def test_a_listener_that_is_told_to_stop_finishes_what_it_began_and_exits_with_0(stack: Stack) -> None:

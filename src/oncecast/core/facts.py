@@ -166,6 +166,21 @@ class Died(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class Filed(Fact):
+    """The line of a dead letter is in the file."""
+
+    id: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilingFailed(Fact):
+    """The file of dead letters cannot be written; the rows are there, the lines follow later."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rescued(Fact):
     """Events whose holder is dead are free again."""
 

@@ -175,6 +175,25 @@ class Save(NamedTuple):
     """Whether a row was missing right after `saved`: what follows has to be read and processed again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """An event given up on. `raw` is its structured JSON as it was received; `died_at` is RFC 3339."""
+
+    source: str
+    id: str
+    error: str
+    attempts: int
+    raw: bytes
+    died_at: str
+
+
+class DeadLetterLog(Protocol):
+    """Where a line of every dead letter goes, after its row. As text it is its name, for people."""
+
+    async def append(self, lines: Sequence[bytes]) -> None:
+        """Write `lines` durably; raises Unavailable, and then any part of them may be there."""
+
+
 class EventStore(Protocol):
     """Where events end: PostgreSQL makes the promise true.
 
@@ -196,6 +215,12 @@ class EventStore(Protocol):
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """End one event as dead, with its cause, unless it has ended before."""
+
+    async def unfiled(self, limit: int) -> list[DeadLetter]:
+        """This listener's oldest dead letters whose line has not been written yet."""
+
+    async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
+        """The lines of these are on disk."""
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """The group's cursor in this journal."""

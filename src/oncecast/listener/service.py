@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oncecast.core.event import Arrival
-from oncecast.core.facts import Fact, Observe, Stopped, Stopping
-from oncecast.core.ports import Claims, EventStore, Leases
+from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
+from oncecast.core.ports import Claims, DeadLetterLog, EventStore, Leases
 from oncecast.core.wire import Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
 from oncecast.listener.cursor import CursorSaver
 from oncecast.listener.feed import Feed
+from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.report import Tally
@@ -57,6 +58,7 @@ class ListenerService:
         app: Listener,
         leases: Leases,
         store: EventStore,
+        letters: DeadLetterLog,
         settings: ListenerSettings,
         observe: Observe,
     ) -> None:
@@ -91,6 +93,9 @@ class ListenerService:
         lanes = settings.handler_concurrency
         self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_max=1)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
+        self._filer = DeadLetterFiler(
+            store, letters, self.database, instance=settings.instance, observe=self._observe
+        )
         self._cursors = CursorSaver(
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
         )
@@ -183,6 +188,7 @@ class ListenerService:
                         self.database.probe_for_ever(),
                         self.settlement.mark_for_ever(),
                         self._cursors.save_for_ever(),
+                        self._filer.file_for_ever(),
                         self._renew_for_ever(),
                         self._hand_back_for_ever(),
                     )
@@ -212,6 +218,7 @@ class ListenerService:
             arrival.leased = True
         await self.redis.hand_back(left)
         await self._cursors.save()
+        await self._filer.file()
         self._observe(Stopped(len(left)))
 
     async def _close(self) -> None:
@@ -234,6 +241,8 @@ class ListenerService:
 
     def _observe(self, fact: Fact) -> None:
         self.tally.observe(fact)
+        if isinstance(fact, Died):
+            self._filer.wake()
 
     def report(self) -> Report:
         """The report of this moment, without a cursor: each feed adds that of its journal."""

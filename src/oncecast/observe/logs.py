@@ -16,7 +16,7 @@ from oncecast.core.facts import Fact, Observe
 _QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.SubscriberLeft)
 """Said at level debug: true every second, or of interest to few."""
 
-_LOUD = (facts.DependencyLost, facts.Died, facts.JournalFailed, facts.RowsMissing)
+_LOUD = (facts.DependencyLost, facts.Died, facts.FilingFailed, facts.JournalFailed, facts.RowsMissing)
 _WARNING = (
     facts.ProcessingFailed,
     facts.InsertFailed,
@@ -114,6 +114,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
         case facts.Died():
             return [f"❌ Event {fact.id} failed after all retries in {at} ({fact.error})"]
+        case facts.Filed():
+            return [f"📝 Logged failed event {fact.id} to {fact.file}"]
+        case facts.FilingFailed():
+            return [f"❌ Dead letters cannot be filed in {at}: {fact.error}; their rows are safe"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyLost(name="redis"):

@@ -52,6 +52,8 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
     facts.InsertFailed: ("oncecast_database_failures_total", "Tries that the database failed."),
     facts.Died: ("oncecast_dead_total", "Events given up on."),
+    facts.Filed: ("oncecast_filed_total", "Dead letters whose line is in the file."),
+    facts.FilingFailed: ("oncecast_filing_failures_total", "Times that the file of dead letters failed."),
     facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
     facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
 }

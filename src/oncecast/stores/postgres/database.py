@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import resources
 from typing import Any
 
@@ -211,3 +212,8 @@ async def _undisturbed(connection: Connection) -> AsyncIterator[None]:
 
 def _ms(seconds: float) -> str:
     return f"{int(seconds * 1000)}ms"
+
+
+def rfc3339(at: datetime) -> str:
+    """A time as PostgreSQL gave it (sessions run in UTC) as text."""
+    return at.isoformat().replace("+00:00", "Z")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from psycopg.rows import dict_row
 
-from oncecast.stores.postgres.database import Database
+from oncecast.stores.postgres.database import Database, rfc3339
 
 
 class EventReader:
@@ -64,7 +64,7 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
         if row[name] is not None:
             event[name] = row[name]
     if row["time"] is not None:
-        event["time"] = _rfc3339(row["time"])
+        event["time"] = rfc3339(row["time"])
     event.update(row["extensions"] or {})
     if row["data_bytes"] is not None:
         event["data_base64"] = b64encode(row["data_bytes"]).decode()
@@ -76,10 +76,10 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
         "cursor": f"{row['epoch']}:{row['offset']}",
         "listener": row["listener"],
         "attempts": row["attempts"],
-        "accepted_at": _rfc3339(row["accepted_at"]),
-        "stored_at": _rfc3339(row["stored_at"]),
+        "accepted_at": rfc3339(row["accepted_at"]),
+        "stored_at": rfc3339(row["stored_at"]),
         "mark": urlsafe_b64encode(
-            msgspec.json.encode([_rfc3339(row["stored_at"]), row["source"], row["id"]])
+            msgspec.json.encode([rfc3339(row["stored_at"]), row["source"], row["id"]])
         ).decode(),
     }
 
@@ -93,7 +93,3 @@ def _read_mark(mark: str) -> tuple[datetime, str, str]:
     if stored_at.tzinfo is None or "\0" in source + id_:
         raise ValueError("no mark of a page")
     return stored_at, source, id_
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.isoformat().replace("+00:00", "Z")

@@ -15,9 +15,9 @@ from psycopg.rows import tuple_row
 
 from oncecast.core.errors import AttemptFailed, RowLocked
 from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival, Cursor
-from oncecast.core.ports import Outcome, Save, SavedCursor, Transaction
+from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
 from oncecast.core.wire import Epoch, epoch_of, resume_after
-from oncecast.stores.postgres.database import Connection, Database
+from oncecast.stores.postgres.database import Connection, Database, rfc3339
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_handler, translate
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
@@ -128,6 +128,25 @@ class PostgresEvents:
             )
             await _commit(connection, self._deadline_s)
         return Outcome.STORED
+
+    async def unfiled(self, limit: int) -> list[DeadLetter]:
+        """See EventStore."""
+        async with (
+            self._db.connection(work=False) as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.cursor(row_factory=tuple_row) as cursor,
+        ):
+            await cursor.execute(self._db.queries["unfiled"], {"listener": self._db.instance, "limit": limit})
+            return [
+                DeadLetter(source=source, id=id_, error=error, attempts=attempts, raw=raw, died_at=rfc3339(died_at))
+                for source, id_, error, attempts, raw, died_at in await cursor.fetchall()
+            ]
+
+    async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
+        """See EventStore."""
+        identities = {"sources": [x.source for x in letters], "ids": [x.id for x in letters]}
+        async with self._db.connection(work=False) as connection, asyncio.timeout(self._deadline_s):
+            await connection.execute(self._db.queries["mark_filed"], identities)
 
     async def _insert_dead(self, connection: Connection, arrival: Arrival) -> bool:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""

@@ -53,6 +53,16 @@ values (%(source)s, %(id)s, %(type)s, 'dead', %(journal)s, %(epoch)s, %(offset)s
 on conflict do nothing
 returning "offset"
 
+-- name: unfiled
+-- A listener's dead letters whose line has not been written yet, oldest first.
+select source, id, error, attempts, raw, died_at from {schema}.dead_letters
+where listener = %(listener)s and filed_at is null
+order by died_at limit %(limit)s
+
+-- name: mark_filed
+update {schema}.dead_letters set filed_at = clock_timestamp()
+where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+
 -- name: load_cursor
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s
 

@@ -40,6 +40,8 @@ create table {schema}.dead_letters (
     foreign key (source, id) references {schema}.events on delete cascade
 );
 
+create index dead_letters_unfiled on {schema}.dead_letters (listener) where filed_at is null;
+
 -- Other content that came under a used identity; a place is noted once.
 create table {schema}.conflicts (
     source   text collate "C" not null,
