@@ -13,20 +13,29 @@ from oncecast.core.errors import JournalCorrupt, StartError
 from oncecast.core.facts import Fact
 from oncecast.core.ports import Batch
 from oncecast.journal import SqliteJournal
+from oncecast.journal.memory import Kept, MemoryJournal
 
 
 def ignore(_fact: Fact) -> None:
     pass
 
 
-@pytest.fixture
-async def open_journal(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[SqliteJournal]]]:
-    opened: list[SqliteJournal] = []
+AnyJournal = SqliteJournal | MemoryJournal
+OpenJournal = Callable[[], Awaitable[AnyJournal]]
 
-    async def make() -> SqliteJournal:
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenJournal]:
+    opened: list[AnyJournal] = []
+    kept = Kept()
+
+    async def make() -> AnyJournal:
         for journal in opened:
             await journal.close()
-        opened[:] = [await SqliteJournal.open(tmp_path / "journal.db", frame_max_bytes=1_000, observe=ignore)]
+        if request.param == "memory":
+            opened[:] = [MemoryJournal(kept, frame_max_bytes=1_000)]
+        else:
+            opened[:] = [await SqliteJournal.open(tmp_path / "journal.db", frame_max_bytes=1_000, observe=ignore)]
         return opened[0]
 
     yield make
@@ -34,14 +43,15 @@ async def open_journal(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[S
         await journal.close()
 
 
-OpenJournal = Callable[[], Awaitable[SqliteJournal]]
+async def open_file(tmp_path: Path) -> SqliteJournal:
+    return await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
 
 
 def events(count: int, size_bytes: int = 20) -> list[bytes]:
     return [b'{"n":%d,"s":"%b"}' % (n, b"x" * size_bytes) for n in range(count)]
 
 
-async def contents(journal: SqliteJournal, after: int = 0, max_bytes: int = 10**9) -> list[bytes]:
+async def contents(journal: AnyJournal, after: int = 0, max_bytes: int = 10**9) -> list[bytes]:
     return [batch.body for batch in await journal.read(after, max_bytes)]
 
 
@@ -119,14 +129,51 @@ async def test_commits_are_told_in_order_before_their_appends_return(open_journa
         assert told[-1].last_offset == n
 
 
-async def test_two_processes_never_share_a_journal(open_journal: OpenJournal, tmp_path: Path) -> None:
-    await open_journal()
-    with pytest.raises(StartError, match="in use"):
-        await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
-
-
-async def test_a_flipped_byte_is_an_error_that_names_the_offsets(open_journal: OpenJournal, tmp_path: Path) -> None:
+async def test_rows_never_have_more_bytes_than_a_frame_may(open_journal: OpenJournal) -> None:
     journal = await open_journal()
+    for size_bytes in range(480, 500):
+        await journal.append([b'"%b"' % (b"x" * size_bytes)] * 2)
+    assert all(len(batch.body) <= 1_000 for batch in await journal.read(0, 10**9))
+
+
+async def test_a_commit_is_all_or_nothing_for_each_append_and_offsets_follow_the_order_of_appends(
+    open_journal: OpenJournal,
+) -> None:
+    journal = await open_journal()
+    sizes = [1, 70, 3, 200, 1]
+    firsts = await asyncio.gather(*(journal.append(events(size)) for size in sizes))
+    assert firsts == [1 + sum(sizes[:n]) for n in range(len(sizes))]
+
+
+# --- of the file ----------------------------------------------------------------------------------------------
+
+
+async def test_two_processes_never_share_a_journal(tmp_path: Path) -> None:
+    journal = await open_file(tmp_path)
+    with pytest.raises(StartError, match="in use"):
+        await open_file(tmp_path)
+    await journal.close()
+
+
+async def test_a_row_that_is_missing_is_an_error_wherever_reading_begins(tmp_path: Path) -> None:
+    journal = await open_file(tmp_path)
+    for _ in range(3):
+        await journal.append(events(2))
+    await journal.close()
+    database = sqlite3.connect(tmp_path / "journal.db")
+    with database:
+        database.execute("delete from batches where first_offset = 3")
+    database.close()
+    journal = await open_file(tmp_path)
+    for after in (1, 2, 3):
+        with pytest.raises(JournalCorrupt, match="3 to 4"):
+            await contents(journal, after=max(after, 2))
+    assert len(await contents(journal, after=4)) == 1
+    await journal.close()
+
+
+async def test_a_flipped_byte_is_an_error_that_names_the_offsets(tmp_path: Path) -> None:
+    journal = await open_file(tmp_path)
     await journal.append(events(2))
     await journal.append(events(2))
     await journal.append(events(2))
@@ -137,7 +184,7 @@ async def test_a_flipped_byte_is_an_error_that_names_the_offsets(open_journal: O
         flipped = body[:5] + bytes([body[5] ^ 1]) + body[6:]
         database.execute("update batches set body = ? where first_offset = 3", (flipped,))
     database.close()
-    journal = await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
+    journal = await open_file(tmp_path)
     assert len(await contents(journal)) == 1  # what stands before it is served
     with pytest.raises(JournalCorrupt, match="3 to 4"):
         await journal.read(2, 10**9)
@@ -145,9 +192,10 @@ async def test_a_flipped_byte_is_an_error_that_names_the_offsets(open_journal: O
     await journal.close()
 
 
-async def test_the_file_is_for_its_owner_only(open_journal: OpenJournal, tmp_path: Path) -> None:
-    await open_journal()
-    assert (tmp_path / "journal.db").stat().st_mode & 0o077 == 0
+async def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    journal = await open_file(tmp_path)
+    assert all(file.stat().st_mode & 0o077 == 0 for file in tmp_path.glob("journal.db*"))
+    await journal.close()
 
 
 async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ class Guard:
         return Problem(403, "pages of this origin may not write here; ALLOWED_ORIGINS adds to those that may")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        return urlsplit(origin).netloc.lower() == host.lower() or origin.lower().rstrip("/") in self._origins
+        _, _, authority = origin.lower().rstrip("/").partition("://")
+        return authority == host.lower() or origin.lower().rstrip("/") in self._origins
 
 
 @lru_cache(64)

@@ -14,6 +14,8 @@ from oncecast.core.errors import StartError
 
 GRACEFUL_SHUTDOWN_S = 3
 BACKLOG = 2048
+UNREAD_TIMEOUT_MS = 30_000
+"""After so long the system drops a connection whose other side takes nothing, closed by us or not (Linux only)."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -25,6 +27,8 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(f"cannot listen on {host}: {error.strerror or error}; HOST names the address") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if user_timeout := getattr(socket, "TCP_USER_TIMEOUT", None):  # connections inherit it
+            listening.setsockopt(socket.IPPROTO_TCP, user_timeout, UNREAD_TIMEOUT_MS)
         listening.bind((host, port))
         listening.listen(BACKLOG)
         listening.setblocking(False)

@@ -15,7 +15,7 @@ from zlib import crc32
 
 import apsw
 
-from oncecast.core.errors import JournalCorrupt, StartError
+from oncecast.core.errors import JournalCorrupt, JournalUnavailable, StartError
 from oncecast.core.ports import Batch
 from oncecast.core.wire import Epoch
 
@@ -70,6 +70,7 @@ def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
 
     Raises StartError for a file of another kind, JournalCorrupt if the newest rows are not what was written.
     """
+    _empty_log(connection, path)
     with connection:
         if not connection.execute("select 1 from sqlite_master where name = 'meta'").get:
             if connection.execute("select 1 from sqlite_master").get:
@@ -84,6 +85,17 @@ def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
         new = Epoch(secrets.token_hex(8), last + 1)
         connection.execute("insert into epochs (first_offset, epoch) values (?, ?)", (new.first, new.epoch))
     return Extent(name, [*epochs, new], first, last)
+
+
+def _empty_log(connection: apsw.Connection, path: Path) -> None:
+    """Have the write-ahead log copied into the database, and begun anew.
+
+    After a sync that failed, the system may hold pages of the log for written that are not on disk. Whatever
+    is appended behind such a hole goes with it at the next power cut, synced or not.
+    """
+    busy, *_ = connection.execute("pragma wal_checkpoint(truncate)").get
+    if busy:
+        raise JournalUnavailable(f"the journal {path} is being read; it is checked again in a moment")
 
 
 def _bounds(connection: apsw.Connection) -> tuple[int, int]:
@@ -115,14 +127,15 @@ def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
     expected: int | None = None
     for first, count, at_us, body, crc in connection.execute(query, (begin or 0,)):
         batch = Batch(first, count, at_us, body)
-        if batch.last_offset <= after:
-            continue
         if crc != checksum(batch):
+            if batch.last_offset <= after:  # nobody asks for it; nor does it tell where the next one begins
+                continue
             raise JournalCorrupt(f"the journal's offsets {first} to {first + count - 1} fail their checksum")
         if expected is not None and first != expected:
             raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing")
         expected = batch.last_offset + 1
-        yield batch
+        if expected > after + 1:
+            yield batch
 
 
 def checksum(batch: Batch) -> int:

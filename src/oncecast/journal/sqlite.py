@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import apsw
 
-from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable, OncecastError
+from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable
 from oncecast.core.facts import JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch
 from oncecast.core.wire import Epoch
@@ -22,6 +23,7 @@ from oncecast.journal import file
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 READ_DEADLINE_S = 30.0
+APPEND_DEADLINE_S = 30.0
 REOPEN_INTERVAL_S = 1.0
 
 OnCommit = Callable[[Sequence[Batch]], None]
@@ -50,6 +52,7 @@ class SqliteJournal:
         self._callbacks: list[OnCommit] = []
         self._appends: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
         self._pending_bytes = 0
+        self._closing = False
         self._failed_at_s: float | None = None
         self._connection: apsw.Connection | None = None
         self._written = 0  # the writing thread's own; `last` follows on the loop
@@ -78,19 +81,31 @@ class SqliteJournal:
 
     async def append(self, events: Sequence[bytes]) -> int:
         """See Journal."""
+        if self._closing:
+            raise JournalUnavailable(f"the journal {self._path} is closed")
         size_bytes = sum(map(len, events))
         if self._pending_bytes and self._pending_bytes + size_bytes > PENDING_MAX_BYTES:
             raise JournalUnavailable("the journal is behind: too much waits for the disk")
         append = _Append(events, size_bytes, self._loop.create_future())
         self._pending_bytes += size_bytes
         self._appends.put(append)
-        # The commit cannot be taken back: whoever stops waiting does not know its outcome.
-        return await append.done
+        try:
+            async with asyncio.timeout(APPEND_DEADLINE_S):
+                return await append.done
+        except TimeoutError:  # the commit cannot be taken back: whoever stops waiting does not know its outcome
+            raise JournalUnavailable(
+                f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
+            ) from None
 
     async def read(self, after: int, max_bytes: int) -> list[Batch]:
         """See Journal."""
-        async with asyncio.timeout(READ_DEADLINE_S):
-            return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes)
+        if self._closing:
+            raise JournalUnavailable(f"the journal {self._path} is closed")
+        try:
+            async with asyncio.timeout(READ_DEADLINE_S):
+                return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes)
+        except TimeoutError:
+            raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
 
     def on_commit(self, callback: OnCommit) -> None:
         """See Journal."""
@@ -98,12 +113,13 @@ class SqliteJournal:
 
     async def close(self) -> None:
         """Finish what waits, and let go of the file; a second time does nothing."""
-        if not self._writer.is_alive():
+        if self._closing:
             return
+        self._closing = True
         self._appends.put(None)
-        await asyncio.to_thread(self._writer.join)
         await self._loop.run_in_executor(self._reading, self._close_reader)
         self._reading.shutdown()
+        await asyncio.to_thread(self._writer.join)  # the last to close tidies up, and only the writer may
         os.close(self._lock)
 
     # --- the reading thread --------------------------------------------------------------------------------
@@ -128,9 +144,10 @@ class SqliteJournal:
         return batches
 
     def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with contextlib.suppress(apsw.Error, OSError):
+                reader.close()
 
     # --- the writing thread --------------------------------------------------------------------------------
 
@@ -142,13 +159,14 @@ class SqliteJournal:
                 continue
             try:
                 batches = self._commit(group)
-            except (apsw.Error, OSError, OncecastError) as error:
+            except Exception as error:  # whatever it was: the outcome is unknown, so the file is checked first
                 self._give_up()
                 self._tell(self._refused, group, _translate(error, self._path))
             else:
                 self._tell(self._committed, group, batches)
         if self._connection is not None:
-            self._connection.close()
+            with contextlib.suppress(apsw.Error, OSError):  # every commit is on disk already
+                self._connection.close()
 
     def _gather(self) -> tuple[list[_Append], bool]:
         """Wait for an append, and take with it all that came meanwhile; whether to stop afterwards."""
@@ -189,11 +207,10 @@ class SqliteJournal:
         now_s = time.monotonic()
         if self._failed_at_s is None or now_s - self._failed_at_s >= REOPEN_INTERVAL_S:
             self._failed_at_s = now_s
-        if self._connection is not None:
-            try:
-                self._connection.close(True)
-            finally:
-                self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(apsw.Error, OSError):  # it has failed, and may fail at closing too
+                connection.close(True)
 
     def _tell(self, *call: object) -> None:
         function, *arguments = call
@@ -232,7 +249,7 @@ def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_byt
     batches: list[Batch] = []
     begin = size_bytes = 0
     for index, event in enumerate(events):
-        if size_bytes and size_bytes + len(event) > frame_max_bytes:
+        if size_bytes and size_bytes + len(event) + 2 > frame_max_bytes:
             batches.append(_batch(events[begin:index], first_offset + begin, at_us))
             begin, size_bytes = index, 0
         size_bytes += len(event) + 1

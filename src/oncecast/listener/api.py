@@ -101,6 +101,6 @@ def _degrading(endpoint: Endpoint) -> Endpoint:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= PAGE_MAX_EVENTS):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= PAGE_MAX_EVENTS):
         raise Problem(400, f"limit is a whole number from 1 to {PAGE_MAX_EVENTS}")
     return int(text)

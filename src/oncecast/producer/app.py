@@ -160,6 +160,6 @@ class Producer:
 
 
 def _number(text: str, name: str, maximum: int) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= maximum):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= maximum):
         raise Problem(400, f"{name} is a whole number from 1 to {maximum}")
     return int(text)

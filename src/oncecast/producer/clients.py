@@ -46,23 +46,21 @@ class ClientHub:
         name = socket.client.host if socket.client else "?"
         self.count += 1
         self._observe(SubscriberJoined("client", name, offset))
-        reason = "closed"
+        code, reason = 1000, "closed"
         try:
             await _Session(socket, self, offset).run()
         except (WebSocketDisconnect, OSError):
             reason = "gone"
         except TooSlow as error:
-            reason = str(error)
-            await close(socket, 1013, reason)
-        except NotText:
-            reason = "sent a binary frame"
-            await close(socket, 1003, "events are JSON in text frames")
+            code, reason = 1013, str(error)
+        except NotText as error:
+            code, reason = 1003, str(error)
         except JournalUnavailable as error:
-            reason = str(error)
-            await close(socket, 1011, reason)
+            code, reason = 1011, str(error)
         finally:
             self.count -= 1
             self._observe(SubscriberLeft("client", name, reason))
+        await close(socket, code, reason)
 
     def _start(self, socket: WebSocket) -> int:
         after, begin = socket.query_params.get("after"), socket.query_params.get("from")
@@ -134,7 +132,7 @@ class _Session:
                 raise WebSocketDisconnect(message.get("code", 1000))
             text = message.get("text")
             if text is None:
-                raise NotText
+                raise NotText("events are JSON in text frames, not binary ones")
             await self._send((await self._hub.answer(text)).decode())
 
     async def _send(self, text: str) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from oncecast.core.event import DEFAULT_SOURCE, new_id
 from oncecast.http.problems import Problem
-from oncecast.producer.attributes import check_structured, check_text
+from oncecast.producer.attributes import check_members, check_structured, check_text
 from oncecast.producer.jsonb import check_storable
 
 JSON = "application/json"
@@ -27,7 +27,6 @@ BATCHED = "application/cloudevents-batch+json"
 _decode = msgspec.json.decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_lines = msgspec.json.Decoder().decode_lines
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
 
 
@@ -54,11 +53,12 @@ def read_publication(body: bytes, content_type: str, bare: Bare, *, event_max_by
     if body.startswith(b"\xef\xbb\xbf"):
         raise Problem(400, "the body begins with a byte order mark; send UTF-8 without one")
     _check_bare(bare)
-    only_structured = content_type.startswith("application/cloudevents")
-    values, raws, place = _split(body, _media_type(content_type))
+    media_type = _media_type(content_type)
+    only_structured = media_type in (STRUCTURED, BATCHED)
+    values, raws, place = _split(body, media_type)
     if not values:
         raise Problem(422, "there is no event in this request")
-    check_storable(body, values, raws, place)
+    check_storable(body, raws, place)
     publication = Publication([], [])
     for index, (value, raw) in enumerate(zip(values, raws, strict=True)):
         if len(raw) > event_max_bytes:
@@ -67,6 +67,7 @@ def read_publication(body: bytes, content_type: str, bare: Bare, *, event_max_by
             raise Problem(422, f"{place(index)}: an event is a JSON object, not {_kind(value)}")
         if "specversion" in value:
             check_structured(value, index, place)
+            check_members(raw, index, place)
             event, identity = bytes(raw), (value["source"], value["id"])
         elif only_structured:
             raise Problem(422, f'{place(index)}: "specversion" is missing; send bare events as {JSON}')
@@ -109,15 +110,9 @@ def _split(body: bytes, media_type: str) -> tuple[list[Any], list[bytes | msgspe
 
 def _split_lines(body: bytes) -> tuple[list[Any], list[bytes | msgspec.Raw], Place]:
     numbered = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line and not line.isspace()]
-    numbers = [number for number, _ in numbered]
-    lines: list[bytes | msgspec.Raw] = [line for _, line in numbered]
-    try:
-        values = _decode_lines(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        values = []
-    if len(values) != len(lines):  # something is wrong, or two values share a line: say where
-        values = [_decoded(line, f"line {number}") for number, line in numbered]
-    return values, lines, lambda index: f"line {numbers[index]}"
+    # Line by line: a decoder of lines would also take two values of one line, or one value of two.
+    values = [_decoded(line, f"line {number}") for number, line in numbered]
+    return values, [line for _, line in numbered], lambda index: f"line {numbered[index][0]}"
 
 
 def _decoded(text: bytes, place: str) -> Any:

@@ -1,14 +1,14 @@
 """What PostgreSQL's `jsonb` cannot hold although it is JSON: found before the acknowledgement, not after.
 
 Decoding has refused most of it (lone surrogates, numbers beyond a double's range, broken UTF-8). What is left
-is rare, so each check first asks the raw bytes, cheaply, whether a closer look is worth it.
+is rare, so each check first asks the raw bytes, cheaply, whether a closer look is worth it. All of them judge
+the raw bytes: a decoded object has only the last of two members of one name, PostgreSQL reads both.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -17,67 +17,62 @@ from oncecast.http.problems import Problem
 DEPTH_MAX = 200
 DECIMALS_MAX = 16_383
 """Of PostgreSQL's numeric, which jsonb's numbers are."""
+_EXPONENT_MAX = 99_999
+"""Only a zero can have a larger one; PostgreSQL takes it up to about a thousand million."""
 
-_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.(\d+))?(?:[eE]([+-]?\d+))?', re.DOTALL)
-_SMALL_EXPONENT = re.compile(rb"\d[eE]-\d{4}")
-_LONG_FRACTION = re.compile(rb"\d{16000}")
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_STRING_OR_NUMBER = re.compile(_STRING + rb"|-?\d+(?:\.(\d+))?(?:[eE]([+-]?\d+))?", re.DOTALL)
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+# A literal at the beginning is what makes these searches fast.
+_ODD_NUMBERS = tuple(
+    (literal, re.compile(re.escape(literal) + rest))
+    for literal, rest in ((b"e-", rb"\d{4}"), (b"E-", rb"\d{4}"), (b"0e", rb"\+?\d{6}"), (b"0E", rb"\+?\d{6}"))
+)
+_FRACTION_BYTES = 15_000  # with an exponent of three digits that may be too long already
+_LONG_FRACTION = re.compile(rb"\d{%d}" % _FRACTION_BYTES)
+_ONLY_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+
+Raws = Sequence[bytes | msgspec.Raw]
 
 
-def check_storable(
-    body: bytes, values: Sequence[Any], raws: Sequence[bytes | msgspec.Raw], place: Callable[[int], str]
-) -> None:
-    """Raise Problem 422 naming the event that `jsonb` would refuse."""
+def check_storable(body: bytes, raws: Raws, place: Callable[[int], str]) -> None:
+    """Raise Problem 422 naming the event of `raws`, all parts of `body`, that `jsonb` would refuse."""
     if b"\\u0000" in body:
-        for index, value in enumerate(values):
-            if any("\0" in text for text in _texts(value)):
-                raise Problem(422, f"{place(index)}: holds the character \\u0000, which PostgreSQL cannot store")
-    has_exponent = b"e-" in body or b"E-" in body
-    if (has_exponent and _SMALL_EXPONENT.search(body)) or (
-        any(len(raw) > DECIMALS_MAX for raw in raws) and _LONG_FRACTION.search(body)
-    ):
         for index, raw in enumerate(raws):
-            if any(decimals > DECIMALS_MAX for decimals in _decimals(bytes(raw))):
+            if _NUL.search(raw):
+                raise Problem(422, f"{place(index)}: holds the character \\u0000, which PostgreSQL cannot store")
+    odd_numbers = [pattern for literal, pattern in _ODD_NUMBERS if literal in body and pattern.search(body)]
+    if len(body) > _FRACTION_BYTES and any(len(raw) > _FRACTION_BYTES for raw in raws):
+        odd_numbers.append(_LONG_FRACTION)
+    if odd_numbers:
+        for index, raw in enumerate(raws):
+            if any(pattern.search(raw) for pattern in odd_numbers) and not all(_numbers_fit(bytes(raw))):
                 raise Problem(422, f"{place(index)}: holds a number with more than {DECIMALS_MAX} decimals")
     if len(body) > 2 * DEPTH_MAX:
         for index, raw in enumerate(raws):
-            if len(raw) > 2 * DEPTH_MAX and _is_deep(bytes(raw), values[index]):
+            if len(raw) > 2 * DEPTH_MAX and _is_deep(bytes(raw)):
                 raise Problem(422, f"{place(index)}: nested deeper than {DEPTH_MAX}")
 
 
-def _is_deep(raw: bytes, value: Any) -> bool:
+def _is_deep(raw: bytes) -> bool:
+    """Whether what is in the event is nested deeper than DEPTH_MAX; the event itself is not counted."""
     if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return False
-    level = [value]
+    brackets = _STRINGS.sub(b"", raw).translate(_ALIKE, _ONLY_BRACKETS)
     for _ in range(DEPTH_MAX + 1):
-        level = [inner for outer in level for inner in _inner(outer)]
-        if not level:
+        brackets = brackets.replace(b"[]", b"")  # takes the innermost of every nest away
+        if not brackets:
             return False
     return True
 
 
-def _inner(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from (inner for inner in value.values() if isinstance(inner, dict | list))
-    else:
-        yield from (inner for inner in value if isinstance(inner, dict | list))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in `value`, keys too; without recursion, since the depth is a stranger's choice."""
-    stack = [value]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            yield from value
-            stack.extend(value.values())
-        elif isinstance(value, list):
-            stack.extend(value)
-
-
-def _decimals(raw: bytes) -> Iterator[int]:
+def _numbers_fit(raw: bytes) -> Iterator[bool]:
     for match in _STRING_OR_NUMBER.finditer(raw):
-        fraction, exponent = match.groups()
-        if fraction or exponent:
-            yield len(fraction or b"") - max(-(10**6), min(10**6, int((exponent or b"0")[:8])))
+        fraction, sign_and_digits = match.groups(b"")
+        if len(sign_and_digits) > 4_000:  # more digits than `int` takes
+            yield False
+        elif fraction or sign_and_digits:
+            exponent = int(sign_and_digits or 0)
+            yield exponent <= _EXPONENT_MAX and len(fraction) - exponent <= DECIMALS_MAX

@@ -28,6 +28,7 @@ from oncecast.producer.ring import Ring
 
 RESUME_DEADLINE_S = 30.0
 SEND_DEADLINE_S = 30.0
+CLOSE_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 1024 * 1024
 CREDIT_MAX_BYTES = 2**40
 REPORTS_MAX = 1_000
@@ -194,9 +195,9 @@ def _offset(cursor: str | None) -> int:
 
 
 async def close(socket: WebSocket, code: int, reason: str) -> None:
-    """Close, unless it is closed already; a reason has at most 123 bytes."""
+    """Close, unless it is closed already; a reason has at most 123 bytes, and comes after what was sent before."""
     try:
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(CLOSE_DEADLINE_S):
             await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
     except (RuntimeError, TimeoutError, OSError, WebSocketDisconnect):
         return  # the other side was faster

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from oncecast.core.wire import decode_heads, events_frame
 from oncecast.http.problems import Problem
 from oncecast.producer.ingest import Bare, Publication, read_publication
 
@@ -81,6 +82,8 @@ def test_an_idempotency_key_makes_the_same_ids_again() -> None:
         ("\n \n", "application/x-ndjson", 422, "no event"),
         ("{}\n{\n", "application/x-ndjson", 400, "line 2"),
         ("{} {}\n", "application/x-ndjson", 400, "line 1"),
+        ('{} {}\n{"a":\n1}', "application/x-ndjson", 400, "line 1"),
+        ('{"a":\n1} {}', "application/x-ndjson", 400, "line 1"),
         ("[{},[]]", "application/json", 422, "event 2"),
         ('[{},{"x":"\\u0000"}]', "application/json", 422, "event 2"),
         ('{"\\u0000":1}', "application/json", 422, "u0000"),
@@ -88,8 +91,15 @@ def test_an_idempotency_key_makes_the_same_ids_again() -> None:
         ('{"x":NaN}', "application/json", 400, "not JSON"),
         ('{"x":1e400}', "application/json", 422, "range"),
         ('{"x":' + "1" * 5_000 + "}", "application/json", 422, "range"),
+        ('{"x":"\\u0000","x":1}', "application/json", 422, "u0000"),
         ('{"x":1e-20000}', "application/json", 422, "decimals"),
+        ('{"x":1E-20000}', "application/json", 422, "decimals"),
+        ('{"x":0e-20000}', "application/json", 422, "decimals"),
+        ('{"x":0.' + "0" * 7_000 + "1e-9999}", "application/json", 422, "decimals"),
+        ('{"x":0e99999999999999999999}', "application/json", 422, "decimals"),
+        ('{"x":0E+' + "9" * 5_000 + "}", "application/json", 422, "decimals"),
         ('{"x":' + "[" * 300 + "]" * 300 + "}", "application/json", 422, "deeper than 200"),
+        ('{"x":' + "[" * 300 + "]" * 300 + ',"x":1}', "application/json", 422, "deeper than 200"),
         ("[" * 100_000, "application/json", 422, "too deeply"),
         ('{"x":"' + "y" * MAX_BYTES + '"}', "application/json", 413, "the event"),
         ("{}", "text/plain", 415, "text/plain"),
@@ -97,6 +107,7 @@ def test_an_idempotency_key_makes_the_same_ids_again() -> None:
         ("[{}]", "application/cloudevents+json", 422, "array"),
         ("{}", "application/cloudevents-batch+json", 422, "array"),
         ("{}", "application/cloudevents+json", 422, "specversion"),
+        ("{}", "Application/CloudEvents+JSON", 422, "specversion"),
     ],
 )
 def test_what_cannot_be_taken_is_refused_with_the_place(
@@ -125,6 +136,9 @@ def test_what_cannot_be_taken_is_refused_with_the_place(
         ({"time": "2026-02-30T00:00:00Z"}, '"time"'),
         ({"time": "0001-01-01T00:00:00+05:00"}, '"time"'),
         ({"time": 7}, '"time"'),
+        ({"time": "2016-12-31T23:59:60.5Z"}, '"time"'),
+        ({"time": "9999-12-31T23:59:60Z"}, '"time"'),
+        ({"time": "9999-12-31T23:59:59.9999999Z"}, '"time"'),
         ({"data_base64": "?"}, "base64"),
         ({"data_base64": "AAAA", "data": 1}, "exclude"),
         ({"Trace-Parent": "x"}, "Trace-Parent"),
@@ -150,15 +164,35 @@ def test_attributes_that_cloudevents_or_postgresql_would_not_take_are_named(
         {"id": "\u2028"},
         {"id": "'; drop table events; --<b>"},
         {"time": "2016-12-31T23:59:60Z"},
+        {"time": "2016-12-31T23:59:60.000Z"},
+        {"time": "9999-12-31T23:59:59Z"},
         {"time": "2026-01-01t00:00:00.123456789+05:30"},
         {"time": None, "subject": None, "data": None},
         {"ext": True, "n": -(2**31), "traceparent": "00-ab"},
         {"data_base64": "AAEC"},
         {"data": "\\u0000 in words"},
+        {"data": "1e-20000 " + "[" * 300 + "9" * 5_000 + '\\"'},
+        {"data": [[]] * 300},
+        {"data": 1e-300},
     ],
 )
 def test_unusual_but_valid_events_are_taken(attributes: dict[str, Any]) -> None:
     assert json.loads(read(json.dumps(structured(**attributes))).events[0]) == structured(**attributes)
+
+
+@pytest.mark.parametrize("member", ["id", "source", "type", "specversion", "subject", "time", "data_base64"])
+def test_a_member_given_twice_is_refused_where_the_first_would_mislead_typed_readers(member: str) -> None:
+    event = structured(subject="s", time="2026-01-01T00:00:00Z", data_base64="AAAA")
+    problem = refusal(json.dumps(event).replace("{", f'{{"{member}":7,', 1))
+    assert (problem.status, "twice" in problem.detail) == (422, True), problem.detail
+
+
+def test_of_members_of_one_name_the_last_counts() -> None:
+    body = '{"id":"first","specversion":"1.0","source":"/s","type":"t","\\u0069d":"last"}'
+    publication = read(body)
+    assert publication.identities == [("/s", "last")]
+    (head,) = decode_heads(events_frame(1, 1, b"[" + publication.events[0] + b"]"))
+    assert head.id == "last"
 
 
 json_values = st.recursive(
@@ -187,9 +221,21 @@ def test_any_json_is_taken_with_its_value_or_refused_with_a_status(value: object
         assert decoded == original or decoded["data"] == original
 
 
-@given(st.binary(max_size=200), st.sampled_from(["application/json", "application/x-ndjson"]))
-def test_any_bytes_are_taken_or_refused_and_never_an_error_of_ours(body: bytes, content_type: str) -> None:
+json_shreds = st.lists(
+    st.sampled_from(
+        ["{", "}", "[", "]", ":", ",", " ", "\n", '"', '"a"', '"id"', '"specversion":"1.0"', "{}", "1", "1e-5", "\\"]
+    ),
+    max_size=14,
+).map(lambda shreds: "".join(shreds).encode())
+
+
+@given(st.binary(max_size=200) | json_shreds, st.sampled_from(["application/json", "application/x-ndjson"]))
+@example(b'{} {}\n{"a":\n1}', "application/x-ndjson")
+def test_any_bytes_are_refused_or_become_events_that_every_reader_can_read(body: bytes, content_type: str) -> None:
     try:
-        read(body, content_type)
+        publication = read(body, content_type)
     except Problem as problem:
         assert 400 <= problem.status < 500
+        return
+    heads = decode_heads(events_frame(1, 1, b"[" + b",".join(publication.events) + b"]"))
+    assert [(head.source, head.id) for head in heads] == publication.identities

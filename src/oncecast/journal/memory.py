@@ -1,0 +1,101 @@
+"""A journal in memory, for tests and for trying things out: the same promises for as long as the process lives."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import time_ns
+
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.ports import Batch
+from oncecast.core.wire import Epoch
+from oncecast.journal.sqlite import divide
+
+
+@dataclass(slots=True)
+class Kept:
+    """What outlives an opening, as a file would."""
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    epochs: list[Epoch] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+
+
+class MemoryJournal:
+    """The Journal of `core.ports` over `kept`. While `failure` is set, it refuses to append with that."""
+
+    def __init__(self, kept: Kept | None = None, *, frame_max_bytes: int = 1024 * 1024) -> None:
+        self._kept = kept or Kept()
+        self._frame_max_bytes = frame_max_bytes
+        self._callbacks: list[Callable[[Sequence[Batch]], None]] = []
+        self._waiting: list[tuple[Sequence[bytes], asyncio.Future[int]]] = []
+        self.failure: JournalUnavailable | None = None
+        self._kept.epochs.append(Epoch(secrets.token_hex(8), self.last + 1))
+
+    @property
+    def name(self) -> str:
+        """See Journal."""
+        return self._kept.name
+
+    @property
+    def epochs(self) -> Sequence[Epoch]:
+        """See Journal."""
+        return self._kept.epochs
+
+    @property
+    def first(self) -> int:
+        """See Journal."""
+        return 1
+
+    @property
+    def last(self) -> int:
+        """See Journal."""
+        return self._kept.batches[-1].last_offset if self._kept.batches else 0
+
+    async def append(self, events: Sequence[bytes]) -> int:
+        """See Journal."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._commit)
+        self._waiting.append((events, done))
+        return await done
+
+    async def read(self, after: int, max_bytes: int) -> list[Batch]:
+        """See Journal."""
+        batches = self._kept.batches
+        begin = bisect_right(batches, after, key=lambda batch: batch.last_offset)
+        size_bytes, end = 0, begin
+        while end < len(batches) and (end == begin or size_bytes + len(batches[end].body) <= max_bytes):
+            size_bytes += len(batches[end].body)
+            end += 1
+        return batches[begin:end]
+
+    def on_commit(self, callback: Callable[[Sequence[Batch]], None]) -> None:
+        """See Journal."""
+        self._callbacks.append(callback)
+
+    async def close(self) -> None:
+        """Finish what waits."""
+        if self._waiting:
+            await asyncio.wait([done for _, done in self._waiting])
+
+    def _commit(self) -> None:
+        group, self._waiting = self._waiting, []
+        if self.failure is not None:
+            for _, done in group:
+                if not done.done():
+                    done.set_exception(self.failure)
+            return
+        first = self.last + 1
+        events = [event for appended, _ in group for event in appended]
+        batches = divide(events, first, time_ns() // 1000, self._frame_max_bytes)
+        self._kept.batches += batches
+        for appended, done in group:
+            if not done.done():
+                done.set_result(first)
+            first += len(appended)
+        for callback in self._callbacks:
+            callback(batches)

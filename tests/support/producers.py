@@ -1,0 +1,148 @@
+"""A producer to talk to: a process of its own, or served in this one where a test must shorten its deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from oncecast.core.facts import Fact
+from oncecast.embedded.ports import free_port
+from oncecast.http.guard import Guard
+from oncecast.http.server import bind, serve
+from oncecast.journal import SqliteJournal
+from oncecast.producer.app import Producer, ProducerSettings
+
+READY_WITHIN_S = 20.0
+
+
+class Address:
+    """Where a producer is on this machine."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.http = f"http://127.0.0.1:{port}"
+        self.ws = f"ws://127.0.0.1:{port}"
+
+    def client(self) -> httpx.AsyncClient:
+        """An HTTP client of it."""
+        return httpx.AsyncClient(base_url=self.http, timeout=20)
+
+
+class ProducerProcess(Address):
+    """`oncecast producer` with its journal in `folder`; may be ended and started again."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        super().__init__(free_port())
+        self.log = folder / "output.log"
+        self._folder = folder
+        self._environment = {**os.environ, **environment, "PORT": str(self.port), "INSTANCE_ID": "producer"}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin it, and wait until it answers."""
+        command = (sys.executable, "-m", "oncecast", "producer")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while not self._answers():
+            assert time.monotonic() < deadline_s, self.log.read_text()
+            time.sleep(0.02)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send it a signal, and wait for its end; a second time does nothing."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return self._process.wait(READY_WITHIN_S)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.http}/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def producer_process(folder: Path, **environment: str) -> Iterator[ProducerProcess]:
+    """A producer process that runs while the block does; afterwards it has printed no stack trace."""
+    producer = ProducerProcess(folder, **environment)
+    producer.start()
+    try:
+        yield producer
+    finally:
+        producer.end()
+    assert "Traceback" not in producer.log.read_text(), producer.log.read_text()[-5_000:]
+
+
+def ignore(_fact: Fact) -> None:
+    """An observer that nobody listens to."""
+
+
+@asynccontextmanager
+async def producer_here(folder: Path, **settings: Any) -> AsyncIterator[Address]:
+    """A producer that is served by this process, as its own process would."""
+    address = Address(free_port())
+    journal = await SqliteJournal.open(folder / "journal.db", observe=ignore)
+    stop = asyncio.Event()
+    try:
+        made = Producer(journal, ProducerSettings(instance="here", **settings), metrics=bytes, observe=ignore)
+        app = Guard(made.app, bound_host="127.0.0.1")
+        with bind("127.0.0.1", address.port) as listening:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(serve(app, listening, stop, ws_max_bytes=2**20))
+                try:
+                    yield address
+                finally:
+                    stop.set()
+    finally:
+        await journal.close()
+
+
+async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> httpx.Response:
+    """Publish `body`, as JSON unless it is bytes."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await client.post("/events", content=content, headers={"content-type": "application/json", **headers})
+
+
+async def last_offset(client: httpx.AsyncClient) -> int:
+    """The newest offset of the journal."""
+    last: int = (await client.get("/health")).json()["journal"]["last"]
+    return last
+
+
+async def next_event(connection: ClientConnection) -> dict[str, Any]:
+    """The next frame that a plain client receives."""
+    async with asyncio.timeout(10):
+        event: dict[str, Any] = msgspec.json.decode(await connection.recv())
+    return event
+
+
+async def closed(connection: ClientConnection) -> tuple[int, str]:
+    """Wait for the close; its code and reason."""
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                await connection.recv()
+    except ConnectionClosed as error:
+        assert error.rcvd is not None, "closed without a word"
+        return error.rcvd.code, error.rcvd.reason
