@@ -7,8 +7,8 @@ import importlib
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalUnavailable, StartError, Unavailable
-from oncecast.core.facts import Observe
+from oncecast.core.facts import Observe, StartFailed
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.journal import SqliteJournal
@@ -40,8 +40,12 @@ async def run_producer(config: ProducerConfig) -> None:
     _check_exposure(config)
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
-    listening = bind(config.host, config.port)
     async with _stop_on_signals() as stop:
+        await _start_patiently(lambda: _produce(config, metrics, observe, stop), config, observe, stop)
+
+
+async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, stop: asyncio.Event) -> None:
+    with closing(bind(config.host, config.port)) as listening:
         try:
             journal = await SqliteJournal.open(
                 config.journal_path, frame_max_bytes=config.frame_max_bytes, observe=observe
@@ -69,9 +73,15 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
     _check_exposure(config)
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
-    listening = bind(config.host, config.port)
-    token = secrets.token_hex(8)
     async with _stop_on_signals() as stop:
+        await _start_patiently(lambda: _listen(config, app, metrics, observe, stop), config, observe, stop)
+
+
+async def _listen(
+    config: ListenerConfig, app: Listener, metrics: Metrics, observe: Observe, stop: asyncio.Event
+) -> None:
+    token = secrets.token_hex(8)
+    with closing(bind(config.host, config.port)) as listening:
         database = _database(config, token)
         leases = RedisLeases(
             config.redis_url,
@@ -80,7 +90,7 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
             lease_ttl_s=config.lease_ttl,
             mark_ttl_s=config.mark_ttl,
         )
-        await _prepare(database, config, stop)
+        await _prepare(database, config, observe, stop)
         letters = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         service = ListenerService(app, leases, PostgresEvents(database), letters, settings, observe)
@@ -93,6 +103,31 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
                 await service.run(stop)
             finally:
                 drained.set()
+
+
+async def _start_patiently(
+    start: Callable[[], Awaitable[None]], config: Common, observe: Observe, stop: asyncio.Event
+) -> None:
+    """Run the whole application; where it cannot start, try so many times. Raises the last StartError."""
+    for left in range(config.start_attempts - 1, -1, -1):
+        try:
+            return await start()
+        except StartError as error:
+            if not left or stop.is_set():
+                raise
+            observe(StartFailed(str(error), left, config.start_retry_delay))
+        if await _stopped_within(stop, config.start_retry_delay):
+            return None
+    return None
+
+
+async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def load_app(target: str | None, app_dir: Path) -> Listener:
@@ -158,8 +193,8 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
     )
 
 
-async def _prepare(database: Database, config: ListenerConfig, stop: asyncio.Event) -> None:
-    """Reach PostgreSQL and bring the schema up to date, in so many tries."""
+async def _prepare(database: Database, config: ListenerConfig, observe: Observe, stop: asyncio.Event) -> None:
+    """Reach PostgreSQL and bring the schema up to date, in so many tries; raises StartError after the last."""
     await database.open()
     for left in range(config.db_connect_attempts - 1, -1, -1):
         try:
@@ -168,11 +203,12 @@ async def _prepare(database: Database, config: ListenerConfig, stop: asyncio.Eve
             if not left:
                 await database.close()
                 raise StartError(f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL") from error
-            try:
-                async with asyncio.timeout(config.db_connect_delay):
-                    await stop.wait()
-            except TimeoutError:
+            observe(StartFailed(str(error), left, config.db_connect_delay))
+            if not await _stopped_within(stop, config.db_connect_delay):
                 continue
+        except StartError:
+            await database.close()
+            raise
         return
 
 

@@ -143,6 +143,8 @@ class Common:
     allow_no_token: bool = setting("0", flag, "anybody who reaches this machine may publish and read")
     allowed_hosts: tuple[str, ...] = setting("", words, "further Host headers to answer to")
     allowed_origins: tuple[str, ...] = setting("", words, "further web origins that may write")
+    start_attempts: int = setting("3", count, "starts of the whole application before it gives up, with status 1")
+    start_retry_delay: float = setting("3s", duration_s, "between them")
     log_format: str = setting("console", one_of("console", "json"), "lines for people, or one JSON object a line")
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "the least that is logged")
     drain_timeout: float = setting("10s", duration_s, "how long what was begun may take to finish at the end")

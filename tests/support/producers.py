@@ -146,3 +146,23 @@ async def closed(connection: ClientConnection) -> tuple[int, str]:
     except ConnectionClosed as error:
         assert error.rcvd is not None, "closed without a word"
         return error.rcvd.code, error.rcvd.reason
+
+
+def hand_shake(producer: Address, path: str) -> bytes:
+    """The request of a WebSocket client."""
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{producer.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+
+
+@asynccontextmanager
+async def stuck_reader(producer: Address) -> AsyncIterator[asyncio.StreamReader]:
+    """Asks for everything, and reads nothing of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", producer.port, limit=1)
+    writer.write(hand_shake(producer, "/?from=earliest"))
+    await writer.drain()
+    try:
+        yield reader
+    finally:
+        writer.transport.abort()

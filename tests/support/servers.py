@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from oncecast.embedded.guarded import Guard
-from oncecast.embedded.ports import LOOPBACK, free_port
+from oncecast.embedded.ports import LOOPBACK, free_ports
 from oncecast.embedded.postgres import EmbeddedPostgres
 from oncecast.embedded.process import Process
 from oncecast.embedded.valkey import EmbeddedValkey
@@ -33,8 +33,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
     async def run(folder: Path) -> None:
         guard = Guard()
-        postgres = EmbeddedPostgres(folder / "postgres", free_port(), folder / "postgres.url")
-        valkey = EmbeddedValkey(folder / "valkey", free_port(), folder / "redis.url")
+        ports = free_ports(2)
+        postgres = EmbeddedPostgres(folder / "postgres", ports[0], folder / "postgres.url", guard)
+        valkey = EmbeddedValkey(folder / "valkey", ports[1], folder / "redis.url")
+        try:
+            await serve(postgres, valkey, guard)
+        finally:
+            await asyncio.to_thread(guard.close)
+            postgres.close()
+
+    async def serve(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, guard: Guard) -> None:
         async with asyncio.TaskGroup() as group:
             processes = [
                 Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.tell)
@@ -49,7 +57,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             await asyncio.to_thread(end.wait)
             for process in processes:
                 await process.stop()
-        guard.close()
 
     def main() -> None:
         try:
@@ -61,12 +68,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
     thread = threading.Thread(target=main, name="servers")
     thread.start()
-    began.wait()
-    if failures:
-        raise failures[0]
-    yield urls[0]
-    end.set()
-    thread.join()
+    try:
+        began.wait()
+        if failures:
+            raise failures[0]
+        yield urls[0]
+    finally:
+        end.set()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -51,7 +51,8 @@ def up(
     app
         The listeners' application, such as shop:app, from this folder.
     """
-    asyncio.run(_up(data, listeners, producers, port, listener_port, app, as_json=output.wants_json(json)))
+    as_json = output.wants_json(json)
+    asyncio.run(until_signal(_up(data, listeners, producers, port, listener_port, app, as_json=as_json)))
 
 
 async def _up(
@@ -68,7 +69,7 @@ async def _up(
         app=app,
         say=output.note,
     )
-    async with stop_on_signals() as stop, stack:
+    async with stack:
         processes = stack.state()
         if as_json:
             for process in processes:
@@ -80,7 +81,7 @@ async def _up(
             output.line(f"The page: {stack.publish_url.replace('127.0.0.1', 'localhost')}")
             output.line(f'The data: {data}, and in SQL: psql "$(cat {data}/postgres.url)"')
             output.line("Ctrl-C ends everything; nothing is lost.")
-        await stop.wait()
+        await asyncio.Event().wait()
 
 
 def stop(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
@@ -159,52 +160,53 @@ def demo(
 async def _demo(
     file: Path, listeners: int, port: int, listener_port: int, *, stay: bool, as_json: bool
 ) -> Figures | None:
+    """The figures, or None if Ctrl-C came first."""
     from oncecast.embedded import Stack
 
-    folder = Path(tempfile.mkdtemp(prefix="oncecast-demo-"))
-    stack = Stack(
-        folder,
-        listeners=listeners,
-        producer_port=port,
-        listener_port=listener_port,
-        temporary=True,
-        say=output.note,
-    )
-    async with stop_on_signals() as stop, stack:
-        running = asyncio.create_task(run_demo(stack, file, as_json=as_json))
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                return None
-            figures = running.result()
-            if stay and not stop.is_set():
+    figures = None
+
+    async def watch(folder: Path) -> None:
+        nonlocal figures
+        stack = Stack(
+            folder,
+            listeners=listeners,
+            producer_port=port,
+            listener_port=listener_port,
+            temporary=True,
+            say=output.note,
+        )
+        async with stack:
+            figures = await run_demo(stack, file, as_json=as_json)
+            if stay:
                 output.note("It runs on; Ctrl-C ends it.")
-                await stop.wait()
-            return figures
-        finally:
-            for task in (running, stopped):
-                task.cancel()
-            await asyncio.gather(running, stopped, return_exceptions=True)
+                await asyncio.Event().wait()
+
+    folder = Path(tempfile.mkdtemp(prefix="oncecast-demo-"))
+    try:
+        await until_signal(watch(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return figures
 
 
-@contextlib.asynccontextmanager
-async def stop_on_signals() -> AsyncIterator[asyncio.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second one ends the process at once (the guard clears up)."""
-    stop = asyncio.Event()
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; Ctrl-C or SIGTERM cancels it, a second one ends this process at once (the guard clears up)."""
+    task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        if stop.is_set():
+        if task.cancelling():
             os._exit(130)
-        stop.set()
         if sys.stderr.isatty():
             output.note("Ending…")
+        task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        yield stop
+        await asyncio.wait((task,))
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+    if not task.cancelled():
+        task.result()

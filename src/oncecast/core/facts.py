@@ -27,6 +27,15 @@ class Batch(Fact):
     last_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class StartFailed(Fact):
+    """The application, or its database, could not be had yet; it is tried again after `delay_s`."""
+
+    error: str
+    retries_left: int
+    delay_s: float
+
+
 # --- producer ---------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 That account must reach two things, wherever root keeps them, even in a folder that only root may enter. The
 data: the folder itself is given to the account, and named through a descriptor that the process inherits, since
 `/proc/self/fd/N` leads into it without passing through the folders above. The binaries: they are copied to a
-temporary place if the account cannot read them where they are.
+temporary place if the account cannot run them where they are. Both need no capability and no helper, and leave
+the modes of all folders above as they are.
 """
 
 from __future__ import annotations
@@ -68,15 +69,34 @@ def is_reachable(folder: Path) -> bool:
     return all(path.stat().st_mode & stat.S_IXOTH for path in (resolved, *resolved.parents))
 
 
-def readable_copy(parts: Sequence[Path], account: Mapping[str, Any]) -> Path | None:
-    """Copies of the folders `parts`, side by side where any account can read them; None if there is no need."""
-    if not account or all(is_reachable(part) for part in parts):
-        return None
+def can_run(program: Path) -> bool:
+    """Whether any account may run `program` where it is."""
+    resolved = program.resolve()
+    return is_reachable(resolved.parent) and bool(resolved.stat().st_mode & stat.S_IXOTH)
+
+
+def place_for_all() -> Path:
+    """A new temporary folder that any account may read and only we may change."""
     place = Path(tempfile.mkdtemp(prefix="oncecast-postgres-", dir=_open_folder()))
     place.chmod(0o755)
-    for part in parts:
-        shutil.copytree(part, place / part.name, symlinks=True)
     return place
+
+
+def copy_for_all(parts: Sequence[Path], place: Path) -> None:
+    """Copy the folders `parts` to `place`, side by side, readable for any account; raises StartError."""
+    ignored = shutil.ignore_patterns("include", "__pycache__")
+    try:
+        for part in parts:
+            shutil.copytree(part, place / part.name, ignore=ignored, copy_function=_copy_readable)
+        for folder in place.rglob("*/"):
+            folder.chmod(0o755)
+    except OSError as error:  # shutil.Error, too
+        raise StartError(f"cannot copy PostgreSQL to {place}: {error}") from None
+
+
+def _copy_readable(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
 def _open_folder() -> Path:

@@ -75,6 +75,8 @@ def send_command(folder: Path, command: Command) -> None:
             asking.sendall(msgspec.json.encode(command) + b"\n")
             with asking.makefile("rb") as stream:
                 answer = msgspec.json.decode(stream.readline(), type=Answer)
+        except TimeoutError:
+            raise StartError(f"no answer from the stack in {folder} within {ANSWER_DEADLINE_S:.0f} s") from None
         except (OSError, msgspec.MsgspecError):
             raise StartError(f"nothing runs in {folder}: 'oncecast up --data {folder}' begins it") from None
     if answer.error is not None:

@@ -5,13 +5,13 @@ holds, with a line for each process, `+PID SIGNAL` when it begins and `-PID` whe
 each temporary folder. At the end of the input whatever still runs is ended, and the folders are removed.
 """
 
-import os
 import shutil
 import signal
 import sys
 import time
+from os import kill
 
-GRACE_S = 5.0
+GRACE_S = 3.0
 
 
 def main() -> None:
@@ -19,12 +19,12 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     running: dict[int, int] = {}
-    temporary: list[str] = []
-    for line in sys.stdin:
-        pid, _, number = line[1:].partition(" ")
-        if line[0] == "*":
-            temporary.append(line[1:].rstrip("\n"))
-        elif line[0] == "+":
+    temporary: list[bytes] = []
+    for line in sys.stdin.buffer:
+        pid, _, number = line[1:].partition(b" ")
+        if line[:1] == b"*":
+            temporary.append(line[1:].rstrip(b"\n"))
+        elif line[:1] == b"+":
             running[int(pid)] = int(number)
         else:
             running.pop(int(pid), None)
@@ -39,17 +39,26 @@ def end(running: dict[int, int]) -> None:
         send(pid, signal.SIGCONT)
         send(pid, number)
     deadline_s = time.monotonic() + GRACE_S
-    while any(send(pid, 0) for pid in running) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
+    while any(runs(pid) for pid in running) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
     for pid in running:
         send(pid, signal.SIGKILL)
 
 
-def send(pid: int, number: int) -> bool:
-    """Whether the process was there to be sent it."""
+def runs(pid: int) -> bool:
+    """Whether it has not ended; their new parent may take its time to notice that they have."""
     try:
-        os.kill(pid, number)
-    except ProcessLookupError:
+        with open(f"/proc/{pid}/stat", "rb") as state:
+            return state.read().rpartition(b") ")[2][:1] != b"Z"
+    except OSError:  # gone, or there is no /proc
+        return send(pid, 0)
+
+
+def send(pid: int, number: int) -> bool:
+    """Whether the process was there, and still ours, to be sent it."""
+    try:
+        kill(pid, number)
+    except (ProcessLookupError, PermissionError):
         return False
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,16 @@ from pathlib import Path
 from oncecast.embedded import guard
 from oncecast.embedded.process import Process
 
+CLOSE_DEADLINE_S = 30.0
+
 
 class Guard:
-    """A guard process that ends what runs, and removes temporary folders, when this process is gone."""
+    """A guard process that ends what runs, and removes temporary folders, when this process is gone.
 
-    def __init__(self) -> None:
+    `descriptors` stay open in it: a lock among them is held until everything has been cleared up.
+    """
+
+    def __init__(self, descriptors: tuple[int, ...] = ()) -> None:
         self._told: dict[str, int] = {}
         self._process = subprocess.Popen(  # noqa: S603 - our own script
             [sys.executable, "-S", "-E", guard.__file__],
@@ -21,6 +27,7 @@ class Guard:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=descriptors,
             bufsize=0,
             cwd="/",
         )
@@ -28,15 +35,20 @@ class Guard:
     def tell(self, process: Process) -> None:
         """That `process` has begun or ended."""
         told, pid = self._told.pop(process.name, None), process.pid
-        lines = b""
         if told is not None and told != pid:
-            lines += b"-%d\n" % told
+            self.release(told)
         if pid is not None:
             self._told[process.name] = pid
             if told != pid:
-                lines += b"+%d %d\n" % (pid, process.abort_signal)
-        if lines:
-            self._write(lines)
+                self.hold(pid, process.abort_signal)
+
+    def hold(self, pid: int, number: int) -> None:
+        """That a process has begun, and the signal that ends it."""
+        self._write(b"+%d %d\n" % (pid, number))
+
+    def release(self, pid: int) -> None:
+        """That it has ended."""
+        self._write(b"-%d\n" % pid)
 
     def remove_at_end(self, folder: Path) -> None:
         """That `folder` is temporary."""
@@ -46,8 +58,14 @@ class Guard:
         """Let it clear up what is left, and wait for it."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self._process.wait(timeout=30)
+        try:
+            self._process.wait(CLOSE_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _write(self, lines: bytes) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.write(lines)
+        # If somebody killed the guard, we still end in order ourselves: only our being killed has lost its guard.
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.write(lines)

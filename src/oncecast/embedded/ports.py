@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,20 @@ PORT_MAX = 65_536
 
 def free_port() -> int:
     """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
+    """Different ports that are free now, none of them in `avoid`."""
+    found: list[int] = []
+    with contextlib.ExitStack() as held:  # what is still held cannot be found again
+        while len(found) < count:
+            probe = held.enter_context(socket.socket())
+            probe.bind((LOOPBACK, 0))
+            port: int = probe.getsockname()[1]
+            if port not in avoid:
+                found.append(port)
+    return found
 
 
 def is_free(port: int) -> bool:
@@ -33,27 +44,37 @@ def is_free(port: int) -> bool:
         return True
 
 
-def wanted_ports(first: int, count: int, option: str) -> list[int]:
-    """`count` ports from `first` on, or any free ones for 0; raises StartError naming the port and `option`."""
+def wanted_ports(first: int, count: int, option: str, avoid: Collection[int] = ()) -> list[int]:
+    """`count` ports from `first` on, or any free ones for 0; raises StartError naming the port and `option`.
+
+    Those in `avoid` are somebody's already, though nobody listens there yet.
+    """
     if not first:
-        return [free_port() for _ in range(count)]
+        return free_ports(count, avoid)
     if not 0 < first <= PORT_MAX - count:
         raise StartError(f"{option}: {first} will not do; it takes a port from 1 to {PORT_MAX - count}, or 0 for any")
     ports = list(range(first, first + count))
     for port in ports:
-        if not is_free(port):
+        if port in avoid or not is_free(port):
             raise StartError(f"port {port} is in use; choose another with {option}")
     return ports
 
 
-def remembered_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
-    """A free port for each of `names`: the one of last time if it still is; what is chosen is written to `file`."""
+def remembered_ports(file: Path, names: Sequence[str], avoid: Collection[int] = ()) -> dict[str, int]:
+    """A free port for each of `names`, the one of last time if it still is; `file` remembers them.
+
+    None of them is in `avoid`.
+    """
     try:
         before = msgspec.json.decode(file.read_bytes(), type=dict[str, int])
     except (OSError, msgspec.MsgspecError):
         before = {}
-    ports = {
-        name: before[name] if is_free(before.get(name, 0)) and before.get(name) else free_port() for name in names
-    }
+    kept = {name: before[name] for name in names if name in before and _will_do(before[name], avoid)}
+    new = iter(free_ports(len(names), {*avoid, *kept.values()}))
+    ports = {name: kept[name] if name in kept else next(new) for name in names}
     file.write_bytes(msgspec.json.encode(ports))
     return ports
+
+
+def _will_do(port: int, avoid: Collection[int]) -> bool:
+    return 0 < port < PORT_MAX and port not in avoid and is_free(port)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -13,7 +15,9 @@ from pathlib import Path
 import psycopg
 
 from oncecast.core.errors import StartError
-from oncecast.embedded.account import Home, give, home, lent_account, readable_copy
+from oncecast.embedded.account import Home, can_run, copy_for_all, give, home, lent_account, place_for_all
+from oncecast.embedded.guarded import Guard
+from oncecast.embedded.leftovers import end_leftovers
 from oncecast.embedded.ports import LOOPBACK
 from oncecast.embedded.process import Launch
 
@@ -32,30 +36,48 @@ SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """PostgreSQL in `folder`, on `port`; the address with its password stands in the file `url_file`."""
+    """PostgreSQL in `folder`, on `port`; the address with its password stands in the file `url_file`.
 
-    def __init__(self, folder: Path, port: int, url_file: Path) -> None:
+    `guard` ends what initdb began, and removes the copy of the binaries, if that was needed.
+    """
+
+    def __init__(self, folder: Path, port: int, url_file: Path, guard: Guard) -> None:
         self.port = port
+        self.mark = f"oncecast-{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}"
+        """What its processes show in the list of processes."""
+        self._guard = guard
         self._folder = folder
         self._url_file = url_file
         self._account = lent_account()
         self._home: Home | None = None
         self._parts = _parts()
-        self.copy = readable_copy(self._parts, self._account)
-        place = self.copy or self._parts[0].parent
-        self._bin = place / self._parts[0].name / "pginstall" / "bin"
+        self._copy: Path | None = None
         self.url = ""
+
+    @property
+    def _bin(self) -> Path:
+        return (self._copy or self._parts[0].parent) / self._parts[0].name / "pginstall" / "bin"
+
+    def close(self) -> None:
+        """Let go of its folder."""
+        if self._home is not None:
+            for descriptor in self._home.descriptors:
+                os.close(descriptor)
+            self._home = None
 
     async def launch(self) -> Launch:
         """What begins the server; makes its cluster where there is none. Raises StartError."""
         give(self._folder, self._account)
         if self._home is None:
             self._home = home(self._folder, self._account)
+        await self._copy_binaries()
         await self._make_cluster(self._home)
-        password = (self._folder / "password").read_text()
-        self.url = f"postgres://oncecast:{password}@{LOOPBACK}:{self.port}/oncecast"
+        if (self._folder / "cluster" / "postmaster.pid").exists():  # it did not end by itself
+            await end_leftovers(self.mark)
+        password = self._password()
+        self.url = self._url(password, "oncecast")
         write_secret(self._url_file, self.url)
-        settings = {**SETTINGS, "port": str(self.port)}
+        settings = {**SETTINGS, "port": str(self.port), "cluster_name": self.mark}
         return Launch(
             command=[
                 str(self._bin / "postgres"),
@@ -76,19 +98,40 @@ class EmbeddedPostgres:
             async with asyncio.timeout(2.0), await psycopg.AsyncConnection.connect(self.url, connect_timeout=2):
                 return True
         except psycopg.OperationalError as error:
-            if '"oncecast" does not exist' in str(error):
-                await self._create_database()
+            if '"oncecast" does not exist' not in str(error):
+                return False
         except TimeoutError:
-            pass
+            return False
+        with contextlib.suppress(psycopg.OperationalError, psycopg.errors.DuplicateDatabase, TimeoutError):
+            await self._create_database()
         return False
 
     async def _create_database(self) -> None:
-        url = self.url.removesuffix("/oncecast") + "/postgres"
+        url = self._url(self._password(), "postgres")
         async with (
             asyncio.timeout(10.0),
             await psycopg.AsyncConnection.connect(url, connect_timeout=2, autocommit=True) as connection,
         ):
             await connection.execute("create database oncecast")
+
+    async def _copy_binaries(self) -> None:
+        if not self._account or self._copy is not None or can_run(self._bin / "postgres"):
+            return
+        place = place_for_all()
+        self._guard.remove_at_end(place)
+        await asyncio.to_thread(copy_for_all, self._parts, place)
+        self._copy = place
+
+    def _url(self, password: str, database: str) -> str:
+        """Says that there is no TLS on loopback: a PGSSLMODE of the user's is about other servers."""
+        return f"postgres://oncecast:{password}@{LOOPBACK}:{self.port}/{database}?sslmode=disable"
+
+    def _password(self) -> str:
+        file = self._folder / "password"
+        try:
+            return file.read_text()
+        except OSError as error:
+            raise StartError(f"cannot read the password of the cluster, {file}: {error.strerror}") from None
 
     async def _make_cluster(self, place: Home) -> None:
         """initdb under another name first: a cluster of the right name is a whole one."""
@@ -99,23 +142,40 @@ class EmbeddedPostgres:
         password_file = self._folder / "password"
         write_secret(password_file, secrets.token_urlsafe(24))
         give_file(password_file, self._account)
-        initdb = await asyncio.create_subprocess_exec(
+        await self._run(
             *(str(self._bin / "initdb"), "-D", f"{place.path}/cluster.unfinished", "-U", "oncecast"),
             *("--auth=scram-sha-256", f"--pwfile={place.path}/password", "--encoding=UTF8", "--locale=C"),
             *("--no-sync", "--no-instructions"),
+            descriptors=place.descriptors,
+        )
+        unfinished.rename(self._folder / "cluster")
+
+    async def _run(self, *command: str, descriptors: tuple[int, ...]) -> None:
+        """Run initdb; raises StartError with what it printed. It outlives neither a cancellation nor us."""
+        initdb = await asyncio.create_subprocess_exec(
+            *command,
             cwd="/",
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            pass_fds=place.descriptors,
+            pass_fds=descriptors,
+            start_new_session=True,
             **self._account,
         )
-        async with asyncio.timeout(INITDB_DEADLINE_S):
-            printed, _ = await initdb.communicate()
+        self._guard.hold(initdb.pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(INITDB_DEADLINE_S):
+                printed, _ = await initdb.communicate()
+        except TimeoutError:
+            raise StartError(f"initdb did not end within {INITDB_DEADLINE_S:.0f} s") from None
+        finally:
+            if initdb.returncode is None:
+                os.killpg(initdb.pid, signal.SIGKILL)
+                await initdb.wait()
+            self._guard.release(initdb.pid)
         if initdb.returncode:
             raise StartError(f"initdb failed: {printed.decode(errors='replace').strip()[-300:]}")
-        unfinished.rename(self._folder / "cluster")
 
 
 def write_secret(file: Path, text: str) -> None:

@@ -55,6 +55,8 @@ class Process:
         self._launch: Launch | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._paused = False
+        self._was_ready = False
+        self._turn = asyncio.Lock()
         self._ended = asyncio.Event()
         self._ended.set()
 
@@ -75,10 +77,18 @@ class Process:
             return "paused" if self._paused else "running"
         return "ended" if self.wanted else "stopped"
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended unasked after it could be used; before that, `wait_ready` tells."""
+        return self.state == "ended" and self._was_ready
+
     async def start(self, group: asyncio.TaskGroup) -> None:
         """Begin it and return at once; `group` watches over it. Does nothing while it runs."""
-        if self.pid is not None:
-            return
+        async with self._turn:
+            if self.pid is None:
+                await self._begin(group)
+
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
         launch = self._launch = await self._prepare()
         launch.folder.mkdir(parents=True, exist_ok=True)
         log = os.open(launch.folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -96,7 +106,7 @@ class Process:
             )
         finally:
             os.close(log)
-        self.wanted, self.returncode, self._paused = True, None, False
+        self.wanted, self.returncode, self._paused, self._was_ready = True, None, False, False
         self._ended.clear()
         self._changed(self)
         group.create_task(self._watch(self._child))
@@ -110,19 +120,21 @@ class Process:
             if time.monotonic() - began_s > deadline_s:
                 raise StartError(f"{self.name} was not ready within {deadline_s:.0f} s: {self.last_words()}")
             await asyncio.sleep(READY_INTERVAL_S)
+        self._was_ready = True
 
     async def stop(self, deadline_s: float = 20.0) -> None:
-        """End it the way it likes, by force after `deadline_s`."""
-        self.wanted = False
-        if self.pid is not None and self._launch is not None:
-            self.resume()
-            self._signal(self._launch.stop_signal)
-            try:
-                async with asyncio.timeout(deadline_s):
-                    await self._ended.wait()
-            except TimeoutError:
-                await self.kill()
-        self._changed(self)
+        """End it the way it likes, by force after `deadline_s`. Whoever starts it meanwhile waits for that."""
+        async with self._turn:
+            self.wanted = False
+            if self.pid is not None and self._launch is not None:
+                self.resume()
+                self._signal(self._launch.stop_signal)
+                try:
+                    async with asyncio.timeout(deadline_s):
+                        await self._ended.wait()
+                except TimeoutError:
+                    await self.kill()
+            self._changed(self)
 
     async def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

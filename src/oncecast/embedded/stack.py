@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
+import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import ascii_lowercase
@@ -19,12 +20,15 @@ import msgspec
 from oncecast.core.errors import StartError
 from oncecast.embedded.control import Command, serve_control
 from oncecast.embedded.guarded import Guard
+from oncecast.embedded.lock import FolderLock
 from oncecast.embedded.ports import LOOPBACK, remembered_ports, wanted_ports
 from oncecast.embedded.postgres import EmbeddedPostgres
 from oncecast.embedded.process import Launch, Process
 from oncecast.embedded.valkey import EmbeddedValkey
 
 LISTENERS_MAX = len(ascii_lowercase)
+CLEARING_DEADLINE_S = 15.0
+CLEARING_INTERVAL_S = 0.05
 CLIENT_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=0)
 
 
@@ -53,6 +57,7 @@ class Stack:
         if not (1 <= listeners <= LISTENERS_MAX and 1 <= producers <= LISTENERS_MAX):
             raise StartError(f"there can be 1 to {LISTENERS_MAX} listeners, and as many producers")
         self.data = data.resolve()
+        self._was_there = os.path.isdir(self.data)
         self.processes: dict[str, Process] = {}
         self._names = [f"listener-{letter}" for letter in ascii_lowercase[:listeners]]
         letters = ascii_lowercase[:producers]
@@ -109,17 +114,16 @@ class Stack:
         await self._exit.aclose()
 
     async def _start(self) -> None:
+        if self._was_there:  # then a stack that runs in it is the news, not that its ports are in use
+            await self._hold_folder()
         producer_ports = wanted_ports(self._producer_port, len(self._producers), "--port")
-        listener_ports = wanted_ports(self._listener_port, len(self._names), "--listener-port")
-        self._hold_folder()
-        self._guard = Guard()
-        self._exit.callback(self._guard.close)
-        if self._temporary:
-            self._guard.remove_at_end(self.data)
+        listener_ports = wanted_ports(self._listener_port, len(self._names), "--listener-port", producer_ports)
+        if not self._was_there:
+            await self._hold_folder()
         self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
         self._exit.push_async_callback(self._stop_all)
-        self._add_servers()
+        self._add_servers({*producer_ports, *listener_ports})
         for name, port in zip(self._producers, producer_ports, strict=True):
             self._add_service(name, port, ["producer"], {"JOURNAL_PATH": "journal.db"})
         for name, port in zip(self._names, listener_ports, strict=True):
@@ -145,22 +149,38 @@ class Stack:
         for names in (self._names, self._producers, ["valkey", "postgres"]):
             await asyncio.gather(*(self.stop(name) for name in names if name in self.processes))
 
-    def _hold_folder(self) -> None:
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._exit.callback(os.close, lock)
+    async def _hold_folder(self) -> None:
+        """Make the folder ours alone, and begin the guard, which holds it until it has cleared up after us."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StartError(f"another stack runs in {self.data}; --data names another folder") from None
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = self._exit.enter_context(FolderLock(self.data / "lock"))
+            if not lock.take():
+                raise StartError(f"another stack runs in {self.data}; --data names another folder")
+            with FolderLock(self.data / "guard.lock") as clearing:
+                await self._wait_for_guard(clearing)
+                self._guard = Guard(descriptors=(clearing.descriptor,))
+        except OSError as error:
+            raise StartError(f"cannot use the folder {self.data}: {error.strerror}") from None
+        if self._temporary:
+            self._exit.callback(shutil.rmtree, self.data, ignore_errors=True)
+            self._guard.remove_at_end(self.data)
+        self._exit.callback(self._guard.close)
+
+    async def _wait_for_guard(self, clearing: FolderLock) -> None:
+        """A stack whose supervisor was killed in this folder may still be ending."""
+        began_s = time.monotonic()
+        while not clearing.take():
+            if time.monotonic() - began_s > CLEARING_DEADLINE_S:
+                raise StartError(f"processes of an earlier stack in {self.data} do not end")
+            await asyncio.sleep(CLEARING_INTERVAL_S)
 
     # --- processes -----------------------------------------------------------------------------------------
 
-    def _add_servers(self) -> None:
-        ports = remembered_ports(self.data / "ports.json", ("postgres", "valkey"))
-        self._postgres = EmbeddedPostgres(self.data / "postgres", ports["postgres"], self.data / "postgres.url")
-        if self._postgres.copy is not None:
-            self._guard.remove_at_end(self._postgres.copy)
+    def _add_servers(self, taken: set[int]) -> None:
+        ports = remembered_ports(self.data / "ports.json", ("postgres", "valkey"), taken)
+        url_file = self.data / "postgres.url"
+        self._postgres = EmbeddedPostgres(self.data / "postgres", ports["postgres"], url_file, self._guard)
+        self._exit.callback(self._postgres.close)
         self._valkey = EmbeddedValkey(self.data / "valkey", ports["valkey"], self.data / "redis.url")
         for name, server in (("postgres", self._postgres), ("valkey", self._valkey)):
             address = f"{LOOPBACK}:{server.port}"
@@ -170,11 +190,14 @@ class Stack:
         address = f"http://{LOOPBACK}:{port}"
 
         async def prepare() -> Launch:
-            own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1"}
+            own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1", **environment}
+            given = {**os.environ, **self._environment}
+            for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
+                given.pop(variable.removesuffix("_FILE"), None)
             return Launch(
                 command=[sys.executable, "-m", "oncecast", *command],
                 folder=self.data / name,
-                environment={**os.environ, **self._environment, **own, **environment},
+                environment={**given, **own},
             )
 
         self.processes[name] = Process(name, address, prepare, lambda: self._answers(address), self._changed)
@@ -232,7 +255,7 @@ class Stack:
     def _changed(self, process: Process) -> None:
         """Tell the guard, the state file, and where it was not asked for, people."""
         self._guard.tell(process)
-        if process.state == "ended":
+        if process.has_failed:
             self._say(
                 f"{process.name} ended with status {process.returncode}; start it with: oncecast start {process.name}"
             )
@@ -245,7 +268,9 @@ class Stack:
         ]
 
     def _write_state(self) -> None:
+        """For `oncecast status`: a full disk shall not end processes that run well."""
         file = self.data / "stack.json"
         unfinished = file.with_name("stack.json.new")
-        unfinished.write_bytes(msgspec.json.encode(self.state()))
-        unfinished.rename(file)
+        with contextlib.suppress(OSError):
+            unfinished.write_bytes(msgspec.json.encode(self.state()))
+            unfinished.rename(file)

@@ -34,18 +34,18 @@ class EmbeddedValkey:
         self._folder = folder
         self._url_file = url_file
         self._binary = _binary()
+        self._password = secrets.token_urlsafe(24)
         self.url = ""
 
     async def launch(self) -> Launch:
         """What begins the server."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        password = secrets.token_urlsafe(24) if not self.url else self.url.partition(":")[2][3:].partition("@")[0]
-        self.url = f"redis://:{password}@{LOOPBACK}:{self.port}"
+        self.url = f"redis://:{self._password}@{LOOPBACK}:{self.port}"
         write_secret(self._url_file, self.url)
-        settings = (*SETTINGS, f"port {self.port}", f"requirepass {password}", f'dir "{self._folder}"')
+        settings = (*SETTINGS, f"port {self.port}", f"requirepass {self._password}")
         write_secret(self._folder / "valkey.conf", "\n".join(settings) + "\n")
         return Launch(
-            command=[str(self._binary), str(self._folder / "valkey.conf")],
+            command=[str(self._binary), "valkey.conf"],  # its folder needs no quoting then
             folder=self._folder,
             environment={"PATH": os.defpath, "LC_ALL": "C"},
         )

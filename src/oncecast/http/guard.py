@@ -52,7 +52,7 @@ class Guard:
         if problem is None:
             await self._app(scope, receive, _with_security_headers(send) if scope["type"] == "http" else send)
         elif scope["type"] == "http":
-            await problem.response()(scope, receive, send)
+            await problem.response()(scope, receive, _with_security_headers(send))
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
 

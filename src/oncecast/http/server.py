@@ -8,9 +8,9 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from oncecast.core.errors import StartError
+from oncecast.core.errors import OncecastError, StartError
 
 GRACEFUL_SHUTDOWN_S = 3
 BACKLOG = 2048
@@ -21,8 +21,8 @@ UNREAD_TIMEOUT_MS = 30_000
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; raises StartError naming the port and the option that chooses another."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)  # asyncio sends at once only what it knows to be TCP
     except OSError as error:
         raise StartError(f"cannot listen on {host}: {error.strerror or error}; HOST names the address") from None
     try:
@@ -50,8 +50,16 @@ class _Server(uvicorn.Server):
 
 async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, ws_max_bytes: int) -> None:
     """Serve `app` until `stop` is set, then let what is under way finish for a few seconds."""
+
+    async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise  # otherwise its few seconds are over, which is no error of the application's
+
     config = uvicorn.Config(
-        app,
+        until_stopped,
         http="httptools",
         ws="websockets-sansio",
         ws_max_size=ws_max_bytes,
@@ -79,4 +87,4 @@ async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, 
         await server.serve(sockets=[listening])
         watcher.cancel()
         if not stop.is_set():
-            raise StartError("the HTTP server ended by itself")
+            raise OncecastError("the HTTP server ended by itself")

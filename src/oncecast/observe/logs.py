@@ -18,6 +18,7 @@ _QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.Subsc
 
 _LOUD = (facts.DependencyLost, facts.Died, facts.FilingFailed, facts.JournalFailed, facts.RowsMissing)
 _WARNING = (
+    facts.StartFailed,
     facts.ProcessingFailed,
     facts.InsertFailed,
     facts.Disconnected,
@@ -89,6 +90,9 @@ def console_lines(fact: Fact, at: str) -> list[str]:
 
 def _lines(fact: Fact, at: str) -> list[str]:
     match fact:
+        case facts.StartFailed():
+            wait = f"trying again in {fact.delay_s:g} s, retries left: {fact.retries_left}"
+            return [f"❌ Cannot start {at} yet: {fact.error}; {wait}"]
         case facts.Connected():
             return [f"✅ Connected to producer in {at}"]
         case facts.Disconnected():

@@ -46,11 +46,11 @@ class ClientHub:
         name = socket.client.host if socket.client else "?"
         self.count += 1
         self._observe(SubscriberJoined("client", name, offset))
-        code, reason = 1000, "closed"
+        code, reason = 0, "gone"
         try:
             await _Session(socket, self, offset).run()
         except (WebSocketDisconnect, OSError):
-            reason = "gone"
+            return
         except TooSlow as error:
             code, reason = 1013, str(error)
         except NotText as error:

@@ -15,7 +15,8 @@ from oncecast.core.facts import Accepted, Observe, Refused
 from oncecast.core.ports import Journal
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
-from oncecast.producer.ingest import JSON, Bare, read_publication
+from oncecast.producer.binary import is_binary, to_structured
+from oncecast.producer.ingest import JSON, STRUCTURED, Bare, read_publication
 
 BODY_DEADLINE_S = 60.0
 RETRY_AFTER = {"Retry-After": "1"}
@@ -39,6 +40,8 @@ class Intake:
             headers = dict(scope["headers"])
             body = await self._body(headers, receive)
             content_type = headers.get(b"content-type", b"").decode("latin-1")
+            if is_binary(content_type, headers):
+                body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
             answer = await self.publish(body, content_type, self._bare_of(scope["query_string"], headers))
         except Problem as problem:
             self._observe(Refused(problem.status, problem.detail))

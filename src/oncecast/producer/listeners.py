@@ -31,7 +31,6 @@ SEND_DEADLINE_S = 30.0
 CLOSE_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 1024 * 1024
 CREDIT_MAX_BYTES = 2**40
-REPORTS_MAX = 1_000
 
 
 class ProtocolError(Exception):
@@ -90,7 +89,7 @@ class ListenerHub:
         async with asyncio.timeout(SEND_DEADLINE_S):
             await socket.send_text(encode(welcome).decode())
         async with asyncio.timeout(RESUME_DEADLINE_S):
-            resume = read_frame(await socket.receive_text())
+            resume = read_frame(await _receive_text(socket))
         if not isinstance(resume, Resume):
             raise ProtocolError("the first frame must be a resume")
         check_credit(resume.credit)
@@ -155,7 +154,7 @@ class _Session:
 
     async def _hear_for_ever(self) -> None:
         while True:
-            frame = read_frame(await self._socket.receive_text())
+            frame = read_frame(await _receive_text(self._socket))
             if isinstance(frame, Credit):
                 check_credit(frame.bytes)
                 self._credit_bytes = min(self._credit_bytes + frame.bytes, CREDIT_MAX_BYTES)
@@ -170,6 +169,16 @@ def start_after(journal: Journal, cursor: Cursor) -> int:
     """The offset after which a reader at `cursor` goes on; never beyond what the journal has."""
     offset = resume_after(cursor, [Epoch(cursor.epoch, 0)], journal.epochs)
     return max(journal.first - 1, min(offset, journal.last))
+
+
+async def _receive_text(socket: WebSocket) -> str:
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1000))
+    text: str | None = message.get("text")
+    if text is None:
+        raise ProtocolError("frames are JSON text, not binary")
+    return text
 
 
 def read_frame(text: str) -> Resume | Credit | Report:

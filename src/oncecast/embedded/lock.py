@@ -1,0 +1,34 @@
+"""A lock file: held as long as any process has its descriptor open, and gone with the last of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class FolderLock:
+    """The lock in `file`, open while it is entered; raises OSError where there can be none."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        self.descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.descriptor)
+
+    def take(self) -> bool:
+        """Whether it is ours now; does not wait."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,114 @@
+"""Starting: tried again for a while, given up on in one line, and never a stack trace."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from oncecast.embedded.ports import free_port
+from tests.support.stacks import until
+
+QUICK = {"START_ATTEMPTS": "3", "START_RETRY_DELAY": "100ms", "DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_DELAY": "100ms"}
+
+
+@asynccontextmanager
+async def starting(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "oncecast", *arguments),
+        cwd=folder,
+        env={**os.environ, **QUICK, "INSTANCE_ID": "it", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, list[str], list[str]]:
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return process.returncode, out.decode().splitlines(), err.decode().splitlines()
+
+
+async def test_a_start_that_fails_is_tried_so_many_times_and_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        async with starting(tmp_path, "producer", PORT=str(port)) as process:
+            status, out, err = await ended(process)
+    assert (status, len(out), len(err)) == (1, 2, 1)
+    assert out[0].startswith(f"❌ Cannot start it yet: cannot listen on 127.0.0.1 port {port}")
+    assert [line[-1] for line in out] == ["2", "1"]
+    assert err[0].startswith(f"oncecast: cannot listen on 127.0.0.1 port {port}")
+    assert err[0].endswith("choose another with --port or PORT")
+
+
+async def test_what_was_in_the_way_may_go_away_meanwhile(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        environment = {"PORT": str(port), "START_ATTEMPTS": "100"}
+        async with starting(tmp_path, "producer", **environment) as process, httpx.AsyncClient() as client:
+            assert process.stdout is not None
+            await process.stdout.readline()
+            other.close()
+
+            async def ready() -> bool:
+                try:
+                    return (await client.get(f"http://127.0.0.1:{port}/readyz")).is_success
+                except httpx.TransportError:
+                    return False
+
+            await until(ready)
+            process.send_signal(signal.SIGTERM)
+            assert (await ended(process))[0] == 0
+
+
+async def test_a_listener_tries_its_database_first_and_names_the_setting_but_no_secret(tmp_path: Path) -> None:
+    url = f"postgres://user:hunter2@127.0.0.1:{free_port()}/db"
+    async with starting(tmp_path, "listener", PORT="0", DATABASE_URL=url, START_ATTEMPTS="1") as process:
+        status, out, err = await ended(process)
+    assert (status, len(out), len(err)) == (1, 1, 1)
+    assert "(tried 2 times); check DATABASE_URL" in err[0]
+    assert "hunter2" not in "".join(out + err)
+
+
+async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: Path) -> None:
+    url = f"postgres://127.0.0.1:{free_port()}/db"
+    environment = {"PORT": "0", "DATABASE_URL": url, "DB_CONNECT_ATTEMPTS": "1000", "DB_CONNECT_DELAY": "1h"}
+    async with starting(tmp_path, "listener", **environment) as process:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        status, _, err = await ended(process)
+    assert (status, err) == (0, [])
+
+
+async def test_wrong_settings_are_told_at_once_one_line_each(tmp_path: Path) -> None:
+    async with starting(tmp_path, "producer", PORT="x", EVENT_MAX_BYTES="lots", HOST="0.0.0.0") as process:
+        status, out, err = await ended(process)
+    assert (status, out, len(err)) == (1, [], 2)
+    async with starting(tmp_path, "producer", HOST="0.0.0.0") as process:
+        status, out, err = await ended(process)
+    assert (status, out, len(err)) == (1, [], 1)
+    assert "ALLOW_NO_TOKEN=1" in err[0]
+
+
+async def test_two_producers_never_share_a_journal(tmp_path: Path) -> None:
+    async with starting(tmp_path, "producer", PORT="0") as first:
+        assert first.stdout is not None
+        await first.stdout.readline()
+        async with starting(tmp_path, "producer", PORT="0") as second:
+            status, _, err = await ended(second)
+    assert status == 1
+    assert err == ["oncecast: the journal journal.db is in use by another process: give each producer its own"]

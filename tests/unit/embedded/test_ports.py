@@ -1,0 +1,55 @@
+"""Ports are free, different, and those of last time; a wanted one that is taken is named."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from oncecast.core.errors import StartError
+from oncecast.embedded.ports import free_ports, is_free, remembered_ports, wanted_ports
+
+
+def test_free_ports_are_different_and_none_that_is_to_be_avoided() -> None:
+    first = free_ports(50)
+    assert len(set(first)) == 50
+    assert not set(free_ports(50, first)) & set(first)
+
+
+def test_a_wanted_port_that_is_in_use_is_named_with_its_option() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert not is_free(port)
+        with pytest.raises(StartError, match=f"^port {port} is in use; choose another with --port$"):
+            wanted_ports(port, 1, "--port")
+
+
+def test_a_wanted_port_that_is_promised_to_somebody_else_is_in_use() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(StartError, match="--listener-port"):
+        wanted_ports(port, 1, "--listener-port", [port])
+
+
+@pytest.mark.parametrize("first", [-1, 65_536, 65_535])
+def test_a_range_that_leaves_the_ports_there_are_is_refused(first: int) -> None:
+    with pytest.raises(StartError, match="--port"):
+        wanted_ports(first, 2, "--port")
+
+
+def test_ports_are_those_of_last_time(tmp_path: Path) -> None:
+    before = remembered_ports(tmp_path / "ports.json", ("postgres", "valkey"))
+    assert remembered_ports(tmp_path / "ports.json", ("postgres", "valkey")) == before
+
+
+def test_a_remembered_port_that_is_taken_is_left_to_its_new_owner(tmp_path: Path) -> None:
+    before = remembered_ports(tmp_path / "ports.json", ("postgres", "valkey"))
+    after = remembered_ports(tmp_path / "ports.json", ("postgres", "valkey"), [before["postgres"]])
+    assert after["postgres"] != before["postgres"]
+    assert after["valkey"] == before["valkey"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"postgres": 70000}', '{"postgres": 0}', '{"postgres": "x"}'])
+def test_a_file_that_makes_no_sense_is_as_good_as_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "ports.json").write_text(content)
+    assert 0 < remembered_ports(tmp_path / "ports.json", ("postgres",))["postgres"] < 65_536
