@@ -158,6 +158,17 @@ async def test_a_handler_that_raises_leaves_nothing_and_its_error_comes_out(
     assert await values(sql, "select id from effects union all select id from events") == []
 
 
+async def test_a_cancellation_of_the_handlers_own_making_is_a_failed_attempt(store: PostgresEvents, sql: Any) -> None:
+    async def work(tx: Transaction) -> None:
+        other = asyncio.ensure_future(asyncio.sleep(60))
+        other.cancel()
+        await other
+
+    with pytest.raises(AttemptFailed, match="cancelled"):
+        await store.process(arrival(1, "a"), work)
+    assert await values(sql, "select id from events") == []
+
+
 async def test_an_os_error_of_the_handlers_own_is_not_taken_for_the_databases(
     store: PostgresEvents, sql: Any
 ) -> None:
@@ -195,6 +206,7 @@ async def test_an_sql_error_within_a_savepoint_is_survived(store: PostgresEvents
     "statement",
     [
         "commit",
+        "-- hidden\rCOMMIT",
         " ; COMMIT",
         "/* a /* b */ */ commit",
         "-- hidden\nrollback",

@@ -75,7 +75,11 @@ class Line:
                 self._sort_out(claims)
                 for work in self._divide(claims.mine + claims.elsewhere):
                     self._began(1)
-                    await self._work.put(work)
+                    try:
+                        await self._work.put(work)
+                    except asyncio.CancelledError:
+                        self._ended()
+                        raise
             finally:
                 self._ended()
 

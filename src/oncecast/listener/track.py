@@ -90,7 +90,7 @@ class Track:
             kept_bytes = min(arrival.cost_bytes, IDENTITY_COST_BYTES)
             freed_bytes += arrival.cost_bytes - kept_bytes
             arrival.raw, arrival.cost_bytes = _NO_BYTES, kept_bytes
-        self._on_credit(freed_bytes)
+        self._on_credit(freed_bytes + self._forget())
 
     def ended(self) -> list[Arrival]:
         """What has ended since the saved cursor, up to the watermark."""
@@ -107,7 +107,11 @@ class Track:
         if cursor.offset <= self.saved.offset:
             return
         self.saved = cursor
+        self._on_credit(self._forget())
+
+    def _forget(self) -> int:
+        """Let go of what has ended and is saved, by whomever; returns the credit that it held."""
         freed_bytes = 0
-        while self._held and self._held[0].offset <= min(cursor.offset, self.watermark.value):
+        while self._held and self._held[0].offset <= min(self.saved.offset, self.watermark.value):
             freed_bytes += self._held.popleft().cost_bytes
-        self._on_credit(freed_bytes)
+        return freed_bytes

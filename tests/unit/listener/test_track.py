@@ -73,10 +73,13 @@ def test_what_has_ended_is_told_up_to_the_watermark_and_forgotten_once_saved() -
     assert on.saved == Cursor("e1", 2)
 
 
-def test_a_cursor_that_another_has_saved_further_than_we_are_keeps_what_is_in_flight() -> None:
-    on = track()
-    a, b = receive(on, frame(1, "a", "b"))
+def test_what_ends_behind_a_cursor_that_another_has_saved_gives_all_its_credit_back() -> None:
+    credit = Credit()
+    on = track(0, credit)
+    text = frame(1, "a", "b")
+    a, b = receive(on, text)
     on.end([a])
     on.save(Cursor("e1", 2))
     on.end([b])
-    assert [x.id for x in on.ended()] == ["b"]
+    assert on.ended() == []
+    assert credit.bytes == len(text)

@@ -67,7 +67,7 @@ class Database:
         self.limits = limits or Limits()
         self.queries = load_queries(schema)
         self._url = url
-        self._application_name = f"oncecast {instance[:40]} {token}"
+        self._application_name = f"oncecast {instance.encode()[:30].decode(errors='ignore')} {token}"
         self._pool = AsyncConnectionPool(
             conninfo=url,
             kwargs=self.connection_options(),
@@ -149,9 +149,9 @@ class Database:
             raise translate(error) from error
 
     async def renew(self) -> None:
-        """After a time of trouble: throw away the connections that are broken."""
+        """After a time of trouble: close what is pooled, without asking it how it is."""
         async with asyncio.timeout(self.limits.connect_s):
-            await self._pool.check()
+            await self._pool.drain()
 
     async def migrate(self) -> None:
         """Bring the schema up to date, one process at a time; raises StartError where that cannot be."""

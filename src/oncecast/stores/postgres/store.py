@@ -94,6 +94,11 @@ class PostgresEvents:
                 await work(facade)
             except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
                 failure = error
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
             finally:
                 facade.close()
             if failure is None:

@@ -22,7 +22,7 @@ from oncecast.stores.postgres.database import Connection
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 
-_BLANK = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$))*")
+_BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _WORDS = re.compile(r"([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE)
 _TRANSACTION_CONTROL = frozenset(
