@@ -37,7 +37,7 @@ class Attempts:
     """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
 
     `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back
-    to its line. `paused()` is called once when the database is found to be down.
+    to its line. `paused()` is called whenever the database is found to be down.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Attempts:
     async def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
         if cost is Cost.PAUSE:
-            if self._database.lost(error):
-                self._paused()
+            self._database.lost(error)
+            self._paused()  # each time: a claim under way may have brought leases since the last hand-back
             self._spare(work, error)
         elif cost is Cost.WAIT:
             self._spare(work, error, delay_s=WAIT_S)
@@ -138,6 +138,7 @@ class Attempts:
         self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left))
         arrival.pauses = 0
         arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
-        if not left:
+        buried_before = arrival.doom is not None
+        if not left and not buried_before:
             arrival.doom = error
-        self._come_back([arrival], self._limits.event_retry_delay_s if left else 0.0)
+        self._come_back([arrival], self._limits.event_retry_delay_s if left or buried_before else 0.0)

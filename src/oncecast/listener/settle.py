@@ -83,6 +83,7 @@ class Settlement:
         for track, group in groupby(arrivals, key=lambda arrival: arrival.track):
             ended = list(group)
             for arrival in ended:
+                arrival.doom = None  # its traceback holds whatever the handler held
                 self._leave(arrival)
             track.end(ended)
 
