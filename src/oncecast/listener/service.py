@@ -30,6 +30,7 @@ from oncecast.listener.track import Track
 
 BULK_LANES = 2
 BULK_MAX_EVENTS = 1_000
+CANCEL_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +196,7 @@ class ListenerService:
                 ]
                 await stop.wait()
                 await self._drain(intake, work)
-                for task in upkeep:
-                    task.cancel()
+                await _cancel(upkeep)
         finally:
             await asyncio.shield(self._close())
 
@@ -286,6 +286,9 @@ class ListenerService:
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    """End `tasks`, however often that takes: a library that uses `wait_for` can swallow a cancellation on 3.11."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_INTERVAL_S)
