@@ -45,7 +45,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     async def serve(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, guard: Guard) -> None:
         async with asyncio.TaskGroup() as group:
             processes = [
-                Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.tell)
+                Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.tell, guard.pipe)
                 for name, server in (("postgres", postgres), ("valkey", valkey))
             ]
             for process in processes:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from oncecast.core.errors import StartError
 from oncecast.embedded import guard
 from oncecast.embedded.process import Process
 
@@ -32,22 +33,23 @@ class Guard:
             cwd="/",
         )
 
+    @property
+    def pipe(self) -> int:
+        """Where a child announces itself: its standard input, see `process.announced`."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise StartError("this stack has ended")
+        return self._process.stdin.fileno()
+
     def tell(self, process: Process) -> None:
-        """That `process` has begun or ended."""
+        """That `process` has changed: who has ended must not be confused with who gets its number next."""
         told, pid = self._told.pop(process.name, None), process.pid
         if told is not None and told != pid:
             self.release(told)
         if pid is not None:
             self._told[process.name] = pid
-            if told != pid:
-                self.hold(pid, process.abort_signal)
-
-    def hold(self, pid: int, number: int) -> None:
-        """That a process has begun, and the signal that ends it."""
-        self._write(b"+%d %d\n" % (pid, number))
 
     def release(self, pid: int) -> None:
-        """That it has ended."""
+        """That a process has ended."""
         self._write(b"-%d\n" % pid)
 
     def remove_at_end(self, folder: Path) -> None:

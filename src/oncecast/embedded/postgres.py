@@ -19,7 +19,7 @@ from oncecast.embedded.account import Home, can_run, copy_for_all, give, home, l
 from oncecast.embedded.guarded import Guard
 from oncecast.embedded.leftovers import end_leftovers
 from oncecast.embedded.ports import LOOPBACK
-from oncecast.embedded.process import Launch
+from oncecast.embedded.process import Launch, announced
 
 INITDB_DEADLINE_S = 60.0
 SETTINGS = {
@@ -70,7 +70,7 @@ class EmbeddedPostgres:
         give(self._folder, self._account)
         if self._home is None:
             self._home = home(self._folder, self._account)
-        await self._copy_binaries()
+        self._copy_binaries()
         await self._make_cluster(self._home)
         if (self._folder / "cluster" / "postmaster.pid").exists():  # it did not end by itself
             await end_leftovers(self.mark)
@@ -114,12 +114,12 @@ class EmbeddedPostgres:
         ):
             await connection.execute("create database oncecast")
 
-    async def _copy_binaries(self) -> None:
+    def _copy_binaries(self) -> None:
         if not self._account or self._copy is not None or can_run(self._bin / "postgres"):
             return
         place = place_for_all()
         self._guard.remove_at_end(place)
-        await asyncio.to_thread(copy_for_all, self._parts, place)
+        copy_for_all(self._parts, place)  # no thread: cancelled, it would copy on into what is being removed
         self._copy = place
 
     def _url(self, password: str, database: str) -> str:
@@ -153,17 +153,16 @@ class EmbeddedPostgres:
     async def _run(self, *command: str, descriptors: tuple[int, ...]) -> None:
         """Run initdb; raises StartError with what it printed. It outlives neither a cancellation nor us."""
         initdb = await asyncio.create_subprocess_exec(
-            *command,
+            *announced(command, signal.SIGTERM),
             cwd="/",
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=self._guard.pipe,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=descriptors,
             start_new_session=True,
             **self._account,
         )
-        self._guard.hold(initdb.pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(INITDB_DEADLINE_S):
                 printed, _ = await initdb.communicate()

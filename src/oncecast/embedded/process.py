@@ -16,6 +16,7 @@ from oncecast.core.errors import StartError
 READY_DEADLINE_S = 60.0
 READY_INTERVAL_S = 0.03
 LOG_TAIL_BYTES = 2_000
+_ANNOUNCE = """trap '' PIPE; echo "+$$ $0" >&0 2>/dev/null; trap - PIPE; exec "$@" </dev/null"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,20 @@ class Launch:
     """For when its supervisor is gone and cannot wait."""
 
 
+def announced(command: Sequence[str], abort_signal: int) -> list[str]:
+    """`command` as a child that first tells the guard, whose pipe must be its standard input: `+PID SIGNAL`.
+
+    It does so itself, before it becomes the command: were it its supervisor's task, one killed just then would
+    leave a process that nobody knows of.
+    """
+    return ["/bin/sh", "-c", _ANNOUNCE, str(int(abort_signal)), *command]
+
+
 class Process:
-    """One process of a stack. `ready()` answers whether it can be used; `changed(process)` hears of each change."""
+    """One process of a stack. `ready()` answers whether it can be used; `changed(process)` hears of each change.
+
+    `guard_pipe` is where it announces itself.
+    """
 
     def __init__(
         self,
@@ -44,6 +57,7 @@ class Process:
         prepare: Callable[[], Awaitable[Launch]],
         ready: Callable[[], Awaitable[bool]],
         changed: Callable[[Process], None],
+        guard_pipe: int,
     ) -> None:
         self.name = name
         self.address = address
@@ -52,6 +66,7 @@ class Process:
         self._prepare = prepare
         self._ready = ready
         self._changed = changed
+        self._guard_pipe = guard_pipe
         self._launch: Launch | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._paused = False
@@ -64,11 +79,6 @@ class Process:
     def pid(self) -> int | None:
         """Its process id while it runs."""
         return self._child.pid if self._child is not None and not self._ended.is_set() else None
-
-    @property
-    def abort_signal(self) -> int:
-        """What the guard sends it."""
-        return self._launch.abort_signal if self._launch else signal.SIGTERM
 
     @property
     def state(self) -> str:
@@ -94,10 +104,10 @@ class Process:
         log = os.open(launch.folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._child = await asyncio.create_subprocess_exec(
-                *launch.command,
+                *announced(launch.command, launch.abort_signal),
                 cwd=launch.folder,
                 env=dict(launch.environment),
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=self._guard_pipe,
                 stdout=log,
                 stderr=log,
                 pass_fds=tuple(launch.descriptors),

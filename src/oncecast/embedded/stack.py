@@ -184,7 +184,9 @@ class Stack:
         self._valkey = EmbeddedValkey(self.data / "valkey", ports["valkey"], self.data / "redis.url")
         for name, server in (("postgres", self._postgres), ("valkey", self._valkey)):
             address = f"{LOOPBACK}:{server.port}"
-            self.processes[name] = Process(name, address, server.launch, server.is_ready, self._changed)
+            self.processes[name] = Process(
+                name, address, server.launch, server.is_ready, self._changed, self._guard.pipe
+            )
 
     def _add_service(self, name: str, port: int, command: list[str], environment: Mapping[str, str]) -> None:
         address = f"http://{LOOPBACK}:{port}"
@@ -200,7 +202,9 @@ class Stack:
                 environment={**given, **own},
             )
 
-        self.processes[name] = Process(name, address, prepare, lambda: self._answers(address), self._changed)
+        self.processes[name] = Process(
+            name, address, prepare, lambda: self._answers(address), self._changed, self._guard.pipe
+        )
 
     def _listener_command(self) -> list[str]:
         return ["listener", *([self._app, "--app-dir", str(self._app_dir.resolve())] if self._app else [])]

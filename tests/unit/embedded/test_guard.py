@@ -9,14 +9,16 @@ from pathlib import Path
 
 from oncecast.embedded.guarded import Guard
 from oncecast.embedded.lock import FolderLock
+from oncecast.embedded.process import announced
 
-SLEEP = "import sys, time; print(flush=True); time.sleep(60)"
+SLEEP = "import time; print(flush=True); time.sleep(60)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 
 
-def child(code: str) -> subprocess.Popen[bytes]:
-    """A child that has got as far as its `print`."""
-    begun = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+def child(guard: Guard, code: str, number: int = signal.SIGTERM) -> subprocess.Popen[bytes]:
+    """A child, announced to `guard`, that has got as far as its `print`."""
+    command = announced([sys.executable, "-c", code], number)
+    begun = subprocess.Popen(command, stdin=guard.pipe, stdout=subprocess.PIPE)
     assert begun.stdout is not None
     begun.stdout.readline()
     begun.stdout.close()
@@ -25,18 +27,15 @@ def child(code: str) -> subprocess.Popen[bytes]:
 
 def test_it_ends_each_by_its_own_signal_and_the_stubborn_by_force() -> None:
     guard = Guard()
-    gentle, stubborn = child(SLEEP), child(STUBBORN)
-    guard.hold(gentle.pid, signal.SIGINT)
-    guard.hold(stubborn.pid, signal.SIGTERM)
+    gentle, stubborn = child(guard, SLEEP, signal.SIGHUP), child(guard, STUBBORN)
     guard.close()
     assert stubborn.wait(10) == -signal.SIGKILL
-    assert gentle.wait(10) == -signal.SIGINT or gentle.returncode == 1  # KeyboardInterrupt
+    assert gentle.wait(10) == -signal.SIGHUP
 
 
 def test_it_leaves_alone_what_had_ended() -> None:
     guard = Guard()
-    other = child(SLEEP)
-    guard.hold(other.pid, signal.SIGTERM)
+    other = child(guard, SLEEP)
     guard.release(other.pid)
     guard.close()
     assert other.poll() is None
@@ -57,7 +56,18 @@ def test_that_it_was_killed_hinders_nobody() -> None:
     guard = Guard()
     guard._process.kill()
     guard._process.wait()
-    guard.hold(1, signal.SIGTERM)
+    later = child(guard, SLEEP)
+    guard.release(later.pid)
+    guard.close()
+    later.kill()
+    later.wait()
+
+
+def test_a_child_has_neither_the_guards_pipe_nor_its_own_signals_changed() -> None:
+    guard = Guard()
+    command = announced(["/bin/sh", "-c", 'read line; echo "ended: $?"; kill -PIPE $$'], signal.SIGTERM)
+    asked = subprocess.run(command, stdin=guard.pipe, capture_output=True, text=True)
+    assert (asked.stdout, asked.returncode) == ("ended: 1\n", -signal.SIGPIPE)
     guard.close()
 
 

@@ -25,6 +25,7 @@ Begin = Callable[..., Awaitable[Process]]
 async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     """`await begin(code)` begins a child that runs `code`; all are gone at the end."""
     begun: list[Process] = []
+    read, guard_pipe = os.pipe()
     async with asyncio.TaskGroup() as group:
 
         async def make(code: str, changed: Callable[[Process], None] = lambda _process: None) -> Process:
@@ -35,7 +36,7 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
             async def ready() -> bool:
                 return (tmp_path / "ready").exists()
 
-            process = Process("child", "", prepare, ready, changed)
+            process = Process("child", "", prepare, ready, changed, guard_pipe)
             begun.append(process)
             await asyncio.gather(process.start(group), process.start(group))
             return process
@@ -43,6 +44,8 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
         yield make
         for process in begun:
             await process.kill()
+    os.close(guard_pipe)
+    os.close(read)
 
 
 async def test_begun_twice_at_once_it_is_one_child(begin: Begin) -> None:
