@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import socket
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from oncecast.core.errors import StartError
 
 LOOPBACK = "127.0.0.1"
 PORT_MAX = 65_536
+QUIET_PORTS = range(20_000, 32_000)
+"""What neither Linux (from 32768) nor macOS (from 49152) hands out by itself: a server that is away for a moment
+finds its port again there, whoever asked the system for any port meanwhile."""
 
 
 def free_port() -> int:
@@ -30,6 +35,17 @@ def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
             port: int = probe.getsockname()[1]
             if port not in avoid:
                 found.append(port)
+    return found
+
+
+def quiet_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
+    """Different ports of QUIET_PORTS that are free now, none of them in `avoid`; raises StartError without enough."""
+    candidates = (
+        port for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)) if port not in avoid and is_free(port)
+    )
+    found = list(itertools.islice(candidates, count))
+    if len(found) < count:
+        raise StartError(f"no free port from {QUIET_PORTS.start} to {QUIET_PORTS.stop - 1}")
     return found
 
 
@@ -70,7 +86,7 @@ def remembered_ports(file: Path, names: Sequence[str], avoid: Collection[int] = 
     except (OSError, msgspec.MsgspecError):
         before = {}
     kept = {name: before[name] for name in names if name in before and _will_do(before[name], avoid)}
-    new = iter(free_ports(len(names), {*avoid, *kept.values()}))
+    new = iter(quiet_ports(len(names) - len(kept), {*avoid, *kept.values()}))
     ports = {name: kept[name] if name in kept else next(new) for name in names}
     file.write_bytes(msgspec.json.encode(ports))
     return ports

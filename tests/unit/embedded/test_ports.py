@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oncecast.core.errors import StartError
-from oncecast.embedded.ports import free_ports, is_free, remembered_ports, wanted_ports
+from oncecast.embedded.ports import QUIET_PORTS, free_ports, is_free, quiet_ports, remembered_ports, wanted_ports
 
 
 def test_free_ports_are_different_and_none_that_is_to_be_avoided() -> None:
@@ -40,6 +40,24 @@ def test_a_range_that_leaves_the_ports_there_are_is_refused(first: int) -> None:
 def test_ports_are_those_of_last_time(tmp_path: Path) -> None:
     before = remembered_ports(tmp_path / "ports.json", ("postgres", "valkey"))
     assert remembered_ports(tmp_path / "ports.json", ("postgres", "valkey")) == before
+
+
+def test_a_port_to_be_remembered_is_one_that_the_system_hands_to_nobody(tmp_path: Path) -> None:
+    handed_out = {port for _ in range(5) for port in free_ports(100)}
+    remembered = {
+        remembered_ports(tmp_path / f"{n}.json", ("postgres", "valkey"))[name]
+        for n in range(50)
+        for name in ("postgres", "valkey")
+    }
+    assert max(remembered) < min(handed_out)
+
+
+def test_quiet_ports_are_different_and_none_that_is_to_be_avoided() -> None:
+    first = quiet_ports(50)
+    assert len(set(first)) == 50
+    assert not set(quiet_ports(50, first)) & set(first)
+    with pytest.raises(StartError, match="no free port"):
+        quiet_ports(1, QUIET_PORTS)
 
 
 def test_a_remembered_port_that_is_taken_is_left_to_its_new_owner(tmp_path: Path) -> None:
