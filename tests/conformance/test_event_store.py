@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 import pytest
 
-from oncecast.core.errors import AttemptFailed, DataRefused, RowLocked, TransactionClosed
+from oncecast.core.errors import AttemptFailed, DataRefused, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome, Transaction
 from oncecast.core.wire import Epoch
@@ -255,6 +255,136 @@ async def test_a_transaction_kept_beyond_its_attempt_is_dead(store: PostgresEven
     await store.process(arrival(1), work)
     with pytest.raises(TransactionClosed, match="beyond"):
         await kept[0].execute("select 1")
+
+
+async def test_a_task_that_outlives_its_attempt_writes_into_no_other_events_transaction(
+    database_of: Callable[..., Database], store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    leaked: list[asyncio.Task[None]] = []
+
+    async def leak(tx: Transaction) -> None:
+        async def write_on() -> None:
+            while True:
+                await effect(schema, "leaked")(tx)
+
+        leaked.append(asyncio.create_task(write_on()))
+        await effect(schema, "a")(tx)
+
+    assert await store.process(arrival(1, "a"), leak) is Outcome.STORED
+    during = await values(sql, "select count(*) from effects where id = 'leaked'")
+    with pytest.raises(TransactionClosed):
+        await leaked[0]
+    for n in range(2, 8):
+        assert await store.process(arrival(n), effect(schema, f"{n}")) is Outcome.STORED
+    assert await values(sql, "select count(*) from effects where id = 'leaked'") == during
+
+
+async def test_a_savepoint_kept_beyond_its_attempt_reaches_no_other_events_transaction(
+    store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    inside, let_go = asyncio.Event(), asyncio.Event()
+    leaked: list[asyncio.Task[None]] = []
+
+    async def leak(tx: Transaction) -> None:
+        async def keep() -> None:
+            async with tx.savepoint():
+                inside.set()
+                await let_go.wait()
+
+        leaked.append(asyncio.create_task(keep()))
+        await inside.wait()
+
+    async def meanwhile(tx: Transaction) -> None:
+        let_go.set()
+        with pytest.raises(TransactionClosed):
+            await leaked[0]
+        await effect(schema, "b")(tx)
+
+    assert await store.process(arrival(1, "a"), leak) is Outcome.STORED
+    assert await store.process(arrival(2, "b"), meanwhile) is Outcome.STORED
+    assert await values(sql, "select id from effects") == ["b"]
+
+
+async def test_savepoints_nest_and_each_undoes_only_its_own(store: PostgresEvents, sql: Any, schema: str) -> None:
+    async def work(tx: Transaction) -> None:
+        async with tx.savepoint():
+            await effect(schema, "outer")(tx)
+            with pytest.raises(ValueError, match="no"):
+                async with tx.savepoint():
+                    await effect(schema, "inner")(tx)
+                    raise ValueError("no")
+        await effect(schema, "after")(tx)
+
+    assert await store.process(arrival(1), work) is Outcome.STORED
+    assert await values(sql, "select id from effects order by 1") == ["after", "outer"]
+
+
+async def test_another_database_of_the_handlers_that_is_away_is_not_taken_for_ours(store: PostgresEvents) -> None:
+    async def work(tx: Transaction) -> None:
+        await psycopg.AsyncConnection.connect("postgres://127.0.0.1:1/other", connect_timeout=2)
+
+    with pytest.raises(psycopg.OperationalError):
+        await store.process(arrival(1), work)
+
+
+async def test_a_dead_letter_that_postgresql_refuses_is_buried_once_however_often_it_is_tried(
+    store: PostgresEvents, sql: Any
+) -> None:
+    def bad(offset: int) -> Arrival:
+        of = arrival(offset, "b")
+        of.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
+        return of
+
+    assert await store.bury(bad(2), ValueError("no")) is Outcome.STORED
+    assert await store.bury(bad(2), ValueError("no")) is Outcome.PRESENT
+    assert await store.bury(bad(9), ValueError("no")) is Outcome.CONFLICT
+    assert await values(sql, 'select "offset" from conflicts') == [9]
+    assert await values(sql, "select count(*) from dead_letters") == [1]
+
+
+async def test_many_slow_readers_leave_connections_for_what_must_go_on(
+    database_of: Callable[..., Database], store: PostgresEvents, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = database_of()
+    await database.open()
+    slow = psycopg.sql.SQL("select pg_sleep(3)")
+    reader, writer = EventReader(database), PostgresEvents(database)
+    monkeypatch.setitem(database.queries, "newest", psycopg.sql.Composed([slow]))
+    async with asyncio.TaskGroup() as group:
+        readers = [group.create_task(read_or_refuse(reader)) for _ in range(30)]
+        await until_running(sql, "pg_sleep")
+        async with asyncio.timeout(2):
+            assert await writer.insert([arrival(1)]) == [Outcome.STORED]
+            assert await writer.load_cursor(JOURNAL) is None
+        for task in readers:
+            task.cancel()
+    await database.close()
+
+
+async def read_or_refuse(reader: EventReader) -> None:
+    with contextlib.suppress(Unavailable, KeyError):
+        await reader.newest(limit=1)
+
+
+async def until_running(sql: psycopg.AsyncConnection[Any], what: str) -> None:
+    query = (
+        f"select 1 from pg_stat_activity where state = 'active' and query like '%{what}%' and pid <> pg_backend_pid()"
+    )
+    async with asyncio.timeout(10):
+        while not await values(sql, query):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_migration_waits_for_anothers_that_takes_longer_than_a_lock_may(
+    database_of: Callable[..., Database], sql: Any, schema: str
+) -> None:
+    database = database_of()
+    async with sql.transaction():
+        await sql.execute("select pg_advisory_xact_lock(hashtext('oncecast'), hashtext(%s))", (schema,))
+        migrating = asyncio.create_task(database.migrate())
+        _, pending = await asyncio.wait([migrating], timeout=3 * LIMITS.lock_s)
+        assert pending
+    await migrating
 
 
 async def test_a_row_in_anothers_open_transaction_is_waited_for_and_never_decided(

@@ -161,7 +161,9 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     attempts: int = 0
     """Attempts that were spent on it so far."""
     pauses: int = 0
-    """Times that the database, or another's lock, kept it from ending since its last attempt was spent."""
+    """Times, since its last attempt was spent, that it failed alone on the database while others ended."""
+    others_ended: int = 0
+    """How many had ended, all told, when the database last failed under it."""
     doom: BaseException | None = None
     """Why it is to be buried, once that is decided."""
     leased: bool = False

@@ -60,6 +60,7 @@ class Attempts:
         self._come_back = come_back
         self._paused = paused
         self._observe = observe
+        self._ended = 0
 
     async def attempt(self, work: Work) -> None:
         """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
@@ -74,6 +75,7 @@ class Attempts:
         except Exception as error:  # classified: every error is a decision about these events
             await self._failed(work, error)
         else:
+            self._ended += len(work)
             self._settle(work, outcomes)
 
     async def _try_database(self, work: Work) -> list[Outcome]:
@@ -114,15 +116,23 @@ class Attempts:
             self._spend(work[0], error, last=cost is Cost.DEAD)
 
     def _spare(self, work: Work, error: Exception, *, delay_s: float = 0.0) -> None:
-        """No attempt is spent. But an event that alone brings the database's error about pays in the end."""
-        if len(work) == 1 and isinstance(error, Unavailable):
-            work[0].pauses += 1
-            if work[0].pauses > self._limits.pauses_max and work[0].doom is None:
-                self._spend(work[0], error, last=False)
-                return
+        """No attempt is spent. But an event that fails alone on the database, while others end, pays in the end."""
+        if len(work) == 1 and isinstance(error, Unavailable) and self._is_its_own(work[0]):
+            self._spend(work[0], error, last=False)
+            return
         for arrival in work:
             arrival.attempts -= arrival.doom is None
         self._come_back(work, delay_s)
+
+    def _is_its_own(self, arrival: Arrival) -> bool:
+        """Whether the database's error is this event's own by now.
+
+        A probe that succeeds proves too little: what is true of its small write need not be of ours. That others
+        have ended since is the proof.
+        """
+        arrival.pauses += arrival.others_ended < self._ended
+        arrival.others_ended = self._ended
+        return arrival.pauses > self._limits.pauses_max and arrival.doom is None
 
     async def _halve(self, work: Work) -> None:
         """One of these is bad, and the good ones must not suffer: it is sought by halves."""

@@ -107,17 +107,27 @@ async def test_while_the_database_is_known_to_be_down_nobody_waits_for_more_trie
     assert at.told(InsertFailed) == [2]
 
 
-async def test_an_event_that_brings_the_databases_error_about_by_itself_pays_after_so_many_pauses() -> None:
+async def test_an_event_that_alone_brings_the_databases_error_about_while_others_end_pays_after_so_many_pauses() -> (
+    None
+):
     at = Harness()
     (arrival,) = arrivals(1)
-    for _ in range(LIMITS.pauses_max):
+    for paid in [0] * (LIMITS.pauses_max + 1) + [1]:
         at.store.refusals = [Unavailable("x")] * 3
         await at.station.attempt([arrival])
-        assert arrival.attempts == 0
-    at.store.refusals = [Unavailable("x")] * 3
-    await at.station.attempt([arrival])
-    assert arrival.attempts == 1
+        assert arrival.attempts == paid
+        await at.station.attempt(arrivals(1))
     assert at.told(ProcessingFailed) == [2]
+
+
+async def test_a_database_under_which_nothing_ends_charges_no_event_however_often_its_probe_succeeds() -> None:
+    at = Harness()
+    work = arrivals(3)
+    for _ in range(10 * LIMITS.pauses_max):
+        for arrival in work:
+            at.store.refusals = [Unavailable("disk full")] * 3
+            await at.station.attempt([arrival])
+    assert [(x.attempts, x.doom) for x in work] == [(0, None)] * 3
 
 
 async def test_a_row_that_another_session_holds_is_waited_for_at_no_cost() -> None:

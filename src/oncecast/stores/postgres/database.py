@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -26,7 +26,10 @@ Connection = AsyncConnection[TupleRow]
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 RESERVED_CONNECTIONS = 2
-"""Of the pool, what work may not take: cursors, look-ups and dead letters always find a connection."""
+"""Of the pool, what work may not take, so that cursors, look-ups and dead letters find a connection; readers of
+the API share one of them, so that the other is left."""
+
+Purpose = Literal["work", "upkeep", "read"]
 
 SERVER_VERSION_MIN = 140000
 
@@ -78,7 +81,11 @@ class Database:
             timeout=self.limits.connect_s,
             reconnect_timeout=self.limits.connect_s,
         )
-        self._work = asyncio.Semaphore(max(1, pool_size - RESERVED_CONNECTIONS))
+        self._places: dict[Purpose, asyncio.Semaphore] = {
+            "work": asyncio.Semaphore(max(1, pool_size - RESERVED_CONNECTIONS)),
+            "upkeep": asyncio.Semaphore(pool_size),
+            "read": asyncio.Semaphore(1),
+        }
 
     async def open(self) -> None:
         """Open the pool; connections are made as they are needed."""
@@ -120,7 +127,8 @@ class Database:
         limits = self.limits
         async with asyncio.timeout(limits.connect_s):
             await connection.execute(
-                "select set_config('synchronous_commit', 'on', false), set_config('lock_timeout', %s, false),"
+                "select set_config('client_encoding', 'UTF8', false), set_config('synchronous_commit', 'on', false),"
+                " set_config('lock_timeout', %s, false),"
                 " set_config('statement_timeout', %s, false),"
                 " set_config('idle_in_transaction_session_timeout', %s, false),"
                 " set_config('TimeZone', 'UTC', false), set_config('application_name', %s, false)",
@@ -133,20 +141,30 @@ class Database:
             )
 
     @asynccontextmanager
-    async def connection(self, *, work: bool) -> AsyncIterator[Connection]:
+    async def connection(self, purpose: Purpose) -> AsyncIterator[Connection]:
         """A connection for one piece of work; closed rather than reused when that ends in any disorder.
 
-        `work` counts against what handlers and inserts may take. Raises our own errors.
+        Each purpose has its share of the pool; a reader that finds none in time is refused. Raises our own errors.
         """
         try:
             async with (
-                self._work if work else nullcontext(),
+                self._place(purpose),
                 self._pool.connection() as connection,
                 _undisturbed(connection),
             ):
                 yield connection
         except DATABASE_ERRORS as error:
             raise translate(error) from error
+
+    @asynccontextmanager
+    async def _place(self, purpose: Purpose) -> AsyncIterator[None]:
+        places = self._places[purpose]
+        async with asyncio.timeout(self.limits.connect_s if purpose == "read" else None):
+            await places.acquire()
+        try:
+            yield
+        finally:
+            places.release()
 
     async def renew(self) -> None:
         """After a time of trouble: close what is pooled, without asking it how it is."""
@@ -171,10 +189,15 @@ class Database:
             raise StartError(
                 f"PostgreSQL {connection.info.server_version // 10000} is too old: Oncecast needs 14 or newer"
             )
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            raise StartError(f"the database's encoding is {encoding}: Oncecast needs one with UTF8")
 
 
 async def _migrate(connection: Connection, schema: str) -> None:
     async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(
+            "set local lock_timeout = 0"
+        )  # another's migration takes what it takes; we have a deadline
         await cursor.execute("select pg_advisory_xact_lock(hashtext('oncecast'), hashtext(%s))", (schema,))
         name = sql.Identifier(schema)
         await cursor.execute("select to_regclass(%s)", (f'"{schema}".migrations',))

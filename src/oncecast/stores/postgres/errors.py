@@ -29,18 +29,18 @@ def translate(error: BaseException) -> Exception:
     return Unavailable(_first_line(error))
 
 
-def of_handler(error: Exception) -> Exception:
+def of_handler(error: Exception, *, connection_broken: bool) -> Exception:
     """The error of a handler, or our own for it where its SQL failed through the database's trouble.
 
     A statement of the handler's that took too long is its own; one that waited too long for a lock may wait
-    again; a lost connection says nothing about the event.
+    again; our lost connection says nothing about the event, and one of the handler's own is its own.
     """
     if not isinstance(error, psycopg.Error) or error.sqlstate in ("25P01", "25P02", "57014"):
         return error
     if error.sqlstate == "55P03":
         return RowLocked(_first_line(error))
     if error.sqlstate is None:  # no answer of the server's
-        return Unavailable(_first_line(error)) if isinstance(error, psycopg.OperationalError) else error
+        return Unavailable(_first_line(error)) if connection_broken else error
     return Unavailable(_first_line(error)) if error.sqlstate[:2] in PAUSE_CLASSES else error
 
 

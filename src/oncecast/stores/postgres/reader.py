@@ -45,7 +45,7 @@ class EventReader:
             "id": id,
         }
         async with (
-            self._db.connection(work=False) as connection,
+            self._db.connection("read") as connection,
             asyncio.timeout(self._db.limits.deadline_s),
             connection.cursor(row_factory=dict_row) as cursor,
         ):

@@ -71,7 +71,7 @@ class PostgresEvents:
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore. All arrivals come from one journal's epoch."""
         rows = _rows(arrivals, self._db.instance)
-        async with self._db.connection(work=True) as connection, asyncio.timeout(self._deadline_s):
+        async with self._db.connection("work") as connection, asyncio.timeout(self._deadline_s):
             # One statement is one transaction of its own; only what was there before needs a second look.
             inserted = await self._insert(connection, rows)
             if len(inserted) == len(arrivals):
@@ -83,7 +83,7 @@ class PostgresEvents:
     async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
         """See EventStore."""
         failure: Exception | None = None
-        async with self._db.connection(work=True) as connection:
+        async with self._db.connection("work") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 if not await self._insert(connection, _rows([arrival], self._db.instance)):
@@ -97,28 +97,30 @@ class PostgresEvents:
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
+                    facade.close()  # the connection is closed on the way out
                     raise
                 failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
-            finally:
-                facade.close()
+            async with asyncio.timeout(self._deadline_s):
+                await facade.end()
+            broken = connection.broken
             if failure is None:
                 await _commit(connection, self._deadline_s)
             else:
                 await _roll_back(connection, failure, self._deadline_s)
         if failure is None:
             return Outcome.STORED
-        raise of_handler(failure) from failure
+        raise of_handler(failure, connection_broken=broken) from failure
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""
         async with (
-            self._db.connection(work=False) as connection,
+            self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
         ):
             await connection.execute("begin")
             if not await self._insert_dead(connection, arrival):
                 await connection.execute("rollback")
-                return (await self._compare(connection, [arrival]))[arrival.offset]
+                return await self._compare_dead(connection, arrival)
             await connection.execute(
                 self._db.queries["keep_dead_letter"],
                 {
@@ -137,7 +139,7 @@ class PostgresEvents:
     async def unfiled(self, limit: int) -> list[DeadLetter]:
         """See EventStore."""
         async with (
-            self._db.connection(work=False) as connection,
+            self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
@@ -150,7 +152,7 @@ class PostgresEvents:
     async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
         """See EventStore."""
         identities = {"sources": [x.source for x in letters], "ids": [x.id for x in letters]}
-        async with self._db.connection(work=False) as connection, asyncio.timeout(self._deadline_s):
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await connection.execute(self._db.queries["mark_filed"], identities)
 
     async def _insert_dead(self, connection: Connection, arrival: Arrival) -> bool:
@@ -199,6 +201,20 @@ class PostgresEvents:
                     await cursor.execute(self._db.queries["keep_conflict"], self._conflict(arrival))
         return found
 
+    async def _compare_dead(self, connection: Connection, arrival: Arrival) -> Outcome:
+        """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
+        try:
+            return (await self._compare(connection, [arrival]))[arrival.offset]
+        except psycopg.DataError:
+            place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
+            same_place = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
+        if same_place is None:
+            raise RowLocked(f"the row of {arrival.id!r} came and went")
+        if same_place == (True,):
+            return Outcome.PRESENT
+        await connection.execute(self._db.queries["keep_conflict"], self._conflict(arrival))
+        return Outcome.CONFLICT
+
     def _conflict(self, arrival: Arrival) -> dict[str, Any]:
         names = ("source", "id", "journal", "epoch", "offset")
         values = {name: getattr(arrival, name) for name in names}
@@ -207,7 +223,7 @@ class PostgresEvents:
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """See EventStore."""
         async with (
-            self._db.connection(work=False) as connection,
+            self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
         ):
             return await self._read_cursor(connection, "load_cursor", journal)
@@ -222,7 +238,7 @@ class PostgresEvents:
     ) -> Save:
         """See EventStore. Looks every identity up: neither Redis nor an older database can make us skip."""
         async with (
-            self._db.connection(work=False) as connection,
+            self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
             connection.transaction(),
         ):
@@ -315,7 +331,7 @@ class PostgresEvents:
     async def end_sessions(self, token: str) -> int:
         """See EventStore."""
         async with (
-            self._db.connection(work=False) as connection,
+            self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
         ):
             cursor = await connection.execute(self._db.queries["end_sessions"], {"token": token})

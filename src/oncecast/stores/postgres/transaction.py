@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import AsyncCursor
 from psycopg.pq import TransactionStatus
@@ -37,6 +37,7 @@ class HandlerTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
         self._one_at_a_time = asyncio.Lock()
+        self._savepoints = 0
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
@@ -56,12 +57,28 @@ class HandlerTransaction:
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """A stretch whose SQL errors the handler means to survive."""
-        async with self._open().transaction():
+        self._savepoints += 1
+        name = f"handler_{self._savepoints}"
+        await self._control(f"savepoint {name}")
+        try:
             yield
+        except Exception:
+            await self._control(f"rollback to savepoint {name}")
+            raise
+        await self._control(f"release savepoint {name}")
+
+    async def end(self) -> None:
+        """The attempt is over, once the statement under way is: nobody who kept the facade can do more with it."""
+        async with self._one_at_a_time:
+            self.close()
 
     def close(self) -> None:
-        """The attempt is over: whoever still holds the facade can do nothing with it."""
+        """The attempt is over, and so is its connection."""
         self._connection = None
+
+    async def _control(self, statement: LiteralString) -> None:
+        async with self._one_at_a_time:
+            await self._open().execute(statement)
 
     def _open(self) -> Connection:
         if self._connection is None:

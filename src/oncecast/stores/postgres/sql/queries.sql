@@ -33,6 +33,10 @@ from rows from (
 ) as w (source, id, type, data, data_base64, "offset")
 join {schema}.events e on e.source = w.source and e.id = w.id
 
+-- name: compare_place
+-- Whether the row of an identity came from this place.
+select epoch = %(epoch)s and "offset" = %(offset)s from {schema}.events where source = %(source)s and id = %(id)s
+
 -- name: keep_conflict
 insert into {schema}.conflicts (source, id, journal, epoch, "offset", raw, listener)
 values (%(source)s, %(id)s, %(journal)s, %(epoch)s, %(offset)s, %(raw)s, %(listener)s)
