@@ -116,6 +116,7 @@ async def test_an_event_that_alone_brings_the_databases_error_about_while_others
         at.store.refusals = [Unavailable("x")] * 3
         await at.station.attempt([arrival])
         assert arrival.attempts == paid
+        at.store.refusals = []
         await at.station.attempt(arrivals(1))
     assert at.told(ProcessingFailed) == [2]
 
