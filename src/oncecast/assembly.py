@@ -90,7 +90,9 @@ async def _listen(
             lease_ttl_s=config.lease_ttl,
             mark_ttl_s=config.mark_ttl,
         )
-        await _prepare(database, config, observe, stop)
+        if not await _prepare(database, config, observe, stop):
+            await database.close()
+            return
         letters = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         service = ListenerService(app, leases, PostgresEvents(database), letters, settings, observe)
@@ -193,8 +195,11 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
     )
 
 
-async def _prepare(database: Database, config: ListenerConfig, observe: Observe, stop: asyncio.Event) -> None:
-    """Reach PostgreSQL and bring the schema up to date, in so many tries; raises StartError after the last."""
+async def _prepare(database: Database, config: ListenerConfig, observe: Observe, stop: asyncio.Event) -> bool:
+    """Reach PostgreSQL and bring the schema up to date, in so many tries; False if told to stop meanwhile.
+
+    Raises StartError after the last try.
+    """
     await database.open()
     for left in range(config.db_connect_attempts - 1, -1, -1):
         try:
@@ -204,12 +209,14 @@ async def _prepare(database: Database, config: ListenerConfig, observe: Observe,
                 await database.close()
                 raise StartError(f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL") from error
             observe(StartFailed(str(error), left, config.db_connect_delay))
-            if not await _stopped_within(stop, config.db_connect_delay):
-                continue
+            if await _stopped_within(stop, config.db_connect_delay):
+                return False
         except StartError:
             await database.close()
             raise
-        return
+        else:
+            return True
+    return False
 
 
 def _check_exposure(config: Common) -> None:

@@ -16,7 +16,7 @@ from websockets.typing import Data, Origin, Subprotocol
 
 from oncecast import Event, Publisher
 from oncecast.http import server
-from oncecast.producer import clients, listeners
+from oncecast.producer import clients, session
 from tests.support.producers import (
     ProducerProcess,
     closed,
@@ -260,7 +260,7 @@ async def test_a_publisher_that_reads_no_answers_is_ended_by_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clients, "SEND_DEADLINE_S", 0.3)
-    monkeypatch.setattr(listeners, "CLOSE_DEADLINE_S", 0.3)
+    monkeypatch.setattr(session, "CLOSE_DEADLINE_S", 0.3)
     monkeypatch.setattr(server, "UNREAD_TIMEOUT_MS", 300)
     async with producer_here(tmp_path) as producer, producer.client() as client:
         _, writer = await asyncio.open_connection("127.0.0.1", producer.port, limit=1)

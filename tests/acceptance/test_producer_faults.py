@@ -14,11 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
+from oncecast.core.wire import SUBPROTOCOL, Resume, Welcome, decode_server_frame, encode
 from oncecast.producer import intake
 from tests.support.producers import (
     ProducerProcess,
+    closed,
     last_offset,
     next_event,
     post,
@@ -29,6 +32,15 @@ from tests.support.producers import (
 from tests.support.stacks import until
 
 KILLS = 3
+V1 = [Subprotocol(SUBPROTOCOL)]
+
+
+async def greeted(connection: ClientConnection) -> Welcome:
+    """Resume with credit for everything."""
+    welcome = decode_server_frame(await connection.recv(decode=False))
+    assert isinstance(welcome, Welcome)
+    await connection.send(encode(Resume(instance="l", group="g", credit=10**9)).decode())
+    return welcome
 
 
 async def all_events(client: httpx.AsyncClient) -> list[dict[str, Any]]:
@@ -201,6 +213,28 @@ async def test_a_journal_that_may_not_grow_is_refused_clearly_and_recovers(tmp_p
             resource.prlimit(producer.pid, resource.RLIMIT_FSIZE, unlimited)
             (tmp_path / "sitecustomize.py").unlink()
             await recovers(producer, client, last)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the limit that stands for the disk is Linux's")
+async def test_a_connected_listener_hears_of_the_epoch_that_a_recovered_journal_draws(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))\n"
+    )
+    with producer_process(tmp_path, PYTHONPATH=str(tmp_path)) as producer:
+        async with producer.client() as client, connect(producer.ws, subprotocols=V1, max_size=None) as listener:
+            before = await greeted(listener)
+            last = await refused_clearly_while_reads_go_on(producer, client)
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(producer.pid, resource.RLIMIT_FSIZE, unlimited)
+            (tmp_path / "sitecustomize.py").unlink()
+            await recovers(producer, client, last)
+            assert (await closed(listener))[0] == 1012
+        async with connect(producer.ws, subprotocols=V1, max_size=None) as listener:
+            after = await greeted(listener)
+    assert after.epochs[: len(before.epochs)] == before.epochs
+    assert len(after.epochs) > len(before.epochs)
 
 
 @contextmanager

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from tests.support.stacks import StackOf, drained, rows, until
 
 APP = {"app": "tests.support.counting:app", "app_dir": Path(__file__).parents[2]}
 EARTHQUAKES = Path(__file__).parents[2] / "examples" / "earthquakes.ndjson"
+DRAIN_TIMEOUT_S = 10.0
 OUTAGE_S = 30.0
 """Longer than all tries of the database: the system must pause, and come back."""
 
@@ -88,6 +92,58 @@ async def test_a_listener_is_frozen_longer_than_others_wait_for_it_and_thawed(st
         stack.pause("listener-a")
         await asyncio.sleep(8.0)
         stack.resume("listener-a")
+        await acknowledged(publications, 200)
+    await judge(stack, publications)
+
+
+async def test_a_listener_that_fell_far_behind_its_group_catches_up_and_can_take_over(stack_of: StackOf) -> None:
+    async with stack_of(environment={"WINDOW_BYTES": "256KiB"}) as stack, Publisher(stack.publish_url) as publisher:
+        stack.pause("listener-b")
+        await publisher.publish_many([Event.new("tick", "x" * 100) for _ in range(20_000)])
+
+        async def all_saved() -> bool:
+            return await rows(stack, 'select "offset" from oncecast.cursors') == [(20_000,)]
+
+        await until(all_saved)
+        stack.resume("listener-b")
+        await drained(stack)
+        await stack.kill("listener-a")
+        await publisher.publish_many([Event.new("tick", "x" * 100) for _ in range(100)])
+        await drained(stack, within_s=20)
+        assert await rows(stack, "select count(*) from oncecast.events") == [(20_100,)]
+
+
+async def test_a_listener_told_to_stop_under_a_backlog_hands_it_over_at_once(stack_of: StackOf) -> None:
+    async with stack_of(**APP, environment={"HANDLER_CONCURRENCY": "2"}) as stack:
+        async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
+            await connection.execute(counting.TABLES)
+        async with Publisher(stack.publish_url) as publisher:
+            await publisher.publish_many([Event.new("slow", {"seconds": 0.2}, id=f"s{n}") for n in range(60)])
+
+            async def begun() -> bool:
+                return bool(await rows(stack, "select 1 from oncecast.events limit 1"))
+
+            await until(begun)
+            began_s = time.monotonic()
+            await stack.stop("listener-a")
+            took_s = time.monotonic() - began_s
+        assert stack.processes["listener-a"].returncode == 0
+        assert took_s < DRAIN_TIMEOUT_S / 2
+        await drained(stack)
+        assert await rows(stack, "select count(*), min(count), max(count) from public.effects") == [(60, 1, 1)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="who PostgreSQL's sessions are is asked of Linux")
+async def test_postgresql_stands_still_with_all_its_sessions_while_events_are_sent(stack: Stack) -> None:
+    async with publishing(stack) as publications:
+        await acknowledged(publications, 200)
+        postmaster = stack.processes["postgres"].pid
+        sessions = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in (*sessions, postmaster):
+            os.kill(int(pid), signal.SIGSTOP)
+        await asyncio.sleep(10.0)
+        for pid in (postmaster, *sessions):
+            os.kill(int(pid), signal.SIGCONT)
         await acknowledged(publications, 200)
     await judge(stack, publications)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import groupby
 
 from oncecast.core.event import Arrival
@@ -54,12 +54,6 @@ class Line:
     def push(self, arrivals: Iterable[Arrival]) -> None:
         """Arrivals to claim, behind those that wait."""
         self._pending.extend(arrivals)
-        if self._pending:
-            self._arrived.set()
-
-    def push_front(self, arrivals: Sequence[Arrival]) -> None:
-        """Arrivals that come back: they have waited before."""
-        self._pending.extendleft(reversed(arrivals))
         if self._pending:
             self._arrived.set()
 

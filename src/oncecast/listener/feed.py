@@ -70,7 +70,6 @@ class Feed:
         receive: Callable[[list[Arrival]], None],
         report: Callable[[], Report],
         observe: Observe,
-        token: str | None = None,
     ) -> None:
         self.url = url
         self.track: Track | None = None
@@ -85,20 +84,23 @@ class Feed:
         self._receive = receive
         self._report = report
         self._observe = observe
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._used_bytes = 0
+        self.used_bytes = 0
+        """What is held of this producer's events."""
         self._owed_bytes = 0
         self._owing = asyncio.Event()
         self._anew = asyncio.Event()
 
     def reread(self) -> None:
         """Forget the track and read again from the saved cursor."""
+        if self.track is not None:
+            self.track.abandoned = True
         self._anew.set()
 
     async def run_for_ever(self) -> None:
         """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter."""
         attempt = 1
         while True:
+            await self._has_room()
             try:
                 await self._connect_once()
             except CONNECTION_ERRORS as error:
@@ -120,12 +122,17 @@ class Feed:
             self._observe(Reconnecting(self.url, delay_s, attempt - 1))
             await asyncio.sleep(delay_s)
 
+    async def _has_room(self) -> None:
+        """A connection that breaks again and again must not bring in more than the window holds."""
+        while self.used_bytes >= self._window_bytes:
+            self._owing.clear()
+            await self._owing.wait()
+
     async def _connect_once(self) -> None:
         """One connection from hand-shake to its end; raises why it ended."""
         async with connect(
             self.url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers=self._headers,
             compression=None,
             open_timeout=CONNECT_DEADLINE_S,
             ping_interval=PING_INTERVAL_S,
@@ -143,7 +150,7 @@ class Feed:
                     others = [
                         group.create_task(self._give_credit(connection)),
                         group.create_task(self._make_reports(connection)),
-                        group.create_task(self._watch_for_reread(track, reader)),
+                        group.create_task(self._watch_for_reread(reader)),
                     ]
                     await asyncio.wait([reader])
                     for task in others:
@@ -166,7 +173,7 @@ class Feed:
             instance=self._instance,
             group=self._group,
             after=str(track.cursor_at(after)) if after else None,
-            credit=max(1, self._window_bytes - self._used_bytes),
+            credit=self._window_bytes - self.used_bytes,
         )
         async with asyncio.timeout(WRITE_DEADLINE_S):
             await connection.send(encode(resume).decode())
@@ -182,10 +189,11 @@ class Feed:
                 return track
         if track is not None:
             track.abandoned = True
+        self._anew.clear()
         await self._ready()
         saved = await self._store.load_cursor(welcome.journal)
         after = resume_after(saved.cursor, saved.epochs, welcome.epochs) if saved else 0
-        self._used_bytes = 0
+        self.used_bytes = 0
         fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
         if track is not None and track.journal == welcome.journal:
             fresh.distrusted_to = track.watermark.received
@@ -198,10 +206,11 @@ class Feed:
             frame = _decode(text)
             if not isinstance(frame, Events):
                 raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
-            self._used_bytes += len(text)
+            self.used_bytes += len(text)
             try:
                 arrivals = track.receive(frame, text)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                self.used_bytes -= len(text)
                 raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
             if arrivals:
                 self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
@@ -212,7 +221,7 @@ class Feed:
     def _freed(self, track: Track, count: int) -> None:
         if track is not self.track:
             return
-        self._used_bytes -= count
+        self.used_bytes -= count
         self._owed_bytes += count
         if self._owed_bytes >= self._window_bytes // 8:
             self._owing.set()
@@ -235,10 +244,8 @@ class Feed:
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await connection.send(encode(report).decode())
 
-    async def _watch_for_reread(self, track: Track, reader: asyncio.Task[None]) -> None:
+    async def _watch_for_reread(self, reader: asyncio.Task[None]) -> None:
         await self._anew.wait()
-        self._anew.clear()
-        track.abandoned = True
         reader.cancel()
 
 

@@ -29,7 +29,7 @@ class LeaseGate:
 
     def __init__(self, leases: Leases, *, lease_ttl_s: float, observe: Observe) -> None:
         self.leases = leases
-        self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S)
+        self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S / 2)
         self._renew_after_s = lease_ttl_s / 3
         self._observe = observe
         self._announced = False
@@ -120,15 +120,19 @@ class LeaseGate:
         """Move our counter every second, and so find out when Redis is back."""
         while True:
             started_s = time.monotonic()
-            try:
-                await self.leases.beat()
-            except Unavailable as error:
-                self._lost(error)
-            else:
-                if self.breaker.succeeded() or not self._announced:
-                    self._announced = True
-                    self._observe(DependencyReady("redis"))
+            if self.breaker.allows(started_s):
+                await self._beat()
             await asyncio.sleep(max(0.0, started_s + HEARTBEAT_INTERVAL_S - time.monotonic()))
+
+    async def _beat(self) -> None:
+        try:
+            await self.leases.beat()
+        except Unavailable as error:
+            self._lost(error)
+        else:
+            if self.breaker.succeeded() or not self._announced:
+                self._announced = True
+                self._observe(DependencyReady("redis"))
 
     def _lost(self, error: Unavailable) -> None:
         if self.breaker.failed(time.monotonic()):

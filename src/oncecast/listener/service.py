@@ -40,7 +40,6 @@ class ListenerSettings:
     instance: str
     group: str
     producer_urls: Sequence[str]
-    subscribe_token: str | None = None
     window_bytes: int = 32 * 1024 * 1024
     handler_concurrency: int = 8
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
@@ -116,7 +115,6 @@ class ListenerService:
             url,
             instance=settings.instance,
             group=settings.group,
-            token=settings.subscribe_token,
             window_bytes=settings.window_bytes // len(settings.producer_urls),
             reconnect_base_s=settings.reconnect_base_s,
             reconnect_max_s=settings.reconnect_max_s,

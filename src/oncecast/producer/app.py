@@ -25,8 +25,9 @@ from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
-from oncecast.producer.listeners import ListenerHub, start_after
+from oncecast.producer.listeners import ListenerHub
 from oncecast.producer.ring import Ring
+from oncecast.producer.session import start_after
 
 EVENTS = "/events"
 PAGE_MAX_EVENTS = 1_000

@@ -14,8 +14,8 @@ from oncecast.core.facts import Observe, Refused, SubscriberJoined, SubscriberLe
 from oncecast.core.ports import Journal
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem
-from oncecast.producer.listeners import close, start_after
 from oncecast.producer.ring import Frame, Ring
+from oncecast.producer.session import close, start_after, together
 
 SEND_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 256 * 1024
@@ -109,12 +109,7 @@ class _Session:
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._send_for_ever())
-                group.create_task(self._hear_for_ever())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await together(self._send_for_ever(), self._hear_for_ever())
 
     async def _send_for_ever(self) -> None:
         while True:

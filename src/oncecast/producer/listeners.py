@@ -16,25 +16,27 @@ from oncecast.core.ports import Journal
 from oncecast.core.wire import (
     SUBPROTOCOL,
     Credit,
-    Epoch,
     Report,
     Resume,
     Welcome,
     decode_client_frame,
     encode,
-    resume_after,
 )
 from oncecast.producer.ring import Ring
+from oncecast.producer.session import close, start_after, together
 
 RESUME_DEADLINE_S = 30.0
 SEND_DEADLINE_S = 30.0
-CLOSE_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 1024 * 1024
 CREDIT_MAX_BYTES = 2**40
 
 
 class ProtocolError(Exception):
     """The reader does not keep to `oncecast.v1`; the text is the reason of the close."""
+
+
+class Reopened(Exception):
+    """The journal has an epoch that the reader has not been told; two readers must not name a place differently."""
 
 
 @dataclass(slots=True)
@@ -67,12 +69,15 @@ class ListenerHub:
             self._observe(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
             try:
-                await _Session(socket, self._ring, reader, resume.credit).run()
+                await _Session(socket, self._journal, self._ring, reader, resume.credit).run()
             finally:
                 self.readers.remove(reader)
         except ProtocolError as error:
             reason = str(error)
             await close(socket, 1008, reason)
+        except Reopened as error:
+            reason = str(error)
+            await close(socket, 1012, reason)
         except JournalUnavailable as error:
             reason = str(error)
             await close(socket, 1011, reason)
@@ -125,24 +130,23 @@ class ListenerHub:
 class _Session:
     """What runs while a listener is connected: one task sends, the other hears."""
 
-    def __init__(self, socket: WebSocket, ring: Ring, reader: Reader, credit_bytes: int) -> None:
+    def __init__(self, socket: WebSocket, journal: Journal, ring: Ring, reader: Reader, credit_bytes: int) -> None:
         self._socket = socket
+        self._journal = journal
+        self._epoch = journal.epochs[-1]
         self._ring = ring
         self._reader = reader
         self._credit_bytes = credit_bytes
         self._credited = asyncio.Event()
 
     async def run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._send_for_ever())
-                group.create_task(self._hear_for_ever())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await together(self._send_for_ever(), self._hear_for_ever())
 
     async def _send_for_ever(self) -> None:
         while True:
             await self._ring.wait_beyond(self._reader.offset)
+            if self._journal.epochs[-1] != self._epoch:
+                raise Reopened("the journal was opened anew: connect again to hear of its epoch")
             for frame in await self._ring.after(self._reader.offset, READ_AHEAD_BYTES):
                 while self._credit_bytes <= 0:
                     self._credited.clear()
@@ -163,12 +167,6 @@ class _Session:
                 self._reader.report, self._reader.reported_at_s = frame, time.monotonic()
             else:
                 raise ProtocolError("a connection resumes once")
-
-
-def start_after(journal: Journal, cursor: Cursor) -> int:
-    """The offset after which a reader at `cursor` goes on; never beyond what the journal has."""
-    offset = resume_after(cursor, [Epoch(cursor.epoch, 0)], journal.epochs)
-    return max(journal.first - 1, min(offset, journal.last))
 
 
 async def _receive_text(socket: WebSocket) -> str:
@@ -201,12 +199,3 @@ def _offset(cursor: str | None) -> int:
         return Cursor.parse(cursor or "").offset
     except ValueError:
         return 0
-
-
-async def close(socket: WebSocket, code: int, reason: str) -> None:
-    """Close, unless it is closed already; a reason has at most 123 bytes, and comes after what was sent before."""
-    try:
-        async with asyncio.timeout(CLOSE_DEADLINE_S):
-            await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
-    except (RuntimeError, TimeoutError, OSError, WebSocketDisconnect):
-        return  # the other side was faster

@@ -200,6 +200,55 @@ async def test_garbage_ends_the_connection_is_told_and_the_next_one_works(text: 
     assert "sent" in at.told(Disconnected)[0].reason
 
 
+async def test_a_broken_frame_keeps_no_credit_for_ever() -> None:
+    resumed: list[int] = []
+    broken = '{"verb":"events","offset":1,"at":0,"events":[],"padding":"' + "x" * (WINDOW_BYTES // 2) + '"}'
+
+    async def breaks(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection)).credit)
+        await connection.send(broken)
+        await connection.wait_closed()
+
+    async with producer(breaks):
+
+        async def often() -> bool:
+            return len(resumed) > 4
+
+        await until(often)
+    assert set(resumed) == {WINDOW_BYTES}
+
+
+async def test_a_full_window_takes_nothing_more_however_often_the_connection_breaks() -> None:
+    sent: list[int] = []
+
+    async def floods(connection: ServerConnection) -> None:
+        await greet(connection)
+        first = 10 * len(sent) + 1
+        sent.append(first)
+        await connection.send(
+            frame(first, *map(str, range(first, first + 10)), size_bytes=WINDOW_BYTES // 30).decode()
+        )
+
+    async with producer(floods) as at:
+
+        async def full() -> bool:
+            return at.feed.used_bytes >= WINDOW_BYTES
+
+        await until(full)
+        taken, told = len(sent), len(at.told(Disconnected))
+        track = at.feed.track
+        assert track is not None
+        track.end(at.arrived)
+        track.save(track.cursor_at(track.watermark.value))
+
+        async def goes_on() -> bool:
+            return len(sent) > taken
+
+        await until(goes_on)
+    assert told <= taken
+    assert taken <= 3
+
+
 async def test_offsets_that_go_backwards_are_an_overlap_and_nothing_arrives_twice() -> None:
     async with producer(sends(frame(1, "a", "b"), frame(1, "a", "b"), frame(2, "b", "c"))) as at:
         assert await at.has_arrived(3) == ["a", "b", "c"]

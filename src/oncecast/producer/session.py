@@ -1,0 +1,40 @@
+"""What the sessions of all readers share: where they begin, how they run, how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from oncecast.core.event import Cursor
+from oncecast.core.ports import Journal
+from oncecast.core.wire import Epoch, resume_after
+
+CLOSE_DEADLINE_S = 10.0
+
+
+def start_after(journal: Journal, cursor: Cursor) -> int:
+    """The offset after which a reader at `cursor` goes on; never beyond what the journal has."""
+    offset = resume_after(cursor, [Epoch(cursor.epoch, 0)], journal.epochs)
+    return max(journal.first - 1, min(offset, journal.last))
+
+
+async def together(*sides: Coroutine[Any, Any, None]) -> None:
+    """Run the sides of a conversation until the first of them ends with an error, and raise that."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for side in sides:
+                group.create_task(side)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def close(socket: WebSocket, code: int, reason: str) -> None:
+    """Close, unless it is closed already; a reason has at most 123 bytes, and comes after what was sent before."""
+    try:
+        async with asyncio.timeout(CLOSE_DEADLINE_S):
+            await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+    except (RuntimeError, TimeoutError, OSError, WebSocketDisconnect):
+        return  # the other side was faster
