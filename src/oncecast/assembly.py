@@ -22,13 +22,15 @@ from oncecast.http.server import bind, serve
 from oncecast.journal import SqliteJournal
 from oncecast.listener.api import listener_app
 from oncecast.listener.attempt import AttemptLimits
+from oncecast.listener.demonstration import demonstration
 from oncecast.listener.handlers import Listener
+from oncecast.listener.letters_api import letters_routes
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import log_facts
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.stores.dead_letter_file import DeadLetterFile
-from oncecast.stores.postgres import Database, EventReader, PostgresEvents
+from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
 
@@ -93,14 +95,21 @@ async def _listen(
         if not await _prepare(database, config, observe, stop):
             await database.close()
             return
-        letters = DeadLetterFile(config.dead_letter_path)
+        letters = PostgresLetters(database)
+        letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
-        service = ListenerService(app, leases, PostgresEvents(database), letters, settings, observe)
-        face = _guarded(listener_app(EventReader(database), health=service.health, metrics=metrics.text), config)
+        service = ListenerService(app, leases, PostgresEvents(database), letters, letter_log, settings, observe)
+        face = listener_app(
+            EventReader(database),
+            service.recent,
+            letters_routes(letters, service.replays, standing_by=lambda: None),
+            health=service.health,
+            metrics=metrics.text,
+        )
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
         drained = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(serve(face, listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
+            group.create_task(serve(_guarded(face, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
             try:
                 await service.run(stop)
             finally:
@@ -135,7 +144,7 @@ async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
 def load_app(target: str | None, app_dir: Path) -> Listener:
     """The application `module:name`, looked up in `app_dir` too; an empty one without a target."""
     if target is None:
-        return Listener()
+        return demonstration()
     module_name, colon, name = target.partition(":")
     if not colon or not module_name or not name:
         raise ConfigError(f"{target!r} is no application: write module:name, such as shop:app")

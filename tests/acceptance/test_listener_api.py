@@ -68,12 +68,40 @@ async def test_events_are_paged_newest_first_and_filtered(stack_of: StackOf) -> 
         assert (await client.post("/api/events")).status_code == 405
 
 
+async def test_while_postgresql_is_away_reads_come_from_memory_and_say_so(stack_of: StackOf) -> None:
+    async with stack_of(listeners=1) as stack, client_of(stack) as client, Publisher(stack.publish_url) as publisher:
+        await publisher.publish_many([Event.new("tick", {"n": n}, id=f"e{n}") for n in range(150)])
+        await publisher.publish(Event.new("tock", id="last"))
+        await drained(stack)
+        fresh = (await client.get("/api/events")).json()
+        await stack.stop("postgres")
+        stale = (await client.get("/api/events")).json()
+        assert (fresh["stale"], stale["stale"], stale["next"]) == (False, True, None)
+        assert [row["event"] for row in stale["events"]][:1] == [row["event"] for row in fresh["events"]][:1]
+        assert len(stale["events"]) == 100
+        assert {tuple(sorted(row)) for row in stale["events"]} == {tuple(sorted(row)) for row in fresh["events"]}
+        filtered = (await client.get("/api/events", params={"type": "tock", "status": "stored"})).json()
+        assert [row["event"]["id"] for row in filtered["events"]] == ["last"]
+        assert (await client.get("/api/events/last")).json()["stale"] is True
+        assert (await client.get("/api/events/e0")).status_code == 503, "it may be there: 404 would be a lie"
+        await stack.start("postgres")
+
+        async def is_fresh() -> bool:
+            return (await client.get("/api/events", params={"limit": 5})).json()["stale"] is False
+
+        await until(is_fresh)
+
+
 async def test_while_postgresql_is_away_it_says_so_and_comes_back(stack_of: StackOf) -> None:
     async with stack_of(listeners=1) as stack, client_of(stack) as client, Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("tick"))
+        await drained(stack)
+        mark = (await client.get("/api/events", params={"limit": 1})).json()["next"]
         await stack.stop("postgres")
-        answer = await client.get("/api/events")
-        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
-        assert "password" not in answer.text
+        for path in (f"/api/events?after={mark}", "/api/dead-letters", "/api/gaps"):
+            answer = await client.get(path)
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True), path
+            assert "password" not in answer.text
         await publisher.publish(Event.new("tick"))
 
         async def is_not_ready() -> bool:
@@ -85,5 +113,5 @@ async def test_while_postgresql_is_away_it_says_so_and_comes_back(stack_of: Stac
         await drained(stack)
         assert (await client.get("/readyz")).status_code == 200
         metrics = (await client.get("/metrics")).text
-        assert "oncecast_stored_total 1.0" in metrics
+        assert "oncecast_stored_total 2.0" in metrics
         assert 'oncecast_dependency_down{dependency="database"} 0.0' in metrics

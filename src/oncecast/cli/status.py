@@ -8,32 +8,17 @@ from typing import Any
 
 import msgspec
 
-from oncecast.cli import output
+from oncecast.cli import output, stack_file
+from oncecast.cli.stack_file import Entry
 from oncecast.client.address import is_loopback, publish_url, shown
 from oncecast.core.errors import ConfigError
 
 ANSWER_DEADLINE_S = 2.0
-DEFAULT_PRODUCER = "http://localhost:8080"
-
-
-class Entry(msgspec.Struct, kw_only=True):
-    """A process as the stack's file has it, then as it answered."""
-
-    name: str
-    pid: int | None = None
-    address: str | None = None
-    state: str = ""
-    health: dict[str, Any] | None = None
-
-    @property
-    def is_well(self) -> bool:
-        """Whether it does what it is there for."""
-        return self.state in ("ok", "running")
 
 
 def status(
     *,
-    data: Path = Path(".oncecast"),
+    data: Path = stack_file.DEFAULT_DATA,
     producer: str | None = None,
     listener: list[str] | None = None,
     json: bool | None = None,
@@ -52,7 +37,9 @@ def status(
         Print JSON; by default when the output is no terminal.
     """
     try:
-        entries = _named(producer, listener or []) or _stack(data / "stack.json") or _named(DEFAULT_PRODUCER, [])
+        entries = (
+            _named(producer, listener or []) or stack_file.entries(data) or _named(stack_file.DEFAULT_PRODUCER, [])
+        )
     except ConfigError as error:
         return output.error(error)
     asyncio.run(_ask_all(entries))
@@ -70,16 +57,6 @@ def _named(producer: str | None, listeners: list[str]) -> list[Entry]:
     for _, address in named:
         publish_url(address)  # raises ConfigError where it is none
     return [Entry(name=name, address=address) for name, address in named]
-
-
-def _stack(file: Path) -> list[Entry]:
-    """The processes in the stack's file; none if there is no such file. Raises ConfigError."""
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=list[Entry])
-    except FileNotFoundError:
-        return []
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
 
 
 async def _ask_all(entries: list[Entry]) -> None:

@@ -150,11 +150,12 @@ class Conflicts(Batch):
 
 @dataclass(frozen=True, slots=True)
 class ProcessingFailed(Fact):
-    """An attempt of one event failed."""
+    """An attempt of one event failed; without retries left it was the last."""
 
     id: str
     error: str
     retries_left: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,21 @@ class Filed(Fact):
 class FilingFailed(Fact):
     """The file of dead letters cannot be written; the rows are there, the lines follow later."""
 
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Fact):
+    """A dead letter was processed again, and is stored now."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFailed(Fact):
+    """A dead letter that was processed again stays dead."""
+
+    id: str
     error: str
 
 

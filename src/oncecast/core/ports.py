@@ -187,6 +187,49 @@ class DeadLetter:
     died_at: str
 
 
+ReplayWork = Callable[[Arrival, Transaction], Awaitable[None]]
+"""What is run for a dead letter that is replayed: its handlers, on the transaction that stores it."""
+
+
+class DeadLetters(Protocol):
+    """Dead letters for operators. All calls raise Unavailable when PostgreSQL is down or slow."""
+
+    async def newest(
+        self,
+        *,
+        limit: int,
+        after: str | None = None,
+        type: str | None = None,
+        source: str | None = None,
+        id: str | None = None,
+        listener: str | None = None,
+        error: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Up to `limit`, newest first, behind the page mark `after`; `error` is a part of the error's text.
+
+        Raises ValueError for a mark that is none.
+        """
+
+    async def get(self, source: str, id: str) -> dict[str, Any] | None:
+        """One with its trace, its event as it was received, and its mended data; None if it is not dead."""
+
+    async def mend(self, source: str, id: str, data: bytes) -> bool:
+        """Have replays use `data`, a JSON text, instead of the event's; whether there was such a dead letter.
+
+        The event as it was received is kept. Raises DataRefused for what cannot be stored.
+        """
+
+    async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
+        """Turn `dead` into `stored` together with what `work` writes; False if it is not, or no longer, dead.
+
+        Under the row's lock, so that twice asked is once done. Raises what `work` raises, and what
+        `EventStore.process` does: then it is as dead as before, except that Unavailable leaves it open.
+        """
+
+    async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
+        """A replay failed: keep the newest cause, and count the attempt."""
+
+
 class DeadLetterLog(Protocol):
     """Where a line of every dead letter goes, after its row. As text it is its name, for people."""
 

@@ -70,6 +70,16 @@ class Credit(msgspec.Struct, tag="credit", tag_field="verb"):
     bytes: int
 
 
+class Failure(msgspec.Struct, kw_only=True):
+    """An attempt that failed: of which event, why, how many are left, and when (Unix seconds)."""
+
+    id: str
+    source: str
+    error: str
+    retries_left: int
+    at: float
+
+
 class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     """How a listener is doing, about once a second.
 
@@ -83,6 +93,14 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     duplicates: int = 0
     dead: int = 0
     in_flight: int = 0
+    rate: float = 0.0
+    """Events stored a second, of late."""
+    demonstration: bool = False
+    """Whether it runs the built-in application, which fails events of type `oncecast.failing`."""
+    failures: list[Failure] = []
+    """The newest last."""
+    standing_by: str | None = None
+    """Why it does not work, if it does not."""
     redis: str = "ready"
     database: str = "ready"
 

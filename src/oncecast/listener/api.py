@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Route
 
-from oncecast.core.errors import Unavailable
+from oncecast.core.errors import DataRefused, RowLocked, Unavailable
+from oncecast.http.params import texts, whole_number
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 
 PAGE_MAX_EVENTS = 1_000
 PAGE_DEFAULT_EVENTS = 100
+RETRY_AFTER = {"Retry-After": "2"}
 
 
 class Reader(Protocol):
@@ -34,27 +35,70 @@ class Reader(Protocol):
     ) -> list[dict[str, Any]]:
         """Up to `limit` events behind the page mark `after`; raises ValueError for a mark that is none."""
 
+    async def gaps(self) -> list[dict[str, Any]]:
+        """What the group could never read, newest first."""
 
-def listener_app(reader: Reader, *, health: Callable[[], dict[str, Any]], metrics: Callable[[], bytes]) -> ASGIApp:
-    """The ASGI application."""
+
+class Memory(Protocol):
+    """Knows some of the newest events when the reader does not answer; otherwise as `Reader.newest`."""
+
+    def newest(
+        self,
+        *,
+        limit: int,
+        type: str | None = None,
+        status: str | None = None,
+        source: str | None = None,
+        id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Up to `limit` events."""
+
+
+def listener_app(
+    reader: Reader,
+    memory: Memory,
+    further: Sequence[BaseRoute],
+    *,
+    health: Callable[[], dict[str, Any]],
+    metrics: Callable[[], bytes],
+) -> Starlette:
+    """The ASGI application, with `further` routes; `health()` tells whether PostgreSQL is worth asking."""
 
     async def events(request: Request) -> Response:
         """`GET /api/events?limit=&after=&type=&status=&source=&id=`."""
-        query = request.query_params
-        if query.get("status") not in (None, "stored", "dead"):
+        filters = texts(request, ("type", "status", "source", "id"))
+        if filters["status"] not in (None, "stored", "dead"):
             raise Problem(400, "status is stored or dead")
-        limit = _limit(query.get("limit", str(PAGE_DEFAULT_EVENTS)))
-        filters = {name: query.get(name) for name in ("type", "status", "source", "id")}
-        if any("\0" in (value or "") for value in filters.values()):
-            raise Problem(400, "a filter cannot hold the character NUL")
+        limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
+        rows, stale = await read(limit, request.query_params.get("after"), filters)
+        return json_response({**page("events", rows, limit), "stale": stale})
+
+    async def read(
+        limit: int, after: str | None, filters: dict[str, str | None]
+    ) -> tuple[list[dict[str, Any]], bool]:
         try:
-            rows = await reader.newest(limit=limit, after=query.get("after"), **filters)
-        except ValueError:
-            raise Problem(400, "after is what 'next' of the page before says") from None
-        following = rows[-1]["mark"] if len(rows) == limit else None
-        return json_response(
-            {"events": [{k: v for k, v in row.items() if k != "mark"} for row in rows], "next": following}
-        )
+            if after is None and health()["database"] != "ready":
+                raise Unavailable("PostgreSQL is away")
+            return await reader.newest(limit=limit, after=after, **filters), False
+        except Unavailable:
+            if after is not None:
+                raise
+            return memory.newest(limit=limit, **filters), True
+
+    async def event(request: Request) -> Response:
+        """`GET /api/events/{id}?source=`."""
+        filters = {**texts(request, ("source",)), "id": request.path_params["id"]}
+        rows, stale = await read(2, None, filters)
+        if len(rows) > 1:
+            raise Problem(409, "events of several sources have this id: name one with ?source=")
+        if not rows:
+            if stale:
+                raise Unavailable("PostgreSQL is away")
+            raise Problem(404, "no event with this id has ended")
+        return json_response({**without_mark(rows[0]), "stale": stale})
+
+    async def gaps(_request: Request) -> Response:
+        return json_response({"gaps": await reader.gaps()})
 
     async def healthy(_request: Request) -> Response:
         return json_response(health())
@@ -64,18 +108,21 @@ def listener_app(reader: Reader, *, health: Callable[[], dict[str, Any]], metric
 
     async def ready(_request: Request) -> Response:
         report = health()
-        return json_response(report, 200 if report["database"] == "ready" else 503)
+        return json_response(report, 200 if report["database"] == "ready" and not report["standing_by"] else 503)
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Starlette(
         routes=[
-            _route("/api/events", _degrading(events)),
-            _route("/health", healthy),
-            _route("/livez", live),
-            _route("/readyz", ready),
-            _route("/metrics", metrics_text),
+            route("/api/events", events),
+            route("/api/events/{id:path}", event),
+            route("/api/gaps", gaps),
+            *further,
+            route("/health", healthy),
+            route("/livez", live),
+            route("/readyz", ready),
+            route("/metrics", metrics_text),
         ],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
     )
@@ -84,23 +131,31 @@ def listener_app(reader: Reader, *, health: Callable[[], dict[str, Any]], metric
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _route(path: str, endpoint: Endpoint) -> Route:
-    return Route(path, endpoint, methods=["GET"])
-
-
-def _degrading(endpoint: Endpoint) -> Endpoint:
-    """Say plainly that PostgreSQL is away, and when to ask again."""
+def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
+    """A route whose answer says plainly when PostgreSQL is away, and when to ask again."""
 
     async def answer(request: Request) -> Response:
+        if "\0" in request.path_params.get("id", ""):
+            raise Problem(404, "no event can have an id with the character NUL")
         try:
             return await endpoint(request)
+        except RowLocked as error:
+            raise Problem(503, f"another is at it: {error}", headers=RETRY_AFTER) from None
         except Unavailable as error:
-            raise Problem(503, f"events cannot be read now: {error}", headers={"Retry-After": "2"}) from None
+            raise Problem(503, f"PostgreSQL cannot be asked now: {error}", headers=RETRY_AFTER) from None
+        except DataRefused as error:
+            raise Problem(422, f"PostgreSQL cannot store this: {error}") from None
+        except ValueError:
+            raise Problem(400, "after is what 'next' of the page before says") from None
 
-    return answer
+    return Route(path, answer, methods=list(methods) or ["GET"])
 
 
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= PAGE_MAX_EVENTS):
-        raise Problem(400, f"limit is a whole number from 1 to {PAGE_MAX_EVENTS}")
-    return int(text)
+def page(name: str, rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """A page of a list, and the mark of the next."""
+    return {name: [without_mark(row) for row in rows], "next": rows[-1]["mark"] if len(rows) == limit else None}
+
+
+def without_mark(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is shown."""
+    return {name: value for name, value in row.items() if name != "mark"}

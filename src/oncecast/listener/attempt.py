@@ -145,7 +145,7 @@ class Attempts:
     def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
-        self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left))
+        self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left, arrival.source))
         arrival.pauses = 0
         arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
         buried_before = arrival.doom is not None

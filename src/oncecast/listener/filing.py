@@ -38,7 +38,11 @@ class DeadLetterFiler:
         self._woken.set()
 
     async def file_for_ever(self) -> None:
-        """File whenever there is something to."""
+        """File whenever there is something to; the log is there, empty, before there is."""
+        try:
+            await self._log.append([])
+        except Unavailable as error:
+            self._observe(FilingFailed(str(error)))
         while True:
             await self._woken.wait()
             await self._database.wait()

@@ -12,6 +12,9 @@ from oncecast.core.errors import ConfigError
 from oncecast.core.event import Arrival, Event
 from oncecast.core.ports import Transaction
 
+OWN_TYPES = "oncecast."
+"""How the types of Oncecast's own events begin."""
+
 Handler = Callable[[Event, Transaction], Awaitable[Any]]
 HandlerT = TypeVar("HandlerT", bound=Handler)
 
@@ -46,6 +49,11 @@ class Listener:
             return handler
 
         return register
+
+    @property
+    def selectors(self) -> frozenset[str]:
+        """The types that it handles, without Oncecast's own."""
+        return frozenset(name for name in self._handlers if not name.startswith(OWN_TYPES))
 
     def concerns(self, type: str) -> bool:
         """Whether any handler is concerned with events of `type`."""

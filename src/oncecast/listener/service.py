@@ -14,15 +14,18 @@ from typing import Any
 
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
-from oncecast.core.ports import Claims, DeadLetterLog, EventStore, Leases
+from oncecast.core.ports import Claims, DeadLetterLog, DeadLetters, EventStore, Leases
 from oncecast.core.wire import Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
 from oncecast.listener.cursor import CursorSaver
+from oncecast.listener.demonstration import FAILING
 from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.recent import Recent
+from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
 from oncecast.listener.rescue import TakenWatch
 from oncecast.listener.settle import Settlement
@@ -58,7 +61,8 @@ class ListenerService:
         app: Listener,
         leases: Leases,
         store: EventStore,
-        letters: DeadLetterLog,
+        letters: DeadLetters,
+        letter_log: DeadLetterLog,
         settings: ListenerSettings,
         observe: Observe,
     ) -> None:
@@ -71,7 +75,8 @@ class ListenerService:
         self._paused = asyncio.Event()
         self.redis = LeaseGate(leases, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
         self.database = DatabaseGate(store, probe_interval_s=settings.probe_interval_s, observe=self._observe)
-        self.settlement = Settlement(self.redis, release=self._come_back_one, observe=self._observe)
+        self.recent = Recent(settings.instance)
+        self.settlement = Settlement(self.redis, self.recent, release=self._come_back_one, observe=self._observe)
         self._watch = TakenWatch(
             self.redis,
             store,
@@ -94,7 +99,10 @@ class ListenerService:
         self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_max=1)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
         self._filer = DeadLetterFiler(
-            store, letters, self.database, instance=settings.instance, observe=self._observe
+            store, letter_log, self.database, instance=settings.instance, observe=self._observe
+        )
+        self.replays = Replays(
+            app, letters, handler_timeout_s=settings.attempts.handler_timeout_s, observe=self._observe
         )
         self._cursors = CursorSaver(
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
@@ -250,6 +258,9 @@ class ListenerService:
             duplicates=self.tally.duplicates,
             dead=self.tally.dead,
             in_flight=self.settlement.in_flight,
+            rate=self.tally.rate,
+            demonstration=self._app.concerns(FAILING),
+            failures=list(self.tally.failures),
             redis="ready" if self.redis.is_up else "down",
             database="ready" if self.database.is_up else "down",
         )
@@ -268,6 +279,7 @@ class ListenerService:
             "duplicates": report.duplicates,
             "dead": report.dead,
             "in_flight": report.in_flight,
+            "standing_by": report.standing_by,
             "taken_by_others": self._watch.count,
             "producers": [
                 {

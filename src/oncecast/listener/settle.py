@@ -14,6 +14,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.facts import Conflicts, Died, Duplicates, Observe, Persisted
 from oncecast.core.ports import Outcome
 from oncecast.listener.gates import CALL_MAX_EVENTS, LeaseGate
+from oncecast.listener.recent import Recent
 
 
 class Settlement:
@@ -23,8 +24,11 @@ class Settlement:
     so that PostgreSQL compares the two; `release(arrival)` sends it off.
     """
 
-    def __init__(self, leases: LeaseGate, *, release: Callable[[Arrival], None], observe: Observe) -> None:
+    def __init__(
+        self, leases: LeaseGate, recent: Recent, *, release: Callable[[Arrival], None], observe: Observe
+    ) -> None:
         self._leases = leases
+        self._recent = recent
         self._release = release
         self._observe = observe
         self._in_flight: dict[str, Arrival] = {}
@@ -54,6 +58,7 @@ class Settlement:
 
     def settle(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
         """PostgreSQL has these: tell their tracks, and have them marked."""
+        self._recent.keep(arrivals, outcomes)
         self._tell(arrivals, outcomes)
         self._end(arrivals)
         self._unmarked.extend(arrival for arrival in arrivals if arrival.leased)

@@ -20,6 +20,7 @@ _LOUD = (facts.DependencyLost, facts.Died, facts.FilingFailed, facts.JournalFail
 _WARNING = (
     facts.StartFailed,
     facts.ProcessingFailed,
+    facts.ReplayFailed,
     facts.InsertFailed,
     facts.Disconnected,
     facts.Reconnecting,
@@ -122,6 +123,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"📝 Logged failed event {fact.id} to {fact.file}"]
         case facts.FilingFailed():
             return [f"❌ Dead letters cannot be filed in {at}: {fact.error}; their rows are safe"]
+        case facts.Replayed():
+            return [f"✅ Replayed {fact.id}: stored by {at}"]
+        case facts.ReplayFailed():
+            return [f"❌ Replay of {fact.id} failed at {at}: it stays dead ({fact.error})"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyLost(name="redis"):

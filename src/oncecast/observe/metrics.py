@@ -54,6 +54,8 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.Died: ("oncecast_dead_total", "Events given up on."),
     facts.Filed: ("oncecast_filed_total", "Dead letters whose line is in the file."),
     facts.FilingFailed: ("oncecast_filing_failures_total", "Times that the file of dead letters failed."),
+    facts.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
+    facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays that failed again."),
     facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
     facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Conflicts, Duplicates, Fact, Persisted
 from oncecast.core.ports import Outcome
+from oncecast.listener.recent import Recent
 from oncecast.listener.settle import Settlement
 from tests.support.arrivals import arrivals, track
 
@@ -26,7 +27,7 @@ class Harness:
         self.gate = Gate()
         self.facts: list[Fact] = []
         self.released: list[Arrival] = []
-        self.settlement = Settlement(self.gate, release=self.released.append, observe=self.facts.append)  # type: ignore[arg-type]
+        self.settlement = Settlement(self.gate, Recent("a"), release=self.released.append, observe=self.facts.append)  # type: ignore[arg-type]
 
 
 async def test_what_has_ended_moves_the_watermark_and_only_our_leases_are_marked() -> None:

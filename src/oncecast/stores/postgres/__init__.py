@@ -1,7 +1,8 @@
 """Events, cursors and dead letters in PostgreSQL, which makes the promise true."""
 
 from oncecast.stores.postgres.database import Database
+from oncecast.stores.postgres.letters import PostgresLetters
 from oncecast.stores.postgres.reader import EventReader
 from oncecast.stores.postgres.store import PostgresEvents
 
-__all__ = ["Database", "EventReader", "PostgresEvents"]
+__all__ = ["Database", "EventReader", "PostgresEvents", "PostgresLetters"]

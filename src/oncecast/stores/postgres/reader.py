@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
+from base64 import b64encode
 from typing import Any
 
 import msgspec
 from psycopg.rows import dict_row
 
 from oncecast.stores.postgres.database import Database, rfc3339
+from oncecast.stores.postgres.pages import behind, mark_of
 
 
 class EventReader:
@@ -33,17 +33,7 @@ class EventReader:
 
         `mark` of the last one, given as `after`, brings the next page; raises ValueError for any other text.
         """
-        before_at, before_source, before_id = _read_mark(after) if after else (None, None, None)
-        parameters = {
-            "limit": limit,
-            "before_at": before_at,
-            "before_source": before_source,
-            "before_id": before_id,
-            "type": type,
-            "status": status,
-            "source": source,
-            "id": id,
-        }
+        parameters = {"limit": limit, "type": type, "status": status, "source": source, "id": id, **behind(after)}
         async with (
             self._db.connection("read") as connection,
             asyncio.timeout(self._db.limits.deadline_s),
@@ -51,6 +41,16 @@ class EventReader:
         ):
             await cursor.execute(self._db.queries["newest"], parameters)
             return [_present(row) for row in await cursor.fetchall()]
+
+    async def gaps(self) -> list[dict[str, Any]]:
+        """The stretches of journals that the group could never read, newest first."""
+        async with (
+            self._db.connection("read") as connection,
+            asyncio.timeout(self._db.limits.deadline_s),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            await cursor.execute(self._db.queries["list_gaps"])
+            return [{**row, "noted_at": rfc3339(row["noted_at"])} for row in await cursor.fetchall()]
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:
@@ -78,18 +78,5 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
         "attempts": row["attempts"],
         "accepted_at": rfc3339(row["accepted_at"]),
         "stored_at": rfc3339(row["stored_at"]),
-        "mark": urlsafe_b64encode(
-            msgspec.json.encode([rfc3339(row["stored_at"]), row["source"], row["id"]])
-        ).decode(),
+        "mark": mark_of(row["stored_at"], row["source"], row["id"]),
     }
-
-
-def _read_mark(mark: str) -> tuple[datetime, str, str]:
-    """The place in the list, newest first, behind which a page begins."""
-    try:
-        stored_at, source, id_ = msgspec.json.decode(urlsafe_b64decode(mark), type=tuple[datetime, str, str])
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ValueError("no mark of a page") from error
-    if stored_at.tzinfo is None or "\0" in source + id_:
-        raise ValueError("no mark of a page")
-    return stored_at, source, id_

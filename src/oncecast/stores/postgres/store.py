@@ -10,55 +10,18 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.adapt import Dumper
 from psycopg.rows import tuple_row
 
-from oncecast.core.errors import AttemptFailed, RowLocked
-from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival, Cursor
+from oncecast.core.errors import RowLocked
+from oncecast.core.event import Arrival, Cursor
 from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
 from oncecast.core.wire import Epoch, epoch_of, resume_after
 from oncecast.stores.postgres.database import Connection, Database, rfc3339
-from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_handler, translate
-from oncecast.stores.postgres.transaction import HandlerTransaction
+from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
+from oncecast.stores.postgres.rows import Json, json_array, rows_of, storable
+from oncecast.stores.postgres.work import commit, finish
 
-_JSON_OID = 114
 _LOOK_UP_MAX = 5_000
-_IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
-
-
-class _Json(bytes):
-    """JSON text that goes to PostgreSQL as it is."""
-
-
-class _JsonDumper(Dumper):
-    oid = _JSON_OID
-
-    def dump(self, obj: _Json) -> bytes:
-        return bytes(obj)
-
-
-psycopg.adapters.register_dumper(_Json, _JsonDumper)
-
-
-class _Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """An event without extensions: decoding a batch as these tells cheaply whether it has any."""
-
-    id: str
-    source: str
-    type: str
-    specversion: str
-    subject: str | None = None
-    time: str | None = None
-    datacontenttype: str | None = None
-    dataschema: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"")
-    data_base64: str | None = None
-
-
-_decode_known = msgspec.json.Decoder(list[_Known]).decode
-_decode_members = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
-_decode_epochs = msgspec.json.Decoder(list[Epoch]).decode
-_NOT_EXTENSIONS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 
 
 class PostgresEvents:
@@ -70,7 +33,7 @@ class PostgresEvents:
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore. All arrivals come from one journal's epoch."""
-        rows = _rows(arrivals, self._db.instance)
+        rows = rows_of(arrivals, self._db.instance)
         async with self._db.connection("work") as connection, asyncio.timeout(self._deadline_s):
             # One statement is one transaction of its own; only what was there before needs a second look.
             inserted = await self._insert(connection, rows)
@@ -82,34 +45,16 @@ class PostgresEvents:
 
     async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
         """See EventStore."""
-        failure: Exception | None = None
         async with self._db.connection("work") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
-                if not await self._insert(connection, _rows([arrival], self._db.instance)):
+                if not await self._insert(connection, rows_of([arrival], self._db.instance)):
                     await connection.execute("rollback")
                     return (await self._compare(connection, [arrival]))[arrival.offset]
-            facade = HandlerTransaction(connection)
-            try:
-                await work(facade)
-            except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
-                failure = error
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    facade.close()  # the connection is closed on the way out
-                    raise
-                failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
-            async with asyncio.timeout(self._deadline_s):
-                await facade.end()
-            broken = connection.broken
-            if failure is None:
-                await _commit(connection, self._deadline_s)
-            else:
-                await _roll_back(connection, failure, self._deadline_s)
-        if failure is None:
-            return Outcome.STORED
-        raise of_handler(failure, connection_broken=broken) from failure
+            failure = await finish(connection, work, self._deadline_s)
+        if failure is not None:
+            raise failure
+        return Outcome.STORED
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""
@@ -126,14 +71,14 @@ class PostgresEvents:
                 {
                     "source": arrival.source,
                     "id": arrival.id,
-                    "error": _storable(f"{type(cause).__name__}: {cause}"),
-                    "trace": _storable("".join(traceback.format_exception(cause))),
+                    "error": storable(f"{type(cause).__name__}: {cause}"),
+                    "trace": storable("".join(traceback.format_exception(cause))),
                     "attempts": arrival.attempts,
                     "raw": bytes(arrival.raw),
                     "listener": self._db.instance,
                 },
             )
-            await _commit(connection, self._deadline_s)
+            await commit(connection, self._deadline_s)
         return Outcome.STORED
 
     async def unfiled(self, limit: int) -> list[DeadLetter]:
@@ -159,7 +104,7 @@ class PostgresEvents:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
         try:
             async with connection.transaction():
-                if not await self._insert(connection, _rows([arrival], self._db.instance)):
+                if not await self._insert(connection, rows_of([arrival], self._db.instance)):
                     return False
                 key = {"source": arrival.source, "id": arrival.id}
                 await connection.execute(self._db.queries["mark_dead"], key)
@@ -188,7 +133,7 @@ class PostgresEvents:
             await cursor.execute(
                 self._db.queries["compare"],
                 {
-                    "events": _json_array(arrivals),
+                    "events": json_array(arrivals),
                     "offsets": [a.offset for a in arrivals],
                     "epoch": arrivals[0].epoch,
                 },
@@ -258,7 +203,7 @@ class PostgresEvents:
                     "journal": journal,
                     "epoch": last.epoch,
                     "offset": last.offset,
-                    "epochs": _Json(msgspec.json.encode(epochs)),
+                    "epochs": Json(msgspec.json.encode(epochs)),
                 },
             )
             return Save(Cursor(last.epoch, last.offset), missing=shown < len(candidates))
@@ -274,7 +219,7 @@ class PostgresEvents:
                 "journal": journal,
                 "epoch": epochs[0].epoch,
                 "offset": 0,
-                "epochs": _Json(msgspec.json.encode(epochs)),
+                "epochs": Json(msgspec.json.encode(epochs)),
             },
         )
         return 0 if await begun.fetchone() else None
@@ -309,7 +254,7 @@ class PostgresEvents:
         return len(candidates)
 
     async def _missing(self, connection: Connection, source: str, ids: set[str]) -> Iterable[str]:
-        parameters = {"source": source, "ids": _Json(msgspec.json.encode(list(ids)))}
+        parameters = {"source": source, "ids": Json(msgspec.json.encode(list(ids)))}
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["count_present"], parameters)
             if await cursor.fetchone() == (len(ids),):
@@ -343,63 +288,6 @@ class PostgresEvents:
         await self._db.close()
 
 
-async def _commit(connection: Connection, deadline_s: float) -> None:
-    """COMMIT, and believe it only if PostgreSQL says so.
-
-    Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
-    """
-    async with asyncio.timeout(deadline_s):
-        cursor = await connection.execute("commit")
-    if cursor.statusmessage != "COMMIT":
-        raise AttemptFailed(
-            "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
-            " use 'async with tx.savepoint()' for errors that it means to survive"
-        )
-
-
-async def _roll_back(connection: Connection, failure: Exception, deadline_s: float) -> None:
-    """Leave the connection as it was; one whose handler ran out of time is closed, never used again."""
-    if isinstance(failure, TimeoutError) or connection.pgconn.transaction_status not in _IN_TRANSACTION:
-        await connection.close()
-        return
-    async with asyncio.timeout(deadline_s):
-        await connection.execute("rollback")
-
-
-def _rows(arrivals: Sequence[Arrival], listener: str) -> dict[str, Any]:
-    events = _json_array(arrivals)
-    return {
-        "events": events,
-        "offsets": [a.offset for a in arrivals],
-        "attempts": [a.attempts for a in arrivals],
-        "at_us": [a.at_us for a in arrivals],
-        "extensions": _extensions(events),
-        "journal": arrivals[0].journal,
-        "epoch": arrivals[0].epoch,
-        "listener": listener,
-    }
-
-
-def _json_array(arrivals: Sequence[Arrival]) -> _Json:
-    return _Json(b"[" + b",".join([a.raw for a in arrivals]) + b"]")
-
-
-def _extensions(events: bytes) -> list[str | None]:
-    """Each event's extension attributes as a JSON object, or nothing where no event of the batch has any."""
-    try:
-        _decode_known(events)
-    except msgspec.ValidationError:
-        return [_extensions_of(members) for members in _decode_members(events)]
-    return []
-
-
-def _extensions_of(members: dict[str, msgspec.Raw]) -> str | None:
-    extensions = {
-        name: value for name, value in members.items() if name not in _NOT_EXTENSIONS and bytes(value) != b"null"
-    }
-    return msgspec.json.encode(extensions).decode() if extensions else None
-
-
 def _outcome(same_place: bool, same_content: bool) -> Outcome:
     if same_place:
         return Outcome.PRESENT
@@ -408,8 +296,3 @@ def _outcome(same_place: bool, same_content: bool) -> Outcome:
 
 def _cursor(epochs: Sequence[Epoch], offset: int) -> Cursor:
     return Cursor(epoch_of(epochs, max(offset, 1)), offset)
-
-
-def _storable(text: str) -> str:
-    """Text that PostgreSQL can hold, of bounded length."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:20_000]

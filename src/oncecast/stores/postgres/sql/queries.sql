@@ -119,3 +119,68 @@ limit %(limit)s
 
 -- name: summary
 select count(*) as events, count(*) filter (where status = 'dead') as dead from {schema}.events
+
+-- name: lock_dead
+-- A dead letter to be replayed; whoever comes second waits here, and then finds it stored.
+select d.raw, d.mended_data is not null, d.mended_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
+    (extract(epoch from e.accepted_at) * 1000000)::bigint
+from {schema}.events e join {schema}.dead_letters d using (source, id)
+where e.source = %(source)s and e.id = %(id)s and e.status = 'dead' and d.discarded_at is null
+for update of e
+
+-- name: store_dead
+-- A dead letter's row turns into that of a stored event, its content written anew: it may have been mended, or
+-- have been what PostgreSQL refused.
+update {schema}.events t
+set type = e.type, subject = e.subject, time = e.time, datacontenttype = e.datacontenttype,
+    dataschema = e.dataschema, data = e.data, data_bytes = decode(e.data_base64, 'base64'),
+    extensions = e.extensions::jsonb, status = 'stored', listener = %(listener)s, attempts = e.attempts,
+    stored_at = clock_timestamp()
+from rows from (
+    json_to_recordset(%(events)s) as (
+        source text, id text, type text, subject text, time timestamptz,
+        datacontenttype text, dataschema text, data jsonb, data_base64 text),
+    unnest(%(attempts)s::integer[], %(extensions)s::text[])
+) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64, attempts, extensions)
+where t.source = e.source and t.id = e.id
+
+-- name: note_replayed
+update {schema}.dead_letters set replayed_at = clock_timestamp() where source = %(source)s and id = %(id)s
+
+-- name: note_failed_replay
+-- The newest cause is what an operator needs to know.
+update {schema}.dead_letters d
+set error = %(error)s, trace = %(trace)s, attempts = d.attempts + 1
+from {schema}.events e
+where d.source = %(source)s and d.id = %(id)s and e.source = d.source and e.id = d.id and e.status = 'dead'
+
+-- name: mend_dead_letter
+update {schema}.dead_letters d
+set mended_data = %(data)s::jsonb
+from {schema}.events e
+where d.source = %(source)s and d.id = %(id)s and e.source = d.source and e.id = d.id and e.status = 'dead'
+
+-- name: list_dead_letters
+-- Newest first, behind the dead letter that ended the page before.
+select d.source, d.id, e.type, d.error, d.attempts, d.listener, d.died_at, d.mended_data is not null as mended
+from {schema}.dead_letters d join {schema}.events e using (source, id)
+where e.status = 'dead' and d.discarded_at is null
+    and (%(before_at)s::timestamptz is null
+         or (d.died_at, d.source, d.id) < (%(before_at)s, %(before_source)s::text, %(before_id)s::text))
+    and (%(type)s::text is null or e.type = %(type)s)
+    and (%(source)s::text is null or d.source = %(source)s)
+    and (%(id)s::text is null or d.id = %(id)s)
+    and (%(listener)s::text is null or d.listener = %(listener)s)
+    and (%(error)s::text is null or position(lower(%(error)s) in lower(d.error)) > 0)
+order by d.died_at desc, d.source desc, d.id desc
+limit %(limit)s
+
+-- name: get_dead_letter
+select d.source, d.id, e.type, d.error, d.attempts, d.listener, d.died_at, d.mended_data is not null as mended,
+    d.trace, d.raw, d.mended_data::text as mended_data
+from {schema}.dead_letters d join {schema}.events e using (source, id)
+where e.status = 'dead' and d.discarded_at is null and d.source = %(source)s and d.id = %(id)s
+
+-- name: list_gaps
+select journal, epoch, first, last, reason, noted_at from {schema}.gaps
+order by noted_at desc, journal, epoch, first limit 1000

@@ -1,0 +1,48 @@
+"""Where a stack's processes are: `stack.json` in its folder, as `oncecast up` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncecast.core.errors import ConfigError
+
+DEFAULT_DATA = Path(".oncecast")
+DEFAULT_PRODUCER = "http://localhost:8080"
+DEFAULT_LISTENER = "http://localhost:3001"
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """A process as the stack's file has it, then as it answered."""
+
+    name: str
+    pid: int | None = None
+    address: str | None = None
+    state: str = ""
+    health: dict[str, Any] | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it does what it is there for."""
+        return self.state in ("ok", "running")
+
+
+def entries(data: Path) -> list[Entry]:
+    """The processes of the stack in the folder `data`; none if there is no stack. Raises ConfigError."""
+    file = data / "stack.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Entry])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+
+
+def addresses(kind: str, given: str | None, data: Path) -> list[str]:
+    """Where to find a `producer` or `listener`: as given, else those of the stack, else the usual place."""
+    if given is not None:
+        return [given]
+    found = [e.address for e in entries(data) if e.name.startswith(kind) and e.address and e.state == "running"]
+    return found or [DEFAULT_PRODUCER if kind == "producer" else DEFAULT_LISTENER]

@@ -1,0 +1,85 @@
+"""Asking a listener or a producer on an operator's behalf: one request, its JSON answer, errors for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import msgspec
+
+from oncecast.client.address import authorization, is_loopback, shown
+from oncecast.client.errors import ProducerRefused
+from oncecast.core.errors import Unavailable
+
+CONNECT_DEADLINE_S = 5.0
+ANSWER_DEADLINE_S = 60.0
+
+
+class Refused(ProducerRefused):
+    """The other side refuses, and says why; `status` is that of HTTP."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Operator:
+    """Asks the first of `addresses` that can be reached, and then stays with it. A context manager."""
+
+    def __init__(self, addresses: Sequence[str], *, token: str | None = None) -> None:
+        self._left = [address.rstrip("/") for address in addresses]
+        self._client = httpx.Client(
+            headers=authorization(token), trust_env=not all(is_loopback(address) for address in addresses)
+        )
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    @property
+    def address(self) -> str:
+        """Who is asked, without any password."""
+        return shown(self._left[0])
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int | None] | None = None,
+        body: bytes | None = None,
+        deadline_s: float = ANSWER_DEADLINE_S,
+    ) -> Any:
+        """The decoded answer. Raises Refused with the reason given, Unavailable where there is no answer.
+
+        After Unavailable it is not known whether what was asked has been done.
+        """
+        timeout = httpx.Timeout(deadline_s, connect=CONNECT_DEADLINE_S)
+        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        headers = {"content-type": "application/json"} if body is not None else {}
+        while True:
+            try:
+                answer = self._client.request(
+                    method, self._left[0] + path, params=parameters, content=body, headers=headers, timeout=timeout
+                )
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if len(self._left) > 1:
+                    del self._left[0]
+                    continue
+                raise Unavailable(f"{self.address} cannot be reached: {error}") from None
+            except (httpx.RequestError, httpx.InvalidURL) as error:
+                raise Unavailable(f"{self.address} did not answer: {type(error).__name__} {error}".rstrip()) from None
+            return self._read(answer)
+
+    def _read(self, answer: httpx.Response) -> Any:
+        try:
+            content = msgspec.json.decode(answer.content)
+        except msgspec.MsgspecError:
+            content = None
+        if answer.is_success and content is not None:
+            return content
+        detail = content.get("detail") if isinstance(content, dict) else None
+        raise Refused(f"{self.address} refuses: {detail or f'HTTP {answer.status_code}'}", answer.status_code)

@@ -1,0 +1,92 @@
+"""The newest events that this listener has ended, in memory: what readers get while PostgreSQL is away."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from oncecast.core.event import Arrival
+from oncecast.core.ports import Outcome
+
+KEPT_EVENTS = 100
+KEPT_BYTES = 4 * 1024 * 1024
+
+
+class _Kept(msgspec.Struct, gc=False):
+    raw: msgspec.Raw
+    id: str
+    source: str
+    type: str
+    status: str
+    cursor: str
+    attempts: int
+    at_us: int
+    stored_at_s: float
+
+
+class Recent:
+    """Up to KEPT_EVENTS events and KEPT_BYTES."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._kept: deque[_Kept] = deque()
+        self._kept_bytes = 0
+
+    def keep(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
+        """These have ended; of a large batch only the last ones are worth the copy."""
+        now_s = time.time()
+        for arrival, outcome in zip(arrivals[-KEPT_EVENTS:], outcomes[-KEPT_EVENTS:], strict=True):
+            if outcome is not Outcome.STORED:
+                continue
+            status = "stored" if arrival.doom is None else "dead"
+            kept = _Kept(
+                arrival.raw.copy(),  # its frame shall not stay for its sake
+                arrival.id,
+                arrival.source,
+                arrival.type,
+                status,
+                arrival.cursor,
+                arrival.attempts,
+                arrival.at_us,
+                now_s,
+            )
+            self._kept.append(kept)
+            self._kept_bytes += len(kept.raw)
+        while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft().raw)
+
+    def newest(
+        self,
+        *,
+        limit: int,
+        type: str | None = None,
+        status: str | None = None,
+        source: str | None = None,
+        id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Up to `limit` of them, newest first, as `EventReader.newest` shows them; not those of other listeners."""
+        wanted = {"type": type, "status": status, "source": source, "id": id}
+        filters = [(name, value) for name, value in wanted.items() if value is not None]
+        found = (kept for kept in reversed(self._kept) if all(getattr(kept, n) == value for n, value in filters))
+        return [self._shown(kept) for kept, _ in zip(found, range(limit), strict=False)]
+
+    def _shown(self, kept: _Kept) -> dict[str, Any]:
+        return {
+            "event": kept.raw,
+            "status": kept.status,
+            "cursor": kept.cursor,
+            "listener": self._instance,
+            "attempts": kept.attempts,
+            "accepted_at": _rfc3339(kept.at_us / 1e6),
+            "stored_at": _rfc3339(kept.stored_at_s),
+            "mark": None,
+        }
+
+
+def _rfc3339(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,73 @@
+"""The replay station: a dead letter processed again, on an operator's word.
+
+The handlers run as for any event; what they write, and the row that turns from `dead` to `stored`, commit together
+under the row's lock. So twice asked is once done, and a replay that was cut short is as if never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from enum import Enum
+from typing import NamedTuple
+
+from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.facts import Observe, Replayed, ReplayFailed
+from oncecast.core.ports import DeadLetters, Transaction
+from oncecast.listener.handlers import Listener
+
+
+class Replay(Enum):
+    """What became of a replay."""
+
+    STORED = "stored"
+    FAILED = "failed"
+    """As dead as before, with the newest cause."""
+    NOT_DEAD = "not_dead"
+    """There is no such dead letter: it never was one, or has been replayed."""
+    UNKNOWN = "unknown"
+    """No answer, or another replay of it under way: asking again is safe."""
+
+
+class ReplayResult(NamedTuple):
+    """What became of a replay, and why."""
+
+    outcome: Replay
+    error: str | None = None
+
+
+class Replays:
+    """Replays dead letters with the handlers of `app`, one at a time: operators' work delays nobody's."""
+
+    def __init__(self, app: Listener, letters: DeadLetters, *, handler_timeout_s: float, observe: Observe) -> None:
+        self._app = app
+        self._letters = letters
+        self._handler_timeout_s = handler_timeout_s
+        self._observe = observe
+        self._one_at_a_time = asyncio.Lock()
+
+    async def replay(self, source: str, id: str) -> ReplayResult:
+        """Replay one dead letter. Raises nothing but cancellation."""
+        async with self._one_at_a_time:
+            try:
+                stored = await self._letters.replay(source, id, self._handle)
+            except (Unavailable, RowLocked) as error:
+                return ReplayResult(Replay.UNKNOWN, str(error))
+            except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
+                return await self._failed(source, id, error)
+        if stored:
+            self._observe(Replayed(id))
+            return ReplayResult(Replay.STORED)
+        return ReplayResult(Replay.NOT_DEAD, "there is no dead letter with this source and id")
+
+    async def _handle(self, arrival: Arrival, tx: Transaction) -> None:
+        if self._app.concerns(arrival.type):
+            await self._app.handle(arrival, tx, timeout_s=self._handler_timeout_s)
+
+    async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
+        reason = f"{type(error).__name__}: {error}"
+        self._observe(ReplayFailed(id, reason))
+        with contextlib.suppress(Unavailable, RowLocked):  # then its earlier cause stays
+            await self._letters.note_failure(source, id, error)
+        return ReplayResult(Replay.FAILED, reason)

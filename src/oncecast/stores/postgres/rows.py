@@ -1,0 +1,89 @@
+"""Arrivals as parameters of statements: a batch's events travel as one JSON text, undecoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.adapt import Dumper
+
+from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival
+
+_JSON_OID = 114
+
+
+class Json(bytes):
+    """JSON text that goes to PostgreSQL as it is."""
+
+
+class _JsonDumper(Dumper):
+    oid = _JSON_OID
+
+    def dump(self, obj: Json) -> bytes:
+        return bytes(obj)
+
+
+psycopg.adapters.register_dumper(Json, _JsonDumper)
+
+
+class _Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event without extensions: decoding a batch as these tells cheaply whether it has any."""
+
+    id: str
+    source: str
+    type: str
+    specversion: str
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: str | None = None
+
+
+_decode_known = msgspec.json.Decoder(list[_Known]).decode
+_decode_members = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_NOT_EXTENSIONS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
+
+
+def rows_of(arrivals: Sequence[Arrival], listener: str) -> dict[str, Any]:
+    """The parameters of `insert`."""
+    events = json_array(arrivals)
+    return {
+        "events": events,
+        "offsets": [a.offset for a in arrivals],
+        "attempts": [a.attempts for a in arrivals],
+        "at_us": [a.at_us for a in arrivals],
+        "extensions": _extensions(events),
+        "journal": arrivals[0].journal,
+        "epoch": arrivals[0].epoch,
+        "listener": listener,
+    }
+
+
+def json_array(arrivals: Sequence[Arrival]) -> Json:
+    """The events as one JSON array."""
+    return Json(b"[" + b",".join([a.raw for a in arrivals]) + b"]")
+
+
+def _extensions(events: bytes) -> list[str | None]:
+    """Each event's extension attributes as a JSON object, or nothing where no event of the batch has any."""
+    try:
+        _decode_known(events)
+    except msgspec.ValidationError:
+        return [_extensions_of(members) for members in _decode_members(events)]
+    return []
+
+
+def _extensions_of(members: dict[str, msgspec.Raw]) -> str | None:
+    extensions = {
+        name: value for name, value in members.items() if name not in _NOT_EXTENSIONS and bytes(value) != b"null"
+    }
+    return msgspec.json.encode(extensions).decode() if extensions else None
+
+
+def storable(text: str) -> str:
+    """Text that PostgreSQL can hold, of bounded length."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:20_000]

@@ -1,0 +1,67 @@
+"""What runs between `begin` and `commit` for one event: users' code on a facade, and the end that it deserves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import psycopg
+
+from oncecast.core.errors import AttemptFailed
+from oncecast.core.ports import Transaction
+from oncecast.stores.postgres.database import Connection
+from oncecast.stores.postgres.errors import of_handler
+from oncecast.stores.postgres.transaction import HandlerTransaction
+
+Work = Callable[[Transaction], Awaitable[None]]
+_IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+
+
+async def finish(connection: Connection, work: Work, deadline_s: float) -> Exception | None:
+    """Run `work` in the open transaction, then commit; or roll back, and return the error that it was."""
+    failure: Exception | None = None
+    facade = HandlerTransaction(connection)
+    try:
+        await work(facade)
+    except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
+        failure = error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            facade.close()  # the connection is closed on the way out
+            raise
+        failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
+    async with asyncio.timeout(deadline_s):
+        await facade.end()
+    broken = connection.broken
+    if failure is None:
+        await commit(connection, deadline_s)
+        return None
+    await _roll_back(connection, failure, deadline_s)
+    translated = of_handler(failure, connection_broken=broken)
+    if translated is not failure:
+        translated.__cause__ = failure
+    return translated
+
+
+async def commit(connection: Connection, deadline_s: float) -> None:
+    """COMMIT, and believe it only if PostgreSQL says so.
+
+    Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
+    """
+    async with asyncio.timeout(deadline_s):
+        cursor = await connection.execute("commit")
+    if cursor.statusmessage != "COMMIT":
+        raise AttemptFailed(
+            "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
+            " use 'async with tx.savepoint()' for errors that it means to survive"
+        )
+
+
+async def _roll_back(connection: Connection, failure: Exception, deadline_s: float) -> None:
+    """Leave the connection as it was; one whose handler ran out of time is closed, never used again."""
+    if isinstance(failure, TimeoutError) or connection.pgconn.transaction_status not in _IN_TRANSACTION:
+        await connection.close()
+        return
+    async with asyncio.timeout(deadline_s):
+        await connection.execute("rollback")

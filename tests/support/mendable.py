@@ -1,0 +1,16 @@
+"""An application whose orders fail for as long as their article is spelled wrong."""
+
+from oncecast import Event, Listener, Transaction
+
+app = Listener("oncecast")
+
+
+@app.on("order")
+async def reserve(event: Event, tx: Transaction) -> None:
+    await tx.execute("create table if not exists public.reserved (id text primary key, count integer not null)")
+    if event.data["sku"] != "tea":
+        raise KeyError(event.data["sku"])
+    await tx.execute(
+        "insert into public.reserved values (%s, 1) on conflict (id) do update set count = public.reserved.count + 1",
+        (event.id,),
+    )
