@@ -25,6 +25,7 @@ from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.demonstration import demonstration
 from oncecast.listener.handlers import Listener
 from oncecast.listener.letters_api import letters_routes
+from oncecast.listener.relayed import Relayed
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import log_facts
 from oncecast.observe.metrics import Metrics, all_of
@@ -98,8 +99,11 @@ async def _listen(
         letters = PostgresLetters(database)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
-        service = ListenerService(app, leases, PostgresEvents(database), letters, letter_log, settings, observe)
-        face = listener_app(
+        relayed = Relayed()
+        service = ListenerService(
+            app, leases, PostgresEvents(database), letters, letter_log, settings, relayed.answer, observe
+        )
+        face = relayed.app = listener_app(
             EventReader(database),
             service.recent,
             letters_routes(letters, service.replays, standing_by=lambda: None),

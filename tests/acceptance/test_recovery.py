@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,57 @@ async def test_one_event_is_found_by_its_id_and_by_its_source_where_several_have
         found = (await client.get("/api/events/a%2Fb", params={"source": "/y"})).json()
         assert (found["event"]["source"], found["status"], found["stale"]) == ("/y", "stored", False)
         assert (await client.get("/api/events/none")).status_code == 404
+
+
+async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stack_of: StackOf) -> None:
+    async with (
+        stack_of(environment=FAILING) as stack,
+        Publisher(stack.publish_url) as publisher,
+        httpx.AsyncClient(base_url=stack.publish_url, timeout=30) as client,
+    ):
+        await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="a/ü?b"))
+        await dead_letters(stack, 1)
+        await stack.kill("listener-a")
+        path = "/api/dead-letters/a%2F%C3%BC%3Fb"
+        [listed] = (await client.get("/api/dead-letters", params={"limit": 5, "error": "sent to fail"})).json()[
+            "dead_letters"
+        ]
+        assert listed["id"] == "a/ü?b"
+        assert (await client.get(path)).json()["event"]["data"] == {"fails": True}
+        assert (await client.put(path, content=b'{"fails": false}')).json()["mended_data"] == {"fails": False}
+        body = {"events": [{"id": "a/ü?b"}]}
+        answer = await client.post("/api/dead-letters/replay", json=body)
+        assert [result["outcome"] for result in answer.json()["results"]] == ["stored"]
+        missing = await client.get(path)
+        assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
+        assert (await client.get("/api/dead-letters", params={"limit": "x"})).status_code == 400
+        assert (await client.get("/api/dead-letters", params={"group": "other"})).status_code == 503
+        assert (await client.get("/api/dead-letters/../events")).status_code == 404
+        await stack.kill("listener-b")
+
+        async def nobody_is_left() -> bool:
+            return (await client.get("/api/dead-letters")).status_code == 503
+
+        await until(nobody_is_left)
+
+
+async def test_a_listener_that_is_killed_while_it_is_asked_is_said_not_to_have_answered(stack_of: StackOf) -> None:
+    app = {"app": "tests.support.counting:app", "app_dir": Path(__file__).parents[2]}
+    async with (
+        stack_of(
+            **app, listeners=1, environment={**FAILING, "HANDLER_TIMEOUT": "1s", "EVENT_ATTEMPTS": "1"}
+        ) as stack,
+        Publisher(stack.publish_url) as publisher,
+        httpx.AsyncClient(base_url=stack.publish_url, timeout=30) as client,
+    ):
+        await publisher.publish(Event.new("slow", {"seconds": 60}, id="slow"))
+        await dead_letters(stack, 1)
+        listener = stack.processes["listener-a"]
+        assert listener.pid is not None
+        os.kill(listener.pid, signal.SIGSTOP)
+        asked = asyncio.create_task(client.post("/api/dead-letters/replay", json={"events": [{"id": "slow"}]}))
+        done, _ = await asyncio.wait([asked], timeout=0.5)
+        assert not done
+        await stack.kill("listener-a")
+        assert (await asked).status_code == 504
+        assert await rows(stack, "select status from oncecast.events where id = 'slow'") == [("dead",)]

@@ -2,7 +2,8 @@
 
 JSON text frames, each an object with a `verb`. The server opens with `welcome`; the client answers `resume`;
 the server then sends `events` frames for as long as the client's credit lasts; the client gives `credit` back
-and makes its `report`. Unknown fields are ignored, so that either side may learn to say more.
+and makes its `report`. Beside that the server may `ask` what an operator wants to know, and the client gives its
+`answer`. Unknown fields are ignored, so that either side may learn to say more.
 """
 
 from __future__ import annotations
@@ -105,8 +106,26 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     database: str = "ready"
 
 
-ServerFrame = Welcome | Events
-ClientFrame = Resume | Credit | Report
+class Ask(msgspec.Struct, tag="ask", tag_field="verb", kw_only=True):
+    """What an operator asks of the group: a request to the listener's own API. The answer repeats the `id`."""
+
+    id: int
+    method: str
+    path: str
+    query: str = ""
+    body: str = ""
+
+
+class Answer(msgspec.Struct, tag="answer", tag_field="verb", kw_only=True):
+    """The listener's answer: a status as in HTTP, and the body's JSON."""
+
+    id: int
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)]
+    body: str
+
+
+ServerFrame = Welcome | Events | Ask
+ClientFrame = Resume | Credit | Report | Answer
 
 decode_server_frame = msgspec.json.Decoder(ServerFrame).decode
 decode_client_frame = msgspec.json.Decoder(ClientFrame).decode

@@ -23,10 +23,13 @@ from oncecast.core.retry import backoff
 from oncecast.core.wire import (
     SUBPROTOCOL,
     VERSION,
+    Answer,
+    Ask,
     Credit,
     Events,
     Report,
     Resume,
+    ServerFrame,
     Welcome,
     decode_server_frame,
     encode,
@@ -40,6 +43,7 @@ PING_INTERVAL_S = 5.0
 PING_DEADLINE_S = 10.0
 WRITE_DEADLINE_S = 10.0
 REPORT_INTERVAL_S = 1.0
+ASKED_MAX = 100
 FRAME_LIMIT_BYTES = 64 * 1024 * 1024
 """No frame of a sane producer is larger: one event of its largest size, or FRAME_MAX_BYTES."""
 
@@ -53,7 +57,8 @@ class ProducerError(Exception):
 class Feed:
     """Brings the events of the producer at `url` to `receive(arrivals)`.
 
-    `window_bytes` is the credit it works with. `report()` makes the report of the moment.
+    `window_bytes` is the credit it works with. `report()` makes the report of the moment, `answer(ask)` the answer
+    to what an operator asks through the producer.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Feed:
         ready: Callable[[], Awaitable[None]],
         receive: Callable[[list[Arrival]], None],
         report: Callable[[], Report],
+        answer: Callable[[Ask], Awaitable[Answer]],
         observe: Observe,
     ) -> None:
         self.url = url
@@ -83,6 +89,7 @@ class Feed:
         self._ready = ready
         self._receive = receive
         self._report = report
+        self._answer = answer
         self._observe = observe
         self.used_bytes = 0
         """What is held of this producer's events."""
@@ -144,18 +151,22 @@ class Feed:
             track = await self._resume(connection)
             self.connected = True
             self._observe(Connected(self.url, track.watermark.received))
+            asked: set[asyncio.Task[None]] = set()
             try:
                 async with asyncio.TaskGroup() as group:
-                    reader = group.create_task(self._read(connection, track))
+                    reader = group.create_task(self._read(connection, track, group, asked))
                     others = [
                         group.create_task(self._give_credit(connection)),
                         group.create_task(self._make_reports(connection)),
                         group.create_task(self._watch_for_reread(reader)),
                     ]
                     await asyncio.wait([reader])
-                    for task in others:
+                    for task in (*others, *asked):
                         task.cancel()
             except BaseExceptionGroup as errors:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # 3.11 forgets it where a child fails in the same turn
+                    raise asyncio.CancelledError from None
                 raise errors.exceptions[0] from None
 
     async def _resume(self, connection: ClientConnection) -> Track:
@@ -200,10 +211,19 @@ class Feed:
         self.track = fresh
         return fresh
 
-    async def _read(self, connection: ClientConnection, track: Track) -> None:
+    async def _read(
+        self, connection: ClientConnection, track: Track, group: asyncio.TaskGroup, asked: set[asyncio.Task[None]]
+    ) -> None:
         while True:
             text = await connection.recv(decode=False)
             frame = _decode(text)
+            if isinstance(frame, Ask):
+                if len(asked) >= ASKED_MAX:
+                    raise ProducerError(f"{self.url} asks without waiting for answers")
+                task = group.create_task(self._give_answer(connection, frame))
+                asked.add(task)
+                task.add_done_callback(asked.discard)
+                continue
             if not isinstance(frame, Events):
                 raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
             self.used_bytes += len(text)
@@ -235,6 +255,11 @@ class Feed:
                 async with asyncio.timeout(WRITE_DEADLINE_S):
                     await connection.send(encode(Credit(owed_bytes)).decode())
 
+    async def _give_answer(self, connection: ClientConnection, ask: Ask) -> None:
+        answer = await self._answer(ask)
+        async with asyncio.timeout(WRITE_DEADLINE_S):
+            await connection.send(encode(answer).decode())
+
     async def _make_reports(self, connection: ClientConnection) -> None:
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
@@ -249,9 +274,9 @@ class Feed:
         reader.cancel()
 
 
-def _decode(text: bytes) -> Welcome | Events:
+def _decode(text: bytes) -> ServerFrame:
     try:
-        frame: Welcome | Events = decode_server_frame(text)
+        frame: ServerFrame = decode_server_frame(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProducerError(f"the producer sent a frame that cannot be read: {error}") from error
     return frame

@@ -8,14 +8,14 @@ feed ─▶ enter ─▶ line: claim ─▶ attempt ─▶ settle ─▶ track �
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
 from oncecast.core.ports import Claims, DeadLetterLog, DeadLetters, EventStore, Leases
-from oncecast.core.wire import Report
+from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
 from oncecast.listener.cursor import CursorSaver
@@ -64,12 +64,14 @@ class ListenerService:
         letters: DeadLetters,
         letter_log: DeadLetterLog,
         settings: ListenerSettings,
+        answer: Callable[[Ask], Awaitable[Answer]],
         observe: Observe,
     ) -> None:
         self.tally = Tally(observe)
         self.settings = settings
         self._app = app
         self._leases = leases
+        self._answer = answer
         self._store = store
         self._draining = False
         self._paused = asyncio.Event()
@@ -130,6 +132,7 @@ class ListenerService:
             ready=self.database.wait,
             receive=self._receive,
             report=self.report,
+            answer=self._answer,
             observe=self._observe,
         )
 

@@ -26,6 +26,7 @@ from oncecast.http.problems import Problem, json_response, on_http_error, on_pro
 from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
 from oncecast.producer.listeners import ListenerHub
+from oncecast.producer.relay import Relay
 from oncecast.producer.ring import Ring
 from oncecast.producer.session import start_after
 
@@ -65,6 +66,7 @@ class Producer:
             request_max_bytes=settings.request_max_bytes,
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
+        self._relay = Relay(self._listeners)
         self._pages = self._routes()
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +85,7 @@ class Producer:
                 Route("/", self._page, methods=["GET"]),
                 Route(EVENTS, self._get_events, methods=["GET", "POST"]),
                 Route("/api/status", self._status, methods=["GET"]),
+                *self._relay.routes(),
                 Route("/health", self._health, methods=["GET"]),
                 Route("/livez", self._live, methods=["GET"]),
                 Route("/readyz", self._live, methods=["GET"]),

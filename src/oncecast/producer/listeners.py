@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -15,6 +15,9 @@ from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
 from oncecast.core.ports import Journal
 from oncecast.core.wire import (
     SUBPROTOCOL,
+    Answer,
+    Ask,
+    ClientFrame,
     Credit,
     Report,
     Resume,
@@ -39,15 +42,42 @@ class Reopened(Exception):
     """The journal has an epoch that the reader has not been told; two readers must not name a place differently."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reader:
     """A connected listener, and what it last said of itself."""
 
+    socket: WebSocket
     instance: str
     group: str
     offset: int
-    report: Report
-    reported_at_s: float
+    report: Report = field(default_factory=Report)
+    reported_at_s: float = field(default_factory=time.monotonic)
+    _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Its answer; raises ConnectionError if it leaves before, or TimeoutError. The caller sets the deadline."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked[ask.id] = answer
+        try:
+            async with asyncio.timeout(SEND_DEADLINE_S):
+                await self.socket.send_text(encode(ask).decode())
+            return await answer
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise ConnectionError(str(error)) from None
+        finally:
+            del self._asked[ask.id]
+
+    def answered(self, answer: Answer) -> None:
+        """It has answered; nobody may be waiting any more."""
+        waiting = self._asked.get(answer.id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    def left(self) -> None:
+        """It is gone, with what it was asked."""
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError("the listener left"))
 
 
 class ListenerHub:
@@ -72,6 +102,7 @@ class ListenerHub:
                 await _Session(socket, self._journal, self._ring, reader, resume.credit).run()
             finally:
                 self.readers.remove(reader)
+                reader.left()
         except ProtocolError as error:
             reason = str(error)
             await close(socket, 1008, reason)
@@ -99,7 +130,7 @@ class ListenerHub:
             raise ProtocolError("the first frame must be a resume")
         check_credit(resume.credit)
         offset = self._start(resume.after)
-        return resume, Reader(resume.instance[:64], resume.group[:64], offset, Report(), time.monotonic())
+        return resume, Reader(socket, resume.instance[:64], resume.group[:64], offset)
 
     def _start(self, after: str | None) -> int:
         if after is None:
@@ -165,6 +196,8 @@ class _Session:
                 self._credited.set()
             elif isinstance(frame, Report):
                 self._reader.report, self._reader.reported_at_s = frame, time.monotonic()
+            elif isinstance(frame, Answer):
+                self._reader.answered(frame)
             else:
                 raise ProtocolError("a connection resumes once")
 
@@ -179,10 +212,10 @@ async def _receive_text(socket: WebSocket) -> str:
     return text
 
 
-def read_frame(text: str) -> Resume | Credit | Report:
+def read_frame(text: str) -> ClientFrame:
     """A client's frame; raises ProtocolError."""
     try:
-        frame: Resume | Credit | Report = decode_client_frame(text)
+        frame: ClientFrame = decode_client_frame(text)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"a frame that cannot be read: {error}") from None
     return frame

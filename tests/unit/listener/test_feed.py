@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, Disconnected, Fact
 from oncecast.core.ports import SavedCursor
-from oncecast.core.wire import Credit, Epoch, Report, Resume, Welcome, decode_client_frame, encode
+from oncecast.core.wire import Answer, Ask, Credit, Epoch, Report, Resume, Welcome, decode_client_frame, encode
 from oncecast.listener.feed import Feed
 from tests.support.arrivals import frame
 from tests.support.stacks import until
@@ -40,6 +40,7 @@ class Harness:
         self.facts: list[Fact] = []
         self.arrived: list[Arrival] = []
         self.store = Store()
+        self.may_answer = asyncio.Event()
         self.feed = Feed(
             url,
             instance="listener-a",
@@ -51,11 +52,16 @@ class Harness:
             ready=self._ready,
             receive=self.arrived.extend,
             report=Report,
+            answer=self._answer,
             observe=self.facts.append,
         )
 
     async def _ready(self) -> None:
         return
+
+    async def _answer(self, ask: Ask) -> Answer:
+        await self.may_answer.wait()
+        return Answer(id=ask.id, status=200, body=ask.path)
 
     def told(self, kind: type[Fact]) -> list[Any]:
         return [fact for fact in self.facts if isinstance(fact, kind)]
@@ -269,3 +275,56 @@ async def test_whoever_does_not_speak_the_protocol_is_told_plainly() -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert "oncecast.v1" in first.reason
+
+
+async def test_what_is_asked_is_answered_while_events_go_on_arriving() -> None:
+    answers: list[Answer] = []
+
+    async def script(connection: ServerConnection) -> None:
+        await greet(connection)
+        for id_ in (7, 8):
+            await connection.send(encode(Ask(id=id_, method="GET", path=f"/{id_}")).decode())
+        await connection.send(frame(1, "1").decode())
+        while len(answers) < 2:
+            reply = decode_client_frame(await connection.recv())
+            if isinstance(reply, Answer):
+                answers.append(reply)
+        await connection.wait_closed()
+
+    async with producer(script) as at:
+        assert await at.has_arrived(1) == ["1"]
+        assert not answers
+        at.may_answer.set()
+
+        async def answered() -> bool:
+            return len(answers) == 2
+
+        await until(answered)
+    assert sorted((answer.id, answer.body) for answer in answers) == [(7, "/7"), (8, "/8")]
+
+
+async def test_a_producer_that_asks_without_waiting_for_answers_is_left() -> None:
+    flood = [encode(Ask(id=n, method="GET", path="/")) for n in range(200)]
+    async with producer(sends(*flood)) as at:
+
+        async def told() -> bool:
+            return any("asks without waiting" in fact.reason for fact in at.told(Disconnected))
+
+        await until(told)
+
+
+async def test_a_feed_that_is_cancelled_ends_though_its_connection_breaks_in_the_same_turn() -> None:
+    async def hang_up(connection: ServerConnection) -> None:
+        await greet(connection)
+
+    async with producer(hang_up) as at:
+        for turns in range(150):
+            feed = asyncio.create_task(at.feed.run_for_ever())
+            before = len(at.told(Connected))
+            while len(at.told(Connected)) == before:
+                await asyncio.sleep(0)
+            for _ in range(turns % 30):
+                await asyncio.sleep(0)
+            feed.cancel()
+            done, _ = await asyncio.wait([feed], timeout=5)
+            assert done, f"cancelled {turns % 30} turns after it was connected"

@@ -1,0 +1,49 @@
+"""Answers what operators ask of the group through a producer's page: dead letters, by the listener's own API."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from starlette.types import ASGIApp
+
+from oncecast.core.wire import Answer, Ask
+from oncecast.http.problems import Problem
+from oncecast.listener.letters_api import PATH
+
+AT_A_TIME = 4
+ANSWER_MAX_BYTES = 1024 * 1024
+"""A producer takes frames of one event's size and a little more."""
+
+
+class Relayed:
+    """Answers `Ask`s with `app`, which is set once the listener's face is made; a few at a time."""
+
+    def __init__(self) -> None:
+        self.app: ASGIApp | None = None
+        self._places = asyncio.Semaphore(AT_A_TIME)
+
+    async def answer(self, ask: Ask) -> Answer:
+        """The answer of the API; only what is about dead letters is asked for others."""
+        if self.app is None or self._places.locked():
+            return _problem(ask, Problem(503, "this listener is busy; ask again in a moment"))
+        if ask.path != PATH and not ask.path.startswith(f"{PATH}/"):
+            return _problem(ask, Problem(404, "there is nothing here"))
+        async with self._places:
+            return await self._ask(self.app, ask)
+
+    async def _ask(self, app: ASGIApp, ask: Ask) -> Answer:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            try:
+                answer = await client.request(ask.method, f"{ask.path}?{ask.query}", content=ask.body.encode())
+                content = answer.content.decode()
+            except (httpx.InvalidURL, UnicodeError):
+                return _problem(ask, Problem(400, "this address cannot be read"))
+        if len(content) > ANSWER_MAX_BYTES // 4 and len(content.encode()) > ANSWER_MAX_BYTES:
+            return _problem(ask, Problem(502, "the answer is too large to be relayed; use a smaller limit"))
+        return Answer(id=ask.id, status=answer.status_code, body=content)
+
+
+def _problem(ask: Ask, problem: Problem) -> Answer:
+    return Answer(id=ask.id, status=problem.status, body=problem.body().decode())

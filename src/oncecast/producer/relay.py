@@ -1,0 +1,66 @@
+"""What operators ask of a group at the producer's door: relayed to one of its live listeners, and answered by it."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from oncecast.core.wire import Ask
+from oncecast.http.params import body
+from oncecast.http.problems import PROBLEM_TYPE, Problem
+from oncecast.producer.listeners import ListenerHub, Reader
+
+PATH = "/api/dead-letters"
+ANSWER_DEADLINE_S = 120.0
+RETRY_AFTER = {"Retry-After": "2"}
+
+
+class Relay:
+    """The routes under `/api/dead-letters`, answered by whoever is connected."""
+
+    def __init__(self, hub: ListenerHub) -> None:
+        self._hub = hub
+        self._ids = count(1)
+
+    def routes(self) -> list[Route]:
+        """For the producer's application."""
+        return [
+            Route(PATH, self._relay, methods=["GET"]),
+            Route(f"{PATH}/replay", self._relay, methods=["POST"]),
+            Route(f"{PATH}/{{id:path}}", self._relay, methods=["GET", "PUT"]),
+        ]
+
+    async def _relay(self, request: Request) -> Response:
+        reader = self._choose(request.query_params.get("group"))
+        try:
+            text = (await body(request)).decode()
+        except UnicodeDecodeError:
+            raise Problem(400, "the body is not UTF-8") from None
+        path = request.scope.get("raw_path", request.url.path.encode()).decode("latin-1")
+        ask = Ask(id=next(self._ids), method=request.method, path=path, query=request.url.query, body=text)
+        try:
+            async with asyncio.timeout(ANSWER_DEADLINE_S):
+                answer = await reader.ask(ask)
+        except (TimeoutError, ConnectionError):
+            reason = f"{reader.instance} did not answer: whether it was done is unknown; asking again is safe"
+            raise Problem(504, reason) from None
+        content_type = "application/json" if answer.status < 400 else PROBLEM_TYPE
+        headers = RETRY_AFTER if answer.status == 503 else None
+        return Response(answer.body, answer.status, headers, content_type)
+
+    def _choose(self, group: str | None) -> Reader:
+        """A live listener of `group`, or of the only one there is; raises Problem."""
+        readers = [reader for reader in self._hub.readers if reader.group and group in (None, reader.group)]
+        if not readers:
+            raise Problem(
+                503, f"no listener{f' of {group[:40]!r}' if group else ''} is connected", headers=RETRY_AFTER
+            )
+        if len({reader.group for reader in readers}) > 1:
+            raise Problem(400, "several groups listen: name one with ?group=")
+        return min(
+            readers, key=lambda r: (bool(r.report.standing_by), r.report.database != "ready", -r.reported_at_s)
+        )
