@@ -25,11 +25,13 @@ from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.demonstration import demonstration
 from oncecast.listener.handlers import Listener
 from oncecast.listener.letters_api import letters_routes
+from oncecast.listener.pruning_api import pruning_routes
 from oncecast.listener.relayed import Relayed
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import log_facts
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.dead_letter_file import DeadLetterFile
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
@@ -62,11 +64,21 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
                 event_max_bytes=config.event_max_bytes,
                 request_max_bytes=config.request_max_bytes,
                 ring_max_bytes=config.window_bytes,
+                retention=RetentionLimits(
+                    max_bytes=config.journal_max_bytes,
+                    max_age_s=config.journal_max_age,
+                    retain_for=config.retain_for,
+                    group_expires_s=config.group_expires,
+                ),
             )
             producer = Producer(journal, settings, metrics=metrics.text, observe=observe)
             metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
+            metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
             app = _guarded(producer.app, config)
-            await serve(app, listening, stop, ws_max_bytes=config.event_max_bytes + WS_MARGIN_BYTES)
+            async with asyncio.TaskGroup() as group:
+                retention = group.create_task(producer.retention.run_for_ever())
+                await serve(app, listening, stop, ws_max_bytes=config.event_max_bytes + WS_MARGIN_BYTES)
+                retention.cancel()
         finally:
             await journal.close()
 
@@ -96,17 +108,16 @@ async def _listen(
         if not await _prepare(database, config, observe, stop):
             await database.close()
             return
+        store = PostgresEvents(database)
         letters = PostgresLetters(database)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         relayed = Relayed()
-        service = ListenerService(
-            app, leases, PostgresEvents(database), letters, letter_log, settings, relayed.answer, observe
-        )
+        service = ListenerService(app, leases, store, letters, letter_log, settings, relayed.answer, observe)
         face = relayed.app = listener_app(
             EventReader(database),
             service.recent,
-            letters_routes(letters, service.replays, standing_by=lambda: None),
+            [*letters_routes(letters, service.replays, standing_by=lambda: None), *pruning_routes(store)],
             health=service.health,
             metrics=metrics.text,
         )
@@ -205,6 +216,8 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         reconnect_base_s=config.reconnect_base,
         reconnect_max_s=config.reconnect_max,
         drain_timeout_s=config.drain_timeout,
+        from_latest=config.start_from == "latest",
+        events_retention_s=config.events_retention,
     )
 
 

@@ -32,6 +32,15 @@ def duration_s(text: str) -> float:
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
+def duration_or_off(text: str) -> float | None:
+    """A duration above 0, or `off`."""
+    if text.strip().lower() == "off":
+        return None
+    if not duration_s(text):
+        raise ValueError("a duration such as 30d, or off")
+    return duration_s(text)
+
+
 def size_bytes(text: str) -> int:
     """`32 MiB`, `1GiB` or a bare number of bytes."""
     match = _SIZE.fullmatch(text.strip())
@@ -106,6 +115,11 @@ def group(text: str) -> str:
     return text
 
 
+def groups(text: str) -> tuple[str, ...]:
+    """Comma-separated names of groups."""
+    return tuple(group(name) for name in words(text))
+
+
 def instance(text: str) -> str:
     """A name for logs and lists."""
     if not _INSTANCE.fullmatch(text):
@@ -157,6 +171,12 @@ class ProducerConfig(Common):
     port: int = setting("8080", port, "page, HTTP and WebSocket")
     event_source: str = setting("/oncecast", text, "the source of bare events")
     journal_path: Path = setting("journal.db", file_path, "the journal's file")
+    journal_max_bytes: int = setting("10GiB", size_bytes, "what the journal may take up; then publishing is refused")
+    journal_max_age: float = setting("7d", duration_s, "events older than that go, once every group has them")
+    retain_for: tuple[str, ...] = setting(
+        "oncecast", groups, "groups that events are kept for before they first come"
+    )
+    group_expires: float = setting("7d", duration_s, "a group unseen for so long holds nothing back any more")
     window_bytes: int = setting("32MiB", size_bytes, "recent frames kept in memory for readers that are not behind")
     frame_max_bytes: int = setting("1MiB", size_bytes, "the largest frame of several events")
     event_max_bytes: int = setting("1MiB", size_bytes, "the largest event")
@@ -176,6 +196,12 @@ class ListenerConfig(Common):
         "postgres://localhost/oncecast", url_of("postgres", "postgresql"), "PostgreSQL 14 or newer", secret=True
     )
     listener_group: str = setting("oncecast", group, "who shares the work, and its schema; the application's name")
+    start_from: str = setting(
+        "earliest", one_of("earliest", "latest"), "where a group begins in a journal that it has never read"
+    )
+    events_retention: float | None = setting(
+        "off", duration_or_off, "how long rows are kept, below the saved cursors; dead letters stay"
+    )
     db_connect_attempts: int = setting("10", count, "tries to reach PostgreSQL at the start")
     db_connect_delay: float = setting("3s", duration_s, "between them")
     db_attempts: int = setting("3", count, "tries of an insert within one attempt")

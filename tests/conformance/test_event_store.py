@@ -520,3 +520,53 @@ async def test_commits_are_durable_whatever_the_servers_default(store: PostgresE
         assert row == {"setting": "on"}
 
     await store.process(arrival(1), work)
+
+
+async def test_a_gap_is_noted_with_its_bounds_together_with_the_cursor_that_passes_it(
+    store: PostgresEvents, sql: Any
+) -> None:
+    batch = [arrival(n) for n in range(1, 6)]
+    await store.insert(batch)
+    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
+    later = [*EPOCHS, Epoch("e2", 9)]
+    assert await store.pass_gap(JOURNAL, later, first=20) == Cursor("e2", 19)
+    assert await values(sql, "select journal, epoch, first, last, reason from gaps") == [
+        (JOURNAL, "e1", 6, 19, "retention")
+    ]
+    saved = await store.load_cursor(JOURNAL)
+    assert saved is not None
+    assert saved.cursor == Cursor("e2", 19)
+    assert await store.pass_gap(JOURNAL, later, first=20) == Cursor("e2", 19), "twice is once"
+    assert await values(sql, "select count(*) from gaps") == [1]
+
+
+async def test_a_group_that_is_new_or_only_lags_sees_no_gap(store: PostgresEvents, sql: Any) -> None:
+    assert await store.pass_gap(JOURNAL, EPOCHS, first=20) is None
+    batch = [arrival(n) for n in range(1, 6)]
+    await store.insert(batch)
+    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
+    assert await store.pass_gap(JOURNAL, EPOCHS, first=6) == Cursor("e1", 5)
+    assert await values(sql, "select count(*) from gaps") == [0]
+
+
+async def test_a_group_without_a_cursor_can_begin_anywhere_and_one_that_has_it_stays(store: PostgresEvents) -> None:
+    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 41))
+    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 99))
+    saved = await store.load_cursor(JOURNAL)
+    assert saved is not None
+    assert saved.cursor == Cursor("e1", 41)
+
+
+async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_letters_stay(
+    store: PostgresEvents, sql: Any
+) -> None:
+    batch = [arrival(n) for n in range(1, 11)]
+    await store.insert(batch)
+    await store.bury(arrival(11), DataRefused("no"))
+    await store.insert([arrival(n, epoch="other") for n in range(12, 14)])
+    assert await store.count_prunable(older_than_s=0.0) == 0, "no cursor is saved"
+    await store.save_cursor(JOURNAL, EPOCHS, batch[:8], position=Cursor("e1", 0))
+    assert await store.count_prunable(older_than_s=3600.0) == 0
+    assert await store.count_prunable(older_than_s=0.0) == 8
+    assert [await store.prune(older_than_s=0.0, limit=5) for _ in range(3)] == [5, 3, 0]
+    assert await values(sql, 'select "offset" from events order by 1') == [9, 10, 11, 12, 13]

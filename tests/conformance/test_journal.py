@@ -11,7 +11,7 @@ import pytest
 
 from oncecast.core.errors import JournalCorrupt, StartError
 from oncecast.core.facts import Fact
-from oncecast.core.ports import Batch
+from oncecast.core.ports import Batch, KnownGroup
 from oncecast.journal import SqliteJournal
 from oncecast.journal.memory import Kept, MemoryJournal
 
@@ -204,3 +204,68 @@ async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(StartError, match="no journal"):
         await SqliteJournal.open(tmp_path / "other.db", observe=ignore)
+
+
+async def test_what_was_said_of_groups_is_known_after_a_restart(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    assert journal.groups == {}
+    await journal.keep_groups([KnownGroup("shop", 3), KnownGroup("audit", 0, unseen_s=2.5)])
+    await journal.keep_groups([KnownGroup("shop", 7, forgotten=True)])
+    known = {"shop": KnownGroup("shop", 7, forgotten=True), "audit": KnownGroup("audit", 0, unseen_s=2.5)}
+    assert journal.groups == known
+    journal = await open_journal()
+    assert journal.groups == known
+
+
+async def test_what_is_retired_is_gone_and_offsets_go_on_after_a_restart(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    for _ in range(5):
+        await journal.append(events(3))
+    await journal.retire(10, before_us=2**62, keep_bytes=2**62)
+    assert (journal.first, journal.last) == (10, 15), "the batch of 10 to 12 reaches beyond what may go"
+    assert [batch.first_offset for batch in await journal.read(0, 10**9)] == [10, 13]
+    journal = await open_journal()
+    assert (journal.first, journal.last) == (10, 15)
+    assert await journal.append(events(1)) == 16
+
+
+async def test_the_newest_batch_is_never_retired_for_offsets_go_on_from_it(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    for _ in range(3):
+        await journal.append(events(2))
+    await journal.retire(10**9, before_us=2**62, keep_bytes=0)
+    assert (journal.first, journal.last) == (5, 6)
+    journal = await open_journal()
+    assert (journal.first, journal.last) == (5, 6)
+
+
+async def test_only_what_is_old_or_too_much_is_retired(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    for _ in range(20):
+        await journal.append(events(1, size_bytes=900))
+    await journal.retire(10**9, before_us=0, keep_bytes=2**62)
+    assert journal.first == 1
+    before_bytes = journal.used_bytes
+    await journal.retire(10**9, before_us=0, keep_bytes=before_bytes - 3_000)
+    assert 3 <= journal.first <= 6, "about 3,000 bytes had to go"
+
+
+async def test_an_append_beside_retiring_is_neither_lost_nor_late(tmp_path: Path) -> None:
+    journal = await open_file(tmp_path)
+    for _ in range(50):
+        await asyncio.gather(*(journal.append(events(1)) for _ in range(50)))
+    *_, offset = await asyncio.gather(
+        journal.retire(2_000, before_us=2**62, keep_bytes=0), *(journal.append(events(1)) for _ in range(20))
+    )
+    assert journal.last == offset == 2_520
+    assert 1_900 <= journal.first <= 2_001
+    read = [batch async for batch in _all(journal, journal.first - 1)]
+    assert sum(batch.count for batch in read) == 2_521 - journal.first
+    await journal.close()
+
+
+async def _all(journal: SqliteJournal, after: int) -> AsyncIterator[Batch]:
+    while batches := await journal.read(after, 10_000):
+        for batch in batches:
+            yield batch
+            after = batch.last_offset

@@ -132,7 +132,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import letters, publish, stack, status
+    from oncecast.cli import letters, operate, publish, stack, status
 
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
         app.command(command, group="The embedded stack")
@@ -140,6 +140,9 @@ def _register() -> None:
     for command_of_events in (publish.send, publish.tail):
         app.command(command_of_events, group="Events")
     app.command(letters.app)
+    app.command(operate.groups)
+    app.command(operate.journal, group="Operations")
+    app.command(operate.prune, group="Operations")
 
 
 def main() -> None:

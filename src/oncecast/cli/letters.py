@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 from cyclopts import App, Parameter
 
 from oncecast.cli import output, stack_file
-from oncecast.cli.publish import secret
+from oncecast.cli.operate import Data, Json, Listener, operator
 from oncecast.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from oncecast.client.operator import Operator
 
 app = App(
     name="dead-letters", group="Operations", help="What was given up on: look at it, mend it, process it again."
@@ -25,11 +27,6 @@ PAGE_EVENTS = 100
 REPLAY_EVENTS = 10
 REPLAY_DEADLINE_S = 900.0
 
-Listener = Annotated[
-    str | None, Parameter(help="The listener to ask; by default one of the stack's, else http://localhost:3001.")
-]
-Data = Annotated[Path, Parameter(help="The folder of a stack that `oncecast up` started.")]
-Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
 Source = Annotated[str | None, Parameter(help="The event's source; needed where several sources have its id.")]
 Filter = Annotated[str | None, Parameter(show_default=False)]
 
@@ -59,8 +56,8 @@ def list_(
         How many at most.
     """
     filters = {"type": type, "source": source, "error": error}
-    with _operator(listener, data) as operator:
-        letters = [letter for letter, _ in zip(_letters(operator, filters), range(limit), strict=False)]
+    with operator("listener", listener, data) as asked:
+        letters = [letter for letter, _ in zip(_letters(asked, filters), range(limit), strict=False)]
     if output.wants_json(json):
         for letter in letters:
             output.json(letter)
@@ -89,8 +86,8 @@ def show(
     id
         The event's id.
     """
-    with _operator(listener, data) as operator:
-        letter = operator.ask("GET", _path(id), query={"source": source})
+    with operator("listener", listener, data) as asked:
+        letter = asked.ask("GET", _path(id), query={"source": source})
     if output.wants_json(json):
         output.json(letter)
         return
@@ -125,8 +122,8 @@ def edit(
         The event's id.
     """
     content = _content(data_)
-    with _operator(listener, stack) as operator:
-        letter = operator.ask("PUT", _path(id), query={"source": source}, body=content)
+    with operator("listener", listener, stack) as asked:
+        letter = asked.ask("PUT", _path(id), query={"source": source}, body=content)
     if output.wants_json(json):
         output.json(letter)
     else:
@@ -168,18 +165,18 @@ def replay(
         raise ConfigError("name the ids to replay, or say --all")
     if not all and (type or error):
         raise ConfigError("--type and --error choose among --all")
-    with _operator(listener, data) as operator:
+    with operator("listener", listener, data) as asked:
         if all:
-            chosen = list(_letters(operator, {"type": type, "source": source, "error": error}))
+            chosen = list(_letters(asked, {"type": type, "source": source, "error": error}))
         else:
             chosen = [{"id": id_, "source": source} for id_ in ids]
         if dry_run:
             return _tell_plan(chosen, as_json=output.wants_json(json))
-        results = _replay(operator, chosen)
+        results = _replay(asked, chosen)
     return _tell_results(results, as_json=output.wants_json(json))
 
 
-def _replay(operator: Any, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _replay(asked: Operator, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -189,7 +186,7 @@ def _replay(operator: Any, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]
         for begin in range(0, len(chosen), REPLAY_EVENTS):
             events = [{"id": x["id"], "source": x["source"]} for x in chosen[begin : begin + REPLAY_EVENTS]]
             body = msgspec.json.encode({"events": events})
-            results += operator.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)["results"]
+            results += asked.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)["results"]
             progress.update(task, completed=len(results))
     return results
 
@@ -219,27 +216,15 @@ def _tell_results(results: list[dict[str, Any]], *, as_json: bool) -> int:
     return 0 if stored == len(results) else 1
 
 
-def _letters(operator: Any, filters: dict[str, str | None]) -> Iterator[dict[str, Any]]:
+def _letters(asked: Operator, filters: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     """All dead letters, page by page: what dies or is replayed meanwhile disturbs no page."""
     mark: str | None = None
     while True:
-        answer = operator.ask("GET", PATH, query={**filters, "limit": PAGE_EVENTS, "after": mark})
+        answer = asked.ask("GET", PATH, query={**filters, "limit": PAGE_EVENTS, "after": mark})
         yield from answer["dead_letters"]
         mark = answer["next"]
         if mark is None:
             return
-
-
-@contextmanager
-def _operator(listener: str | None, data: Path) -> Iterator[Any]:
-    from oncecast.client.operator import Operator  # httpx takes a tenth of a second to import
-
-    try:
-        token = secret("ADMIN_TOKEN")
-    except OSError as error:
-        raise ConfigError(f"ADMIN_TOKEN_FILE: cannot read {error.filename!r}: {error.strerror}") from None
-    with Operator(stack_file.addresses("listener", listener, data), token=token) as operator:
-        yield operator
 
 
 def _path(id: str) -> str:

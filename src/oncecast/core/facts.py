@@ -73,6 +73,21 @@ class JournalFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalFilling(Fact):
+    """Events that `group` has not processed take up so much of what the journal may have."""
+
+    percent: int
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupExpired(Fact):
+    """No listener of the group was seen for so long: it holds nothing back any more."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class SubscriberJoined(Fact):
     """A reader connected: `kind` is `listener` or `client`."""
 
@@ -219,6 +234,29 @@ class CursorSaved(Fact):
 
     journal: str
     cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class GapNoted(Fact):
+    """The journal had let go of these offsets before the group had read them: noted in `gaps`, and passed."""
+
+    journal: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned(Fact):
+    """Rows older than they are to be kept are gone."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandingBy(Fact):
+    """This listener does not work, and why: events shall not end without their handler."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

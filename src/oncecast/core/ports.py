@@ -33,6 +33,19 @@ class Batch:
         return self.first_offset + self.count - 1
 
 
+@dataclass(frozen=True, slots=True)
+class KnownGroup:
+    """A group that reads the journal: up to `saved` PostgreSQL has all of its rows, in this journal's offsets.
+
+    `unseen_s` is for how long the producer ran without a listener of it. One that is `forgotten` holds nothing back.
+    """
+
+    name: str
+    saved: int
+    unseen_s: float = 0.0
+    forgotten: bool = False
+
+
 class Journal(Protocol):
     """A producer's durable log. Offsets are dense from 1."""
 
@@ -52,6 +65,14 @@ class Journal(Protocol):
     def last(self) -> int:
         """The newest offset on disk; `first - 1` while it is empty."""
 
+    @property
+    def used_bytes(self) -> int:
+        """What its events take up, about."""
+
+    @property
+    def groups(self) -> Mapping[str, KnownGroup]:
+        """The groups that it has been told of, by name."""
+
     async def append(self, events: Sequence[bytes]) -> int:
         """Write `events` (structured JSON each) and sync; returns the first's offset, the rest follow densely.
 
@@ -63,6 +84,16 @@ class Journal(Protocol):
         """Batches after offset `after`, in order, up to `max_bytes` but at least one if there is one.
 
         The first may begin at or before `after`. Raises JournalCorrupt naming the offsets.
+        """
+
+    async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
+        """Remember these, each instead of what was known by its name. Raises as `append` does."""
+
+    async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
+        """Let go of the oldest batches up to offset `upto`: those from before `before_us` (Unix time in µs), and
+        more of them while more than `keep_bytes` are used. The newest batch always stays.
+
+        Raises as `append` does; some may be gone then.
         """
 
     def on_commit(self, callback: Callable[[Sequence[Batch]], None]) -> None:
@@ -280,6 +311,22 @@ class EventStore(Protocol):
 
         `position` is the cursor that the caller knows to be saved. Skips when another listener is at it.
         """
+
+    async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
+        """Have a group that has no cursor in this journal begin after `at`."""
+
+    async def pass_gap(self, journal: str, epochs: Sequence[Epoch], *, first: int) -> Cursor | None:
+        """The journal can serve offsets from `first` on: note as a gap what lies between it and the group's cursor,
+        and move that over it, in one transaction; returns where it stands then.
+
+        None for a group without a cursor: it is new, and misses nothing. Raises RowLocked too.
+        """
+
+    async def prune(self, *, older_than_s: float, limit: int) -> int:
+        """Delete up to `limit` of the oldest stored rows that are that old and below the saved cursors; how many."""
+
+    async def count_prunable(self, *, older_than_s: float) -> int:
+        """How many rows `prune` would delete."""
 
     async def probe(self) -> None:
         """Write something on a fresh connection, to know that writes work again."""

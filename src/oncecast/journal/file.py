@@ -16,7 +16,7 @@ from zlib import crc32
 import apsw
 
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable, StartError
-from oncecast.core.ports import Batch
+from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import Epoch
 
 FORMAT = 1
@@ -30,6 +30,13 @@ create table batches (
 """
 
 
+_GROUPS = """
+create table if not exists groups (
+    name text primary key, saved integer not null, unseen_s real not null, forgotten integer not null)
+"""
+_RETIRE_MAX_BATCHES = 1_000
+
+
 class Extent(NamedTuple):
     """What a journal holds: its name, openings, and offsets (`last == first - 1` while it is empty)."""
 
@@ -37,6 +44,8 @@ class Extent(NamedTuple):
     epochs: list[Epoch]
     first: int
     last: int
+    used_bytes: int
+    groups: list[KnownGroup]
 
 
 def lock(path: Path) -> int:
@@ -82,9 +91,14 @@ def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
             raise StartError(f"the journal {path} has format {format_}; this release reads {FORMAT}")
         first, last = _bounds(connection)
         epochs = [Epoch(epoch, at) for at, epoch in connection.execute("select * from epochs order by rowid")]
+        connection.execute(_GROUPS)
+        groups = [
+            KnownGroup(name, saved, unseen_s, bool(forgotten))
+            for name, saved, unseen_s, forgotten in connection.execute("select * from groups")
+        ]
         new = Epoch(secrets.token_hex(8), last + 1)
         connection.execute("insert into epochs (first_offset, epoch) values (?, ?)", (new.first, new.epoch))
-    return Extent(name, [*epochs, new], first, last)
+    return Extent(name, [*epochs, new], first, last, used_bytes(connection), groups)
 
 
 def _empty_log(connection: apsw.Connection, path: Path) -> None:
@@ -118,6 +132,38 @@ def write(connection: apsw.Connection, batches: Sequence[Batch]) -> None:
         return
     with connection:
         connection.executemany(insert, rows)
+
+
+def used_bytes(connection: apsw.Connection) -> int:
+    """What is in use of the file; what was retired is used again before it grows."""
+    pages = int(connection.execute("pragma page_count").get) - int(connection.execute("pragma freelist_count").get)
+    return pages * int(connection.execute("pragma page_size").get)
+
+
+def keep_groups(connection: apsw.Connection, groups: Sequence[KnownGroup]) -> None:
+    """Remember these, in one durable transaction."""
+    rows = [(group.name, group.saved, group.unseen_s, group.forgotten) for group in groups]
+    with connection:
+        connection.executemany("insert or replace into groups values (?, ?, ?, ?)", rows)
+
+
+def retire(connection: apsw.Connection, upto: int, *, before_us: int, keep_bytes: int) -> tuple[int, int, bool]:
+    """Delete some of the oldest batches, see Journal; the first offset left, the bytes used, and whether to go on."""
+    surplus_bytes = used_bytes(connection) - keep_bytes
+    query = (
+        "select first_offset + count - 1, at, length(body) from batches"
+        " where first_offset < (select max(first_offset) from batches) order by first_offset limit ?"
+    )
+    last, count = 0, 0
+    for offset, at_us, size_bytes in connection.execute(query, (_RETIRE_MAX_BATCHES,)):
+        if offset > upto or (at_us >= before_us and surplus_bytes <= 0):
+            break
+        last, count = offset, count + 1
+        surplus_bytes -= size_bytes
+    if count:
+        connection.execute("delete from batches where first_offset <= ?", (last,))
+    first = connection.execute("select min(first_offset) from batches").get or 1
+    return first, used_bytes(connection), count == _RETIRE_MAX_BATCHES
 
 
 def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:

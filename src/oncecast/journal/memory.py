@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import time_ns
 
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.ports import Batch
+from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import Epoch
 from oncecast.journal.sqlite import divide
 
@@ -22,6 +22,7 @@ class Kept:
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     epochs: list[Epoch] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
+    groups: dict[str, KnownGroup] = field(default_factory=dict)
 
 
 class MemoryJournal:
@@ -48,12 +49,35 @@ class MemoryJournal:
     @property
     def first(self) -> int:
         """See Journal."""
-        return 1
+        return self._kept.batches[0].first_offset if self._kept.batches else 1
 
     @property
     def last(self) -> int:
         """See Journal."""
         return self._kept.batches[-1].last_offset if self._kept.batches else 0
+
+    @property
+    def used_bytes(self) -> int:
+        """See Journal."""
+        return sum(len(batch.body) for batch in self._kept.batches)
+
+    @property
+    def groups(self) -> Mapping[str, KnownGroup]:
+        """See Journal."""
+        return self._kept.groups
+
+    async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
+        """See Journal."""
+        self._kept.groups |= {group.name: group for group in groups}
+
+    async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
+        """See Journal."""
+        batches = self._kept.batches
+        surplus_bytes = self.used_bytes - keep_bytes
+        while len(batches) > 1 and batches[0].last_offset <= upto:
+            if batches[0].at_us >= before_us and surplus_bytes <= 0:
+                return
+            surplus_bytes -= len(batches.pop(0).body)
 
     async def append(self, events: Sequence[bytes]) -> int:
         """See Journal."""

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import apsw
 
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable
 from oncecast.core.facts import JournalFailed, JournalOpened, Observe
-from oncecast.core.ports import Batch
+from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import Epoch
 from oncecast.journal import file
 
@@ -36,6 +38,14 @@ class _Append:
     done: asyncio.Future[int]
 
 
+@dataclass(slots=True, eq=False)
+class _Job:
+    """Upkeep, done by the one who writes."""
+
+    run: Callable[[apsw.Connection], Any]
+    done: asyncio.Future[Any]
+
+
 class SqliteJournal:
     """The Journal of `core.ports` in the SQLite file at `path`. Made with `SqliteJournal.open`.
 
@@ -50,7 +60,7 @@ class SqliteJournal:
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[OnCommit] = []
-        self._appends: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._appends: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
         self._pending_bytes = 0
         self._closing = False
         self._failed_at_s: float | None = None
@@ -63,6 +73,8 @@ class SqliteJournal:
         self.epochs: list[Epoch] = []
         self.first = 1
         self.last = 0
+        self.used_bytes = 0
+        self.groups: dict[str, KnownGroup] = {}
 
     @classmethod
     async def open(cls, path: Path, *, frame_max_bytes: int = 1024 * 1024, observe: Observe) -> SqliteJournal:
@@ -104,6 +116,30 @@ class SqliteJournal:
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes)
+        except TimeoutError:
+            raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
+
+    async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
+        """See Journal."""
+        await self._do(partial(file.keep_groups, groups=groups))
+        self.groups |= {group.name: group for group in groups}
+
+    async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
+        """See Journal. A little at a time, so that appends do not wait for long."""
+        going_on = True
+        while going_on:
+            self.first, self.used_bytes, going_on = await self._do(
+                partial(file.retire, upto=upto, before_us=before_us, keep_bytes=keep_bytes)
+            )
+
+    async def _do(self, run: Callable[[apsw.Connection], Any]) -> Any:
+        if self._closing:
+            raise JournalUnavailable(f"the journal {self._path} is closed")
+        job = _Job(run, self._loop.create_future())
+        self._appends.put(job)
+        try:
+            async with asyncio.timeout(APPEND_DEADLINE_S):
+                return await job.done
         except TimeoutError:
             raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
 
@@ -154,41 +190,60 @@ class SqliteJournal:
     def _write_for_ever(self) -> None:
         stopping = False
         while not stopping:
-            group, stopping = self._gather()
-            if not group:
-                continue
-            try:
-                batches = self._commit(group)
-            except Exception as error:  # whatever it was: the outcome is unknown, so the file is checked first
-                self._give_up()
-                self._tell(self._refused, group, _translate(error, self._path))
-            else:
-                self._tell(self._committed, group, batches)
+            group, jobs, stopping = self._gather()
+            if group:
+                try:
+                    batches = self._commit(group)
+                except Exception as error:  # whatever it was: the outcome is unknown, so the file is checked first
+                    self._give_up()
+                    self._tell(self._refused, group, _translate(error, self._path))
+                else:
+                    self._tell(self._committed, group, batches)
+            for job in jobs:
+                self._run(job)
         if self._connection is not None:
             with contextlib.suppress(apsw.Error, OSError):  # every commit is on disk already
                 self._connection.close()
 
-    def _gather(self) -> tuple[list[_Append], bool]:
-        """Wait for an append, and take with it all that came meanwhile; whether to stop afterwards."""
+    def _gather(self) -> tuple[list[_Append], list[_Job], bool]:
+        """Wait for something to do, and take with it all that came meanwhile; whether to stop afterwards."""
         group: list[_Append] = []
-        append = self._appends.get()
-        while append is not None:
-            group.append(append)
+        jobs: list[_Job] = []
+        item = self._appends.get()
+        while item is not None:
+            if isinstance(item, _Append):
+                group.append(item)
+            else:
+                jobs.append(item)
             try:
-                append = self._appends.get_nowait()
+                item = self._appends.get_nowait()
             except queue.Empty:
-                return group, False
-        return group, True
+                return group, jobs, False
+        return group, jobs, True
 
-    def _commit(self, group: list[_Append]) -> list[Batch]:
+    def _run(self, job: _Job) -> None:
+        try:
+            result = job.run(self._checked())
+        except Exception as error:  # as after a commit
+            self._give_up()
+            self._tell(_fail, job.done, _translate(error, self._path))
+        else:
+            self._tell(_succeed, job.done, result)
+
+    def _checked(self) -> apsw.Connection:
+        """The connection; after a failure it is made anew, and the file checked."""
         if self._connection is None:
             if self._failed_at_s is not None and time.monotonic() - self._failed_at_s < REOPEN_INTERVAL_S:
                 raise JournalUnavailable(f"the journal {self._path} failed and is being checked")
             self._open()
         assert self._connection is not None  # noqa: S101 - _open made it
+        return self._connection
+
+    def _commit(self, group: list[_Append]) -> list[Batch]:
+        connection = self._checked()
         events = [event for append in group for event in append.events]
         batches = divide(events, self._written + 1, time.time_ns() // 1000, self._frame_max_bytes)
-        file.write(self._connection, batches)
+        file.write(connection, batches)
         self._written = batches[-1].last_offset
         return batches
 
@@ -222,16 +277,17 @@ class SqliteJournal:
     # --- back on the loop ----------------------------------------------------------------------------------
 
     def _opened(self, extent: file.Extent) -> None:
-        self.name, self.epochs, self.first, self.last = extent
+        self.name, self.epochs, self.first, self.last, self.used_bytes, groups = extent
+        self.groups = {group.name: group for group in groups}
         self._observe(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
 
     def _committed(self, group: list[_Append], batches: list[Batch]) -> None:
         offset = batches[0].first_offset
         self.last = batches[-1].last_offset
+        self.used_bytes += sum(len(batch.body) for batch in batches)
         for append in group:
             self._pending_bytes -= append.size_bytes
-            if not append.done.done():
-                append.done.set_result(offset)
+            _succeed(append.done, offset)
             offset += len(append.events)
         for callback in self._callbacks:
             callback(batches)
@@ -240,8 +296,17 @@ class SqliteJournal:
         self._observe(JournalFailed(str(error)))
         for append in group:
             self._pending_bytes -= append.size_bytes
-            if not append.done.done():
-                append.done.set_exception(error)
+            _fail(append.done, error)
+
+
+def _succeed(done: asyncio.Future[Any], result: object) -> None:
+    if not done.done():  # whoever waited may have given up
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)
 
 
 def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[Batch]:

@@ -15,9 +15,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
-from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
-from oncecast.core.facts import Connected, Disconnected, Observe, Received, Reconnecting
+from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.facts import Connected, Disconnected, GapNoted, Observe, Received, Reconnecting
 from oncecast.core.ports import EventStore
 from oncecast.core.retry import backoff
 from oncecast.core.wire import (
@@ -33,6 +33,7 @@ from oncecast.core.wire import (
     Welcome,
     decode_server_frame,
     encode,
+    epoch_of,
     resume_after,
 )
 from oncecast.listener.track import Track
@@ -70,6 +71,7 @@ class Feed:
         window_bytes: int,
         reconnect_base_s: float,
         reconnect_max_s: float,
+        from_latest: bool,
         store: EventStore,
         ready: Callable[[], Awaitable[None]],
         receive: Callable[[list[Arrival]], None],
@@ -85,6 +87,7 @@ class Feed:
         self._window_bytes = window_bytes
         self._reconnect_base_s = reconnect_base_s
         self._reconnect_max_s = reconnect_max_s
+        self._from_latest = from_latest
         self._store = store
         self._ready = ready
         self._receive = receive
@@ -114,7 +117,7 @@ class Feed:
                 reason = f"{type(error).__name__}: {error}"
             except ProducerError as error:
                 reason = str(error)
-            except Unavailable as error:
+            except (Unavailable, RowLocked) as error:
                 reason = str(error)
             else:
                 reason = "rows are read again"
@@ -164,8 +167,8 @@ class Feed:
                     for task in (*others, *asked):
                         task.cancel()
             except BaseExceptionGroup as errors:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():  # 3.11 forgets it where a child fails in the same turn
+                ours = asyncio.current_task()
+                if ours is not None and ours.cancelling():  # 3.11 forgets it where a child fails in the same turn
                     raise asyncio.CancelledError from None
                 raise errors.exceptions[0] from None
 
@@ -195,21 +198,39 @@ class Feed:
         track = self.track
         if track is not None and track.journal == welcome.journal and not track.abandoned:
             received = track.watermark.received
-            if resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received:
+            goes_on = resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received
+            if goes_on and received + 1 >= welcome.first:
                 track.epochs = list(welcome.epochs)
                 return track
         if track is not None:
             track.abandoned = True
         self._anew.clear()
         await self._ready()
-        saved = await self._store.load_cursor(welcome.journal)
-        after = resume_after(saved.cursor, saved.epochs, welcome.epochs) if saved else 0
+        after = await self._saved_offset(welcome)
         self.used_bytes = 0
         fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
         if track is not None and track.journal == welcome.journal:
             fresh.distrusted_to = track.watermark.received
         self.track = fresh
         return fresh
+
+    async def _saved_offset(self, welcome: Welcome) -> int:
+        """Where the group is in this journal; what it can never read is noted, and passed."""
+        journal, epochs = welcome.journal, welcome.epochs
+        saved = await self._store.load_cursor(journal)
+        if saved is None:
+            if not self._from_latest:
+                return 0
+            end = Cursor(epoch_of(epochs, max(1, welcome.last)), welcome.last)
+            await self._store.begin_cursor(journal, epochs, end)
+            saved = await self._store.load_cursor(journal)
+        after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
+        if after + 1 < welcome.first:
+            passed = await self._store.pass_gap(journal, epochs, first=welcome.first)
+            if passed is not None and passed.offset > after:
+                self._observe(GapNoted(journal, after + 1, passed.offset))
+                after = passed.offset
+        return after
 
     async def _read(
         self, connection: ClientConnection, track: Track, group: asyncio.TaskGroup, asked: set[asyncio.Task[None]]

@@ -24,6 +24,7 @@ from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.pruning import Pruner
 from oncecast.listener.recent import Recent
 from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
@@ -51,6 +52,9 @@ class ListenerSettings:
     reconnect_base_s: float = 1.0
     reconnect_max_s: float = 30.0
     drain_timeout_s: float = 10.0
+    from_latest: bool = False
+    """Whether a group that has never read a journal begins at its end."""
+    events_retention_s: float | None = None
 
 
 class ListenerService:
@@ -103,6 +107,7 @@ class ListenerService:
         self._filer = DeadLetterFiler(
             store, letter_log, self.database, instance=settings.instance, observe=self._observe
         )
+        self._pruner = Pruner(store, self.database, keep_s=settings.events_retention_s, observe=self._observe)
         self.replays = Replays(
             app, letters, handler_timeout_s=settings.attempts.handler_timeout_s, observe=self._observe
         )
@@ -128,6 +133,7 @@ class ListenerService:
             window_bytes=settings.window_bytes // len(settings.producer_urls),
             reconnect_base_s=settings.reconnect_base_s,
             reconnect_max_s=settings.reconnect_max_s,
+            from_latest=settings.from_latest,
             store=self._store,
             ready=self.database.wait,
             receive=self._receive,
@@ -199,6 +205,7 @@ class ListenerService:
                         self.settlement.mark_for_ever(),
                         self._cursors.save_for_ever(),
                         self._filer.file_for_ever(),
+                        self._pruner.prune_for_ever(),
                         self._renew_for_ever(),
                         self._hand_back_for_ever(),
                     )

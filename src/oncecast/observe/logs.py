@@ -27,6 +27,10 @@ _WARNING = (
     facts.Conflicts,
     facts.Rescued,
     facts.Refused,
+    facts.JournalFilling,
+    facts.GroupExpired,
+    facts.GapNoted,
+    facts.StandingBy,
 )
 
 
@@ -94,6 +98,20 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.StartFailed():
             wait = f"trying again in {fact.delay_s:g} s, retries left: {fact.retries_left}"
             return [f"❌ Cannot start {at} yet: {fact.error}; {wait}"]
+        case facts.JournalFilling():
+            told = "'oncecast groups list' tells more"
+            return [
+                f"⚠️ Journal of {at} is {fact.percent} % full of events that {fact.group} has not processed; {told}"
+            ]
+        case facts.GroupExpired():
+            return [f"⚠️ Group {fact.group} was not seen for so long that {at} keeps no events for it any more"]
+        case facts.GapNoted():
+            gone = f"{fact.first} to {fact.last} of journal {fact.journal}"
+            return [f"⚠️ Events {gone} were gone before {at} could read them"]
+        case facts.Pruned():
+            return [f"· Pruned {fact.count} old events in {at}"]
+        case facts.StandingBy():
+            return [f"⏸️ Standing by in {at}: {fact.reason}"]
         case facts.Connected():
             return [f"✅ Connected to producer in {at}"]
         case facts.Disconnected():

@@ -56,6 +56,8 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.FilingFailed: ("oncecast_filing_failures_total", "Times that the file of dead letters failed."),
     facts.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
     facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays that failed again."),
+    facts.Pruned: ("oncecast_pruned_total", "Rows deleted for their age."),
+    facts.GapNoted: ("oncecast_gaps_total", "Stretches of a journal that were gone before they were read."),
     facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
     facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
 }

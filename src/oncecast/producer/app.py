@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -27,6 +27,7 @@ from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
 from oncecast.producer.listeners import ListenerHub
 from oncecast.producer.relay import Relay
+from oncecast.producer.retention import Retention, RetentionLimits
 from oncecast.producer.ring import Ring
 from oncecast.producer.session import start_after
 
@@ -45,6 +46,7 @@ class ProducerSettings:
     event_max_bytes: int = 1024 * 1024
     request_max_bytes: int = 16 * 1024 * 1024
     ring_max_bytes: int = 32 * 1024 * 1024
+    retention: RetentionLimits = field(default_factory=RetentionLimits)
 
 
 class Producer:
@@ -58,12 +60,14 @@ class Producer:
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
         self._listeners = ListenerHub(journal, self._ring, observe)
+        self.retention = Retention(journal, self._listeners, settings.retention, observe)
         self._intake = Intake(
             journal,
             observe,
             source=settings.source,
             event_max_bytes=settings.event_max_bytes,
             request_max_bytes=settings.request_max_bytes,
+            check_room=self.retention.check_room,
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
         self._relay = Relay(self._listeners)
@@ -85,6 +89,9 @@ class Producer:
                 Route("/", self._page, methods=["GET"]),
                 Route(EVENTS, self._get_events, methods=["GET", "POST"]),
                 Route("/api/status", self._status, methods=["GET"]),
+                Route("/api/journal", self._journal_status, methods=["GET"]),
+                Route("/api/groups", self._groups, methods=["GET"]),
+                Route("/api/groups/{name}", self._forget, methods=["DELETE"]),
                 *self._relay.routes(),
                 Route("/health", self._health, methods=["GET"]),
                 Route("/livez", self._live, methods=["GET"]),
@@ -132,22 +139,30 @@ class Producer:
 
     def status(self) -> dict[str, Any]:
         """What `/health` and the page show."""
-        journal = self._journal
         return {
             "status": "ok",
             "instance": self._settings.instance,
-            "journal": {
-                "name": journal.name,
-                "epoch": journal.epochs[-1].epoch,
-                "first": journal.first,
-                "last": journal.last,
-            },
+            "journal": self.retention.journal_status(),
             "subscribers": self._clients.count,
             "listeners": self._listeners.status(),
         }
 
     async def _status(self, _request: Request) -> Response:
         return json_response(self.status())
+
+    async def _journal_status(self, _request: Request) -> Response:
+        return json_response(self.retention.journal_status())
+
+    async def _groups(self, _request: Request) -> Response:
+        return json_response({"groups": self.retention.groups_status()})
+
+    async def _forget(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        try:
+            await self.retention.forget(name)
+        except JournalUnavailable as error:
+            raise Problem(503, str(error), headers=RETRY_AFTER) from None
+        return json_response({"forgotten": name})
 
     async def _health(self, _request: Request) -> Response:
         return json_response(self.status())

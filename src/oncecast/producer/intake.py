@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,16 +24,24 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 
 class Intake:
-    """Accepts events: they are on disk when it has answered."""
+    """Accepts events: they are on disk when it has answered. `check_room()` raises Problem where there is none."""
 
     def __init__(
-        self, journal: Journal, observe: Observe, *, source: str, event_max_bytes: int, request_max_bytes: int
+        self,
+        journal: Journal,
+        observe: Observe,
+        *,
+        source: str,
+        event_max_bytes: int,
+        request_max_bytes: int,
+        check_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._observe = observe
         self._bare = Bare(source=source)
         self._event_max_bytes = event_max_bytes
         self._request_max_bytes = request_max_bytes
+        self._check_room = check_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 with ids and cursors, or a problem."""
@@ -57,6 +66,7 @@ class Intake:
     async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
         """Validate, journal, and say so: the ids, and their cursors; raises Problem."""
         publication = read_publication(body, content_type, bare or self._bare, event_max_bytes=self._event_max_bytes)
+        self._check_room()
         started_s = time.monotonic()
         try:
             first = await self._journal.append(publication.events)

@@ -150,3 +150,29 @@ async def test_a_disk_that_does_not_answer_ends_the_wait_not_the_journal(
     monkeypatch.undo()
     await journal.append([event(2)])
     assert await events(journal) == [event(1), event(2)]
+
+
+async def test_retiring_on_a_disk_that_fails_loses_nothing_that_was_to_stay(
+    journal: SqliteJournal, disk: Disk, tmp_path: Path
+) -> None:
+    for n in range(10):
+        await journal.append([event(n)])
+    disk.sync_fails = True
+    with pytest.raises(JournalUnavailable):
+        await journal.retire(5, before_us=2**62, keep_bytes=0)
+    disk.sync_fails = False
+    await journal.append([event(10)])
+    batches = await journal.read(5, 10**9)
+    assert [batch.first_offset for batch in batches] == [6, 7, 8, 9, 10, 11]
+
+
+async def test_space_that_was_retired_is_used_again(journal: SqliteJournal, tmp_path: Path) -> None:
+    async def fill() -> None:
+        for n in range(100):
+            await journal.append([b'"%b"' % (b"x" * 20_000), event(n)])
+        await journal.retire(journal.last, before_us=0, keep_bytes=1_000_000)
+
+    for _ in range(10):
+        await fill()
+        assert journal.used_bytes < 1_100_000
+    assert (tmp_path / "journal.db").stat().st_size < 4_000_000, "20,000,000 bytes were written"

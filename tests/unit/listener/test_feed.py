@@ -48,6 +48,7 @@ class Harness:
             window_bytes=window_bytes,
             reconnect_base_s=0.01,
             reconnect_max_s=0.02,
+            from_latest=False,
             store=self.store,  # type: ignore[arg-type]
             ready=self._ready,
             receive=self.arrived.extend,

@@ -197,32 +197,61 @@ class PostgresEvents:
             if shown == 0:
                 return Save(_cursor(epochs, start), missing=bool(candidates))
             last = candidates[shown - 1]
-            await connection.execute(
-                self._db.queries["move_cursor"],
-                {
-                    "journal": journal,
-                    "epoch": last.epoch,
-                    "offset": last.offset,
-                    "epochs": Json(msgspec.json.encode(epochs)),
-                },
-            )
-            return Save(Cursor(last.epoch, last.offset), missing=shown < len(candidates))
+            reached = Cursor(last.epoch, last.offset)
+            await self._move_cursor(connection, journal, epochs, reached)
+            return Save(reached, missing=shown < len(candidates))
+
+    async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
+        """See EventStore."""
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            await self._begin_cursor(connection, journal, epochs, at)
+
+    async def pass_gap(self, journal: str, epochs: Sequence[Epoch], *, first: int) -> Cursor | None:
+        """See EventStore."""
+        async with (
+            self._db.connection("upkeep") as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.transaction(),
+        ):
+            saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
+            if saved is None:
+                return None
+            start = resume_after(saved.cursor, saved.epochs, epochs)
+            if start + 1 >= first:
+                return _cursor(epochs, start)
+            gap = {"journal": journal, "epoch": epoch_of(epochs, start + 1), "first": start + 1, "last": first - 1}
+            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": "retention"})
+            passed = _cursor(epochs, first - 1)
+            await self._move_cursor(connection, journal, epochs, passed)
+            return passed
+
+    async def prune(self, *, older_than_s: float, limit: int) -> int:
+        """See EventStore."""
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            values = {"older_than_s": older_than_s, "limit": limit}
+            return (await connection.execute(self._db.queries["prune"], values)).rowcount
+
+    async def count_prunable(self, *, older_than_s: float) -> int:
+        """See EventStore."""
+        async with self._db.connection("read") as connection, asyncio.timeout(self._deadline_s):
+            cursor = await connection.execute(self._db.queries["count_prunable"], {"older_than_s": older_than_s})
+            row = await cursor.fetchone()
+            return row[0] if row else 0
+
+    async def _move_cursor(self, connection: Connection, journal: str, epochs: Sequence[Epoch], to: Cursor) -> None:
+        await connection.execute(self._db.queries["move_cursor"], _place(journal, epochs, to))
+
+    async def _begin_cursor(self, connection: Connection, journal: str, epochs: Sequence[Epoch], at: Cursor) -> bool:
+        """Whether it was not there."""
+        cursor = await connection.execute(self._db.queries["begin_cursor"], _place(journal, epochs, at))
+        return await cursor.fetchone() is not None
 
     async def _locked_start(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> int | None:
         """The saved offset in terms of `epochs`, with the row locked; None if another listener has it."""
         saved = await self._read_cursor(connection, "lock_cursor", journal)
         if saved is not None:
             return resume_after(saved.cursor, saved.epochs, epochs)
-        begun = await connection.execute(
-            self._db.queries["begin_cursor"],
-            {
-                "journal": journal,
-                "epoch": epochs[0].epoch,
-                "offset": 0,
-                "epochs": Json(msgspec.json.encode(epochs)),
-            },
-        )
-        return 0 if await begun.fetchone() else None
+        return 0 if await self._begin_cursor(connection, journal, epochs, Cursor(epochs[0].epoch, 0)) else None
 
     async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Cursor | None:
         saved = await self._read_cursor(connection, "load_cursor", journal)
@@ -286,6 +315,11 @@ class PostgresEvents:
     async def close(self) -> None:
         """See EventStore."""
         await self._db.close()
+
+
+def _place(journal: str, epochs: Sequence[Epoch], at: Cursor) -> dict[str, Any]:
+    encoded = Json(msgspec.json.encode(epochs))
+    return {"journal": journal, "epoch": at.epoch, "offset": at.offset, "epochs": encoded}
 
 
 def _outcome(same_place: bool, same_content: bool) -> Outcome:

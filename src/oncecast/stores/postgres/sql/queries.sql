@@ -74,6 +74,15 @@ select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s
 -- Another listener that is at it has the row locked: then there is nothing to do.
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s for update skip locked
 
+-- name: lock_cursor_patiently
+-- As lock_cursor, but waits for whoever is at it.
+select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s for update
+
+-- name: note_gap
+insert into {schema}.gaps (journal, epoch, first, last, reason)
+values (%(journal)s, %(epoch)s, %(first)s, %(last)s, %(reason)s)
+on conflict do nothing
+
 -- name: begin_cursor
 insert into {schema}.cursors (journal, epoch, "offset", epochs)
 values (%(journal)s, %(epoch)s, %(offset)s, %(epochs)s)
@@ -184,3 +193,20 @@ where e.status = 'dead' and d.discarded_at is null and d.source = %(source)s and
 -- name: list_gaps
 select journal, epoch, first, last, reason, noted_at from {schema}.gaps
 order by noted_at desc, journal, epoch, first limit 1000
+
+-- name: prune
+-- The oldest rows, below the saved cursor of their journal: what a cursor has yet to pass is looked up. Dead letters
+-- wait for an operator, however old they are.
+delete from {schema}.events where (source, id) in (
+    select e.source, e.id
+    from {schema}.events e join {schema}.cursors c using (journal)
+    where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s * interval '1 second'
+        and e."offset" <= c."offset" and e.stored_at < c.saved_at
+    order by e.stored_at limit %(limit)s
+    for update of e skip locked)
+
+-- name: count_prunable
+select count(*)
+from {schema}.events e join {schema}.cursors c using (journal)
+where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s * interval '1 second'
+    and e."offset" <= c."offset" and e.stored_at < c.saved_at

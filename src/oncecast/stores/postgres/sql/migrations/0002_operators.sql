@@ -21,5 +21,3 @@ create table {schema}.groups (
     listener   text not null,
     adopted_at timestamptz not null default clock_timestamp()
 );
-
-create index events_by_age on {schema}.events (stored_at) where status = 'stored';

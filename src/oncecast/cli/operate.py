@@ -1,0 +1,167 @@
+"""The commands `groups`, `journal` and `prune`: what is kept, for whom, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
+
+import msgspec
+from cyclopts import App, Parameter
+
+from oncecast.cli import output, stack_file
+from oncecast.cli.publish import secret
+from oncecast.config import duration_s
+from oncecast.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from oncecast.client.operator import Operator
+
+PRUNE_DEADLINE_S = 330.0
+
+Producer = Annotated[
+    str | None, Parameter(help="The producer to ask; by default the stack's, else http://localhost:8080.")
+]
+Listener = Annotated[
+    str | None, Parameter(help="The listener to ask; by default one of the stack's, else http://localhost:3001.")
+]
+Data = Annotated[Path, Parameter(help="The folder of a stack that `oncecast up` started.")]
+Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
+
+groups = App(name="groups", group="Operations", help="The groups that a producer keeps events for.")
+
+
+@contextmanager
+def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
+    """Whom to ask: as given, else the stack's, else the usual address; ADMIN_TOKEN is shown to it."""
+    from oncecast.client.operator import Operator  # httpx takes a tenth of a second to import
+
+    try:
+        token = secret("ADMIN_TOKEN")
+    except OSError as error:
+        raise ConfigError(f"ADMIN_TOKEN_FILE: cannot read {error.filename!r}: {error.strerror}") from None
+    with Operator(stack_file.addresses(kind, given, data), token=token) as found:
+        yield found
+
+
+@groups.command(name="list")
+def list_(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+    """List the groups: how far each is, and whether it holds events back."""
+    with operator("producer", producer, data) as producer_:
+        found = producer_.ask("GET", "/api/groups")["groups"]
+    if output.wants_json(json):
+        for group in found:
+            output.json(group)
+        return
+    rows = [
+        (g["name"], g["behind"], g["connected"], "–" if g["connected"] else _span(g["unseen_s"]), _state(g))
+        for g in found
+    ]
+    output.table("", ("group", "behind", "listeners", "unseen for", "state"), rows)
+
+
+@groups.command
+def forget(
+    name: str, /, *, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None
+) -> None:
+    """Keep events for the group NAME no longer. Should it come again, what is gone by then is recorded as a gap.
+
+    Parameters
+    ----------
+    name
+        As `oncecast groups list` prints it.
+    """
+    with operator("producer", producer, data) as producer_:
+        answer = producer_.ask("DELETE", f"/api/groups/{quote(name, safe='')}")
+    if output.wants_json(json):
+        output.json(answer)
+    else:
+        output.line(f"{output.printable(name)} holds nothing back any more.")
+
+
+def journal(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+    """Show a producer's journal: what it holds, how full it is, and which group holds it back."""
+    with operator("producer", producer, data) as producer_:
+        found = producer_.ask("GET", "/api/journal")
+    if output.wants_json(json):
+        output.json(found)
+        return
+    used = (
+        f"{_size(found['bytes'])} of {_size(found['max_bytes'])} ({100 * found['bytes'] / found['max_bytes']:.0f} %)"
+    )
+    holder = found["held_back_by"]
+    rows = [
+        ("name", found["name"]),
+        ("epoch", found["epoch"]),
+        ("offsets", f"{found['first']:,} to {found['last']:,}"),
+        ("used", used),
+        ("of that not processed", f"{found['unsettled_percent']} % of the cap"),
+        ("held back by", holder or "nobody"),
+    ]
+    for name, value in rows:
+        output.line(output.printable(f"{name:24}{value}"))
+    if holder:
+        output.line(f"'oncecast groups list' tells how far {output.printable(holder)} is.")
+
+
+def prune(
+    *,
+    older_than: str,
+    dry_run: bool = False,
+    listener: Listener = None,
+    data: Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """Delete the rows of stored events that are older than a duration; dead letters stay.
+
+    Only rows below every saved cursor go. An event whose row is gone would be processed again if it were
+    published again: deduplication reaches as far back as rows are kept.
+
+    Parameters
+    ----------
+    older_than
+        Their age, such as 30d or 12h.
+    dry_run
+        Only say how many it would be.
+    """
+    try:
+        older_than_s = duration_s(older_than)
+    except ValueError as error:
+        raise ConfigError(f"--older-than: {older_than[:40]!r} will not do; it takes {error}") from None
+    if not older_than_s:
+        raise ConfigError("--older-than: it takes a duration above 0, such as 30d")
+    body = msgspec.json.encode({"older_than_s": older_than_s, "dry_run": dry_run})
+    rows, more = 0, True
+    with operator("listener", listener, data) as listener_:
+        while more:
+            answer = listener_.ask("POST", "/api/prune", body=body, deadline_s=PRUNE_DEADLINE_S)
+            rows, more = rows + answer["rows"], answer["more"]
+    if output.wants_json(json):
+        output.json({"rows": rows, "dry_run": dry_run})
+    else:
+        output.line(f"{rows:,} rows {'would go' if dry_run else 'are gone'}.")
+
+
+def _state(group: dict[str, object]) -> str:
+    if group["forgotten"]:
+        return "forgotten: holds nothing back"
+    if group["expired"]:
+        return "expired: holds nothing back"
+    return "holds back what it has not processed" if group["behind"] else "has everything"
+
+
+def _span(seconds: float) -> str:
+    for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size_s:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

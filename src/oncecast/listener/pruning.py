@@ -1,0 +1,43 @@
+"""How long rows are kept: the oldest go in small batches, never above a saved cursor; dead letters stay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.facts import Observe, Pruned
+from oncecast.core.ports import EventStore
+from oncecast.listener.gates import DatabaseGate
+
+CHUNK_ROWS = 1_000
+INTERVAL_S = 30.0
+REST_S = 0.05
+"""Between chunks: inserts come first."""
+
+
+class Pruner:
+    """Deletes rows that are older than `keep_s`; None keeps them for ever."""
+
+    def __init__(self, store: EventStore, database: DatabaseGate, *, keep_s: float | None, observe: Observe) -> None:
+        self._store = store
+        self._database = database
+        self._keep_s = keep_s
+        self._observe = observe
+
+    async def prune_for_ever(self) -> None:
+        """Every half minute, with jitter, so that the listeners of a group do not always meet."""
+        while self._keep_s is not None:
+            await self._database.wait()
+            with contextlib.suppress(Unavailable, RowLocked):  # the inserts will find out; old rows only get older
+                await self._prune(self._keep_s)
+            await asyncio.sleep(min(INTERVAL_S, self._keep_s) * random.uniform(0.8, 1.2))
+
+    async def _prune(self, keep_s: float) -> None:
+        count = 0
+        while chunk := await self._store.prune(older_than_s=keep_s, limit=CHUNK_ROWS):
+            count += chunk
+            await asyncio.sleep(REST_S)
+        if count:
+            self._observe(Pruned(count))

@@ -1,0 +1,218 @@
+"""How long the journal keeps events: by age and size, but never past the saved cursor of a group that is known.
+
+A group is known from the start (`RETAIN_FOR`), or since a listener of it came. It holds back what it has not
+processed, until it is forgotten on an operator's word, or was not seen for too long. When such events fill the
+journal, publishing is refused: rather say no than lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.event import Cursor
+from oncecast.core.facts import GroupExpired, JournalFilling, Observe
+from oncecast.core.ports import Journal, KnownGroup
+from oncecast.core.wire import epoch_of
+from oncecast.http.problems import Problem
+from oncecast.producer.listeners import ListenerHub
+from oncecast.producer.session import start_after
+
+TICK_S = 2.0
+KEEP_INTERVAL_S = 30.0
+FULL_AT = 0.95
+"""Of the cap: what has to go, goes from here on."""
+EMPTY_TO = 0.9
+WARN_AT_PERCENT = 70
+WARN_EVERY_PERCENT = 5
+RETRY_AFTER = {"Retry-After": "5"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionLimits:
+    """How much, how old, for whom, and for how long after a group was last seen."""
+
+    max_bytes: int = 10 * 1024**3
+    max_age_s: float = 7 * 86_400.0
+    retain_for: Sequence[str] = ("oncecast",)
+    group_expires_s: float = 7 * 86_400.0
+
+
+class Retention:
+    """Lets go of what nobody needs any more, and says no when there is no room."""
+
+    def __init__(self, journal: Journal, hub: ListenerHub, limits: RetentionLimits, observe: Observe) -> None:
+        self._journal = journal
+        self._hub = hub
+        self._limits = limits
+        self._observe = observe
+        self._groups = dict(journal.groups)
+        self._kept_at_s = self._ticked_at_s = time.monotonic()
+        self._full = asyncio.Event()
+        self._warned_percent = 0
+        journal.on_commit(lambda _batches: self._look())
+
+    # --- room ----------------------------------------------------------------------------------------------
+
+    def check_room(self) -> None:
+        """Raise Problem 503 while the journal may not grow."""
+        if self._journal.used_bytes < self._limits.max_bytes:
+            return
+        self._full.set()
+        if holder := self.holder():
+            reason = f"the group {holder.name!r} has not processed {self._behind(holder):,} events"
+        else:
+            reason = "what nobody needs any more is just being let go"
+        raise Problem(503, f"the journal is full: {reason}; nothing was accepted", headers=RETRY_AFTER)
+
+    def holder(self) -> KnownGroup | None:
+        """Of the groups that hold something back, the one that is furthest behind."""
+        holding = [group for group in self._groups.values() if self._holds(group)]
+        furthest = min(holding, key=lambda group: group.saved, default=None)
+        return furthest if furthest is not None and furthest.saved < self._journal.last else None
+
+    def _look(self) -> None:
+        if self._journal.used_bytes >= self._limits.max_bytes * FULL_AT:
+            self._full.set()
+
+    def _holds(self, group: KnownGroup) -> bool:
+        return not group.forgotten and not self._expired(group)
+
+    def _expired(self, group: KnownGroup) -> bool:
+        return group.unseen_s > self._limits.group_expires_s
+
+    def _behind(self, group: KnownGroup) -> int:
+        return max(0, self._journal.last - max(group.saved, self._journal.first - 1))
+
+    # --- upkeep --------------------------------------------------------------------------------------------
+
+    async def run_for_ever(self) -> None:
+        """Look every now and then, and at once when the journal is nearly full."""
+        while True:
+            with contextlib.suppress(JournalUnavailable):  # it has said so, and is tried again
+                await self.tick()
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._full.wait()
+                    await asyncio.sleep(TICK_S / 10)
+            except TimeoutError:
+                continue
+
+    async def tick(self) -> None:
+        """Note who was seen and how far they are, then let go of what is old or too much."""
+        self._full.clear()
+        if self._look_around():
+            await self._journal.keep_groups(list(self._groups.values()))
+            self._kept_at_s = self._ticked_at_s
+        holder = self.holder()
+        await self._journal.retire(
+            self._journal.last if holder is None else holder.saved,
+            before_us=int((time.time() - self._limits.max_age_s) * 1e6),
+            keep_bytes=int(self._limits.max_bytes * EMPTY_TO) if self._is_nearly_full else 2**62,
+        )
+        self._warn(holder)
+
+    @property
+    def _is_nearly_full(self) -> bool:
+        return self._journal.used_bytes >= self._limits.max_bytes * FULL_AT
+
+    def _look_around(self) -> bool:
+        """See who is there and how far they are; whether that is worth being kept at once.
+
+        What is kept may be older than what is true: a group is then held to be further behind, which is safe.
+        """
+        now_s = time.monotonic()
+        passed_s, self._ticked_at_s = now_s - self._ticked_at_s, now_s
+        connected = {reader.group for reader in self._hub.readers if reader.group}
+        is_news = now_s - self._kept_at_s >= KEEP_INTERVAL_S
+        for name in {*self._groups, *connected, *self._limits.retain_for}:
+            before = self._groups.get(name)
+            group = before or KnownGroup(name, self._journal.first - 1)
+            if name in connected:
+                group = replace(group, saved=self._saved(group), unseen_s=0.0, forgotten=False)
+            else:
+                group = replace(group, unseen_s=group.unseen_s + passed_s)
+            if self._expired(group) and before is not None and not self._expired(before):
+                self._observe(GroupExpired(name))
+            is_news |= before is None or before.forgotten != group.forgotten
+            self._groups[name] = group
+        return is_news
+
+    def _saved(self, group: KnownGroup) -> int:
+        """What all of its listeners know to be saved; they may say less than before, after a database's restore."""
+        reported = []
+        for reader in self._hub.readers:
+            if reader.group == group.name and reader.report.cursor is not None:
+                try:
+                    reported.append(start_after(self._journal, Cursor.parse(reader.report.cursor)))
+                except ValueError:
+                    continue
+        return min(reported, default=group.saved)
+
+    def _warn(self, holder: KnownGroup | None) -> None:
+        percent = self.unsettled_percent(holder)
+        if percent < WARN_AT_PERCENT:
+            self._warned_percent = 0
+        elif holder is not None and percent >= self._warned_percent + WARN_EVERY_PERCENT:
+            self._warned_percent = percent
+            self._observe(JournalFilling(percent, holder.name))
+
+    def unsettled_percent(self, holder: KnownGroup | None) -> int:
+        """How much of the cap is taken by what is held back, about: events are taken to be of one size."""
+        count = self._journal.last - self._journal.first + 1
+        if holder is None or count <= 0:
+            return 0
+        return round(100 * self._journal.used_bytes * self._behind(holder) / count / self._limits.max_bytes)
+
+    # --- for operators -------------------------------------------------------------------------------------
+
+    def journal_status(self) -> dict[str, Any]:
+        """What `/api/journal` shows; `held_back_by` names a group once its events take up much of the cap."""
+        journal, holder = self._journal, self.holder()
+        percent = self.unsettled_percent(holder)
+        return {
+            "name": journal.name,
+            "epoch": journal.epochs[-1].epoch,
+            "first": journal.first,
+            "last": journal.last,
+            "bytes": journal.used_bytes,
+            "max_bytes": self._limits.max_bytes,
+            "max_age_s": self._limits.max_age_s,
+            "unsettled_percent": percent,
+            "held_back_by": holder.name if holder is not None and percent >= WARN_AT_PERCENT else None,
+        }
+
+    def groups_status(self) -> list[dict[str, Any]]:
+        """What `/api/groups` shows."""
+        return [
+            {
+                "name": group.name,
+                "cursor": str(Cursor(epoch_of(self._journal.epochs, max(1, group.saved)), group.saved)),
+                "behind": self._behind(group),
+                "connected": self._connected(group.name),
+                "unseen_s": round(group.unseen_s, 1),
+                "expired": self._expired(group),
+                "forgotten": group.forgotten,
+            }
+            for group in sorted(self._groups.values(), key=lambda group: group.name)
+        ]
+
+    async def forget(self, name: str) -> None:
+        """Have a group hold nothing back until it comes again; raises Problem 404 or 409, or JournalUnavailable."""
+        group = self._groups.get(name)
+        if group is None:
+            raise Problem(404, f"there is no group {name[:100]!r}")
+        if self._connected(name):
+            raise Problem(409, f"listeners of {name!r} are connected: stop them first")
+        forgotten = replace(group, forgotten=True)
+        await self._journal.keep_groups([forgotten])
+        self._groups[name] = forgotten
+        self._full.set()
+
+    def _connected(self, name: str) -> int:
+        return sum(reader.group == name for reader in self._hub.readers)

@@ -1,0 +1,182 @@
+"""The journal lets go of what nobody needs, keeps what somebody has not processed, and says no rather than lose."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from oncecast.core.facts import Fact, GroupExpired, JournalFilling
+from oncecast.core.wire import Report
+from oncecast.http.problems import Problem
+from oncecast.journal.memory import Kept, MemoryJournal
+from oncecast.producer import retention as module
+from oncecast.producer.retention import Retention, RetentionLimits
+
+EVENT = b'"' + b"x" * 96 + b'"'
+"""In a batch of its own it takes 100 bytes."""
+CAP_BYTES = 2_000
+
+
+class Clock:
+    """A monotonic clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time(self) -> float:
+        return 4e9
+
+
+class Harness:
+    def __init__(self, kept: Kept | None = None, **limits: Any) -> None:
+        self.journal = MemoryJournal(kept)
+        self.facts: list[Fact] = []
+        self.hub: Any = SimpleNamespace(readers=[])
+        defaults = {"max_bytes": CAP_BYTES, "max_age_s": 8e9}
+        self.retention = Retention(
+            self.journal, self.hub, RetentionLimits(**{**defaults, **limits}), self.facts.append
+        )
+
+    async def publish(self, count: int) -> None:
+        for _ in range(count):
+            await self.journal.append([EVENT])
+
+    def connect(self, group: str, saved: int | None) -> Any:
+        reader = SimpleNamespace(group=group, report=Report())
+        self.hub.readers.append(reader)
+        if saved is not None:
+            self.report(reader, saved)
+        return reader
+
+    def report(self, reader: Any, saved: int) -> None:
+        reader.report = Report(cursor=f"{self.journal.epochs[-1].epoch}:{saved}")
+
+    def refusal(self) -> str | None:
+        try:
+            self.retention.check_room()
+        except Problem as problem:
+            assert (problem.status, "Retry-After" in problem.headers) == (503, True)
+            return problem.detail
+        return None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+async def test_a_group_that_has_never_come_holds_everything_back_until_publishing_is_refused() -> None:
+    at = Harness()
+    await at.publish(20)
+    await at.retention.tick()
+    assert (at.journal.first, at.journal.last) == (1, 20)
+    assert (
+        at.refusal() == "the journal is full: the group 'oncecast' has not processed 20 events; nothing was accepted"
+    )
+
+
+async def test_what_every_group_has_goes_when_the_journal_is_nearly_full_oldest_first() -> None:
+    at = Harness()
+    await at.publish(20)
+    at.connect("oncecast", 15)
+    at.connect("audit", 10)
+    await at.retention.tick()
+    assert at.journal.first == 3, "down to nine tenths of the cap"
+    assert at.refusal() is None
+    await at.publish(12)
+    await at.retention.tick()
+    assert at.journal.first == 11, "audit has not processed what follows"
+    assert at.refusal() is not None
+
+
+async def test_retention_goes_by_what_the_most_ignorant_of_a_groups_listeners_knows_to_be_saved() -> None:
+    """After a database's restore a listener may report less than another did a moment before."""
+    at = Harness()
+    await at.publish(20)
+    at.connect("oncecast", 18)
+    at.connect("oncecast", 2)
+    at.connect("oncecast", None)
+    await at.retention.tick()
+    assert at.journal.first == 3
+
+
+async def test_what_is_older_than_the_greatest_age_goes_once_every_group_has_it(clock: Clock) -> None:
+    at = Harness(max_age_s=10.0)
+    await at.publish(5)
+    at.connect("oncecast", 3)
+    await at.retention.tick()
+    assert at.journal.first == 4
+
+
+async def test_a_group_that_is_unseen_for_too_long_holds_nothing_back_and_that_is_told(clock: Clock) -> None:
+    at = Harness(group_expires_s=100.0)
+    await at.publish(20)
+    await at.retention.tick()
+    clock.now_s = 90.0
+    await at.retention.tick()
+    assert at.refusal() is not None
+    clock.now_s = 120.0
+    await at.retention.tick()
+    assert [fact for fact in at.facts if isinstance(fact, GroupExpired)] == [GroupExpired("oncecast")]
+    assert at.journal.first == 3
+    assert at.refusal() is None
+
+
+async def test_the_time_for_which_a_group_is_unseen_goes_on_after_a_restart_and_ends_when_it_comes(
+    clock: Clock,
+) -> None:
+    kept = Kept()
+    first = Harness(kept, group_expires_s=100.0)
+    await first.publish(20)
+    await first.retention.tick()
+    clock.now_s = 60.0
+    await first.retention.tick()
+    again = Harness(kept, group_expires_s=100.0)
+    clock.now_s = 130.0
+    await again.retention.tick()
+    assert again.journal.first == 3
+    reader = again.connect("oncecast", 3)
+    await again.retention.tick()
+    again.hub.readers.remove(reader)
+    clock.now_s = 200.0
+    await again.publish(3)
+    await again.retention.tick()
+    assert again.journal.first == 4, "it holds back again what it has not processed"
+
+
+async def test_a_forgotten_group_blocks_nobody_until_it_comes_again() -> None:
+    at = Harness()
+    await at.publish(20)
+    await at.retention.tick()
+    await at.retention.forget("oncecast")
+    await at.retention.tick()
+    assert (at.journal.first, at.refusal()) == (3, None)
+    at.connect("oncecast", 4)
+    await at.publish(5)
+    await at.retention.tick()
+    assert at.journal.first == 5
+    with pytest.raises(Problem) as raised:
+        await at.retention.forget("oncecast")
+    assert raised.value.status == 409
+    with pytest.raises(Problem) as raised:
+        await at.retention.forget("nobody")
+    assert raised.value.status == 404
+
+
+async def test_a_filling_journal_is_told_from_seventy_percent_on_with_the_group_that_holds_it_back() -> None:
+    at = Harness()
+    told: list[tuple[int, str]] = []
+    for _ in range(20):
+        await at.publish(1)
+        await at.retention.tick()
+        told = [(fact.percent, fact.group) for fact in at.facts if isinstance(fact, JournalFilling)]
+    assert told == [(n, "oncecast") for n in (70, 75, 80, 85, 90, 95, 100)]
+    status = at.retention.journal_status()
+    assert (status["held_back_by"], status["bytes"], status["max_bytes"]) == ("oncecast", 2000, CAP_BYTES)
