@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -89,7 +90,13 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
     async with _stop_on_signals() as stop:
-        await _start_patiently(lambda: _listen(config, app, metrics, observe, stop), config, observe, stop)
+
+        async def listen() -> None:
+            await _listen(config, app, metrics, observe, stop)
+            while not stop.is_set():  # its application is the group's no longer: it stands by, and adopts nothing
+                await _listen(replace(config, adopt_handlers=False), app, metrics, observe, stop)
+
+        await _start_patiently(listen, config, observe, stop)
 
 
 async def _listen(
@@ -117,7 +124,10 @@ async def _listen(
         face = relayed.app = listener_app(
             EventReader(database),
             service.recent,
-            [*letters_routes(letters, service.replays, standing_by=lambda: None), *pruning_routes(store)],
+            [
+                *letters_routes(letters, service.replays, objection=lambda: service.standing.objection),
+                *pruning_routes(store),
+            ],
             health=service.health,
             metrics=metrics.text,
         )
@@ -218,6 +228,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         drain_timeout_s=config.drain_timeout,
         from_latest=config.start_from == "latest",
         events_retention_s=config.events_retention,
+        adopt_handlers=config.adopt_handlers,
     )
 
 

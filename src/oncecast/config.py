@@ -202,6 +202,9 @@ class ListenerConfig(Common):
     events_retention: float | None = setting(
         "off", duration_or_off, "how long rows are kept, below the saved cursors; dead letters stay"
     )
+    adopt_handlers: bool = setting(
+        "0", flag, "1 makes this application the group's, though it lacks handlers that the group's has"
+    )
     db_connect_attempts: int = setting("10", count, "tries to reach PostgreSQL at the start")
     db_connect_delay: float = setting("3s", duration_s, "between them")
     db_attempts: int = setting("3", count, "tries of an insert within one attempt")

@@ -570,3 +570,41 @@ async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_
     assert await store.count_prunable(older_than_s=0.0) == 8
     assert [await store.prune(older_than_s=0.0, limit=5) for _ in range(3)] == [5, 3, 0]
     assert await values(sql, 'select "offset" from events order by 1') == [9, 10, 11, 12, 13]
+
+
+async def test_the_groups_newest_application_is_the_one_with_all_handlers_unless_another_is_adopted(
+    store: PostgresEvents, database_of: Callable[..., Database]
+) -> None:
+    database = database_of("listener-b")
+    await database.open()
+    other = PostgresEvents(database)
+    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset()
+    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset()
+    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset("b")
+    assert await store.agree(frozenset(("c",)), adopt=False) == frozenset(("a", "b"))
+    assert await store.agree(frozenset(("c",)), adopt=True) == frozenset()
+    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset("c")
+    await other.close()
+
+
+async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest(
+    store: PostgresEvents, database_of: Callable[..., Database], sql: Any, schema: str
+) -> None:
+    """However long a listener has not heard of it."""
+    database = database_of("listener-b")
+    await database.open()
+    other = PostgresEvents(database)
+    await store.agree(frozenset(), adopt=False)
+    assert await store.insert([arrival(1)]) == [Outcome.STORED]
+    await other.agree(frozenset(("tick",)), adopt=False)
+    for late in (
+        store.insert([arrival(2), arrival(3)]),
+        store.process(arrival(2), effect(schema, "x")),
+        store.bury(arrival(2), DataRefused("no")),
+    ):
+        with pytest.raises(RowLocked):
+            await late
+    assert await values(sql, "select count(*) from events") == [1]
+    assert await store.insert([arrival(1)]) == [Outcome.PRESENT]
+    assert await other.process(arrival(2), effect(schema, "x")) is Outcome.STORED
+    await other.close()

@@ -296,6 +296,13 @@ class EventStore(Protocol):
     async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
         """The lines of these are on disk."""
 
+    async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
+        """Record `selectors` as the group's newest if they have all that the newest so far has, and more; with
+        `adopt`, whatever that has. Returns what the newest record has and `selectors` lack.
+
+        Nothing is inserted in the name of a record that is not the newest: inserts raise RowLocked then.
+        """
+
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """The group's cursor in this journal."""
 

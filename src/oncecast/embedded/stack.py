@@ -193,7 +193,8 @@ class Stack:
 
         async def prepare() -> Launch:
             own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1", **environment}
-            given = {**os.environ, **self._environment}
+            # All listeners of a stack begin together, with one application: that one is the group's.
+            given = {"ADOPT_HANDLERS": "1", **os.environ, **self._environment}
             for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
                 given.pop(variable.removesuffix("_FILE"), None)
             return Launch(
@@ -218,8 +219,10 @@ class Stack:
 
     async def _answers(self, address: str) -> bool:
         try:
-            return (await self._http.get(f"{address}/readyz")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
+            answer = await self._http.get(f"{address}/readyz")
+            # One that stands by does so for a reason that it tells, and does not work until that has changed.
+            return answer.status_code == httpx.codes.OK or bool(answer.json().get("standing_by"))
+        except (httpx.HTTPError, ValueError):
             return False
 
     def process(self, name: str) -> Process:

@@ -108,7 +108,8 @@ def listener_app(
 
     async def ready(_request: Request) -> Response:
         report = health()
-        return json_response(report, 200 if report["database"] == "ready" and not report["standing_by"] else 503)
+        is_ready = report["database"] == "ready" and report["status"] in ("ok", "degraded")
+        return json_response(report, 200 if is_ready else 503)
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -34,10 +34,8 @@ class ReplayRequest(msgspec.Struct, forbid_unknown_fields=True):
     events: Annotated[list[Named], msgspec.Meta(min_length=1, max_length=REPLAY_MAX_EVENTS)]
 
 
-def letters_routes(
-    letters: DeadLetters, replays: Replays, *, standing_by: Callable[[], str | None]
-) -> list[BaseRoute]:
-    """The routes under `/api/dead-letters`. A listener that stands by has not the handlers to replay with."""
+def letters_routes(letters: DeadLetters, replays: Replays, *, objection: Callable[[], str | None]) -> list[BaseRoute]:
+    """The routes under `/api/dead-letters`; with an `objection()` nothing is replayed: handlers may be missing."""
 
     async def listing(request: Request) -> Response:
         """`GET /api/dead-letters?limit=&after=&type=&source=&id=&listener=&error=`."""
@@ -64,8 +62,8 @@ def letters_routes(
 
     async def replay(request: Request) -> Response:
         """`POST /api/dead-letters/replay`: one after another, each for itself."""
-        if reason := standing_by():
-            raise Problem(503, f"this listener stands by: {reason}", headers=RETRY_AFTER)
+        if reason := objection():
+            raise Problem(503, f"this listener does not work: {reason}", headers=RETRY_AFTER)
         named = await struct(request, ReplayRequest)
         results = []
         for letter in named.events:

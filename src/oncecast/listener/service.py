@@ -30,6 +30,7 @@ from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
 from oncecast.listener.rescue import TakenWatch
 from oncecast.listener.settle import Settlement
+from oncecast.listener.standing import Standing
 from oncecast.listener.track import Track
 
 BULK_LANES = 2
@@ -55,6 +56,7 @@ class ListenerSettings:
     from_latest: bool = False
     """Whether a group that has never read a journal begins at its end."""
     events_retention_s: float | None = None
+    adopt_handlers: bool = False
 
 
 class ListenerService:
@@ -72,6 +74,7 @@ class ListenerService:
         observe: Observe,
     ) -> None:
         self.tally = Tally(observe)
+        self.standing = Standing(store, app.selectors, adopt=settings.adopt_handlers, observe=observe)
         self.settings = settings
         self._app = app
         self._leases = leases
@@ -186,35 +189,45 @@ class ListenerService:
     # --- running -------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then drain. Any task that dies ends it all with its error."""
+        """Work as soon as it may, until `stop` is set or it may not any more, then drain.
+
+        Any task that dies ends it all with its error.
+        """
         try:
             async with asyncio.TaskGroup() as group:
-                intake = [group.create_task(feed.run_for_ever()) for feed in self.feeds]
-                intake += [group.create_task(line.claim_for_ever()) for line in (self._bulk, self._singles)]
-                intake.append(group.create_task(self._watch.watch_for_ever()))
-                work = [
-                    group.create_task(line.work_for_ever())
-                    for line in (self._bulk, self._singles)
-                    for _ in range(line.lanes)
-                ]
-                upkeep = [
-                    group.create_task(task)
-                    for task in (
-                        self.redis.beat_for_ever(),
-                        self.database.probe_for_ever(),
-                        self.settlement.mark_for_ever(),
-                        self._cursors.save_for_ever(),
-                        self._filer.file_for_ever(),
-                        self._pruner.prune_for_ever(),
-                        self._renew_for_ever(),
-                        self._hand_back_for_ever(),
-                    )
-                ]
-                await stop.wait()
-                await self._drain(intake, work)
-                await _cancel(upkeep)
+                standing = group.create_task(self.standing.watch_until_lost())
+                if await _first(stop, self.standing.allowed) is self.standing.allowed:
+                    await self._work(_first(stop, self.standing.lost))
+                await _cancel([standing])
         finally:
             await asyncio.shield(self._close())
+
+    async def _work(self, ending: Awaitable[object]) -> None:
+        async with asyncio.TaskGroup() as group:
+            intake = [group.create_task(feed.run_for_ever()) for feed in self.feeds]
+            intake += [group.create_task(line.claim_for_ever()) for line in (self._bulk, self._singles)]
+            intake.append(group.create_task(self._watch.watch_for_ever()))
+            work = [
+                group.create_task(line.work_for_ever())
+                for line in (self._bulk, self._singles)
+                for _ in range(line.lanes)
+            ]
+            upkeep = [
+                group.create_task(task)
+                for task in (
+                    self.redis.beat_for_ever(),
+                    self.database.probe_for_ever(),
+                    self.settlement.mark_for_ever(),
+                    self._cursors.save_for_ever(),
+                    self._filer.file_for_ever(),
+                    self._pruner.prune_for_ever(),
+                    self._renew_for_ever(),
+                    self._hand_back_for_ever(),
+                )
+            ]
+            await ending
+            await self._drain(intake, work)
+            await _cancel(upkeep)
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
@@ -271,15 +284,23 @@ class ListenerService:
             rate=self.tally.rate,
             demonstration=self._app.concerns(FAILING),
             failures=list(self.tally.failures),
+            standing_by=self.standing.reason,
             redis="ready" if self.redis.is_up else "down",
             database="ready" if self.database.is_up else "down",
         )
+
+    def _status(self, report: Report) -> str:
+        if report.standing_by:
+            return "standing by"
+        if not self.standing.allowed.is_set():
+            return "starting"
+        return "ok" if report.database == "ready" and any(feed.connected for feed in self.feeds) else "degraded"
 
     def health(self) -> dict[str, Any]:
         """What `/health` shows."""
         report = self.report()
         return {
-            "status": "ok" if report.database == "ready" and any(f.connected for f in self.feeds) else "degraded",
+            "status": self._status(report),
             "instance": self.settings.instance,
             "group": self.settings.group,
             "redis": report.redis,
@@ -305,7 +326,17 @@ class ListenerService:
         }
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+async def _first(*events: asyncio.Event) -> asyncio.Event:
+    """The first of `events` that is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        return next(event for event in events if event.is_set())
+    finally:
+        await _cancel(waiting)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """End `tasks`, however often that takes: a library that uses `wait_for` can swallow a cancellation on 3.11."""
     pending = set(tasks)
     while pending:

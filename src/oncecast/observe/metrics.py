@@ -20,6 +20,7 @@ class Metrics:
         self._counters = {
             fact: Counter(name, text, registry=self._registry) for fact, (name, text) in _COUNTED.items()
         }
+        self._gauges: dict[str, Gauge] = {}
         self._down = Gauge(
             "oncecast_dependency_down", "1 while out of reach.", ["dependency"], registry=self._registry
         )
@@ -34,7 +35,9 @@ class Metrics:
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Show what `read` answers at the moment of the scrape."""
-        Gauge(name, text, registry=self._registry).set_function(read)
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, text, registry=self._registry)
+        self._gauges[name].set_function(read)
 
     def text(self) -> bytes:
         """The exposition, for `/metrics`."""

@@ -48,7 +48,7 @@ _decode_members = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _NOT_EXTENSIONS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 
 
-def rows_of(arrivals: Sequence[Arrival], listener: str) -> dict[str, Any]:
+def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> dict[str, Any]:
     """The parameters of `insert`."""
     events = json_array(arrivals)
     return {
@@ -60,6 +60,7 @@ def rows_of(arrivals: Sequence[Arrival], listener: str) -> dict[str, Any]:
         "journal": arrivals[0].journal,
         "epoch": arrivals[0].epoch,
         "listener": listener,
+        "revision": revision,
     }
 
 

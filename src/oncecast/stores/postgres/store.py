@@ -22,6 +22,8 @@ from oncecast.stores.postgres.rows import Json, json_array, rows_of, storable
 from oncecast.stores.postgres.work import commit, finish
 
 _LOOK_UP_MAX = 5_000
+ANY_REVISION = -1
+"""Of the group's application, as long as nobody has asked."""
 
 
 class PostgresEvents:
@@ -30,10 +32,11 @@ class PostgresEvents:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._deadline_s = database.limits.deadline_s
+        self._revision = ANY_REVISION
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore. All arrivals come from one journal's epoch."""
-        rows = rows_of(arrivals, self._db.instance)
+        rows = rows_of(arrivals, self._db.instance, self._revision)
         async with self._db.connection("work") as connection, asyncio.timeout(self._deadline_s):
             # One statement is one transaction of its own; only what was there before needs a second look.
             inserted = await self._insert(connection, rows)
@@ -48,7 +51,7 @@ class PostgresEvents:
         async with self._db.connection("work") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
-                if not await self._insert(connection, rows_of([arrival], self._db.instance)):
+                if not await self._insert(connection, rows_of([arrival], self._db.instance, self._revision)):
                     await connection.execute("rollback")
                     return (await self._compare(connection, [arrival]))[arrival.offset]
             failure = await finish(connection, work, self._deadline_s)
@@ -104,7 +107,7 @@ class PostgresEvents:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
         try:
             async with connection.transaction():
-                if not await self._insert(connection, rows_of([arrival], self._db.instance)):
+                if not await self._insert(connection, rows_of([arrival], self._db.instance, self._revision)):
                     return False
                 key = {"source": arrival.source, "id": arrival.id}
                 await connection.execute(self._db.queries["mark_dead"], key)
@@ -118,6 +121,7 @@ class PostgresEvents:
                     "listener": self._db.instance,
                     "attempts": arrival.attempts,
                     "at_us": arrival.at_us,
+                    "revision": self._revision,
                 },
             )
             return await cursor.fetchone() is not None
@@ -164,6 +168,27 @@ class PostgresEvents:
         names = ("source", "id", "journal", "epoch", "offset")
         values = {name: getattr(arrival, name) for name in names}
         return {**values, "raw": bytes(arrival.raw), "listener": self._db.instance}
+
+    async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
+        """See EventStore."""
+        async with (
+            self._db.connection("upkeep") as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.transaction(),
+            connection.cursor(row_factory=tuple_row) as cursor,
+        ):
+            await cursor.execute(self._db.queries["newest_group"])
+            revision, newest = await cursor.fetchone() or (0, [])
+            missing = frozenset(newest) - selectors
+            if not revision or (selectors != frozenset(newest) and (adopt or not missing)):
+                revision, missing = revision + 1, frozenset()
+                values = {"revision": revision, "selectors": sorted(selectors), "listener": self._db.instance}
+                await cursor.execute(self._db.queries["adopt_group"], values)
+                if cursor.rowcount == 0:
+                    raise RowLocked("another listener of the group recorded its handlers at the same time")
+        if not missing:
+            self._revision = revision
+        return missing
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """See EventStore."""

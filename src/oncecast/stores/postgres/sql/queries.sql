@@ -1,7 +1,8 @@
 -- Each query is named by the line above it and described by the one below.
 
 -- name: insert
--- A batch in one statement, in (source, id) order so that overlapping batches cannot deadlock.
+-- A batch in one statement, in (source, id) order so that overlapping batches cannot deadlock; nothing of it goes
+-- in if the group has another application by now.
 insert into {schema}.events (
     source, id, type, subject, time, datacontenttype, dataschema, data, data_bytes, extensions,
     journal, epoch, "offset", listener, attempts, accepted_at)
@@ -16,6 +17,7 @@ from rows from (
     unnest(%(offsets)s::bigint[], %(attempts)s::integer[], %(at_us)s::bigint[], %(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64,
         "offset", attempts, at_us, extensions)
+where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups)
 order by e.source, e.id
 on conflict do nothing
 returning "offset"
@@ -52,8 +54,9 @@ values (%(source)s, %(id)s, %(error)s, %(trace)s, %(attempts)s, %(raw)s, %(liste
 -- name: insert_dead
 -- The row of an event that PostgreSQL could not take as it is: its payload stays in dead_letters.raw.
 insert into {schema}.events (source, id, type, status, journal, epoch, "offset", listener, attempts, accepted_at)
-values (%(source)s, %(id)s, %(type)s, 'dead', %(journal)s, %(epoch)s, %(offset)s, %(listener)s, %(attempts)s,
-    timestamptz 'epoch' + %(at_us)s * interval '1 microsecond')
+select %(source)s, %(id)s, %(type)s, 'dead', %(journal)s, %(epoch)s, %(offset)s, %(listener)s, %(attempts)s,
+    timestamptz 'epoch' + %(at_us)s * interval '1 microsecond'
+where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups)
 on conflict do nothing
 returning "offset"
 
@@ -189,6 +192,13 @@ select d.source, d.id, e.type, d.error, d.attempts, d.listener, d.died_at, d.men
     d.trace, d.raw, d.mended_data::text as mended_data
 from {schema}.dead_letters d join {schema}.events e using (source, id)
 where e.status = 'dead' and d.discarded_at is null and d.source = %(source)s and d.id = %(id)s
+
+-- name: newest_group
+select revision, selectors from {schema}.groups order by revision desc limit 1
+
+-- name: adopt_group
+insert into {schema}.groups (revision, selectors, listener) values (%(revision)s, %(selectors)s, %(listener)s)
+on conflict do nothing
 
 -- name: list_gaps
 select journal, epoch, first, last, reason, noted_at from {schema}.gaps
