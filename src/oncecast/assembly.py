@@ -20,8 +20,10 @@ from oncecast.core.errors import ConfigError, JournalUnavailable, StartError, Un
 from oncecast.core.facts import Observe, StartFailed
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
+from oncecast.http.tokens import Gatekeeper, Tokens
 from oncecast.journal import SqliteJournal
 from oncecast.listener.api import listener_app
+from oncecast.listener.api import right_for as listener_needs
 from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.demonstration import demonstration
 from oncecast.listener.handlers import Listener
@@ -32,6 +34,7 @@ from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import log_facts
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.producer.app import right_for as producer_needs
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.dead_letter_file import DeadLetterFile
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
@@ -43,7 +46,7 @@ WS_MARGIN_BYTES = 64 * 1024
 
 async def run_producer(config: ProducerConfig) -> None:
     """Run a producer until SIGTERM or SIGINT; raises StartError where it cannot start."""
-    _check_exposure(config)
+    _check_exposure(config, publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
     async with _stop_on_signals() as stop:
@@ -75,7 +78,8 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
             producer = Producer(journal, settings, metrics=metrics.text, observe=observe)
             metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
             metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
-            app = _guarded(producer.app, config)
+            tokens = Tokens(publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
+            app = _guarded(Gatekeeper(producer.app, tokens, producer_needs) if tokens else producer.app, config)
             async with asyncio.TaskGroup() as group:
                 retention = group.create_task(producer.retention.run_for_ever())
                 await serve(app, listening, stop, ws_max_bytes=config.event_max_bytes + WS_MARGIN_BYTES)
@@ -86,7 +90,7 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
 
 async def run_listener(config: ListenerConfig, app: Listener) -> None:
     """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
-    _check_exposure(config)
+    _check_exposure(config, subscribe=config.subscribe_token, admin=config.admin_token)
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
     async with _stop_on_signals() as stop:
@@ -132,9 +136,11 @@ async def _listen(
             metrics=metrics.text,
         )
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
+        tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
+        door = Gatekeeper(face, tokens, listener_needs) if tokens else face
         drained = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(serve(_guarded(face, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
+            group.create_task(serve(_guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
             try:
                 await service.run(stop)
             finally:
@@ -211,6 +217,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         instance=config.instance_id,
         group=config.listener_group,
         producer_urls=config.ws_url,
+        token=config.subscribe_token,
         window_bytes=config.window_bytes,
         handler_concurrency=config.handler_concurrency,
         attempts=AttemptLimits(
@@ -256,10 +263,12 @@ async def _prepare(database: Database, config: ListenerConfig, observe: Observe,
     return False
 
 
-def _check_exposure(config: Common) -> None:
-    if config.host not in LOCAL_HOSTS and not config.allow_no_token:
+def _check_exposure(config: Common, **tokens: str | None) -> None:
+    missing = [f"{right.upper()}_TOKEN" for right, token in tokens.items() if token is None]
+    if missing and config.host not in LOCAL_HOSTS and not config.allow_no_token:
         raise ConfigError(
-            f"HOST={config.host} lets in anybody who reaches this machine; ALLOW_NO_TOKEN=1 says it is meant"
+            f"HOST={config.host} lets in anybody who reaches this machine: set {', '.join(missing)};"
+            " or ALLOW_NO_TOKEN=1 if that is meant"
         )
 
 

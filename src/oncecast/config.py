@@ -20,6 +20,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+TOKEN_MIN_LETTERS = 8
 _GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -76,6 +77,13 @@ def text(text: str) -> str:
     if not text.strip():
         raise ValueError("a text that is not empty")
     return text
+
+
+def token(text: str) -> str | None:
+    """A secret that fits into a header; none if empty."""
+    if text and not (len(text) >= TOKEN_MIN_LETTERS and text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError(f"{TOKEN_MIN_LETTERS} or more printable ASCII characters without spaces")
+    return text or None
 
 
 def file_path(text: str) -> Path:
@@ -145,7 +153,7 @@ def _host_name() -> str:
 
 def setting(default: str | None, read: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:
     """A field that is read from the environment variable of its name in capitals."""
-    return field(metadata={"default": default, "read": read, "about": about, "secret": secret})
+    return field(metadata={"default": default, "read": read, "about": about, "secret": secret}, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +161,17 @@ class Common:
     """What producer and listener both have."""
 
     instance_id: str = setting("", lambda text: instance(text or _host_name()), "its name; the host's by default")
-    host: str = setting("127.0.0.1", text, "the address to bind; wider only with ALLOW_NO_TOKEN=1")
+    host: str = setting("127.0.0.1", text, "the address to bind; wider only with all tokens set, or ALLOW_NO_TOKEN=1")
     allow_no_token: bool = setting("0", flag, "anybody who reaches this machine may publish and read")
+    subscribe_token: str | None = setting(
+        "",
+        token,
+        "whoever reads events shows it, as Authorization: Bearer …; a listener shows it to its producers",
+        secret=True,
+    )
+    admin_token: str | None = setting(
+        "", token, "whoever operates shows it: replay, mend, prune, forget", secret=True
+    )
     allowed_hosts: tuple[str, ...] = setting("", words, "further Host headers to answer to")
     allowed_origins: tuple[str, ...] = setting("", words, "further web origins that may write")
     start_attempts: int = setting("3", count, "starts of the whole application before it gives up, with status 1")
@@ -169,6 +186,7 @@ class ProducerConfig(Common):
     """Settings of `oncecast producer`."""
 
     port: int = setting("8080", port, "page, HTTP and WebSocket")
+    publish_token: str | None = setting("", token, "whoever publishes shows it", secret=True)
     event_source: str = setting("/oncecast", text, "the source of bare events")
     journal_path: Path = setting("journal.db", file_path, "the journal's file")
     journal_max_bytes: int = setting("10GiB", size_bytes, "what the journal may take up; then publishing is refused")

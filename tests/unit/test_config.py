@@ -51,6 +51,19 @@ def test_all_wrong_values_are_told_together_and_secrets_are_not() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_no_secret_is_in_the_text_of_the_settings() -> None:
+    secrets = {
+        "DATABASE_URL": "postgres://u:hunter2@h/d",
+        "REDIS_URL": "redis://:hunter2@h",
+        "ADMIN_TOKEN": "hunter2hunter2",
+    }
+    assert "hunter2" not in repr(load(ListenerConfig, {**secrets, "SUBSCRIBE_TOKEN": "hunter2hunter2"}))
+    for wrong in ("short", "with a space in it", "ünprintable"):
+        with pytest.raises(ConfigError) as caught:
+            load(ProducerConfig, {"PUBLISH_TOKEN": wrong})
+        assert wrong not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("2s", 2.0), ("500ms", 0.5), ("1m", 60.0), ("1.5", 1.5), ("7d", 604_800.0)]
 )

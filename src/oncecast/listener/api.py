@@ -10,14 +10,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
 from oncecast.core.errors import DataRefused, RowLocked, Unavailable
 from oncecast.http.params import texts, whole_number
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
+from oncecast.http.tokens import Right
 
 PAGE_MAX_EVENTS = 1_000
 PAGE_DEFAULT_EVENTS = 100
 RETRY_AFTER = {"Retry-After": "2"}
+
+
+def right_for(scope: Scope) -> Right | None:
+    """What a request to a listener needs: reading, or operating; health and metrics are everybody's."""
+    if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+        return None
+    return "subscribe" if scope["method"] in ("GET", "HEAD") else "admin"
 
 
 class Reader(Protocol):

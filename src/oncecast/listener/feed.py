@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
 from oncecast.core.errors import RowLocked, Unavailable
@@ -68,6 +68,7 @@ class Feed:
         *,
         instance: str,
         group: str,
+        token: str | None,
         window_bytes: int,
         reconnect_base_s: float,
         reconnect_max_s: float,
@@ -84,6 +85,7 @@ class Feed:
         self.connected = False
         self._instance = instance
         self._group = group
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._window_bytes = window_bytes
         self._reconnect_base_s = reconnect_base_s
         self._reconnect_max_s = reconnect_max_s
@@ -113,6 +115,9 @@ class Feed:
             await self._has_room()
             try:
                 await self._connect_once()
+            except InvalidStatus as error:
+                status = error.response.status_code
+                reason = f"HTTP {status}" + (": SUBSCRIBE_TOKEN is missing or wrong" if status == 401 else "")
             except CONNECTION_ERRORS as error:
                 reason = f"{type(error).__name__}: {error}"
             except ProducerError as error:
@@ -143,6 +148,7 @@ class Feed:
         async with connect(
             self.url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
+            additional_headers=self._headers,
             compression=None,
             open_timeout=CONNECT_DEADLINE_S,
             ping_interval=PING_INTERVAL_S,

@@ -45,6 +45,8 @@ class ListenerSettings:
     instance: str
     group: str
     producer_urls: Sequence[str]
+    token: str | None = field(default=None, repr=False)
+    """What is shown to the producers."""
     window_bytes: int = 32 * 1024 * 1024
     handler_concurrency: int = 8
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
@@ -133,6 +135,7 @@ class ListenerService:
             url,
             instance=settings.instance,
             group=settings.group,
+            token=settings.token,
             window_bytes=settings.window_bytes // len(settings.producer_urls),
             reconnect_base_s=settings.reconnect_base_s,
             reconnect_max_s=settings.reconnect_max_s,

@@ -23,6 +23,7 @@ from oncecast.core.facts import Observe
 from oncecast.core.ports import Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
+from oncecast.http.tokens import Right
 from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
 from oncecast.producer.listeners import ListenerHub
@@ -32,6 +33,7 @@ from oncecast.producer.ring import Ring
 from oncecast.producer.session import start_after
 
 EVENTS = "/events"
+API = "/api/"
 PAGE_MAX_EVENTS = 1_000
 PAGE_MAX_BYTES = 4 * 1024 * 1024
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -47,6 +49,18 @@ class ProducerSettings:
     request_max_bytes: int = 16 * 1024 * 1024
     ring_max_bytes: int = 32 * 1024 * 1024
     retention: RetentionLimits = field(default_factory=RetentionLimits)
+
+
+def right_for(scope: Scope) -> Right | None:
+    """What a request to a producer needs: publishing, reading, or operating; the page and health are everybody's."""
+    if scope["type"] == "websocket":
+        return "subscribe"
+    path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
+    if path == EVENTS:
+        return "subscribe" if reads else "publish"
+    if path.startswith(API):
+        return "subscribe" if reads else "admin"
+    return None
 
 
 class Producer:
@@ -165,7 +179,10 @@ class Producer:
         return json_response({"forgotten": name})
 
     async def _health(self, _request: Request) -> Response:
-        return json_response(self.status())
+        status = self.status()
+        for listener in status["listeners"]:
+            del listener["failures"]  # what failed is for those who may read events
+        return json_response(status)
 
     async def _live(self, _request: Request) -> Response:
         return json_response({"status": "ok"})

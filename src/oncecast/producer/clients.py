@@ -14,11 +14,14 @@ from oncecast.core.facts import Observe, Refused, SubscriberJoined, SubscriberLe
 from oncecast.core.ports import Journal
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem
+from oncecast.http.tokens import may
 from oncecast.producer.ring import Frame, Ring
 from oncecast.producer.session import close, start_after, together
 
 SEND_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 256 * 1024
+
+_NO_RIGHT = Problem(401, "publishing here needs the publish token; this connection came without it")
 
 Publish = Callable[[bytes], Awaitable[dict[str, object]]]
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -87,10 +90,14 @@ class ClientHub:
         try:
             accepted = await self._publish(text.encode("utf-8", "surrogatepass"))
         except Problem as problem:
-            self._observe(Refused(problem.status, problem.detail))
-            refusal = msgspec.json.decode(problem.body())
-            return Event.new("oncecast.refused", refusal, source="/oncecast/producer").to_json()
+            return self.refuse(problem)
         return Event.new("oncecast.accepted", accepted, source="/oncecast/producer").to_json()
+
+    def refuse(self, problem: Problem) -> bytes:
+        """The refusal of what a client sent, as an event."""
+        self._observe(Refused(problem.status, problem.detail))
+        refusal = msgspec.json.decode(problem.body())
+        return Event.new("oncecast.refused", refusal, source="/oncecast/producer").to_json()
 
 
 class TooSlow(Exception):
@@ -107,6 +114,7 @@ class _Session:
         self._hub = hub
         self._offset = offset
         self._one_at_a_time = asyncio.Lock()
+        self._may_publish = may(socket.scope, "publish")
 
     async def run(self) -> None:
         await together(self._send_for_ever(), self._hear_for_ever())
@@ -126,6 +134,9 @@ class _Session:
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1000))
             text = message.get("text")
+            if text is not None and not self._may_publish:
+                await self._send(self._hub.refuse(_NO_RIGHT).decode())
+                continue
             if text is None:
                 raise NotText("events are JSON in text frames, not binary ones")
             await self._send((await self._hub.answer(text)).decode())

@@ -45,6 +45,7 @@ class Harness:
             url,
             instance="listener-a",
             group="g",
+            token=None,
             window_bytes=window_bytes,
             reconnect_base_s=0.01,
             reconnect_max_s=0.02,

@@ -1,0 +1,97 @@
+"""Who may do what: bearer tokens for publishing, reading and operating. Middleware around a whole ASGI application.
+
+A right without a token is everybody's who reaches the port. The operator's token grants everything.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from oncecast.http.problems import PROBLEM_TYPE, Problem
+
+Right = Literal["publish", "subscribe", "admin"]
+GRANTED = "oncecast.granted"
+"""Under this name the scope has the rights of whoever asks."""
+_OFFERED = "bearer."
+"""A page's WebSocket cannot send headers: it offers the subprotocol `bearer.` + base64url of its token."""
+
+
+class Tokens:
+    """The tokens that are set, by right."""
+
+    def __init__(self, **tokens: str | None) -> None:
+        self._tokens = {right: token.encode() for right, token in tokens.items() if token}
+
+    def __repr__(self) -> str:
+        return f"Tokens for {', '.join(self._tokens) or 'nothing'}"
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    def granted(self, presented: Iterable[str]) -> frozenset[str]:
+        """The rights of whoever presents these."""
+        texts = [text.encode() for text in presented]
+        shown = {
+            right
+            for right, token in self._tokens.items()
+            if any([hmac.compare_digest(token, text) for text in texts])  # noqa: C419 - each is compared
+        }
+        everything = frozenset(("publish", "subscribe", "admin"))
+        return everything if "admin" in shown else frozenset(shown) | (everything - self._tokens.keys())
+
+
+class Gatekeeper:
+    """Lets pass who has the right that `needs(scope)` names; None is for everybody."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None]) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._needs = needs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse with 401, or pass on with the rights in the scope."""
+        right = self._needs(scope)
+        granted = self._tokens.granted(presented(scope))
+        if right is None or right in granted:
+            await self._app({**scope, GRANTED: granted}, receive, send)
+            return
+        problem = Problem(
+            401,
+            f"this needs the {right} token: 'Authorization: Bearer …' ({right.upper()}_TOKEN of who asks)",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        if scope["type"] == "websocket":
+            await _refuse_handshake(problem, send)
+        else:
+            await problem.response()(scope, receive, send)
+
+
+def may(scope: Scope, right: Right) -> bool:
+    """Whether whoever asks has `right`; without a gatekeeper everybody has every right."""
+    return GRANTED not in scope or right in scope[GRANTED]
+
+
+def presented(scope: Scope) -> Iterator[str]:
+    """The tokens that come with a request or a hand-shake."""
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            yield value[7:].strip().decode("latin-1")
+    for offered in scope.get("subprotocols", ()):
+        if offered.startswith(_OFFERED):
+            text = offered.removeprefix(_OFFERED)
+            try:
+                yield urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("latin-1")
+            except ValueError:
+                continue
+
+
+async def _refuse_handshake(problem: Problem, send: Send) -> None:
+    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"www-authenticate", b"Bearer")]
+    start = {"type": "websocket.http.response.start", "status": problem.status, "headers": headers}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": problem.body()})

@@ -1,0 +1,68 @@
+"""A right that has a token is granted to who presents it; the operator's token grants everything."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oncecast.http.tokens import GRANTED, Gatekeeper, Tokens, may, presented
+
+TOKENS = Tokens(publish="p" * 8, subscribe="s" * 8, admin="a" * 8)
+
+
+@pytest.mark.parametrize(
+    ("shown", "rights"),
+    [
+        ([], set()), (["x"], set()), (["p" * 8], {"publish"}), (["p" * 8, "s" * 8], {"publish", "subscribe"}),
+        (["a" * 8], {"publish", "subscribe", "admin"}), (["p" * 7], set()), (["P" * 8], set()), (["é"], set()),
+    ],
+)  # fmt: skip
+def test_each_token_grants_its_right(shown: list[str], rights: set[str]) -> None:
+    assert TOKENS.granted(shown) == rights
+
+
+def test_a_right_without_a_token_is_everybodys() -> None:
+    assert Tokens(publish="p" * 8, subscribe=None, admin=None).granted([]) == {"subscribe", "admin"}
+    assert not Tokens(publish=None, subscribe=None, admin="")
+
+
+@given(st.text(st.characters(codec="latin-1")))
+def test_nothing_else_is_ever_granted_a_right(shown: str) -> None:
+    assert not TOKENS.granted([shown]) or shown in {"p" * 8, "s" * 8, "a" * 8}
+
+
+@given(st.binary(), st.lists(st.text(st.characters(codec="ascii"))))
+def test_whatever_is_sent_is_read_without_an_error(header: bytes, offered: list[str]) -> None:
+    offered += [f"bearer.{text}" for text in offered]
+    list(presented({"headers": [(b"authorization", header)], "subprotocols": offered}))
+
+
+def test_a_token_comes_in_a_header_or_as_a_subprotocol_that_is_offered() -> None:
+    offered = "bearer." + urlsafe_b64encode(b"to?ken+/").decode().rstrip("=")
+    scope = {"headers": [(b"authorization", b"bEARER  abc")], "subprotocols": ["cloudevents.json", offered]}
+    assert list(presented(scope)) == ["abc", "to?ken+/"]
+    assert list(presented({"headers": [(b"authorization", b"Basic abc")]})) == []
+
+
+async def test_who_lacks_the_right_is_told_which_token_and_never_what_it_is() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        sent.append({"granted": scope[GRANTED], "may": may(scope, "publish")})
+
+    keeper = Gatekeeper(app, TOKENS, lambda scope: "publish")
+    await keeper({"type": "http", "headers": []}, app, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 401
+    assert (b"www-authenticate", b"Bearer") in sent[0]["headers"]
+    assert b"PUBLISH_TOKEN" in sent[1]["body"]
+    assert b"pppppppp" not in sent[1]["body"]
+    await keeper({"type": "http", "headers": [(b"authorization", b"Bearer pppppppp")]}, app, send)  # type: ignore[arg-type]
+    assert sent[2] == {"granted": {"publish"}, "may": True}
+    assert "pppppppp" not in repr(TOKENS)
