@@ -134,6 +134,13 @@ class Reconnecting(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectingAgain(Fact):
+    """The wait is over: the feed is tried again now."""
+
+    producer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Received(Batch):
     """Events arrived from a producer."""
 
@@ -276,6 +283,13 @@ class DependencyLost(Fact):
 
     name: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyTried(Fact):
+    """`name` (`redis`, `database`) is being connected to again; told once for each time that it was lost."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

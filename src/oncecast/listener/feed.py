@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.facts import Connected, Disconnected, GapNoted, Observe, Received, Reconnecting
+from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNoted, Observe, Received, Reconnecting
 from oncecast.core.ports import EventStore
 from oncecast.core.retry import backoff
 from oncecast.core.wire import (
@@ -136,6 +136,7 @@ class Feed:
             )
             self._observe(Reconnecting(self.url, delay_s, attempt - 1))
             await asyncio.sleep(delay_s)
+            self._observe(ConnectingAgain(self.url))
 
     async def _has_room(self) -> None:
         """A connection that breaks again and again must not bring in more than the window holds."""

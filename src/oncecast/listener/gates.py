@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from oncecast.core.breaker import Breaker
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.facts import DependencyLost, DependencyReady, Observe
+from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe
 from oncecast.core.ports import Claims, EventStore, Leases
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -32,7 +32,7 @@ class LeaseGate:
         self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S / 2)
         self._renew_after_s = lease_ttl_s / 3
         self._observe = observe
-        self._announced = False
+        self._announced = self._tried = False
 
     @property
     def token(self) -> str:
@@ -125,6 +125,9 @@ class LeaseGate:
             await asyncio.sleep(max(0.0, started_s + HEARTBEAT_INTERVAL_S - time.monotonic()))
 
     async def _beat(self) -> None:
+        if not self._tried:
+            self._tried = True
+            self._observe(DependencyTried("redis"))
         try:
             await self.leases.beat()
         except Unavailable as error:
@@ -136,7 +139,7 @@ class LeaseGate:
 
     def _lost(self, error: Unavailable) -> None:
         if self.breaker.failed(time.monotonic()):
-            self._announced = True
+            self._announced, self._tried = True, False
             self._observe(DependencyLost("redis", str(error)))
 
 
@@ -182,11 +185,16 @@ class DatabaseGate:
         """While it is down, try a write on a fresh connection every `probe_interval_s`."""
         while True:
             await self._down.wait()
-            try:
-                await self._store.probe()
-            except Unavailable:
+            self._observe(DependencyTried("database"))
+            while not await self._answers():  # noqa: ASYNC110 - what comes back sets no event of ours
                 await asyncio.sleep(self._probe_interval_s)
-            else:
-                self._down.clear()
-                self._up.set()
-                self._observe(DependencyReady("database"))
+            self._down.clear()
+            self._up.set()
+            self._observe(DependencyReady("database"))
+
+    async def _answers(self) -> bool:
+        try:
+            await self._store.probe()
+        except Unavailable:
+            return False
+        return True

@@ -119,6 +119,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.Reconnecting():
             delay_ms = round(fact.delay_s * 1000)
             return [f"🔄 Attempting to reconnect in {delay_ms}ms (attempt {fact.attempt}) in {at}"]
+        case facts.ConnectingAgain():
+            return [f"🔄 Reconnecting to WebSocket in {at}..."]
         case facts.Received():
             return [f"✅ Received {_events(fact, 'event ')} in {at}"]
         case facts.Started():
@@ -147,6 +149,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"❌ Replay of {fact.id} failed at {at}: it stays dead ({fact.error})"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
+        case facts.DependencyTried():
+            return [f"🔄 Connecting to {'Redis' if fact.name == 'redis' else 'PostgreSQL'} in {at}..."]
         case facts.DependencyLost(name="redis"):
             return [f"⚠️ Redis unavailable in {at}: duplicate risk ({fact.error})"]
         case facts.DependencyReady(name="redis"):

@@ -1,0 +1,139 @@
+"""The lines that users were promised on a listener's console, each for what really happened; and as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from oncecast import Event, Publisher
+from oncecast.embedded import Stack
+from tests.acceptance.test_recovery import FAILING, dead_letters
+from tests.support.stacks import StackOf, drained, until
+
+NAMES = ("listener-a", "listener-b")
+
+
+def logs(stack: Stack, *names: str) -> str:
+    return "".join((stack.data / name / "output.log").read_text() for name in names or NAMES)
+
+
+async def told(stack: Stack, line: str, *names: str) -> None:
+    """Wait until a line begins so, where X is either listener."""
+    pattern = re.compile("^" + re.escape(line).replace("X", "listener-[ab]"), re.MULTILINE)
+
+    async def it_is() -> bool:
+        return pattern.search(logs(stack, *names)) is not None
+
+    await until(it_is)
+
+
+async def test_the_life_of_an_event_is_told_line_by_line(stack_of: StackOf) -> None:
+    async with stack_of() as stack, Publisher(stack.publish_url) as publisher:
+        for name in NAMES:
+            await told(stack, f"✅ Connected to producer in {name}", name)
+            await told(stack, f"✅ Redis ready in {name}", name)
+        await publisher.publish(Event.new("tick", id="evt_123"))
+        for line in (
+            "✅ Received event evt_123 in X",
+            "✅ Event processing started for event evt_123 at X",
+            "✅ Persisted evt_123 in instance X\n",
+            "⚠️ Duplicate event evt_123 at X",
+        ):
+            await told(stack, line)
+        assert logs(stack).count("Persisted evt_123") == 1
+
+
+async def test_the_death_of_an_event_is_told_line_by_line(stack_of: StackOf) -> None:
+    async with stack_of(environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="evt_456"))
+        for left in (2, 1, 0):
+            await told(stack, f"❌ Processing failed for event evt_456 at X, retries left: {left}")
+        await told(stack, "❌ Event evt_456 failed after all retries in X")
+        await told(stack, "📝 Logged failed event evt_456 to failed_events.log")
+        await dead_letters(stack, 1)
+        lines = [
+            json.loads(line)
+            for name in NAMES
+            for line in (stack.data / name / "failed_events.log").read_text().splitlines()
+        ]
+        assert [(line["event"]["id"], line["event"]["data"]) for line in lines] == [("evt_456", {"fails": True})]
+        assert "this event was sent to fail" in lines[0]["error"]
+        assert lines[0]["instance"] in NAMES
+        assert re.match(r"\d{4}-\d\d-\d\dT", lines[0]["timestamp"])
+        for name in NAMES:
+            assert (stack.data / name / "failed_events.log").stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_event_that_succeeds_at_last_says_that_it_did_so_after_a_retry(stack_of: StackOf) -> None:
+    app = {"app": "tests.support.second_time:app", "app_dir": Path(__file__).parents[2]}
+    async with stack_of(**app, listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("stubborn", id="evt_1"))
+        await told(stack, "❌ Processing failed for event evt_1 at X, retries left: 2", "listener-a")
+        await told(stack, "✅ Persisted evt_1 in instance listener-a (after retry)\n", "listener-a")
+
+
+async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf) -> None:
+    async with stack_of(listeners=1, environment={"RECONNECT_BASE": "100ms", "RECONNECT_MAX": "200ms"}) as stack:
+        await told(stack, "✅ Connected to producer in listener-a", "listener-a")
+        await stack.stop("producer")
+        await told(stack, "❌ Disconnected from producer in listener-a", "listener-a")
+        attempt = re.compile(r"^🔄 Attempting to reconnect in (\d+)ms \(attempt (\d+)\) in listener-a$", re.MULTILINE)
+
+        async def tries() -> list[tuple[str, str]] | None:
+            found = attempt.findall(logs(stack, "listener-a"))
+            return found if len(found) >= 3 else None
+
+        found = await until(tries)
+        assert [int(number) for _, number in found[:3]] == [1, 2, 3]
+        assert all(50 <= int(delay_ms) <= 200 for delay_ms, _ in found)
+        await told(stack, "🔄 Reconnecting to WebSocket in listener-a...\n", "listener-a")
+        await stack.start("producer")
+
+        async def is_back() -> bool:
+            return logs(stack, "listener-a").count("✅ Connected to producer in listener-a") == 2
+
+        await until(is_back)
+
+
+async def test_redis_and_postgresql_are_told_when_lost_tried_and_back(stack_of: StackOf) -> None:
+    environment = {"DB_RETRY_DELAY": "100ms"}
+    async with stack_of(listeners=1, environment=environment) as stack, Publisher(stack.publish_url) as publisher:
+        await told(stack, "🔄 Connecting to Redis in listener-a...\n✅ Redis ready in listener-a\n", "listener-a")
+        await stack.stop("valkey")
+        await told(stack, "⚠️ Redis unavailable in listener-a: duplicate risk", "listener-a")
+        await publisher.publish(Event.new("tick", id="evt_1"))
+        await told(stack, "✅ Persisted evt_1 in instance listener-a", "listener-a")
+        await stack.start("valkey")
+        await told(stack, "🔄 Connecting to Redis in listener-a...\n✅ Redis ready in listener-a\n", "listener-a")
+        await stack.stop("postgres")
+        await publisher.publish(Event.new("tick", id="evt_2"))
+        for left in (2, 1, 0):
+            await told(stack, f"❌ DB insert failed for evt_2, retries left: {left}", "listener-a")
+        await told(stack, "❌ PostgreSQL unavailable in listener-a: events wait", "listener-a")
+        await stack.start("postgres")
+        await told(stack, "✅ PostgreSQL ready in listener-a\n", "listener-a")
+        await told(stack, "✅ Persisted evt_2 in instance listener-a", "listener-a")
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+async def test_under_load_a_batch_is_one_line(stack_of: StackOf, format: str) -> None:
+    environment = {"LOG_FORMAT": format}
+    async with stack_of(listeners=1, environment=environment) as stack, httpx.AsyncClient(timeout=20) as client:
+        body = b"[" + b",".join(Event.new("tick", id=f"evt_{n}").to_json() for n in range(1, 481)) + b"]"
+        await client.post(f"{stack.publish_url}/events", content=body, headers={"content-type": "application/json"})
+        await drained(stack)
+        lines = logs(stack, "listener-a").splitlines()
+        if format == "console":
+            assert "✅ Persisted 480 events in instance listener-a (evt_1 … evt_480)" in lines
+            assert len(lines) < 20
+            return
+        found = [json.loads(line) for line in lines]
+        [persisted] = [line for line in found if line["event"] == "Persisted"]
+        assert (persisted["count"], persisted["first_id"], persisted["last_id"]) == (480, "evt_1", "evt_480")
+        assert (persisted["level"], persisted["instance"]) == ("info", "listener-a")
+        assert persisted["message"] == "✅ Persisted 480 events in instance listener-a (evt_1 … evt_480)"
+        assert all(line["timestamp"].endswith("Z") for line in found)
