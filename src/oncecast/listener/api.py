@@ -13,9 +13,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from oncecast.core.errors import DataRefused, RowLocked, Unavailable
+from oncecast.http.openapi import document_routes
 from oncecast.http.params import texts, whole_number
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 from oncecast.http.tokens import Right
+from oncecast.listener.api_document import listener_document
 
 PAGE_MAX_EVENTS = 1_000
 PAGE_DEFAULT_EVENTS = 100
@@ -133,6 +135,7 @@ def listener_app(
             route("/livez", live),
             route("/readyz", ready),
             route("/metrics", metrics_text),
+            *document_routes(openapi=listener_document()),
         ],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
     )

@@ -12,8 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -22,8 +21,10 @@ from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.facts import Observe
 from oncecast.core.ports import Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
+from oncecast.http.openapi import document_routes
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 from oncecast.http.tokens import Right
+from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
 from oncecast.producer.listeners import ListenerHub
@@ -85,7 +86,7 @@ class Producer:
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
         self._relay = Relay(self._listeners)
-        self._pages = self._routes()
+        self.pages = self._routes()
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application. What is hot, and what is no page, goes past the router."""
@@ -94,10 +95,9 @@ class Producer:
         elif scope["path"] == EVENTS and scope["method"] == "POST":
             await self._intake(scope, receive, send)
         else:
-            await self._pages(scope, receive, send)
+            await self.pages(scope, receive, send)
 
     def _routes(self) -> Starlette:
-        web = resources.files("oncecast").joinpath("web")
         return Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -111,7 +111,7 @@ class Producer:
                 Route("/livez", self._live, methods=["GET"]),
                 Route("/readyz", self._live, methods=["GET"]),
                 Route("/metrics", self._metrics_text, methods=["GET"]),
-                Mount("/web", StaticFiles(directory=str(web))),
+                *document_routes(openapi=producer_document(), asyncapi=websocket_document()),
             ],
             exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         )

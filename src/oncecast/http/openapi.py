@@ -1,0 +1,179 @@
+"""The parts that an OpenAPI 3.1 document is put together from, and the routes that serve documents and their page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from importlib import resources
+from importlib.metadata import version
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from oncecast.http.problems import PROBLEM_TYPE, json_response
+from oncecast.http.tokens import Right
+
+Schema = Mapping[str, Any]
+Operation = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number"}
+FLAG: Schema = {"type": "boolean"}
+TIME: Schema = {"type": "string", "format": "date-time"}
+ANY: Schema = {}
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"}
+
+
+def maybe(schema: Schema) -> Schema:
+    """It, or null."""
+    if "$ref" in schema:
+        return {"anyOf": [schema, {"type": "null"}]}
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def listing(items: Schema, **limits: int) -> Schema:
+    """An array."""
+    return {"type": "array", "items": items, **limits}
+
+
+def record(_about: str = "", /, **members: Schema) -> Schema:
+    """An object that has all of `members`, and perhaps others."""
+    about = {"description": _about} if _about else {}
+    return {"type": "object", **about, "properties": members, "required": list(members)}
+
+
+def ref(name: str) -> Schema:
+    """A schema of the document's own."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def query(name: str, about: str, schema: Schema = TEXT) -> dict[str, Any]:
+    """A parameter behind the `?`."""
+    return {"name": name, "in": "query", "description": about, "schema": schema}
+
+
+def in_path(name: str, about: str, schema: Schema = NAME) -> dict[str, Any]:
+    """A parameter in the path."""
+    return {"name": name, "in": "path", "required": True, "description": about, "schema": schema}
+
+
+def json_body(schema: Schema, about: str = "", example: object = None) -> dict[str, Any]:
+    """A request's JSON body."""
+    content = {"schema": schema, **({"example": example} if example is not None else {})}
+    return {"required": True, "description": about, "content": {"application/json": content}}
+
+
+def operation(
+    name: str,
+    summary: str,
+    answer: Schema | None,
+    *,
+    tag: str,
+    about: str = "",
+    parameters: Iterable[Mapping[str, Any]] = (),
+    body: Mapping[str, Any] | None = None,
+    status: int = 200,
+    content_type: str = "application/json",
+    problems: Mapping[int, str] | None = None,
+    right: Right | None = None,
+) -> Operation:
+    """What one method of one path does; `problems` says what each status means here."""
+    refusals = {421: "The `Host` is not one of ours.", **(problems or {})}
+    if right is not None:
+        refusals[401] = f"The {right} token is missing or wrong."
+    if right in ("publish", "admin"):
+        refusals[403] = "A page of this origin may not write here."
+    content = {"content": {content_type: {"schema": answer}}} if answer is not None else {}
+    made: Operation = {
+        "operationId": name,
+        "tags": [tag],
+        "summary": summary,
+        "responses": {
+            str(status): {"description": HTTPStatus(status).phrase, **content},
+            **{str(code): _problem(text) for code, text in sorted(refusals.items())},
+        },
+    }
+    if about:
+        made["description"] = about
+    if parameters:
+        made["parameters"] = list(parameters)
+    if body is not None:
+        made["requestBody"] = dict(body)
+    if right is not None:
+        made["security"] = [{"bearer": []}, {}]
+    return made
+
+
+def _problem(about: str) -> dict[str, Any]:
+    return {"description": about, "content": {PROBLEM_TYPE: {"schema": ref("Problem")}}}
+
+
+def openapi(
+    title: str, about: str, paths: Mapping[str, Mapping[str, Operation]], schemas: Mapping[str, Schema]
+) -> dict[str, Any]:
+    """The whole document."""
+    problem = record(
+        "What was wrong, where, what to do: RFC 9457.", title=TEXT, status={"type": "integer"}, detail=TEXT
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version("oncecast"), "description": about, "license": {"name": "MIT"}},
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": problem, **schemas},
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Only where a token is set: PUBLISH_TOKEN, SUBSCRIBE_TOKEN, ADMIN_TOKEN.",
+                }
+            },
+        },
+    }
+
+
+def document_routes(**documents: Mapping[str, Any]) -> list[BaseRoute]:
+    """`/openapi.json` and the like, `/docs` which shows them, and `/web`, where the pages' files are."""
+    web = resources.files("oncecast").joinpath("web")
+
+    def serve(document: Mapping[str, Any]) -> Any:
+        async def answer(_request: Request) -> Response:
+            return json_response(document)
+
+        return answer
+
+    async def page(_request: Request) -> Response:
+        return Response(web.joinpath("docs.html").read_bytes(), media_type="text/html; charset=utf-8")
+
+    return [
+        *(Route(f"/{name}.json", serve(document), methods=["GET"]) for name, document in documents.items()),
+        Route("/docs", page, methods=["GET"]),
+        Mount("/web", StaticFiles(directory=str(web))),
+    ]
+
+
+HEALTH = {
+    "/livez": {
+        "get": operation("livez", "Whether the process runs", record(status=TEXT), tag="Health"),
+    },
+    "/metrics": {
+        "get": operation(
+            "metrics",
+            "Prometheus metrics",
+            TEXT,
+            tag="Health",
+            content_type="text/plain; version=0.0.4; charset=utf-8",
+        ),
+    },
+}
+"""What both faces have."""
+
+DOCUMENTS = {
+    "/openapi.json": {
+        "get": operation("openapi", "This document", {"type": "object"}, tag="Documents"),
+    },
+}

@@ -1,0 +1,303 @@
+"""The OpenAPI document of a producer, and the AsyncAPI document of its WebSocket."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from oncecast.core.wire import (
+    PLAIN_SUBPROTOCOL,
+    SUBPROTOCOL,
+    Answer,
+    Ask,
+    Credit,
+    Events,
+    Report,
+    Resume,
+    Welcome,
+)
+from oncecast.http.letters_document import SCHEMAS, letters_paths
+from oncecast.http.openapi import (
+    DOCUMENTS,
+    FLAG,
+    HEALTH,
+    NAME,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    in_path,
+    listing,
+    maybe,
+    openapi,
+    operation,
+    query,
+    record,
+    ref,
+)
+
+_JOURNAL = record(
+    name=TEXT,
+    epoch=TEXT,
+    first=WHOLE,
+    last=WHOLE,
+    bytes=WHOLE,
+    max_bytes=WHOLE,
+    max_age_s=NUMBER,
+    unsettled_percent=WHOLE,
+    held_back_by=maybe(TEXT),
+)
+_LISTENER = {
+    "instance": TEXT,
+    "group": TEXT,
+    "sent": WHOLE,
+    "lag": WHOLE,
+    "cursor": maybe(TEXT),
+    "received": WHOLE,
+    "stored": WHOLE,
+    "duplicates": WHOLE,
+    "dead": WHOLE,
+    "in_flight": WHOLE,
+    "rate": NUMBER,
+    "demonstration": FLAG,
+    "standing_by": maybe(TEXT),
+    "redis": TEXT,
+    "database": TEXT,
+    "age_s": NUMBER,
+}
+_FAILURES = listing(record(id=TEXT, source=TEXT, error=TEXT, retries_left=WHOLE, at=NUMBER))
+
+
+def _status(**further: Any) -> Any:
+    return record(
+        status=TEXT,
+        instance=TEXT,
+        journal=_JOURNAL,
+        subscribers=WHOLE,
+        listeners=listing(record(**_LISTENER, **further)),
+    )
+
+
+_BARE = {
+    "type": "object",
+    "description": "An object without `specversion`: it becomes an event's data; `id` and `type` are taken from it.",
+    "properties": {"specversion": False},
+}
+_PUBLICATION: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"anyOf": [_BARE, ref("Event"), listing({"anyOf": [_BARE, ref("Event")]}, minItems=1)]},
+            "example": {"id": "o-1", "type": "order.created", "sku": "A-1", "quantity": 2},
+        },
+        "application/x-ndjson": {"schema": TEXT, "example": '{"type": "tick"}\n{"type": "tock"}\n'},
+        "application/cloudevents+json": {
+            "schema": ref("Event"),
+            "example": {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.created", "data": {}},
+        },
+        "application/cloudevents-batch+json": {"schema": listing(ref("Event"), minItems=1)},
+    },
+}
+
+
+def producer_document() -> dict[str, Any]:
+    """What a producer's HTTP face does."""
+    accepted = record(
+        accepted={"type": "integer", "minimum": 1}, events=listing(record(id=TEXT, source=TEXT, cursor=TEXT))
+    )
+    paths = {
+        "/events": {
+            "post": operation(
+                "publish",
+                "Publish events",
+                accepted,
+                tag="Events",
+                status=202,
+                about="All or nothing; answered once they are on disk. CloudEvents' binary mode is taken too: the"
+                " attributes as `ce-` headers, the body as data, whatever its content type.",
+                parameters=[
+                    query("type", "The type of bare events.", NAME),
+                    query("source", "The source of bare events.", NAME),
+                    query("subject", "The subject of bare events.", NAME),
+                    {
+                        "name": "Idempotency-Key",
+                        "in": "header",
+                        "description": "Makes the ids of bare events without one the same over retries.",
+                        "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
+                    },
+                ],
+                body=_PUBLICATION,
+                problems={
+                    400: "Not JSON, not UTF-8, or ended early.",
+                    408: "The body did not come in time.",
+                    413: "An event, or the request, is too large.",
+                    415: "This content type or encoding is not taken.",
+                    422: "Something cannot be an event, or could not be stored: the detail names the place.",
+                    503: "The journal is full, or its disk fails: nothing was acknowledged.",
+                    507: "The journal's disk is full: nothing was accepted.",
+                },
+                right="publish",
+            ),
+            "get": operation(
+                "readJournal",
+                "Read events back from the journal, in order",
+                record(events=listing(ref("Event")), next=TEXT),
+                tag="Events",
+                parameters=[
+                    query(
+                        "limit",
+                        "How many at most.",
+                        {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+                    ),
+                    query("after", "A cursor, `EPOCH:OFFSET`: begin behind it."),
+                ],
+                problems={
+                    400: "A parameter cannot be read.",
+                    500: "The journal's file is damaged there: the detail names the offsets.",
+                    503: "The disk does not answer.",
+                },
+                right="subscribe",
+            ),
+        },
+        **letters_paths(
+            query("group", "Of which group; needed where several listen.", NAME),
+            {
+                413: "The body is too large.",
+                502: "The answer is too large to be relayed.",
+                504: "The listener did not answer: whether it was done is unknown; asking again is safe.",
+            },
+        ),
+        "/api/status": {
+            "get": operation(
+                "status", "What the page shows", _status(failures=_FAILURES), tag="Operations", right="subscribe"
+            )
+        },
+        "/api/journal": {
+            "get": operation("journal", "How full the journal is", _JOURNAL, tag="Operations", right="subscribe")
+        },
+        "/api/groups": {
+            "get": operation(
+                "listGroups",
+                "List the groups that events are kept for",
+                record(
+                    groups=listing(
+                        record(
+                            name=TEXT,
+                            cursor=TEXT,
+                            behind=WHOLE,
+                            connected=WHOLE,
+                            unseen_s=NUMBER,
+                            expired=FLAG,
+                            forgotten=FLAG,
+                        )
+                    )
+                ),
+                tag="Operations",
+                right="subscribe",
+            )
+        },
+        "/api/groups/{name}": {
+            "delete": operation(
+                "forgetGroup",
+                "Keep events for a group no longer",
+                record(forgotten=TEXT),
+                tag="Operations",
+                parameters=[in_path("name", "The group's name.")],
+                problems={
+                    404: "There is no such group.",
+                    409: "Listeners of it are connected.",
+                    503: "The journal's disk fails.",
+                },
+                right="admin",
+            )
+        },
+        "/health": {"get": operation("health", "How the producer is doing", _status(), tag="Health")},
+        "/readyz": {"get": operation("readyz", "Whether it takes events", record(status=TEXT), tag="Health")},
+        **HEALTH,
+        **DOCUMENTS,
+        "/asyncapi.json": {
+            "get": operation("asyncapi", "What is said on the WebSocket", {"type": "object"}, tag="Documents")
+        },
+    }
+    about = (
+        "A producer accepts events, keeps them in its journal, and broadcasts them over the WebSocket at `/`"
+        " ([asyncapi.json](/asyncapi.json))."
+    )
+    return openapi("Oncecast producer", about, paths, SCHEMAS)
+
+
+def websocket_document() -> dict[str, Any]:
+    """What is said on the WebSocket, as AsyncAPI 3. The frames' schemas are made from those of `core.wire`."""
+    frames = (Welcome, Resume, Events, Credit, Report, Ask, Answer)
+    schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")[1]
+    messages = {
+        frame.__name__: {
+            "title": frame.__name__,
+            "summary": (frame.__doc__ or "").partition("\n")[0],
+            "contentType": "application/json",
+            "payload": ref(frame.__name__),
+        }
+        for frame in frames
+    }
+    plain = {
+        "Event": "An event of the broadcast; or one that is published.",
+        "Accepted": "What was published on this connection is on disk: its type is `oncecast.accepted`.",
+        "Refused": "What was published on this connection is refused: its type is `oncecast.refused`.",
+    }
+    messages |= {
+        name: {"title": name, "summary": text, "contentType": "application/cloudevents+json", "payload": ref("Event")}
+        for name, text in plain.items()
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Oncecast producer, WebSocket",
+            "version": version("oncecast"),
+            "license": {"name": "MIT"},
+            "description": "Plain clients receive each event as one frame and publish by sending one. Listeners offer"
+            f" the subprotocol `{SUBPROTOCOL}`.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "broadcast": {
+                "address": "/",
+                "title": "Plain clients",
+                "description": f"Without a subprotocol, or with `{PLAIN_SUBPROTOCOL}`. `?after=EPOCH:OFFSET` goes on"
+                " there, `?from=earliest` begins with the oldest event kept. A client that is too slow is closed;"
+                " the reason names the cursor to go on from.",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in plain},
+                "bindings": {
+                    "ws": {
+                        "query": {
+                            "type": "object",
+                            "properties": {"after": TEXT, "from": {"enum": ["earliest", "latest"]}},
+                        }
+                    }
+                },
+            },
+            "listeners": {
+                "address": "/",
+                "title": f"Listeners, {SUBPROTOCOL}",
+                "description": "The producer opens with `welcome`, the listener answers `resume`; then `events` come"
+                " for as long as its credit lasts. Credit counts the bytes of whole frames.",
+                "messages": {f.__name__: {"$ref": f"#/components/messages/{f.__name__}"} for f in frames},
+            },
+        },
+        "operations": {
+            "publish": _does("receive", "broadcast", "Event"),
+            "broadcast": _does("send", "broadcast", "Event", "Accepted", "Refused"),
+            "feed": _does("send", "listeners", "Welcome", "Events", "Ask"),
+            "follow": _does("receive", "listeners", "Resume", "Credit", "Report", "Answer"),
+        },
+        "components": {"messages": messages, "schemas": {"Event": SCHEMAS["Event"], **schemas}},
+    }
+
+
+def _does(action: str, channel: str, *messages: str) -> dict[str, Any]:
+    """An operation of the producer's."""
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
+    }

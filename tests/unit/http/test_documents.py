@@ -1,0 +1,89 @@
+"""The documents of both faces are valid, and tell every route, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+from starlette.routing import BaseRoute, Route
+
+from oncecast.core import wire
+from oncecast.journal.memory import MemoryJournal
+from oncecast.listener.api import listener_app
+from oncecast.listener.api_document import listener_document
+from oncecast.listener.letters_api import letters_routes
+from oncecast.listener.pruning_api import pruning_routes
+from oncecast.producer.api_document import producer_document, websocket_document
+from oncecast.producer.app import Producer, ProducerSettings
+
+NOTHING: Any = SimpleNamespace()
+PAGES = {"/", "/docs"}
+"""For people; they describe themselves."""
+
+
+def producer_routes() -> Iterable[BaseRoute]:
+    made = Producer(MemoryJournal(), ProducerSettings(instance="p"), metrics=bytes, observe=lambda _fact: None)
+    return made.pages.routes
+
+
+def listener_routes() -> Iterable[BaseRoute]:
+    further = [*letters_routes(NOTHING, NOTHING, objection=lambda: None), *pruning_routes(NOTHING)]
+    return listener_app(NOTHING, NOTHING, further, health=dict, metrics=bytes).routes
+
+
+def served(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:
+    return {
+        (re.sub(r":\w+}", "}", route.path), method.lower())
+        for route in routes
+        if isinstance(route, Route) and route.path not in PAGES
+        for method in (route.methods or ()) - {"HEAD"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("routes", "document"),
+    [(producer_routes, producer_document), (listener_routes, listener_document)],
+    ids=["producer", "listener"],
+)
+async def test_a_document_is_valid_and_tells_every_route_and_no_other(routes: Any, document: Any) -> None:
+    told = document()
+    validate(told)
+    assert {(path, method) for path, methods in told["paths"].items() for method in methods} == served(routes())
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if name == "$ref":
+                yield member
+            else:
+                yield from references(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from references(member)
+
+
+@pytest.mark.parametrize("document", [producer_document, listener_document, websocket_document])
+def test_every_reference_leads_somewhere(document: Any) -> None:
+    told = document()
+    for reference in references(told):
+        found = told
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+        assert found
+
+
+def test_the_websocket_document_tells_every_frame_of_the_protocol_and_what_it_holds() -> None:
+    told = websocket_document()
+    assert told["asyncapi"].startswith("3.")
+    frames = [*wire.ServerFrame.__args__, *wire.ClientFrame.__args__]
+    assert set(told["channels"]["listeners"]["messages"]) == {frame.__name__ for frame in frames}
+    for frame in frames:
+        schema = told["components"]["schemas"][frame.__name__]
+        assert set(schema["properties"]) == {"verb", *frame.__struct_fields__}
+    said = [message["$ref"] for name in ("feed", "follow") for message in told["operations"][name]["messages"]]
+    assert {reference.rpartition("/")[2] for reference in said} == {frame.__name__ for frame in frames}
