@@ -39,6 +39,7 @@ _LETTER = {
     "died_at": TIME,
     "mended": FLAG,
 }
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 SCHEMAS = {
     "Event": {
         "type": "object",
@@ -48,14 +49,24 @@ SCHEMAS = {
             "id": NAME,
             "source": NAME,
             "type": NAME,
-            "subject": TEXT,
-            "time": TEXT,
-            "datacontenttype": TEXT,
-            "dataschema": TEXT,
+            "subject": maybe(NAME),
+            "time": maybe(TIME),
+            "datacontenttype": maybe(NAME),
+            "dataschema": maybe(NAME),
             "data": ANY,
-            "data_base64": TEXT,
+            "data_base64": {"type": ["string", "null"], "contentEncoding": "base64", "pattern": _BASE64},
         },
         "required": ["specversion", "id", "source", "type"],
+        "not": {"required": ["data", "data_base64"]},
+        "propertyNames": {"pattern": "^([a-z0-9]{1,64}|data_base64)$"},
+        "additionalProperties": {
+            "description": "Extension attributes.",
+            "type": ["string", "boolean", "integer", "null"],
+            "maxLength": 65_536,
+            "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
+            "minimum": -(2**31),
+            "maximum": 2**31 - 1,
+        },
     },
     "DeadLetter": record("An event that was given up on.", **_LETTER),
     "WholeDeadLetter": record(

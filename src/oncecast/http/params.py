@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from starlette.requests import Request
 
 from oncecast.http.problems import Problem
 
+TEXT_MAX_LETTERS = 512
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 BODY_MAX_BYTES = 1024 * 1024
 StructT = TypeVar("StructT")
 
@@ -23,11 +26,11 @@ def whole_number(request: Request, name: str, *, default: int, maximum: int) -> 
 
 
 def texts(request: Request, names: Iterable[str]) -> dict[str, str | None]:
-    """The query's texts of these names; raises Problem 400 for one that PostgreSQL could not take."""
+    """The query's texts of these names; raises Problem 400 for one that no event can have."""
     values = {name: request.query_params.get(name) for name in names}
     for name, value in values.items():
-        if value is not None and ("\0" in value or not _is_text(value)):
-            raise Problem(400, f"{name} holds a character that no event can hold")
+        if value is not None and not (0 < len(value) <= TEXT_MAX_LETTERS and _is_text(value)):
+            raise Problem(400, f"{name} is 1 to {TEXT_MAX_LETTERS} characters long, without control characters")
     return values
 
 
@@ -55,6 +58,8 @@ async def struct(request: Request, kind: type[StructT]) -> StructT:
 
 
 def _is_text(value: str) -> bool:
+    if _CONTROL.search(value):
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -45,11 +45,13 @@ def letters_routes(letters: DeadLetters, replays: Replays, *, objection: Callabl
         return json_response(page("dead_letters", rows, limit))
 
     async def one(request: Request) -> Response:
-        """`GET /api/dead-letters/{id}?source=`."""
+        """`GET` or `PUT /api/dead-letters/{id}?source=`."""
+        if request.method == "PUT":
+            return await mend(request)
         return json_response(await found(*await identity(request)))
 
     async def mend(request: Request) -> Response:
-        """`PUT /api/dead-letters/{id}?source=`: the body is the mended data."""
+        """The body is the mended data."""
         data = await body(request)
         try:
             msgspec.json.decode(data, type=msgspec.Raw)
@@ -105,6 +107,5 @@ def letters_routes(letters: DeadLetters, replays: Replays, *, objection: Callabl
     return [
         route(PATH, listing),
         route(f"{PATH}/replay", replay, "POST"),
-        route(f"{PATH}/{{id:path}}", one),
-        route(f"{PATH}/{{id:path}}", mend, "PUT"),
+        route(f"{PATH}/{{id:path}}", one, "GET", "PUT"),
     ]

@@ -82,7 +82,10 @@ def _status(**further: Any) -> Any:
 _BARE = {
     "type": "object",
     "description": "An object without `specversion`: it becomes an event's data; `id` and `type` are taken from it.",
-    "properties": {"specversion": False},
+    "properties": {
+        "specversion": False,
+        "id": {name: limit for name, limit in NAME.items() if name != "type"},
+    },
 }
 _PUBLICATION: dict[str, Any] = {
     "required": True,
@@ -124,7 +127,7 @@ def producer_document() -> dict[str, Any]:
                         "name": "Idempotency-Key",
                         "in": "header",
                         "description": "Makes the ids of bare events without one the same over retries.",
-                        "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
+                        "schema": NAME,
                     },
                 ],
                 body=_PUBLICATION,
@@ -150,7 +153,11 @@ def producer_document() -> dict[str, Any]:
                         "How many at most.",
                         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
                     ),
-                    query("after", "A cursor, `EPOCH:OFFSET`: begin behind it."),
+                    query(
+                        "after",
+                        "A cursor, `EPOCH:OFFSET`: begin behind it.",
+                        {"type": "string", "pattern": "^[0-9A-Za-z]+:[0-9]{1,18}$"},
+                    ),
                 ],
                 problems={
                     400: "A parameter cannot be read.",
@@ -163,6 +170,7 @@ def producer_document() -> dict[str, Any]:
         **letters_paths(
             query("group", "Of which group; needed where several listen.", NAME),
             {
+                404: "There is no such group, or dead letter (any more).",
                 413: "The body is too large.",
                 502: "The answer is too large to be relayed.",
                 504: "The listener did not answer: whether it was done is unknown; asking again is safe.",

@@ -85,7 +85,7 @@ class Producer:
             check_room=self.retention.check_room,
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
-        self._relay = Relay(self._listeners)
+        self._relay = Relay(self._listeners, self.retention.knows)
         self.pages = self._routes()
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +123,7 @@ class Producer:
         limit = _number(request.query_params.get("limit", "100"), "limit", PAGE_MAX_EVENTS)
         try:
             after = request.query_params.get("after")
-            offset = start_after(self._journal, Cursor.parse(after)) if after else self._journal.first - 1
+            offset = start_after(self._journal, Cursor.parse(after)) if after is not None else self._journal.first - 1
         except ValueError as error:
             raise Problem(400, f"after: {error}") from None
         events: list[msgspec.Raw] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import count
 
 from starlette.requests import Request
@@ -20,10 +21,11 @@ RETRY_AFTER = {"Retry-After": "2"}
 
 
 class Relay:
-    """The routes under `/api/dead-letters`, answered by whoever is connected."""
+    """The routes under `/api/dead-letters`, answered by whoever is connected of a group that `is_known`."""
 
-    def __init__(self, hub: ListenerHub) -> None:
+    def __init__(self, hub: ListenerHub, is_known: Callable[[str], bool]) -> None:
         self._hub = hub
+        self._is_known = is_known
         self._ids = count(1)
 
     def routes(self) -> list[Route]:
@@ -55,10 +57,10 @@ class Relay:
     def _choose(self, group: str | None) -> Reader:
         """A live listener of `group`, or of the only one there is; raises Problem."""
         readers = [reader for reader in self._hub.readers if reader.group and group in (None, reader.group)]
+        if not readers and group is not None and not self._is_known(group):
+            raise Problem(404, f"there is no group {group[:40]!r}")
         if not readers:
-            raise Problem(
-                503, f"no listener{f' of {group[:40]!r}' if group else ''} is connected", headers=RETRY_AFTER
-            )
+            raise Problem(503, f"no listener{f' of {group!r}' if group else ''} is connected", headers=RETRY_AFTER)
         if len({reader.group for reader in readers}) > 1:
             raise Problem(400, "several groups listen: name one with ?group=")
         return min(

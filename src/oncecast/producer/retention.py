@@ -202,6 +202,10 @@ class Retention:
             for group in sorted(self._groups.values(), key=lambda group: group.name)
         ]
 
+    def knows(self, name: str) -> bool:
+        """Whether there is, or was, such a group."""
+        return name in self._groups
+
     async def forget(self, name: str) -> None:
         """Have a group hold nothing back until it comes again; raises Problem 404 or 409, or JournalUnavailable."""
         group = self._groups.get(name)
