@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import uuid
+from base64 import b64encode
+from decimal import Decimal
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from oncecast.core.event import Arrival
 from oncecast.http.problems import Problem
 from oncecast.producer.ingest import Bare, read_publication
+from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 
 NUMBERS = (
     *(
@@ -84,3 +94,93 @@ def test_an_accepted_time_is_taken_by_timestamptz_and_can_be_read_back(
 def test_what_is_at_the_edge_is_accepted() -> None:
     event = '{"specversion":"1.0","id":"1","source":"/s","type":"t","data":%s}'
     assert all(accepts(event % data) for data in ("1e-16383", "0." + "0" * 15_382 + "1e-999", "0e99999", "9" * 300))
+
+
+def exactly(text: bytes) -> dict[str, Any]:
+    """JSON with the numbers that are written there, not those that binary floats can hold."""
+    return dict(json.loads(text, parse_float=Decimal, parse_int=Decimal))
+
+
+class Table:
+    """Stores what was accepted, and reads it back."""
+
+    def __init__(self, runner: asyncio.Runner, database: Database) -> None:
+        self._runner = runner
+        self._store = PostgresEvents(database)
+        self._reader = EventReader(database)
+        self._offsets = itertools.count(1)
+
+    def store(self, raw: bytes, source: str, id: str) -> dict[str, Any]:
+        """The event as it is read back; raises what the database refuses."""
+        offset = next(self._offsets)
+        type_ = json.loads(raw)["type"]
+        arrival = Arrival(
+            *(None, offset, offset, id, source, type_, msgspec.Raw(raw), 0), attempts=1, epoch="e", journal="j"
+        )
+        self._runner.run(self._store.insert([arrival]))
+        [row] = self._runner.run(self._reader.newest(limit=2, source=source, id=id))
+        return exactly(msgspec.json.encode(row["event"]))
+
+
+@pytest.fixture(scope="module")
+def table(postgres_url: str) -> Any:
+    database = Database(postgres_url, schema="t_storable", instance="a", token="a" * 16)
+    with asyncio.Runner() as runner:
+        runner.run(database.open())
+        runner.run(database.migrate())
+        yield Table(runner, database)
+        runner.run(database.close())
+
+
+ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+CLOUD_EVENTS = st.fixed_dictionaries(
+    {"specversion": st.just("1.0"), "id": ANY_TEXT, "source": ANY_TEXT, "type": ANY_TEXT},
+    optional={
+        "subject": ANY_TEXT | st.none(),
+        "time": st.sampled_from(TIMES) | st.datetimes().map(lambda at: at.isoformat() + "Z") | ANY_TEXT,
+        "datacontenttype": ANY_TEXT,
+        "dataschema": ANY_TEXT,
+        "data": ANY_JSON,
+        "data_base64": st.binary(max_size=20).map(lambda data: b64encode(data).decode()) | ANY_TEXT,
+        "extension": ANY_TEXT | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False),
+    },
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(CLOUD_EVENTS, st.booleans())
+def test_any_cloud_event_is_refused_with_a_place_or_stored_and_read_back(
+    table: Table, event: dict[str, Any], ascii: bool
+) -> None:
+    body = json.dumps(event, ensure_ascii=ascii, allow_nan=False).encode("utf-8", "surrogatepass")
+    try:
+        publication = read_publication(body, "application/cloudevents+json", Bare(), event_max_bytes=100_000)
+    except Problem as problem:
+        assert problem.status in (400, 422)
+        assert "the event" in problem.detail or "the body" in problem.detail
+        return
+    [(source, id_)] = publication.identities
+    found = table.store(publication.events[0], source, id_)
+    for name in ("id", "source", "type", "specversion"):
+        assert found[name] == event[name]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(ANY_JSON)
+def test_any_json_is_refused_with_a_place_or_stored_with_its_value(table: Table, value: Any) -> None:
+    body = json.dumps({"id": f"{uuid.uuid4()}", "value": value}).encode()
+    try:
+        publication = read_publication(body, "application/json", Bare(), event_max_bytes=100_000)
+    except Problem as problem:
+        assert (problem.status, "the event" in problem.detail or "the body" in problem.detail) in (
+            (400, True),
+            (422, True),
+        )
+        return
+    [(source, id_)] = publication.identities
+    assert table.store(publication.events[0], source, id_)["data"] == exactly(body)
