@@ -4,8 +4,8 @@ WORKDIR /build
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
-    && python -m venv /opt/oncecast \
-    && /opt/oncecast/bin/pip install --no-cache-dir "$(echo dist/*.whl)[fast]"
+    && python -m venv --without-pip /opt/oncecast \
+    && pip --python /opt/oncecast install --no-cache-dir "$(echo dist/*.whl)[fast]"
 
 FROM python:3.13-slim
 RUN groupadd --gid 10001 oncecast \
