@@ -1,0 +1,27 @@
+# oncecast producer and oncecast listener. What a process keeps (journal.db, failed_events.log) is in its working folder.
+FROM python:3.13-slim AS build
+WORKDIR /build
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY src ./src
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
+    && python -m venv --without-pip /opt/oncecast \
+    && pip --python /opt/oncecast install --no-cache-dir "$(echo dist/*.whl)[fast]"
+
+FROM python:3.13-slim
+RUN groupadd --gid 10001 oncecast \
+    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/oncecast --shell /usr/sbin/nologin oncecast \
+    && install --directory --mode 0750 --owner oncecast --group oncecast /var/lib/oncecast
+COPY --from=build /opt/oncecast /opt/oncecast
+ENV PATH=/opt/oncecast/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+WORKDIR /var/lib/oncecast
+VOLUME /var/lib/oncecast
+EXPOSE 8080 3001
+
+# Alive, not ready: a listener whose PostgreSQL is away keeps its events and need not be restarted. A listener that
+# still waits for its first PostgreSQL does not answer yet: that takes up to two minutes. No proxy is asked.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import http.client, os, sys; face = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT', 8080)), timeout=3); face.request('GET', '/livez'); sys.exit(face.getresponse().status != 200)"]
+
+ENTRYPOINT ["oncecast"]
+CMD ["--help"]

@@ -1,0 +1,21 @@
+"""The real command line, asked whether it understands a command without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import cyclopts
+
+from oncecast import cli
+
+
+@cache
+def _app() -> cyclopts.App:
+    cli._register()
+    return cli.app
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Raises cyclopts.CycloptsError where `oncecast ARGUMENTS…` is no command of ours."""
+    _app().parse_args(arguments, exit_on_error=False, print_error=False)
