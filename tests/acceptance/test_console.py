@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -68,6 +70,21 @@ async def test_the_death_of_an_event_is_told_line_by_line(stack_of: StackOf) -> 
             assert (stack.data / name / "failed_events.log").stat().st_mode & 0o777 == 0o600
 
 
+async def test_attempts_are_three_two_seconds_apart_at_one_listener_that_keeps_the_lease(stack_of: StackOf) -> None:
+    """With the settings as they are by default, but for a lease that would run out between the attempts."""
+    environment = {"LOG_FORMAT": "json", "LEASE_TTL": "1s"}
+    async with stack_of(environment=environment) as stack, Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="evt_456"))
+        await dead_letters(stack, 1)
+        told = [json.loads(line) for line in logs(stack).splitlines()]
+        failed = sorted((x for x in told if x["event"] == "ProcessingFailed"), key=lambda x: x["timestamp"])
+        assert [x["retries_left"] for x in failed] == [2, 1, 0]
+        assert len({x["instance"] for x in failed}) == 1
+        assert {x["instance"] for x in told if x["event"] == "Started"} == {failed[0]["instance"]}
+        times = [datetime.fromisoformat(x["timestamp"]) for x in failed]
+        assert all(2.0 <= (b - a).total_seconds() < 4.0 for a, b in pairwise(times))
+
+
 async def test_an_event_that_succeeds_at_last_says_that_it_did_so_after_a_retry(stack_of: StackOf) -> None:
     app = {"app": "tests.support.second_time:app", "app_dir": Path(__file__).parents[2]}
     async with stack_of(**app, listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
@@ -97,6 +114,13 @@ async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf)
             return logs(stack, "listener-a").count("✅ Connected to producer in listener-a") == 2
 
         await until(is_back)
+        before = len(attempt.findall(logs(stack, "listener-a")))
+        await stack.stop("producer")
+
+        async def tries_again() -> list[tuple[str, str]]:
+            return attempt.findall(logs(stack, "listener-a"))[before:]
+
+        assert (await until(tries_again))[0][1] == "1", "a success begins the count anew"
 
 
 async def test_redis_and_postgresql_are_told_when_lost_tried_and_back(stack_of: StackOf) -> None:
