@@ -1,16 +1,18 @@
 // The live broadcast: a plain WebSocket client. Whatever the rate, a few times a second the newest are shown.
 
-import { clock, count, element, setText } from "./format.js";
+import { tokenFor, unlocked } from "./access.js";
+import { clock, count, element, parseExactly, setText } from "./format.js";
 
 const SHOWN_MAX = 200;
 const SHOW_EVERY_MS = 200;
 const RECONNECT_BASE_MS = 500;
 const RECONNECT_MAX_MS = 15000;
 const PREVIEW_LETTERS = 400;
+const WATCHED_MAX = 10;
 
 const byId = (id) => document.getElementById(id);
 
-export function startBroadcast({ onEvents }) {
+export function startBroadcast() {
   const list = byId("events");
   let waiting = []; // received and not shown yet: { text, at } or { notice }, oldest first, SHOWN_MAX at most
   let received = 0;
@@ -18,9 +20,11 @@ export function startBroadcast({ onEvents }) {
   let paused = false;
   let failures = 0;
   let lostAt = null;
+  const watched = new Map(); // by id: whom to tell
 
-  function connect() {
-    const socket = new WebSocket(new URL("./", location.href.replace(/^http/, "ws")), "cloudevents.json");
+  async function connect() {
+    await unlocked("subscribe");
+    const socket = new WebSocket(new URL("./", location.href.replace(/^http/, "ws")), ["cloudevents.json", ...credentials()]);
     socket.onopen = () => {
       failures = 0;
       setState("good", "Live");
@@ -30,6 +34,7 @@ export function startBroadcast({ onEvents }) {
     socket.onmessage = ({ data }) => {
       if (typeof data !== "string") return;
       received += 1;
+      for (const [id, tell] of watched) if (data.includes(id) && watched.delete(id)) tell();
       if (paused) missed += 1;
       hold({ text: data, at: new Date() });
     };
@@ -52,7 +57,6 @@ export function startBroadcast({ onEvents }) {
     if (waiting.length && !paused && !document.hidden) {
       const newest = waiting.slice(-SHOWN_MAX).map(readItem).reverse();
       waiting = [];
-      onEvents(newest.flatMap((item) => (item.event ? [item.event] : [])));
       const heightBefore = list.scrollHeight;
       list.prepend(...newest.map(entry));
       while (list.children.length > SHOWN_MAX) list.lastElementChild.remove();
@@ -79,6 +83,20 @@ export function startBroadcast({ onEvents }) {
   };
   setInterval(show, SHOW_EVERY_MS);
   connect();
+
+  return {
+    /** Resolves when the event with that id, which nobody else's has in it, is broadcast: paused or not. */
+    watch(id) {
+      if (watched.size >= WATCHED_MAX) watched.delete(watched.keys().next().value);
+      return new Promise((resolve) => watched.set(id, resolve));
+    },
+  };
+}
+
+/** A WebSocket of a page sends no headers: its token goes as a subprotocol. */
+function credentials() {
+  const token = tokenFor("subscribe");
+  return token ? [`bearer.${btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`] : [];
 }
 
 function setState(state, text) {
@@ -111,7 +129,7 @@ function entry({ event, text, notice, at }) {
   const details = element("details", {}, summary);
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) {
-      details.append(element("pre", { tabindex: "0", "aria-label": `Event ${id ?? ""} of ${source ?? ""}` }, event ? JSON.stringify(event, null, 2) : text));
+      details.append(element("pre", { tabindex: "0", "aria-label": `Event ${id ?? ""} of ${source ?? ""}` }, event ? JSON.stringify(parseExactly(text), null, 2) : text));
     }
   });
   return element("li", {}, details);

@@ -1,172 +1,161 @@
-// Writing an event and publishing it. Its id is drawn before it is first sent and kept until it is accepted or
-// changed, so that publishing it again after a lost answer is publishing the same event.
+// Writing an event, from a template or freely, and publishing it, once or in many copies.
 
-import { element, newId, offsetOf, setText } from "./format.js";
-import { SAMPLES } from "./samples.js";
-import { listenersOf } from "./system.js";
+import { draftOf, publish } from "./copies.js";
+import { count, element, faultOfJson, offsetOf, setText, showSteps } from "./format.js";
+import { listenersOf } from "./listeners.js";
+import { TEMPLATES } from "./templates.js";
 
-const ANSWER_MS = 15000;
-const SOURCE = "/oncecast";
+const COPIES_MAX = 10000;
 
 const byId = (id) => document.getElementById(id);
 
-export function startComposer() {
+export function startComposer({ watch }) {
   const form = byId("compose");
-  const [type, data, token] = [byId("type"), byId("data"), byId("token")];
-  let sample = 0;
-  let draft = null; // { id, time } of the event as it stands, once it was tried
-  let sent = null; // the last accepted: { id, offset, steps }
+  const [type, data, copies] = [byId("type"), byId("data"), byId("copies")];
+  let own = { type: "", data: "{\n  \n}" }; // what was last written freely
+  let draft = null; // as it stands, once it was tried
+  let sent = null; // the last accepted: { draft, tookMs, isBroadcast, processed }
 
-  function fill() {
-    const chosen = SAMPLES[sample++ % SAMPLES.length];
+  function choose() {
+    const chosen = TEMPLATES[form.elements.template.value] ?? own;
     type.value = chosen.type;
     data.value = chosen.data;
-    changed();
+    tell(type, byId("type-help"), "");
+    tell(data, byId("data-help"), "");
   }
 
-  function changed() {
+  function changed({ target }) {
     draft = null;
+    setText(byId("send"), "Publish");
+    if (target.name === "template") {
+      choose();
+      return;
+    }
+    if (target !== copies) {
+      own = { type: type.value, data: data.value };
+      form.elements.template.value = "own";
+    }
     check();
   }
 
   /** The event as it stands, or null; tells what is wrong beside the field. */
   function check() {
-    const typeFault = faultOfType(type.value);
-    tell(type, byId("type-help"), typeFault);
-    const dataFault = faultOfJson(data.value);
-    tell(data, byId("data-help"), dataFault);
-    return typeFault || dataFault ? null : { type: type.value.trim(), data: data.value.trim() };
+    const number = Number(copies.value);
+    const faults = [
+      tell(type, byId("type-help"), faultOfType(type.value)),
+      tell(data, byId("data-help"), faultOfJson(data.value)),
+      tell(copies, byId("copies-help"), Number.isInteger(number) && number >= 1 && number <= COPIES_MAX ? "" : `1 to ${count(COPIES_MAX)} copies`),
+    ];
+    return faults.some(Boolean) ? null : { type: type.value.trim(), data: data.value.trim(), copies: number };
   }
 
-  async function publish() {
+  async function submit() {
     const checked = check();
     if (checked === null) {
       form.querySelector("[aria-invalid=true]").focus();
       return;
     }
-    draft ??= { id: newId(), time: new Date().toISOString() };
-    const head = JSON.stringify({ specversion: "1.0", id: draft.id, source: SOURCE, type: checked.type, time: draft.time });
-    // The data goes out as it was written: decoding it here would round its large numbers.
-    const body = checked.data ? `${head.slice(0, -1)},"data":${checked.data}}` : head;
+    draft ??= draftOf(checked.type, checked.data, checked.copies);
     byId("send").disabled = true;
     setText(byId("send"), "Publishing");
-    try {
-      await post(draft.id, body);
-    } finally {
-      byId("send").disabled = false;
-      setText(byId("send"), "Publish");
-    }
+    const outcome = await send(draft);
+    byId("send").disabled = false;
+    setText(byId("send"), outcome);
   }
 
-  async function post(id, text) {
+  /** What the button says afterwards. */
+  async function send(sending) {
     const started = performance.now();
-    try {
-      const answer = await fetch("events", {
-        method: "POST",
-        headers: {
-          "Content-Type": "application/cloudevents+json",
-          ...(token.value ? { Authorization: `Bearer ${token.value}` } : {}),
-        },
-        body: text,
-        signal: AbortSignal.timeout(ANSWER_MS),
-      });
-      const body = await answer.json().catch(() => ({}));
-      if (answer.status === 202) {
-        draft = null;
-        showAccepted(id, body.events?.[0]?.cursor, performance.now() - started);
-        return;
-      }
-      if (answer.status === 401 || answer.status === 403) byId("access").hidden = false;
-      showFailure(body.detail ?? body.title ?? `HTTP ${answer.status}`, answer.status >= 500);
-    } catch (error) {
-      showFailure(error.name === "TimeoutError" ? "The producer does not answer." : "The producer cannot be reached.", true);
-    }
-  }
-
-  function showAccepted(id, cursor, tookMs) {
-    const steps = {
-      accepted: step(`Accepted and on disk in ${Math.max(1, Math.round(tookMs))} ms`, true),
-      broadcast: step("Broadcast", false),
-      processed: step("Processed by its listeners", false),
-    };
-    sent = { id, offset: offsetOf(cursor), steps };
-    byId("outcome").replaceChildren(
-      element("dl", {}, element("dt", {}, "Id"), element("dd", {}, id), element("dt", {}, "Cursor"), element("dd", {}, cursor ?? "–")),
-      element("ol", { class: "steps" }, ...Object.values(steps)),
-    );
-  }
-
-  function showFailure(reason, again) {
+    const broadcast = watch(sending.ids.at(-1));
     sent = null;
-    const advice = again ? "Publish it again safely: it keeps its id, so it stays one event." : "Nothing was accepted.";
-    byId("outcome").replaceChildren(
-      element("p", { class: "bad" }, reason),
-      element("p", { class: "quiet" }, advice),
-    );
+    showProgress(sending);
+    try {
+      await publish(sending, () => showProgress(sending));
+    } catch (refused) {
+      showFailure(sending, refused);
+      if (draft !== sending) return "Publish";
+      return sending.accepted ? `Publish the other ${count(sending.ids.length - sending.accepted)}` : "Publish again";
+    }
+    if (draft === sending) draft = null;
+    const accepted = { draft: sending, tookMs: performance.now() - started, isBroadcast: false, processed: 0 };
+    sent = accepted;
+    showAccepted();
+    broadcast.then(() => {
+      accepted.isBroadcast = true;
+      if (sent === accepted) showAccepted();
+    });
+    return "Publish";
+  }
+
+  function showProgress({ accepted, ids }) {
+    const bar = byId("sending");
+    bar.hidden = accepted === ids.length || ids.length === 1;
+    bar.max = ids.length;
+    bar.value = accepted;
+    setText(byId("fault"), "");
+    setText(byId("advice"), bar.hidden ? "" : `${count(accepted)} of ${count(ids.length)} accepted`);
+    byId("receipt").replaceChildren();
+    showSteps(byId("way"), []);
+  }
+
+  function showAccepted() {
+    const { draft: { ids, cursor }, tookMs, isBroadcast, processed } = sent;
+    const [many, tookText] = [ids.length > 1, `${count(Math.max(1, Math.round(tookMs)))} ms`];
+    if (!byId("receipt").firstChild) {
+      const facts = many ? { "First id": ids[0], "Last id": ids.at(-1), "Last cursor": cursor } : { Id: ids[0], Cursor: cursor };
+      byId("receipt").append(...Object.entries(facts).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+    }
+    const isProcessed = processed === ids.length;
+    showSteps(byId("way"), [
+      { text: `${many ? `${count(ids.length)} accepted` : "Accepted"} and on disk in ${tookText}`, state: "done" },
+      { text: "Broadcast", state: isBroadcast ? "done" : "now" },
+      { text: `Processed by its listeners${many && processed && !isProcessed ? `: ${count(processed)}` : ""}`, state: isProcessed ? "done" : "now" },
+    ]);
+  }
+
+  function showFailure({ accepted, ids }, { message, isUncertain }) {
+    byId("sending").hidden = true;
+    const partly = `${count(accepted)} of ${count(ids.length)} were accepted. `;
+    const advice = isUncertain ? "Publishing again is safe: ids stay, so nothing is stored twice." : accepted ? "" : "Nothing was accepted.";
+    setText(byId("fault"), message);
+    setText(byId("advice"), `${accepted ? partly : ""}${advice}`);
   }
 
   form.addEventListener("submit", (submitted) => {
     submitted.preventDefault();
-    if (!byId("send").disabled) publish();
+    if (!byId("send").disabled) submit();
   });
   form.addEventListener("input", changed);
   form.addEventListener("keydown", (pressed) => {
     if (pressed.key === "Enter" && (pressed.ctrlKey || pressed.metaKey)) form.requestSubmit();
   });
-  byId("sample").onclick = fill;
-  fill();
+  choose();
 
   return {
-    /** Events came over the broadcast. */
-    seen(events) {
-      if (sent && events.some((event) => event.id === sent.id && event.source === SOURCE)) done(sent.steps.broadcast);
-    },
     /** The producer told how far the groups are. */
-    progressed(status) {
+    follow(status) {
       if (!sent) return;
       const groups = new Map();
       for (const { group, cursor } of listenersOf(status)) {
         groups.set(group, Math.max(offsetOf(cursor) || 0, groups.get(group) ?? 0));
       }
-      if (groups.size && [...groups.values()].every((offset) => offset >= sent.offset)) done(sent.steps.processed);
+      const { first, ids, last } = sent.draft;
+      const reached = Math.min(last, ...groups.values());
+      if (groups.size && reached >= first) {
+        sent.processed = reached === last ? ids.length : reached - first + 1;
+        showAccepted();
+      }
     },
   };
 }
 
-function step(text, isDone) {
-  return element("li", isDone ? { class: "done" } : {}, text);
-}
-
-function done(item) {
-  item.classList.add("done");
-}
-
 function tell(field, help, fault) {
   field.setAttribute("aria-invalid", String(fault !== ""));
-  help.classList.toggle("bad", fault !== "");
   setText(help, fault);
+  return fault;
 }
 
 function faultOfType(text) {
   if (!text.trim()) return "An event needs a type.";
   return /\p{Cc}/u.test(text) ? "A type has no control characters." : "";
-}
-
-/** What is wrong with the JSON in `text`, and where; nothing at all is an event without data. */
-function faultOfJson(text) {
-  if (!text.trim()) return "";
-  try {
-    JSON.parse(text);
-    return "";
-  } catch (error) {
-    return `Not JSON: ${placed(error.message, text)}`;
-  }
-}
-
-/** The engine's message, with its position as line and column. */
-function placed(message, text) {
-  const position = /at position (\d+)/.exec(message);
-  if (!position || /\(line \d+/.test(message)) return message;
-  const lines = text.slice(0, Number(position[1])).split("\n");
-  return message.replace(position[0], `at line ${lines.length}, column ${lines.at(-1).length + 1}`);
 }

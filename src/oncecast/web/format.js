@@ -25,10 +25,23 @@ export function duration(seconds) {
   return seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 }
 
+/** A size: 28 KiB, 1.2 GiB. */
+export function bytes(value) {
+  const power = Math.max(0, Math.min(4, Math.floor(Math.log2(value || 1) / 10)));
+  return `${tenths.format(value / 1024 ** power)} ${["bytes", "KiB", "MiB", "GiB", "TiB"][power]}`;
+}
+
 /** The offset in a cursor `EPOCH:OFFSET`; NaN if there is none. */
 export function offsetOf(cursor) {
   const text = typeof cursor === "string" ? cursor.slice(cursor.lastIndexOf(":") + 1) : "";
   return /^\d+$/.test(text) ? Number(text) : NaN;
+}
+
+/** JSON whose numbers stay as they were written, where the browser can: rounding is not ours to do. */
+export function parseExactly(text) {
+  const keep = (_key, value, context) =>
+    typeof value === "number" && context?.source !== undefined && context.source !== String(value) ? JSON.rawJSON(context.source) : value;
+  return JSON.parse(text, JSON.rawJSON ? keep : undefined);
 }
 
 /** An element with text or child elements; attributes by name. */
@@ -42,6 +55,36 @@ export function element(name, attributes = {}, ...children) {
 /** Set the text only where it changes: what is selected stays selected, what is read aloud is not repeated. */
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
+}
+
+/** Stations of something under way, `{ text, note, state }` each; only what changed is touched, and so read aloud. */
+export function showSteps(list, steps) {
+  while (list.children.length > steps.length) list.lastElementChild.remove();
+  steps.forEach(({ text, note = "", state = "" }, index) => {
+    const item = list.children[index] ?? list.appendChild(element("li", {}, element("span"), element("small")));
+    setText(item.firstChild, text);
+    setText(item.lastChild, note);
+    if (item.className !== state) item.className = state;
+  });
+}
+
+/** What is wrong with the JSON in `text`, and where; nothing at all is not wrong. */
+export function faultOfJson(text) {
+  if (!text.trim()) return "";
+  try {
+    JSON.parse(text);
+    return "";
+  } catch (error) {
+    return `Not JSON: ${placed(error.message, text)}`;
+  }
+}
+
+/** The engine's message, with its position as line and column. */
+function placed(message, text) {
+  const position = /at position (\d+)/.exec(message);
+  if (!position || /\(line \d+/.test(message)) return message;
+  const lines = text.slice(0, Number(position[1])).split("\n");
+  return message.replace(position[0], `at line ${lines.length}, column ${lines.at(-1).length + 1}`);
 }
 
 /** A fresh event id: `evt_` and a UUIDv7, so that later ids sort later. */

@@ -1,7 +1,7 @@
 // Events to begin with. The data is text, laid out as a person would.
 
-export const SAMPLES = [
-  {
+export const TEMPLATES = {
+  earthquake: {
     type: "earthquake",
     data: `{
   "place": "4km W of Castaic, CA",
@@ -11,7 +11,7 @@ export const SAMPLES = [
   "occurred_at": "2018-02-07T01:26:13.840Z"
 }`,
   },
-  {
+  order: {
     type: "order.placed",
     data: `{
   "order": "A-10023",
@@ -23,10 +23,27 @@ export const SAMPLES = [
   "total": { "amount": 41.0, "currency": "EUR" }
 }`,
   },
-  {
+  push: {
+    type: "github.push",
+    data: `{
+  "ref": "refs/heads/main",
+  "before": "6113728f27ae82c7b1a177c8d03f9e96e0adf246",
+  "after": "59b20b8d5c6ff8d09518454d4dd8b7b30f095ab5",
+  "repository": { "full_name": "example/shop", "private": false },
+  "pusher": { "name": "release-bot" },
+  "commits": [
+    {
+      "id": "59b20b8d5c6ff8d09518454d4dd8b7b30f095ab5",
+      "message": "Prices are kept in cents",
+      "modified": ["shop/prices.py"]
+    }
+  ]
+}`,
+  },
+  greeting: {
     type: "greeting",
     data: `{
   "hello": "world"
 }`,
   },
-];
+};

@@ -1,0 +1,91 @@
+// Asking the producer. Where it wants a token the page asks for that one, and keeps it until it is left.
+
+import { setText } from "./format.js";
+
+const ANSWER_MS = 15000;
+const DOING = { publish: "Publishing", subscribe: "Reading", admin: "Operating" };
+
+const byId = (id) => document.getElementById(id);
+const tokens = {}; // by right
+const wanted = new Set(); // rights whose token is missing or wrong
+let waiting = [];
+let cameFrom = null;
+
+/** What was asked was not done, or is not known to have been done: then asking again is the way on. */
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status; // 0: no answer
+    this.isUncertain = status === 0 || status >= 500;
+  }
+}
+
+/** The operator's token opens everything. */
+export function tokenFor(right) {
+  return tokens[right] || tokens.admin || "";
+}
+
+/** The answer's JSON, read by `read`; raises Refused. */
+export async function ask(path, { right, method = "GET", type = "application/json", body, answerMs = ANSWER_MS, read = JSON.parse }) {
+  const token = tokenFor(right);
+  const headers = { ...(body === undefined ? {} : { "Content-Type": type }), ...(token && { Authorization: `Bearer ${token}` }) };
+  let answer, text;
+  try {
+    answer = await fetch(path, { method, headers, body, cache: "no-store", signal: AbortSignal.timeout(answerMs) });
+    text = await answer.text();
+  } catch (error) {
+    throw new Refused(error.name === "TimeoutError" ? "The producer does not answer." : "The producer cannot be reached.", 0);
+  }
+  if (answer.status === 401) {
+    want(right, token !== "", right !== "subscribe");
+    throw new Refused(`${DOING[right]} needs ${token ? "another" : "a"} token: enter it at the top of the page.`, 401);
+  }
+  const content = parsed(text, read);
+  if (!answer.ok) throw new Refused(sentence(content?.detail ?? content?.title ?? `HTTP ${answer.status}`), answer.status);
+  return content;
+}
+
+/** Resolves at once, or when a token was entered where that right needs one. */
+export function unlocked(right) {
+  return wanted.has(right) ? new Promise((resolve) => waiting.push(resolve)) : Promise.resolve();
+}
+
+export function startAccess() {
+  byId("access").addEventListener("submit", (submitted) => {
+    submitted.preventDefault();
+    for (const right of wanted) tokens[right] = field(right).value.trim();
+    wanted.clear();
+    byId("access").hidden = true;
+    cameFrom?.focus();
+    cameFrom = null;
+    for (const resolve of waiting.splice(0)) resolve();
+  });
+}
+
+/** Show the field of that right; who has just pressed a button is taken there, and back afterwards. */
+function want(right, wasWrong, isTaken) {
+  wanted.add(right);
+  for (const name of Object.keys(DOING)) field(name).parentElement.hidden = !wanted.has(name);
+  setText(byId("access-help"), wasWrong ? "The producer does not take that token." : "This producer asks for a token.");
+  byId("access").hidden = false;
+  if (!isTaken) return;
+  cameFrom = document.activeElement;
+  field(right).focus();
+}
+
+function field(right) {
+  return byId(`token-${right}`);
+}
+
+function parsed(text, read) {
+  try {
+    return read(text);
+  } catch {
+    return null;
+  }
+}
+
+function sentence(text) {
+  const first = String(text);
+  return `${first.charAt(0).toUpperCase()}${first.slice(1)}${/[.!?]$/.test(first) ? "" : "."}`;
+}
