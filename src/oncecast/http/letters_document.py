@@ -146,7 +146,12 @@ def letters_paths(
                 " Each is for itself, one after another. Twice asked is once done.",
                 parameters=also,
                 body=json_body(ref("ReplayRequest"), example={"events": [{"id": "evt_456"}]}),
-                problems={**refusals, 413: "The body is too large.", 422: "The body is not as it should be."},
+                problems={
+                    **refusals,
+                    408: "The body did not come in time.",
+                    413: "The body is too large.",
+                    422: "The body is not as it should be.",
+                },
                 right="admin",
             )
         },
@@ -168,7 +173,12 @@ def letters_paths(
                 about="Replays use the body instead of the event's data; the event as it was received is kept.",
                 parameters=[id_, SOURCE, *also],
                 body=json_body(ANY, "The mended data.", {"fails": False}),
-                problems={**one, 413: "The body is too large.", 422: "PostgreSQL could not store this."},
+                problems={
+                    **one,
+                    408: "The body did not come in time.",
+                    413: "The body is too large.",
+                    422: "PostgreSQL could not store this.",
+                },
                 right="admin",
             ),
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import TypeVar
@@ -13,6 +14,7 @@ from oncecast.http.problems import Problem
 
 TEXT_MAX_LETTERS = 512
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+BODY_DEADLINE_S = 60.0
 BODY_MAX_BYTES = 1024 * 1024
 StructT = TypeVar("StructT")
 
@@ -35,14 +37,18 @@ def texts(request: Request, names: Iterable[str]) -> dict[str, str | None]:
 
 
 async def body(request: Request) -> bytes:
-    """The request's body; raises Problem 413."""
+    """The request's body; raises Problem 408 or 413."""
     chunks: list[bytes] = []
     size_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if size_bytes > BODY_MAX_BYTES:
-            raise Problem(413, f"a request may have {BODY_MAX_BYTES} bytes here")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            async for chunk in request.stream():
+                size_bytes += len(chunk)
+                if size_bytes > BODY_MAX_BYTES:
+                    raise Problem(413, f"a request may have {BODY_MAX_BYTES} bytes here")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem(408, f"the body did not come within {BODY_DEADLINE_S:.0f} s") from None
     return b"".join(chunks)
 
 

@@ -134,6 +134,7 @@ def listener_document() -> dict[str, Any]:
                 ),
                 problems={
                     400: "The body cannot be read.",
+                    408: "The body did not come in time.",
                     413: "The body is too large.",
                     422: "The body is not as it should be.",
                     **AWAY,

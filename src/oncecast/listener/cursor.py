@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterable
 
 from oncecast.core.errors import RowLocked, Unavailable
@@ -17,6 +18,7 @@ from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.track import Track
 
 SAVE_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 5.0
 
 
 class CursorSaver:
@@ -36,6 +38,7 @@ class CursorSaver:
         self._tracks = tracks
         self._reread = reread
         self._observe = observe
+        self._looked_at_s = time.monotonic()
 
     async def save_for_ever(self) -> None:
         """About every second; with jitter, so that listeners of a group do not always meet."""
@@ -44,13 +47,21 @@ class CursorSaver:
             await self.save()
 
     async def save(self) -> None:
-        """Save every cursor that can advance; what fails now is saved later."""
+        """Save every cursor that can advance; what fails now is saved later.
+
+        One that cannot is looked at now and then: where nothing comes, nobody else would notice that the database
+        went back to an older state.
+        """
+        is_time_to_look = time.monotonic() - self._looked_at_s >= LOOK_INTERVAL_S
         for track in list(self._tracks()):
-            if self._database.is_up and track.watermark.value > track.saved.offset:
+            can_advance = track.watermark.value > track.saved.offset
+            if self._database.is_up and (can_advance or (is_time_to_look and track.saved.offset)):
                 try:
                     await self._save(track)
                 except (Unavailable, RowLocked):
                     continue  # the inserts will find out whether the database is down
+        if is_time_to_look:
+            self._looked_at_s = time.monotonic()
 
     async def _save(self, track: Track) -> None:
         before = track.saved
