@@ -226,6 +226,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
             event_attempts=config.event_attempts,
             event_retry_delay_s=config.event_retry_delay,
             pauses_max=config.pauses_max,
+            claims_max=config.claims_max,
             handler_timeout_s=config.handler_timeout,
         ),
         lease_ttl_s=config.lease_ttl,

@@ -233,6 +233,7 @@ class ListenerConfig(Common):
     reconnect_max: float = setting("30s", duration_s, "the longest such wait")
     lease_ttl: float = setting("30s", duration_s, "when Redis forgets a lease that nobody renews")
     mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
+    claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
     pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")
     dead_letter_path: Path = setting("failed_events.log", file_path, "a line of every dead letter goes there")
     handler_concurrency: int = setting("8", count, "handlers that run at a time")

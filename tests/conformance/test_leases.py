@@ -81,10 +81,10 @@ async def test_release_and_settle_touch_only_ones_own(leases_of: Callable[[str],
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")
     await a.claim(batch)
-    assert await b.release(batch, B) == 0
+    assert await b.release(batch) == 0
     await b.settle(batch)
     assert [holder for _, holder in (await b.look(batch)).taken] == [A, A]
-    assert await b.release(batch[:1], A) == 1  # a rescue names the dead holder
+    assert await b.rescue(batch[:1], A) == 1  # a rescue names the dead holder
     assert (await b.look(batch)).free == batch[:1]
 
 
@@ -113,3 +113,52 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
     with pytest.raises(Unavailable, match="Redis"):
         await leases.claim(arrivals("1"))
     await leases.close()
+
+
+async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_is_none(
+    leases_of: Callable[[str], RedisLeases],
+) -> None:
+    a, b = leases_of(A), leases_of(B)
+    [event] = batch = arrivals("1")
+    await a.claim(batch)
+    assert await b.rescue(batch, A) == 1
+    assert (await b.look(batch)).free == batch
+    await b.claim(batch)
+    assert event.rescues == 1
+    assert await b.release(batch) == 1
+    await a.claim(batch)
+    assert event.rescues == 1
+    assert [(x.rescues, holder) for x, holder in (await b.look(batch)).taken] == [(1, A)]
+    assert await b.rescue(batch, A) == 1
+    await b.claim(batch)
+    assert event.rescues == 2
+    await b.renew(batch)
+    await b.settle(batch)
+    assert (await a.look(batch)).ended == batch
+
+
+async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
+    leases_of: Callable[[str], RedisLeases],
+) -> None:
+    a, b = leases_of(A), leases_of(B)
+    [event] = batch = arrivals("1")
+    for holder, other in ((a, b), (b, a)):
+        await holder.claim(batch)
+        await other.rescue(batch, holder.token)
+    await a.claim(batch)
+    assert event.rescues == 2
+    await b.rescue(batch, A)
+    await a.claim(batch)
+    assert event.rescues == 2, "its holder died of something else"
+    await a.accuse(event, True)
+    assert (await a.claim(batch)).mine == batch
+    await b.rescue(batch, A)
+    await b.claim(batch)
+    assert event.rescues == 3
+    await b.accuse(event, True)
+    await b.accuse(event, False)
+    await a.rescue(batch, B)
+    await a.claim(batch)
+    assert event.rescues == 3, "its attempt was over"
+    await b.accuse(event, True)
+    assert [holder for _, holder in (await b.look(batch)).taken] == [A], "another's lease stays as it is"

@@ -40,6 +40,10 @@ class AttemptFailed(OncecastError):
     """The attempt did not end as one transaction of ours, though the handler raised nothing."""
 
 
+class CrashLoop(OncecastError):
+    """Process after process died while it attempted this event alone."""
+
+
 class TransactionClosed(OncecastError):
     """A handler used its transaction beyond its attempt, or tried to end it itself."""
 
@@ -80,7 +84,7 @@ def classify(error: BaseException) -> Cost:
             return Cost.PAUSE
         case RowLocked():
             return Cost.WAIT
-        case Reject():
+        case Reject() | CrashLoop():
             return Cost.DEAD
         case _:
             return Cost.RETRY

@@ -166,6 +166,8 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """How many had ended, all told, when the database last failed under it."""
     doom: BaseException | None = None
     """Why it is to be buried, once that is decided."""
+    rescues: int = 0
+    """How often it was rescued from a dead holder, as far as Redis knows."""
     leased: bool = False
     """Whether our token stands in Redis for it."""
     renew_at_s: float = 0.0

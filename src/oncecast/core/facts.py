@@ -154,6 +154,14 @@ class Started(Batch):
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected(Fact):
+    """An event was rescued from so many dead holders that it is attempted alone."""
+
+    id: str
+    rescues: int
+
+
+@dataclass(frozen=True, slots=True)
 class Persisted(Batch):
     """The rows are committed by this listener."""
 

@@ -137,8 +137,18 @@ class Leases(Protocol):
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
         """These have ended: turn our own leases of them into marks; another's stay untouched."""
 
-    async def release(self, arrivals: Sequence[Arrival], holder: str) -> int:
-        """Free those that `holder` still has (ours on hand-back, a dead one's on rescue); returns how many."""
+    async def release(self, arrivals: Sequence[Arrival]) -> int:
+        """Hand back our own leases of these; returns how many there were."""
+
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> int:
+        """Free those that the dead `holder` still has, and count that; returns how many.
+
+        Whoever claims one learns the count as `Arrival.rescues`. From SUSPECT_RESCUES on it only goes up where the
+        holder had *accused* the event: the others died of something else.
+        """
+
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+        """Our own lease of this suspect says from now on whether we attempt it, alone."""
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """Have our own leases of these last `LEASE_TTL` from now."""

@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+SUSPECT_RESCUES = 2
+"""An event rescued so often is a suspect: it may be what its holders died of, and is attempted alone."""
+
+
+def is_suspect(rescues: int) -> bool:
+    """Whether an event that was rescued so often is to be attempted alone."""
+    return rescues >= SUSPECT_RESCUES
+
+
+def is_convicted(rescues: int, *, claims_max: int) -> bool:
+    """Whether so many processes died while they attempted it alone that it is given up on."""
+    return rescues >= SUSPECT_RESCUES + claims_max
+
 
 class Holders:
     """What one listener knows of the others whose leases it waits for."""

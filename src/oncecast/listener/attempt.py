@@ -6,16 +6,18 @@ the attempt: when they are used up the system pauses, the leases are handed back
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from oncecast.core.errors import Cost, Unavailable, classify
+from oncecast.core.errors import Cost, CrashLoop, Unavailable, classify
 from oncecast.core.event import Arrival
-from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started
+from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started, Suspected
 from oncecast.core.ports import EventStore, Outcome, Transaction
+from oncecast.core.taken import is_convicted, is_suspect
 from oncecast.listener.claim import Work
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.solo import Solo
 
 WAIT_S = 0.5
 """Before an event is tried again that another's open transaction holds."""
@@ -30,6 +32,7 @@ class AttemptLimits:
     event_attempts: int = 3
     event_retry_delay_s: float = 2.0
     pauses_max: int = 20
+    claims_max: int = 2
     handler_timeout_s: float = 60.0
 
 
@@ -37,7 +40,8 @@ class Attempts:
     """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
 
     `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back
-    to its line. `paused()` is called whenever the database is found to be down.
+    to its line. `paused()` is called whenever the database is found to be down, `accuse(arrival, accused)` around the
+    attempt of a suspect.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Attempts:
         settle: Callable[[Work, list[Outcome]], None],
         come_back: Callable[[Work, float], None],
         paused: Callable[[], None],
+        accuse: Callable[[Arrival, bool], Awaitable[None]],
+        solo: Solo,
         observe: Observe,
     ) -> None:
         self._app = app
@@ -59,13 +65,30 @@ class Attempts:
         self._settle = settle
         self._come_back = come_back
         self._paused = paused
+        self._accuse = accuse
+        self._solo = solo
         self._observe = observe
         self._ended = 0
 
     async def attempt(self, work: Work) -> None:
         """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
-        self._observe(Started(len(work), work[0].id, work[-1].id))
-        await self._attempt(work)
+        first = work[0]
+        if first.doom is None and is_convicted(first.rescues, claims_max=self._limits.claims_max):
+            first.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
+        if first.doom is None and is_suspect(first.rescues):
+            async with self._solo.alone():
+                await self._attempt_suspect(first)
+            return
+        async with self._solo.together():
+            self._observe(Started(len(work), first.id, work[-1].id))
+            await self._attempt(work)
+
+    async def _attempt_suspect(self, suspect: Arrival) -> None:
+        """The lease says what is going on: should this process die now, it was this event."""
+        await self._accuse(suspect, True)
+        self._observe(Suspected(suspect.id, suspect.rescues))
+        await self._attempt([suspect])
+        await self._accuse(suspect, False)
 
     async def _attempt(self, work: Work) -> None:
         for arrival in work:

@@ -15,6 +15,7 @@ from itertools import groupby
 
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
+from oncecast.core.taken import is_suspect
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 
 Work = list[Arrival]
@@ -103,9 +104,12 @@ class Line:
         return batch
 
     def _divide(self, arrivals: Work) -> Iterable[Work]:
-        """Pieces of at most `work_max` events, each from one epoch of one journal."""
-        for _, group in groupby(arrivals, key=lambda arrival: arrival.epoch):
+        """Pieces of at most `work_max` events, each from one epoch of one journal; a suspect is one of its own."""
+        for (_, suspected), group in groupby(arrivals, key=lambda a: (a.epoch, is_suspect(a.rescues))):
             run = list(group)
+            if suspected:
+                yield from ([suspect] for suspect in run)
+                continue
             for begin in range(0, len(run), self._work_max):
                 yield run[begin : begin + self._work_max]
 

@@ -82,12 +82,16 @@ class LeaseGate:
         held = [arrival for arrival in arrivals if arrival.leased]
         for arrival in held:
             arrival.leased = False
-        await self._each(lambda chunk: self.leases.release(chunk, self.token), held)
+        await self._each(self.leases.release, held)
         return len(held)
 
-    async def free(self, arrivals: Sequence[Arrival], holder: str) -> None:
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> None:
         """Break the leases of a dead holder."""
-        await self._each(lambda chunk: self.leases.release(chunk, holder), list(arrivals))
+        await self._each(lambda chunk: self.leases.rescue(chunk, holder), list(arrivals))
+
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+        """Have our lease say whether we attempt this suspect, alone; nobody counts while Redis is away."""
+        await self._each(lambda chunk: self.leases.accuse(chunk[0], accused), [arrival] if arrival.leased else [])
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """Renew those of our leases that have been held for long."""

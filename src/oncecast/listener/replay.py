@@ -16,6 +16,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
 from oncecast.core.ports import DeadLetters, Transaction
 from oncecast.listener.handlers import Listener
+from oncecast.listener.solo import Solo
 
 
 class Replay(Enum):
@@ -40,16 +41,19 @@ class ReplayResult(NamedTuple):
 class Replays:
     """Replays dead letters with the handlers of `app`, one at a time: operators' work delays nobody's."""
 
-    def __init__(self, app: Listener, letters: DeadLetters, *, handler_timeout_s: float, observe: Observe) -> None:
+    def __init__(
+        self, app: Listener, letters: DeadLetters, solo: Solo, *, handler_timeout_s: float, observe: Observe
+    ) -> None:
         self._app = app
         self._letters = letters
+        self._solo = solo
         self._handler_timeout_s = handler_timeout_s
         self._observe = observe
         self._one_at_a_time = asyncio.Lock()
 
     async def replay(self, source: str, id: str) -> ReplayResult:
         """Replay one dead letter. Raises nothing but cancellation."""
-        async with self._one_at_a_time:
+        async with self._one_at_a_time, self._solo.together():
             try:
                 stored = await self._letters.replay(source, id, self._handle)
             except (Unavailable, RowLocked) as error:

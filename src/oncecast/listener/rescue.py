@@ -88,6 +88,6 @@ class TakenWatch:
         except Unavailable:  # without PostgreSQL nothing can be ended anyway: the next look tries again
             self.add((arrival, token) for arrival in arrivals)
             return
-        await self._leases.free(arrivals, token)
+        await self._leases.rescue(arrivals, token)
         self._observe(Rescued(len(arrivals), token))
         self._come_back(arrivals)

@@ -30,6 +30,7 @@ from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
 from oncecast.listener.rescue import TakenWatch
 from oncecast.listener.settle import Settlement
+from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
 from oncecast.listener.track import Track
 
@@ -95,6 +96,7 @@ class ListenerService:
             come_back=self._come_back,
             observe=self._observe,
         )
+        solo = Solo()
         self._attempts = Attempts(
             app,
             store,
@@ -103,6 +105,8 @@ class ListenerService:
             settle=self.settlement.settle,
             come_back=self._come_back,
             paused=self._paused.set,
+            accuse=self.redis.accuse,
+            solo=solo,
             observe=self._observe,
         )
         self._bulk = self._line(lanes=BULK_LANES, claim_max=BULK_MAX_EVENTS, work_max=BULK_MAX_EVENTS)
@@ -114,7 +118,7 @@ class ListenerService:
         )
         self._pruner = Pruner(store, self.database, keep_s=settings.events_retention_s, observe=self._observe)
         self.replays = Replays(
-            app, letters, handler_timeout_s=settings.attempts.handler_timeout_s, observe=self._observe
+            app, letters, solo, handler_timeout_s=settings.attempts.handler_timeout_s, observe=self._observe
         )
         self._cursors = CursorSaver(
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe

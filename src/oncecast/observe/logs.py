@@ -19,6 +19,7 @@ _QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.Subsc
 _LOUD = (facts.DependencyLost, facts.Died, facts.FilingFailed, facts.JournalFailed, facts.RowsMissing)
 _WARNING = (
     facts.StartFailed,
+    facts.Suspected,
     facts.ProcessingFailed,
     facts.ReplayFailed,
     facts.InsertFailed,
@@ -125,6 +126,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"✅ Received {_events(fact, 'event ')} in {at}"]
         case facts.Started():
             return [f"✅ Event processing started for {_events(fact, 'event ')} at {at}"]
+        case facts.Suspected():
+            return [f"⚠️ Event {fact.id} outlived {fact.rescues} holders: it is attempted alone at {at}"]
         case facts.Persisted():
             retried = " (after retry)" if fact.after_retry else ""
             return [f"✅ Persisted {_count(fact)} in instance {at}{_range(fact)}{retried}"]

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from oncecast.core.errors import DataRefused, Reject, RowLocked, Unavailable
+from oncecast.core.errors import CrashLoop, DataRefused, Reject, RowLocked, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed
+from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
 from oncecast.core.ports import Outcome, Transaction
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.solo import Solo
 from tests.support.arrivals import arrivals
 
 LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, pauses_max=3)
@@ -60,6 +61,7 @@ class Harness:
         self.settled: list[str] = []
         self.back: list[tuple[list[str], float]] = []
         self.pauses = 0
+        self.accused: list[tuple[str, bool]] = []
         self.database = DatabaseGate(self.store, probe_interval_s=1.0, observe=self.facts.append)  # type: ignore[arg-type]
         self.station = Attempts(
             app or Listener(),
@@ -69,8 +71,13 @@ class Harness:
             settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
             come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
             paused=self._paused,
+            accuse=self._accuse,
+            solo=Solo(),
             observe=self.facts.append,
         )
+
+    async def _accuse(self, arrival: Arrival, accused: bool) -> None:
+        self.accused.append((arrival.id, accused))
 
     def _paused(self) -> None:
         self.pauses += 1
@@ -206,3 +213,21 @@ async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
         async with asyncio.timeout(0.01):
             await at.station.attempt([arrival])
     assert (at.settled, at.back, arrival.doom) == ([], [], None)
+
+
+async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() -> None:
+    at = Harness()
+    (suspect,) = arrivals(1)
+    suspect.rescues = 2
+    await at.station.attempt([suspect])
+    assert (at.accused, at.settled) == ([("1", True), ("1", False)], ["1"])
+    assert [fact for fact in at.facts if isinstance(fact, Suspected)] == [Suspected("1", 2)]
+
+
+async def test_an_event_that_processes_died_of_is_buried_without_an_attempt() -> None:
+    at = Harness()
+    (event,) = arrivals(1)
+    event.rescues = 4
+    await at.station.attempt([event])
+    assert isinstance(event.doom, CrashLoop)
+    assert (at.accused, at.settled, event.attempts) == ([], ["1"], 0)

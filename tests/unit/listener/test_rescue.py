@@ -30,7 +30,7 @@ class Gate:
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
         return dict.fromkeys(tokens, self.counter) if self.is_up else None
 
-    async def free(self, batch: Sequence[Arrival], holder: str) -> None:
+    async def rescue(self, batch: Sequence[Arrival], holder: str) -> None:
         self.freed.append(([x.id for x in batch], holder))
 
 

@@ -1,13 +1,15 @@
 """Who handles which event for now: one Lua call a batch.
 
 A key per event, `oncecast:{GROUP}:e:SOURCE NUL ID`, holds the token of its holder (a *lease*) or, once the
-event has ended, `=EPOCH:OFFSET` (a *mark*). A key per holder counts its heartbeats. All keys of a group share
-one hash tag, so that a cluster keeps them together.
+event has ended, `=EPOCH:OFFSET` (a *mark*). An event that was rescued from a dead holder is free as `!N`, N the
+number of its rescues; leased again it is `TOKEN*N`, and `TOKEN!N` while it is attempted alone. A key per holder
+counts its heartbeats. All keys of a group share one hash tag, so that a cluster keeps them together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -21,11 +23,15 @@ from redis.exceptions import RedisError
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
+from oncecast.core.taken import SUSPECT_RESCUES
 
 CALL_DEADLINE_S = 2.0
 SOCKET_TIMEOUT_S = 1.0
 COUNTER_TTL_MS = 60_000
+COUNT_TTL_MS = 600_000
 _MARK = ord("=")
+_RESCUED = ord("!")
+_COUNTED = re.compile(rb"(.*)[*!](\d+)", re.DOTALL)
 
 
 class RedisLeases:
@@ -51,6 +57,8 @@ class RedisLeases:
         self._claim = self._script("claim")
         self._settle = self._script("settle")
         self._release = self._script("release")
+        self._rescue = self._script("rescue")
+        self._accuse = self._script("accuse")
         self._renew = self._script("renew")
 
     def _script(self, name: str) -> redis.client.AsyncScript:  # type: ignore[name-defined]
@@ -85,11 +93,16 @@ class RedisLeases:
         for arrival, value in zip(arrivals, found, strict=True):
             if value is None:
                 claims.free.append(arrival)
+            elif value[0] == _RESCUED:
+                arrival.rescues = int(value[1:])
+                claims.free.append(arrival)
             elif value[0] != _MARK:
-                if value == self._own:
+                counted = _COUNTED.fullmatch(value)
+                holder, arrival.rescues = (counted[1], int(counted[2])) if counted else (value, 0)
+                if holder == self._own:
                     claims.mine.append(arrival)
                 else:
-                    claims.taken.append((arrival, value.decode("ascii", "replace")))
+                    claims.taken.append((arrival, holder.decode("ascii", "replace")))
             elif value[1:] == arrival.cursor.encode():
                 claims.ended.append(arrival)
             else:
@@ -102,11 +115,24 @@ class RedisLeases:
         async with _bounded():
             await self._settle(keys=self._keys(arrivals), args=[self._own, self._mark_ttl_ms, *marks])
 
-    async def release(self, arrivals: Sequence[Arrival], holder: str) -> int:
+    async def release(self, arrivals: Sequence[Arrival]) -> int:
         """See Leases."""
         async with _bounded():
-            released: int = await self._release(keys=self._keys(arrivals), args=[holder])
+            released: int = await self._release(keys=self._keys(arrivals), args=[self._own, COUNT_TTL_MS])
         return released
+
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> int:
+        """See Leases."""
+        arguments = [holder, COUNT_TTL_MS, SUSPECT_RESCUES]
+        async with _bounded():
+            rescued: int = await self._rescue(keys=self._keys(arrivals), args=arguments)
+        return rescued
+
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+        """See Leases."""
+        before, after = ("*", "!") if accused else ("!", "*")
+        async with _bounded():
+            await self._accuse(keys=self._keys([arrival]), args=[self._own, before, after])
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""

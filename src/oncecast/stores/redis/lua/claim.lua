@@ -1,7 +1,12 @@
 -- KEYS: one per event. ARGV: token, ttl_ms.
--- Takes what is free; answers for each what stood there (false: nothing, so it is ours now).
+-- Takes what is free; answers for each what stood there (false: nothing, so it is ours now). `!N` is free too: it was
+-- rescued N times, and our lease goes on counting.
 local found = {}
 for i, key in ipairs(KEYS) do
-  found[i] = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
+  local value = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
+  if value and string.sub(value, 1, 1) == '!' then
+    redis.call('SET', key, ARGV[1] .. '*' .. string.sub(value, 2), 'PX', ARGV[2])
+  end
+  found[i] = value
 end
 return found

@@ -1,8 +1,13 @@
--- KEYS: one per event. ARGV: token. Frees what this holder still has; answers how many.
-local released = 0
+-- KEYS: one per event. ARGV: token, ttl_ms of a count. Frees what this holder still has; answers how many.
+-- What was rescued before keeps its count.
+local released, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then
+  local value = redis.call('GET', key)
+  if value == ARGV[1] then
     redis.call('DEL', key)
+    released = released + 1
+  elseif value and string.find(value, held) == 1 then
+    redis.call('SET', key, '!' .. string.sub(value, #ARGV[1] + 2), 'PX', ARGV[2])
     released = released + 1
   end
 end

@@ -1,7 +1,8 @@
 -- KEYS: one per event. ARGV: token, ttl_ms. Our own leases last ttl_ms from now.
-local renewed = 0
+local renewed, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then
+  local value = redis.call('GET', key)
+  if value == ARGV[1] or (value and string.find(value, held) == 1) then
     redis.call('PEXPIRE', key, ARGV[2])
     renewed = renewed + 1
   end

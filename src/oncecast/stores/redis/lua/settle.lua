@@ -1,8 +1,9 @@
 -- KEYS: one per event. ARGV: token, ttl_ms, then one mark per event.
 -- Turns our own leases into marks; what is another's, or gone, stays as it is.
-local settled = 0
+local settled, held = 0, ARGV[1] .. '[*!]'
 for i, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then
+  local value = redis.call('GET', key)
+  if value == ARGV[1] or (value and string.find(value, held) == 1) then
     redis.call('SET', key, ARGV[i + 2], 'PX', ARGV[2])
     settled = settled + 1
   end

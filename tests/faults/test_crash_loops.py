@@ -1,0 +1,41 @@
+"""FAULTS 19: a handler that kills its process: its event is dead after the limit, and nobody else pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+
+from oncecast import Event, Publisher
+from tests.support import counting
+from tests.support.stacks import StackOf, rows, until
+
+APP = {"app": "tests.support.killing:app", "app_dir": Path(__file__).parents[2]}
+EVENTS = [Event.new("counted", id=f"e{n}") for n in range(200)]
+
+
+async def test_a_handler_that_kills_its_process_costs_its_own_event_and_no_other(stack_of: StackOf) -> None:
+    async with stack_of(**APP, listeners=3) as stack, Publisher(stack.publish_url) as publisher:
+        async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
+            await connection.execute(counting.TABLES)
+
+        async def restart_for_ever() -> None:
+            while True:
+                for name in stack.listener_urls:
+                    if stack.processes[name].pid is None:
+                        await stack.start(name)
+                await asyncio.sleep(0.1)
+
+        async def all_have_ended() -> bool:
+            return await rows(stack, "select count(*) from oncecast.events") == [(201,)]
+
+        async with asyncio.TaskGroup() as group:
+            restarting = group.create_task(restart_for_ever())
+            await publisher.publish_many([*EVENTS[:100], Event.new("killing", id="killer"), *EVENTS[100:]])
+            await until(all_have_ended, within_s=120)
+            restarting.cancel()
+        assert await rows(stack, "select id, error from oncecast.dead_letters") == [
+            ("killer", "CrashLoop: 2 processes died while they attempted it alone")
+        ]
+        assert await rows(stack, "select count(*), min(count), max(count) from public.effects") == [(200, 1, 1)]
