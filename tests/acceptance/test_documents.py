@@ -1,0 +1,164 @@
+"""What the documents tell people to type is understood, what they quote is said, and where they lead is a place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pty
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from cyclopts import MissingArgumentError
+
+from oncecast.config import ListenerConfig, ProducerConfig, load
+from oncecast.core import facts
+from oncecast.embedded import Stack
+from oncecast.observe.logs import console_lines
+from tests.support.command import check_command
+from tests.support.documents import Block, blocks, mentioned, typed
+from tests.support.stacks import StackOf, until
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
+RECOVERY = ROOT / "docs/recovery.md"
+SETTINGS = {name.upper() for kind in (ProducerConfig, ListenerConfig) for name in kind.__dataclass_fields__}
+OF_OTHERS = {"POSTGRES_PASSWORD", "POSTGRES_USER", "POSTGRES_DB"}
+
+of_each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@of_each_document
+def test_every_command_is_one_that_oncecast_understands(document: Path) -> None:
+    with tempfile.NamedTemporaryFile() as file:  # for commands that want a file to be there
+        for words in typed(document):
+            check_command([file.name if word.endswith("ndjson") else word for word in words])
+    for words in mentioned(document):
+        for first in words[0].split("|"):  # `oncecast stop|start|kill NAME`
+            with contextlib.suppress(MissingArgumentError):
+                check_command([first, *words[1:]])
+
+
+@of_each_document
+def test_every_setting_is_one_and_its_value_will_do(document: Path) -> None:
+    named = re.findall(r"`([A-Z]{2,}(?:_[A-Z]+)+)(?:=([^`\s]*))?`", document.read_text("utf-8"))
+    for name, value in named:
+        setting = name.removesuffix("_FILE")
+        assert setting in SETTINGS | OF_OTHERS, name
+        kinds = [kind for kind in (ProducerConfig, ListenerConfig) if setting.lower() in kind.__dataclass_fields__]
+        for kind in kinds if value and setting == name else []:
+            load(kind, {name: value})
+
+
+@of_each_document
+def test_every_link_leads_to_a_file(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+# --- what the console says --------------------------------------------------------------------------------
+
+
+def sayings() -> Iterator[re.Pattern[str]]:
+    """Every line that the console can say, with anything where a value stands."""
+    for fact in vars(facts).values():
+        if isinstance(fact, type) and issubclass(fact, facts.Fact) and dataclasses.is_dataclass(fact):
+            hints = get_type_hints(fact)
+            for count in (1, 98765):
+                for name in ("redis", "database", "VALUE"):
+                    for flag in (False, True):
+                        values = {f.name: value(hints[f.name], count, flag) for f in dataclasses.fields(fact)}
+                        if "name" in values:
+                            values["name"] = name
+                        try:
+                            lines = console_lines(fact(**values), "VALUE")
+                        except (TypeError, AttributeError):
+                            continue  # a fact with something else in it, or one that the console never says
+                        for line in lines:
+                            yield re.compile(re.sub(r"VALUE|98765(?:\.0|000)?", ".+", re.escape(line)))
+
+
+def value(hint: Any, count: int, flag: bool) -> Any:
+    return {str: "VALUE", int: count, float: 98765.0, bool: flag}.get(hint, "VALUE")
+
+
+@of_each_document
+def test_every_console_line_that_is_quoted_can_be_said(document: Path) -> None:
+    can_be_said = list(sayings())
+    for block in blocks(document.read_text("utf-8")):
+        for line in block.text.splitlines() if block.language == "text" else []:
+            if line.startswith(("✅", "❌", "⚠️", "🔄", "📝", "⏸", "· ")):
+                assert any(pattern.fullmatch(line) for pattern in can_be_said), line
+
+
+# --- recovery, as it stands -------------------------------------------------------------------------------
+
+
+async def shown(script: str, folder: Path, stack: Stack) -> str:
+    """What a terminal shows of `script`, run where the stack's folder is `.oncecast`."""
+    for port, address in (("8080", stack.publish_url), ("3001", stack.listener_urls["listener-a"])):
+        script = script.replace(f"localhost:{port}", address.removeprefix("http://"))
+    script = script.replace("oncecast send", f"oncecast send --to {stack.publish_url}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    master, slave = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-c", script, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=slave, stderr=slave,
+            env={**os.environ, "PATH": path, "COLUMNS": "160", "TERM": "xterm", "XDG_RUNTIME_DIR": str(folder)},
+        )  # fmt: skip
+        os.close(slave)
+        reading = asyncio.create_task(asyncio.to_thread(read_all, master))
+        async with asyncio.timeout(60):
+            await process.wait()
+            return await reading
+    finally:
+        os.close(master)
+
+
+def read_all(descriptor: int) -> str:
+    text = b""
+    try:
+        while block := os.read(descriptor, 65536):
+            text += block
+    except OSError:
+        pass  # how Linux says that the other side is closed
+    progress = r"replaying ━.*?[\d-]:[\d-]{2}:[\d-]{2}"  # a bar that the terminal is told to erase again
+    return re.sub(rf"\x1b\[[0-9;?]*[A-Za-z]|\r|{progress}", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()))
+
+
+def looks_like(seen: str, told: str) -> bool:
+    """`…` stands for anything; rulers, blank lines and how many spaces there are do not count."""
+    pattern = ".*".join(re.escape(part) for part in "\n".join(_lines(told)).split("…"))
+    return re.fullmatch(pattern, "\n".join(_lines(seen)), re.S) is not None
+
+
+def _lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
+
+
+def pairs(document: Path) -> list[tuple[Block, str]]:
+    """Each block to run, and what it shall show (nothing is said where no text follows)."""
+    found = blocks(document.read_text("utf-8"))
+    followers = [*found[1:], Block("", "", "")]
+    return [(b, f.text if f.language == "text" else "…") for b, f in zip(found, followers, strict=True) if b.mark]
+
+
+async def test_recovery_shows_what_it_says_step_by_step(stack_of: StackOf, tmp_path: Path) -> None:
+    async with stack_of(environment={"EVENT_RETRY_DELAY": "100ms"}) as stack:
+        (tmp_path / ".oncecast").symlink_to(stack.data)
+        for block, told in pairs(RECOVERY):
+
+            async def as_told(block: Block = block, told: str = told) -> bool:
+                nonlocal seen
+                seen = await shown(block.text, tmp_path, stack)
+                return looks_like(seen, told)
+
+            seen = ""
+            tries = until(as_told, 20.0) if "again" in block.mark else as_told()
+            assert await tries, f"{block.text}\n{seen}"
