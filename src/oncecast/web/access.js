@@ -8,7 +8,7 @@ const DOING = { publish: "Publishing", subscribe: "Reading", admin: "Operating" 
 const byId = (id) => document.getElementById(id);
 const tokens = {}; // by right
 const wanted = new Set(); // rights whose token is missing or wrong
-let waiting = [];
+const [onEntered, onUnlocked] = [[], []]; // whom to tell
 let cameFrom = null;
 
 /** What was asked was not done, or is not known to have been done: then asking again is the way on. */
@@ -40,25 +40,30 @@ export async function ask(path, { right, method = "GET", type = "application/jso
     want(right, token !== "", right !== "subscribe");
     throw new Refused(`${DOING[right]} needs ${token ? "another" : "a"} token: enter it at the top of the page.`, 401);
   }
+  if (wanted.delete(right)) for (const resolve of onUnlocked.splice(0)) resolve();
   const content = parsed(text, read);
   if (!answer.ok) throw new Refused(sentence(content?.detail ?? content?.title ?? `HTTP ${answer.status}`), answer.status);
   return content;
 }
 
-/** Resolves at once, or when a token was entered where that right needs one. */
-export function unlocked(right) {
-  return wanted.has(right) ? new Promise((resolve) => waiting.push(resolve)) : Promise.resolve();
+/** Resolves when somebody has entered a token. */
+export function entered() {
+  return new Promise((resolve) => onEntered.push(resolve));
+}
+
+/** Resolves at once, or where that right needs a token, when one was taken. */
+export async function unlocked(right) {
+  while (wanted.has(right)) await new Promise((resolve) => onUnlocked.push(resolve));
 }
 
 export function startAccess() {
   byId("access").addEventListener("submit", (submitted) => {
     submitted.preventDefault();
     for (const right of wanted) tokens[right] = field(right).value.trim();
-    wanted.clear();
     byId("access").hidden = true;
     cameFrom?.focus();
     cameFrom = null;
-    for (const resolve of waiting.splice(0)) resolve();
+    for (const resolve of onEntered.splice(0)) resolve();
   });
 }
 

@@ -8,13 +8,15 @@ import { startLetters } from "./letters.js";
 import { startSystem } from "./system.js";
 
 startAccess();
-const composer = startComposer(startBroadcast());
+const broadcast = startBroadcast();
+const composer = startComposer(broadcast);
 const letters = startLetters();
 const failing = startFailing({ onReplayed: letters.refresh });
-startSystem({
+await startSystem({
   onStatus(status) {
     composer.follow(status);
     failing.follow(status);
     letters.follow(status);
   },
 });
+broadcast.connect(); // by now it is known whether reading needs a token

@@ -82,9 +82,9 @@ export function startBroadcast() {
     show();
   };
   setInterval(show, SHOW_EVERY_MS);
-  connect();
 
   return {
+    connect,
     /** Resolves when the event with that id, which nobody else's has in it, is broadcast: paused or not. */
     watch(id) {
       if (watched.size >= WATCHED_MAX) watched.delete(watched.keys().next().value);

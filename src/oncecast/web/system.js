@@ -1,6 +1,6 @@
 // The state of the system: asks the producer once a second, and says so when it does not answer.
 
-import { ask, unlocked } from "./access.js";
+import { ask, entered } from "./access.js";
 import { bytes, count, duration, rate, setText } from "./format.js";
 import { lagOf, listenersOf, showListeners } from "./listeners.js";
 
@@ -12,6 +12,7 @@ const NEARLY_FULL = 0.7;
 
 const byId = (id) => document.getElementById(id);
 
+/** Resolves once the producer has been asked for the first time. */
 export function startSystem({ onStatus }) {
   const rates = [];
   let before = null;
@@ -20,20 +21,32 @@ export function startSystem({ onStatus }) {
 
   async function poll() {
     if (!document.hidden) {
-      await unlocked("subscribe");
-      const status = await ask("api/status", { right: "subscribe", answerMs: ANSWER_MS }).catch(() => null);
-      if (status === null) {
-        failures += 1;
-        before = null;
-      } else {
-        failures = 0;
-        answeredAt = performance.now();
-        show(status);
-        onStatus(status);
+      const { status, refused } = await ask("api/status", { right: "subscribe", answerMs: ANSWER_MS }).then(
+        (status) => ({ status }),
+        (refused) => ({ refused }),
+      );
+      if (refused?.status === 401) {
+        entered().then(poll);
+        return;
       }
-      byId("system").dataset.stale = failures > 1 ? `No answer for ${duration((performance.now() - answeredAt) / 1000)}` : "";
+      if (status) answered(status);
+      else unanswered();
     }
     setTimeout(poll, Math.min(POLL_MS * 2 ** Math.max(0, failures - 1), POLL_SLOWEST_MS));
+  }
+
+  function answered(status) {
+    failures = 0;
+    answeredAt = performance.now();
+    byId("system").dataset.stale = "";
+    show(status);
+    onStatus(status);
+  }
+
+  function unanswered() {
+    failures += 1;
+    before = null;
+    if (failures > 1) byId("system").dataset.stale = `No answer for ${duration((performance.now() - answeredAt) / 1000)}`;
   }
 
   function show(status) {
@@ -59,7 +72,7 @@ export function startSystem({ onStatus }) {
     before = now;
   }
 
-  poll();
+  return poll();
 }
 
 /** A group is as far as the furthest of its listeners; the system as far as its slowest group. */

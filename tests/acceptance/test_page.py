@@ -1,0 +1,209 @@
+"""The page, in a real browser, at a real stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from tests.acceptance.test_recovery import FAILING
+from tests.support.browsers import PageOf
+from tests.support.stacks import StackOf, drained, rows
+
+ENDED = "select type, status, count(*) from oncecast.events group by 1, 2 order by 1"
+
+
+async def is_live(page: Page) -> None:
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#listeners tr")).to_have_count(2)
+
+
+async def tab_to(page: Page, id: str) -> None:
+    """Press Tab until the element with that id, or the chosen of the radio buttons with that name, has the focus."""
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("id => [document.activeElement.id, document.activeElement.name].includes(id)", id):
+            return
+    pytest.fail(f"Tab does not lead to {id}")
+
+
+async def test_what_is_sent_by_keyboard_alone_is_seen_accepted_broadcast_and_processed(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    """A template is chosen with the arrows, the data written over, and Ctrl+Enter publishes it."""
+    async with stack_of() as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await tab_to(page, "template")
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator("#type")).to_have_value("order.placed")
+        await tab_to(page, "data")
+        await page.keyboard.press("Control+a")
+        await page.keyboard.type('{"order": 12345678901234567890}')
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator("#way .done")).to_have_count(3)
+        await expect(page.locator("#events .type")).to_have_text(["order.placed"])
+        data = await rows(stack, "select data->>'order' from oncecast.events")
+        assert data == [("12345678901234567890",)]
+
+
+async def test_the_focus_can_be_seen_wherever_the_keyboard_leads(stack_of: StackOf, page_of: PageOf) -> None:
+    async with stack_of() as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await expect(page.locator("#fail")).to_be_enabled()
+        seen = []
+        while True:
+            await page.keyboard.press("Tab")
+            name, outline = await page.evaluate(
+                """() => {
+                    const focused = document.activeElement;
+                    const shown = focused.type === "radio" ? focused.nextElementSibling : focused;
+                    return [focused.id || focused.tagName, getComputedStyle(shown).outlineStyle];
+                }"""
+            )
+            if name == "BODY":  # behind the last
+                break
+            assert outline != "none", name
+            seen.append(name)
+        assert {"type", "data", "copies", "send", "fail", "pause", "clear", "refresh"} <= set(seen)
+
+
+async def test_copies_are_events_with_ids_of_their_own(stack_of: StackOf, page_of: PageOf) -> None:
+    async with stack_of() as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await page.fill("#copies", "2500")
+        await page.click("#send")
+        await expect(page.locator("#way")).to_contain_text("2,500 accepted and on disk")
+        await expect(page.locator("#way .done")).to_have_count(3)
+        await drained(stack)
+        assert await rows(stack, ENDED) == [("earthquake", "stored", 2500)]
+
+
+async def test_copies_whose_answer_was_lost_are_sent_again_with_the_same_ids(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    """The page tells how many were accepted; those whose answer got lost were accepted too, and none becomes two."""
+    async with stack_of() as stack, page_of(stack.publish_url, expected="net::ERR_FAILED") as page:
+        await is_live(page)
+        asked = 0
+
+        async def lose_the_second_answer(route: Route) -> None:
+            nonlocal asked
+            asked += 1
+            if asked != 2:
+                await route.continue_()
+                return
+            await route.fetch()
+            await route.abort()
+
+        await page.route("**/events", lose_the_second_answer)
+        await page.fill("#copies", "2500")
+        await page.click("#send")
+        await expect(page.locator("#fault")).to_have_text("The producer cannot be reached.")
+        await expect(page.locator("#advice")).to_contain_text("1,000 of 2,500 were accepted.")
+        await page.get_by_role("button", name="Publish the other 1,500").click()
+        await expect(page.locator("#way .done")).to_have_count(3)
+        await drained(stack)
+        assert await rows(stack, ENDED) == [("earthquake", "stored", 2500)]
+
+
+async def test_one_that_fails_is_seen_to_retry_and_die_and_is_stored_once_mended(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    async with stack_of() as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        life = page.locator("#life")
+        await page.click("#fail")
+        for step in ("Accepted", "Attempt 1 failed, 2 retries left", "Attempt 2 failed, 1 retry left", "Dead"):
+            await expect(life).to_contain_text(step)
+        assert await rows(stack, ENDED) == [("oncecast.failing", "dead", 1)]
+        await expect(page.locator("#dead")).to_have_text("1")
+        await page.get_by_role("button", name="Mend and replay").click()
+        await expect(life).to_contain_text("Replayed: it is stored now.")
+        assert await rows(stack, ENDED) == [("oncecast.failing", "stored", 1)]
+        await expect(page.locator("#dead")).to_have_text("0")
+        await expect(page.locator("#no-letters")).to_be_visible()
+
+
+async def test_a_dead_letter_is_opened_replayed_in_vain_then_mended_and_stored(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    async with stack_of(environment=FAILING) as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await page.click("#fail")
+        letter = page.locator("#letters-list > li")
+        await letter.locator("summary").first.click()
+        await expect(letter.locator(".letter .cause")).to_have_text("RuntimeError: this event was sent to fail")
+        await letter.get_by_text("The event as received").click()
+        await expect(letter.get_by_label("The event as received")).to_contain_text('"specversion": "1.0"')
+        await letter.get_by_text("Trace", exact=True).click()
+        await expect(letter.get_by_label("Trace")).to_contain_text("fail_when_told")
+        await letter.get_by_role("button", name="Replay").click()
+        await expect(letter.get_by_role("status")).to_contain_text("It failed again")
+        await letter.get_by_label("Data").fill('{"fails": ')
+        await letter.get_by_role("button", name="Mend and replay").click()
+        await expect(letter.locator(".help")).to_contain_text("Not JSON")
+        await letter.get_by_label("Data").fill('{"fails": false}')
+        await letter.get_by_role("button", name="Mend and replay").click()
+        await expect(letter.get_by_role("status")).to_have_text("Replayed: it is stored now.")
+        assert await rows(stack, ENDED) == [("oncecast.failing", "stored", 1)]
+
+
+async def test_without_a_listener_that_fails_on_request_the_page_says_so(stack_of: StackOf, page_of: PageOf) -> None:
+    """First with an application of one's own, then with no listener at all: it tells, and asks nobody in vain."""
+    async with stack_of(app="tests.support.mendable:app") as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await expect(page.locator("#failing-hint")).to_be_visible()
+        await expect(page.locator("#fail")).to_be_disabled()
+        for listener in stack.listener_urls:
+            await stack.stop(listener)
+        await expect(page.locator("#no-listeners")).to_be_visible()
+        await expect(page.locator("#letters-fault")).to_contain_text("once it is connected")
+        await page.click("#send")
+        await expect(page.locator("#way .done")).to_have_count(2)
+
+
+async def test_the_page_asks_for_each_token_that_the_producer_wants(stack_of: StackOf, page_of: PageOf) -> None:
+    tokens = {"PUBLISH_TOKEN": "may-publish", "SUBSCRIBE_TOKEN": "may-subscribe", "ADMIN_TOKEN": "may-do-anything"}
+    async with (
+        stack_of(environment={**FAILING, **tokens}) as stack,
+        page_of(stack.publish_url, expected="401") as page,
+    ):
+        await page.get_by_label("Token for reading").fill("a wrong one")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#access-help")).to_have_text("The producer does not take that token.")
+        await page.get_by_label("Token for reading").fill("may-subscribe")
+        await page.keyboard.press("Enter")
+        await is_live(page)
+        await page.click("#fail")
+        await expect(page.locator("#failing-fault")).to_contain_text("Publishing needs a token")
+        await page.get_by_label("Token for publishing").fill("may-publish")
+        await page.keyboard.press("Enter")
+        await page.click("#fail")
+        await page.click("#mend")
+        await expect(page.locator("#failing-fault")).to_contain_text("Operating needs a token")
+        await page.get_by_label("Token for operating").fill("may-do-anything")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#access")).to_be_hidden()
+        await page.click("#mend")
+        await expect(page.locator("#life")).to_contain_text("Replayed: it is stored now.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_phone_shows_all_of_it_without_scrolling_sideways(
+    scheme: str, stack_of: StackOf, page_of: PageOf
+) -> None:
+    """360 px wide, in both colour schemes: with events, a failure's life, and a dead letter opened."""
+    context: dict[str, Any] = {"width": 360, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
+    async with stack_of(environment=FAILING) as stack, page_of(stack.publish_url, **context) as page:
+        await is_live(page)
+        await page.tap("#send")
+        await page.tap("#fail")
+        await page.locator("#letters-list summary").first.tap()
+        await expect(page.locator("#letters-list textarea")).to_be_visible()
+        await page.locator("#events summary").first.tap()
+        assert await page.evaluate("document.documentElement.scrollWidth") == 360
+        luminance = await page.evaluate(
+            "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number))"
+        )
+        assert (luminance < 64) == (scheme == "dark")
