@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 
 from oncecast.core.event import Arrival
@@ -53,8 +53,14 @@ class Line:
         self._idle.set()
 
     def push(self, arrivals: Iterable[Arrival]) -> None:
-        """Arrivals to claim, behind those that wait."""
+        """New arrivals to claim, behind those that wait."""
         self._pending.extend(arrivals)
+        if self._pending:
+            self._arrived.set()
+
+    def push_first(self, arrivals: Sequence[Arrival]) -> None:
+        """Arrivals that come back, before those that wait: they are older, and hold up the watermark."""
+        self._pending.extendleft(reversed(arrivals))
         if self._pending:
             self._arrived.set()
 

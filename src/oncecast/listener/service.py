@@ -155,7 +155,9 @@ class ListenerService:
     # --- the way of an event -------------------------------------------------------------------------------
 
     def _receive(self, arrivals: list[Arrival]) -> None:
-        self._come_back(self.settlement.enter(arrivals))
+        singles, bulk = self._part(self.settlement.enter(arrivals))
+        self._singles.push(singles)
+        self._bulk.push(bulk)
 
     def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
         """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
@@ -164,14 +166,18 @@ class ListenerService:
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._come_back, arrivals)
             return
+        singles, bulk = self._part(arrivals)
+        self._singles.push_first(singles)
+        self._bulk.push_first(bulk)
+
+    def _part(self, arrivals: list[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
+        """Those that are attempted one by one, and those that only want to be stored."""
         concerns = self._app.concerns
         singles = [a for a in arrivals if a.attempts or a.doom is not None or concerns(a.type)]
-        if singles:
-            self._singles.push(singles)
-        if len(singles) == len(arrivals):
-            return
+        if not singles or len(singles) == len(arrivals):
+            return singles, [] if singles else arrivals
         alone = set(map(id, singles))
-        self._bulk.push(a for a in arrivals if id(a) not in alone)
+        return singles, [a for a in arrivals if id(a) not in alone]
 
     def _come_back_one(self, arrival: Arrival) -> None:
         self._come_back([arrival])
