@@ -160,8 +160,8 @@ def _span(seconds: float) -> str:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.1f} {unit}".replace(".0 ", " ")
