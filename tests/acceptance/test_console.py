@@ -65,6 +65,7 @@ async def test_the_death_of_an_event_is_told_line_by_line(stack_of: StackOf) -> 
         assert [(line["event"]["id"], line["event"]["data"]) for line in lines] == [("evt_456", {"fails": True})]
         assert "this event was sent to fail" in lines[0]["error"]
         assert lines[0]["instance"] in NAMES
+        assert lines[0]["note"].endswith("oncecast dead-letters replay --source /oncecast -- evt_456")
         assert re.match(r"\d{4}-\d\d-\d\dT", lines[0]["timestamp"])
         for name in NAMES:
             assert (stack.data / name / "failed_events.log").stat().st_mode & 0o777 == 0o600

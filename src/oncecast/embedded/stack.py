@@ -194,7 +194,9 @@ class Stack:
         async def prepare() -> Launch:
             own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1", **environment}
             # All listeners of a stack begin together, with one application: that one is the group's.
-            given = {"ADOPT_HANDLERS": "1", **os.environ, **self._environment}
+            # Its group comes at once, and nobody waits for the usual one.
+            usual = {"ADOPT_HANDLERS": "1", **({"RETAIN_FOR": ""} if self._app else {})}
+            given = {**usual, **os.environ, **self._environment}
             for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
                 given.pop(variable.removesuffix("_FILE"), None)
             return Launch(

@@ -7,6 +7,7 @@ that comes back files what it left, and at worst writes a line twice.
 from __future__ import annotations
 
 import asyncio
+import shlex
 
 import msgspec
 
@@ -76,6 +77,12 @@ class DeadLetterFiler:
                 "instance": self._instance,
                 "error": letter.error,
                 "attempts": letter.attempts,
+                "note": f"sent again it is a duplicate; to process it again: {_command(letter)}",
                 "event": msgspec.Raw(letter.raw.replace(b"\n", b" ").replace(b"\r", b" ")),
             }
         )
+
+
+def _command(letter: DeadLetter) -> str:
+    """What replays it, to be pasted into a shell."""
+    return shlex.join(("oncecast", "dead-letters", "replay", "--source", letter.source, "--", letter.id))
