@@ -41,10 +41,13 @@ dist: setup ## the wheel and the source archive, in dist/
 bench: setup ## 200,000 events through a producer and two listeners: events/s and µs per process
 	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
+pictures: setup ## draw docs/pictures anew; needs a chromium
+	@$(BIN)/python tools/pictures.py
+
 format: setup ## let ruff lay out the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test dist bench format clean
+.PHONY: help setup demo lint test dist bench pictures format clean
