@@ -20,7 +20,7 @@ APP = {"app": "tests.support.mendable:app", "app_dir": Path(__file__).parents[2]
 FAILING = {"EVENT_RETRY_DELAY": "100ms"}
 
 
-async def oncecast(*arguments: str) -> tuple[int, str, str]:
+async def oncecast(*arguments: str, within_s: float = 60.0) -> tuple[int, str, str]:
     """The command's status, standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -31,7 +31,7 @@ async def oncecast(*arguments: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "COLUMNS": "200"},
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(within_s):
         out, error = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), error.decode()

@@ -233,11 +233,14 @@ class Stack:
             raise StartError(f"there is no process {name!r}; there are {', '.join(self.processes)}")
         return self.processes[name]
 
+    async def begin(self, name: str) -> None:
+        """Begin a process, and do not wait."""
+        await self.process(name).start(self._group)
+
     async def start(self, name: str) -> None:
         """Begin a process, and wait until it can be used."""
-        process = self.process(name)
-        await process.start(self._group)
-        await process.wait_ready()
+        await self.begin(name)
+        await self.process(name).wait_ready()
 
     async def stop(self, name: str) -> None:
         """Have a process end by itself."""

@@ -1,0 +1,1 @@
+"""`oncecast chaos`: a whole system under real faults, and a judge who counts."""

@@ -1,0 +1,60 @@
+"""The application under test: each type of event does one thing, and what it does in SQL is counted per event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+
+import psycopg
+
+from oncecast.core.event import Event
+from oncecast.core.ports import Transaction
+from oncecast.listener.handlers import Listener
+
+EFFECTS = "create table if not exists public.effects (id text primary key, count integer not null)"
+
+app = Listener("chaos")
+
+
+@app.on("counted", "flaky", "slow", "failing", "killing")
+async def count(event: Event, tx: Transaction) -> None:
+    """One effect; whatever follows, it commits with the event's row or not at all."""
+    await tx.execute(
+        "insert into public.effects values (%s, 1) on conflict (id) do update set count = public.effects.count + 1",
+        (event.id,),
+    )
+
+
+@app.on("flaky")
+async def fail_by_chance(event: Event, tx: Transaction) -> None:
+    """Every second attempt fails."""
+    if random.random() < 0.5:
+        raise RuntimeError("by chance")
+
+
+@app.on("slow")
+async def be_slow(event: Event, tx: Transaction) -> None:
+    """Holds its transaction open for a while."""
+    await asyncio.sleep(0.5)
+
+
+@app.on("failing")
+async def fail(event: Event, tx: Transaction) -> None:
+    """Always fails."""
+    raise RuntimeError("told to fail")
+
+
+@app.on("swallowing")
+async def swallow(event: Event, tx: Transaction) -> None:
+    """Hides an SQL error: the event must not end as stored, and its effect must not be there."""
+    with contextlib.suppress(psycopg.Error):
+        await tx.execute("insert into public.effects values (%s, 1)", (event.id,))
+        await tx.execute("select 1 / 0")
+
+
+@app.on("killing")
+async def kill(event: Event, tx: Transaction) -> None:
+    """Takes its process with it."""
+    os._exit(9)
