@@ -33,7 +33,7 @@ lint: setup ## ruff, mypy strict, import contracts
 	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
 test: lint ## lint and all tests, against a real PostgreSQL and Valkey
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 dist: setup ## the wheel and the source archive, in dist/
 	@rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null && ls dist
