@@ -25,6 +25,8 @@ from oncecast.producer.session import start_after
 
 TICK_S = 2.0
 KEEP_INTERVAL_S = 30.0
+PASSED_MAX_S = 60.0
+"""Between two looks; of a longer time this process was frozen, and could have seen nobody."""
 FULL_AT = 0.95
 """Of the cap: what has to go, goes from here on."""
 EMPTY_TO = 0.9
@@ -127,7 +129,7 @@ class Retention:
         What is kept may be older than what is true: a group is then held to be further behind, which is safe.
         """
         now_s = time.monotonic()
-        passed_s, self._ticked_at_s = now_s - self._ticked_at_s, now_s
+        passed_s, self._ticked_at_s = min(now_s - self._ticked_at_s, PASSED_MAX_S), now_s
         connected = {reader.group for reader in self._hub.readers if reader.group}
         is_news = now_s - self._kept_at_s >= KEEP_INTERVAL_S
         for name in {*self._groups, *connected, *self._limits.retain_for}:
