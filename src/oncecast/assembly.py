@@ -37,7 +37,7 @@ from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.app import right_for as producer_needs
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.dead_letter_file import DeadLetterFile
-from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres import Database, EventReader, PostgresDeaths, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
 
@@ -120,11 +120,12 @@ async def _listen(
             await database.close()
             return
         store = PostgresEvents(database)
+        deaths = PostgresDeaths(database)
         letters = PostgresLetters(database)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         relayed = Relayed()
-        service = ListenerService(app, leases, store, letters, letter_log, settings, relayed.answer, observe)
+        service = ListenerService(app, leases, store, deaths, letters, letter_log, settings, relayed.answer, observe)
         face = relayed.app = listener_app(
             EventReader(database),
             service.recent,

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from oncecast import Event, Publisher
 from tests.support import counting
@@ -15,10 +16,16 @@ APP = {"app": "tests.support.killing:app", "app_dir": Path(__file__).parents[2]}
 EVENTS = [Event.new("counted", id=f"e{n}") for n in range(200)]
 
 
-async def test_a_handler_that_kills_its_process_costs_its_own_event_and_no_other(stack_of: StackOf) -> None:
+@pytest.mark.parametrize("redis", ["there", "away"])
+async def test_a_handler_that_kills_its_process_costs_its_own_event_and_no_other(
+    stack_of: StackOf, redis: str
+) -> None:
+    """19. Whether Redis counts who died of what, or PostgreSQL."""
     async with stack_of(**APP, listeners=3) as stack, Publisher(stack.publish_url) as publisher:
         async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
             await connection.execute(counting.TABLES)
+        if redis == "away":
+            await stack.stop("valkey")
 
         async def restart_for_ever() -> None:
             while True:

@@ -25,6 +25,10 @@ class Evidence:
     """The status of each id in `events`."""
     effects: Mapping[str, int]
     """How often each id's effect is there."""
+    ahead: Collection[str] = ()
+    """Ids that a saved or reported cursor had passed before they had a row."""
+    gaps: int = 0
+    """How many were recorded; nothing that was kept was ever missing, so there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,10 @@ class Verdict:
     """Dead, though its handler was not told to fail."""
     without_effect: int
     """Stored, and its handler's effect is missing."""
+    cursor_ahead: int
+    """A cursor, saved or reported, stood behind it before it had a row."""
+    false_gaps: int
+    """Gaps recorded where nothing was missing."""
 
     @property
     def is_valid(self) -> bool:
@@ -74,6 +82,8 @@ def judge(evidence: Evidence) -> Verdict:
         unexpected=len(invented | impossible | orphans),
         wrongly_dead=sum(type_of(id_) not in MAY_BE_DEAD for id_ in dead - invented),
         without_effect=sum(type_of(id_) in HAS_EFFECT and id_ not in effects for id_ in stored - invented),
+        cursor_ahead=len(evidence.ahead),
+        false_gaps=evidence.gaps,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from oncecast.client.errors import NotAcknowledged
@@ -24,31 +25,62 @@ class Publications:
     acknowledged: set[str] = field(default_factory=set)
 
 
-async def publish_until(
-    ended: asyncio.Event,
-    url: str,
-    publications: Publications,
-    *,
-    events_per_s: float,
-    kills: bool,
-    draw: random.Random,
-) -> None:
-    """Send to the producer at `url`, again and again under the same ids until it says that it has them."""
-    types, weights = list(WEIGHTS), list(WEIGHTS.values())
-    count = max(1, round(events_per_s * INTERVAL_S))
-    elapsed_s = 0.0
-    async with Publisher(url, deadline_s=DEADLINE_S) as publisher:
-        while not ended.is_set():
-            batch = draw.choices(types, weights, k=count)
-            elapsed_s += INTERVAL_S
-            if kills and elapsed_s >= KILLING_EVERY_S:
-                batch[0], elapsed_s = "killing", 0.0
-            events = [Event.new(type_, {"n": n}, id=f"{type_}:{new_id()}") for n, type_ in enumerate(batch)]
-            ids = {event.id for event in events}
-            publications.tried |= ids
-            try:
-                await publisher.publish_many(events)
-            except NotAcknowledged:
-                continue
-            publications.acknowledged |= ids
-            await asyncio.sleep(INTERVAL_S)
+class Desk:
+    """Who publishes to one producer, at `url`: each batch again and again under the same ids until it is taken."""
+
+    def __init__(
+        self, url: str, publications: Publications, *, events_per_s: float, crashes: bool, draw: random.Random
+    ) -> None:
+        self._url = url
+        self._publications = publications
+        self._count = max(1, round(events_per_s * INTERVAL_S))
+        self._crashes = crashes
+        self._draw = draw
+        self._since_copy: list[Event] = []
+        self._copies = 0
+        self._restored = False
+
+    def copied(self) -> None:
+        """A copy of the journal is about to be made: what is acknowledged from now on may not be in it."""
+        self._copies += 1
+
+    def restored(self) -> None:
+        """The journal was put back to that copy: whoever runs it says so, and what it lacks is published again."""
+        self._restored = True
+
+    async def publish_until(self, ended: asyncio.Event) -> None:
+        """Send batch after batch, and what a restored journal lacks, until `ended`."""
+        elapsed_s = 0.0
+        async with Publisher(self._url, deadline_s=DEADLINE_S) as publisher:
+            while not ended.is_set() or self._restored:
+                if self._restored:
+                    await self._publish_again(publisher)
+                crashes = self._crashes and elapsed_s >= KILLING_EVERY_S
+                elapsed_s = 0.0 if crashes else elapsed_s + INTERVAL_S
+                await self._publish(publisher, self._events(crashes=crashes))
+                await asyncio.sleep(INTERVAL_S)
+
+    def _events(self, *, crashes: bool) -> list[Event]:
+        types = self._draw.choices(list(WEIGHTS), list(WEIGHTS.values()), k=self._count)
+        if crashes:
+            types[0] = "killing"
+        return [Event.new(type_, {"n": n}, id=f"{type_}:{new_id()}") for n, type_ in enumerate(types)]
+
+    async def _publish(self, publisher: Publisher, events: Sequence[Event]) -> None:
+        ids = {event.id for event in events}
+        self._publications.tried |= ids
+        try:
+            await publisher.publish_many(events)
+        except NotAcknowledged:
+            return
+        self._publications.acknowledged |= ids
+        if self._copies:
+            self._since_copy.extend(events)
+
+    async def _publish_again(self, publisher: Publisher) -> None:
+        again, self._since_copy = self._since_copy, []
+        self._restored = False
+        await self._publish(publisher, again)
+        self._copies -= 1
+        if not self._copies:
+            self._since_copy = []

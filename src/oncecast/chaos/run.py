@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,21 @@ from typing import Any
 import httpx
 import msgspec
 import psycopg
-import redis.asyncio as redis
 
 from oncecast.chaos.application import EFFECTS
-from oncecast.chaos.faults import Fault, plan
-from oncecast.chaos.judge import Evidence, Verdict, judge
-from oncecast.chaos.publishing import Publications, publish_until
-from oncecast.core.errors import StartError
-from oncecast.embedded import Stack
+from oncecast.chaos.evidence import Waits, collect, measure
+from oncecast.chaos.faults import CRASH, KINDS, Fault, only, plan
+from oncecast.chaos.hurting import Surgeon
+from oncecast.chaos.judge import Verdict, judge
+from oncecast.chaos.publishing import Desk, Publications
+from oncecast.chaos.system import GROUP, System, running
+from oncecast.chaos.watching import CursorWatch
+from oncecast.core.errors import ConfigError
 
-APP = "oncecast.chaos.application:app"
 DRAIN_DEADLINE_S = 180.0
 LOOK_INTERVAL_S = 0.5
 REPLAY_INTERVAL_S = 2.0
 REPLAY_LETTERS = 20
-_STALLS = """
-select coalesce(max(extract(epoch from stored_at - before)), 0)::float8 from (
-    select stored_at, lag(stored_at) over (order by stored_at) as before from chaos.events) as stored
-"""
-_LONGEST = """
-select coalesce(max(extract(epoch from stored_at - accepted_at)), 0)::float8 from chaos.events where type = 'tick'
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +37,11 @@ class Settings:
     seconds: float
     seed: int
     kinds: Sequence[str]
+    targets: Collection[str] = ()
+    """Names or sorts of what may be hurt; everything if empty."""
     listeners: int
     producers: int
     events_per_s: float
-    kills: bool = True
-    """Whether some events end the process that handles them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +51,16 @@ class Report:
     seed: int
     faults: int
     verdict: Verdict
-    drained: bool
-    """Whether everything came to rest in time after the last fault."""
-    longest_stall_s: float
-    """The longest time in which no row was stored, while events were published."""
-    longest_accepted_to_stored_s: float
+    looked_at: int
+    """Events that were found behind a cursor, while the run went on."""
+    drained_in_s: float | None
+    """From the last healing until nothing was left to do; None if that did not come in time."""
+    waits: Waits
 
     @property
     def is_valid(self) -> bool:
         """Whether the promise was kept."""
-        return self.verdict.is_valid and self.drained
+        return self.verdict.is_valid and self.drained_in_s is not None
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -77,134 +71,102 @@ Tell = Callable[[str, dict[str, Any]], None]
 """Hears what happens: its name, and what belongs to it."""
 
 
-async def run(folder: Path, settings: Settings, tell: Tell) -> Report:
-    """One run in `folder`. Raises StartError where the system does not start."""
-    stack = Stack(
-        folder,
-        listeners=settings.listeners,
-        producers=settings.producers,
-        producer_port=0,
-        listener_port=0,
-        app=APP,
-        temporary=True,
-    )
-    async with stack:
-        await _prepare(stack)
-        return await _Run(stack, settings, tell).run()
+async def run(folder: Path, settings: Settings, tell: Tell, *, temporary: bool) -> Report:
+    """One run in `folder`. Raises StartError where the system does not start, ConfigError for unknown targets."""
+    sizes = {"listeners": settings.listeners, "producers": settings.producers}
+    async with running(folder, **sizes, temporary=temporary) as system:
+        faults = _plan(settings, system)
+        async with await psycopg.AsyncConnection.connect(system.stack.database_url, autocommit=True) as connection:
+            await connection.execute(EFFECTS)
+        return await _Run(system, settings, tell).run(faults)
 
 
-async def _prepare(stack: Stack) -> None:
-    async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
-        await connection.execute(EFFECTS)
+def _plan(settings: Settings, system: System) -> list[Fault]:
+    targets = system.targets
+    if settings.targets:
+        known = {*system.links, *system.stack.processes, *(sort for sorts in targets.values() for sort in sorts)}
+        if unknown := set(settings.targets) - known:
+            raise ConfigError(f"--targets: there is no {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+        targets = only(targets, settings.targets)
+    planned = [kind for kind in settings.kinds if kind in KINDS]
+    return plan(settings.seed, settings.seconds, planned, targets)
 
 
 class _Run:
-    def __init__(self, stack: Stack, settings: Settings, tell: Tell) -> None:
-        self._stack = stack
+    def __init__(self, system: System, settings: Settings, tell: Tell) -> None:
+        self._system = system
+        self._stack = system.stack
         self._settings = settings
         self._tell = tell
         self._publications = Publications()
         self._ended = asyncio.Event()
-        self._hurt: set[str] = set()
-        """What a fault has down, and will heal itself."""
-
-    async def run(self) -> Report:
-        settings = self._settings
-        faults = plan(
-            settings.seed,
-            settings.seconds,
-            settings.kinds,
-            {
-                "producers": [name for name in self._stack.processes if name.startswith("producer")],
-                "listeners": list(self._stack.listener_urls),
-                "postgres": ["postgres"],
-                "valkey": ["valkey"],
-            },
+        self._reading = asyncio.Lock()
+        self._desks = {
+            name: Desk(
+                system.publish_url(name),
+                self._publications,
+                events_per_s=settings.events_per_s / settings.producers,
+                crashes=CRASH in settings.kinds and index == 0,
+                draw=random.Random(f"{settings.seed}:{index}"),
+            )
+            for index, name in enumerate(self._stack.producers)
+        }
+        self._surgeon = Surgeon(
+            self._stack,
+            system.links,
+            self._desks,
+            self._reading,
+            lambda name, error: tell("not started", {"name": name, "error": error}),
         )
+
+    async def run(self, faults: Sequence[Fault]) -> Report:
+        self._names = await self._journal_names()
+        journals = {name: self._stack.folder(producer) / "journal.db" for name, producer in self._names.items()}
+        watch = CursorWatch(self._stack.database_url, GROUP, journals, self._stack.publish_urls, self._reading)
         async with asyncio.TaskGroup() as group:
-            publishers = [
-                group.create_task(
-                    publish_until(
-                        self._ended,
-                        url,
-                        self._publications,
-                        events_per_s=settings.events_per_s / settings.producers,
-                        kills=settings.kills and index == 0,
-                        draw=random.Random(f"{settings.seed}:{index}"),
-                    )
+            publishers = [group.create_task(desk.publish_until(self._ended)) for desk in self._desks.values()]
+            upkeep = [
+                group.create_task(task)
+                for task in (
+                    self._surgeon.restart_for_ever(lambda name: self._tell("restart", {"name": name})),
+                    self._replay_for_ever(),
+                    watch.watch_for_ever(),
+                    self._show_for_ever(),
                 )
-                for index, url in enumerate(self._stack.publish_urls)
             ]
-            upkeep = [group.create_task(task) for task in (self._restart_for_ever(), self._replay_for_ever())]
             await self._hurt_by_plan(faults)
+            healed_s = time.monotonic()
             self._ended.set()
             await asyncio.wait(publishers)
             self._tell("draining", {"acknowledged": len(self._publications.acknowledged)})
             drained = await self._drained()
+            drained_in_s = round(time.monotonic() - healed_s, 1) if drained else None
             for task in upkeep:
                 task.cancel()
-        return await self._judge(len(faults), drained=drained)
+        return await self._report(len(faults), watch, drained_in_s)
 
-    # --- faults --------------------------------------------------------------------------------------------
+    async def _journal_names(self) -> dict[str, str]:
+        """The producers by the names of their journals."""
+        async with httpx.AsyncClient(timeout=5.0) as client:
+            answers = [await client.get(f"{url}/health") for url in self._stack.publish_urls]
+        names = [answer.json()["journal"]["name"] for answer in answers]
+        return dict(zip(names, self._stack.producers, strict=True))
 
     async def _hurt_by_plan(self, faults: Sequence[Fault]) -> None:
+        """Until the run's time is over and everything is healed."""
         began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 await asyncio.sleep(max(0.0, began_s + fault.at_s - time.monotonic()))
-                acknowledged = len(self._publications.acknowledged)
-                self._tell("fault", {**asdict(fault), "acknowledged": acknowledged})
-                group.create_task(self._inflict(fault))
+                self._tell("fault", {**asdict(fault), "acknowledged": len(self._publications.acknowledged)})
+                group.create_task(self._surgeon.inflict(fault))
             await asyncio.sleep(max(0.0, began_s + self._settings.seconds - time.monotonic()))
 
-    async def _inflict(self, fault: Fault) -> None:
-        if fault.kind == "empty":
-            await self._empty_valkey()
-            return
-        targets = [name for name in fault.targets if name not in self._hurt]
-        self._hurt.update(targets)
-        try:
-            await asyncio.gather(*(self._down(fault.kind, name) for name in targets))
-            await asyncio.sleep(fault.length_s)
-        finally:
-            await asyncio.gather(*(self._up(fault.kind, name) for name in targets))
-            self._hurt.difference_update(targets)
-
-    async def _down(self, kind: str, name: str) -> None:
-        if kind == "pause":
-            self._stack.pause(name)
-        else:
-            await (self._stack.kill if kind == "kill" else self._stack.stop)(name)
-
-    async def _up(self, kind: str, name: str) -> None:
-        if kind == "pause":
-            self._stack.resume(name)
-        else:
-            await self._started(name)
-
-    async def _started(self, name: str) -> None:
-        """Begun again, whether or not what it needs is there."""
-        try:
-            await self._stack.begin(name)
-        except StartError as error:
-            self._tell("not started", {"name": name, "error": str(error)})
-
-    async def _empty_valkey(self) -> None:
-        client = redis.Redis.from_url(self._stack.redis_url, socket_timeout=1, socket_connect_timeout=1)
-        try:
-            await client.flushall()
-        except (redis.RedisError, OSError):
-            return  # it is down just now
-        finally:
-            await client.aclose()
-
-    async def _restart_for_ever(self) -> None:
-        """Whatever ended without a fault of ours (its handler killed it, say) comes back, as under any supervisor."""
+    async def _show_for_ever(self) -> None:
+        """What is hurt at this moment, for whoever watches."""
         while True:
-            for name, process in self._stack.processes.items():
-                if process.pid is None and name not in self._hurt:
-                    self._tell("restart", {"name": name})
-                    await self._started(name)
+            hurt = sorted(self._surgeon.busy)
+            self._tell("status", {"acknowledged": len(self._publications.acknowledged), "hurt": hurt})
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _replay_for_ever(self) -> None:
@@ -247,29 +209,19 @@ class _Run:
                 return False
         return True
 
-    async def _judge(self, faults: int, *, drained: bool) -> Report:
-        async with await psycopg.AsyncConnection.connect(self._stack.database_url, autocommit=True) as connection:
-
-            async def pairs(query: str) -> dict[str, Any]:
-                return dict(await (await connection.execute(query)).fetchall())
-
-            async def number(query: str) -> float:
-                row = await (await connection.execute(query)).fetchone()
-                return round(row[0], 1) if row else 0.0
-
-            evidence = Evidence(
-                tried=self._publications.tried,
-                acknowledged=self._publications.acknowledged,
-                rows=await pairs("select id, status from chaos.events"),
-                effects=await pairs("select id, count from public.effects"),
-            )
+    async def _report(self, faults: int, watch: CursorWatch, drained_in_s: float | None) -> Report:
+        async with (
+            httpx.AsyncClient(timeout=5.0) as client,
+            await psycopg.AsyncConnection.connect(self._stack.database_url, autocommit=True) as connection,
+        ):
+            await watch.look(client)
             return Report(
                 seed=self._settings.seed,
                 faults=faults,
-                verdict=judge(evidence),
-                drained=drained,
-                longest_stall_s=await number(_STALLS),
-                longest_accepted_to_stored_s=await number(_LONGEST),
+                verdict=judge(await collect(connection, self._publications, watch.ahead)),
+                looked_at=watch.looked_at,
+                drained_in_s=drained_in_s,
+                waits=await measure(connection, self._surgeon.hurts, self._names, self._stack.listeners),
             )
 
 

@@ -6,35 +6,46 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oncecast.cli import output
 from oncecast.cli.stack import until_signal
 from oncecast.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from oncecast.chaos.run import Report
+
 INTERRUPTED_STATUS = 130
+SHOWN_MAX = 4
 
 
 def chaos(
     *,
     seconds: float = 60.0,
     seed: int | None = None,
-    faults: str = "kill,stop,pause,empty",
+    faults: str = "all",
+    targets: str = "",
     listeners: int = 3,
     producers: int = 2,
     rate: float = 2000.0,
     history: Path | None = None,
+    data: Path | None = None,
     json: bool | None = None,
 ) -> int:
     """Prove it: run a whole system, hurt it in every way while events flow, then count what PostgreSQL has.
 
-    Starts producers, listeners, PostgreSQL and Valkey in a temporary folder, publishes without pause, and kills,
-    stops and freezes one, most or all of a sort at a time. Handlers count their effects; some fail, hide SQL errors,
-    are slow, or kill their process; dead letters are replayed meanwhile. Then everything is healed and drains. Exits
-    with 0 only if nothing acknowledged was lost, nothing took effect twice, and nothing died that was not told to.
+    Starts producers, listeners, PostgreSQL and Valkey in a temporary folder, with a link of its own between each two,
+    publishes without pause, and hurts one, most or all of a sort at a time. Handlers count their effects; some fail,
+    hide SQL errors, are slow, or kill their process; dead letters are replayed meanwhile. Then everything is healed
+    and drains. Exits with 0 only if nothing acknowledged was lost, nothing took effect twice, nothing died that was
+    not told to, and no cursor was ever ahead of what PostgreSQL shows.
 
     Parameters
     ----------
@@ -43,7 +54,11 @@ def chaos(
     seed
         Draws the faults and events; the same seed, the same plan. By default drawn from the clock, and told.
     faults
-        Which kinds, comma-separated: kill, stop, pause, empty.
+        Which kinds, comma-separated, or all: kill, stop, pause (processes); cut, freeze, delay, reset, drop (links;
+        drop loses the answer to a COMMIT); empty, refuse (Valkey); full, restore (journals); crash (an event whose
+        handler kills its process).
+    targets
+        What may be hurt, comma-separated, by sort or name, such as listeners or listener-a; by default everything.
     listeners
         How many share the work.
     producers
@@ -52,21 +67,20 @@ def chaos(
         Events a second, all producers together.
     history
         A file that gets every fault and the verdict, one JSON object a line.
+    data
+        Where the system runs, with the logs of its processes; by default a temporary folder, removed at the end.
     json
         Print JSON; by default when the output is no terminal.
     """
-    from oncecast.chaos.faults import KINDS
-    from oncecast.chaos.run import Report, Settings, run
+    from oncecast.chaos.run import Settings, run
 
-    kinds = [kind.strip() for kind in faults.split(",") if kind.strip()]
-    if not kinds or not set(kinds) <= set(KINDS):
-        raise ConfigError(f"--faults: {faults[:60]!r} will not do; it takes some of {', '.join(KINDS)}")
     if seconds <= 0 or rate <= 0:
         raise ConfigError("--seconds and --rate are above 0")
     settings = Settings(
         seconds=seconds,
         seed=time.time_ns() % 1_000_000 if seed is None else seed,
-        kinds=kinds,
+        kinds=_kinds(faults),
+        targets=_listed(targets),
         listeners=listeners,
         producers=producers,
         events_per_s=rate,
@@ -76,48 +90,102 @@ def chaos(
     )
     reports: list[Report] = []
 
-    async def work(folder: Path, log: BinaryIO | None) -> None:
-        began_s = time.monotonic()
+    async def work(folder: Path, teller: _Teller) -> None:
+        reports.append(await run(folder, settings, teller.tell, temporary=data is None))
+        teller.log({"what": "verdict", **reports[0].as_dict()})
 
-        def tell(what: str, about: dict[str, Any]) -> None:
-            at_s = round(time.monotonic() - began_s, 2)
-            if log is not None:
-                log.write(msgspec.json.encode({"t_s": at_s, "what": what, **about}) + b"\n")
-                log.flush()
-            output.note(f"{at_s:7.1f} s  {_told(what, about)}")
-
-        reports.append(await run(folder / "stack", settings, tell))
-        if log is not None:
-            log.write(msgspec.json.encode({"what": "verdict", **reports[0].as_dict()}) + b"\n")
-
-    folder = Path(tempfile.mkdtemp(prefix="oncecast-chaos-"))
-    log = history.open("wb") if history is not None else None
-    try:
-        asyncio.run(until_signal(work(folder, log)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if log is not None:
-            log.close()
+    with ExitStack() as ending:
+        folder = data or Path(tempfile.mkdtemp(prefix="oncecast-chaos-"))
+        if data is None:
+            ending.callback(shutil.rmtree, folder, ignore_errors=True)
+        elif data.exists() and any(data.iterdir()):
+            raise ConfigError(f"--data: {data} is not empty: a run begins with a new system")
+        log = ending.enter_context(history.open("wb")) if history is not None else None
+        teller = ending.enter_context(_telling(log, seconds))
+        asyncio.run(until_signal(work(folder / "stack" if data is None else data, teller)))
     if not reports:
         return INTERRUPTED_STATUS
     _print(reports[0], as_json=output.wants_json(json))
     return 0 if reports[0].is_valid else 1
 
 
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _kinds(faults: str) -> list[str]:
+    from oncecast.chaos.faults import CRASH, KINDS
+
+    known = [*KINDS, CRASH]
+    kinds = known if faults.strip() == "all" else _listed(faults)
+    if not kinds or not set(kinds) <= set(known):
+        raise ConfigError(f"--faults: {faults[:60]!r} will not do; it takes all, or some of {', '.join(known)}")
+    return kinds
+
+
+class _Teller:
+    """Writes what happens to the history, and shows it: a line each, and a bar with the faults of the moment."""
+
+    def __init__(self, log: BinaryIO | None, bar: Progress, seconds: float) -> None:
+        self._log = log
+        self._bar = bar
+        self._task = bar.add_task("starting", total=seconds)
+        self._began_s = time.monotonic()
+
+    def tell(self, what: str, about: dict[str, Any]) -> None:
+        at_s = round(time.monotonic() - self._began_s, 2)
+        if what == "status":
+            self._bar.update(self._task, completed=at_s, description=_status(about))
+            return
+        self.log({"t_s": at_s, "what": what, **about})
+        text = f"{at_s:7.1f} s  {_told(what, about)}"
+        if self._bar.disable:
+            output.note(text)
+        else:
+            self._bar.console.print(output.printable(text), markup=False, highlight=False)
+
+    def log(self, line: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(msgspec.json.encode(line) + b"\n")
+            self._log.flush()
+
+
+@contextmanager
+def _telling(log: BinaryIO | None, seconds: float) -> Iterator[_Teller]:
+    console = Console(stderr=True)
+    columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield _Teller(log, bar, seconds)
+
+
+def _status(about: dict[str, Any]) -> str:
+    return f"{about['acknowledged']:,} acknowledged; hurt now: {_names(about['hurt'])}"
+
+
+def _names(names: list[str]) -> str:
+    if len(names) <= SHOWN_MAX:
+        return ", ".join(names) or "nothing"
+    return f"{', '.join(names[:SHOWN_MAX])} and {len(names) - SHOWN_MAX} more"
+
+
 def _told(what: str, about: dict[str, Any]) -> str:
     if what == "fault":
-        length = "" if about["kind"] == "empty" else f" for {about['length_s']:g} s"
-        return f"{about['kind']} {', '.join(about['targets'])}{length}  ({about['acknowledged']:,} acknowledged)"
+        length = f" for {about['length_s']:g} s" if about["length_s"] else ""
+        return f"{about['kind']} {_names(list(about['targets']))}{length}  ({about['acknowledged']:,} acknowledged)"
     return f"{what} " + ", ".join(f"{name} {output.cell(value)}" for name, value in about.items())
 
 
-def _print(report: Any, *, as_json: bool) -> None:
+def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
         output.json(report.as_dict())
         return
-    rows = [(name.replace("_", " "), count) for name, count in report.verdict.as_dict().items()]
-    output.table("", ("", "events"), rows)
-    output.line(f"seed {report.seed}, {report.faults} faults; drained: {'yes' if report.drained else 'NO'}")
-    output.line(f"longest stall {report.longest_stall_s:g} s")
-    output.line(f"accepted to stored at most {report.longest_accepted_to_stored_s:g} s")
+    output.table("", ("", "events"), [(name.replace("_", " "), n) for name, n in report.verdict.as_dict().items()])
+    waits = report.waits
+    drained = "NOT DRAINED" if report.drained_in_s is None else f"drained in {report.drained_in_s:g} s"
+    output.line(f"seed {report.seed}, {report.faults} faults; {drained}")
+    output.line(
+        f"longest stall {waits.longest_stall_s:g} s, {waits.longest_stall_beyond_faults_s:g} s beyond its faults"
+    )
+    output.line(f"accepted to stored at most {waits.accepted_to_stored_max_s:g} s")
+    output.line(f"{report.looked_at:,} events looked at behind the cursors as they moved")
     output.line("VALID: nothing lost, nothing twice." if report.is_valid else "NOT VALID.")

@@ -168,6 +168,8 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """Why it is to be buried, once that is decided."""
     rescues: int = 0
     """How often it was rescued from a dead holder, as far as Redis knows."""
+    doubted: bool = False
+    """Whether the process before may have died of it: it lies within a window of the cursor."""
     leased: bool = False
     """Whether our token stands in Redis for it."""
     renew_at_s: float = 0.0

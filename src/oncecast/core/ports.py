@@ -271,6 +271,28 @@ class DeadLetters(Protocol):
         """A replay failed: keep the newest cause, and count the attempt."""
 
 
+class Deaths(Protocol):
+    """What listeners' processes died of, counted where Redis cannot: by whoever comes next under the same name.
+
+    All calls raise Unavailable when PostgreSQL is down or slow.
+    """
+
+    async def begin_running(self) -> bool:
+        """This listener's process begins; returns whether the one before it ended without a word.
+
+        What that one had accused, it died of: that is counted.
+        """
+
+    async def end_running(self) -> None:
+        """This listener's process ends in order."""
+
+    async def accuse(self, arrival: Arrival) -> int:
+        """This process attempts a suspect, alone, from now on; how many processes have died of it so far."""
+
+    async def acquit(self, arrival: Arrival) -> None:
+        """This process has attempted it, and lives."""
+
+
 class DeadLetterLog(Protocol):
     """Where a line of every dead letter goes, after its row. As text it is its name, for people."""
 
@@ -346,7 +368,10 @@ class EventStore(Protocol):
         """How many rows `prune` would delete."""
 
     async def probe(self) -> None:
-        """Write something on a fresh connection, to know that writes work again."""
+        """Write something on a fresh connection, to know that writes work."""
+
+    async def renew(self) -> None:
+        """After a time of trouble: use none of the connections from before again."""
 
     async def end_sessions(self, token: str) -> int:
         """End the database sessions of the holder `token`, so that its locks go; returns how many."""

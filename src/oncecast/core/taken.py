@@ -17,11 +17,6 @@ def is_suspect(rescues: int) -> bool:
     return rescues >= SUSPECT_RESCUES
 
 
-def is_convicted(rescues: int, *, claims_max: int) -> bool:
-    """Whether so many processes died while they attempted it alone that it is given up on."""
-    return rescues >= SUSPECT_RESCUES + claims_max
-
-
 class Holders:
     """What one listener knows of the others whose leases it waits for."""
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from string import ascii_lowercase
 from types import TracebackType
@@ -36,7 +36,8 @@ class Stack:
     """Runs while it is entered: `async with Stack(Path(".oncecast")) as stack: …`
 
     Ports of 0 are chosen by the system. `app` is the listeners' application, found in `app_dir`.
-    `environment` is added to that of producers and listeners. `say` hears of processes that ended unasked.
+    `environment` is added to that of producers and listeners; `detour(name)` gives what one of them is told on top,
+    such as other ways to the others, whenever it begins. `say` hears of processes that ended unasked.
     The folder of a `temporary` stack is removed at the end. Raises StartError; then nothing is left running.
     """
 
@@ -51,6 +52,7 @@ class Stack:
         app: str | None = None,
         app_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        detour: Callable[[str], Awaitable[Mapping[str, str]]] | None = None,
         temporary: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -59,19 +61,24 @@ class Stack:
         self.data = data.resolve()
         self._was_there = os.path.isdir(self.data)
         self.processes: dict[str, Process] = {}
-        self._names = [f"listener-{letter}" for letter in ascii_lowercase[:listeners]]
+        self.listeners = [f"listener-{letter}" for letter in ascii_lowercase[:listeners]]
         letters = ascii_lowercase[:producers]
-        self._producers = ["producer"] if producers == 1 else [f"producer-{letter}" for letter in letters]
+        self.producers = ["producer"] if producers == 1 else [f"producer-{letter}" for letter in letters]
         self._producer_port = producer_port
         self._listener_port = listener_port
         self._app = app
         self._app_dir = app_dir or Path.cwd()
         self._environment = dict(environment or {})
+        self._detour = detour
         self._temporary = temporary
         self._say = say or (lambda _line: None)
         self._exit = contextlib.AsyncExitStack()
 
     # --- what is where -------------------------------------------------------------------------------------
+
+    def folder(self, name: str) -> Path:
+        """The working folder of a process."""
+        return self.data / name
 
     @property
     def database_url(self) -> str:
@@ -86,7 +93,7 @@ class Stack:
     @property
     def publish_urls(self) -> list[str]:
         """Of every producer."""
-        return [self.processes[name].address for name in self._producers]
+        return [self.processes[name].address for name in self.producers]
 
     @property
     def publish_url(self) -> str:
@@ -96,7 +103,7 @@ class Stack:
     @property
     def listener_urls(self) -> dict[str, str]:
         """Of every listener, by name."""
-        return {name: self.processes[name].address for name in self._names}
+        return {name: self.processes[name].address for name in self.listeners}
 
     # --- beginning and ending ------------------------------------------------------------------------------
 
@@ -116,17 +123,17 @@ class Stack:
     async def _start(self) -> None:
         if self._was_there:  # then a stack that runs in it is the news, not that its ports are in use
             await self._hold_folder()
-        producer_ports = wanted_ports(self._producer_port, len(self._producers), "--port")
-        listener_ports = wanted_ports(self._listener_port, len(self._names), "--listener-port", producer_ports)
+        producer_ports = wanted_ports(self._producer_port, len(self.producers), "--port")
+        listener_ports = wanted_ports(self._listener_port, len(self.listeners), "--listener-port", producer_ports)
         if not self._was_there:
             await self._hold_folder()
         self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
         self._exit.push_async_callback(self._stop_all)
         self._add_servers({*producer_ports, *listener_ports})
-        for name, port in zip(self._producers, producer_ports, strict=True):
+        for name, port in zip(self.producers, producer_ports, strict=True):
             self._add_service(name, port, ["producer"], {"JOURNAL_PATH": "journal.db"})
-        for name, port in zip(self._names, listener_ports, strict=True):
+        for name, port in zip(self.listeners, listener_ports, strict=True):
             self._add_service(name, port, self._listener_command(), self._listener_environment())
         control = await serve_control(self.data, self._obey)
         self._exit.callback(control.close)
@@ -136,17 +143,17 @@ class Stack:
         """Everything at once; only the listeners wait for PostgreSQL."""
         try:
             async with asyncio.TaskGroup() as group:
-                for name in (*self._producers, "valkey"):
+                for name in (*self.producers, "valkey"):
                     group.create_task(self.start(name))
                 await self.start("postgres")
-                for name in self._names:
+                for name in self.listeners:
                     group.create_task(self.start(name))
         except* StartError as errors:
             raise errors.exceptions[0] from None
 
     async def _stop_all(self) -> None:
         """Those who use others first."""
-        for names in (self._names, self._producers, ["valkey", "postgres"]):
+        for names in (self.listeners, self.producers, ["valkey", "postgres"]):
             await asyncio.gather(*(self.stop(name) for name in names if name in self.processes))
 
     async def _hold_folder(self) -> None:
@@ -193,6 +200,8 @@ class Stack:
 
         async def prepare() -> Launch:
             own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1", **environment}
+            if self._detour is not None:
+                own |= await self._detour(name)
             # All listeners of a stack begin together, with one application: that one is the group's.
             # Its group comes at once, and nobody waits for the usual one.
             usual = {"ADOPT_HANDLERS": "1", **({"RETAIN_FOR": ""} if self._app else {})}
@@ -201,7 +210,7 @@ class Stack:
                 given.pop(variable.removesuffix("_FILE"), None)
             return Launch(
                 command=[sys.executable, "-m", "oncecast", *command],
-                folder=self.data / name,
+                folder=self.folder(name),
                 environment={**given, **own},
             )
 

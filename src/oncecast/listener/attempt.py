@@ -6,18 +6,19 @@ the attempt: when they are used up the system pauses, the leases are handed back
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from oncecast.core.errors import Cost, CrashLoop, Unavailable, classify
 from oncecast.core.event import Arrival
 from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started, Suspected
 from oncecast.core.ports import EventStore, Outcome, Transaction
-from oncecast.core.taken import is_convicted, is_suspect
+from oncecast.core.taken import is_suspect
 from oncecast.listener.claim import Work
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.trial import Trial
 
 WAIT_S = 0.5
 """Before an event is tried again that another's open transaction holds."""
@@ -40,8 +41,7 @@ class Attempts:
     """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
 
     `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back
-    to its line. `paused()` is called whenever the database is found to be down, `accuse(arrival, accused)` around the
-    attempt of a suspect.
+    to its line. `paused()` is called whenever the database is found to be down.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Attempts:
         settle: Callable[[Work, list[Outcome]], None],
         come_back: Callable[[Work, float], None],
         paused: Callable[[], None],
-        accuse: Callable[[Arrival, bool], Awaitable[None]],
+        trial: Trial,
         solo: Solo,
         observe: Observe,
     ) -> None:
@@ -65,7 +65,7 @@ class Attempts:
         self._settle = settle
         self._come_back = come_back
         self._paused = paused
-        self._accuse = accuse
+        self._trial = trial
         self._solo = solo
         self._observe = observe
         self._ended = 0
@@ -73,8 +73,6 @@ class Attempts:
     async def attempt(self, work: Work) -> None:
         """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
         first = work[0]
-        if first.doom is None and is_convicted(first.rescues, claims_max=self._limits.claims_max):
-            first.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
         if first.doom is None and is_suspect(first.rescues):
             async with self._solo.alone():
                 await self._attempt_suspect(first)
@@ -84,11 +82,18 @@ class Attempts:
             await self._attempt(work)
 
     async def _attempt_suspect(self, suspect: Arrival) -> None:
-        """The lease says what is going on: should this process die now, it was this event."""
-        await self._accuse(suspect, True)
-        self._observe(Suspected(suspect.id, suspect.rescues))
+        """It stands in Redis or PostgreSQL what is going on: should this process die now, it was this event."""
+        try:
+            deaths = await self._trial.begin(suspect)
+        except Unavailable as error:
+            await self._failed([suspect], error)
+            return
+        if deaths >= self._limits.claims_max:
+            suspect.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
+        else:
+            self._observe(Suspected(suspect.id, suspect.rescues))
         await self._attempt([suspect])
-        await self._accuse(suspect, False)
+        await self._trial.end(suspect)
 
     async def _attempt(self, work: Work) -> None:
         for arrival in work:
@@ -107,7 +112,8 @@ class Attempts:
         while True:
             tries -= 1
             try:
-                return await self._end(work)
+                with self._database.asked():
+                    return await self._end(work)
             except Unavailable as error:
                 self._observe(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):

@@ -58,8 +58,9 @@ class ProducerError(Exception):
 class Feed:
     """Brings the events of the producer at `url` to `receive(arrivals)`.
 
-    `window_bytes` is the credit it works with. `report()` makes the report of the moment, `answer(ask)` the answer
-    to what an operator asks through the producer.
+    `window_bytes` is the credit it works with. `ready()` waits for the store, and tells whether the process before
+    may have died of what comes first. `report()` makes the report of the moment, `answer(ask)` the answer to what an
+    operator asks through the producer.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Feed:
         reconnect_max_s: float,
         from_latest: bool,
         store: EventStore,
-        ready: Callable[[], Awaitable[None]],
+        ready: Callable[[], Awaitable[bool]],
         receive: Callable[[list[Arrival]], None],
         report: Callable[[], Report],
         answer: Callable[[Ask], Awaitable[Answer]],
@@ -212,10 +213,11 @@ class Feed:
         if track is not None:
             track.abandoned = True
         self._anew.clear()
-        await self._ready()
+        in_doubt = await self._ready()
         after = await self._saved_offset(welcome)
         self.used_bytes = 0
         fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
+        fresh.doubted_bytes = self._window_bytes if in_doubt else 0
         if track is not None and track.journal == welcome.journal:
             fresh.distrusted_to = track.watermark.received
         self.track = fresh

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from oncecast.core.breaker import Breaker
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe
 from oncecast.core.ports import Claims, EventStore, Leases
+from oncecast.core.taken import SUSPECT_RESCUES
 
 HEARTBEAT_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 1.0
+SLOW_S = 5.0
+"""An attempt that waits for so long may wait for a PostgreSQL that stands still."""
 CALL_MAX_EVENTS = 1_000
 """So many events in a call at most: a Lua script holds everybody else up."""
 
@@ -56,6 +61,9 @@ class LeaseGate:
                 for arrival in claims.mine:
                     arrival.leased, arrival.renew_at_s = True, renew_at_s
                 return claims
+        for arrival in arrivals:  # nobody but PostgreSQL can count now
+            if arrival.doubted:
+                arrival.rescues = max(arrival.rescues, SUSPECT_RESCUES)
         return Claims(mine=list(arrivals))
 
     async def look(self, arrivals: Sequence[Arrival]) -> Claims:
@@ -148,15 +156,24 @@ class LeaseGate:
 
 
 class DatabaseGate:
-    """Open while PostgreSQL takes writes; closed from the moment that its tries are used up."""
+    """Lets work begin while PostgreSQL takes writes.
 
-    def __init__(self, store: EventStore, *, probe_interval_s: float, observe: Observe) -> None:
+    Its breaker opens when an attempt's tries are used up, or when a probe finds what holds an attempt up; a probe
+    that *writes* closes it. `paused()` is called when it opens.
+    """
+
+    def __init__(
+        self, store: EventStore, *, probe_interval_s: float, paused: Callable[[], None], observe: Observe
+    ) -> None:
+        self.breaker = Breaker(threshold=1, probe_interval_s=probe_interval_s)
         self._store = store
-        self._probe_interval_s = probe_interval_s
+        self._paused = paused
         self._observe = observe
         self._up = asyncio.Event()
         self._up.set()
         self._down = asyncio.Event()
+        self._asked_at_s: dict[object, float] = {}
+        self._looked_at_s = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -176,29 +193,60 @@ class DatabaseGate:
             return False
         return True
 
-    def lost(self, error: Exception) -> bool:
-        """The tries are used up: begin nothing until a probe has written. Returns whether that is news."""
-        if not self.is_up:
-            return False
-        self._up.clear()
-        self._down.set()
-        self._observe(DependencyLost("database", str(error)))
-        return True
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """While an attempt is under way: one that takes long has PostgreSQL probed."""
+        key = object()
+        self._asked_at_s[key] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._asked_at_s[key]
+
+    def lost(self, error: Exception) -> None:
+        """The tries are used up: begin nothing until a probe has written."""
+        if self.breaker.failed(time.monotonic()):
+            self._up.clear()
+            self._down.set()
+            self._paused()
+            self._observe(DependencyLost("database", str(error)))
 
     async def probe_for_ever(self) -> None:
-        """While it is down, try a write on a fresh connection every `probe_interval_s`."""
+        """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
         while True:
-            await self._down.wait()
-            self._observe(DependencyTried("database"))
-            while not await self._answers():  # noqa: ASYNC110 - what comes back sets no event of ours
-                await asyncio.sleep(self._probe_interval_s)
+            if await self.wait_down(LOOK_INTERVAL_S):
+                await self._probe_until_up()
+            elif self._is_slow() and (error := await self._probe()):
+                self.lost(error)
+
+    async def _probe_until_up(self) -> None:
+        self._observe(DependencyTried("database"))
+        while not self.is_up:
+            await asyncio.sleep(max(0.0, self.breaker.probe_at_s - time.monotonic()))
+            if not self.breaker.allows(time.monotonic()):
+                continue
+            if await self._probe(renew=True):
+                self.breaker.failed(time.monotonic())
+                continue
+            self.breaker.succeeded()
             self._down.clear()
             self._up.set()
             self._observe(DependencyReady("database"))
 
-    async def _answers(self) -> bool:
+    def _is_slow(self) -> bool:
+        """Whether an attempt has waited for longer than an answer takes, since it began or we last looked."""
+        now_s = time.monotonic()
+        if now_s - max(self._looked_at_s, min(self._asked_at_s.values(), default=now_s)) < SLOW_S:
+            return False
+        self._looked_at_s = now_s
+        return True
+
+    async def _probe(self, *, renew: bool = False) -> Unavailable | None:
+        """What is wrong, if anything is. Connections from a time of trouble are not used again."""
         try:
             await self._store.probe()
-        except Unavailable:
-            return False
-        return True
+            if renew:
+                await self._store.renew()
+        except Unavailable as error:
+            return error
+        return None

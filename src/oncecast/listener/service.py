@@ -8,13 +8,15 @@ feed ─▶ enter ─▶ line: claim ─▶ attempt ─▶ settle ─▶ track �
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
-from oncecast.core.ports import Claims, DeadLetterLog, DeadLetters, EventStore, Leases
+from oncecast.core.ports import Claims, DeadLetterLog, DeadLetters, Deaths, EventStore, Leases
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
@@ -33,6 +35,7 @@ from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
 from oncecast.listener.track import Track
+from oncecast.listener.trial import Trial
 
 BULK_LANES = 2
 BULK_MAX_EVENTS = 1_000
@@ -70,6 +73,7 @@ class ListenerService:
         app: Listener,
         leases: Leases,
         store: EventStore,
+        deaths: Deaths,
         letters: DeadLetters,
         letter_log: DeadLetterLog,
         settings: ListenerSettings,
@@ -83,10 +87,14 @@ class ListenerService:
         self._leases = leases
         self._answer = answer
         self._store = store
+        self._deaths = deaths
         self._draining = False
+        self._in_doubt: bool | None = None
         self._paused = asyncio.Event()
         self.redis = LeaseGate(leases, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
-        self.database = DatabaseGate(store, probe_interval_s=settings.probe_interval_s, observe=self._observe)
+        self.database = DatabaseGate(
+            store, probe_interval_s=settings.probe_interval_s, paused=self._paused.set, observe=self._observe
+        )
         self.recent = Recent(settings.instance)
         self.settlement = Settlement(self.redis, self.recent, release=self._come_back_one, observe=self._observe)
         self._watch = TakenWatch(
@@ -105,7 +113,7 @@ class ListenerService:
             settle=self.settlement.settle,
             come_back=self._come_back,
             paused=self._paused.set,
-            accuse=self.redis.accuse,
+            trial=Trial(self.redis, deaths),
             solo=solo,
             observe=self._observe,
         )
@@ -145,17 +153,27 @@ class ListenerService:
             reconnect_max_s=settings.reconnect_max_s,
             from_latest=settings.from_latest,
             store=self._store,
-            ready=self.database.wait,
+            ready=self._ready,
             receive=self._receive,
             report=self.report,
             answer=self._answer,
             observe=self._observe,
         )
 
+    async def _ready(self) -> bool:
+        """Wait for PostgreSQL; whether the process before us died, of what we may be about to read."""
+        await self.database.wait()
+        if self._in_doubt is None:
+            self._in_doubt = await self._deaths.begin_running()
+        return self._in_doubt
+
     # --- the way of an event -------------------------------------------------------------------------------
 
     def _receive(self, arrivals: list[Arrival]) -> None:
         singles, bulk = self._part(self.settlement.enter(arrivals))
+        if arrivals[0].track.doubted_bytes:
+            for arrival in singles:  # nobody dies of what is only stored
+                arrival.doubted = True
         self._singles.push(singles)
         self._bulk.push(bulk)
 
@@ -261,6 +279,8 @@ class ListenerService:
         await self.redis.hand_back(left)
         await self._cursors.save()
         await self._filer.file()
+        with contextlib.suppress(Unavailable):
+            await self._deaths.end_running()
         self._observe(Stopped(len(left)))
 
     async def _close(self) -> None:

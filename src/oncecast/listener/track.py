@@ -34,6 +34,8 @@ class Track:
         """The oldest offset that the producer can serve: what lies before it is gone."""
         self.distrusted_to = 0
         """Up to here marks prove nothing: PostgreSQL had lost rows that they stood for."""
+        self.doubted_bytes = 0
+        """So much of what comes is doubted: the process before may have died of it."""
         self.abandoned = False
         self._held: deque[Arrival] = deque()
         self._on_credit = on_credit
@@ -76,6 +78,7 @@ class Track:
                 range(frame.offset + new, last + 1), heads[new:], frame.events[new:], strict=True
             )
         ]
+        self.doubted_bytes = max(0, self.doubted_bytes - len(text))
         self._held.extend(arrivals)
         # Credit counts whole frames: what is not an arrival's own goes back at once.
         spare_bytes = len(text) - sum(arrival.cost_bytes for arrival in arrivals)

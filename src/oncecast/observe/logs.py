@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import sys
@@ -43,7 +44,8 @@ def log_facts(instance: str, *, format: str = "console", level: str = "info") ->
     def observe(fact: Fact) -> None:
         severity = _severity(fact)
         if severity >= minimum:
-            write(fact, severity)
+            with contextlib.suppress(OSError):  # a full disk, or nobody who reads: the work goes on without its log
+                write(fact, severity)
 
     return observe
 

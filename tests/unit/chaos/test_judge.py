@@ -74,3 +74,9 @@ def test_each_history_that_breaks_the_promise_is_found_out_by_its_name(changes: 
 def test_an_event_that_may_die_by_counting_but_did_is_wrongly_dead() -> None:
     found = verdict(rows={"counted:1": "dead"}, effects={"counted:1": None})
     assert (found.wrongly_dead, found.lost, found.is_valid) == (1, 0, False)
+
+
+def test_a_cursor_that_was_saved_too_far_and_a_false_gap_are_counted_though_all_has_ended_since() -> None:
+    good = {name: value for name, value in GOOD.items() if name not in ("ahead", "gaps")}
+    found = judge(Evidence(**good, ahead={"tick:1", "tick:2"}, gaps=1))
+    assert (found.cursor_ahead, found.false_gaps, found.lost, found.is_valid) == (2, 1, 0, False)

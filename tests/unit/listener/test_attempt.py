@@ -15,6 +15,7 @@ from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.trial import Trial
 from tests.support.arrivals import arrivals
 
 LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, pauses_max=3)
@@ -52,6 +53,21 @@ class Store:
             raise self.refusals.pop(0)
 
 
+class Deaths:
+    """PostgreSQL's count of who died of what."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.told: list[tuple[str, bool]] = []
+
+    async def accuse(self, arrival: Arrival) -> int:
+        self.told.append((arrival.id, True))
+        return self.count
+
+    async def acquit(self, arrival: Arrival) -> None:
+        self.told.append((arrival.id, False))
+
+
 class Harness:
     """An attempt station whose exits are lists."""
 
@@ -62,7 +78,14 @@ class Harness:
         self.back: list[tuple[list[str], float]] = []
         self.pauses = 0
         self.accused: list[tuple[str, bool]] = []
-        self.database = DatabaseGate(self.store, probe_interval_s=1.0, observe=self.facts.append)  # type: ignore[arg-type]
+        self.deaths = Deaths()
+        self.is_up = True
+        self.database = DatabaseGate(
+            self.store,  # type: ignore[arg-type]
+            probe_interval_s=1.0,
+            paused=lambda: None,
+            observe=self.facts.append,
+        )
         self.station = Attempts(
             app or Listener(),
             self.store,  # type: ignore[arg-type]
@@ -71,12 +94,12 @@ class Harness:
             settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
             come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
             paused=self._paused,
-            accuse=self._accuse,
+            trial=Trial(self, self.deaths),  # type: ignore[arg-type]
             solo=Solo(),
             observe=self.facts.append,
         )
 
-    async def _accuse(self, arrival: Arrival, accused: bool) -> None:
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
         self.accused.append((arrival.id, accused))
 
     def _paused(self) -> None:
@@ -215,19 +238,41 @@ async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
     assert (at.settled, at.back, arrival.doom) == ([], [], None)
 
 
+def suspect_of(rescues: int, *, leased: bool) -> Arrival:
+    (suspect,) = arrivals(1)
+    suspect.rescues, suspect.leased = rescues, leased
+    return suspect
+
+
 async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() -> None:
     at = Harness()
-    (suspect,) = arrivals(1)
-    suspect.rescues = 2
-    await at.station.attempt([suspect])
-    assert (at.accused, at.settled) == ([("1", True), ("1", False)], ["1"])
+    await at.station.attempt([suspect_of(2, leased=True)])
+    assert (at.accused, at.deaths.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
     assert [fact for fact in at.facts if isinstance(fact, Suspected)] == [Suspected("1", 2)]
 
 
 async def test_an_event_that_processes_died_of_is_buried_without_an_attempt() -> None:
     at = Harness()
-    (event,) = arrivals(1)
-    event.rescues = 4
+    event = suspect_of(4, leased=True)
     await at.station.attempt([event])
     assert isinstance(event.doom, CrashLoop)
-    assert (at.accused, at.settled, event.attempts) == ([], ["1"], 0)
+    assert (at.settled, event.attempts) == (["1"], 0)
+
+
+@pytest.mark.parametrize(("leased", "redis_is_up"), [(False, True), (True, False)])
+async def test_without_redis_a_suspect_stands_in_postgresql_while_it_is_attempted(
+    leased: bool, redis_is_up: bool
+) -> None:
+    at = Harness()
+    at.is_up = redis_is_up
+    await at.station.attempt([suspect_of(2, leased=leased)])
+    assert (at.accused, at.deaths.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
+
+
+async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_same() -> None:
+    at = Harness()
+    at.deaths.count = 2
+    event = suspect_of(2, leased=False)
+    await at.station.attempt([event])
+    assert isinstance(event.doom, CrashLoop)
+    assert (at.settled, event.attempts) == (["1"], 0)

@@ -1,8 +1,9 @@
 """Events, cursors and dead letters in PostgreSQL, which makes the promise true."""
 
 from oncecast.stores.postgres.database import Database
+from oncecast.stores.postgres.deaths import PostgresDeaths
 from oncecast.stores.postgres.letters import PostgresLetters
 from oncecast.stores.postgres.reader import EventReader
 from oncecast.stores.postgres.store import PostgresEvents
 
-__all__ = ["Database", "EventReader", "PostgresEvents", "PostgresLetters"]
+__all__ = ["Database", "EventReader", "PostgresDeaths", "PostgresEvents", "PostgresLetters"]

@@ -323,6 +323,12 @@ class PostgresEvents:
                 connection = await self._db.connect()
                 async with connection:
                     await connection.execute(self._db.queries["probe"], {"listener": self._db.instance})
+        except DATABASE_ERRORS as error:
+            raise translate(error) from error
+
+    async def renew(self) -> None:
+        """See EventStore."""
+        try:
             await self._db.renew()
         except DATABASE_ERRORS as error:
             raise translate(error) from error

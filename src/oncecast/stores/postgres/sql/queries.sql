@@ -220,3 +220,27 @@ select count(*)
 from {schema}.events e join {schema}.cursors c using (journal)
 where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s * interval '1 second'
     and e."offset" <= c."offset" and e.stored_at < c.saved_at
+
+-- name: begin_running
+-- Nothing comes back if the row was there: the process before did not end in order.
+insert into {schema}.running (listener) values (%(listener)s)
+on conflict (listener) do nothing
+returning true
+
+-- name: count_deaths
+-- Of a process that did not end in order: what it attempted alone is what it died of.
+update {schema}.suspects set attempting = false, deaths = deaths + 1 where listener = %(listener)s and attempting
+
+-- name: end_running
+delete from {schema}.running where listener = %(listener)s
+
+-- name: accuse
+-- How many processes of the group have died of it so far; a statement does not see its own row.
+with accused as (
+    insert into {schema}.suspects (source, id, listener, attempting)
+    values (%(source)s, %(id)s, %(listener)s, true)
+    on conflict (source, id, listener) do update set attempting = true)
+select coalesce(sum(deaths), 0)::integer from {schema}.suspects where source = %(source)s and id = %(id)s
+
+-- name: acquit
+delete from {schema}.suspects where source = %(source)s and id = %(id)s and listener = %(listener)s

@@ -1,0 +1,101 @@
+"""The system of a run: an embedded stack whose every connection goes over a link of ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from oncecast.chaos.faults import Targets
+from oncecast.chaos.links import Confirms, Link, any_answer, is_accepted, is_commit
+from oncecast.chaos.stalls import POSTGRES, link
+from oncecast.embedded import Stack
+from oncecast.embedded.ports import LOOPBACK
+from oncecast.embedded.postgres import write_secret
+
+APP = "oncecast.chaos.application:app"
+GROUP = "chaos"
+PUBLISHERS = "publishers"
+VALKEY = "valkey"
+SERVICE_SETTINGS = {"JOURNAL_MAX_AGE": "20s"}
+"""Retention follows close behind the cursors, so that one that is wrong would be found out."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A stack that runs, and its links by name: `listener-a>postgres`, `publishers>producer-b`, …"""
+
+    stack: Stack
+    links: Mapping[str, Link]
+
+    def publish_url(self, producer: str) -> str:
+        """Where its publishers reach it, over their link."""
+        return f"http://{LOOPBACK}:{self.links[link(PUBLISHERS, producer)].port}"
+
+    @property
+    def targets(self) -> Targets:
+        """What can be hurt, by what it is and by its sort."""
+        servers = {POSTGRES: [POSTGRES], VALKEY: [VALKEY]}
+        services = {"producers": self.stack.producers, "listeners": self.stack.listeners}
+        return {
+            "processes": {**services, **servers, "everything": [*self.stack.processes]},
+            "links": {
+                "to producers": [link(one, other) for one in self.stack.listeners for other in self.stack.producers],
+                "to postgres": [link(one, POSTGRES) for one in self.stack.listeners],
+                "to valkey": [link(one, VALKEY) for one in self.stack.listeners],
+                "from publishers": [link(PUBLISHERS, producer) for producer in self.stack.producers],
+            },
+            "valkey": {VALKEY: [VALKEY]},
+            "journals": {"producers": self.stack.producers},
+        }
+
+
+@asynccontextmanager
+async def running(folder: Path, *, listeners: int, producers: int, temporary: bool) -> AsyncIterator[System]:
+    """A system in `folder`; a temporary one is removed at the end. Raises StartError where it does not start."""
+    links: dict[str, Link] = {}
+
+    async def linked(one: str, other: str, confirms: Confirms) -> int:
+        """The port at which `one` reaches `other`."""
+        name = link(one, other)
+        if name not in links:
+            target_port = int(stack.process(other).address.rpartition(":")[2])
+            links[name] = await ending.enter_async_context(Link(name, target_port, confirms))
+        return links[name].port
+
+    async def detour(name: str) -> Mapping[str, str]:
+        if not name.startswith("listener"):
+            return SERVICE_SETTINGS
+        database = _with_port(stack.database_url, await linked(name, POSTGRES, is_commit))
+        redis = _with_port(stack.redis_url, await linked(name, VALKEY, any_answer))
+        ports = [await linked(name, producer, any_answer) for producer in stack.producers]
+        stack.folder(name).mkdir(exist_ok=True)
+        write_secret(stack.folder(name) / "postgres.url", database)
+        write_secret(stack.folder(name) / "redis.url", redis)
+        return {
+            "WS_URL": ",".join(f"ws://{LOOPBACK}:{port}" for port in ports),
+            "DATABASE_URL_FILE": "postgres.url",
+            "REDIS_URL_FILE": "redis.url",
+        }
+
+    stack = Stack(
+        folder,
+        listeners=listeners,
+        producers=producers,
+        producer_port=0,
+        listener_port=0,
+        app=APP,
+        detour=detour,
+        temporary=temporary,
+    )
+    async with AsyncExitStack() as ending:
+        await ending.enter_async_context(stack)
+        for producer in stack.producers:
+            await linked(PUBLISHERS, producer, is_accepted)
+        yield System(stack, links)
+
+
+def _with_port(url: str, port: int) -> str:
+    return url.replace(f":{urlsplit(url).port}", f":{port}")

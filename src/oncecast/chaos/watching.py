@@ -1,0 +1,132 @@
+"""Watches the group's cursors while a run goes on: none may stand behind an event that PostgreSQL does not show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import apsw
+import httpx
+import msgspec
+import psycopg
+from psycopg import sql
+
+from oncecast.core.errors import JournalCorrupt
+from oncecast.core.event import Cursor
+from oncecast.core.wire import Epoch, decode_heads, epoch_of, events_frame, resume_after
+from oncecast.journal import file
+
+LOOK_INTERVAL_S = 1.0
+CONNECT_DEADLINE_S = 5
+CALL_DEADLINE_S = 10.0
+_CURSORS = sql.SQL('select journal, epoch, "offset", epochs from {}.cursors')
+_MISSING = sql.SQL("""
+select i.id from json_array_elements_text(%s) as i (id)
+where not exists (select 1 from {}.events e where e.source = '/oncecast' and e.id = i.id)
+""")
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+class CursorWatch:
+    """Looks about every second at each cursor, saved or reported, and at every event that it has passed since.
+
+    A look reads a journal's file beside its producer, and PostgreSQL in one snapshot. What cannot be read just now
+    (all of it is being hurt) is looked at later. What a journal no longer holds, the last count finds.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        group: str,
+        journals: Mapping[str, Path],
+        producer_urls: Iterable[str],
+        reading: asyncio.Lock,
+    ) -> None:
+        self.looked_at = 0
+        """How many events were found behind a cursor."""
+        self.ahead: set[str] = set()
+        """Ids behind a cursor, without a row."""
+        self._database_url = database_url
+        self._journals = journals
+        self._group = group
+        self._cursors = _CURSORS.format(sql.Identifier(group))
+        self._missing = _MISSING.format(sql.Identifier(group))
+        self._producer_urls = list(producer_urls)
+        self._reading = reading
+        self._checked: dict[tuple[str, bool], Cursor] = {}
+
+    async def watch_for_ever(self) -> None:
+        """Until cancelled."""
+        async with httpx.AsyncClient(timeout=2.0) as client:
+            while True:
+                await self.look(client)
+                await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def look(self, client: httpx.AsyncClient) -> None:
+        """Look once."""
+        reported = [await self._reported(client, url) for url in self._producer_urls]
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                connection = await psycopg.AsyncConnection.connect(
+                    self._database_url, connect_timeout=CONNECT_DEADLINE_S
+                )
+                async with connection:
+                    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+                    for journal, epoch, offset, epochs in await (await connection.execute(self._cursors)).fetchall():
+                        known = msgspec.convert(epochs, list[Epoch])
+                        await self._check(connection, journal, Cursor(epoch, offset), known)
+                    for journal, cursor in filter(None, reported):
+                        await self._check(connection, journal, cursor, None)
+        except (psycopg.Error, OSError, TimeoutError, apsw.Error, JournalCorrupt):
+            return
+
+    async def _reported(self, client: httpx.AsyncClient, url: str) -> tuple[str, Cursor] | None:
+        """A producer's journal, and the cursor in it that was reported: up to there it may let go of events."""
+        try:
+            name = (await client.get(f"{url}/api/journal")).json()["name"]
+            groups = (await client.get(f"{url}/api/groups")).json()["groups"]
+            return next(
+                ((name, Cursor.parse(group["cursor"])) for group in groups if group["name"] == self._group), None
+            )
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return None
+
+    async def _check(self, connection: Connection, journal: str, cursor: Cursor, known: list[Epoch] | None) -> None:
+        path = self._journals.get(journal)
+        if path is None:
+            return
+        checked = self._checked.get((journal, known is None))
+        async with self._reading:
+            ids, reached = await asyncio.to_thread(_behind, path, cursor, known, checked)
+        if ids:
+            rows = await (await connection.execute(self._missing, (msgspec.json.encode(ids).decode(),))).fetchall()
+            self.ahead |= {id_ for (id_,) in rows}
+            self.looked_at += len(ids)
+        self._checked[journal, known is None] = reached
+
+
+def _behind(
+    path: Path, cursor: Cursor, known: list[Epoch] | None, checked: Cursor | None
+) -> tuple[list[str], Cursor]:
+    """The ids of the journal's events from where a look has `checked` to `cursor`, and where that is.
+
+    `known` are the openings that the cursor was saved with; a reported one is in the journal's own terms.
+    """
+    connection = file.open_file(path, read_only=True)
+    try:
+        served = [Epoch(epoch, at) for at, epoch in connection.execute("select * from epochs order by rowid")]
+        last = resume_after(cursor, known or served, served)
+        begin = resume_after(checked, known or served, served)
+        ids = []
+        for batch in file.read(connection, begin):
+            heads = decode_heads(events_frame(batch.first_offset, batch.at_us, batch.body))
+            places = enumerate(heads, batch.first_offset)
+            ids += [head.id for offset, head in places if begin < offset <= last]
+            if batch.last_offset >= last:
+                break
+        reached = max(begin, last)
+        return ids, Cursor(epoch_of(served, max(1, reached)), reached)
+    finally:
+        connection.close()
