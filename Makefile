@@ -38,6 +38,9 @@ test: lint ## lint and all tests, against a real PostgreSQL and Valkey
 dist: setup ## the wheel and the source archive, in dist/
 	@rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null && ls dist
 
+chaos: setup ## a minute of real faults on a whole system, and a verdict; ARGS=--seconds\ 300 for longer
+	@$(BIN)/oncecast chaos $(ARGS)
+
 bench: setup ## 200,000 events through a producer and two listeners: events/s and µs per process
 	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
@@ -50,4 +53,4 @@ format: setup ## let ruff lay out the code
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test dist bench pictures format clean
+.PHONY: help setup demo lint test dist chaos bench pictures format clean

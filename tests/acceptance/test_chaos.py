@@ -24,6 +24,6 @@ async def test_what_cannot_be_meant_is_one_line() -> None:
     status, _, error = await oncecast("chaos", "--faults", "fire")
     assert (status, error) == (
         1,
-        "oncecast: --faults: 'fire' will not do; it takes all, or some of kill, stop, pause, cut, freeze, delay, reset,"
-        " drop, empty, refuse, full, restore, crash\n",
+        "oncecast: --faults: 'fire' will not do; it takes all, or some of kill, stop, pause, cut, freeze, delay,"
+        " reset, drop, empty, refuse, full, restore, crash\n",
     )

@@ -14,7 +14,8 @@ from oncecast.core.event import Event, new_id
 INTERVAL_S = 0.05
 DEADLINE_S = 600.0
 WEIGHTS = {"tick": 800, "counted": 150, "flaky": 20, "slow": 10, "failing": 10, "swallowing": 10}
-KILLING_EVERY_S = 15.0
+KILLING_EVERY_S = 40.0
+"""Each takes four processes with it, and each of those some five seconds to be missed."""
 
 
 @dataclass(slots=True)

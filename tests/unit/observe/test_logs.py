@@ -1,0 +1,31 @@
+"""Logs tell; they decide nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from oncecast.core.facts import DependencyReady
+from oncecast.observe.logs import log_facts
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_a_full_disk_under_the_log_stops_nobody(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", _Text(full))
+        observe = log_facts("here", format=format)
+        observe(DependencyReady("redis"))
+
+
+class _Text:
+    def __init__(self, raw: object) -> None:
+        self._raw = raw
+
+    def write(self, text: str) -> None:
+        self._raw.write(text.encode())  # type: ignore[attr-defined]
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
