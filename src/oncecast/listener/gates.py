@@ -20,8 +20,8 @@ from oncecast.core.taken import SUSPECT_RESCUES
 
 HEARTBEAT_INTERVAL_S = 1.0
 LOOK_INTERVAL_S = 1.0
-SLOW_S = 5.0
-"""An attempt that waits for so long may wait for a PostgreSQL that stands still."""
+SLOW_S = 8.0
+"""An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
 CALL_MAX_EVENTS = 1_000
 """So many events in a call at most: a Lua script holds everybody else up."""
 
