@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import redis.asyncio as redis
@@ -46,18 +47,22 @@ class Surgeon:
         self._reading = reading
         self._not_started = not_started
         self.busy: set[str] = set()
-        """What a fault has down, and will heal itself."""
+        """What a fault has hurt, and will heal itself."""
+
+    def aim(self, fault: Fault) -> Fault:
+        """The fault on those of its targets that no other has hurt already; they are its own from now on."""
+        targets = tuple(name for name in fault.targets if name not in self.busy)
+        self.busy.update(targets)
+        return replace(fault, targets=targets)
 
     async def inflict(self, fault: Fault) -> None:
-        """Do it, wait for its length, heal; what another fault has hurt already is left alone."""
-        targets = [name for name in fault.targets if name not in self.busy]
-        self.busy.update(targets)
+        """Do what was aimed, wait for its length, heal."""
         try:
             async with asyncio.TaskGroup() as group:
-                for name in targets:
+                for name in fault.targets:
                     group.create_task(self._inflict(fault, name))
         finally:
-            self.busy.difference_update(targets)
+            self.busy.difference_update(fault.targets)
 
     async def _inflict(self, fault: Fault, name: str) -> None:
         match fault.kind:

@@ -53,6 +53,8 @@ class Report:
     verdict: Verdict
     looked_at: int
     """Events that were found behind a cursor, while the run went on."""
+    stack_traces: int
+    """In the logs of producers and listeners: errors that nobody had foreseen."""
     drained_in_s: float | None
     """From the last healing until nothing was left to do; None if that did not come in time."""
     waits: Waits
@@ -60,7 +62,7 @@ class Report:
     @property
     def is_valid(self) -> bool:
         """Whether the promise was kept."""
-        return self.verdict.is_valid and self.drained_in_s is not None
+        return self.verdict.is_valid and self.drained_in_s is not None and not self.stack_traces
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -134,7 +136,7 @@ class _Run:
                     self._show_for_ever(),
                 )
             ]
-            await self._hurt_by_plan(faults)
+            count = await self._hurt_by_plan(faults)
             healed_s = time.monotonic()
             self._ended.set()
             await asyncio.wait(publishers)
@@ -143,7 +145,7 @@ class _Run:
             drained_in_s = round(time.monotonic() - healed_s, 1) if drained else None
             for task in upkeep:
                 task.cancel()
-        return await self._report(len(faults), watch, drained_in_s)
+        return await self._report(count, watch, drained_in_s)
 
     async def _journal_names(self) -> dict[str, str]:
         """The producers by the names of their journals."""
@@ -152,15 +154,19 @@ class _Run:
         names = [answer.json()["journal"]["name"] for answer in answers]
         return dict(zip(names, self._stack.producers, strict=True))
 
-    async def _hurt_by_plan(self, faults: Sequence[Fault]) -> None:
-        """Until the run's time is over and everything is healed."""
-        began_s = time.monotonic()
+    async def _hurt_by_plan(self, faults: Sequence[Fault]) -> int:
+        """Until the run's time is over and everything is healed; how many faults there were."""
+        began_s, count = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 await asyncio.sleep(max(0.0, began_s + fault.at_s - time.monotonic()))
-                self._tell("fault", {**asdict(fault), "acknowledged": len(self._publications.acknowledged)})
-                group.create_task(self._surgeon.inflict(fault))
+                aimed = self._surgeon.aim(fault)
+                if aimed.targets:
+                    count += 1
+                    self._tell("fault", {**asdict(aimed), "acknowledged": len(self._publications.acknowledged)})
+                    group.create_task(self._surgeon.inflict(aimed))
             await asyncio.sleep(max(0.0, began_s + self._settings.seconds - time.monotonic()))
+        return count
 
     async def _show_for_ever(self) -> None:
         """What is hurt at this moment, for whoever watches."""
@@ -220,9 +226,15 @@ class _Run:
                 faults=faults,
                 verdict=judge(await collect(connection, self._publications, watch.ahead)),
                 looked_at=watch.looked_at,
+                stack_traces=await asyncio.to_thread(self._stack_traces),
                 drained_in_s=drained_in_s,
                 waits=await measure(connection, self._surgeon.hurts, self._names, self._stack.listeners),
             )
+
+    def _stack_traces(self) -> int:
+        names = (*self._stack.producers, *self._stack.listeners)
+        logs = (self._stack.folder(name) / "output.log" for name in names)
+        return sum(log.read_bytes().count(b"Traceback (most recent call last)") for log in logs)
 
 
 async def _quietly(asking: Awaitable[Any]) -> Any:

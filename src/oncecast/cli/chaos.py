@@ -188,4 +188,6 @@ def _print(report: Report, *, as_json: bool) -> None:
     )
     output.line(f"accepted to stored at most {waits.accepted_to_stored_max_s:g} s")
     output.line(f"{report.looked_at:,} events looked at behind the cursors as they moved")
+    if report.stack_traces:
+        output.line(f"{report.stack_traces} stack traces in the logs: run it again with --data FOLDER to keep them")
     output.line("VALID: nothing lost, nothing twice." if report.is_valid else "NOT VALID.")
