@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
+from oncecast.chaos.links import Link
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.stores.redis import RedisLeases
@@ -162,3 +166,25 @@ async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
     assert event.rescues == 3, "its attempt was over"
     await b.accuse(event, True)
     assert [holder for _, holder in (await b.look(batch)).taken] == [A], "another's lease stays as it is"
+
+
+def test_a_connection_that_closes_under_a_call_is_unavailable_on_every_loop(redis_url: str, schema: str) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def call_while_it_is_reset() -> None:
+        url = urlsplit(redis_url)
+        assert url.port is not None
+        async with Link("listener>valkey", url.port) as link:
+            through = redis_url.replace(f":{url.port}", f":{link.port}")
+            leases = RedisLeases(through, group=schema, token=A, lease_ttl_s=30, mark_ttl_s=15)
+            for turns in range(200):
+                with contextlib.suppress(Unavailable):
+                    await leases.beat()
+                link.hurt("reset", "both")
+                link.heal()
+                for _ in range(turns % 7):
+                    await asyncio.sleep(0)
+            await leases.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(call_while_it_is_reset())

@@ -1,4 +1,4 @@
-"""FAULTS 19: a handler that kills its process: its event is dead after the limit, and nobody else pays for it."""
+"""A handler that kills its process: its event is dead after the limit, and nobody else pays for it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from oncecast.core.errors import RowLocked
+from oncecast.core.errors import DataRefused, RowLocked
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
 from oncecast.core.wire import Epoch, epoch_of, resume_after
@@ -112,7 +112,9 @@ class PostgresEvents:
                 key = {"source": arrival.source, "id": arrival.id}
                 await connection.execute(self._db.queries["mark_dead"], key)
                 return True
-        except psycopg.DataError:
+        except psycopg.Error as error:
+            if not isinstance(translate(error), DataRefused):
+                raise
             place = {name: getattr(arrival, name) for name in ("source", "id", "type", "journal", "epoch", "offset")}
             cursor = await connection.execute(
                 self._db.queries["insert_dead"],

@@ -167,9 +167,12 @@ class RedisLeases:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """One call to Redis: ends by its deadline, fails with Unavailable."""
+    """One call to Redis: ends by its deadline, fails with Unavailable.
+
+    A RuntimeError is what uvloop says of a connection that closed under redis-py.
+    """
     try:
         async with asyncio.timeout(CALL_DEADLINE_S):
             yield
-    except (RedisError, TimeoutError, OSError) as error:
+    except (RedisError, TimeoutError, OSError, RuntimeError) as error:
         raise Unavailable(f"Redis: {type(error).__name__}: {error}".rstrip(": ")) from error

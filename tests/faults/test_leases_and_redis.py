@@ -1,0 +1,194 @@
+"""Leases and Redis: whoever holds an event dies, freezes or forgets, and it still ends once.
+
+The numbers are those of the list of faults in docs/promise.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import psycopg
+import pytest
+import redis.asyncio as redis
+
+from oncecast import Event, Publisher
+from oncecast.embedded import Stack
+from tests.support.counting_stack import stop_and_start
+from tests.support.judge import acknowledged, judge, publishing
+from tests.support.stacks import drained, rows, until
+
+
+async def test_what_a_killed_listener_held_is_rescued_within_some_seconds_and_its_effect_counts_once(
+    stack: Stack,
+) -> None:
+    """1. At the worst point."""
+    await stack.stop("listener-b")
+    async with Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("slow", {"seconds": 3}, id="slow"))
+
+    async def begun() -> object:
+        return await rows(
+            stack, "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
+        )
+
+    await until(begun)
+    await stack.start("listener-b")
+    await stack.kill("listener-a")
+
+    async def stored() -> object:
+        return await rows(stack, "select listener from oncecast.events where status = 'stored'")
+
+    assert await until(stored, within_s=6.0 + 3.0) == [("listener-b",)]
+    assert await rows(stack, "select count from public.effects") == [(1,)]
+
+
+async def test_a_listener_is_killed_while_events_are_sent_and_the_other_rescues_what_it_held(stack: Stack) -> None:
+    """1, 7."""
+    async with publishing(stack) as publications:
+        await acknowledged(publications, 200)
+        await stack.kill("listener-a")
+        await acknowledged(publications, 400)
+        await stack.start("listener-a")
+        await acknowledged(publications, 200)
+    await judge(stack, publications)
+
+
+async def test_a_listener_is_frozen_longer_than_others_wait_for_it_and_thawed(stack: Stack) -> None:
+    """2, 7."""
+    async with publishing(stack) as publications:
+        await acknowledged(publications, 200)
+        stack.pause("listener-a")
+        await asyncio.sleep(8.0)
+        stack.resume("listener-a")
+        await acknowledged(publications, 200)
+    await judge(stack, publications)
+
+
+@pytest.mark.parametrize("further", [1, 0], ids=["as more arrives", "though nothing more arrives"])
+async def test_what_postgresql_lost_to_an_older_state_is_processed_again_though_marks_say_it_has_ended(
+    stack: Stack, further: int
+) -> None:
+    """6."""
+    async with Publisher(stack.publish_url) as publisher:
+        await publisher.publish_many([Event.new("counted", id=f"e{n}") for n in range(60)])
+        await drained(stack)
+
+        async def saved() -> bool:
+            return await rows(stack, 'select "offset" from oncecast.cursors') == [(60,)]
+
+        await until(saved)
+        async with await psycopg.AsyncConnection.connect(stack.database_url) as connection:
+            await connection.execute('delete from oncecast.events where "offset" > 20')
+            await connection.execute("delete from public.effects where substr(id, 2)::int >= 20")
+            await connection.execute('update oncecast.cursors set "offset" = 20')
+        await publisher.publish_many([Event.new("counted", id=f"e{60 + n}") for n in range(further)])
+
+        async def restored() -> bool:
+            return await rows(stack, "select count(*), min(count), max(count) from public.effects") == [
+                (60 + further, 1, 1)
+            ]
+
+        await until(restored, within_s=15)
+    await drained(stack)
+    assert await rows(stack, "select count(*) from oncecast.events where status = 'stored'") == [(60 + further,)]
+
+
+async def test_a_holder_that_is_restarted_at_once_under_its_name_is_rescued_no_later(stack: Stack) -> None:
+    """1. Its leases are those of a process that is dead, whoever has its name now."""
+    await hold_open(stack, "held", seconds=3)
+    await stack.kill("listener-a")
+    await stack.start("listener-a")
+    await until(lambda: is_stored(stack, "held"), within_s=6.0 + 3.0)
+    assert await rows(stack, "select count from public.effects") == [(1,)]
+
+
+async def test_a_holder_frozen_with_its_transaction_open_loses_its_sessions_to_the_rescuer(stack: Stack) -> None:
+    """3. Whoever waits for its lock dead-letters nothing, and its own late commit changes nothing."""
+    await hold_open(stack, "held", seconds=1)
+    stack.pause("listener-a")
+    await stack.start("listener-b")
+    await until(lambda: is_stored(stack, "held"), within_s=15)
+    stack.resume("listener-a")
+    await drained(stack)
+    assert await rows(stack, "select listener, status from oncecast.events") == [("listener-b", "stored")]
+    assert await rows(stack, "select count from public.effects") == [(1,)]
+    assert await rows(stack, "select count(*) from oncecast.dead_letters") == [(0,)]
+
+
+async def hold_open(stack: Stack, id: str, *, seconds: float) -> None:
+    """Have listener-a, alone, at an event whose handler has written and not yet returned."""
+    await stack.stop("listener-b")
+    async with Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("slow", {"seconds": seconds}, id=id))
+
+    async def begun() -> object:
+        return await rows(
+            stack, "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
+        )
+
+    await until(begun)
+
+
+async def is_stored(stack: Stack, id: str) -> bool:
+    return await rows(stack, f"select 1 from oncecast.events where id = '{id}' and status = 'stored'") == [(1,)]
+
+
+async def kill_and_start(stack: Stack) -> None:
+    await stack.kill("valkey")
+    await stack.start("valkey")
+
+
+async def freeze(stack: Stack) -> None:
+    stack.pause("valkey")
+    await asyncio.sleep(4)
+    stack.resume("valkey")
+
+
+def told(*commands: str) -> Callable[[Stack], object]:
+    """An outage of two seconds between a command and the next."""
+
+    async def tell(stack: Stack) -> None:
+        client = redis.Redis.from_url(stack.redis_url)
+        for command in commands:
+            await client.execute_command(*command.split())  # type: ignore[no-untyped-call]
+            await asyncio.sleep(2)
+        await client.aclose()
+
+    return tell
+
+
+async def change_password(stack: Stack) -> None:
+    """Nobody who knows the old one gets in any more."""
+    client = redis.Redis.from_url(stack.redis_url)
+    await client.config_set("requirepass", "another")
+    await client.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(2)
+    await client.aclose()
+
+
+REDIS_FAULTS = {
+    "killed, and empty when it is back": kill_and_start,
+    "emptied": told("flushall"),
+    "frozen": freeze,
+    "out of memory": told("config set maxmemory 1", "config set maxmemory 512mb"),
+    "read-only": told("replicaof 127.0.0.1 1", "replicaof no one"),
+    "with another password for good": change_password,
+}
+
+
+@pytest.mark.parametrize("fault", REDIS_FAULTS.values(), ids=REDIS_FAULTS.keys())
+async def test_everything_is_exact_whatever_becomes_of_redis(stack: Stack, fault: Callable[[Stack], object]) -> None:
+    """4."""
+    async with publishing(stack) as publications:
+        await acknowledged(publications, 200)
+        await fault(stack)  # type: ignore[misc]
+        await acknowledged(publications, 200)
+    await judge(stack, publications)
+
+
+async def test_everything_is_exact_while_redis_is_away_for_seconds(stack: Stack) -> None:
+    """4."""
+    async with publishing(stack) as publications:
+        await stop_and_start(stack, publications, "valkey", 5.0)
+    await judge(stack, publications)

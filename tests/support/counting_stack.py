@@ -1,0 +1,35 @@
+"""A stack whose application counts its effects, and outages of its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from oncecast.embedded import Stack
+from tests.support import counting
+from tests.support.judge import Publications, acknowledged
+from tests.support.stacks import StackOf
+
+APP = {"app": "tests.support.counting:app", "app_dir": Path(__file__).parents[2]}
+
+
+@pytest.fixture
+async def stack(stack_of: StackOf) -> AsyncIterator[Stack]:
+    """Two listeners, a producer; its tables are there."""
+    async with stack_of(**APP, environment={"RECONNECT_MAX": "2s"}) as running:
+        async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as connection:
+            await connection.execute(counting.TABLES)
+        yield running
+
+
+async def stop_and_start(stack: Stack, publications: Publications, name: str, outage_s: float) -> None:
+    """While events flow before and after."""
+    await acknowledged(publications, 200)
+    await stack.stop(name)
+    await asyncio.sleep(outage_s)
+    await stack.start(name)
+    await acknowledged(publications, 200)
