@@ -16,7 +16,7 @@ from types import ModuleType
 from starlette.types import ASGIApp
 
 from oncecast.config import Common, ListenerConfig, ProducerConfig
-from oncecast.core.errors import ConfigError, JournalUnavailable, StartError, Unavailable
+from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.facts import Observe, StartFailed
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
@@ -59,6 +59,9 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
             journal = await SqliteJournal.open(
                 config.journal_path, frame_max_bytes=config.frame_max_bytes, observe=observe
             )
+        except JournalCorrupt as error:
+            what = f"{config.journal_path}: {error}"
+            raise StartError(f"{what}; 'oncecast journal check' tells what can be done") from error
         except JournalUnavailable as error:
             raise StartError(str(error)) from error
         try:

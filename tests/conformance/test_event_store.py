@@ -529,23 +529,36 @@ async def test_a_gap_is_noted_with_its_bounds_together_with_the_cursor_that_pass
     await store.insert(batch)
     await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
     later = [*EPOCHS, Epoch("e2", 9)]
-    assert await store.pass_gap(JOURNAL, later, first=20) == Cursor("e2", 19)
+    assert await store.pass_gap(JOURNAL, later, first=20, reason="retention") == Cursor("e2", 19)
     assert await values(sql, "select journal, epoch, first, last, reason from gaps") == [
         (JOURNAL, "e1", 6, 19, "retention")
     ]
     saved = await store.load_cursor(JOURNAL)
     assert saved is not None
     assert saved.cursor == Cursor("e2", 19)
-    assert await store.pass_gap(JOURNAL, later, first=20) == Cursor("e2", 19), "twice is once"
+    assert await store.pass_gap(JOURNAL, later, first=20, reason="retention") == Cursor("e2", 19), "twice is once"
     assert await values(sql, "select count(*) from gaps") == [1]
 
 
+async def test_a_gap_that_lies_ahead_is_not_passed_before_everything_up_to_it(
+    store: PostgresEvents, sql: Any
+) -> None:
+    batch = [arrival(n) for n in range(1, 6)]
+    await store.insert(batch)
+    await store.save_cursor(JOURNAL, EPOCHS, batch[:3], position=Cursor("e1", 0))
+    ahead = {"first": 20, "reason": "skipped", "after": 5}
+    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 3)
+    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 3))
+    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 19)
+    assert await values(sql, "select first, last, reason from gaps") == [(6, 19, "skipped")]
+
+
 async def test_a_group_that_is_new_or_only_lags_sees_no_gap(store: PostgresEvents, sql: Any) -> None:
-    assert await store.pass_gap(JOURNAL, EPOCHS, first=20) is None
+    assert await store.pass_gap(JOURNAL, EPOCHS, first=20, reason="retention") is None
     batch = [arrival(n) for n in range(1, 6)]
     await store.insert(batch)
     await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
-    assert await store.pass_gap(JOURNAL, EPOCHS, first=6) == Cursor("e1", 5)
+    assert await store.pass_gap(JOURNAL, EPOCHS, first=6, reason="retention") == Cursor("e1", 5)
     assert await values(sql, "select count(*) from gaps") == [0]
 
 

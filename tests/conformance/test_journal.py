@@ -12,7 +12,7 @@ import pytest
 from oncecast.core.errors import JournalCorrupt, StartError
 from oncecast.core.facts import Fact
 from oncecast.core.ports import Batch, KnownGroup
-from oncecast.journal import SqliteJournal
+from oncecast.journal import SqliteJournal, file
 from oncecast.journal.memory import Kept, MemoryJournal
 
 
@@ -269,3 +269,76 @@ async def _all(journal: SqliteJournal, after: int) -> AsyncIterator[Batch]:
         for batch in batches:
             yield batch
             after = batch.last_offset
+
+
+def damage(folder: Path, first_offset: int, **columns: object) -> None:
+    """Change a row behind the journal's back."""
+    database = sqlite3.connect(folder / "journal.db")
+    with database:
+        for name, value in columns.items():
+            query = f"update batches set {name} = ? where first_offset = ?"
+            database.execute(query, (value, first_offset))
+    database.close()
+
+
+def damages_of(folder: Path) -> list[tuple[int, int]]:
+    connection = file.open_file(folder / "journal.db", read_only=True)
+    try:
+        return [tuple(found) for found in file.damages(connection)]
+    finally:
+        connection.close()
+
+
+def skip(folder: Path, first: int, last: int) -> None:
+    connection = file.open_file(folder / "journal.db")
+    file.skip(connection, file.Damage(first, last), at_us=1)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"body": b"[]"}, {"body": "text"}, {"count": 10**12}, {"count": 1}, {"crc": 0}, {"at": 0}, {"count": "x"}],
+)
+async def test_damage_is_known_by_what_stands_around_it_whatever_the_row_says_of_itself(
+    tmp_path: Path, columns: dict[str, object]
+) -> None:
+    journal = await open_file(tmp_path)
+    for _ in range(4):
+        await journal.append(events(2))
+    await journal.close()
+    assert damages_of(tmp_path) == []
+    damage(tmp_path, 3, **columns)
+    assert damages_of(tmp_path) == [(3, 4)]
+
+
+async def test_what_was_skipped_is_a_gap_and_everything_else_is_read_as_it_was(tmp_path: Path) -> None:
+    journal = await open_file(tmp_path)
+    for _ in range(4):
+        await journal.append(events(2))
+    await journal.close()
+    damage(tmp_path, 3, crc=0)
+    damage(tmp_path, 5, crc=0)
+    assert damages_of(tmp_path) == [(3, 6)]
+    skip(tmp_path, 3, 6)
+    assert damages_of(tmp_path) == []
+    journal = await open_file(tmp_path)
+    batches = await journal.read(0, 10**9)
+    assert [(b.first_offset, b.count, b.is_gap) for b in batches] == [(1, 2, False), (3, 4, True), (7, 2, False)]
+    assert [b.first_offset for b in await journal.read(4, 10**9)] == [3, 7]
+    await journal.close()
+
+
+async def test_a_journal_whose_newest_row_is_damaged_opens_once_that_is_skipped_and_offsets_go_on(
+    tmp_path: Path,
+) -> None:
+    journal = await open_file(tmp_path)
+    await journal.append(events(2))
+    await journal.append(events(3))
+    await journal.close()
+    damage(tmp_path, 3, crc=0)
+    with pytest.raises(JournalCorrupt, match="3 to 5"):
+        await open_file(tmp_path)
+    skip(tmp_path, 3, 5)
+    journal = await open_file(tmp_path)
+    assert (journal.last, await journal.append(events(1))) == (5, 6)
+    await journal.close()

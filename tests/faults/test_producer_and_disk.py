@@ -6,13 +6,19 @@ The numbers are those of the list of faults in docs/promise.md.
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 from pathlib import Path
+
+import httpx
+from websockets.asyncio.client import connect
 
 from oncecast import Event, Publisher
 from oncecast.chaos.system import running
 from oncecast.embedded import Stack
+from tests.acceptance.test_recovery import oncecast
 from tests.support.judge import acknowledged, judge, publishing
-from tests.support.stacks import StackOf, drained, rows
+from tests.support.stacks import StackOf, drained, rows, until
 
 
 async def test_the_producer_is_killed_and_started_while_events_are_sent(stack: Stack) -> None:
@@ -56,3 +62,75 @@ async def test_the_same_identity_again_is_a_duplicate_or_a_conflict_that_is_kept
         assert await rows(stack, "select id, data from oncecast.events") == [("x", {"n": 1})]
         ((raw,),) = await rows(stack, "select raw from oncecast.conflicts")
         assert Event.from_json(raw).data == {"n": 2}
+
+
+async def test_a_flipped_byte_is_named_and_not_served_and_what_an_operator_skips_leaves_a_gap_record(
+    stack_of: StackOf,
+) -> None:
+    """31. Everything else flows: to listeners, to whoever reads, to plain clients."""
+    async with stack_of(listeners=2) as stack, httpx.AsyncClient(base_url=stack.publish_url, timeout=10) as client:
+        for name in stack.listeners:
+            await stack.stop(name)
+        for n in range(5):
+            await client.post("/events", json=[{"id": f"{n}-{i}"} for i in range(10)])
+        journal = stack.folder("producer") / "journal.db"
+        await stack.stop("producer")
+        database = sqlite3.connect(journal)
+        with database:
+            database.execute(
+                "update batches set body = cast(replace(body, '2-3', '2-x') as blob) where first_offset = 21"
+            )
+        database.close()
+        await stack.start("producer")
+        damaged = await client.get("/events", params={"after": f"{await epoch(client)}:20"})
+        assert (damaged.status_code, "offsets 21 to 30 fail their checksum" in damaged.text) == (500, True)
+        for name in stack.listeners:
+            await stack.start(name)
+        await client.post("/events", json=[{"id": "still-taken"}])
+
+        async def what_stands_before_is_stored() -> bool:
+            return await rows(stack, "select count(*) from oncecast.events") == [(20,)]
+
+        await until(what_stands_before_is_stored)
+
+        status, out, _ = await oncecast("journal", "check", str(journal), "--json")
+        assert (status, json.loads(out)["damaged"]) == (1, [{"first": 21, "last": 30}])
+        status, _, error = await oncecast("journal", "skip", str(journal), "21", "30")
+        assert (status, "in use by another process" in error) == (1, True)
+        await stack.stop("producer")
+        status, _, error = await oncecast("journal", "skip", str(journal), "11", "20")
+        assert (status, "are no damage" in error) == (1, True), "what can be read is never given up"
+        assert (await oncecast("journal", "skip", str(journal), "21", "30"))[0] == 0
+        await stack.start("producer")
+        await client.post("/events", json=[{"id": "afterwards"}])
+        await drained(stack)
+        assert await rows(stack, "select count(*) from oncecast.events") == [(42,)]
+
+        async def is_recorded() -> bool:
+            return await rows(stack, "select first, last, reason from oncecast.gaps") == [(21, 30, "skipped")]
+
+        await until(is_recorded)
+        async with connect(stack.publish_url.replace("http", "ws") + "?from=earliest") as subscriber:
+            seen = [json.loads(await subscriber.recv())["id"] for _ in range(42)]
+        assert (seen[:20], seen[-2:]) == (
+            [f"{n}-{i}" for n in range(2) for i in range(10)],
+            ["still-taken", "afterwards"],
+        )
+        pages = await all_ids(client, limit=7)
+        assert pages == seen
+
+
+async def epoch(client: httpx.AsyncClient) -> str:
+    """Of this opening of the journal."""
+    name: str = (await client.get("/api/journal")).json()["epoch"]
+    return name
+
+
+async def all_ids(client: httpx.AsyncClient, *, limit: int) -> list[str]:
+    """Of the whole journal, page by page."""
+    ids: list[str] = []
+    query: dict[str, str | int] = {"limit": limit}
+    while events := (page := (await client.get("/events", params=query)).json())["events"]:
+        ids += [event["id"] for event in events]
+        query["after"] = page["next"]
+    return ids

@@ -132,8 +132,9 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import chaos, letters, operate, publish, stack, status
+    from oncecast.cli import chaos, journal_file, letters, operate, publish, stack, status
 
+    journal_file.register(operate.journal)
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
         app.command(command, group="The embedded stack")
     app.command(status.status, group="The embedded stack")
@@ -142,7 +143,7 @@ def _register() -> None:
         app.command(command_of_events, group="Events")
     app.command(letters.app)
     app.command(operate.groups)
-    app.command(operate.journal, group="Operations")
+    app.command(operate.journal)
     app.command(operate.prune, group="Operations")
 
 

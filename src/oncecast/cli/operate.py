@@ -30,6 +30,9 @@ Listener = Annotated[
 Data = Annotated[Path, Parameter(help="The folder of a stack that `oncecast up` started.")]
 Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
 
+journal = App(
+    name="journal", group="Operations", help="A producer's journal: how full it is, and whether it is whole."
+)
 groups = App(name="groups", group="Operations", help="The groups that a producer keeps events for.")
 
 
@@ -81,7 +84,8 @@ def forget(
         output.line(f"{output.printable(name)} holds nothing back any more.")
 
 
-def journal(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+@journal.default
+def show(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
     """Show a producer's journal: what it holds, how full it is, and which group holds it back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/journal")

@@ -26,7 +26,9 @@ from oncecast.core.wire import (
     Credit,
     Epoch,
     Events,
+    Gap,
     Resume,
+    ServerFrame,
     Welcome,
     decode_server_frame,
     encode,
@@ -144,6 +146,9 @@ class Tail:
         while True:
             text = await connection.recv(decode=False)
             frame = self._decode(text)
+            if isinstance(frame, Gap):
+                self._after = self._cursor(frame.last)
+                frame = Events(offset=frame.first, at=0, events=[])
             if not isinstance(frame, Events):
                 raise ProducerRefused(f"{self._shown} sent a {type(frame).__name__} where events were due")
             for offset, raw in enumerate(frame.events, frame.offset):
@@ -156,9 +161,9 @@ class Tail:
     def _cursor(self, offset: int) -> Cursor:
         return Cursor(epoch_of(self._epochs, offset), offset)
 
-    def _decode(self, text: bytes) -> Welcome | Events:
+    def _decode(self, text: bytes) -> ServerFrame:
         try:
-            frame: Welcome | Events = decode_server_frame(text)
+            frame: ServerFrame = decode_server_frame(text)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ProducerRefused(f"{self._shown} sent a frame that cannot be read: {error}") from None
         return frame

@@ -20,7 +20,10 @@ from oncecast.core.wire import Epoch
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A row of the journal: `count` events, dense from `first_offset`; `body` is their JSON array."""
+    """A row of the journal: `count` events, dense from `first_offset`; `body` is their JSON array.
+
+    That of a *gap* is empty: an operator has skipped events that could not be read any more.
+    """
 
     first_offset: int
     count: int
@@ -31,6 +34,11 @@ class Batch:
     def last_offset(self) -> int:
         """The offset of its last event."""
         return self.first_offset + self.count - 1
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether its events are gone."""
+        return self.body == b"[]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +362,14 @@ class EventStore(Protocol):
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """Have a group that has no cursor in this journal begin after `at`."""
 
-    async def pass_gap(self, journal: str, epochs: Sequence[Epoch], *, first: int) -> Cursor | None:
+    async def pass_gap(
+        self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
+    ) -> Cursor | None:
         """The journal can serve offsets from `first` on: note as a gap what lies between it and the group's cursor,
         and move that over it, in one transaction; returns where it stands then.
 
-        None for a group without a cursor: it is new, and misses nothing. Raises RowLocked too.
+        A cursor that is not yet at `after` stays. None for a group without a cursor: it is new, and misses nothing.
+        Raises RowLocked too.
         """
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:

@@ -1,9 +1,9 @@
 """What producers and listeners say to each other over the WebSocket: the subprotocol `oncecast.v1`.
 
-JSON text frames, each an object with a `verb`. The server opens with `welcome`; the client answers `resume`;
-the server then sends `events` frames for as long as the client's credit lasts; the client gives `credit` back
-and makes its `report`. Beside that the server may `ask` what an operator wants to know, and the client gives its
-`answer`. Unknown fields are ignored, so that either side may learn to say more.
+JSON text frames, each an object with a `verb`. The server opens with `welcome`; the client answers `resume`; the
+server then sends `events` frames, and a `gap` where they are gone, for as long as the client's credit lasts; the
+client gives `credit` back and makes its `report`. Beside that the server may `ask` what an operator wants to know,
+and the client gives its `answer`. Unknown fields are ignored, so that either side may learn to say more.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
     events: list[msgspec.Raw]
 
 
+class Gap(msgspec.Struct, tag="gap", tag_field="verb", kw_only=True):
+    """Events that nobody can read any more: an operator has skipped offsets `first` to `last`."""
+
+    first: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
+    last: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
+
+
 class Credit(msgspec.Struct, tag="credit", tag_field="verb"):
     """The client can take this many bytes more."""
 
@@ -124,7 +131,7 @@ class Answer(msgspec.Struct, tag="answer", tag_field="verb", kw_only=True):
     body: str
 
 
-ServerFrame = Welcome | Events | Ask
+ServerFrame = Welcome | Events | Gap | Ask
 ClientFrame = Resume | Credit | Report | Answer
 
 decode_server_frame = msgspec.json.Decoder(ServerFrame).decode

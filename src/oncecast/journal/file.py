@@ -21,6 +21,8 @@ from oncecast.core.wire import Epoch
 
 FORMAT = 1
 BUSY_TIMEOUT_MS = 5_000
+COUNT_MAX = 1_000_000
+"""No row of ours has more events."""
 _SCHEMA = """
 create table meta (format integer not null, name text not null);
 create table epochs (first_offset integer not null, epoch text not null unique);
@@ -172,16 +174,60 @@ def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
     query = "select first_offset, count, at, body, crc from batches where first_offset >= ? order by first_offset"
     expected: int | None = None
     for first, count, at_us, body, crc in connection.execute(query, (begin or 0,)):
-        batch = Batch(first, count, at_us, body)
-        if crc != checksum(batch):
-            if batch.last_offset <= after:  # nobody asks for it; nor does it tell where the next one begins
+        if not _is_whole(first, count, at_us, body, crc):
+            last = _claimed_last(first, count)
+            if last <= after:  # nobody asks for it; nor does it tell where the next one begins
                 continue
-            raise JournalCorrupt(f"the journal's offsets {first} to {first + count - 1} fail their checksum")
+            raise JournalCorrupt(f"the journal's offsets {first} to {last} fail their checksum")
+        batch = Batch(first, count, at_us, body)
         if expected is not None and first != expected:
             raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing")
         expected = batch.last_offset + 1
         if expected > after + 1:
             yield batch
+
+
+class Damage(NamedTuple):
+    """Offsets `first` to `last` cannot be read: their rows are missing, or not what was written."""
+
+    first: int
+    last: int
+
+
+def damages(connection: apsw.Connection) -> Iterator[Damage]:
+    """Look at every row, oldest first; a damaged one's own word is taken for its end only where none follows."""
+    due: int | None = None
+    doubtful_last: int | None = None
+    query = "select first_offset, count, at, body, crc from batches order by first_offset"
+    for first, count, at_us, body, crc in connection.execute(query):
+        due = first if due is None else due
+        if not _is_whole(first, count, at_us, body, crc):
+            doubtful_last = _claimed_last(first, count)
+            continue
+        if first > due:
+            yield Damage(due, first - 1)
+        due, doubtful_last = first + count, None
+    if due is not None and doubtful_last is not None:
+        yield Damage(due, max(due, doubtful_last))
+
+
+def skip(connection: apsw.Connection, damage: Damage, at_us: int) -> None:
+    """Put a gap where nothing can be read: durably, and for good."""
+    gap = Batch(damage.first, damage.last - damage.first + 1, at_us, b"[]")
+    with connection:
+        connection.execute("delete from batches where first_offset between ? and ?", (damage.first, damage.last))
+        write(connection, [gap])
+
+
+def _claimed_last(first: int, count: object) -> int:
+    """Where a damaged row says that it ends, as far as that can be."""
+    return first + count - 1 if isinstance(count, int) and 0 < count <= COUNT_MAX else first
+
+
+def _is_whole(first: int, count: object, at_us: object, body: object, crc: int) -> bool:
+    if not (isinstance(count, int) and isinstance(at_us, int) and isinstance(body, bytes)):
+        return False
+    return crc == checksum(Batch(first, count, at_us, body))
 
 
 def checksum(batch: Batch) -> int:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.facts import CursorSaved, Observe, RowsMissing
+from oncecast.core.facts import CursorSaved, GapNoted, Observe, RowsMissing
 from oncecast.core.ports import EventStore
+from oncecast.core.wire import Gap
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.track import Track
 
@@ -74,3 +75,16 @@ class CursorSaver:
         if save.missing and not track.abandoned:
             self._observe(RowsMissing(track.journal, save.saved.offset))
             self._reread(track)
+        elif track.gaps and track.saved.offset + 1 >= track.gaps[0].first:
+            await self._pass(track, track.gaps[0])
+
+    async def _pass(self, track: Track, gap: Gap) -> None:
+        """All before the gap is saved: it is recorded, and passed."""
+        passed = await self._store.pass_gap(
+            track.journal, track.epochs, first=gap.last + 1, reason="skipped", after=gap.first - 1
+        )
+        if passed is None:  # a group that has read nothing here yet
+            await self._store.begin_cursor(track.journal, track.epochs, track.cursor_at(track.saved.offset))
+        elif passed.offset >= gap.last:
+            track.save(passed)
+            self._observe(GapNoted(track.journal, gap.first, gap.last))

@@ -27,6 +27,7 @@ from oncecast.core.wire import (
     Ask,
     Credit,
     Events,
+    Gap,
     Report,
     Resume,
     ServerFrame,
@@ -235,7 +236,7 @@ class Feed:
             saved = await self._store.load_cursor(journal)
         after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
         if after + 1 < welcome.first:
-            passed = await self._store.pass_gap(journal, epochs, first=welcome.first)
+            passed = await self._store.pass_gap(journal, epochs, first=welcome.first, reason="retention")
             if passed is not None and passed.offset > after:
                 self._observe(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset
@@ -254,6 +255,9 @@ class Feed:
                 asked.add(task)
                 task.add_done_callback(asked.discard)
                 continue
+            if isinstance(frame, Gap):
+                self._pass(track, frame, len(text))
+                continue
             if not isinstance(frame, Events):
                 raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
             self.used_bytes += len(text)
@@ -267,6 +271,14 @@ class Feed:
                 self._receive(arrivals)
             # Let the stations work on what there is before the next frame is decoded.
             await asyncio.sleep(0)
+
+    def _pass(self, track: Track, gap: Gap, size_bytes: int) -> None:
+        try:
+            track.skip(gap)
+        except ValueError as error:
+            raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
+        self.used_bytes += size_bytes
+        self._freed(track, size_bytes)
 
     def _freed(self, track: Track, count: int) -> None:
         if track is not self.track:

@@ -14,7 +14,7 @@ import msgspec
 
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.watermark import Watermark
-from oncecast.core.wire import Epoch, Events, decode_heads, epoch_of
+from oncecast.core.wire import Epoch, Events, Gap, decode_heads, epoch_of
 
 _NO_BYTES = msgspec.Raw(b"")
 IDENTITY_COST_BYTES = 160
@@ -37,6 +37,8 @@ class Track:
         self.doubted_bytes = 0
         """So much of what comes is doubted: the process before may have died of it."""
         self.abandoned = False
+        self.gaps: deque[Gap] = deque()
+        """What the journal has lost and the cursor has not yet passed."""
         self._held: deque[Arrival] = deque()
         self._on_credit = on_credit
 
@@ -85,6 +87,15 @@ class Track:
         self._on_credit(spare_bytes)
         return arrivals
 
+    def skip(self, gap: Gap) -> None:
+        """Nothing will arrive there; its overlap is dropped. Raises ValueError as `receive` does."""
+        due = max(self.watermark.received + 1, self.first)
+        if gap.first > due:
+            raise ValueError(f"a gap from offset {gap.first}, where {due} is due")
+        if gap.last >= due:
+            self.watermark.arrive(gap.last + 1, gap.last)
+            self.gaps.append(gap)
+
     def end(self, arrivals: Sequence[Arrival]) -> None:
         """These have ended: their payloads go, their identities stay until the cursor is saved over them."""
         self.watermark.end([arrival.offset for arrival in arrivals])
@@ -96,8 +107,10 @@ class Track:
         self._on_credit(freed_bytes + self._forget())
 
     def ended(self) -> list[Arrival]:
-        """What has ended since the saved cursor, up to the watermark."""
+        """What has ended since the saved cursor, up to the watermark or to a gap, which is passed by itself."""
         watermark = self.watermark.value
+        if self.gaps:
+            watermark = min(watermark, self.gaps[0].first - 1)
         ended = []
         for arrival in self._held:
             if arrival.offset > watermark:
@@ -110,6 +123,8 @@ class Track:
         if cursor.offset <= self.saved.offset:
             return
         self.saved = cursor
+        while self.gaps and self.gaps[0].last <= cursor.offset:
+            self.gaps.popleft()
         self._on_credit(self._forget())
 
     def _forget(self) -> int:

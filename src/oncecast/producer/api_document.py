@@ -14,6 +14,7 @@ from oncecast.core.wire import (
     Ask,
     Credit,
     Events,
+    Gap,
     Report,
     Resume,
     Welcome,
@@ -237,7 +238,7 @@ def producer_document() -> dict[str, Any]:
 
 def websocket_document() -> dict[str, Any]:
     """What is said on the WebSocket, as AsyncAPI 3. The frames' schemas are made from those of `core.wire`."""
-    frames = (Welcome, Resume, Events, Credit, Report, Ask, Answer)
+    frames = (Welcome, Resume, Events, Gap, Credit, Report, Ask, Answer)
     schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")[1]
     messages = {
         frame.__name__: {
@@ -287,15 +288,16 @@ def websocket_document() -> dict[str, Any]:
             "listeners": {
                 "address": "/",
                 "title": f"Listeners, {SUBPROTOCOL}",
-                "description": "The producer opens with `welcome`, the listener answers `resume`; then `events` come"
-                " for as long as its credit lasts. Credit counts the bytes of whole frames.",
+                "description": "The producer opens with `welcome`, the listener answers `resume`; then `events`, and"
+                " a `gap` where they are gone, come for as long as its credit lasts. Credit counts the bytes of whole"
+                " frames.",
                 "messages": {f.__name__: {"$ref": f"#/components/messages/{f.__name__}"} for f in frames},
             },
         },
         "operations": {
             "publish": _does("receive", "broadcast", "Event"),
             "broadcast": _does("send", "broadcast", "Event", "Accepted", "Refused"),
-            "feed": _does("send", "listeners", "Welcome", "Events", "Ask"),
+            "feed": _does("send", "listeners", "Welcome", "Events", "Gap", "Ask"),
             "follow": _does("receive", "listeners", "Resume", "Credit", "Report", "Answer"),
         },
         "components": {"messages": messages, "schemas": {"Event": SCHEMAS["Event"], **schemas}},

@@ -126,20 +126,22 @@ class Producer:
             offset = start_after(self._journal, Cursor.parse(after)) if after is not None else self._journal.first - 1
         except ValueError as error:
             raise Problem(400, f"after: {error}") from None
-        events: list[msgspec.Raw] = []
+        events: list[tuple[int, msgspec.Raw]] = []
         try:
             batches = await self._journal.read(offset, PAGE_MAX_BYTES) if offset < self._journal.last else []
         except JournalCorrupt as error:
             raise Problem(500, str(error)) from None
         except (JournalUnavailable, TimeoutError) as error:
             raise Problem(503, str(error) or "the disk is slow", headers=RETRY_AFTER) from None
+        last = offset
         for batch in batches:
-            events += _decode_events(batch.body)[max(0, offset + 1 - batch.first_offset) :]
-            offset = batch.last_offset
-        surplus = max(0, len(events) - limit)
-        last = offset - surplus
+            numbered = enumerate(_decode_events(batch.body), batch.first_offset)
+            events += [(number, event) for number, event in numbered if number > offset]
+            last = batch.last_offset
+        if len(events) > limit:
+            last = events[limit - 1][0]
         cursor = Cursor(epoch_of(self._journal.epochs, max(1, last)), last)
-        return json_response({"events": events[:limit], "next": str(cursor)})
+        return json_response({"events": [event for _, event in events[:limit]], "next": str(cursor)})
 
     async def _socket(self, socket: WebSocket) -> None:
         if socket.scope["path"] != "/":

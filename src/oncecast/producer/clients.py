@@ -127,6 +127,7 @@ class _Session:
                     if offset > self._offset:
                         await self._send(bytes(event).decode())
                         self._offset = offset
+                self._offset = max(self._offset, frame.batch.last_offset)  # of a gap there was nothing to send
 
     async def _hear_for_ever(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from oncecast.core.ports import Batch, Journal
-from oncecast.core.wire import events_frame
+from oncecast.core.wire import Gap, encode, events_frame
 
 
 class Frame:
@@ -21,7 +21,10 @@ class Frame:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        frame = events_frame(batch.first_offset, batch.at_us, batch.body)
+        if batch.is_gap:
+            frame = encode(Gap(first=batch.first_offset, last=batch.last_offset))
+        else:
+            frame = events_frame(batch.first_offset, batch.at_us, batch.body)
         self.size_bytes = len(frame)
         self.text = frame.decode()
 

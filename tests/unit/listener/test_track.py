@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncecast.core.event import Cursor
+from oncecast.core.wire import Gap
 from tests.support.arrivals import Credit, frame, receive, track
 
 
@@ -38,6 +39,27 @@ def test_what_the_producer_no_longer_has_is_passed_over() -> None:
     (arrival,) = receive(on, frame(1_000_000_000, "a"))
     on.end([arrival])
     assert on.watermark.value == 1_000_000_000
+
+
+def test_a_gap_is_passed_over_by_the_watermark_and_waits_for_the_cursor() -> None:
+    on = track(5)
+    before = receive(on, frame(6, "a"))
+    on.skip(Gap(first=7, last=9))
+    behind = receive(on, frame(10, "b"))
+    on.end([*before, *behind])
+    assert (on.watermark.value, [x.id for x in on.ended()]) == (10, ["a"])
+    on.save(Cursor("e1", 6))
+    assert on.gaps[0].first == 7
+    on.save(Cursor("e1", 9))
+    assert (list(on.gaps), [x.id for x in on.ended()]) == ([], ["b"])
+
+
+def test_a_gap_that_was_received_before_it_came_about_is_none_and_one_that_would_skip_events_an_error() -> None:
+    on = track(5)
+    on.skip(Gap(first=3, last=5))
+    assert not on.gaps
+    with pytest.raises(ValueError, match="7"):
+        on.skip(Gap(first=7, last=9))
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 400)), min_size=1, max_size=6), st.data())

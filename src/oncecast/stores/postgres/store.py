@@ -233,7 +233,9 @@ class PostgresEvents:
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await self._begin_cursor(connection, journal, epochs, at)
 
-    async def pass_gap(self, journal: str, epochs: Sequence[Epoch], *, first: int) -> Cursor | None:
+    async def pass_gap(
+        self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
+    ) -> Cursor | None:
         """See EventStore."""
         async with (
             self._db.connection("upkeep") as connection,
@@ -244,10 +246,10 @@ class PostgresEvents:
             if saved is None:
                 return None
             start = resume_after(saved.cursor, saved.epochs, epochs)
-            if start + 1 >= first:
+            if start + 1 >= first or start < after:
                 return _cursor(epochs, start)
             gap = {"journal": journal, "epoch": epoch_of(epochs, start + 1), "first": start + 1, "last": first - 1}
-            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": "retention"})
+            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": reason})
             passed = _cursor(epochs, first - 1)
             await self._move_cursor(connection, journal, epochs, passed)
             return passed

@@ -1,0 +1,105 @@
+"""The commands `journal check` and `journal skip`: a journal's file on its own, without its producer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from oncecast.cli import output
+from oncecast.cli.operate import Json
+from oncecast.core.errors import OncecastError, StartError
+
+if TYPE_CHECKING:
+    import apsw
+
+File = Annotated[Path, Parameter(help="The journal's file.")]
+
+
+def check(file: File = Path("journal.db"), /, *, json: Json = None) -> int:
+    """Read a journal's whole FILE and name the offsets that cannot be read; its producer may be running.
+
+    Exits with 1 if there are any. A backup that has them is the better way out; `oncecast journal skip` is the other.
+    """
+    from oncecast.journal.file import damages
+
+    with _opened(file, read_only=True) as connection:
+        found = list(damages(connection))
+    name = output.printable(str(file))
+    if output.wants_json(json):
+        output.json({"file": str(file), "damaged": [damage._asdict() for damage in found]})
+    elif not found:
+        output.line(f"{name} is whole.")
+    else:
+        for first, last in reversed(found):
+            output.line(f"offsets {first} to {last} cannot be read: {last - first + 1:,} events")
+        output.line(f"To go on without these: oncecast journal skip {name} {first} {last}")
+    return 1 if found else 0
+
+
+def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
+    """Give up the events FIRST to LAST of a journal's FILE, which cannot be read; stop its producer before.
+
+    They stay lost: every group records the gap in PostgreSQL when it comes there, and goes on behind it. What can be
+    read is never given up.
+
+    Parameters
+    ----------
+    file
+        The journal's file.
+    first
+        As `oncecast journal check` prints it.
+    last
+        As `oncecast journal check` prints it.
+    """
+    from oncecast.journal.file import damages, lock
+    from oncecast.journal.file import skip as skip_damage
+
+    _must_exist(file)
+    held = lock(file)
+    try:
+        with _opened(file, read_only=False) as connection:
+            damage = next((damage for damage in damages(connection) if damage == (first, last)), None)
+            if damage is None:
+                raise StartError(f"offsets {first} to {last} are no damage of {file}: see 'oncecast journal check'")
+            skip_damage(connection, damage, time.time_ns() // 1000)
+    finally:
+        os.close(held)
+    if output.wants_json(json):
+        output.json({"file": str(file), "skipped": damage._asdict()})
+    else:
+        output.line(f"Offsets {first} to {last} are a gap from now on.")
+
+
+def register(journal: App) -> None:
+    """Add both to the command `journal`."""
+    journal.command(check)
+    journal.command(skip)
+
+
+@contextmanager
+def _opened(file: Path, *, read_only: bool) -> Iterator[apsw.Connection]:
+    """Raises StartError for a file that is none, or that SQLite cannot read."""
+    import apsw
+
+    from oncecast.journal.file import open_file
+
+    _must_exist(file)
+    try:
+        connection = open_file(file, read_only=read_only)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise StartError(f"{file} cannot be read as a journal: {error}; only a backup helps") from None
+
+
+def _must_exist(file: Path) -> None:
+    if not file.is_file():
+        raise OncecastError(f"there is no journal {file}: name its file (JOURNAL_PATH of its producer)")
