@@ -62,6 +62,17 @@ def test_every_link_leads_to_a_file(document: Path) -> None:
         assert "://" in target or (document.parent / target).exists(), target
 
 
+def test_every_test_that_the_promise_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/promise.md").read_text("utf-8")))
+    there = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text("utf-8"), re.M)
+    }
+    assert len(named) > 50
+    assert not named - there
+
+
 # --- what the console says --------------------------------------------------------------------------------
 
 

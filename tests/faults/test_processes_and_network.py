@@ -145,6 +145,22 @@ async def test_a_listener_whose_postgresql_stands_still_hands_its_events_to_one_
         await until(lambda: all_are_stored(system, 300), within_s=30)
 
 
+async def test_one_listener_reaches_postgresql_but_not_redis_and_another_the_reverse(tmp_path: Path) -> None:
+    """9. Whoever reaches PostgreSQL ends everything, also what the other had taken."""
+    async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
+        async with Publisher(system.stack.publish_url) as publisher:
+            system.links["listener-a>valkey"].hurt("cut", "both")
+            system.links["listener-b>postgres"].hurt("cut", "both")
+            for n in range(100):
+                await publisher.publish(Event.new("tick", id=f"tick-{n}"))
+            await until(lambda: all_are_stored(system, 100), within_s=30)
+            for link in system.links.values():
+                link.heal()
+            await publisher.publish(Event.new("tick", id="after"))
+        await drained(system.stack)
+        assert await rows(system.stack, "select status, count(*) from chaos.events group by 1") == [("stored", 101)]
+
+
 async def test_a_listener_finds_a_producer_that_is_only_half_there_and_reads_on_when_it_is_back(
     tmp_path: Path,
 ) -> None:
