@@ -6,19 +6,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from oncecast.core.ports import Deaths
+from oncecast.stores.memory import MemoryDeaths, MemoryPostgres
 from oncecast.stores.postgres import Database, PostgresDeaths
 from tests.support.arrivals import arrivals
 
-DeathsOf = Callable[[str], Awaitable[PostgresDeaths]]
+DeathsOf = Callable[[str], Awaitable[Deaths]]
 (EVENT,) = arrivals(1)
 
 
-@pytest.fixture
-async def deaths_of(postgres_url: str, schema: str) -> AsyncIterator[DeathsOf]:
+@pytest.fixture(params=["postgres", "memory"])
+async def deaths_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[DeathsOf]:
     databases: list[Database] = []
+    server = MemoryPostgres()
 
-    async def of(instance: str) -> PostgresDeaths:
-        database = Database(postgres_url, schema=schema, instance=instance, token="t")
+    async def of(instance: str) -> Deaths:
+        if request.param == "memory":
+            return MemoryDeaths(server, instance=instance, token="t")
+        url = request.getfixturevalue("postgres_url")
+        database = Database(url, schema=schema, instance=instance, token="t")
         await database.open()
         databases.append(database)
         await database.migrate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ import pytest
 from oncecast.chaos.links import Link
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
+from oncecast.core.ports import Leases
+from oncecast.stores.memory import MemoryLeases, MemoryRedis
 from oncecast.stores.redis import RedisLeases
 
 A, B = "a" * 16, "b" * 16
@@ -36,12 +39,21 @@ def arrivals(*ids: str, offset: int = 1) -> list[Arrival]:
     ]
 
 
-@pytest.fixture
-async def leases_of(redis_url: str, schema: str) -> AsyncIterator[Callable[[str], RedisLeases]]:
-    made: list[RedisLeases] = []
+LeasesOf = Callable[[str], Leases]
 
-    def make(token: str) -> RedisLeases:
-        made.append(RedisLeases(redis_url, group=schema, token=token, lease_ttl_s=30, mark_ttl_s=15))
+
+@pytest.fixture(params=["redis", "memory"])
+async def leases_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[LeasesOf]:
+    made: list[Leases] = []
+    server = MemoryRedis(time.monotonic)
+    times = {"lease_ttl_s": 30.0, "mark_ttl_s": 15.0}
+
+    def make(token: str) -> Leases:
+        if request.param == "memory":
+            made.append(MemoryLeases(server, token=token, **times))
+        else:
+            url = request.getfixturevalue("redis_url")
+            made.append(RedisLeases(url, group=schema, token=token, **times))
         return made[-1]
 
     yield make
@@ -50,7 +62,7 @@ async def leases_of(redis_url: str, schema: str) -> AsyncIterator[Callable[[str]
 
 
 async def test_an_event_is_claimed_by_the_first_and_taken_for_the_second(
-    leases_of: Callable[[str], RedisLeases],
+    leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2", "3")
@@ -61,7 +73,7 @@ async def test_an_event_is_claimed_by_the_first_and_taken_for_the_second(
     assert (await a.claim(batch[:1])).mine == batch[:1]  # one's own stays one's own
 
 
-async def test_a_mark_ends_only_the_place_that_it_names(leases_of: Callable[[str], RedisLeases]) -> None:
+async def test_a_mark_ends_only_the_place_that_it_names(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")
     await a.claim(batch)
@@ -71,7 +83,7 @@ async def test_a_mark_ends_only_the_place_that_it_names(leases_of: Callable[[str
     assert (await b.claim(again)).elsewhere == again
 
 
-async def test_looking_takes_nothing(leases_of: Callable[[str], RedisLeases]) -> None:
+async def test_looking_takes_nothing(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")
     await a.claim(batch[:1])
@@ -81,7 +93,7 @@ async def test_looking_takes_nothing(leases_of: Callable[[str], RedisLeases]) ->
     assert (await a.claim(batch)).mine == batch
 
 
-async def test_release_and_settle_touch_only_ones_own(leases_of: Callable[[str], RedisLeases]) -> None:
+async def test_release_and_settle_touch_only_ones_own(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")
     await a.claim(batch)
@@ -92,7 +104,7 @@ async def test_release_and_settle_touch_only_ones_own(leases_of: Callable[[str],
     assert (await b.look(batch)).free == batch[:1]
 
 
-async def test_a_counter_moves_with_each_beat(leases_of: Callable[[str], RedisLeases]) -> None:
+async def test_a_counter_moves_with_each_beat(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     assert await b.counters([A]) == {A: None}
     await a.beat()
@@ -120,7 +132,7 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
 
 
 async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_is_none(
-    leases_of: Callable[[str], RedisLeases],
+    leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
     [event] = batch = arrivals("1")
@@ -142,7 +154,7 @@ async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_
 
 
 async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
-    leases_of: Callable[[str], RedisLeases],
+    leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
     [event] = batch = arrivals("1")

@@ -26,6 +26,8 @@ class Waits:
     longest_stall_s: float
     longest_stall_beyond_faults_s: float
     """Without the time in which its producer (and 30 s after), PostgreSQL or every listener was hurt."""
+    longest_stall_beyond_faults_at_s: float
+    """When that one ended, from the begin of the run."""
     accepted_to_stored_max_s: float
 
 
@@ -53,19 +55,21 @@ async def measure(
     hurts: Sequence[Hurt],
     producers: Mapping[str, str],
     listeners: Sequence[str],
+    began_s: float,
 ) -> Waits:
-    """How long events waited; `producers` are their names by journal."""
+    """How long events waited in a run from Unix time `began_s` on; `producers` are their names by journal."""
     events: dict[str, list[Span]] = defaultdict(list)
     for journal, accepted_s, stored_s in await (await connection.execute(_TIMES)).fetchall():
         events[journal].append((accepted_s, stored_s))
-    longest_s = beyond_s = 0.0
+    longest_s, beyond_s, at_s = 0.0, 0.0, began_s
     for journal, waits in events.items():
         explained = blocked(hurts, producers[journal], listeners)
         for begin_s, end_s in stalls(waits):
             longest_s = max(longest_s, end_s - begin_s)
-            beyond_s = max(beyond_s, unexplained_s((begin_s, end_s), explained))
+            beyond_s, at_s = max((beyond_s, at_s), (unexplained_s((begin_s, end_s), explained), end_s))
     return Waits(
         longest_stall_s=round(longest_s, 1),
         longest_stall_beyond_faults_s=round(beyond_s, 1),
+        longest_stall_beyond_faults_at_s=round(at_s - began_s, 1),
         accepted_to_stored_max_s=round(max((b - a for waits in events.values() for a, b in waits), default=0.0), 1),
     )

@@ -101,6 +101,7 @@ class _Run:
         self._settings = settings
         self._tell = tell
         self._publications = Publications()
+        self._began_s = time.time()
         self._ended = asyncio.Event()
         self._reading = asyncio.Lock()
         self._desks = {
@@ -228,7 +229,9 @@ class _Run:
                 looked_at=watch.looked_at,
                 stack_traces=await asyncio.to_thread(self._stack_traces),
                 drained_in_s=drained_in_s,
-                waits=await measure(connection, self._surgeon.hurts, self._names, self._stack.listeners),
+                waits=await measure(
+                    connection, self._surgeon.hurts, self._names, self._stack.listeners, self._began_s
+                ),
             )
 
     def _stack_traces(self) -> int:

@@ -185,6 +185,7 @@ def _print(report: Report, *, as_json: bool) -> None:
     output.line(f"seed {report.seed}, {report.faults} faults; {drained}")
     output.line(
         f"longest stall {waits.longest_stall_s:g} s, {waits.longest_stall_beyond_faults_s:g} s beyond its faults"
+        f" (at {waits.longest_stall_beyond_faults_at_s:g} s)"
     )
     output.line(f"accepted to stored at most {waits.accepted_to_stored_max_s:g} s")
     output.line(f"{report.looked_at:,} events looked at behind the cursors as they moved")

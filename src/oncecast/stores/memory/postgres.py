@@ -1,0 +1,135 @@
+"""What PostgreSQL does for us, in memory: rows, locks that wait, transactions that commit whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from oncecast.core.errors import RowLocked
+from oncecast.core.ports import SavedCursor
+
+LOCK_TIMEOUT_S = 2.0
+
+
+@dataclass(slots=True)
+class Row:
+    """An event's row. `content` is what a duplicate is compared by."""
+
+    source: str
+    id: str
+    type: str
+    content: Any
+    journal: str
+    epoch: str
+    offset: int
+    listener: str
+    attempts: int
+    status: str = "stored"
+
+
+@dataclass(slots=True)
+class Letter:
+    """A dead letter beside its row."""
+
+    error: str
+    attempts: int
+    raw: bytes
+    listener: str
+    filed: bool = False
+    mended: bytes | None = None
+
+
+@dataclass(slots=True)
+class Tables:
+    """Everything that commits together, and goes back together when the database does."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    letters: dict[str, Letter] = field(default_factory=dict)
+    conflicts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
+    effects: dict[str, int] = field(default_factory=dict)
+    cursors: dict[str, SavedCursor] = field(default_factory=dict)
+    gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    revisions: list[frozenset[str]] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
+    """Deaths by identity and listener, and whether it is being attempted."""
+
+
+class Session:
+    """A connection with a transaction open on it: what it has written, and the rows that it has locked."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.rows: dict[str, Row] = {}
+        self.letters: dict[str, Letter] = {}
+        self.effects: dict[str, int] = {}
+        self.failed = False
+        """Whether a statement failed in it: then a commit rolls back, and says so."""
+        self.ended = asyncio.Event()
+
+
+class MemoryPostgres:
+    """The server. Its methods are statements: each happens at once, but for one that waits for a lock."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self._locks: dict[str, Session] = {}
+        self._sessions: set[Session] = set()
+
+    def begin(self, token: str) -> Session:
+        """A session of the holder `token`."""
+        session = Session(token)
+        self._sessions.add(session)
+        return session
+
+    async def lock(self, session: Session, identities: Iterable[str]) -> None:
+        """Have the rows of `identities` to oneself; raises RowLocked where another has one for too long."""
+        for identity in sorted(identities):
+            while (holder := self._locks.get(identity)) not in (None, session):
+                try:
+                    async with asyncio.timeout(LOCK_TIMEOUT_S):
+                        await holder.ended.wait()
+                except TimeoutError:
+                    self.roll_back(session)
+                    raise RowLocked(f"another session has {identity!r}") from None
+            if session.ended.is_set():
+                raise ConnectionError("terminated by another session")
+            self._locks[identity] = session
+
+    def commit(self, session: Session) -> bool:
+        """Whether it committed: a session in which a statement has failed rolls back."""
+        if session.ended.is_set():
+            raise ConnectionError("terminated by another session")
+        if not session.failed:
+            self.tables.rows |= session.rows
+            self.tables.letters |= session.letters
+            for id_, count in session.effects.items():
+                self.tables.effects[id_] = self.tables.effects.get(id_, 0) + count
+        self.roll_back(session)
+        return not session.failed
+
+    def roll_back(self, session: Session) -> None:
+        """End it, and let its rows go."""
+        self._sessions.discard(session)
+        self._locks = {identity: holder for identity, holder in self._locks.items() if holder is not session}
+        session.ended.set()
+
+    def terminate(self, token: str) -> int:
+        """End the sessions of a holder; how many there were."""
+        doomed = [session for session in self._sessions if session.token == token]
+        for session in doomed:
+            self.roll_back(session)
+        return len(doomed)
+
+    def snapshot(self) -> Tables:
+        """A copy of everything committed, for `fail_over`."""
+        return deepcopy(self.tables)
+
+    def fail_over(self, to: Tables) -> None:
+        """Go on from an older state; every connection breaks."""
+        for session in list(self._sessions):
+            self.roll_back(session)
+        self.tables = deepcopy(to)
