@@ -76,6 +76,7 @@ class MemoryPostgres:
 
     def __init__(self) -> None:
         self.tables = Tables()
+        self.lock_timeout_s = LOCK_TIMEOUT_S
         self._locks: dict[str, Session] = {}
         self._sessions: set[Session] = set()
 
@@ -90,7 +91,7 @@ class MemoryPostgres:
         for identity in sorted(identities):
             while (holder := self._locks.get(identity)) not in (None, session):
                 try:
-                    async with asyncio.timeout(LOCK_TIMEOUT_S):
+                    async with asyncio.timeout(self.lock_timeout_s):
                         await holder.ended.wait()
                 except TimeoutError:
                     self.roll_back(session)
