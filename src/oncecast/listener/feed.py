@@ -11,9 +11,6 @@ import random
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
-from websockets.typing import Subprotocol
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor
@@ -21,7 +18,6 @@ from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNot
 from oncecast.core.ports import EventStore
 from oncecast.core.retry import backoff
 from oncecast.core.wire import (
-    SUBPROTOCOL,
     VERSION,
     Answer,
     Ask,
@@ -37,19 +33,13 @@ from oncecast.core.wire import (
     epoch_of,
     resume_after,
 )
+from oncecast.listener.dial import Connection, Dial, Lost
 from oncecast.listener.track import Track
 
-CONNECT_DEADLINE_S = 10.0
 WELCOME_DEADLINE_S = 10.0
-PING_INTERVAL_S = 5.0
-PING_DEADLINE_S = 10.0
 WRITE_DEADLINE_S = 10.0
 REPORT_INTERVAL_S = 1.0
 ASKED_MAX = 100
-FRAME_LIMIT_BYTES = 64 * 1024 * 1024
-"""No frame of a sane producer is larger: one event of its largest size, or FRAME_MAX_BYTES."""
-
-CONNECTION_ERRORS = (OSError, TimeoutError, WebSocketException, InvalidHandshake, InvalidURI)
 
 
 class ProducerError(Exception):
@@ -70,7 +60,7 @@ class Feed:
         *,
         instance: str,
         group: str,
-        token: str | None,
+        dial: Dial,
         window_bytes: int,
         reconnect_base_s: float,
         reconnect_max_s: float,
@@ -87,7 +77,7 @@ class Feed:
         self.connected = False
         self._instance = instance
         self._group = group
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._dial = dial
         self._window_bytes = window_bytes
         self._reconnect_base_s = reconnect_base_s
         self._reconnect_max_s = reconnect_max_s
@@ -117,15 +107,10 @@ class Feed:
             await self._has_room()
             try:
                 await self._connect_once()
-            except InvalidStatus as error:
-                status = error.response.status_code
-                reason = f"HTTP {status}" + (": SUBSCRIBE_TOKEN is missing or wrong" if status == 401 else "")
-            except CONNECTION_ERRORS as error:
+            except (Lost, ProducerError, Unavailable, RowLocked) as error:
+                reason = str(error)
+            except (OSError, TimeoutError) as error:
                 reason = f"{type(error).__name__}: {error}"
-            except ProducerError as error:
-                reason = str(error)
-            except (Unavailable, RowLocked) as error:
-                reason = str(error)
             else:
                 reason = "rows are read again"
             if self.connected:
@@ -148,18 +133,7 @@ class Feed:
 
     async def _connect_once(self) -> None:
         """One connection from hand-shake to its end; raises why it ended."""
-        async with connect(
-            self.url,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers=self._headers,
-            compression=None,
-            open_timeout=CONNECT_DEADLINE_S,
-            ping_interval=PING_INTERVAL_S,
-            ping_timeout=PING_DEADLINE_S,
-            close_timeout=1.0,
-            max_size=FRAME_LIMIT_BYTES,
-            max_queue=4,
-        ) as connection:
+        async with self._dial(self.url) as connection:
             track = await self._resume(connection)
             self.connected = True
             self._observe(Connected(self.url, track.watermark.received))
@@ -181,11 +155,9 @@ class Feed:
                     raise asyncio.CancelledError from None
                 raise errors.exceptions[0] from None
 
-    async def _resume(self, connection: ClientConnection) -> Track:
-        if connection.subprotocol != SUBPROTOCOL:
-            raise ProducerError(f"{self.url} does not speak {SUBPROTOCOL}: is it a producer?")
+    async def _resume(self, connection: Connection) -> Track:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
-            welcome = _decode(await connection.recv(decode=False))
+            welcome = _decode(await connection.recv())
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
             raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
         track = await self._track_for(welcome)
@@ -243,10 +215,10 @@ class Feed:
         return after
 
     async def _read(
-        self, connection: ClientConnection, track: Track, group: asyncio.TaskGroup, asked: set[asyncio.Task[None]]
+        self, connection: Connection, track: Track, group: asyncio.TaskGroup, asked: set[asyncio.Task[None]]
     ) -> None:
         while True:
-            text = await connection.recv(decode=False)
+            text = await connection.recv()
             frame = _decode(text)
             if isinstance(frame, Ask):
                 if len(asked) >= ASKED_MAX:
@@ -288,7 +260,7 @@ class Feed:
         if self._owed_bytes >= self._window_bytes // 8:
             self._owing.set()
 
-    async def _give_credit(self, connection: ClientConnection) -> None:
+    async def _give_credit(self, connection: Connection) -> None:
         while True:
             await self._owing.wait()
             self._owing.clear()
@@ -297,12 +269,12 @@ class Feed:
                 async with asyncio.timeout(WRITE_DEADLINE_S):
                     await connection.send(encode(Credit(owed_bytes)).decode())
 
-    async def _give_answer(self, connection: ClientConnection, ask: Ask) -> None:
+    async def _give_answer(self, connection: Connection, ask: Ask) -> None:
         answer = await self._answer(ask)
         async with asyncio.timeout(WRITE_DEADLINE_S):
             await connection.send(encode(answer).decode())
 
-    async def _make_reports(self, connection: ClientConnection) -> None:
+    async def _make_reports(self, connection: Connection) -> None:
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
             report = self._report()

@@ -22,6 +22,7 @@ from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
 from oncecast.listener.cursor import CursorSaver
 from oncecast.listener.demonstration import FAILING
+from oncecast.listener.dial import Dial, websocket_dial
 from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
@@ -79,7 +80,9 @@ class ListenerService:
         settings: ListenerSettings,
         answer: Callable[[Ask], Awaitable[Answer]],
         observe: Observe,
+        dial: Dial | None = None,
     ) -> None:
+        self._dial = dial or websocket_dial(settings.token)
         self.tally = Tally(observe)
         self.standing = Standing(store, app.selectors, adopt=settings.adopt_handlers, observe=observe)
         self.settings = settings
@@ -147,7 +150,7 @@ class ListenerService:
             url,
             instance=settings.instance,
             group=settings.group,
-            token=settings.token,
+            dial=self._dial,
             window_bytes=settings.window_bytes // len(settings.producer_urls),
             reconnect_base_s=settings.reconnect_base_s,
             reconnect_max_s=settings.reconnect_max_s,

@@ -15,6 +15,7 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, Disconnected, Fact
 from oncecast.core.ports import SavedCursor
 from oncecast.core.wire import Answer, Ask, Credit, Epoch, Report, Resume, Welcome, decode_client_frame, encode
+from oncecast.listener.dial import websocket_dial
 from oncecast.listener.feed import Feed
 from tests.support.arrivals import frame
 from tests.support.stacks import until
@@ -45,7 +46,7 @@ class Harness:
             url,
             instance="listener-a",
             group="g",
-            token=None,
+            dial=websocket_dial(None),
             window_bytes=window_bytes,
             reconnect_base_s=0.01,
             reconnect_max_s=0.02,

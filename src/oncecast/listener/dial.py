@@ -1,0 +1,80 @@
+"""How a feed reaches its producer: a WebSocket with deadlines; or, in a simulation, whatever stands for one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+from websockets.typing import Subprotocol
+
+from oncecast.core.wire import SUBPROTOCOL
+
+CONNECT_DEADLINE_S = 10.0
+PING_INTERVAL_S = 5.0
+PING_DEADLINE_S = 10.0
+FRAME_LIMIT_BYTES = 64 * 1024 * 1024
+"""No frame of a sane producer is larger: one event of its largest size, or FRAME_MAX_BYTES."""
+
+
+class Lost(ConnectionError):
+    """There is no connection, or no longer; the text says why."""
+
+
+class Connection(Protocol):
+    """Frames both ways, in order. Raises OSError or TimeoutError once it is lost."""
+
+    async def recv(self) -> bytes:
+        """The next frame, undecoded."""
+
+    async def send(self, text: str) -> None:
+        """Send a frame."""
+
+
+Dial = Callable[[str], AbstractAsyncContextManager[Connection]]
+"""A connection to the producer at a URL, which speaks `oncecast.v1`; raises OSError or TimeoutError."""
+
+
+def websocket_dial(token: str | None) -> Dial:
+    """Over a WebSocket; `token` is shown to the producer."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    @asynccontextmanager
+    async def dial(url: str) -> AsyncIterator[Connection]:
+        try:
+            async with connect(
+                url,
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                additional_headers=headers,
+                compression=None,
+                open_timeout=CONNECT_DEADLINE_S,
+                ping_interval=PING_INTERVAL_S,
+                ping_timeout=PING_DEADLINE_S,
+                close_timeout=1.0,
+                max_size=FRAME_LIMIT_BYTES,
+                max_queue=4,
+            ) as connection:
+                if connection.subprotocol != SUBPROTOCOL:
+                    raise Lost(f"{url} does not speak {SUBPROTOCOL}: is it a producer?")
+                yield _WebSocket(connection)
+        except InvalidStatus as error:
+            status = error.response.status_code
+            hint = ": SUBSCRIBE_TOKEN is missing or wrong" if status == 401 else ""
+            raise Lost(f"HTTP {status}{hint}") from None
+        except (WebSocketException, InvalidHandshake, InvalidURI) as error:
+            raise Lost(f"{type(error).__name__}: {error}") from error
+
+    return dial
+
+
+class _WebSocket:
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    async def recv(self) -> bytes:
+        return await self._connection.recv(decode=False)
+
+    async def send(self, text: str) -> None:
+        await self._connection.send(text)
