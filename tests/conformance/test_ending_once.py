@@ -302,3 +302,16 @@ async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest
     assert await b.insert([arrival(1)]) == [Outcome.STORED]
     assert await a.agree(frozenset(("x",)), adopt=True) == frozenset()
     assert await a.insert([arrival(2)]) == [Outcome.STORED]
+
+
+async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_not_move_it(server: Server) -> None:
+    """It may know a future of the journal that is lost: what ends there is no place in what came instead."""
+    store, _ = await server.of("a")
+    batch = [arrival(n) for n in range(1, 6)]
+    await store.insert(batch)
+    newer = [*EPOCHS, Epoch("e2", 3)]
+    await store.begin_cursor(JOURNAL, newer, Cursor("e2", 4))
+    assert (await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))).saved is None
+    found = await store.load_cursor(JOURNAL)
+    assert found is not None
+    assert found.cursor == Cursor("e2", 4)

@@ -356,7 +356,8 @@ class EventStore(Protocol):
     ) -> Save:
         """Advance the group's cursor over those of `ended` (by offset, dense after `position`) that have rows.
 
-        `position` is the cursor that the caller knows to be saved. Skips when another listener is at it.
+        `position` is the cursor that the caller knows to be saved. Skips when another listener is at it, or where the
+        cursor stands in an opening that the caller has not heard of: the end of its own may not be the journal's.
         """
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:

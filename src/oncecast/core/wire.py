@@ -169,6 +169,11 @@ def epoch_of(epochs: Sequence[Epoch], offset: int) -> str:
     return next((e.epoch for e in reversed(epochs) if e.first <= offset), epochs[0].epoch)
 
 
+def is_outdated(epochs: Sequence[Epoch], saved: Sequence[Epoch]) -> bool:
+    """Whether who knows `epochs` has not heard of the newest of those that a cursor was saved with."""
+    return len(epochs) < len(saved) and [e.epoch for e in epochs] == [e.epoch for e in saved[: len(epochs)]]
+
+
 def resume_after(cursor: Cursor | None, known: Sequence[Epoch], served: Sequence[Epoch]) -> int:
     """The offset after which a reader goes on in a journal whose openings are `served`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from typing import Any
 
@@ -86,7 +87,6 @@ class Producer:
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
         self._relay = Relay(self._listeners, self.retention.knows)
-        self.pages = self._routes()
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application. What is hot, and what is no page, goes past the router."""
@@ -97,7 +97,9 @@ class Producer:
         else:
             await self.pages(scope, receive, send)
 
-    def _routes(self) -> Starlette:
+    @cached_property
+    def pages(self) -> Starlette:
+        """All but publishing and the WebSocket."""
         return Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),

@@ -12,7 +12,7 @@ import msgspec
 from oncecast.core.errors import AttemptFailed, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import DeadLetter, Outcome, ReplayWork, Save, SavedCursor, Transaction
-from oncecast.core.wire import Epoch, epoch_of, resume_after
+from oncecast.core.wire import Epoch, epoch_of, is_outdated, resume_after
 from oncecast.stores.memory.postgres import Letter, MemoryPostgres, Row, Session, Tables
 
 Act = Callable[[], Awaitable[Any]]
@@ -57,12 +57,13 @@ class _Client:
         facade = MemoryTransaction(session, self._at_once)
         try:
             await work(facade)
-        except Exception:
             facade.session = None
-            await self._at_once(lambda: self._server.roll_back(session))
-            raise
-        facade.session = None
-        if not await self._at_once(lambda: self._server.commit(session)):
+            committed = await self._at_once(lambda: self._server.commit(session))
+        finally:
+            facade.session = None
+            if not session.ended.is_set():
+                self._server.abandon(session)
+        if not committed:
             raise AttemptFailed(
                 "the transaction was rolled back, though the handler returned: it swallowed an SQL error"
             )
@@ -146,7 +147,11 @@ class MemoryEvents(_Client):
             self._server.roll_back(session)
             return self._compare(arrival)
 
-        outcome: Outcome | None = await self._do(insert)
+        try:
+            outcome: Outcome | None = await self._do(insert)
+        except Unavailable:
+            self._server.abandon(session)
+            raise
         if outcome is None:
             await self._finish(session, work)
         return outcome or Outcome.STORED
@@ -250,6 +255,8 @@ class MemoryEvents(_Client):
 
         def save() -> Save:
             saved = self._tables.cursors.setdefault(journal, _saved(epochs, 0))
+            if is_outdated(epochs, saved.epochs):
+                return Save(None, missing=False)
             start = resume_after(saved.cursor, saved.epochs, epochs)
             if start < position.offset:
                 return Save(_cursor(epochs, start), missing=True)
@@ -422,7 +429,11 @@ class MemoryLetters(_Client):
                 journal=row.journal,
             )
 
-        arrival: Arrival | None = await self._do(lock)
+        try:
+            arrival: Arrival | None = await self._do(lock)
+        except Unavailable:
+            self._server.abandon(session)
+            raise
         if arrival is None:
             return False
 

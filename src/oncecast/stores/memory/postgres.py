@@ -118,6 +118,10 @@ class MemoryPostgres:
         self._locks = {identity: holder for identity, holder in self._locks.items() if holder is not session}
         session.ended.set()
 
+    def abandon(self, session: Session) -> None:
+        """Its client has lost it: the server finds out."""
+        self.roll_back(session)
+
     def terminate(self, token: str) -> int:
         """End the sessions of a holder; how many there were."""
         doomed = [session for session in self._sessions if session.token == token]

@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from oncecast.core.errors import DataRefused, RowLocked
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
-from oncecast.core.wire import Epoch, epoch_of, resume_after
+from oncecast.core.wire import Epoch, epoch_of, is_outdated, resume_after
 from oncecast.stores.postgres.database import Connection, Database, rfc3339
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.rows import Json, json_array, rows_of, storable
@@ -276,15 +276,19 @@ class PostgresEvents:
         return await cursor.fetchone() is not None
 
     async def _locked_start(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> int | None:
-        """The saved offset in terms of `epochs`, with the row locked; None if another listener has it."""
+        """The saved offset in terms of `epochs`, with the row locked; None if another has it, or knows more."""
         saved = await self._read_cursor(connection, "lock_cursor", journal)
         if saved is not None:
+            if is_outdated(epochs, saved.epochs):
+                return None
             return resume_after(saved.cursor, saved.epochs, epochs)
         return 0 if await self._begin_cursor(connection, journal, epochs, Cursor(epochs[0].epoch, 0)) else None
 
     async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Cursor | None:
         saved = await self._read_cursor(connection, "load_cursor", journal)
-        return _cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)) if saved else None
+        if saved is None or is_outdated(epochs, saved.epochs):
+            return None
+        return _cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs))
 
     async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
         async with connection.cursor(row_factory=tuple_row) as cursor:
