@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+RUNS ?= 20000
 
 .DEFAULT_GOAL := help
 
@@ -41,6 +42,12 @@ dist: setup ## the wheel and the source archive, in dist/
 chaos: setup ## a minute of real faults on a whole system, and a verdict; ARGS=--seconds\ 300 for longer
 	@$(BIN)/oncecast chaos $(ARGS)
 
+simulate: setup ## RUNS=20000 schedules in virtual time, on all cores; every one has to keep the promise
+	@$(BIN)/python -m tests.simulation --runs $(RUNS)
+
+mutants: setup ## plant a fault for each rule, and see the simulation find it
+	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
+
 bench: setup ## 200,000 events through a producer and two listeners: events/s and µs per process
 	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
@@ -53,4 +60,4 @@ format: setup ## let ruff lay out the code
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test dist chaos bench pictures format clean
+.PHONY: help setup demo lint test dist chaos simulate mutants bench pictures format clean

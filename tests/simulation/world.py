@@ -129,6 +129,8 @@ class World:
         self.since_copy: list[list[bytes] | None] = [None] * schedule.producers
         self.restores = [0] * schedule.producers
         self.ahead: set[str] = set()
+        self.given_up: list[tuple[str, int, int]] = []
+        self.window_bytes = self.draw.choice((4_000, 64 * 1024))
         self.snapshots: list[Tables] = []
         fails_over = any(action.kind == "postgres fails over" for action in schedule.actions)
         self.max_age_s = 1e6 if fails_over else 10.0  # what PostgreSQL loses, a journal must still have
@@ -259,7 +261,7 @@ class World:
                 instance=process.name,
                 group=GROUP,
                 producer_urls=[producer.name for producer in self.producers],
-                window_bytes=64 * 1024,
+                window_bytes=self.window_bytes,
                 attempts=AttemptLimits(pauses_max=5),
                 adopt_handlers=True,
             ),
@@ -411,6 +413,7 @@ class World:
         self.vanish(self.producers[number])
         lost = batches[unread[-1]]
         self.tell(f"offsets {lost.first_offset} to {lost.last_offset} are given up")
+        self.given_up.append((self.kept[number].name, lost.first_offset, lost.last_offset))
         batches[unread[-1]] = Batch(lost.first_offset, lost.count, lost.at_us, b"[]")
         ids = {head.id for head in decode_heads(events_frame(1, 0, lost.body))}
         self.acknowledged -= ids  # an operator has said so
@@ -432,11 +435,13 @@ class World:
 
     async def _replay(self, listener: Process) -> None:
         dead = [row for row in self.postgres.tables.rows.values() if row.status == "dead"]
-        if dead and listener.running and listener.service is not None:
-            row = self.draw.choice(dead)
-            with owned_by(listener.owner):
-                for _ in range(2):
-                    begin(listener.service.replays.replay(row.source, row.id))
+        if not dead:
+            return
+        row = self.draw.choice(dead)
+        for process in (listener, *self.listeners):
+            if process.running and process.service is not None:
+                with owned_by(process.owner):
+                    begin(process.service.replays.replay(row.source, row.id))
 
     # --- the run ---------------------------------------------------------------------------------------------
 
@@ -525,7 +530,9 @@ class World:
         """The judge's word."""
         self.check_cursors()
         tables = self.postgres.tables
-        skipped = any(action.kind == "journal skipped" for action in self.schedule.actions)
+        gaps = sorted((journal, first, last) for journal, _, first, last, _ in tables.gaps)
+        if gaps != sorted(self.given_up) and not any(self.restores):
+            self.violations.append(f"gaps: {gaps} recorded, {sorted(self.given_up)} given up")
         verdict = judge(
             Evidence(
                 tried=self.tried,
@@ -533,7 +540,7 @@ class World:
                 rows={row.id: row.status for row in tables.rows.values()},
                 effects=tables.effects,
                 ahead=self.ahead,
-                gaps=0 if skipped else len(tables.gaps),
+                gaps=0 if self.given_up else len(gaps),
             )
         )
         wrong = {name: count for name, count in list(verdict.as_dict().items())[4:] if count}

@@ -1,0 +1,121 @@
+"""Many schedules on all cores, or one with its history.
+
+python -m tests.simulation --runs 20000     seeds from 0 on; progress, and a closing line
+python -m tests.simulation --seed 168       one of them: shrunk if it fails, and told step by step
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tests.simulation.schedule import KINDS, draw_schedule
+from tests.simulation.shrink import shrink
+from tests.simulation.world import simulate
+
+CHUNK = 25
+ALL_KINDS_FROM_RUNS = 500
+"""So many runs bring about every kind of fault; one that never came is an error of ours."""
+
+
+def run_chunk(seeds: range) -> tuple[int, Counter[str], list[tuple[int, list[str]]]]:
+    """Steps, faults by kind, and what was violated by which seed."""
+    steps, injected, violated = 0, Counter[str](), []
+    for seed in seeds:
+        result = simulate(draw_schedule(seed))
+        steps += result.steps
+        injected += result.injected
+        if result.violations:
+            violated.append((seed, result.violations))
+    return steps, injected, violated
+
+
+def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int:
+    """Simulate, tell, and say how it was: 0 if every run kept the promise."""
+    chunks = [range(n, min(n + CHUNK, first + runs)) for n in range(first, first + runs, CHUNK)]
+    steps, injected, violated, done = 0, Counter[str](), [], 0
+    began_s = time.monotonic()
+    console = Console(stderr=True)
+    columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        multiprocessing.get_context("spawn").Pool(workers) as pool,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("schedules", total=runs)
+        for chunk, (chunk_steps, chunk_injected, chunk_violated) in zip(
+            chunks, pool.imap(run_chunk, chunks), strict=True
+        ):
+            steps, injected, done = steps + chunk_steps, injected + chunk_injected, done + len(chunk)
+            for seed, violations in chunk_violated:
+                violated.append(seed)
+                console.print(f"seed {seed}: {'; '.join(violations)}", markup=False, highlight=False)
+                console.print(f"  python -m tests.simulation --seed {seed}", highlight=False)
+            bar.update(task, completed=done)
+            if violated and stop_at_first:
+                break
+        pool.terminate()
+    never = [kind for kind in KINDS if not injected[kind]] if done >= ALL_KINDS_FROM_RUNS else []
+    _close(done, steps, injected, violated, time.monotonic() - began_s)
+    for kind in never:
+        print(f"never came: {kind}")
+    return 1 if violated or never else 0
+
+
+def _close(runs: int, steps: int, injected: Counter[str], violated: Iterable[int], took_s: float) -> None:
+    kinds = ", ".join(f"{kind} {injected[kind]:,}" for kind in KINDS)
+    print(f"{runs:,} runs, {steps:,} steps in {took_s:.0f} s ({60 * runs / took_s:,.0f} a minute); faults: {kinds}")
+    print(f"violated by: {', '.join(map(str, violated)) or 'none'}")
+
+
+def run_one(seed: int, *, as_json: bool) -> int:
+    """One schedule; if it fails the smallest of its parts that fails."""
+    schedule = draw_schedule(seed)
+    result = simulate(schedule)
+    if as_json:
+        print(json.dumps({"seed": seed, "violations": result.violations}))
+        return 1 if result.violations else 0
+    if result.violations:
+        wrong = {violation.partition(":")[0] for violation in result.violations}
+
+        def fails(smaller: object) -> bool:
+            found = simulate(smaller).violations  # type: ignore[arg-type]
+            return bool({violation.partition(":")[0] for violation in found} & wrong)
+
+        schedule = shrink(schedule, fails)
+        result = simulate(schedule, told=True)
+    else:
+        result = simulate(schedule, told=True)
+    print("\n".join(result.history))
+    print(f"{schedule.listeners} listeners, {schedule.producers} producers, {len(schedule.actions)} faults")
+    print("; ".join(result.violations) or "nothing violated")
+    return 1 if result.violations else 0
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stop-at-first", action="store_true")
+    options = parser.parse_args()
+    if options.seed is not None:
+        return run_one(options.seed, as_json=options.json)
+    many = partial(run_many, options.first, options.runs, options.workers)
+    return many(stop_at_first=options.stop_at_first)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
