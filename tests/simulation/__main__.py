@@ -19,6 +19,7 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tests.simulation.many import run_chunk
 from tests.simulation.schedule import KINDS, draw_schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.world import simulate
@@ -26,18 +27,6 @@ from tests.simulation.world import simulate
 CHUNK = 25
 ALL_KINDS_FROM_RUNS = 500
 """So many runs bring about every kind of fault; one that never came is an error of ours."""
-
-
-def run_chunk(seeds: range) -> tuple[int, Counter[str], list[tuple[int, list[str]]]]:
-    """Steps, faults by kind, and what was violated by which seed."""
-    steps, injected, violated = 0, Counter[str](), []
-    for seed in seeds:
-        result = simulate(draw_schedule(seed))
-        steps += result.steps
-        injected += result.injected
-        if result.violations:
-            violated.append((seed, result.violations))
-    return steps, injected, violated
 
 
 def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int:

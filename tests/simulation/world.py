@@ -24,6 +24,7 @@ from oncecast.journal import memory
 from oncecast.journal.memory import Kept, MemoryJournal
 from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
+from oncecast.listener.track import Track
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.memory import (
@@ -130,6 +131,7 @@ class World:
         self.restores = [0] * schedule.producers
         self.ahead: set[str] = set()
         self.given_up: list[tuple[str, int, int]] = []
+        self.nobodys: set[str] = set()
         self.window_bytes = self.draw.choice((4_000, 64 * 1024))
         self.snapshots: list[Tables] = []
         fails_over = any(action.kind == "postgres fails over" for action in schedule.actions)
@@ -313,7 +315,7 @@ class World:
                         if status == 202 and is_heard and restores == self.restores[number]:
                             break
             await asyncio.sleep(self.draw.uniform(0.1, 1.0))
-        self.acknowledged |= ids
+        self.acknowledged |= ids - self.nobodys
         if (since := self.since_copy[number]) is not None:
             since.extend(events)
 
@@ -416,7 +418,8 @@ class World:
         self.given_up.append((self.kept[number].name, lost.first_offset, lost.last_offset))
         batches[unread[-1]] = Batch(lost.first_offset, lost.count, lost.at_us, b"[]")
         ids = {head.id for head in decode_heads(events_frame(1, 0, lost.body))}
-        self.acknowledged -= ids  # an operator has said so
+        self.nobodys |= ids  # an operator has said so
+        self.acknowledged -= ids
 
     def _is_unread(self, number: int, batch: Batch) -> bool:
         seen = [
@@ -546,6 +549,14 @@ class World:
         wrong = {name: count for name, count in list(verdict.as_dict().items())[4:] if count}
         violations = [*self.violations, *(f"{name}: {count}" for name, count in wrong.items())]
         return Result(verdict, violations, self.history, self.injected, self.loop.steps)
+
+
+def _ended(track: Track) -> int:
+    return track.watermark.value
+
+
+def _saved(track: Track) -> int:
+    return track.saved.offset
 
 
 class _Log:

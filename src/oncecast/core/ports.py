@@ -217,11 +217,12 @@ class SavedCursor(NamedTuple):
 
 
 class Save(NamedTuple):
-    """What became of a cursor: `saved` is what stands in PostgreSQL now (None: none yet, or locked)."""
+    """What became of a cursor: `saved` is what stands in PostgreSQL now (None: none yet, locked, or unknown here)."""
 
     saved: Cursor | None
     missing: bool
-    """Whether a row was missing right after `saved`: what follows has to be read and processed again."""
+    """Whether a row was missing right after `saved`, or the journal has gone on without the caller: it has to be read
+    again from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

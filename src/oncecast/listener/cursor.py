@@ -68,6 +68,8 @@ class CursorSaver:
         before = track.saved
         save = await self._store.save_cursor(track.journal, track.epochs, track.ended(), position=before)
         if save.saved is None:
+            if save.missing:
+                self._reread(track)
             return
         track.save(save.saved)
         if track.saved != before:

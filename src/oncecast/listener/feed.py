@@ -99,6 +99,7 @@ class Feed:
         if self.track is not None:
             self.track.abandoned = True
         self._anew.set()
+        self._owing.set()
 
     async def run_for_ever(self) -> None:
         """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter."""
@@ -126,8 +127,11 @@ class Feed:
             self._observe(ConnectingAgain(self.url))
 
     async def _has_room(self) -> None:
-        """A connection that breaks again and again must not bring in more than the window holds."""
-        while self.used_bytes >= self._window_bytes:
+        """A connection that breaks again and again must not bring in more than the window holds.
+
+        What a forgotten track holds is not waited for: its cursor is never saved.
+        """
+        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned:
             self._owing.clear()
             await self._owing.wait()
 

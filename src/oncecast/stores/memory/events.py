@@ -256,7 +256,7 @@ class MemoryEvents(_Client):
         def save() -> Save:
             saved = self._tables.cursors.setdefault(journal, _saved(epochs, 0))
             if is_outdated(epochs, saved.epochs):
-                return Save(None, missing=False)
+                return Save(None, missing=True)
             start = resume_after(saved.cursor, saved.epochs, epochs)
             if start < position.offset:
                 return Save(_cursor(epochs, start), missing=True)

@@ -216,7 +216,7 @@ class PostgresEvents:
         ):
             start = await self._locked_start(connection, journal, epochs)
             if start is None:
-                return Save(await self._saved_by_another(connection, journal, epochs), missing=False)
+                return await self._saved_by_another(connection, journal, epochs)
             if start < position.offset:  # PostgreSQL went back to an older state: what lies between is not at hand
                 return Save(_cursor(epochs, start), missing=True)
             candidates = [arrival for arrival in ended if arrival.offset > start]
@@ -284,11 +284,11 @@ class PostgresEvents:
             return resume_after(saved.cursor, saved.epochs, epochs)
         return 0 if await self._begin_cursor(connection, journal, epochs, Cursor(epochs[0].epoch, 0)) else None
 
-    async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Cursor | None:
+    async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Save:
         saved = await self._read_cursor(connection, "load_cursor", journal)
         if saved is None or is_outdated(epochs, saved.epochs):
-            return None
-        return _cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs))
+            return Save(None, missing=saved is not None)
+        return Save(_cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)), missing=False)
 
     async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
         async with connection.cursor(row_factory=tuple_row) as cursor:
