@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import heapq
 from asyncio import events
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,6 +54,17 @@ class _Clock:
         pass
 
 
+class _Task(asyncio.Task[Any]):
+    """Hashed by its number, not by its place in memory: what asyncio keeps in sets comes in the same order again."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Virtual time from 0 s on; `tasks` keeps every task alive, so that none is cleaned up behind our back."""
 
@@ -67,7 +77,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._clock_resolution = 1e-9
         self._gone: set[str] = set()
         self._frozen: dict[str, list[events.Handle]] = {}
-        self._serials: dict[str, int] = defaultdict(int)
         self.set_exception_handler(lambda _loop, _context: None)
         self.set_task_factory(self._make_task)
 
@@ -81,7 +90,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Nobody sleeps who would have to be woken."""
 
     def _make_task(self, loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=loop, **options)
+        task = _Task(coro, number=len(self.tasks), loop=loop, **options)
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self.tasks.append(task)
         return task

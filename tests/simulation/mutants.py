@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(
         "rows that are missing are read again",
         LISTENER + "cursor.py",
-        "        if save.missing and not track.abandoned:\n",
+        "        if save.missing:\n",
         "        if False:\n",
     ),
     Mutant(

@@ -55,6 +55,8 @@ class CursorSaver:
         """
         is_time_to_look = time.monotonic() - self._looked_at_s >= LOOK_INTERVAL_S
         for track in list(self._tracks()):
+            if track.abandoned.is_set():
+                continue  # what takes its place begins at the cursor as it stands
             can_advance = track.watermark.value > track.saved.offset
             if self._database.is_up and (can_advance or (is_time_to_look and track.saved.offset)):
                 try:
@@ -67,15 +69,12 @@ class CursorSaver:
     async def _save(self, track: Track) -> None:
         before = track.saved
         save = await self._store.save_cursor(track.journal, track.epochs, track.ended(), position=before)
-        if save.saved is None:
-            if save.missing:
-                self._reread(track)
-            return
-        track.save(save.saved)
+        if save.saved is not None:
+            track.save(save.saved)
         if track.saved != before:
             self._observe(CursorSaved(track.journal, str(track.saved)))
-        if save.missing and not track.abandoned:
-            self._observe(RowsMissing(track.journal, save.saved.offset))
+        if save.missing:
+            self._observe(RowsMissing(track.journal, track.saved.offset))
             self._reread(track)
         elif track.gaps and track.saved.offset + 1 >= track.gaps[0].first:
             await self._pass(track, track.gaps[0])

@@ -92,13 +92,11 @@ class Feed:
         """What is held of this producer's events."""
         self._owed_bytes = 0
         self._owing = asyncio.Event()
-        self._anew = asyncio.Event()
 
     def reread(self) -> None:
         """Forget the track and read again from the saved cursor."""
         if self.track is not None:
-            self.track.abandoned = True
-        self._anew.set()
+            self.track.abandoned.set()
         self._owing.set()
 
     async def run_for_ever(self) -> None:
@@ -131,7 +129,7 @@ class Feed:
 
         What a forgotten track holds is not waited for: its cursor is never saved.
         """
-        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned:
+        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
             self._owing.clear()
             await self._owing.wait()
 
@@ -148,7 +146,7 @@ class Feed:
                     others = [
                         group.create_task(self._give_credit(connection)),
                         group.create_task(self._make_reports(connection)),
-                        group.create_task(self._watch_for_reread(reader)),
+                        group.create_task(self._watch_for_reread(track, reader)),
                     ]
                     await asyncio.wait([reader])
                     for task in (*others, *asked):
@@ -181,15 +179,14 @@ class Feed:
     async def _track_for(self, welcome: Welcome) -> Track:
         """The track to go on with: our own if the journal still goes its way, else one from the saved cursor."""
         track = self.track
-        if track is not None and track.journal == welcome.journal and not track.abandoned:
+        if track is not None and track.journal == welcome.journal and not track.abandoned.is_set():
             received = track.watermark.received
             goes_on = resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received
             if goes_on and received + 1 >= welcome.first:
                 track.epochs = list(welcome.epochs)
                 return track
         if track is not None:
-            track.abandoned = True
-        self._anew.clear()
+            track.abandoned.set()
         in_doubt = await self._ready()
         after = await self._saved_offset(welcome)
         self.used_bytes = 0
@@ -287,8 +284,8 @@ class Feed:
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await connection.send(encode(report).decode())
 
-    async def _watch_for_reread(self, reader: asyncio.Task[None]) -> None:
-        await self._anew.wait()
+    async def _watch_for_reread(self, track: Track, reader: asyncio.Task[None]) -> None:
+        await track.abandoned.wait()
         reader.cancel()
 
 

@@ -7,6 +7,7 @@ the old one ends on its own.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -36,7 +37,8 @@ class Track:
         """Up to here marks prove nothing: PostgreSQL had lost rows that they stood for."""
         self.doubted_bytes = 0
         """So much of what comes is doubted: the process before may have died of it."""
-        self.abandoned = False
+        self.abandoned = asyncio.Event()
+        """The journal has gone another way, or rows are missing: another track takes its place."""
         self.gaps: deque[Gap] = deque()
         """What the journal has lost and the cursor has not yet passed."""
         self._held: deque[Arrival] = deque()

@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.facts import Connected, Disconnected, Fact
+from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, Fact
 from oncecast.core.ports import SavedCursor
 from oncecast.core.wire import Answer, Ask, Credit, Epoch, Report, Resume, Welcome, decode_client_frame, encode
 from oncecast.listener.dial import websocket_dial
@@ -42,6 +42,9 @@ class Harness:
         self.arrived: list[Arrival] = []
         self.store = Store()
         self.may_answer = asyncio.Event()
+        self.is_ready = asyncio.Event()
+        self.is_ready.set()
+        self.asked_ready = 0
         self.feed = Feed(
             url,
             instance="listener-a",
@@ -59,8 +62,10 @@ class Harness:
             observe=self.facts.append,
         )
 
-    async def _ready(self) -> None:
-        return
+    async def _ready(self) -> bool:
+        self.asked_ready += 1
+        await self.is_ready.wait()
+        return False
 
     async def _answer(self, ask: Ask) -> Answer:
         await self.may_answer.wait()
@@ -256,6 +261,42 @@ async def test_a_full_window_takes_nothing_more_however_often_the_connection_bre
         await until(goes_on)
     assert told <= taken
     assert taken <= 3
+
+
+async def test_a_track_that_is_forgotten_again_while_its_successor_is_made_is_forgotten_once() -> None:
+    async with producer(sends(frame(1, "a"))) as at:
+        await at.has_arrived(1)
+        at.is_ready.clear()
+        at.feed.reread()
+
+        async def is_being_made() -> bool:
+            return at.asked_ready == 2
+
+        await until(is_being_made)
+        at.feed.reread()
+        at.is_ready.set()
+        await at.has_arrived(2)
+    assert len(at.told(Disconnected)) == 1
+
+
+async def test_a_full_window_of_a_track_that_is_forgotten_keeps_nobody_from_reading_again() -> None:
+    """No cursor will ever be saved over it."""
+    flood = frame(1, *map(str, range(1, 41)), size_bytes=WINDOW_BYTES // 30)
+
+    async def hangs_up(connection: ServerConnection) -> None:
+        await greet(connection)
+        await connection.send(flood.decode())
+
+    async with producer(hangs_up, sends(flood)) as at:
+        await at.has_arrived(40)
+
+        async def is_alone() -> bool:
+            return bool(at.told(ConnectingAgain))
+
+        await until(is_alone)
+        assert at.feed.used_bytes >= WINDOW_BYTES
+        at.feed.reread()
+        await at.has_arrived(80)
 
 
 async def test_offsets_that_go_backwards_are_an_overlap_and_nothing_arrives_twice() -> None:

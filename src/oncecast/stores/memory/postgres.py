@@ -78,12 +78,13 @@ class MemoryPostgres:
         self.tables = Tables()
         self.lock_timeout_s = LOCK_TIMEOUT_S
         self._locks: dict[str, Session] = {}
-        self._sessions: set[Session] = set()
+        self._sessions: dict[Session, None] = {}
+        """In the order of their begin."""
 
     def begin(self, token: str) -> Session:
         """A session of the holder `token`."""
         session = Session(token)
-        self._sessions.add(session)
+        self._sessions[session] = None
         return session
 
     async def lock(self, session: Session, identities: Iterable[str]) -> None:
@@ -114,7 +115,7 @@ class MemoryPostgres:
 
     def roll_back(self, session: Session) -> None:
         """End it, and let its rows go."""
-        self._sessions.discard(session)
+        self._sessions.pop(session, None)
         self._locks = {identity: holder for identity, holder in self._locks.items() if holder is not session}
         session.ended.set()
 
