@@ -501,7 +501,7 @@ class World:
                     continue
                 heads = decode_heads(events_frame(batch.first_offset, 0, batch.body))
                 passed = (head.id for n, head in enumerate(heads, batch.first_offset) if n <= last)
-                self.ahead |= {id_ for id_ in passed if id_ not in rows}
+                self.ahead |= {id_ for id_ in passed if id_ not in rows and id_ not in self.nobodys}
 
     async def _rest(self) -> None:
         deadline_s = self.loop.time() + REST_DEADLINE_S
