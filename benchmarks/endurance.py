@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -159,7 +159,7 @@ async def _send(stack: Stack, folder: Path, run: int, count: int) -> int:
     return accepted
 
 
-async def _stored(stack: Stack, accepted: object) -> tuple[int, int]:
+async def _stored(stack: Stack, accepted: Callable[[], int]) -> tuple[int, int]:
     """Wait until every listener that runs has seen all that is accepted end; the rows, stored and dead."""
     async with httpx.AsyncClient(timeout=30.0) as client:
         while True:
@@ -167,7 +167,7 @@ async def _stored(stack: Stack, accepted: object) -> tuple[int, int]:
             urls = [url for name, url in stack.listener_urls.items() if stack.process(name).pid is not None]
             answers = [(await client.get(f"{url}/health")).json() for url in urls]
             seen = [feed["watermark"] for answer in answers for feed in answer["producers"]]
-            if last == accepted() and min(seen) == last:  # type: ignore[operator]
+            if last == accepted() and min(seen) == last:
                 break
             await asyncio.sleep(INTERVAL_S)
     async with await psycopg.AsyncConnection.connect(stack.database_url) as connection:

@@ -15,7 +15,7 @@ from oncecast.core.event import Cursor
 from oncecast.core.ports import DeadLetters, EventStore, Outcome, Transaction
 from oncecast.core.wire import Epoch
 from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryPostgres
-from oncecast.stores.memory.events import EFFECT
+from oncecast.stores.memory.client import EFFECT
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
 from tests.conformance.test_event_store import EPOCHS, JOURNAL, arrival

@@ -74,7 +74,7 @@ MUTANTS = [
     ),
     Mutant(
         "COMMIT counts only by its tag",
-        STORES + "events.py",
+        STORES + "client.py",
         "        if not committed:\n",
         "        if False:\n",
     ),
@@ -98,7 +98,7 @@ MUTANTS = [
     ),
     Mutant(
         "a replay turns dead into stored once",
-        STORES + "events.py",
+        STORES + "letters.py",
         '            if row is None or row.status != "dead":\n                self._server.roll_back(session)\n',
         "            if row is None:\n                self._server.roll_back(session)\n",
     ),
@@ -129,8 +129,8 @@ MUTANTS = [
     Mutant(
         "a reader resumes by its epochs",
         "core/wire.py",
-        "            return min(offset, end)\n    return 0\n",
-        "            return cursor.offset\n    return 0\n",
+        "            return min(offset, end)\n",
+        "            return cursor.offset\n",
     ),
     Mutant(
         "a journal that went another way is read anew",

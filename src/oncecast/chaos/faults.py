@@ -25,6 +25,7 @@ one way or both; everything late; connections reset; the answers that confirm so
 of memory. A journal that cannot grow, or is put back to an older copy. What each happens to."""
 CRASH = "crash"
 """Not planned but published: events whose handler ends its process."""
+LINUX_ONLY = frozenset(("full",))
 INSTANT = frozenset(("empty", "reset"))
 GAP_S = (1.0, 5.0)
 LENGTH_S = (0.5, 8.0)

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from oncecast.chaos.publishing import Desk
 from oncecast.chaos.stalls import Hurt
 from oncecast.core.errors import StartError
 from oncecast.embedded import Stack
+from oncecast.embedded.valkey import MAXMEMORY
 
 RESTART_INTERVAL_S = 0.5
 VALKEY_DEADLINE_S = 1.0
@@ -126,18 +126,18 @@ class Surgeon:
 
     async def _valkey(self, fault: Fault) -> None:
         if fault.kind == "empty":
-            await self._command("flushall")
+            await self._tell_valkey(lambda client: client.flushall())
             return
-        await self._command("config", "set", "maxmemory", "1")
+        await self._tell_valkey(lambda client: client.config_set("maxmemory", "1"))
         await asyncio.sleep(fault.length_s)
-        await self._command("config", "set", "maxmemory", "512mb")
+        await self._tell_valkey(lambda client: client.config_set("maxmemory", MAXMEMORY))
 
-    async def _command(self, *words: str) -> None:
+    async def _tell_valkey(self, command: Callable[[redis.Redis], Awaitable[object]]) -> None:
         client = redis.Redis.from_url(
             self._stack.redis_url, socket_timeout=VALKEY_DEADLINE_S, socket_connect_timeout=VALKEY_DEADLINE_S
         )
         try:
-            await client.execute_command(*words)  # type: ignore[no-untyped-call]
+            await command(client)
         except (redis.RedisError, OSError):
             return  # it is down just now, and comes back with its own settings
         finally:
@@ -151,7 +151,7 @@ class Surgeon:
     async def _full(self, fault: Fault, name: str) -> None:
         """No file of this producer may grow: what a full disk says to its writes, and to nobody else's."""
         pid = self._stack.process(name).pid
-        if pid is None or not sys.platform.startswith("linux"):
+        if pid is None:
             return
         journal = self._journal(name)
         sizes = (path.stat().st_size for path in (journal, Path(f"{journal}-wal")) if path.exists())

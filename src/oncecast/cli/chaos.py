@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -55,8 +56,8 @@ def chaos(
         Draws the faults and events; the same seed, the same plan. By default drawn from the clock, and told.
     faults
         Which kinds, comma-separated, or all: kill, stop, pause (processes); cut, freeze, delay, reset, drop (links;
-        drop loses the answer to a COMMIT); empty, refuse (Valkey); full, restore (journals); crash (an event whose
-        handler kills its process).
+        drop loses the answer to a COMMIT); empty, refuse (Valkey); full, restore (journals; full on Linux only);
+        crash (an event whose handler kills its process).
     targets
         What may be hurt, comma-separated, by sort or name, such as listeners or listener-a; by default everything.
     listeners
@@ -114,9 +115,10 @@ def _listed(text: str) -> list[str]:
 
 
 def _kinds(faults: str) -> list[str]:
-    from oncecast.chaos.faults import CRASH, KINDS
+    from oncecast.chaos.faults import CRASH, KINDS, LINUX_ONLY
 
-    known = [*KINDS, CRASH]
+    impossible = frozenset() if sys.platform.startswith("linux") else LINUX_ONLY
+    known = [kind for kind in (*KINDS, CRASH) if kind not in impossible]
     kinds = known if faults.strip() == "all" else _listed(faults)
     if not kinds or not set(kinds) <= set(known):
         raise ConfigError(f"--faults: {faults[:60]!r} will not do; it takes all, or some of {', '.join(known)}")

@@ -16,11 +16,12 @@ from oncecast.embedded.ports import LOOPBACK
 from oncecast.embedded.postgres import write_secret
 from oncecast.embedded.process import Launch
 
+MAXMEMORY = "512mb"
 SETTINGS = (
     f"bind {LOOPBACK}",
     'save ""',
     "appendonly no",
-    "maxmemory 512mb",
+    f"maxmemory {MAXMEMORY}",
     "maxmemory-policy noeviction",
     "daemonize no",
 )
