@@ -12,13 +12,13 @@ from psycopg import sql
 
 from oncecast.core.errors import AttemptFailed, Reject, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Cursor
-from oncecast.core.ports import DeadLetters, EventStore, Outcome, Transaction
+from oncecast.core.ports import DeadLetters, EventStore, Outcome, SavedCursor, Transaction
 from oncecast.core.wire import Epoch
 from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryPostgres
 from oncecast.stores.memory.client import EFFECT
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
-from tests.conformance.test_event_store import EPOCHS, JOURNAL, arrival
+from tests.support.places import EPOCHS, JOURNAL, arrival
 
 Work = Callable[[Transaction], Awaitable[None]]
 
@@ -48,8 +48,14 @@ class Postgres:
     async def effects(self) -> dict[str, int]:
         return dict(await self._ask(f'select id, count(*) from "{self._schema}".effects group by 1'))
 
-    async def gaps(self) -> list[tuple[int, int, str]]:
-        return await self._ask(f'select first, last, reason from "{self._schema}".gaps')
+    async def gaps(self) -> list[tuple[str, str, int, int, str]]:
+        return await self._ask(f'select journal, epoch, first, last, reason from "{self._schema}".gaps')
+
+    async def conflicts(self) -> list[tuple[str, int]]:
+        return await self._ask(f'select id, "offset" from "{self._schema}".conflicts')
+
+    async def letters(self) -> list[str]:
+        return [id_ for (id_,) in await self._ask(f'select id from "{self._schema}".dead_letters')]
 
     async def lose(self, id: str) -> None:
         await self._ask(f"delete from \"{self._schema}\".events where id = '{id}'")
@@ -86,8 +92,14 @@ class Memory:
     async def effects(self) -> dict[str, int]:
         return self._server.tables.effects
 
-    async def gaps(self) -> list[tuple[int, int, str]]:
-        return [(first, last, reason) for _, _, first, last, reason in self._server.tables.gaps]
+    async def gaps(self) -> list[tuple[str, str, int, int, str]]:
+        return self._server.tables.gaps
+
+    async def conflicts(self) -> list[tuple[str, int]]:
+        return [(identity.partition("\0")[2], offset) for identity, _, offset in self._server.tables.conflicts]
+
+    async def letters(self) -> list[str]:
+        return [identity.partition("\0")[2] for identity in self._server.tables.letters]
 
     async def lose(self, id: str) -> None:
         for identity, row in list(self._server.tables.rows.items()):
@@ -110,41 +122,55 @@ async def server(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[S
     await made.close()
 
 
-async def test_a_batch_is_stored_once_and_found_at_its_place_again(server: Server) -> None:
+async def test_each_event_of_a_batch_is_stored_once_and_found_at_its_place_again(server: Server) -> None:
     store, _ = await server.of("a")
-    batch = [arrival(n) for n in range(1, 51)]
-    assert await store.insert(batch) == [Outcome.STORED] * 50
-    assert await store.insert(batch) == [Outcome.PRESENT] * 50
-    assert len(await server.statuses()) == 50
+    batch = [arrival(n) for n in range(1, 501)]
+    assert await store.insert(batch) == [Outcome.STORED] * 500
+    assert await store.insert(batch) == [Outcome.PRESENT] * 500
+    assert len(await server.statuses()) == 500
 
 
-async def test_the_same_identity_from_elsewhere_is_a_duplicate_or_a_conflict(server: Server) -> None:
+async def test_the_same_identity_from_another_place_is_a_duplicate_or_a_conflict_that_is_kept(server: Server) -> None:
     store, _ = await server.of("a")
-    await store.insert([arrival(1, "a", {"x": 1}), arrival(2, "b", {"x": 1})])
-    again = [arrival(3, "a", {"x": 1}), arrival(4, "b", {"x": 2}), arrival(5, "c", {})]
+    await store.insert([arrival(1, "a", {"x": 1.0}), arrival(2, "b")])
+    again = [arrival(3, "a", {"x": 1}), arrival(4, "b", {"other": True}), arrival(5, "c")]
     assert await store.insert(again) == [Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.STORED]
+    assert await store.insert(again) == [Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.PRESENT]
+    assert await server.conflicts() == [("b", 4)]
 
 
 async def test_row_and_effect_commit_together_and_only_once(server: Server) -> None:
     store, _ = await server.of("a")
-
-    async def work(tx: Transaction) -> None:
-        await server.effect(tx, "a")
-
+    work = writing(server, "a")
     assert await store.process(arrival(1, "a"), work) is Outcome.STORED
     assert await store.process(arrival(1, "a"), work) is Outcome.PRESENT
+    assert await store.process(arrival(2, "a"), work) is Outcome.CONFLICT
     assert (await server.statuses(), await server.effects()) == ({"a": "stored"}, {"a": 1})
 
 
-async def test_a_handler_that_raises_leaves_nothing(server: Server) -> None:
-    store, _ = await server.of("a")
+def writing(server: Server, id: str, then: Callable[[], Awaitable[None]] | None = None) -> Work:
+    """A handler that has one effect, and does something more before it returns."""
 
     async def work(tx: Transaction) -> None:
-        await server.effect(tx, "a")
-        raise Reject("no")
+        await server.effect(tx, id)
+        if then is not None:
+            await then()
 
-    with pytest.raises(Reject):
-        await store.process(arrival(1, "a"), work)
+    return work
+
+
+async def test_a_handler_that_raises_leaves_nothing_and_its_error_comes_out(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    class Boom(Exception):
+        pass
+
+    async def fail() -> None:
+        raise Boom
+
+    for _ in range(2):
+        with pytest.raises(Boom):
+            await store.process(arrival(1, "a"), writing(server, "a", fail))
     assert (await server.statuses(), await server.effects()) == ({}, {})
 
 
@@ -173,46 +199,45 @@ async def test_a_transaction_is_dead_once_its_attempt_is_over(server: Server) ->
         await server.effect(kept[0], "a")
 
 
-async def test_an_insert_waits_for_anothers_open_transaction_and_decides_nothing_before_it_ends(
-    server: Server,
-) -> None:
+class Held:
+    """A handler that has written, and returns when it is let go."""
+
+    def __init__(self, server: Server, id: str) -> None:
+        self.began, self.let_go = asyncio.Event(), asyncio.Event()
+        self.work = writing(server, id, self._hold)
+
+    async def _hold(self) -> None:
+        self.began.set()
+        await self.let_go.wait()
+
+
+async def test_a_row_in_anothers_open_transaction_is_waited_for_and_never_decided(server: Server) -> None:
     a, _ = await server.of("a")
     b, _ = await server.of("b")
-    began, go_on = asyncio.Event(), asyncio.Event()
-
-    async def work(tx: Transaction) -> None:
-        await server.effect(tx, "x")
-        began.set()
-        await go_on.wait()
-
+    held = Held(server, "x")
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(a.process(arrival(1, "x"), work))
-        await began.wait()
+        first = group.create_task(a.process(arrival(1, "x"), held.work))
+        await held.began.wait()
         with pytest.raises(RowLocked):
-            await b.insert([arrival(1, "x")])
-        second = group.create_task(b.process(arrival(1, "x"), work))
-        go_on.set()
+            await b.insert([arrival(2, "x"), arrival(3, "y")])
+        assert await server.statuses() == {}
+        second = group.create_task(b.process(arrival(1, "x"), held.work))
+        held.let_go.set()
     assert (first.result(), second.result()) == (Outcome.STORED, Outcome.PRESENT)
     assert await server.effects() == {"x": 1}
 
 
 async def test_a_dead_holders_sessions_end_and_its_row_is_free(server: Server) -> None:
-    a, _ = await server.of("aaaaaaaaaaaaaaaa")
-    b, _ = await server.of("bbbbbbbbbbbbbbbb")
-    began, go_on = asyncio.Event(), asyncio.Event()
-
-    async def work(tx: Transaction) -> None:
-        await server.effect(tx, "x")
-        began.set()
-        await go_on.wait()
-
+    a, _ = await server.of("a" * 16)
+    b, _ = await server.of("b" * 16)
+    held = Held(server, "x")
     async with asyncio.TaskGroup() as group:
-        held = group.create_task(_outcome(a.process(arrival(1, "x"), work)))
-        await began.wait()
-        assert await b.end_sessions("aaaaaaaaaaaaaaaa") >= 1
+        attempt = group.create_task(_outcome(a.process(arrival(1, "x"), held.work)))
+        await held.began.wait()
+        assert await b.end_sessions("a" * 16) >= 1
         assert await b.insert([arrival(1, "x")]) == [Outcome.STORED]
-        go_on.set()
-    assert isinstance(held.result(), Unavailable)
+        held.let_go.set()
+    assert isinstance(attempt.result(), Unavailable)
     assert await server.effects() == {}
 
 
@@ -223,17 +248,22 @@ async def _outcome(attempt: Awaitable[Outcome]) -> object:
         return error
 
 
-async def test_an_event_is_buried_once_and_never_after_it_was_stored(server: Server) -> None:
+async def test_an_event_is_buried_once_and_filed_once(server: Server) -> None:
     store, _ = await server.of("a")
     assert await store.bury(arrival(1, "a"), Reject("no")) is Outcome.STORED
     assert await store.bury(arrival(1, "a"), Reject("no")) is Outcome.PRESENT
-    await store.insert([arrival(2, "b")])
-    assert await store.bury(arrival(2, "b"), Reject("no")) is Outcome.PRESENT
-    assert await server.statuses() == {"a": "dead", "b": "stored"}
+    assert await server.statuses() == {"a": "dead"}
     [letter] = await store.unfiled(10)
     assert (letter.id, letter.error) == ("a", "Reject: no")
     await store.mark_filed([letter])
     assert await store.unfiled(10) == []
+
+
+async def test_an_event_that_was_stored_is_never_buried(server: Server) -> None:
+    store, _ = await server.of("a")
+    await store.insert([arrival(1, "a")])
+    assert await store.bury(arrival(1, "a"), ValueError("late")) is Outcome.PRESENT
+    assert (await server.statuses(), await server.letters()) == ({"a": "stored"}, [])
 
 
 async def test_a_replay_turns_dead_into_stored_together_with_its_effect_once(server: Server) -> None:
@@ -254,18 +284,25 @@ async def test_a_replay_turns_dead_into_stored_together_with_its_effect_once(ser
     assert (await server.statuses(), await server.effects()) == ({"a": "stored"}, {"a": 1})
 
 
-async def test_a_cursor_goes_over_rows_that_are_there_and_no_further(server: Server) -> None:
+# --- cursors and gaps ----------------------------------------------------------------------------------------
+
+
+async def cursor_of(store: EventStore) -> Cursor | None:
+    """As it stands."""
+    saved = await store.load_cursor(JOURNAL)
+    return saved.cursor if saved is not None else None
+
+
+async def test_the_cursor_is_saved_over_rows_that_are_there_and_no_further(server: Server) -> None:
     store, _ = await server.of("a")
-    batch = [arrival(n) for n in range(1, 6)]
-    await store.insert(batch[:3])
-    saved = await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
-    assert (saved.saved, saved.missing) == (Cursor("e1", 3), True)
-    await store.insert(batch[3:])
-    saved = await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 3))
-    assert (saved.saved, saved.missing) == (Cursor("e1", 5), False)
-    found = await store.load_cursor(JOURNAL)
-    assert found is not None
-    assert found.cursor == Cursor("e1", 5)
+    ended = [arrival(n) for n in range(1, 11)]
+    await store.insert([a for a in ended if a.offset != 7])
+    save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
+    assert (save.saved, save.missing) == (Cursor("e1", 6), True)
+    await store.insert([ended[6]])
+    save = await store.save_cursor(JOURNAL, EPOCHS, ended[6:], position=Cursor("e1", 6))
+    assert (save.saved, save.missing) == (Cursor("e1", 10), False)
+    assert await store.load_cursor(JOURNAL) == SavedCursor(Cursor("e1", 10), EPOCHS)
 
 
 async def test_a_row_that_was_lost_before_the_cursor_is_missed(server: Server) -> None:
@@ -277,31 +314,46 @@ async def test_a_row_that_was_lost_before_the_cursor_is_missed(server: Server) -
     assert (saved.saved, saved.missing) == (Cursor("e1", 1), True)
 
 
-async def test_a_gap_is_passed_once_with_its_bounds_and_only_from_where_it_begins(server: Server) -> None:
+async def test_a_group_without_a_cursor_can_begin_anywhere_and_one_that_has_it_stays(server: Server) -> None:
     store, _ = await server.of("a")
-    ahead = {"first": 9, "reason": "skipped", "after": 2}
-    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) is None
-    batch = [arrival(n) for n in range(1, 3)]
+    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 41))
+    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 99))
+    assert await cursor_of(store) == Cursor("e1", 41)
+
+
+async def stored_up_to_5(store: EventStore, *, saved: int = 5) -> None:
+    """Five events, and a cursor over the first `saved` of them."""
+    batch = [arrival(n) for n in range(1, 6)]
     await store.insert(batch)
-    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 0))
-    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 0)
-    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
-    later = [*EPOCHS, Epoch("e2", 7)]
-    assert [await store.pass_gap(JOURNAL, later, **ahead) for _ in range(2)] == [Cursor("e2", 8)] * 2
-    assert await server.gaps() == [(3, 8, "skipped")]
+    await store.save_cursor(JOURNAL, EPOCHS, batch[:saved], position=Cursor("e1", 0))
 
 
-async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest(server: Server) -> None:
-    a, _ = await server.of("a")
-    b, _ = await server.of("b")
-    assert await a.agree(frozenset(("x",)), adopt=False) == frozenset()
-    assert await b.agree(frozenset(("x", "y")), adopt=False) == frozenset()
-    with pytest.raises(RowLocked):
-        await a.insert([arrival(1)])
-    assert await a.agree(frozenset(("x",)), adopt=False) == frozenset(("y",))
-    assert await b.insert([arrival(1)]) == [Outcome.STORED]
-    assert await a.agree(frozenset(("x",)), adopt=True) == frozenset()
-    assert await a.insert([arrival(2)]) == [Outcome.STORED]
+async def test_a_gap_is_noted_with_its_bounds_together_with_the_cursor_that_passes_it(server: Server) -> None:
+    store, _ = await server.of("a")
+    await stored_up_to_5(store)
+    later = [*EPOCHS, Epoch("e2", 9)]
+    for _ in range(2):  # twice is once
+        assert await store.pass_gap(JOURNAL, later, first=20, reason="retention") == Cursor("e2", 19)
+        assert await server.gaps() == [(JOURNAL, "e1", 6, 19, "retention")]
+        assert await cursor_of(store) == Cursor("e2", 19)
+
+
+async def test_a_gap_that_lies_ahead_is_not_passed_before_all_up_to_it(server: Server) -> None:
+    store, _ = await server.of("a")
+    await stored_up_to_5(store, saved=3)
+    ahead = {"first": 20, "reason": "skipped", "after": 5}
+    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 3)
+    await store.save_cursor(JOURNAL, EPOCHS, [arrival(n) for n in (4, 5)], position=Cursor("e1", 3))
+    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 19)
+    assert await server.gaps() == [(JOURNAL, "e1", 6, 19, "skipped")]
+
+
+async def test_a_group_that_is_new_or_only_lags_sees_no_gap(server: Server) -> None:
+    store, _ = await server.of("a")
+    assert await store.pass_gap(JOURNAL, EPOCHS, first=20, reason="retention") is None
+    await stored_up_to_5(store)
+    assert await store.pass_gap(JOURNAL, EPOCHS, first=6, reason="retention") == Cursor("e1", 5)
+    assert await server.gaps() == []
 
 
 async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_not_move_it(server: Server) -> None:
@@ -313,6 +365,39 @@ async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_
     await store.begin_cursor(JOURNAL, newer, Cursor("e2", 4))
     saved = await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
     assert saved == (None, True), "it has to read again"
-    found = await store.load_cursor(JOURNAL)
-    assert found is not None
-    assert found.cursor == Cursor("e2", 4)
+    assert await cursor_of(store) == Cursor("e2", 4)
+
+
+# --- one application per group -------------------------------------------------------------------------------
+
+
+async def test_the_groups_newest_application_is_the_one_with_all_handlers_unless_another_is_adopted(
+    server: Server,
+) -> None:
+    store, _ = await server.of("a")
+    other, _ = await server.of("b")
+    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset()
+    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset()
+    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset("b")
+    assert await store.agree(frozenset(("c",)), adopt=False) == frozenset(("a", "b"))
+    assert await store.agree(frozenset(("c",)), adopt=True) == frozenset()
+    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset("c")
+
+
+async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest(server: Server) -> None:
+    """However long a listener has not heard of it."""
+    store, _ = await server.of("a")
+    other, _ = await server.of("b")
+    await store.agree(frozenset(), adopt=False)
+    assert await store.insert([arrival(1)]) == [Outcome.STORED]
+    await other.agree(frozenset(("tick",)), adopt=False)
+    for late in (
+        store.insert([arrival(2), arrival(3)]),
+        store.process(arrival(2), writing(server, "x")),
+        store.bury(arrival(2), Reject("no")),
+    ):
+        with pytest.raises(RowLocked):
+            await late
+    assert len(await server.statuses()) == 1
+    assert await store.insert([arrival(1)]) == [Outcome.PRESENT]
+    assert await other.process(arrival(2), writing(server, "x")) is Outcome.STORED

@@ -11,33 +11,15 @@ import msgspec
 import psycopg
 import pytest
 
-from oncecast.core.errors import AttemptFailed, DataRefused, RowLocked, TransactionClosed, Unavailable
+from oncecast.core.errors import AttemptFailed, DataRefused, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome, Transaction
 from oncecast.core.wire import Epoch
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits
+from tests.support.places import EPOCHS, JOURNAL, arrival
 
-JOURNAL = "j0"
-EPOCHS = [Epoch("e1", 1)]
 LIMITS = Limits(lock_s=0.3, statement_s=5.0)
-
-
-def arrival(offset: int, id: str | None = None, data: Any = None, *, epoch: str = "e1", **attributes: Any) -> Arrival:
-    event = Event.new("tick", {"n": offset} if data is None else data, id=id or f"id-{offset}", **attributes)
-    return Arrival(
-        track=None,
-        offset=offset,
-        at_us=1_700_000_000_000_000,
-        id=event.id,
-        source=event.source,
-        type=event.type,
-        raw=msgspec.Raw(event.to_json()),
-        cost_bytes=0,
-        epoch=epoch,
-        journal=JOURNAL,
-        attempts=1,
-    )
 
 
 @pytest.fixture
@@ -79,23 +61,6 @@ def effect(schema: str, id: str) -> Callable[[Transaction], Any]:
     return work
 
 
-async def test_insert_stores_each_event_of_a_batch_once(store: PostgresEvents, sql: Any) -> None:
-    batch = [arrival(n) for n in range(1, 501)]
-    assert await store.insert(batch) == [Outcome.STORED] * 500
-    assert await store.insert(batch) == [Outcome.PRESENT] * 500
-    assert await values(sql, "select count(*) from events") == [500]
-
-
-async def test_the_same_identity_from_another_place_is_a_duplicate_or_a_conflict_that_is_kept(
-    store: PostgresEvents, sql: Any
-) -> None:
-    await store.insert([arrival(1, "a", {"x": 1.0}), arrival(2, "b")])
-    again = [arrival(3, "a", {"x": 1}), arrival(4, "b", {"other": True}), arrival(5, "c")]
-    assert await store.insert(again) == [Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.STORED]
-    assert await store.insert(again) == [Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.PRESENT]
-    assert await values(sql, 'select id, "offset" from conflicts') == [("b", 4)]
-
-
 async def test_every_attribute_comes_back_equal_in_value(
     store: PostgresEvents, database_of: Callable[..., Database]
 ) -> None:
@@ -133,31 +98,6 @@ async def test_every_attribute_comes_back_equal_in_value(
         assert found[event.id].datacontenttype == event.datacontenttype
 
 
-async def test_process_commits_row_and_effect_together_and_only_once(
-    store: PostgresEvents, sql: Any, schema: str
-) -> None:
-    assert await store.process(arrival(1, "a"), effect(schema, "a")) is Outcome.STORED
-    assert await store.process(arrival(1, "a"), effect(schema, "a")) is Outcome.PRESENT
-    assert await store.process(arrival(2, "a"), effect(schema, "a")) is Outcome.CONFLICT
-    assert await values(sql, "select id from effects") == ["a"]
-
-
-async def test_a_handler_that_raises_leaves_nothing_and_its_error_comes_out(
-    store: PostgresEvents, sql: Any, schema: str
-) -> None:
-    class Boom(Exception):
-        pass
-
-    async def work(tx: Transaction) -> None:
-        await effect(schema, "a")(tx)
-        raise Boom
-
-    for error in (Boom, Boom):
-        with pytest.raises(error):
-            await store.process(arrival(1, "a"), work)
-    assert await values(sql, "select id from effects union all select id from events") == []
-
-
 async def test_a_cancellation_of_the_handlers_own_making_is_a_failed_attempt(store: PostgresEvents, sql: Any) -> None:
     async def work(tx: Transaction) -> None:
         other = asyncio.ensure_future(asyncio.sleep(60))
@@ -177,17 +117,6 @@ async def test_an_os_error_of_the_handlers_own_is_not_taken_for_the_databases(
 
     with pytest.raises(ConnectionRefusedError):
         await store.process(arrival(1, "a"), work)
-
-
-async def test_a_swallowed_sql_error_is_a_failed_attempt(store: PostgresEvents, sql: Any, schema: str) -> None:
-    async def work(tx: Transaction) -> None:
-        await effect(schema, "a")(tx)
-        with contextlib.suppress(psycopg.Error):
-            await tx.execute("select 1 / 0")
-
-    with pytest.raises(AttemptFailed, match="swallowed"):
-        await store.process(arrival(1, "a"), work)
-    assert await values(sql, "select id from effects union all select id from events") == []
 
 
 async def test_an_sql_error_within_a_savepoint_is_survived(store: PostgresEvents, sql: Any, schema: str) -> None:
@@ -387,47 +316,6 @@ async def test_a_migration_waits_for_anothers_that_takes_longer_than_a_lock_may(
     await migrating
 
 
-async def test_a_row_in_anothers_open_transaction_is_waited_for_and_never_decided(
-    store: PostgresEvents, sql: Any, schema: str
-) -> None:
-    holding, let_go = asyncio.Event(), asyncio.Event()
-
-    async def work(tx: Transaction) -> None:
-        holding.set()
-        await let_go.wait()
-
-    async with asyncio.TaskGroup() as group:
-        first = group.create_task(store.process(arrival(1, "a"), work))
-        await holding.wait()
-        with pytest.raises(RowLocked):
-            await store.insert([arrival(2, "a"), arrival(3, "b")])
-        assert await values(sql, "select id from events") == []
-        let_go.set()
-    assert first.result() is Outcome.STORED
-
-
-async def test_a_dead_holders_sessions_end_and_its_row_is_free(
-    store: PostgresEvents, sql: Any, database_of: Callable[..., Database]
-) -> None:
-    zombie_database = database_of("listener-b", "b" * 16)
-    await zombie_database.open()
-    zombie = PostgresEvents(zombie_database)
-    holding = asyncio.Event()
-
-    async def hang(tx: Transaction) -> None:
-        holding.set()
-        await asyncio.Event().wait()
-
-    task = asyncio.create_task(zombie.process(arrival(1, "a"), hang))
-    await holding.wait()
-    assert await store.end_sessions("b" * 16) >= 1
-    assert await store.insert([arrival(1, "a")]) == [Outcome.STORED]
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await zombie.close()
-
-
 async def test_one_bad_row_refuses_its_batch_and_says_that_it_is_the_data(store: PostgresEvents, sql: Any) -> None:
     bad = arrival(2)
     bad.raw = msgspec.Raw(b'{"specversion":"1.0","id":"id-2","source":"/oncecast","type":"tick","data":"\\u0000"}')
@@ -446,27 +334,6 @@ async def test_bury_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(store: Po
     assert await values(sql, "select id, status from events order by id") == [("a", "dead"), ("b", "dead")]
     assert await values(sql, "select raw from dead_letters where id = 'b'") == [bytes(bad.raw)]
     assert await values(sql, "select error from dead_letters where id = 'a'") == ["ValueError: no such \ufffd stock"]
-
-
-async def test_an_event_that_was_stored_is_never_buried(store: PostgresEvents, sql: Any) -> None:
-    await store.insert([arrival(1, "a")])
-    assert await store.bury(arrival(1, "a"), ValueError("late")) is Outcome.PRESENT
-    assert await values(sql, "select status from events") == ["stored"]
-    assert await values(sql, "select id from dead_letters") == []
-
-
-async def test_the_cursor_is_saved_over_rows_that_are_there_and_no_further(store: PostgresEvents, sql: Any) -> None:
-    ended = [arrival(n) for n in range(1, 11)]
-    await store.insert([a for a in ended if a.offset != 7])
-    zero = Cursor("e1", 0)
-    save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=zero)
-    assert (save.saved, save.missing) == (Cursor("e1", 6), True)
-    await store.insert([ended[6]])
-    save = await store.save_cursor(JOURNAL, EPOCHS, ended[6:], position=Cursor("e1", 6))
-    assert (save.saved, save.missing) == (Cursor("e1", 10), False)
-    saved = await store.load_cursor(JOURNAL)
-    assert saved is not None
-    assert (saved.cursor, saved.epochs) == (Cursor("e1", 10), EPOCHS)
 
 
 async def test_another_listeners_saved_cursor_is_taken_over(store: PostgresEvents) -> None:
@@ -522,54 +389,6 @@ async def test_commits_are_durable_whatever_the_servers_default(store: PostgresE
     await store.process(arrival(1), work)
 
 
-async def test_a_gap_is_noted_with_its_bounds_together_with_the_cursor_that_passes_it(
-    store: PostgresEvents, sql: Any
-) -> None:
-    batch = [arrival(n) for n in range(1, 6)]
-    await store.insert(batch)
-    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
-    later = [*EPOCHS, Epoch("e2", 9)]
-    assert await store.pass_gap(JOURNAL, later, first=20, reason="retention") == Cursor("e2", 19)
-    assert await values(sql, "select journal, epoch, first, last, reason from gaps") == [
-        (JOURNAL, "e1", 6, 19, "retention")
-    ]
-    saved = await store.load_cursor(JOURNAL)
-    assert saved is not None
-    assert saved.cursor == Cursor("e2", 19)
-    assert await store.pass_gap(JOURNAL, later, first=20, reason="retention") == Cursor("e2", 19), "twice is once"
-    assert await values(sql, "select count(*) from gaps") == [1]
-
-
-async def test_a_gap_that_lies_ahead_is_not_passed_before_everything_up_to_it(
-    store: PostgresEvents, sql: Any
-) -> None:
-    batch = [arrival(n) for n in range(1, 6)]
-    await store.insert(batch)
-    await store.save_cursor(JOURNAL, EPOCHS, batch[:3], position=Cursor("e1", 0))
-    ahead = {"first": 20, "reason": "skipped", "after": 5}
-    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 3)
-    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 3))
-    assert await store.pass_gap(JOURNAL, EPOCHS, **ahead) == Cursor("e1", 19)
-    assert await values(sql, "select first, last, reason from gaps") == [(6, 19, "skipped")]
-
-
-async def test_a_group_that_is_new_or_only_lags_sees_no_gap(store: PostgresEvents, sql: Any) -> None:
-    assert await store.pass_gap(JOURNAL, EPOCHS, first=20, reason="retention") is None
-    batch = [arrival(n) for n in range(1, 6)]
-    await store.insert(batch)
-    await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
-    assert await store.pass_gap(JOURNAL, EPOCHS, first=6, reason="retention") == Cursor("e1", 5)
-    assert await values(sql, "select count(*) from gaps") == [0]
-
-
-async def test_a_group_without_a_cursor_can_begin_anywhere_and_one_that_has_it_stays(store: PostgresEvents) -> None:
-    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 41))
-    await store.begin_cursor(JOURNAL, EPOCHS, Cursor("e1", 99))
-    saved = await store.load_cursor(JOURNAL)
-    assert saved is not None
-    assert saved.cursor == Cursor("e1", 41)
-
-
 async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_letters_stay(
     store: PostgresEvents, sql: Any
 ) -> None:
@@ -583,41 +402,3 @@ async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_
     assert await store.count_prunable(older_than_s=0.0) == 8
     assert [await store.prune(older_than_s=0.0, limit=5) for _ in range(3)] == [5, 3, 0]
     assert await values(sql, 'select "offset" from events order by 1') == [9, 10, 11, 12, 13]
-
-
-async def test_the_groups_newest_application_is_the_one_with_all_handlers_unless_another_is_adopted(
-    store: PostgresEvents, database_of: Callable[..., Database]
-) -> None:
-    database = database_of("listener-b")
-    await database.open()
-    other = PostgresEvents(database)
-    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset()
-    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset()
-    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset("b")
-    assert await store.agree(frozenset(("c",)), adopt=False) == frozenset(("a", "b"))
-    assert await store.agree(frozenset(("c",)), adopt=True) == frozenset()
-    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset("c")
-    await other.close()
-
-
-async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest(
-    store: PostgresEvents, database_of: Callable[..., Database], sql: Any, schema: str
-) -> None:
-    """However long a listener has not heard of it."""
-    database = database_of("listener-b")
-    await database.open()
-    other = PostgresEvents(database)
-    await store.agree(frozenset(), adopt=False)
-    assert await store.insert([arrival(1)]) == [Outcome.STORED]
-    await other.agree(frozenset(("tick",)), adopt=False)
-    for late in (
-        store.insert([arrival(2), arrival(3)]),
-        store.process(arrival(2), effect(schema, "x")),
-        store.bury(arrival(2), DataRefused("no")),
-    ):
-        with pytest.raises(RowLocked):
-            await late
-    assert await values(sql, "select count(*) from events") == [1]
-    assert await store.insert([arrival(1)]) == [Outcome.PRESENT]
-    assert await other.process(arrival(2), effect(schema, "x")) is Outcome.STORED
-    await other.close()

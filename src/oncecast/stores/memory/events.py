@@ -25,11 +25,10 @@ class MemoryEvents(Client):
         async def insert() -> list[Outcome]:
             session = self._server.begin(self._token)
             inserted = await self._insert(session, arrivals)
-            outcomes = [
-                Outcome.STORED if arrival.identity in inserted else self._compare(arrival) for arrival in arrivals
-            ]
+            others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
             self._server.commit(session)
-            return outcomes
+            found = {identity: self._compare(arrival) for identity, arrival in others.items()}
+            return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
         found: list[Outcome] = await self._do(insert)
         return found
@@ -74,8 +73,7 @@ class MemoryEvents(Client):
     async def _insert(self, session: Session, arrivals: Sequence[Arrival]) -> set[str]:
         """The identities whose rows are new; nothing in the name of an application that is not the newest."""
         if self._revision and self._revision != len(self._tables.revisions):
-            self._server.roll_back(session)
-            raise RowLocked("the group has another application by now")
+            return set()
         await self._server.lock(session, (arrival.identity for arrival in arrivals))
         for arrival in arrivals:
             if arrival.identity not in self._tables.rows:
@@ -83,7 +81,9 @@ class MemoryEvents(Client):
         return set(session.rows)
 
     def _compare(self, arrival: Arrival) -> Outcome:
-        row, given = self._tables.rows[arrival.identity], _row(arrival, self._instance)
+        row, given = self._tables.rows.get(arrival.identity), _row(arrival, self._instance)
+        if row is None:
+            raise RowLocked("nothing goes in any more in the name of this application")
         if (row.epoch, row.offset) == (given.epoch, given.offset):
             return Outcome.PRESENT
         if (row.type, row.content) == (given.type, given.content):

@@ -1,0 +1,30 @@
+"""Arrivals of one journal, each at a place of its own, with content that can be stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oncecast.core.event import Arrival, Event
+from oncecast.core.wire import Epoch
+
+JOURNAL = "j0"
+EPOCHS = [Epoch("e1", 1)]
+
+
+def arrival(offset: int, id: str | None = None, data: Any = None, *, epoch: str = "e1", **attributes: Any) -> Arrival:
+    event = Event.new("tick", {"n": offset} if data is None else data, id=id or f"id-{offset}", **attributes)
+    return Arrival(
+        track=None,
+        offset=offset,
+        at_us=1_700_000_000_000_000,
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        raw=msgspec.Raw(event.to_json()),
+        cost_bytes=0,
+        epoch=epoch,
+        journal=JOURNAL,
+        attempts=1,
+    )
