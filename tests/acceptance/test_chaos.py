@@ -15,6 +15,7 @@ async def test_a_short_run_is_valid_and_tells_what_it_did(tmp_path: Path) -> Non
     report = json.loads(out)
     assert (status, report["valid"], report["seed"]) == (0, True, 7), error
     assert report["verdict"]["acknowledged"] > 1_000
+    assert report["looked_at"] > 1_000, "the cursors were watched"
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     assert sum(line["what"] == "fault" for line in lines) == report["faults"] > 0
     assert lines[-1]["what"] == "verdict"

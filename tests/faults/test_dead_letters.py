@@ -17,7 +17,7 @@ import psycopg
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
 from tests.support import counting
-from tests.support.counting_stack import APP
+from tests.support.counting_stack import APP, until_a_handler_writes
 from tests.support.stacks import StackOf, drained, rows, until
 
 KILLS = 6
@@ -94,7 +94,7 @@ async def test_a_replay_that_is_killed_midway_happens_once_when_it_is_asked_for_
         async with httpx.AsyncClient(timeout=30) as client:
             urls = [f"{url}/api/dead-letters/replay" for url in stack.listener_urls.values()]
             asked = asyncio.create_task(client.post(urls[0], json={"events": [{"id": "o"}]}))
-            await until(lambda: is_writing(stack))
+            await until_a_handler_writes(stack)
             await stack.kill("listener-a")
             await asyncio.gather(asked, return_exceptions=True)
             assert await status_of(stack, "o", "dead")
@@ -107,9 +107,3 @@ async def test_a_replay_that_is_killed_midway_happens_once_when_it_is_asked_for_
 async def status_of(stack: Stack, id: str, status: str) -> bool:
     """Whether the event ended so."""
     return await rows(stack, f"select status from oncecast.events where id = '{id}'") == [(status,)]
-
-
-async def is_writing(stack: Stack) -> bool:
-    """Whether a handler has written and not yet returned."""
-    query = "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
-    return bool(await rows(stack, query))

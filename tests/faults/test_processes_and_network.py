@@ -16,7 +16,7 @@ from oncecast import Event, Publisher
 from oncecast.chaos.system import System, running
 from oncecast.embedded import Stack
 from tests.support import counting
-from tests.support.counting_stack import APP, stop_and_start
+from tests.support.counting_stack import APP, stop_and_start, until_a_handler_writes
 from tests.support.judge import judge, publishing
 from tests.support.stacks import StackOf, drained, rows, until
 
@@ -57,13 +57,7 @@ async def test_a_listener_that_is_told_to_stop_finishes_what_it_began_and_exits_
     await stack.stop("listener-b")
     async with Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("slow", {"seconds": 2}, id="slow"))
-
-    async def begun() -> object:
-        return await rows(
-            stack, "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
-        )
-
-    await until(begun)
+    await until_a_handler_writes(stack)
     await stack.stop("listener-a")
     assert stack.processes["listener-a"].returncode == 0
     assert await rows(stack, "select id, status from oncecast.events") == [("slow", "stored")]
@@ -99,13 +93,7 @@ async def test_a_second_sigterm_forces_the_end(stack: Stack) -> None:
     await stack.stop("listener-b")
     async with Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("slow", {"seconds": 8}, id="slow"))
-
-    async def begun() -> object:
-        return await rows(
-            stack, "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
-        )
-
-    await until(begun)
+    await until_a_handler_writes(stack)
     listener, log = stack.processes["listener-a"], stack.folder("listener-a") / "output.log"
     pid = listener.pid
     assert pid is not None

@@ -39,8 +39,10 @@ async def test_when_the_acknowledgement_is_lost_the_publishers_retry_has_one_eff
         async with Publisher(system.publish_url("producer")) as publisher, asyncio.TaskGroup() as group:
             publishing = group.create_task(publisher.publish(Event.new("tick", id="once")))
 
-            while not await rows(system.stack, "select 1 from chaos.events where id = 'once'"):
-                await asyncio.sleep(0.05)
+            async def is_on_disk_and_stored() -> bool:
+                return await rows(system.stack, "select status from chaos.events where id = 'once'") == [("stored",)]
+
+            await until(is_on_disk_and_stored)
             assert not publishing.done()
             link.heal()
         await drained(system.stack)

@@ -12,7 +12,7 @@ import pytest
 from oncecast.embedded import Stack
 from tests.support import counting
 from tests.support.judge import Publications, acknowledged
-from tests.support.stacks import StackOf
+from tests.support.stacks import StackOf, rows, until
 
 APP = {"app": "tests.support.counting:app", "app_dir": Path(__file__).parents[2]}
 
@@ -33,3 +33,13 @@ async def stop_and_start(stack: Stack, publications: Publications, name: str, ou
     await asyncio.sleep(outage_s)
     await stack.start(name)
     await acknowledged(publications, 200)
+
+
+async def until_a_handler_writes(stack: Stack) -> None:
+    """Until some handler has written its effect, and not yet returned."""
+    query = "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
+
+    async def is_writing() -> bool:
+        return bool(await rows(stack, query))
+
+    await until(is_writing)
