@@ -19,8 +19,9 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tests.simulation.faults import KINDS
 from tests.simulation.many import run_chunk
-from tests.simulation.schedule import KINDS, draw_schedule
+from tests.simulation.schedule import draw_schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.world import simulate
 
@@ -47,7 +48,7 @@ def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int
             steps, injected, done = steps + chunk_steps, injected + chunk_injected, done + len(chunk)
             for seed, violations in chunk_violated:
                 violated.append(seed)
-                console.print(f"seed {seed}: {'; '.join(violations)}", markup=False, highlight=False)
+                console.print(f"seed {seed}: {'; '.join(violations)}", markup=False, highlight=False, soft_wrap=True)
                 console.print(f"  python -m tests.simulation --seed {seed}", highlight=False)
             bar.update(task, completed=done)
             if violated and stop_at_first:

@@ -12,10 +12,12 @@ from oncecast.core.ports import Transaction
 from oncecast.listener.handlers import Listener
 from oncecast.stores.memory.client import EFFECT
 
+GROUP = "simulated"
+
 
 def application(draw: random.Random, vanish: Callable[[], None]) -> Listener:
     """`vanish()` ends the process that calls it."""
-    app = Listener("simulated")
+    app = Listener(GROUP)
 
     @app.on("counted", "flaky", "slow", "failing")
     async def count(event: Event, tx: Transaction) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import itertools
 from asyncio import events
-from collections.abc import Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,38 +22,6 @@ OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="wo
 
 class NothingLeft(Exception):
     """Everybody waits, and nothing will ever happen again."""
-
-
-class _Handle(events.Handle):
-    __slots__ = ()
-
-    def _run(self) -> None:
-        if self._loop.may_run(self):  # type: ignore[attr-defined]
-            super()._run()
-
-
-class _TimerHandle(events.TimerHandle):
-    __slots__ = ()
-
-    def _run(self) -> None:
-        if self._loop.may_run(self):  # type: ignore[attr-defined]
-            super()._run()
-
-
-class _Clock:
-    """Stands where a selector would: instead of waiting, time passes."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise NothingLeft
-        self._loop.now_s += timeout
-        return []
-
-    def close(self) -> None:
-        pass
 
 
 class _Task(asyncio.Task[Any]):
@@ -66,15 +36,17 @@ class _Task(asyncio.Task[Any]):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Virtual time from 0 s on; `tasks` keeps every task alive, so that none is cleaned up behind our back."""
+    """Virtual time from 1,000 s on. Every task is kept alive until the end: none is cleaned up behind our back."""
+
+    _ready: deque[events.Handle]
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 1_000.0
         self.steps = 0
-        self.tasks: list[asyncio.Task[Any]] = []
-        self._selector = _Clock(self)
-        self._clock_resolution = 1e-9
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._timers: list[tuple[float, int, events.TimerHandle]] = []
+        self._timer_numbers = itertools.count()
         self._gone: set[str] = set()
         self._frozen: dict[str, list[events.Handle]] = {}
         self.set_exception_handler(lambda _loop, _context: None)
@@ -83,28 +55,37 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.now_s
 
-    def _process_events(self, event_list: list[Any]) -> None:
-        """There are none."""
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> events.TimerHandle:
+        timer = events.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
+        return timer
 
-    def _write_to_self(self) -> None:
-        """Nobody sleeps who would have to be woken."""
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> events.TimerHandle:
+        return self.call_at(self.now_s + delay, callback, *args, context=context)
 
-    def _make_task(self, loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
-        task = _Task(coro, number=len(self.tasks), loop=loop, **options)
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        self.tasks.append(task)
-        return task
+    def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
+        """It is dropped when its time comes."""
 
-    def abandon(self) -> None:
-        """The run is over; what is left of it is nobody's."""
-        self._gone.add("world")
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
-        self.close()
+    def _run_once(self) -> None:
+        """Do what is ready now; if there is nothing, let time pass to where there is."""
+        ready, timers = self._ready, self._timers
+        while timers and (not ready or timers[0][0] <= self.now_s):
+            when_s, _, timer = heapq.heappop(timers)
+            if not timer.cancelled():
+                self.now_s = max(self.now_s, when_s)
+                ready.append(timer)
+        if not ready:
+            raise NothingLeft
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled() and self._may_run(handle):
+                handle._run()
 
-    # --- owners --------------------------------------------------------------------------------------------
-
-    def may_run(self, handle: events.Handle) -> bool:
+    def _may_run(self, handle: events.Handle) -> bool:
         """Whether its owner is there and awake; what a frozen one would do is kept for when it is thawed."""
         self.steps += 1
         owner = handle._context.get(OWNER, "world")  # type: ignore[attr-defined]
@@ -114,6 +95,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._frozen[owner].append(handle)
             return False
         return True
+
+    def _make_task(self, loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+        task = _Task(coro, number=len(self._tasks), loop=loop, **options)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        self._tasks.append(task)
+        return task
+
+    def abandon(self) -> None:
+        """The run is over; what is left of it is nobody's."""
+        for task in self._tasks:
+            asyncio._unregister_task(task)
+        self._gone.add("world")
+        self._ready.clear()
+        self._timers.clear()
+        self.close()
 
     def vanish(self, owner: str) -> None:
         """Nothing of it ever runs again."""
@@ -125,30 +121,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if owner not in self._gone:
             self._frozen.setdefault(owner, [])
 
-    def thaw(self, owner: str) -> None:
-        """Everything that it missed happens to it now."""
-        self._ready.extend(self._frozen.pop(owner, ()))  # type: ignore[attr-defined]
-
-    # --- handles that know their owner ---------------------------------------------------------------------
-
-    def _call_soon(self, callback: Callable[..., Any], args: Any, context: Any) -> events.Handle:
-        handle = _Handle(callback, args, self, context)
-        self._ready.append(handle)  # type: ignore[attr-defined]
-        return handle
-
-    def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
-    ) -> events.TimerHandle:
-
-        timer = _TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
-        timer._scheduled = True
-        return timer
-
-    def call_later(
-        self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None
-    ) -> events.TimerHandle:
-        return self.call_at(self.now_s + delay, callback, *args, context=context)
+    def thaw(self, owner: str) -> int:
+        """Everything that it missed happens to it now; how much that is."""
+        missed = self._frozen.pop(owner, [])
+        self._ready.extend(missed)
+        return len(missed)
 
 
 @contextmanager
@@ -159,3 +136,8 @@ def owned_by(owner: str) -> Iterator[None]:
         yield
     finally:
         OWNER.reset(token)
+
+
+def begin(work: Awaitable[Any]) -> asyncio.Future[Any]:
+    """A task of whoever owns the moment; the loop keeps it."""
+    return asyncio.ensure_future(work)

@@ -370,7 +370,7 @@ class EventStore(Protocol):
         """The journal can serve offsets from `first` on: note as a gap what lies between it and the group's cursor,
         and move that over it, in one transaction; returns where it stands then.
 
-        A cursor that is not yet at `after` stays. None for a group without a cursor: it is new, and misses nothing.
+        A cursor that is not yet at `after` stays. None for a group without a cursor.
         Raises RowLocked too.
         """
 

@@ -84,8 +84,8 @@ class CursorSaver:
         passed = await self._store.pass_gap(
             track.journal, track.epochs, first=gap.last + 1, reason="skipped", after=gap.first - 1
         )
-        if passed is None:  # a group that has read nothing here yet
-            await self._store.begin_cursor(track.journal, track.epochs, track.cursor_at(track.saved.offset))
+        if passed is None:  # the database went back to where the group had not begun
+            self._reread(track)
         elif passed.offset >= gap.last:
             track.save(passed)
             self._observe(GapNoted(track.journal, gap.first, gap.last))

@@ -201,11 +201,9 @@ class Feed:
         """Where the group is in this journal; what it can never read is noted, and passed."""
         journal, epochs = welcome.journal, welcome.epochs
         saved = await self._store.load_cursor(journal)
-        if saved is None:
-            if not self._from_latest:
-                return 0
-            end = Cursor(epoch_of(epochs, max(1, welcome.last)), welcome.last)
-            await self._store.begin_cursor(journal, epochs, end)
+        if saved is None:  # what a group misses from now on is a gap, even before it has saved anything
+            begin = welcome.last if self._from_latest else welcome.first - 1
+            await self._store.begin_cursor(journal, epochs, Cursor(epoch_of(epochs, max(1, begin)), begin))
             saved = await self._store.load_cursor(journal)
         after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
         if after + 1 < welcome.first:

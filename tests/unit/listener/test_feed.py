@@ -33,6 +33,9 @@ class Store:
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         return self.saved
 
+    async def begin_cursor(self, journal: str, epochs: list[Epoch], at: Cursor) -> None:
+        self.saved = SavedCursor(at, epochs)
+
 
 class Harness:
     """A feed, and what it brought."""
@@ -145,6 +148,26 @@ async def test_a_new_process_resumes_at_the_saved_cursor() -> None:
 
         await until(connected)
     assert resumed[0] == "e1:41"
+
+
+async def test_a_new_group_begins_a_cursor_before_it_reads_so_that_what_it_misses_afterwards_is_a_gap() -> None:
+    resumed: list[str | None] = []
+
+    async def script(connection: ServerConnection) -> None:
+        await connection.send(encode(Welcome(journal="j", epochs=EPOCHS, first=42, last=99)).decode())
+        resume = decode_client_frame(await connection.recv())
+        assert isinstance(resume, Resume)
+        resumed.append(resume.after)
+        await connection.wait_closed()
+
+    async with producer(script) as at:
+
+        async def connected() -> bool:
+            return bool(resumed)
+
+        await until(connected)
+        assert at.store.saved == SavedCursor(Cursor("e1", 41), EPOCHS)
+    assert resumed == ["e1:41"]
 
 
 async def test_a_journal_that_was_restored_is_read_from_where_the_histories_part() -> None:

@@ -8,17 +8,11 @@ from typing import Any
 
 from oncecast.core.errors import AttemptFailed, TransactionClosed, Unavailable
 from oncecast.core.ports import Transaction
+from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
 
-Act = Callable[[], Awaitable[Any]]
-Call = Callable[[Act], Awaitable[Any]]
 EFFECT = "effect"
 """The one statement that a handler can run: it counts its parameter, an id."""
-
-
-async def at_once(act: Act) -> Any:
-    """A call that nothing befalls."""
-    return await act()
 
 
 class Client:
@@ -40,19 +34,13 @@ class Client:
         except (TimeoutError, OSError) as error:
             raise Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": ")) from error
 
-    async def _at_once(self, act: Callable[[], Any]) -> Any:
-        async def acting() -> Any:
-            return act()
-
-        return await self._do(acting)
-
     async def _finish(self, session: Session, work: Callable[[Transaction], Awaitable[None]]) -> None:
         """Run `work`, then commit; raises what it raises, after a roll-back."""
-        facade = MemoryTransaction(session, self._at_once)
+        facade = MemoryTransaction(session, self._do)
         try:
             await work(facade)
             facade.session = None
-            committed = await self._at_once(lambda: self._server.commit(session))
+            committed = await self._do(lambda: self._server.commit(session))
         finally:
             facade.session = None
             if not session.ended.is_set():
@@ -66,7 +54,7 @@ class Client:
 class MemoryTransaction:
     """The Transaction of an attempt: it knows the statement EFFECT, and that every other is an error."""
 
-    def __init__(self, session: Session, do: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
+    def __init__(self, session: Session, do: Call) -> None:
         self.session: Session | None = session
         self._do = do
 

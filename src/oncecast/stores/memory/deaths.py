@@ -21,12 +21,12 @@ class MemoryDeaths(Client):
                     self._tables.suspects[identity, listener] = (False, deaths + 1)
             return True
 
-        in_doubt: bool = await self._at_once(begin)
+        in_doubt: bool = await self._do(begin)
         return in_doubt
 
     async def end_running(self) -> None:
         """See Deaths."""
-        await self._at_once(lambda: self._tables.running.discard(self._instance))
+        await self._do(lambda: self._tables.running.discard(self._instance))
 
     async def accuse(self, arrival: Arrival) -> int:
         """See Deaths."""
@@ -38,9 +38,9 @@ class MemoryDeaths(Client):
             self._tables.suspects[arrival.identity, self._instance] = (True, deaths.get(self._instance, 0))
             return sum(deaths.values())
 
-        died: int = await self._at_once(accuse)
+        died: int = await self._do(accuse)
         return died
 
     async def acquit(self, arrival: Arrival) -> None:
         """See Deaths."""
-        await self._at_once(lambda: self._tables.suspects.pop((arrival.identity, self._instance), None))
+        await self._do(lambda: self._tables.suspects.pop((arrival.identity, self._instance), None))

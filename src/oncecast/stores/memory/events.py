@@ -35,7 +35,7 @@ class MemoryEvents(Client):
 
     async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
         """See EventStore."""
-        session = await self._at_once(lambda: self._server.begin(self._token))
+        session = await self._do(lambda: self._server.begin(self._token))
 
         async def insert() -> Outcome | None:
             if await self._insert(session, [arrival]):
@@ -109,7 +109,7 @@ class MemoryEvents(Client):
                 for row in [self._tables.rows[identity]]
             ][:limit]
 
-        found: list[DeadLetter] = await self._at_once(unfiled)
+        found: list[DeadLetter] = await self._do(unfiled)
         return found
 
     async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
@@ -120,7 +120,7 @@ class MemoryEvents(Client):
                 if (kept := self._tables.letters.get(f"{letter.source}\0{letter.id}")) is not None:
                     kept.filed = True
 
-        await self._at_once(mark)
+        await self._do(mark)
 
     async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
         """See EventStore."""
@@ -134,7 +134,7 @@ class MemoryEvents(Client):
                 missing = frozenset()
             return len(revisions), missing
 
-        revision, missing = await self._at_once(agree)
+        revision, missing = await self._do(agree)
         if not missing:
             self._revision = revision
         found: frozenset[str] = missing
@@ -142,7 +142,7 @@ class MemoryEvents(Client):
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """See EventStore."""
-        saved: SavedCursor | None = await self._at_once(lambda: self._tables.cursors.get(journal))
+        saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
         return saved
 
     async def save_cursor(
@@ -168,12 +168,12 @@ class MemoryEvents(Client):
             self._tables.cursors[journal] = SavedCursor(reached, list(epochs))
             return Save(reached, missing=shown < len(candidates))
 
-        result: Save = await self._at_once(save)
+        result: Save = await self._do(save)
         return result
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """See EventStore."""
-        await self._at_once(lambda: self._tables.cursors.setdefault(journal, SavedCursor(at, list(epochs))))
+        await self._do(lambda: self._tables.cursors.setdefault(journal, SavedCursor(at, list(epochs))))
 
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
@@ -191,7 +191,7 @@ class MemoryEvents(Client):
             self._tables.cursors[journal] = _saved(epochs, first - 1)
             return _cursor(epochs, first - 1)
 
-        passed: Cursor | None = await self._at_once(pass_gap)
+        passed: Cursor | None = await self._do(pass_gap)
         return passed
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
@@ -204,14 +204,14 @@ class MemoryEvents(Client):
 
     async def probe(self) -> None:
         """See EventStore."""
-        await self._at_once(lambda: None)
+        await self._do(lambda: None)
 
     async def renew(self) -> None:
         """There is no pool."""
 
     async def end_sessions(self, token: str) -> int:
         """See EventStore."""
-        ended: int = await self._at_once(lambda: self._server.terminate(token))
+        ended: int = await self._do(lambda: self._server.terminate(token))
         return ended
 
     async def close(self) -> None:

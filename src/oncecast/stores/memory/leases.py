@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
 from oncecast.core.taken import SUSPECT_RESCUES
+from oncecast.stores.memory.call import Call, at_once
 
 COUNT_TTL_S = 600.0
 COUNTER_TTL_S = 60.0
@@ -51,13 +51,15 @@ class MemoryRedis:
         self.leases.clear()
         self.counters.clear()
 
+    def snapshot(self) -> MemoryRedis:
+        """A copy of everything, for `fail_over`."""
+        leases = {identity: replace(lease) for identity, lease in self.leases.items()}
+        return MemoryRedis(self.now_s, leases, dict(self.counters))
 
-Call = Callable[[Callable[[], Any]], Awaitable[Any]]
-
-
-async def at_once(act: Callable[[], Any]) -> Any:
-    """A call that nothing befalls."""
-    return act()
+    def fail_over(self, to: MemoryRedis) -> None:
+        """Go on from an older state."""
+        older = to.snapshot()
+        self.leases, self.counters = older.leases, older.counters
 
 
 class MemoryLeases:

@@ -23,7 +23,7 @@ class MemoryLetters(Client):
             dead = (row for identity, row in self._tables.rows.items() if row.status == "dead")
             return [{"source": row.source, "id": row.id, "type": row.type} for row in dead][:limit]
 
-        found: list[dict[str, Any]] = await self._at_once(newest)
+        found: list[dict[str, Any]] = await self._do(newest)
         return found
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ class MemoryLetters(Client):
             letter = self._tables.letters.get(f"{source}\0{id}")
             return None if letter is None else {"source": source, "id": id, "error": letter.error}
 
-        found: dict[str, Any] | None = await self._at_once(get)
+        found: dict[str, Any] | None = await self._do(get)
         return found
 
     async def mend(self, source: str, id: str, data: bytes) -> bool:
@@ -46,13 +46,13 @@ class MemoryLetters(Client):
             letter.mended = data
             return True
 
-        mended: bool = await self._at_once(mend)
+        mended: bool = await self._do(mend)
         return mended
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """See DeadLetters."""
         identity = f"{source}\0{id}"
-        session = await self._at_once(lambda: self._server.begin(self._token))
+        session = await self._do(lambda: self._server.begin(self._token))
 
         async def lock() -> Arrival | None:
             await self._server.lock(session, [identity])
@@ -102,4 +102,4 @@ class MemoryLetters(Client):
                 letter.error = f"{type(cause).__name__}: {cause}"
                 letter.attempts += 1
 
-        await self._at_once(note)
+        await self._do(note)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from copy import deepcopy
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oncecast.core.errors import RowLocked
@@ -56,6 +56,11 @@ class Tables:
     running: set[str] = field(default_factory=set)
     suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
     """Deaths by identity and listener, and whether it is being attempted."""
+
+    def copy(self) -> Tables:
+        """A state of its own: of what is in the tables, only letters are ever changed in place."""
+        copies = {table.name: copy(getattr(self, table.name)) for table in fields(self)}
+        return Tables(**copies | {"letters": {identity: copy(letter) for identity, letter in self.letters.items()}})
 
 
 class Session:
@@ -132,10 +137,10 @@ class MemoryPostgres:
 
     def snapshot(self) -> Tables:
         """A copy of everything committed, for `fail_over`."""
-        return deepcopy(self.tables)
+        return self.tables.copy()
 
     def fail_over(self, to: Tables) -> None:
         """Go on from an older state; every connection breaks."""
         for session in list(self._sessions):
             self.roll_back(session)
-        self.tables = deepcopy(to)
+        self.tables = to.copy()

@@ -1,0 +1,284 @@
+"""What can befall a run: each kind does it, waits for its length, heals, and says whether anything came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.ports import Batch
+from oncecast.http.problems import Problem
+from tests.simulation.application import GROUP
+from tests.simulation.loop import begin, owned_by
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Process, World
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """`kind` happens at `at_s` for `length_s`, to the `which`-th of whom it can happen to."""
+
+    at_s: float
+    kind: str
+    which: int
+    length_s: float
+
+
+POSTGRES_FAILS_OVER = "PostgreSQL fails over to an older state"
+"""Journals keep everything then: what PostgreSQL loses, they still have to have."""
+
+Inflict = Callable[["World", Action], Awaitable[bool]]
+FAULTS: dict[str, Inflict] = {}
+
+
+def fault(kind: str) -> Callable[[Inflict], Inflict]:
+    """Enter a function as that which inflicts `kind`."""
+
+    def enter(inflict: Inflict) -> Inflict:
+        FAULTS[kind] = inflict
+        return inflict
+
+    return enter
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+
+@fault("listener crash")
+async def _listener_crash(world: World, action: Action) -> bool:
+    return world.vanish(world.listener(action.which))
+
+
+@fault("producer crash")
+async def _producer_crash(world: World, action: Action) -> bool:
+    return world.vanish(world.producer(action.which))
+
+
+@fault("listener freeze")
+async def _listener_freeze(world: World, action: Action) -> bool:
+    return await _freeze(world, world.listener(action.which), action.length_s)
+
+
+@fault("producer freeze")
+async def _producer_freeze(world: World, action: Action) -> bool:
+    return await _freeze(world, world.producer(action.which), action.length_s)
+
+
+async def _freeze(world: World, process: Process, seconds: float) -> bool:
+    owner = process.owner
+    world.loop.freeze(owner)
+    await asyncio.sleep(seconds)
+    return world.loop.thaw(owner) > 0
+
+
+@fault("listener told to stop")
+async def _stop(world: World, action: Action) -> bool:
+    stop = world.listener(action.which).stop
+    if stop is None or stop.is_set():
+        return False
+    stop.set()
+    return True
+
+
+@fault("wall clock jumps")
+async def _wall_clock(world: World, action: Action) -> bool:
+    world.wall_s += world.draw.choice((-3600.0, 3600.0))
+    return True
+
+
+# --- links ------------------------------------------------------------------------------------------------
+
+
+@fault("listener cut from PostgreSQL")
+async def _cut_postgres(world: World, action: Action) -> bool:
+    return await _cut(world, f"{world.listener(action.which).name}>postgres", action.length_s)
+
+
+@fault("listener cut from Redis")
+async def _cut_redis(world: World, action: Action) -> bool:
+    return await _cut(world, f"{world.listener(action.which).name}>redis", action.length_s)
+
+
+@fault("listener cut from producer")
+async def _cut_producer(world: World, action: Action) -> bool:
+    listener, producer = world.listener(action.which), world.producer(action.which)
+    broken = world.break_wires(lambda wire: (wire.listener, wire.producer) == (listener.name, producer.name))
+    return await _cut(world, f"{listener.name}>{producer.name}", action.length_s) or broken > 0
+
+
+@fault("connections reset")
+async def _reset(world: World, action: Action) -> bool:
+    listener = world.listener(action.which)
+    return world.break_wires(lambda wire: wire.listener == listener.name) > 0
+
+
+@fault("answers lost")
+async def _lose_answers(world: World, action: Action) -> bool:
+    name = world.listener(action.which).name
+    before = world.servers.felt[name]
+    world.servers.lossy[name] += 1
+    await asyncio.sleep(action.length_s)
+    world.servers.lossy[name] -= 1
+    return world.servers.felt[name] > before
+
+
+async def _cut(world: World, what: str, seconds: float) -> bool:
+    before = world.servers.felt[what]
+    world.servers.cut[what] += 1
+    await asyncio.sleep(seconds)
+    world.servers.cut[what] -= 1
+    return world.servers.felt[what] > before
+
+
+# --- PostgreSQL and Redis ---------------------------------------------------------------------------------
+
+
+@fault("PostgreSQL down")
+async def _postgres_down(world: World, action: Action) -> bool:
+    world.postgres.fail_over(world.postgres.tables)
+    return await _cut(world, "postgres", action.length_s)
+
+
+@fault("PostgreSQL frozen")
+async def _postgres_frozen(world: World, action: Action) -> bool:
+    return await _freeze_server(world, "postgres", action.length_s)
+
+
+@fault(POSTGRES_FAILS_OVER)
+async def _postgres_fails_over(world: World, action: Action) -> bool:
+    if not world.snapshots:
+        return False
+    older = world.snapshots[action.which % len(world.snapshots)][0]
+    lost = world.postgres.tables.rows.keys() - older.rows.keys()
+    world.postgres.fail_over(older)
+    return bool(lost)
+
+
+@fault("Redis down, and empty afterwards")
+async def _redis_down(world: World, action: Action) -> bool:
+    world.redis.empty()
+    return await _cut(world, "redis", action.length_s)
+
+
+@fault("Redis emptied")
+async def _redis_emptied(world: World, action: Action) -> bool:
+    held = bool(world.redis.leases)
+    world.redis.empty()
+    return held
+
+
+@fault("Redis lags")
+async def _redis_lags(world: World, action: Action) -> bool:
+    return await _freeze_server(world, "redis", action.length_s)
+
+
+@fault("Redis fails over to an older state")
+async def _redis_fails_over(world: World, action: Action) -> bool:
+    if not world.snapshots:
+        return False
+    older = world.snapshots[action.which % len(world.snapshots)][1]
+    differs = older.leases != world.redis.leases
+    world.redis.fail_over(older)
+    return differs
+
+
+async def _freeze_server(world: World, server: str, seconds: float) -> bool:
+    before = world.servers.felt[f"frozen {server}"]
+    await world.servers.freeze(server, seconds)
+    return world.servers.felt[f"frozen {server}"] > before
+
+
+# --- journals ---------------------------------------------------------------------------------------------
+
+
+@fault("journal refuses")
+async def _refuse(world: World, action: Action) -> bool:
+    producer = world.producer(action.which)
+    before = world.publishers.refusals[producer.name]
+    journal = producer.journal
+    journal.failure = JournalUnavailable("the disk is full")
+    await asyncio.sleep(action.length_s)
+    journal.failure = None
+    return world.publishers.refusals[producer.name] > before
+
+
+@fault("journal restored from a copy")
+async def _restore(world: World, action: Action) -> bool:
+    """The copy is from `length_s` ago; publishers are told, and publish again what it lacks."""
+    producer = world.producer(action.which)
+    if not world.publishers.begin_copy(producer.name):
+        return False
+    copy = deepcopy(world.kept[producer.name])
+    await asyncio.sleep(action.length_s)
+    world.vanish(producer)
+    world.kept[producer.name] = copy
+    world.start_producer(producer)
+    return await world.publishers.after_restore(producer.name)
+
+
+@fault("journal row given up")
+async def _skip(world: World, action: Action) -> bool:
+    """One row of the journal is damaged before anybody has read it; an operator gives it up."""
+    producer = world.producer(action.which)
+    batches = world.kept[producer.name].batches
+    received = world.received_of(producer.name)
+    unread = [n for n, batch in enumerate(batches) if not batch.is_gap and batch.first_offset > received]
+    if not unread:
+        return False
+    world.vanish(producer)
+    lost = batches[unread[-1]]
+    world.watch.give_up(world.kept[producer.name].name, lost)
+    batches[unread[-1]] = Batch(lost.first_offset, lost.count, lost.at_us, b"[]")
+    return True
+
+
+@fault("group forgotten")
+async def _forget(world: World, action: Action) -> bool:
+    """No listener reaches a producer for a while; its operator has it hold nothing back for them."""
+    producer = world.producer(action.which)
+    world.break_wires(lambda wire: wire.producer == producer.name)
+    before = len(world.watch.given_up)
+    cut = begin(_cut(world, f"listeners>{producer.name}", action.length_s))
+    await asyncio.sleep(action.length_s * 0.9)
+    if producer.running:
+        with owned_by(producer.owner), suppress(Problem, JournalUnavailable):
+            await producer.service.retention.forget(GROUP)
+            await producer.service.retention.tick()
+    await cut
+    return len(world.watch.given_up) > before
+
+
+# --- people -----------------------------------------------------------------------------------------------
+
+
+@fault("published again")
+async def _publish_again(world: World, action: Action) -> bool:
+    return await world.publishers.publish_again(world.producer(action.which).name, n=0)
+
+
+@fault("published again with other content")
+async def _publish_otherwise(world: World, action: Action) -> bool:
+    return await world.publishers.publish_again(world.producer(action.which).name, n=1)
+
+
+@fault("replay")
+async def _replay(world: World, action: Action) -> bool:
+    """Of one dead letter, by every listener at once."""
+    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead"]
+    alive = [process for process in world.listeners if process.running and process.service is not None]
+    if not dead or not alive:
+        return False
+    row = world.draw.choice(dead)
+    for process in (*alive, alive[action.which % len(alive)]):
+        with owned_by(process.owner):
+            begin(process.service.replays.replay(row.source, row.id))
+    return True
+
+
+KINDS = (*FAULTS, "retention")
+"""Retention is always there; it counts when it cuts."""

@@ -1,0 +1,102 @@
+"""The way of a call to PostgreSQL or Redis and back: slow, cut, held up in a frozen server, or its answer lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from oncecast.core.errors import Unavailable
+from oncecast.stores.memory.call import Act, Call
+from tests.simulation.loop import begin, owned_by
+
+LOSS = 0.3
+
+
+class Servers:
+    """What is out of order between clients and servers; `felt` counts the calls that each disorder has spoiled."""
+
+    def __init__(self, draw: random.Random, on_act: Callable[[], None]) -> None:
+        self._draw = draw
+        self._on_act = on_act
+        self._thawed: dict[str, asyncio.Event] = {}
+        self.cut: Counter[str] = Counter()
+        """Servers, and links (`CLIENT>SERVER`), by how many faults cut them."""
+        self.lossy: Counter[str] = Counter()
+        """Clients, by how many faults lose answers to them."""
+        self.felt: Counter[str] = Counter()
+
+    def latency_s(self) -> float:
+        """Of one way of one call."""
+        draw = self._draw.random()
+        return 0.0 if draw < 0.25 else 0.001 if draw < 0.5 else 0.01 if draw < 0.75 else 1.2 * (draw - 0.75)
+
+    def is_cut(self, client: str, server: str) -> bool:
+        """Whether nothing gets from one to the other just now."""
+        link = f"{client}>{server}"
+        if not (self.cut[server] or self.cut[link]):
+            return False
+        self.felt[server] += 1
+        self.felt[link] += 1
+        return True
+
+    def loses(self, client: str) -> bool:
+        """Whether the answer that is just coming does not arrive."""
+        if not self.lossy[client] or self._draw.random() > LOSS:
+            return False
+        self.felt[client] += 1
+        return True
+
+    async def freeze(self, server: str, seconds: float) -> None:
+        """What is asked of it meanwhile it does afterwards, whether anybody still waits or not."""
+        if server in self._thawed:
+            return
+        thawed = self._thawed[server] = asyncio.Event()
+        await asyncio.sleep(seconds)
+        del self._thawed[server]
+        thawed.set()
+
+    def call_to(self, server: str, client: str, deadline_s: float) -> Call:
+        """How `client` calls `server`: OSError or TimeoutError tell only that it did not hear of its success."""
+
+        async def call(act: Act) -> Any:
+            await asyncio.sleep(self.latency_s())
+            if self.is_cut(client, server):
+                await asyncio.sleep(self._draw.choice((0.0, deadline_s)))
+                raise ConnectionRefusedError(f"{server} cannot be reached")
+            result = self._when_thawed(server, act) if server in self._thawed else act()
+            if asyncio.iscoroutine(result):
+                with owned_by(server):
+                    acting = begin(result)
+                async with asyncio.timeout(deadline_s):
+                    result = await asyncio.shield(acting)
+            self._on_act()
+            await asyncio.sleep(self.latency_s())
+            if self.is_cut(client, server) or self.loses(client):
+                raise ConnectionResetError("the answer is lost")
+            return result
+
+        return call
+
+    async def _when_thawed(self, server: str, act: Act) -> Any:
+        self.felt[f"frozen {server}"] += 1
+        await self._thawed[server].wait()
+        result = act()
+        if asyncio.iscoroutine(result):
+            result = await result
+        self._on_act()
+        return result
+
+    def redis_call(self, client: str, deadline_s: float) -> Call:
+        """As redis-py would: whatever goes wrong, it is Unavailable."""
+        call = self.call_to("redis", client, deadline_s)
+
+        async def call_redis(act: Act) -> Any:
+            try:
+                return await call(act)
+            except (OSError, TimeoutError) as error:
+                raise Unavailable(f"Redis: {error}") from error
+
+        return call_redis

@@ -1,0 +1,140 @@
+"""What has to hold after every step that could break it, and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from oncecast.core.event import DEFAULT_SOURCE
+from oncecast.core.ports import Batch, SavedCursor
+from oncecast.core.wire import decode_heads, events_frame, resume_after
+from oncecast.journal.memory import Kept, MemoryJournal
+from oncecast.stores.memory.postgres import MemoryPostgres, Session
+from tests.simulation.application import GROUP
+from tests.simulation.loop import owned_by
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Watch:
+    """Looks at every saved cursor, commit and cut of a journal as it comes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._ids: dict[bytes, list[str]] = {}
+        self._seen: dict[str, SavedCursor] = {}
+        self.violations: list[str] = []
+        self.ahead: set[str] = set()
+        self.nobodys: set[str] = set()
+        """Ids that an operator gave up: they may appear or not."""
+        self.given_up: dict[tuple[str, int], str] = {}
+        """The same by journal and offset."""
+
+    def ids_of(self, batch: Batch) -> list[str]:
+        """Of its events, in their order; a gap has none."""
+        if batch.body not in self._ids:
+            heads = decode_heads(events_frame(1, 0, batch.body)) if not batch.is_gap else []
+            self._ids[batch.body] = [head.id for head in heads]
+        return self._ids[batch.body]
+
+    def look(self) -> None:
+        """At the cursors that have been saved since the last look."""
+        cursors = self._world.postgres.tables.cursors
+        for kept in self._world.kept.values():
+            saved = cursors.get(kept.name)
+            if saved is not None and saved is not self._seen.get(kept.name):
+                self._seen[kept.name] = saved
+                self._check_cursor(kept, saved)
+
+    def look_at_all(self) -> None:
+        """At every cursor, saved just now or long ago."""
+        self._seen.clear()
+        self.look()
+
+    def _check_cursor(self, kept: Kept, saved: SavedCursor) -> None:
+        """It stands behind no event that has no row."""
+        last = resume_after(saved.cursor, saved.epochs, kept.epochs)
+        for batch in kept.batches:
+            if batch.first_offset > last:
+                break
+            passed = self.ids_of(batch)[: last + 1 - batch.first_offset]
+            self.ahead.update(id_ for id_ in passed if not self._is_ended(id_) and id_ not in self.nobodys)
+
+    def _is_ended(self, id: str) -> bool:
+        return f"{DEFAULT_SOURCE}\0{id}" in self._world.postgres.tables.rows
+
+    def committed(self, session: Session) -> None:
+        """No effect is there twice, ever: an older state that PostgreSQL goes back to would hide it."""
+        effects = self._world.postgres.tables.effects
+        if doubled := [id_ for id_ in session.effects if effects[id_] > 1]:
+            self.violations.append(f"doubled: {doubled}")
+
+    def retired(self, kept: Kept, batches: Sequence[Batch]) -> None:
+        """Nothing goes before it has a row, unless an operator had the group forgotten."""
+        self._world.injected["retention"] += 1
+        if GROUP in kept.groups and kept.groups[GROUP].forgotten:
+            for batch in batches:
+                self.give_up(kept.name, batch)
+            return
+        gone = {id_ for batch in batches for id_ in self.ids_of(batch) if not self._is_ended(id_)} - self.nobodys
+        if gone:
+            self.violations.append(f"retired: {sorted(gone)} had no row")
+
+    def give_up(self, journal: str, batch: Batch) -> None:
+        """An operator has said so."""
+        ids = self.ids_of(batch)
+        self._world.tell(f"offsets {batch.first_offset} to {batch.last_offset} are given up")
+        self.given_up |= {(journal, offset): id_ for offset, id_ in enumerate(ids, batch.first_offset)}
+        self.nobodys.update(ids)
+        self._world.publishers.acknowledged.difference_update(ids)
+
+    def wrong_gaps(self) -> Iterator[str]:
+        """What was given up is recorded as a gap, or was read before; nothing else is recorded."""
+        if self._world.publishers.any_restored:
+            return  # then what was given up may have come back
+        recorded = {
+            (journal, offset)
+            for journal, _, first, last, _ in self._world.postgres.tables.gaps
+            for offset in range(first, last + 1)
+        }
+        gone = {place for place, id_ in self.given_up.items() if not self._is_ended(id_)}
+        if missing := sorted(gone - recorded):
+            yield f"gaps: {missing} are recorded by nobody"
+        if false := sorted(recorded - self.given_up.keys()):
+            yield f"gaps: {false} were never given up"
+
+
+class WatchedJournal(MemoryJournal):
+    """Tells what it cuts."""
+
+    def __init__(self, kept: Kept, watch: Watch) -> None:
+        super().__init__(kept)
+        self._watch = watch
+
+    async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
+        """See Journal."""
+        before = list(self._kept.batches)
+        await super().retire(upto, before_us=before_us, keep_bytes=keep_bytes)
+        if gone := before[: len(before) - len(self._kept.batches)]:
+            self._watch.retired(self._kept, gone)
+
+
+class WatchedPostgres(MemoryPostgres):
+    """Tells what it commits. A client that is lost leaves its session behind, for a while."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def commit(self, session: Session) -> bool:
+        """See MemoryPostgres."""
+        committed = super().commit(session)
+        if committed:
+            self._world.watch.committed(session)
+        return committed
+
+    def abandon(self, session: Session) -> None:
+        """See MemoryPostgres."""
+        with owned_by("postgres"):
+            self._world.loop.call_later(self._world.draw.uniform(0, 8), self.roll_back, session)
