@@ -15,8 +15,8 @@ from oncecast.stores.memory.client import EFFECT
 GROUP = "simulated"
 
 
-def application(draw: random.Random, vanish: Callable[[], None]) -> Listener:
-    """`vanish()` ends the process that calls it."""
+def application(draw: random.Random, is_mended: Callable[[], bool], vanish: Callable[[], None]) -> Listener:
+    """`is_mended()` says whether flaky events may succeed by now; `vanish()` ends the process that calls it."""
     app = Listener(GROUP)
 
     @app.on("counted", "flaky", "slow", "failing")
@@ -25,7 +25,7 @@ def application(draw: random.Random, vanish: Callable[[], None]) -> Listener:
 
     @app.on("flaky")
     async def fail_by_chance(event: Event, tx: Transaction) -> None:
-        if draw.random() < 0.5:
+        if not is_mended() or draw.random() < 0.3:
             raise RuntimeError("by chance")
 
     @app.on("slow")

@@ -32,6 +32,9 @@ class Action:
 POSTGRES_FAILS_OVER = "PostgreSQL fails over to an older state"
 """Journals keep everything then: what PostgreSQL loses, they still have to have."""
 
+REPLAY_AFTER_S = 8.0
+"""By then some events have spent all their attempts."""
+
 Inflict = Callable[["World", Action], Awaitable[bool]]
 FAULTS: dict[str, Inflict] = {}
 
@@ -156,6 +159,7 @@ async def _postgres_fails_over(world: World, action: Action) -> bool:
     older = world.snapshots[action.which % len(world.snapshots)][0]
     lost = world.postgres.tables.rows.keys() - older.rows.keys()
     world.postgres.fail_over(older)
+    world.watch.has_gone_back()
     return bool(lost)
 
 
@@ -217,6 +221,7 @@ async def _restore(world: World, action: Action) -> bool:
     await asyncio.sleep(action.length_s)
     world.vanish(producer)
     world.kept[producer.name] = copy
+    world.watch.has_gone_back()
     world.start_producer(producer)
     return await world.publishers.after_restore(producer.name)
 
@@ -268,16 +273,16 @@ async def _publish_otherwise(world: World, action: Action) -> bool:
 
 @fault("replay")
 async def _replay(world: World, action: Action) -> bool:
-    """Of one dead letter, by every listener at once."""
-    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead"]
+    """Handlers are mended, and every listener at once is asked to replay all that this may help."""
+    await asyncio.sleep(REPLAY_AFTER_S + action.length_s)
+    world.mend()
+    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type == "flaky"]
     alive = [process for process in world.listeners if process.running and process.service is not None]
-    if not dead or not alive:
-        return False
-    row = world.draw.choice(dead)
-    for process in (*alive, alive[action.which % len(alive)]):
+    for process in (*alive, *alive[:1]):
         with owned_by(process.owner):
-            begin(process.service.replays.replay(row.source, row.id))
-    return True
+            for row in dead:
+                begin(process.service.replays.replay(row.source, row.id))
+    return bool(dead and alive)
 
 
 KINDS = (*FAULTS, "retention")

@@ -20,8 +20,16 @@ OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="wo
 """Whose work a task does: it is passed on to everything that the task begins."""
 
 
+SPINNING_STEPS = 100_000
+"""So many steps in one moment lead nowhere."""
+
+
 class NothingLeft(Exception):
     """Everybody waits, and nothing will ever happen again."""
+
+
+class Spinning(Exception):
+    """Somebody is busy for ever, and no time passes."""
 
 
 class _Task(asyncio.Task[Any]):
@@ -43,7 +51,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 1_000.0
-        self.steps = 0
+        self.steps = self._steps_before = 0
         self._tasks: list[asyncio.Task[Any]] = []
         self._timers: list[tuple[float, int, events.TimerHandle]] = []
         self._timer_numbers = itertools.count()
@@ -76,10 +84,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         while timers and (not ready or timers[0][0] <= self.now_s):
             when_s, _, timer = heapq.heappop(timers)
             if not timer.cancelled():
-                self.now_s = max(self.now_s, when_s)
+                if when_s > self.now_s:
+                    self.now_s, self._steps_before = when_s, self.steps
                 ready.append(timer)
         if not ready:
             raise NothingLeft
+        if self.steps - self._steps_before > SPINNING_STEPS:
+            raise Spinning
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle.cancelled() and self._may_run(handle):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oncecast.core.event import DEFAULT_SOURCE
 from oncecast.core.ports import Batch, SavedCursor
 from oncecast.core.wire import decode_heads, events_frame, resume_after
 from oncecast.journal.memory import Kept, MemoryJournal
+from oncecast.stores.memory.call import Act, Call
+from oncecast.stores.memory.leases import Lease
 from oncecast.stores.memory.postgres import MemoryPostgres, Session
 from tests.simulation.application import GROUP
 from tests.simulation.loop import owned_by
@@ -24,6 +26,9 @@ class Watch:
         self._world = world
         self._ids: dict[bytes, list[str]] = {}
         self._seen: dict[str, SavedCursor] = {}
+        self._reached: dict[str, int] = {}
+        self._committed: set[str] = set()
+        """Identities that have, or had before PostgreSQL went back, a row."""
         self.violations: list[str] = []
         self.ahead: set[str] = set()
         self.nobodys: set[str] = set()
@@ -47,14 +52,21 @@ class Watch:
                 self._seen[kept.name] = saved
                 self._check_cursor(kept, saved)
 
+    def has_gone_back(self) -> None:
+        """PostgreSQL or a journal has: so may cursors."""
+        self._reached.clear()
+
     def look_at_all(self) -> None:
         """At every cursor, saved just now or long ago."""
         self._seen.clear()
         self.look()
 
     def _check_cursor(self, kept: Kept, saved: SavedCursor) -> None:
-        """It stands behind no event that has no row."""
+        """It stands behind no event without a row, and does not go back while the database and the journal do not."""
         last = resume_after(saved.cursor, saved.epochs, kept.epochs)
+        if last < self._reached.get(kept.name, 0):
+            self.violations.append(f"cursor: it went back from {self._reached[kept.name]} to {last}")
+        self._reached[kept.name] = last
         for batch in kept.batches:
             if batch.first_offset > last:
                 break
@@ -64,8 +76,35 @@ class Watch:
     def _is_ended(self, id: str) -> bool:
         return f"{DEFAULT_SOURCE}\0{id}" in self._world.postgres.tables.rows
 
+    def over_leases(self, token: str, call: Call) -> Call:
+        """Calls of one holder: they touch nobody else's lease, but to free it, and mark only what has had a row."""
+
+        async def watched(act: Act) -> Any:
+            def act_watched() -> Any:
+                before = dict(self._world.redis.leases)
+                held = {identity: (lease.holder, lease.until_s) for identity, lease in before.items() if lease.holder}
+                result = act()
+                self._check_leases(token, before, held)
+                return result
+
+            return await call(act_watched)
+
+        return watched
+
+    def _check_leases(self, token: str, before: dict[str, Lease], held: dict[str, tuple[str, float]]) -> None:
+        leases, now_s = self._world.redis.leases, self._world.loop.time()
+        for identity, lease in leases.items():
+            if lease.mark and lease is not before.get(identity) and identity not in self._committed:
+                self.violations.append(f"leases: {token} marked {identity!r}, which has never had a row")
+        for identity, (holder, until_s) in held.items():
+            after = leases.get(identity)
+            is_freed = after is not None and after.is_free
+            if holder != token and until_s > now_s and not is_freed and (after is None or after.holder != holder):
+                self.violations.append(f"leases: {token} touched {identity!r} of {holder}")
+
     def committed(self, session: Session) -> None:
         """No effect is there twice, ever: an older state that PostgreSQL goes back to would hide it."""
+        self._committed |= session.rows.keys()
         effects = self._world.postgres.tables.effects
         if doubled := [id_ for id_ in session.effects if effects[id_] > 1]:
             self.violations.append(f"doubled: {doubled}")

@@ -22,7 +22,7 @@ from oncecast.stores.memory.postgres import Tables
 from tests.simulation.application import GROUP, application
 from tests.simulation.clock import instead_of_the_worlds
 from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, Action
-from tests.simulation.loop import OWNER, NothingLeft, VirtualLoop, begin, owned_by
+from tests.simulation.loop import OWNER, NothingLeft, Spinning, VirtualLoop, begin, owned_by
 from tests.simulation.network import Wire
 from tests.simulation.publishers import Publishers, event_of
 from tests.simulation.schedule import Schedule
@@ -91,7 +91,10 @@ class World:
         self._told = told
         self._wires: list[Wire] = []
         self._window_bytes = self.draw.choice((4_000, 64 * 1024))
+        self._ring_bytes = self.draw.choice((1_000, 64 * 1024))
         self._call_deadline_s = self.draw.choice((5.0, 32.0))
+        self._mark_ttl_s = self.draw.choice((15.0, 600.0))
+        self._is_mended = all(action.kind != "replay" for action in schedule.actions)
         fails_over = any(action.kind == POSTGRES_FAILS_OVER for action in schedule.actions)
         self._max_age_s = 1e6 if fails_over else self.draw.choice((0.5, 10.0))
 
@@ -142,6 +145,10 @@ class World:
                 self.loop.call_later(self.draw.choice((0.0, self.draw.uniform(0, 15))), wire.end_up)
         return len(broken)
 
+    def mend(self) -> None:
+        """From now on flaky events succeed more often than not; until then they never do."""
+        self._is_mended = True
+
     def received_of(self, producer: str) -> int:
         """The newest offset that any listener has of a producer."""
         services = [process.service for process in self.listeners if process.service is not None]
@@ -156,7 +163,9 @@ class World:
         with owned_by(process.owner):
             journal = process.journal = WatchedJournal(self.kept[process.name], self.watch)
             settings = ProducerSettings(
-                instance=process.name, retention=RetentionLimits(max_age_s=self._max_age_s, retain_for=(GROUP,))
+                instance=process.name,
+                ring_max_bytes=self._ring_bytes,
+                retention=RetentionLimits(max_age_s=self._max_age_s, retain_for=(GROUP,)),
             )
             process.service = Producer(journal, settings, metrics=lambda: b"", observe=lambda _fact: None)
             begin(process.service.retention.run_for_ever())
@@ -190,14 +199,19 @@ class World:
         token = _token(process)
         call = self.servers.call_to("postgres", process.name, self._call_deadline_s)
         client: dict[str, Any] = {"instance": process.name, "token": token, "call": call}
-        redis_call = self.servers.redis_call(process.name, REDIS_DEADLINE_S)
+        redis_call = self.watch.over_leases(token, self.servers.redis_call(process.name, REDIS_DEADLINE_S))
+        ttls: dict[str, Any] = {"lease_ttl_s": 30.0, "mark_ttl_s": self._mark_ttl_s}
 
         async def answer(ask: Ask) -> Answer:
             return Answer(id=ask.id, status=404, body="{}")
 
         return ListenerService(
-            application(self.draw, lambda: self.vanish(process)),
-            MemoryLeases(self.redis, token=token, lease_ttl_s=30.0, mark_ttl_s=15.0, call=redis_call),
+            application(
+                self.draw,
+                is_mended=lambda: self._is_mended,
+                vanish=lambda: self.vanish(process),
+            ),
+            MemoryLeases(self.redis, token=token, call=redis_call, **ttls),
             MemoryEvents(self.postgres, **client),
             MemoryDeaths(self.postgres, **client),
             MemoryLetters(self.postgres, **client),
@@ -337,8 +351,8 @@ def simulate(schedule: Schedule, *, told: bool = False) -> Result:
         worlds.append(world)
         try:
             loop.run_until_complete(world.run())
-        except (Stalled, NothingLeft) as error:
-            world.violations.append(f"stalled: {error}")
+        except (Stalled, NothingLeft, Spinning) as error:
+            world.violations.append(f"stalled: {error or type(error).__name__}")
         finally:
             loop.abandon()
         return world.result()

@@ -1,0 +1,350 @@
+"""The faults to plant: each is named after the rule that it breaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
+ENDING_ONCE = "tests/conformance/test_ending_once.py"
+LEASES = "tests/conformance/test_leases.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """In `file` of the package, `old` becomes `new`. Simulation seeks it, or the tests named in `by`."""
+
+    rule: str
+    file: str
+    old: str
+    new: str
+    by: str | None = None
+
+
+DECISIONS = [
+    Mutant(
+        "what is taken has not ended",
+        "listener/service.py",
+        "        self._watch.add(claims.taken)\n",
+        "        self.settlement.ended_elsewhere([arrival for arrival, _ in claims.taken])\n",
+    ),
+    Mutant(
+        "no dead letter on an unknown outcome",
+        "core/errors.py",
+        "            return Cost.PAUSE\n",
+        "            return Cost.DEAD\n",
+    ),
+    Mutant(
+        "a pause spends no attempt",
+        "core/errors.py",
+        "            return Cost.PAUSE\n",
+        "            return Cost.RETRY\n",
+    ),
+    Mutant(
+        "rows that are missing are read again",
+        "listener/cursor.py",
+        "        if save.missing:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "an event that kills its holders is given up on",
+        "listener/attempt.py",
+        "        if deaths >= self._limits.claims_max:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "retention goes by the saved cursor, not by what was received",
+        "listener/feed.py",
+        "                report.cursor = str(self.track.saved)\n",
+        "                report.cursor = str(self.track.cursor_at(self.track.watermark.received))\n",
+    ),
+    Mutant(
+        "retention never passes the saved cursor of a group",
+        "producer/retention.py",
+        "            self._journal.last if holder is None else holder.saved,\n",
+        "            self._journal.last,\n",
+    ),
+    Mutant(
+        "a reader resumes by its epochs",
+        "core/wire.py",
+        "            return min(offset, end)\n",
+        "            return cursor.offset\n",
+    ),
+    Mutant(
+        "a journal that went another way is read anew",
+        "listener/feed.py",
+        "            if goes_on and received + 1 >= welcome.first:\n",
+        "            if True:\n",
+    ),
+    Mutant(
+        "who knows a lost future does not move the cursor",
+        "core/wire.py",
+        "    return len(epochs) < len(saved) and",
+        "    return False and",
+    ),
+    Mutant(
+        "a second arrival waits for the first and goes its own way",
+        "listener/settle.py",
+        "                self._behind.setdefault(identity, deque()).append(arrival)\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "what is not stored comes back",
+        "listener/service.py",
+        "        if self._draining or not arrivals:\n",
+        "        if self._draining or not arrivals or arrivals[0].attempts:\n",
+    ),
+    Mutant(
+        "what was refused is not acknowledged",
+        "producer/intake.py",
+        '            raise Problem(503, f"{error}; nothing was acknowledged", headers=RETRY_AFTER) from None\n',
+        "            first = self._journal.last + 1\n",
+    ),
+    Mutant(
+        "a probe that writes ends the pause",
+        "listener/gates.py",
+        ('            self._up.set()\n            self._observe(DependencyReady("database"))\n'),
+        '            self._observe(DependencyReady("database"))\n',
+    ),
+    Mutant(
+        "a broken connection is made again",
+        "listener/feed.py",
+        "            self._observe(Reconnecting(self.url, delay_s, attempt - 1))\n",
+        "            await asyncio.Event().wait()\n",
+    ),
+    Mutant(
+        "credit goes back as events end",
+        "listener/track.py",
+        "        self._on_credit(freed_bytes + self._forget())\n",
+        "        self._forget()\n",
+    ),
+    Mutant(
+        "a gap is recorded before it is passed",
+        "listener/track.py",
+        "            self.gaps.append(gap)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a mark is written after the commit",
+        "listener/claim.py",
+        "                claims = await self._leases.claim(batch)\n",
+        (
+            "                claims = await self._leases.claim(batch)\n"
+            "                await self._leases.settle(claims.mine)\n"
+        ),
+    ),
+    Mutant(
+        "a suspect is attempted alone",
+        "listener/attempt.py",
+        "            async with self._solo.alone():\n",
+        "            async with self._solo.together():\n",
+    ),
+    Mutant(
+        "a mark proves nothing about what is read again",
+        "listener/service.py",
+        "        doubtful = [a for a in claims.ended if a.offset <= a.track.distrusted_to]\n",
+        "        doubtful = [a for a in claims.ended if a.offset < 0]\n",
+    ),
+    Mutant(
+        "without Redis everything is ours",
+        "listener/gates.py",
+        "        return Claims(mine=list(arrivals))\n",
+        "        return Claims()\n",
+    ),
+    Mutant(
+        "what nobody can be asked about is free",
+        "listener/gates.py",
+        "            found = Claims(free=list(chunk))\n",
+        "            found = Claims()\n",
+    ),
+    Mutant(
+        "a reader goes on right after its cursor",
+        "producer/session.py",
+        "    return max(journal.first - 1, min(offset, journal.last))\n",
+        "    return max(journal.first - 1, min(offset + 1, journal.last))\n",
+    ),
+    Mutant(
+        "who is behind the newest frames reads the journal",
+        "producer/ring.py",
+        "        if index < 0:\n",
+        "        if index < -1:\n",
+    ),
+    Mutant(
+        "nothing is acknowledged before its commit",
+        "producer/intake.py",
+        "            first = await self._journal.append(publication.events)\n",
+        (
+            "            first = self._journal.last + 1\n"
+            "            self._appending = asyncio.ensure_future(self._journal.append(publication.events))\n"
+        ),
+    ),
+    Mutant(
+        "a forgotten track saves no cursor",
+        "listener/cursor.py",
+        "            if track.abandoned.is_set():\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "a group begins its cursor before it reads",
+        "listener/feed.py",
+        "            await self._store.begin_cursor(",
+        "            _ = (",
+    ),
+    Mutant(
+        "an older state of PostgreSQL is noticed",
+        "listener/cursor.py",
+        "can_advance or (is_time_to_look and track.saved.offset)",
+        "can_advance",
+    ),
+    Mutant(
+        "what is taken is watched until it has ended",
+        "listener/rescue.py",
+        "                self._taken.append((arrival, token))\n",
+        "                pass\n",
+    ),
+]
+"""In what decides: simulation runs this very code."""
+
+STORES = [
+    Mutant(
+        "a cursor is saved over rows that are shown",
+        "stores/memory/events.py",
+        "while shown < len(candidates) and candidates[shown].identity in self._tables.rows:",
+        "while shown < len(candidates):",
+    ),
+    Mutant(
+        "COMMIT counts only by its tag",
+        "stores/memory/client.py",
+        "        if not committed:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "row and effect commit together",
+        "stores/memory/postgres.py",
+        ("        if not session.failed:\n            self.tables.rows |= session.rows\n"),
+        ("        self.tables.rows |= session.rows\n        if not session.failed:\n"),
+    ),
+    Mutant(
+        "an identity is inserted once",
+        "stores/memory/events.py",
+        "            if arrival.identity not in self._tables.rows:\n",
+        "            if True:\n",
+    ),
+    Mutant(
+        "a row in another's transaction is waited for",
+        "stores/memory/postgres.py",
+        "            while (holder := self._locks.get(identity)) not in (None, session):\n",
+        "            while False and (holder := self._locks.get(identity)):\n",
+    ),
+    Mutant(
+        "a replay turns dead into stored once",
+        "stores/memory/letters.py",
+        ('            if row is None or row.status != "dead":\n                self._server.roll_back(session)\n'),
+        ("            if row is None:\n                self._server.roll_back(session)\n"),
+    ),
+    Mutant(
+        "a whole batch is not charged for one crash",
+        "stores/memory/leases.py",
+        "                counts = lease.rescues < SUSPECT_RESCUES or lease.accused\n",
+        "                counts = True\n",
+    ),
+    Mutant(
+        "a holder touches only its own leases",
+        "stores/memory/leases.py",
+        "        return self._held_by(self.token, arrivals)\n",
+        "        return [arrival for arrival in arrivals if self._server.get(arrival.identity) is not None]\n",
+    ),
+]
+"""In what stands for PostgreSQL and Redis in simulation: rules that both keep."""
+
+ADAPTERS = [
+    Mutant(
+        "a commit is synced",
+        "journal/file.py",
+        'connection.execute("pragma synchronous = full")',
+        'connection.execute("pragma synchronous = normal")',
+        by=POWER_CUT,
+    ),
+    Mutant(
+        "release frees only one's own lease",
+        "stores/redis/lua/release.lua",
+        ("  if value == ARGV[1] then\n    redis.call('DEL', key)"),
+        ("  if value then\n    redis.call('DEL', key)"),
+        by=LEASES,
+    ),
+    Mutant(
+        "settle marks only one's own lease",
+        "stores/redis/lua/settle.lua",
+        "  if value == ARGV[1] or (value and string.find(value, held) == 1) then",
+        "  if true then",
+        by=LEASES,
+    ),
+    Mutant(
+        "a claim takes only what is free",
+        "stores/redis/lua/claim.lua",
+        "ARGV[1], 'NX', 'GET', 'PX', ARGV[2])",
+        "ARGV[1], 'GET', 'PX', ARGV[2])",
+        by=LEASES,
+    ),
+    Mutant(
+        "a suspect's rescue counts only if it was accused",
+        "stores/redis/lua/rescue.lua",
+        "    if count < tonumber(ARGV[3]) or string.sub(value, #ARGV[1] + 1, #ARGV[1] + 1) == '!' then",
+        "    if true then",
+        by=LEASES,
+    ),
+    Mutant(
+        "COMMIT counts only by its tag",
+        "stores/postgres/work.py",
+        '    if cursor.statusmessage != "COMMIT":\n',
+        "    if False:\n",
+        by=ENDING_ONCE,
+    ),
+    Mutant(
+        "only what is inserted is handled",
+        "stores/postgres/store.py",
+        (
+            '                    await connection.execute("rollback")\n'
+            "                    return (await self._compare(connection, [arrival]))[arrival.offset]\n"
+        ),
+        "                    pass\n",
+        by=ENDING_ONCE,
+    ),
+    Mutant(
+        "a cursor is saved over rows that are shown",
+        "stores/postgres/store.py",
+        "            shown = await self._prefix_shown(connection, candidates)\n",
+        "            shown = len(candidates)\n",
+        by=ENDING_ONCE,
+    ),
+    Mutant(
+        "who knows a lost future does not move the cursor",
+        "stores/postgres/store.py",
+        ("            if is_outdated(epochs, saved.epochs):\n                return None\n            return resume"),
+        "            return resume",
+        by=ENDING_ONCE,
+    ),
+    Mutant(
+        "a gap and the cursor that passes it commit together",
+        "stores/postgres/store.py",
+        '            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": reason})\n',
+        "            pass\n",
+        by=ENDING_ONCE,
+    ),
+    Mutant(
+        "a replay turns dead into stored once",
+        "stores/postgres/sql/queries.sql",
+        ("e.id = %(id)s and e.status = 'dead' and d.discarded_at is null\nfor update of e"),
+        ("e.id = %(id)s and d.discarded_at is null\nfor update of e"),
+        by=ENDING_ONCE,
+    ),
+    Mutant(
+        "nothing goes in for an application of before",
+        "stores/postgres/sql/queries.sql",
+        ("where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups)\norder by"),
+        "order by",
+        by=ENDING_ONCE,
+    ),
+]
+"""In the adapters of the real ones: the suite that memory passes too finds them, on the real ones."""
+
+MUTANTS = [*DECISIONS, *STORES, *ADAPTERS]
