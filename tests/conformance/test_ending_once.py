@@ -356,16 +356,31 @@ async def test_a_group_that_is_new_or_only_lags_sees_no_gap(server: Server) -> N
     assert await server.gaps() == []
 
 
-async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_not_move_it(server: Server) -> None:
+@pytest.mark.parametrize("known", [EPOCHS, [*EPOCHS, Epoch("e9", 3)]], ids=["behind", "elsewhere"])
+async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_not_move_it(
+    server: Server, known: list[Epoch]
+) -> None:
     """It may know a future of the journal that is lost: what ends there is no place in what came instead."""
     store, _ = await server.of("a")
     batch = [arrival(n) for n in range(1, 6)]
     await store.insert(batch)
     newer = [*EPOCHS, Epoch("e2", 3)]
     await store.begin_cursor(JOURNAL, newer, Cursor("e2", 4))
-    saved = await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
+    saved = await store.save_cursor(JOURNAL, known, batch, position=Cursor("e1", 0))
     assert saved == (None, True), "it has to read again"
+    assert await store.pass_gap(JOURNAL, known, first=20, reason="skipped") is None
     assert await cursor_of(store) == Cursor("e2", 4)
+    assert await server.gaps() == []
+
+
+async def test_a_cursor_of_a_lost_future_is_put_in_terms_of_the_journal_as_it_is(server: Server) -> None:
+    store, _ = await server.of("a")
+    lost, journals = [*EPOCHS, Epoch("e9", 3)], [*EPOCHS, Epoch("e2", 4)]
+    await store.begin_cursor(JOURNAL, lost, Cursor("e9", 5))
+    await store.adopt_cursor(JOURNAL, journals, instead_of=EPOCHS)
+    assert await cursor_of(store) == Cursor("e9", 5), "it has other openings than those that were found lost"
+    await store.adopt_cursor(JOURNAL, journals, instead_of=lost)
+    assert await store.load_cursor(JOURNAL) == SavedCursor(Cursor("e1", 2), journals)
 
 
 # --- one application per group -------------------------------------------------------------------------------

@@ -361,6 +361,7 @@ async def test_a_cursor_of_a_journals_lost_future_counts_up_to_where_the_histori
     restored = [Epoch("e1", 1), Epoch("e2", 3)]
     anew = [arrival(n, f"new-{n}", epoch="e2") for n in (3, 4)]
     await store.insert(anew)
+    await store.adopt_cursor(JOURNAL, restored, instead_of=lost)
     save = await store.save_cursor(JOURNAL, restored, anew, position=Cursor("e1", 2))
     assert (save.saved, save.missing) == (Cursor("e2", 4), False)
 

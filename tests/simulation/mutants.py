@@ -23,6 +23,8 @@ from tests.simulation.planted import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 CHUNK_RUNS = 100
+CHUNK_DEADLINE_S = 300.0
+"""Who takes longer spins, and never comes to rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,10 @@ def _test(mutant: Mutant, environment: Mapping[str, str]) -> Find:
 def _simulate(mutant: Mutant, runs: int, environment: Mapping[str, str]) -> Find:
     for first in range(0, runs, CHUNK_RUNS):
         command = [sys.executable, "-m", "tests.simulation", "--runs", str(CHUNK_RUNS), "--workers", "1"]
-        ended = _run([*command, "--first", str(first), "--stop-at-first"], environment)
+        try:
+            ended = _run([*command, "--first", str(first), "--stop-at-first"], environment)
+        except subprocess.TimeoutExpired:
+            return Find(mutant, first + CHUNK_RUNS, "stalled: it spins")
         for line in ended.stderr.splitlines():
             seed, _, violations = line.removeprefix("seed ").partition(": ")
             if line.startswith("seed ") and " ended with " not in violations:
@@ -73,7 +78,9 @@ def _simulate(mutant: Mutant, runs: int, environment: Mapping[str, str]) -> Find
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=CHUNK_DEADLINE_S
+    )
 
 
 def tell(find: Find) -> None:

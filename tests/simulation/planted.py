@@ -78,8 +78,14 @@ DECISIONS = [
     Mutant(
         "who knows a lost future does not move the cursor",
         "core/wire.py",
-        "    return len(epochs) < len(saved) and",
-        "    return False and",
+        "    return list(epochs[: len(saved)]) == list(saved)\n",
+        "    return True\n",
+    ),
+    Mutant(
+        "a welcome that came before the cursor was read does not tell whose future is lost",
+        "listener/feed.py",
+        "        if saved.epochs != self._doubted_epochs:\n",
+        "        if False:\n",
     ),
     Mutant(
         "a second arrival waits for the first and goes its own way",
@@ -166,7 +172,7 @@ DECISIONS = [
         "who is behind the newest frames reads the journal",
         "producer/ring.py",
         "        if index < 0:\n",
-        "        if index < -1:\n",
+        "        if index < 0 and not self._frames:\n",
     ),
     Mutant(
         "nothing is acknowledged before its commit",
@@ -319,7 +325,7 @@ ADAPTERS = [
     Mutant(
         "who knows a lost future does not move the cursor",
         "stores/postgres/store.py",
-        ("            if is_outdated(epochs, saved.epochs):\n                return None\n            return resume"),
+        "            if not has_heard_of(epochs, saved.epochs):\n                return None\n            return resume",
         "            return resume",
         by=ENDING_ONCE,
     ),

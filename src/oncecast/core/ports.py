@@ -358,11 +358,17 @@ class EventStore(Protocol):
         """Advance the group's cursor over those of `ended` (by offset, dense after `position`) that have rows.
 
         `position` is the cursor that the caller knows to be saved. Skips when another listener is at it, or where the
-        cursor stands in an opening that the caller has not heard of: the end of its own may not be the journal's.
+        cursor was saved with an opening that the caller has not heard of: it may be the one that knows a lost future.
         """
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """Have a group that has no cursor in this journal begin after `at`."""
+
+    async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
+        """The openings `instead_of`, with which the group's cursor was saved, are a lost future of the journal's.
+
+        Puts the cursor in terms of `epochs`, unless it has other openings by now. Raises RowLocked too.
+        """
 
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
@@ -370,7 +376,8 @@ class EventStore(Protocol):
         """The journal can serve offsets from `first` on: note as a gap what lies between it and the group's cursor,
         and move that over it, in one transaction; returns where it stands then.
 
-        A cursor that is not yet at `after` stays. None for a group without a cursor.
+        A cursor that is not yet at `after` stays. None if it has no cursor, or one of an opening
+        that the caller has not heard of.
         Raises RowLocked too.
         """
 

@@ -169,9 +169,12 @@ def epoch_of(epochs: Sequence[Epoch], offset: int) -> str:
     return next((e.epoch for e in reversed(epochs) if e.first <= offset), epochs[0].epoch)
 
 
-def is_outdated(epochs: Sequence[Epoch], saved: Sequence[Epoch]) -> bool:
-    """Whether who knows `epochs` has not heard of the newest of those that a cursor was saved with."""
-    return len(epochs) < len(saved) and [e.epoch for e in epochs] == [e.epoch for e in saved[: len(epochs)]]
+def has_heard_of(epochs: Sequence[Epoch], saved: Sequence[Epoch]) -> bool:
+    """Whether who knows `epochs` has heard of every opening that a cursor was saved with.
+
+    If not, one of the two knows a future of the journal that is lost: a copy was restored.
+    """
+    return list(epochs[: len(saved)]) == list(saved)
 
 
 def resume_after(cursor: Cursor | None, known: Sequence[Epoch], served: Sequence[Epoch]) -> int:

@@ -15,13 +15,14 @@ import msgspec
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNoted, Observe, Received, Reconnecting
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import EventStore, SavedCursor
 from oncecast.core.retry import backoff
 from oncecast.core.wire import (
     VERSION,
     Answer,
     Ask,
     Credit,
+    Epoch,
     Events,
     Gap,
     Report,
@@ -31,6 +32,7 @@ from oncecast.core.wire import (
     decode_server_frame,
     encode,
     epoch_of,
+    has_heard_of,
     resume_after,
 )
 from oncecast.listener.dial import Connection, Dial, Lost
@@ -92,6 +94,8 @@ class Feed:
         """What is held of this producer's events."""
         self._owed_bytes = 0
         self._owing = asyncio.Event()
+        self._doubted_epochs: list[Epoch] | None = None
+        """Those of the group's cursor, when they were last found to be none of the journal's."""
 
     def reread(self) -> None:
         """Forget the track and read again from the saved cursor."""
@@ -205,13 +209,27 @@ class Feed:
             begin = welcome.last if self._from_latest else welcome.first - 1
             await self._store.begin_cursor(journal, epochs, Cursor(epoch_of(epochs, max(1, begin)), begin))
             saved = await self._store.load_cursor(journal)
+        elif not has_heard_of(epochs, saved.epochs):
+            await self._leave_lost_future(welcome, saved)
         after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
         if after + 1 < welcome.first:
             passed = await self._store.pass_gap(journal, epochs, first=welcome.first, reason="retention")
-            if passed is not None and passed.offset > after:
+            if passed is None:
+                raise Lost("the group's cursor has gone elsewhere: connecting again")
+            if passed.offset > after:
                 self._observe(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset
         return after
+
+    async def _leave_lost_future(self, welcome: Welcome, saved: SavedCursor) -> None:
+        """The cursor was saved with an opening that the welcome does not name: one of them is of a lost future.
+
+        It is the cursor, if the welcome was sent after it was read. So the second welcome decides.
+        """
+        if saved.epochs != self._doubted_epochs:
+            self._doubted_epochs = saved.epochs
+            raise Lost("the group's cursor is of an opening that the journal does not name: asking it again")
+        await self._store.adopt_cursor(welcome.journal, welcome.epochs, instead_of=saved.epochs)
 
     async def _read(
         self, connection: Connection, track: Track, group: asyncio.TaskGroup, asked: set[asyncio.Task[None]]

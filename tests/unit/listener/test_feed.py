@@ -36,6 +36,11 @@ class Store:
     async def begin_cursor(self, journal: str, epochs: list[Epoch], at: Cursor) -> None:
         self.saved = SavedCursor(at, epochs)
 
+    async def adopt_cursor(self, journal: str, epochs: list[Epoch], *, instead_of: list[Epoch]) -> None:
+        assert self.saved is not None
+        assert self.saved.epochs == instead_of
+        self.saved = SavedCursor(Cursor("e1", 9), epochs)
+
 
 class Harness:
     """A feed, and what it brought."""
@@ -168,6 +173,29 @@ async def test_a_new_group_begins_a_cursor_before_it_reads_so_that_what_it_misse
         await until(connected)
         assert at.store.saved == SavedCursor(Cursor("e1", 41), EPOCHS)
     assert resumed == ["e1:41"]
+
+
+async def test_a_cursor_is_of_a_lost_future_only_if_a_welcome_that_came_after_it_does_not_name_its_opening() -> None:
+    """Else it is the welcome that is out of date."""
+    lost, journals = [*EPOCHS, Epoch("e9", 10)], [*EPOCHS, Epoch("e2", 12)]
+    welcomed = 0
+    resumed: list[str | None] = []
+
+    async def script(connection: ServerConnection) -> None:
+        nonlocal welcomed
+        welcomed += 1
+        resumed.append((await greet(connection, journals)).after)
+        await connection.wait_closed()
+
+    async with producer(script) as at:
+        at.store.saved = SavedCursor(Cursor("e9", 41), lost)
+
+        async def connected() -> bool:
+            return bool(resumed)
+
+        await until(connected)
+        assert at.store.saved == SavedCursor(Cursor("e1", 9), journals)
+    assert (welcomed, resumed) == (2, ["e1:9"])
 
 
 async def test_a_journal_that_was_restored_is_read_from_where_the_histories_part() -> None:

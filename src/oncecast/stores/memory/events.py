@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
-from oncecast.core.wire import Epoch, epoch_of, is_outdated, resume_after
+from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Letter, Row, Session
 
@@ -152,7 +152,7 @@ class MemoryEvents(Client):
 
         def save() -> Save:
             saved = self._tables.cursors.setdefault(journal, _saved(epochs, 0))
-            if is_outdated(epochs, saved.epochs):
+            if not has_heard_of(epochs, saved.epochs):
                 return Save(None, missing=True)
             start = resume_after(saved.cursor, saved.epochs, epochs)
             if start < position.offset:
@@ -175,6 +175,17 @@ class MemoryEvents(Client):
         """See EventStore."""
         await self._do(lambda: self._tables.cursors.setdefault(journal, SavedCursor(at, list(epochs))))
 
+    async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
+        """See EventStore."""
+
+        def adopt() -> None:
+            saved = self._tables.cursors.get(journal)
+            if saved is not None and saved.epochs == list(instead_of):
+                start = resume_after(saved.cursor, saved.epochs, epochs)
+                self._tables.cursors[journal] = _saved(epochs, start)
+
+        await self._do(adopt)
+
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
     ) -> Cursor | None:
@@ -182,7 +193,7 @@ class MemoryEvents(Client):
 
         def pass_gap() -> Cursor | None:
             saved = self._tables.cursors.get(journal)
-            if saved is None:
+            if saved is None or not has_heard_of(epochs, saved.epochs):
                 return None
             start = resume_after(saved.cursor, saved.epochs, epochs)
             if start + 1 >= first or start < after:

@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from oncecast.core.errors import DataRefused, RowLocked
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
-from oncecast.core.wire import Epoch, epoch_of, is_outdated, resume_after
+from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.postgres.database import Connection, Database, rfc3339
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.rows import Json, json_array, rows_of, storable
@@ -233,6 +233,18 @@ class PostgresEvents:
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await self._begin_cursor(connection, journal, epochs, at)
 
+    async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
+        """See EventStore."""
+        async with (
+            self._db.connection("upkeep") as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.transaction(),
+        ):
+            saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
+            if saved is not None and saved.epochs == list(instead_of):
+                start = resume_after(saved.cursor, saved.epochs, epochs)
+                await self._move_cursor(connection, journal, epochs, _cursor(epochs, start))
+
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
     ) -> Cursor | None:
@@ -243,7 +255,7 @@ class PostgresEvents:
             connection.transaction(),
         ):
             saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
-            if saved is None:
+            if saved is None or not has_heard_of(epochs, saved.epochs):
                 return None
             start = resume_after(saved.cursor, saved.epochs, epochs)
             if start + 1 >= first or start < after:
@@ -279,14 +291,14 @@ class PostgresEvents:
         """The saved offset in terms of `epochs`, with the row locked; None if another has it, or knows more."""
         saved = await self._read_cursor(connection, "lock_cursor", journal)
         if saved is not None:
-            if is_outdated(epochs, saved.epochs):
+            if not has_heard_of(epochs, saved.epochs):
                 return None
             return resume_after(saved.cursor, saved.epochs, epochs)
         return 0 if await self._begin_cursor(connection, journal, epochs, Cursor(epochs[0].epoch, 0)) else None
 
     async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Save:
         saved = await self._read_cursor(connection, "load_cursor", journal)
-        if saved is None or is_outdated(epochs, saved.epochs):
+        if saved is None or not has_heard_of(epochs, saved.epochs):
             return Save(None, missing=saved is not None)
         return Save(_cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)), missing=False)
 
