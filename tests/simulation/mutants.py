@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.simulation.planted import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src/oncecast"
 CHUNK_RUNS = 100
 CHUNK_DEADLINE_S = 300.0
 """Who takes longer spins, and never comes to rest."""
@@ -36,21 +37,20 @@ class Find:
     by: str
 
 
-def plant(mutant: Mutant, folder: Path) -> None:
-    """A copy of the package in `folder`, with the fault in it."""
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    file = folder / "src/oncecast" / mutant.file
-    text = file.read_text("utf-8")
+def planted_text(mutant: Mutant) -> str:
+    """Its file with the fault in it; raises SystemExit where the code is not as the mutant expects."""
+    text = (PACKAGE / mutant.file).read_text("utf-8")
     if text.count(mutant.old) != 1:
         raise SystemExit(f"{mutant.rule}: {mutant.file} has what is to be changed {text.count(mutant.old)} times")
-    file.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+    return text.replace(mutant.old, mutant.new)
 
 
 def seek(mutant: Mutant, runs: int) -> Find:
     """By simulation, up to so many schedules, or by its tests."""
     with tempfile.TemporaryDirectory(prefix="oncecast-mutant-") as name:
         folder = Path(name)
-        plant(mutant, folder)
+        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "src/oncecast" / mutant.file).write_text(planted_text(mutant), "utf-8")
         environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT}"}
         return _test(mutant, environment) if mutant.by else _simulate(mutant, runs, environment)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
+FEED = "tests/unit/listener/test_feed.py"
 LEASES = "tests/conformance/test_leases.py"
 
 
@@ -86,6 +87,7 @@ DECISIONS = [
         "listener/feed.py",
         "        if saved.epochs != self._doubted_epochs:\n",
         "        if False:\n",
+        by=FEED,
     ),
     Mutant(
         "a second arrival waits for the first and goes its own way",
@@ -184,10 +186,16 @@ DECISIONS = [
         ),
     ),
     Mutant(
-        "a forgotten track saves no cursor",
-        "listener/cursor.py",
-        "            if track.abandoned.is_set():\n",
-        "            if False:\n",
+        "what a forgotten track holds is not waited for",
+        "listener/feed.py",
+        " and self.track is not None and not self.track.abandoned.is_set():",
+        " and self.track is not None:",
+    ),
+    Mutant(
+        "who has to read anew leaves",
+        "listener/feed.py",
+        "        await track.abandoned.wait()\n",
+        "        await asyncio.Event().wait()\n",
     ),
     Mutant(
         "a group begins its cursor before it reads",
@@ -325,8 +333,8 @@ ADAPTERS = [
     Mutant(
         "who knows a lost future does not move the cursor",
         "stores/postgres/store.py",
-        "            if not has_heard_of(epochs, saved.epochs):\n                return None\n            return resume",
-        "            return resume",
+        "            if not has_heard_of(epochs, saved.epochs):\n                return None\n",
+        "",
         by=ENDING_ONCE,
     ),
     Mutant(

@@ -1,0 +1,94 @@
+"""What simulation rests on: time that passes at once, owners that vanish and freeze, failing schedules made small."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by
+from tests.simulation.schedule import Schedule, draw_schedule
+from tests.simulation.shrink import shrink
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    loop = VirtualLoop()
+    yield loop
+    loop.abandon()
+
+
+def test_an_hour_passes_at_once(loop: VirtualLoop) -> None:
+    began_s = loop.time()
+    loop.run_until_complete(asyncio.sleep(3_600))
+    assert loop.time() - began_s == 3_600
+
+
+def test_who_has_vanished_does_nothing_more_not_even_to_clean_up(loop: VirtualLoop) -> None:
+    done: list[object] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(2)
+        finally:
+            done.append("cleaned up")
+
+    async def main() -> None:
+        with owned_by("listener#1"):
+            begin(work())
+        await asyncio.sleep(1)
+        loop.vanish("listener#1")
+        await asyncio.sleep(10)
+
+    loop.run_until_complete(main())
+    assert done == []
+
+
+def test_who_is_frozen_does_afterwards_what_it_missed(loop: VirtualLoop) -> None:
+    done: list[object] = []
+
+    async def work() -> None:
+        await asyncio.sleep(2)
+        done.append(loop.time() - 1_000)
+
+    async def main() -> None:
+        with owned_by("listener#1"):
+            begin(work())
+        await asyncio.sleep(1)
+        loop.freeze("listener#1")
+        await asyncio.sleep(9)
+        assert done == []
+        assert loop.thaw("listener#1") > 0
+        await asyncio.sleep(1)
+
+    loop.run_until_complete(main())
+    assert done == [10]
+
+
+def test_a_run_in_which_nothing_can_happen_any_more_ends(loop: VirtualLoop) -> None:
+    with pytest.raises(NothingLeft):
+        loop.run_until_complete(asyncio.Event().wait())
+
+
+def test_a_run_in_which_somebody_is_busy_for_ever_ends(loop: VirtualLoop) -> None:
+    async def spin() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(Spinning):
+        loop.run_until_complete(spin())
+
+
+def test_a_schedule_that_fails_is_made_as_small_as_it_can_be_while_it_still_fails() -> None:
+    schedule = next(s for s in map(draw_schedule, range(100)) if len(s.actions) > 5 and s.listeners == 3)
+    kind, id_ = schedule.actions[3].kind, schedule.publications[1][2][0]
+
+    def fails(tried: Schedule) -> bool:
+        ids = [id_ for _, _, ids in tried.publications for id_ in ids]
+        return id_ in ids and any(action.kind == kind for action in tried.actions)
+
+    smallest = shrink(schedule, fails)
+    assert [ids for _, _, ids in smallest.publications] == [(id_,)]
+    assert [action.kind for action in smallest.actions] == [kind]
+    assert smallest.listeners == 2
