@@ -32,6 +32,7 @@ class Action:
 POSTGRES_FAILS_OVER = "PostgreSQL fails over to an older state"
 """Journals keep everything then: what PostgreSQL loses, they still have to have."""
 
+CRASH_STEPS = 200
 REPLAY_AFTER_S = 8.0
 """By then some events have spent all their attempts."""
 
@@ -54,12 +55,20 @@ def fault(kind: str) -> Callable[[Inflict], Inflict]:
 
 @fault("listener crash")
 async def _listener_crash(world: World, action: Action) -> bool:
-    return world.vanish(world.listener(action.which))
+    return _crash(world, world.listener(action.which), action)
 
 
 @fault("producer crash")
 async def _producer_crash(world: World, action: Action) -> bool:
-    return world.vanish(world.producer(action.which))
+    return _crash(world, world.producer(action.which), action)
+
+
+def _crash(world: World, process: Process, action: Action) -> bool:
+    """After some steps more: the clock alone would never strike between two that take no time."""
+    owner = process.owner
+    steps = int(action.length_s * 1_000) % CRASH_STEPS
+    world.loop.strike_after(owner, steps, lambda: process.owner == owner and world.vanish(process))
+    return process.running
 
 
 @fault("listener freeze")

@@ -57,6 +57,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timer_numbers = itertools.count()
         self._gone: set[str] = set()
         self._frozen: dict[str, list[events.Handle]] = {}
+        self._doomed: dict[str, tuple[int, Callable[[], object]]] = {}
         self.set_exception_handler(lambda _loop, _context: None)
         self.set_task_factory(self._make_task)
 
@@ -105,6 +106,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if owner in self._frozen:
             self._frozen[owner].append(handle)
             return False
+        return owner not in self._doomed or self._live_on(owner)
+
+    def _live_on(self, owner: str) -> bool:
+        steps, strike = self._doomed.pop(owner)
+        if not steps:
+            strike()
+            return False
+        self._doomed[owner] = (steps - 1, strike)
         return True
 
     def _make_task(self, loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
@@ -126,6 +135,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Nothing of it ever runs again."""
         self._gone.add(owner)
         self._frozen.pop(owner, None)
+
+    def strike_after(self, owner: str, steps: int, strike: Callable[[], object]) -> None:
+        """Let it take so many steps more, wherever it stands then: between any two of its awaits."""
+        self._doomed[owner] = (steps, strike)
 
     def freeze(self, owner: str) -> None:
         """Nothing of it runs until it is thawed."""

@@ -45,6 +45,24 @@ def test_who_has_vanished_does_nothing_more_not_even_to_clean_up(loop: VirtualLo
     assert done == []
 
 
+def test_who_is_doomed_vanishes_between_two_steps_that_take_no_time(loop: VirtualLoop) -> None:
+    done: list[object] = []
+
+    async def work() -> None:
+        for n in range(10):
+            done.append(n)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        with owned_by("listener#1"):
+            begin(work())
+        loop.strike_after("listener#1", 3, lambda: loop.vanish("listener#1"))
+        await asyncio.sleep(1)
+
+    loop.run_until_complete(main())
+    assert done == [0, 1, 2]
+
+
 def test_who_is_frozen_does_afterwards_what_it_missed(loop: VirtualLoop) -> None:
     done: list[object] = []
 
