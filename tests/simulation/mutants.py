@@ -91,10 +91,14 @@ def tell(find: Find) -> None:
 
 def passes_as_it_is(runs: int, tests: set[str]) -> bool:
     """Whether the code without any fault passes the same."""
-    simulated = _run([sys.executable, "-m", "tests.simulation", "--runs", str(runs)], os.environ)
-    tested = _run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *sorted(tests)], os.environ)
-    print(f"the code as it is: {simulated.stdout.splitlines()[-1]}; {tested.stdout.splitlines()[-1]}")
-    return simulated.returncode == tested.returncode == 0
+    commands = {f"{runs:,} schedules": ["tests.simulation", "--runs", str(runs)]}
+    commands |= {test: ["pytest", "-q", "-p", "no:cacheprovider", test] for test in sorted(tests)}
+    passed = True
+    for name, command in commands.items():
+        ended = _run([sys.executable, "-m", *command], os.environ)
+        passed &= ended.returncode == 0
+        print(f"the code as it is: {name}: {ended.stdout.splitlines()[-1]}", flush=True)
+    return passed
 
 
 def main() -> int:
