@@ -68,11 +68,11 @@ def _simulate(mutant: Mutant, runs: int, environment: Mapping[str, str]) -> Find
             ended = _run([*command, "--first", str(first), "--stop-at-first"], environment)
         except subprocess.TimeoutExpired:
             return Find(mutant, first + CHUNK_RUNS, "stalled: it spins")
-        for line in ended.stderr.splitlines():
-            seed, _, violations = line.removeprefix("seed ").partition(": ")
-            if line.startswith("seed ") and " ended with " not in violations:
+        violated = [line.removeprefix("seed ") for line in ended.stderr.splitlines() if line.startswith("seed ")]
+        for seed, _, violations in (line.partition(": ") for line in violated):
+            if " ended with " not in violations:
                 return Find(mutant, int(seed) + 1, violations)
-        if ended.returncode and not ended.stderr.startswith("seed "):
+        if ended.returncode and not violated:
             raise SystemExit(f"{mutant.rule}: {ended.stderr[-2_000:]}")
     return Find(mutant, None, f"{runs} schedules")
 
