@@ -38,10 +38,10 @@ class Find:
 
 
 def planted_text(mutant: Mutant) -> str:
-    """Its file with the fault in it; raises SystemExit where the code is not as the mutant expects."""
+    """Its file with the fault in it; raises ValueError where the code is not as the mutant expects."""
     text = (PACKAGE / mutant.file).read_text("utf-8")
     if text.count(mutant.old) != 1:
-        raise SystemExit(f"{mutant.rule}: {mutant.file} has what is to be changed {text.count(mutant.old)} times")
+        raise ValueError(f"{mutant.rule}: {mutant.file} has what is to be changed {text.count(mutant.old)} times")
     return text.replace(mutant.old, mutant.new)
 
 

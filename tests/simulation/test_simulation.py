@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.many import run_chunk
-from tests.simulation.mutants import planted_text
+from tests.simulation.mutants import PACKAGE, planted_text
 from tests.simulation.planted import MUTANTS, Mutant
 from tests.simulation.schedule import draw_schedule
 from tests.simulation.world import simulate
@@ -47,7 +47,9 @@ def test_a_run_is_a_function_of_its_schedule_whatever_python_hashes_to_what() ->
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} ({mutant.file})")
 def test_every_fault_that_make_mutants_plants_has_its_place_in_the_code(mutant: Mutant) -> None:
-    assert planted_text(mutant) != ""
+    text = planted_text(mutant)
+    assert mutant.new in text
+    assert text != (PACKAGE / mutant.file).read_text("utf-8")
 
 
 def _runs() -> str:

@@ -376,9 +376,8 @@ class EventStore(Protocol):
         """The journal can serve offsets from `first` on: note as a gap what lies between it and the group's cursor,
         and move that over it, in one transaction; returns where it stands then.
 
-        A cursor that is not yet at `after` stays. None if it has no cursor, or one of an opening
-        that the caller has not heard of.
-        Raises RowLocked too.
+        A cursor that is not yet at `after` stays. None if the group has none, or one that was saved with an opening
+        that the caller has not heard of. Raises RowLocked too.
         """
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:

@@ -84,7 +84,7 @@ class CursorSaver:
         passed = await self._store.pass_gap(
             track.journal, track.epochs, first=gap.last + 1, reason="skipped", after=gap.first - 1
         )
-        if passed is None:  # the database went back to where the group had not begun
+        if passed is None:  # the database went back to before the group's beginning, or the journal to another future
             self._reread(track)
         elif passed.offset >= gap.last:
             track.save(passed)

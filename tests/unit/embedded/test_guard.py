@@ -11,7 +11,7 @@ from oncecast.embedded.guarded import Guard
 from oncecast.embedded.lock import FolderLock
 from oncecast.embedded.process import announced
 
-SLEEP = "import signal, time; signal.signal(1, signal.SIG_DFL); print(flush=True); time.sleep(60)"
+SLEEP = "import signal, time; signal.signal(signal.SIGHUP, signal.SIG_DFL); print(flush=True); time.sleep(60)"
 """Whoever started the tests may have hangups ignored, as `nohup` does."""
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 
