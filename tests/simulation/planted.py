@@ -200,8 +200,8 @@ DECISIONS = [
     Mutant(
         "a group begins its cursor before it reads",
         "listener/feed.py",
-        "            await self._store.begin_cursor(",
-        "            _ = (",
+        "        await self._store.begin_cursor(",
+        "        _ = (",
     ),
     Mutant(
         "an older state of PostgreSQL is noticed",

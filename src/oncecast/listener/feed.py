@@ -205,12 +205,9 @@ class Feed:
         """Where the group is in this journal; what it can never read is noted, and passed."""
         journal, epochs = welcome.journal, welcome.epochs
         saved = await self._store.load_cursor(journal)
-        if saved is None:  # what a group misses from now on is a gap, even before it has saved anything
-            begin = welcome.last if self._from_latest else welcome.first - 1
-            await self._store.begin_cursor(journal, epochs, Cursor(epoch_of(epochs, max(1, begin)), begin))
+        if saved is None or not has_heard_of(epochs, saved.epochs):
+            await (self._begin_cursor(welcome) if saved is None else self._leave_lost_future(welcome, saved))
             saved = await self._store.load_cursor(journal)
-        elif not has_heard_of(epochs, saved.epochs):
-            await self._leave_lost_future(welcome, saved)
         after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
         if after + 1 < welcome.first:
             passed = await self._store.pass_gap(journal, epochs, first=welcome.first, reason="retention")
@@ -220,6 +217,12 @@ class Feed:
                 self._observe(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset
         return after
+
+    async def _begin_cursor(self, welcome: Welcome) -> None:
+        """What the group misses from now on is a gap, even before it has saved anything."""
+        begin = welcome.last if self._from_latest else welcome.first - 1
+        at = Cursor(epoch_of(welcome.epochs, max(1, begin)), begin)
+        await self._store.begin_cursor(welcome.journal, welcome.epochs, at)
 
     async def _leave_lost_future(self, welcome: Welcome, saved: SavedCursor) -> None:
         """The cursor was saved with an opening that the welcome does not name: one of them is of a lost future.

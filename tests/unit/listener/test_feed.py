@@ -108,8 +108,10 @@ async def producer(*scripts: Script) -> AsyncIterator[Harness]:
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def greet(connection: ServerConnection, epochs: list[Epoch] | None = None, journal: str = "j") -> Resume:
-    await connection.send(encode(Welcome(journal=journal, epochs=epochs or EPOCHS, first=1, last=0)).decode())
+async def greet(
+    connection: ServerConnection, epochs: list[Epoch] | None = None, journal: str = "j", *, first: int = 1
+) -> Resume:
+    await connection.send(encode(Welcome(journal=journal, epochs=epochs or EPOCHS, first=first, last=0)).decode())
     resume = decode_client_frame(await connection.recv())
     assert isinstance(resume, Resume)
     return resume
@@ -123,6 +125,23 @@ def sends(*frames: bytes | str) -> Script:
         await connection.wait_closed()
 
     return script
+
+
+def notes(resumed: list[str | None], epochs: list[Epoch] | None = None, *, first: int = 1) -> Script:
+    """Where the feed resumes."""
+
+    async def script(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection, epochs, first=first)).after)
+        await connection.wait_closed()
+
+    return script
+
+
+async def some(noted: list[str | None]) -> None:
+    async def noted_some() -> bool:
+        return bool(noted)
+
+    await until(noted_some)
 
 
 async def test_it_resumes_after_the_last_offset_it_received_when_the_connection_broke() -> None:
@@ -140,62 +159,39 @@ async def test_it_resumes_after_the_last_offset_it_received_when_the_connection_
 
 async def test_a_new_process_resumes_at_the_saved_cursor() -> None:
     resumed: list[str | None] = []
-
-    async def script(connection: ServerConnection) -> None:
-        resumed.append((await greet(connection)).after)
-        await connection.wait_closed()
-
-    async with producer(script) as at:
+    async with producer(notes(resumed)) as at:
         at.store.saved = SavedCursor(Cursor("e1", 41), EPOCHS)
-
-        async def connected() -> bool:
-            return bool(resumed)
-
-        await until(connected)
+        await some(resumed)
     assert resumed[0] == "e1:41"
 
 
 async def test_a_new_group_begins_a_cursor_before_it_reads_so_that_what_it_misses_afterwards_is_a_gap() -> None:
     resumed: list[str | None] = []
-
-    async def script(connection: ServerConnection) -> None:
-        await connection.send(encode(Welcome(journal="j", epochs=EPOCHS, first=42, last=99)).decode())
-        resume = decode_client_frame(await connection.recv())
-        assert isinstance(resume, Resume)
-        resumed.append(resume.after)
-        await connection.wait_closed()
-
-    async with producer(script) as at:
-
-        async def connected() -> bool:
-            return bool(resumed)
-
-        await until(connected)
+    async with producer(notes(resumed, first=42)) as at:
+        await some(resumed)
         assert at.store.saved == SavedCursor(Cursor("e1", 41), EPOCHS)
     assert resumed == ["e1:41"]
 
 
 async def test_a_cursor_is_of_a_lost_future_only_if_a_welcome_that_came_after_it_does_not_name_its_opening() -> None:
-    """Else it is the welcome that is out of date."""
     lost, journals = [*EPOCHS, Epoch("e9", 10)], [*EPOCHS, Epoch("e2", 12)]
-    welcomed = 0
     resumed: list[str | None] = []
-
-    async def script(connection: ServerConnection) -> None:
-        nonlocal welcomed
-        welcomed += 1
-        resumed.append((await greet(connection, journals)).after)
-        await connection.wait_closed()
-
-    async with producer(script) as at:
+    async with producer(notes(resumed, journals)) as at:
         at.store.saved = SavedCursor(Cursor("e9", 41), lost)
-
-        async def connected() -> bool:
-            return bool(resumed)
-
-        await until(connected)
+        await some(resumed)
         assert at.store.saved == SavedCursor(Cursor("e1", 9), journals)
-    assert (welcomed, resumed) == (2, ["e1:9"])
+        assert len(at.told(Disconnected)) == 1, "the first welcome might have been older than the cursor"
+    assert resumed == ["e1:9"]
+
+
+async def test_a_welcome_that_is_older_than_the_cursor_moves_nothing() -> None:
+    outdated, journals = [*EPOCHS, Epoch("e9", 10)], [*EPOCHS, Epoch("e2", 12)]
+    resumed: list[str | None] = []
+    async with producer(notes(resumed, outdated), notes(resumed, journals)) as at:
+        at.store.saved = saved = SavedCursor(Cursor("e2", 41), journals)
+        await some(resumed)
+        assert at.store.saved is saved
+    assert resumed == ["e2:41"]
 
 
 async def test_a_journal_that_was_restored_is_read_from_where_the_histories_part() -> None:
