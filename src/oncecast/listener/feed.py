@@ -100,7 +100,7 @@ class Feed:
     def reread(self) -> None:
         """Forget the track and read again from the saved cursor."""
         if self.track is not None:
-            self.track.abandoned.set()
+            self.track.abandon()
         self._owing.set()
 
     async def run_for_ever(self) -> None:
@@ -190,7 +190,7 @@ class Feed:
                 track.epochs = list(welcome.epochs)
                 return track
         if track is not None:
-            track.abandoned.set()
+            track.abandon()
         in_doubt = await self._ready()
         after = await self._saved_offset(welcome)
         self.used_bytes = 0

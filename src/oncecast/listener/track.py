@@ -83,7 +83,8 @@ class Track:
             )
         ]
         self.doubted_bytes = max(0, self.doubted_bytes - len(text))
-        self._held.extend(arrivals)
+        if not self.abandoned.is_set():
+            self._held.extend(arrivals)
         # Credit counts whole frames: what is not an arrival's own goes back at once.
         spare_bytes = len(text) - sum(arrival.cost_bytes for arrival in arrivals)
         self._on_credit(spare_bytes)
@@ -97,6 +98,11 @@ class Track:
         if gap.last >= due:
             self.watermark.arrive(gap.last + 1, gap.last)
             self.gaps.append(gap)
+
+    def abandon(self) -> None:
+        """Another track takes its place; what is in flight ends on its own, and nobody saves a cursor over it."""
+        self.abandoned.set()
+        self._held.clear()  # each of them holds its track: a circle that no garbage collector sees
 
     def end(self, arrivals: Sequence[Arrival]) -> None:
         """These have ended: their payloads go, their identities stay until the cursor is saved over them."""

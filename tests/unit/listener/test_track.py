@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -19,6 +22,19 @@ def test_arrivals_carry_their_place_and_their_bytes() -> None:
         (8, "b", "/oncecast", "tick", "e1:8"),
     ]
     assert msgspec.json.decode(second.raw)["id"] == "b"
+
+
+def test_a_track_that_is_abandoned_holds_nothing_any_more_and_goes_itself() -> None:
+    """Arrivals know their track and are no garbage collector's: held by it, they would keep each other for ever."""
+    on = track()
+    arrivals = receive(on, frame(1, "a", "b"))
+    on.abandon()
+    arrivals += receive(on, frame(3, "c"))
+    on.end(arrivals)
+    gone = weakref.ref(on)
+    del on, arrivals
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_overlap_of_a_frame_is_dropped() -> None:
