@@ -7,6 +7,7 @@ python -m tests.simulation --seed 358       one of them: shrunk if it fails, and
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -26,6 +27,8 @@ from tests.simulation.shrink import shrink
 from tests.simulation.world import simulate
 
 CHUNK = 25
+CHUNKS_OF_A_PROCESS = 16
+"""Then another takes its place: see run_chunk."""
 ALL_KINDS_FROM_RUNS = 500
 """So many runs bring about every kind of fault; one that never came is an error of ours."""
 
@@ -38,7 +41,7 @@ def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int
     console = Console(stderr=True)
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        multiprocessing.get_context("spawn").Pool(workers) as pool,
+        multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=CHUNKS_OF_A_PROCESS) as pool,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("schedules", total=runs)
@@ -71,6 +74,7 @@ def _close(runs: int, steps: int, injected: Counter[str], violated: Iterable[int
 
 def run_one(seed: int, *, as_json: bool) -> int:
     """One schedule; if it fails the smallest of its parts that fails."""
+    gc.disable()
     schedule = draw_schedule(seed)
     result = simulate(schedule)
     if as_json:

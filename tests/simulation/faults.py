@@ -29,10 +29,13 @@ class Action:
     length_s: float
 
 
+CONFLICT_WITHIN_S = 5.0
 POSTGRES_FAILS_OVER = "PostgreSQL fails over to an older state"
 """Journals keep everything then: what PostgreSQL loses, they still have to have."""
 
-CRASH_STEPS = 200
+LISTENER_STEPS, PRODUCER_STEPS = 200, 20
+CRASH_WITHIN_S = 20.0
+"""Even an idle process takes so many steps by then."""
 REPLAY_AFTER_S = 8.0
 """By then some events have spent all their attempts."""
 
@@ -55,20 +58,20 @@ def fault(kind: str) -> Callable[[Inflict], Inflict]:
 
 @fault("listener crash")
 async def _listener_crash(world: World, action: Action) -> bool:
-    return _crash(world, world.listener(action.which), action)
+    return await _crash(world, world.listener(action.which), int(action.length_s * 1_000) % LISTENER_STEPS)
 
 
 @fault("producer crash")
 async def _producer_crash(world: World, action: Action) -> bool:
-    return _crash(world, world.producer(action.which), action)
+    return await _crash(world, world.producer(action.which), int(action.length_s * 1_000) % PRODUCER_STEPS)
 
 
-def _crash(world: World, process: Process, action: Action) -> bool:
+async def _crash(world: World, process: Process, steps: int) -> bool:
     """After some steps more: the clock alone would never strike between two that take no time."""
-    owner = process.owner
-    steps = int(action.length_s * 1_000) % CRASH_STEPS
-    world.loop.strike_after(owner, steps, lambda: process.owner == owner and world.vanish(process))
-    return process.running
+    vanished: list[bool] = []
+    world.loop.strike_after(process.owner, steps, lambda: vanished.append(world.vanish(process)))
+    await asyncio.sleep(CRASH_WITHIN_S)
+    return any(vanished)
 
 
 @fault("listener freeze")
@@ -277,7 +280,11 @@ async def _publish_again(world: World, action: Action) -> bool:
 
 @fault("published again with other content")
 async def _publish_otherwise(world: World, action: Action) -> bool:
-    return await world.publishers.publish_again(world.producer(action.which).name, n=1)
+    before = len(world.postgres.tables.conflicts)
+    if not await world.publishers.publish_again(world.producer(action.which).name, n=1):
+        return False
+    await asyncio.sleep(CONFLICT_WITHIN_S)
+    return len(world.postgres.tables.conflicts) > before
 
 
 @fault("replay")

@@ -31,6 +31,8 @@ class Publishers:
         self._restores: Counter[str] = Counter()
         self.tried: set[str] = set()
         self.acknowledged: set[str] = set()
+        self.contents: dict[str, set[bytes]] = {}
+        """What was acknowledged under each id: other content is a conflict."""
         self.refusals: Counter[str] = Counter()
 
     async def publish(self, producer: str, events: Sequence[bytes]) -> None:
@@ -41,6 +43,8 @@ class Publishers:
         while not await self._post(producer, body):
             await asyncio.sleep(self._world.draw.uniform(0.1, 1.0))
         self.acknowledged |= ids - self._world.watch.nobodys
+        for event in events:
+            self.contents.setdefault(msgspec.json.decode(event)["id"], set()).add(event)
         self._since_copy.get(producer, []).extend(events)
 
     async def publish_again(self, producer: str, n: int) -> bool:

@@ -128,6 +128,13 @@ class Watch:
         self.nobodys.update(ids)
         self._world.publishers.acknowledged.difference_update(ids)
 
+    def lost_conflicts(self) -> Iterator[str]:
+        """Other content under a used identity is kept: every id that was acknowledged with both has one."""
+        kept = {identity for identity, _, _ in self._world.postgres.tables.conflicts}
+        for id_, contents in self._world.publishers.contents.items():
+            if len(contents) > 1 and id_ not in self.nobodys and f"{DEFAULT_SOURCE}\0{id_}" not in kept:
+                yield f"conflicts: that of {id_!r} is kept nowhere"
+
     def wrong_gaps(self) -> Iterator[str]:
         """What was given up is recorded as a gap, or was read before; nothing else is recorded."""
         if self._world.publishers.any_restored:

@@ -320,7 +320,8 @@ class World:
             )
         )
         wrong = [f"{name}: {count}" for name, count in list(verdict.as_dict().items())[4:] if count]
-        violations = [*self.violations, *self.watch.violations, *self.watch.wrong_gaps(), *wrong]
+        watched = (*self.watch.violations, *self.watch.wrong_gaps(), *self.watch.lost_conflicts())
+        violations = [*self.violations, *watched, *wrong]
         return Result(verdict, violations, self.history, self.injected, self.loop.steps)
 
 

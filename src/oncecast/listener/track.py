@@ -23,6 +23,10 @@ IDENTITY_COST_BYTES = 160
 behind it from being forgotten, and even that must have a bound."""
 
 
+def _to_nobody(_count: int) -> None:
+    """What an abandoned track held is not given back: its successor begins with all there is."""
+
+
 class Track:
     """Arrivals of one journal in order of offset, from the saved cursor on; and the credit they hold."""
 
@@ -103,6 +107,7 @@ class Track:
         """Another track takes its place; what is in flight ends on its own, and nobody saves a cursor over it."""
         self.abandoned.set()
         self._held.clear()  # each of them holds its track: a circle that no garbage collector sees
+        self._on_credit = _to_nobody
 
     def end(self, arrivals: Sequence[Arrival]) -> None:
         """These have ended: their payloads go, their identities stay until the cursor is saved over them."""
