@@ -42,8 +42,8 @@ dist: setup ## the wheel and the source archive, in dist/
 chaos: setup ## a minute of real faults on a whole system, and a verdict; ARGS=--seconds\ 300 for longer
 	@$(BIN)/oncecast chaos $(ARGS)
 
-simulate: setup ## RUNS=20000 schedules in virtual time, on all cores; every one has to keep the promise
-	@$(BIN)/python -m tests.simulation --runs $(RUNS)
+simulate: setup ## RUNS=20000 schedules in virtual time, on all cores; SEED=358 tells one of them step by step
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--runs $(RUNS))
 
 mutants: setup ## plant a fault for each rule, and see the simulation find it
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)

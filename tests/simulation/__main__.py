@@ -1,7 +1,7 @@
 """Many schedules on all cores, or one with its history.
 
-python -m tests.simulation --runs 20000     seeds from 0 on; progress, and a closing line
-python -m tests.simulation --seed 358       one of them: shrunk if it fails, and told step by step
+--runs 20000     seeds from 0 on; progress, and a closing line
+--seed 358       one of them: shrunk if it fails, and told step by step
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int
             for seed, violations in chunk_violated:
                 violated.append(seed)
                 console.print(f"seed {seed}: {'; '.join(violations)}", markup=False, highlight=False, soft_wrap=True)
-                console.print(f"  python -m tests.simulation --seed {seed}", highlight=False)
+                console.print(f"  make simulate SEED={seed}", highlight=False)
             bar.update(task, completed=done)
             if not console.is_terminal and done * 10 // runs > (done - len(chunk)) * 10 // runs:
                 console.print(f"{done:,} of {runs:,} schedules", highlight=False)

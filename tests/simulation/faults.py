@@ -171,6 +171,7 @@ async def _postgres_fails_over(world: World, action: Action) -> bool:
     older = world.snapshots[action.which % len(world.snapshots)][0]
     lost = world.postgres.tables.rows.keys() - older.rows.keys()
     world.postgres.fail_over(older)
+    world.watch.postgres_went_back = True
     world.watch.has_gone_back()
     return bool(lost)
 

@@ -28,7 +28,8 @@ class Publishers:
     def __init__(self, world: World) -> None:
         self._world = world
         self._since_copy: dict[str, list[bytes]] = {}
-        self._restores: Counter[str] = Counter()
+        self.restores: Counter[str] = Counter()
+        """Of whose journals, how often a copy took their place."""
         self.tried: set[str] = set()
         self.acknowledged: set[str] = set()
         self.contents: dict[str, set[bytes]] = {}
@@ -63,30 +64,25 @@ class Publishers:
 
     async def after_restore(self, producer: str) -> bool:
         """They are told that the copy stands in for the journal; whether it lacked anything."""
-        self._restores[producer] += 1
+        self.restores[producer] += 1
         if since := self._since_copy.pop(producer):
             await self.publish(producer, since)
         return bool(since)
 
-    @property
-    def any_restored(self) -> bool:
-        """Whether some journal went back to a copy."""
-        return bool(self._restores)
-
     async def _post(self, producer: str, body: bytes) -> bool:
         process = self._world.process(producer)
-        restores = self._restores[producer]
+        restores = self.restores[producer]
         if not process.running:
             return False
         with owned_by(process.owner):
-            posting = begin(_post(process.service, body))
+            posting = begin(_status_of(process.service, body))
         with suppress(TimeoutError):
             async with asyncio.timeout(POST_DEADLINE_S):
                 status = await asyncio.shield(posting)
                 self.refusals[producer] += status >= 500
                 await asyncio.sleep(self._world.servers.latency_s())
                 is_heard = self._world.draw.random() >= UNHEARD
-                return status == 202 and is_heard and restores == self._restores[producer]
+                return status == 202 and is_heard and restores == self.restores[producer]
         return False
 
 
@@ -96,7 +92,7 @@ def event_of(id: str, n: int) -> bytes:
     return Event.new(type_, {"n": n}, id=id, source=DEFAULT_SOURCE, time="2026-01-01T00:00:00Z").to_json()
 
 
-async def _post(producer: Producer, body: bytes) -> int:
+async def _status_of(producer: Producer, body: bytes) -> int:
     """What it answers to `POST /events`."""
     status = 0
 

@@ -6,12 +6,15 @@ import gc
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.simulation.faults import Action
 from tests.simulation.mutants import PACKAGE, planted_text
 from tests.simulation.planted import MUTANTS, Mutant
 from tests.simulation.schedule import draw_schedule
@@ -41,6 +44,13 @@ def test_what_was_found_stays_mended(seed: int) -> None:
     assert json.loads(ended.stdout) == {"seed": seed, "violations": []}
 
 
+@pytest.mark.parametrize("seed", [25, 441, 572])
+def test_two_futures_of_a_journal_at_a_time_do_not_move_the_cursor_to_and_fro(seed: int) -> None:
+    """A copy is made, the producer dies and opens the journal, and then the copy takes its place."""
+    ended = _run("-c", f"from tests.simulation.test_simulation import two_futures; print(two_futures({seed}))")
+    assert ended.stdout == "[]\n"
+
+
 def test_a_run_is_a_function_of_its_schedule_whatever_python_hashes_to_what() -> None:
     """In a process twice, and in another."""
     code = "from tests.simulation.test_simulation import histories; print(histories(), histories())"
@@ -53,6 +63,18 @@ def test_every_fault_that_make_mutants_plants_has_its_place_in_the_code(mutant: 
     text = planted_text(mutant)
     assert mutant.new in text
     assert text != (PACKAGE / mutant.file).read_text("utf-8")
+
+
+def two_futures(seed: int) -> list[str]:
+    """What is violated where listeners hear of two openings that both follow the same one."""
+    gc.disable()
+    schedule, draw = draw_schedule(seed), random.Random(seed)
+    at_s = draw.uniform(3, 8)
+    restored = Action(round(at_s, 3), "journal restored from a copy", 0, round(draw.uniform(1, 4), 3))
+    crash = Action(round(at_s + 0.2, 3), "producer crash", 0, round(draw.uniform(0.001, 1), 3))
+    publications = tuple((at_s, 0, ids) for at_s, _, ids in schedule.publications)
+    schedule = replace(schedule, listeners=3, producers=1, actions=(restored, crash), publications=publications)
+    return simulate(schedule).violations
 
 
 def histories() -> str:

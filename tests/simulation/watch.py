@@ -26,6 +26,7 @@ class Watch:
         self._world = world
         self._ids: dict[bytes, list[str]] = {}
         self._seen: dict[str, SavedCursor] = {}
+        self.postgres_went_back = False
         self._reached: dict[str, int] = {}
         self._committed: set[str] = set()
         """Identities that have, or had before PostgreSQL went back, a row."""
@@ -129,7 +130,12 @@ class Watch:
         self._world.publishers.acknowledged.difference_update(ids)
 
     def lost_conflicts(self) -> Iterator[str]:
-        """Other content under a used identity is kept: every id that was acknowledged with both has one."""
+        """Other content under a used identity is kept: every id that was acknowledged with both has one.
+
+        But what PostgreSQL loses of conflicts nobody makes again: cursors are saved over rows, and those are there.
+        """
+        if self.postgres_went_back:
+            return
         kept = {identity for identity, _, _ in self._world.postgres.tables.conflicts}
         for id_, contents in self._world.publishers.contents.items():
             if len(contents) > 1 and id_ not in self.nobodys and f"{DEFAULT_SOURCE}\0{id_}" not in kept:
@@ -137,18 +143,22 @@ class Watch:
 
     def wrong_gaps(self) -> Iterator[str]:
         """What was given up is recorded as a gap, or was read before; nothing else is recorded."""
-        if self._world.publishers.any_restored:
-            return  # then what was given up may have come back
+        world = self._world
         recorded = {
             (journal, offset)
-            for journal, _, first, last, _ in self._world.postgres.tables.gaps
+            for journal, _, first, last, _ in world.postgres.tables.gaps
             for offset in range(first, last + 1)
         }
+        # Into a journal that was restored what was given up may have come back, at another place even.
+        come_back = {world.kept[producer].name for producer in world.publishers.restores} & self._given_up_of()
         gone = {place for place, id_ in self.given_up.items() if not self._is_ended(id_)}
-        if missing := sorted(gone - recorded):
+        if missing := sorted(place for place in gone - recorded if place[0] not in come_back):
             yield f"gaps: {missing} are recorded by nobody"
-        if false := sorted(recorded - self.given_up.keys()):
+        if false := sorted(place for place in recorded - self.given_up.keys() if place[0] not in come_back):
             yield f"gaps: {false} were never given up"
+
+    def _given_up_of(self) -> set[str]:
+        return {journal for journal, _ in self.given_up}
 
 
 class WatchedJournal(MemoryJournal):

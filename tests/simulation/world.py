@@ -316,7 +316,6 @@ class World:
                 rows={row.id: row.status for row in tables.rows.values()},
                 effects=tables.effects,
                 ahead=self.watch.ahead,
-                gaps=0 if self.watch.given_up else len(tables.gaps),
             )
         )
         wrong = [f"{name}: {count}" for name, count in list(verdict.as_dict().items())[4:] if count]

@@ -103,7 +103,8 @@ def _told(entry: Entry) -> str:
     health = entry.health or {}
     journal = health.get("journal")
     if isinstance(journal, dict):
-        return f"{output.cell(journal.get('last'))} events, {len(health.get('listeners') or [])} listeners"
+        listeners = len(health.get("listeners") or [])
+        return f"{output.cell(journal.get('last'))} events, {listeners} listener{'s' * (listeners != 1)}"
     words = [
         f"{output.cell(health[name])} {name.replace('_', ' ')}"
         for name in ("stored", "duplicates", "dead", "in_flight")
