@@ -1,9 +1,19 @@
 """Oncecast: broadcast to many, processed once, whatever fails."""
 
 from oncecast.client.publisher import Publisher
-from oncecast.core.errors import Reject
+from oncecast.core.errors import Reject, Retry
 from oncecast.core.event import Event
-from oncecast.core.ports import Transaction
-from oncecast.listener.handlers import Listener
+from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.listener.handlers import Call, Listener, Proceed
 
-__all__ = ["Event", "Listener", "Publisher", "Reject", "Transaction"]
+__all__ = [
+    "Call",
+    "Event",
+    "Listener",
+    "Proceed",
+    "Publisher",
+    "Reject",
+    "Retry",
+    "SyncTransaction",
+    "Transaction",
+]

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from starlette.types import ASGIApp
 
+from oncecast.client.emissions import ProducersPublisher
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.facts import Observe, StartFailed
@@ -35,9 +36,17 @@ from oncecast.observe.logs import log_facts
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.app import right_for as producer_needs
+from oncecast.producer.publishable import check_publishable
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.dead_letter_file import DeadLetterFile
-from oncecast.stores.postgres import Database, EventReader, PostgresDeaths, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres import (
+    Database,
+    EventReader,
+    PostgresDeaths,
+    PostgresEvents,
+    PostgresLetters,
+    PostgresOutbox,
+)
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
 
@@ -128,7 +137,21 @@ async def _listen(
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         relayed = Relayed()
-        service = ListenerService(app, leases, store, deaths, letters, letter_log, settings, relayed.answer, observe)
+        publisher = ProducersPublisher(config.ws_url, token=config.publish_token)
+        service = ListenerService(
+            app,
+            leases,
+            store,
+            deaths,
+            letters,
+            letter_log,
+            PostgresOutbox(database),
+            settings,
+            relayed.answer,
+            publisher.publish,
+            observe,
+            check_emitted=check_publishable,
+        )
         face = relayed.app = listener_app(
             EventReader(database),
             service.recent,
@@ -149,6 +172,7 @@ async def _listen(
                 await service.run(stop)
             finally:
                 drained.set()
+                await publisher.close()
 
 
 async def _start_patiently(
@@ -223,7 +247,6 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         producer_urls=config.ws_url,
         token=config.subscribe_token,
         window_bytes=config.window_bytes,
-        handler_concurrency=config.handler_concurrency,
         attempts=AttemptLimits(
             db_attempts=config.db_attempts,
             db_retry_delay_s=config.db_retry_delay,
@@ -232,6 +255,8 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
             pauses_max=config.pauses_max,
             claims_max=config.claims_max,
             handler_timeout_s=config.handler_timeout,
+            handler_concurrency=config.handler_concurrency,
+            retry_after_max_s=config.retry_after_max,
         ),
         lease_ttl_s=config.lease_ttl,
         probe_interval_s=config.probe_interval,

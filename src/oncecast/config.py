@@ -14,23 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 TOKEN_MIN_LETTERS = 8
 _GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
-
-def duration_s(text: str) -> float:
-    """`2s`, `500ms`, `1m`, `7d` or a bare number of seconds."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError("a duration such as 2s, 500ms or 1m")
-    return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
 def duration_or_off(text: str) -> float | None:
@@ -206,6 +197,9 @@ class ListenerConfig(Common):
     """Settings of `oncecast listener`."""
 
     port: int = setting("3001", port, "API, health and metrics")
+    publish_token: str | None = setting(
+        "", token, "what is shown to the producers when handlers' events are published", secret=True
+    )
     ws_url: tuple[str, ...] = setting("ws://localhost:8080", ws_urls, "the producers, comma-separated")
     redis_url: str = setting(
         "redis://localhost:6379", url_of("redis", "rediss", "unix"), "Redis 7 or Valkey", secret=True
@@ -229,6 +223,7 @@ class ListenerConfig(Common):
     db_retry_delay: float = setting("2s", duration_s, "between them")
     event_attempts: int = setting("3", count, "attempts of an event before it is dead")
     event_retry_delay: float = setting("2s", duration_s, "between them")
+    retry_after_max: float = setting("5m", duration_s, "the longest wait that a handler may ask for")
     reconnect_base: float = setting("1s", duration_s, "first wait before a producer is tried again; doubles")
     reconnect_max: float = setting("30s", duration_s, "the longest such wait")
     lease_ttl: float = setting("30s", duration_s, "when Redis forgets a lease that nobody renews")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oncecast.core.errors import Unavailable
 from oncecast.core.event import DEFAULT_SOURCE, Event
 from oncecast.producer.app import Producer
 from tests.simulation.loop import begin, owned_by
@@ -47,6 +48,16 @@ class Publishers:
         for event in events:
             self.contents.setdefault(msgspec.json.decode(event)["id"], set()).add(event)
         self._since_copy.get(producer, []).extend(events)
+
+    async def relay(self, events: Sequence[bytes]) -> None:
+        """See Publish of `core.ports`: to any producer, once; it is the outbox that tries again."""
+        producer = self._world.producer(self._world.draw.randrange(len(self._world.producers))).name
+        body = b"[" + b",".join(events) + b"]"
+        self.tried |= {msgspec.json.decode(event)["id"] for event in events}
+        if not await self._post(producer, body):
+            raise Unavailable(f"{producer} has not acknowledged")
+        for event in events:
+            self._since_copy.get(producer, []).append(event)
 
     async def publish_again(self, producer: str, n: int) -> bool:
         """One of the ids that are acknowledged, with `n` as its content; False if there is none."""

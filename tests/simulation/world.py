@@ -17,7 +17,14 @@ from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.retention import RetentionLimits
-from oncecast.stores.memory import MemoryDeaths, MemoryEvents, MemoryLeases, MemoryLetters, MemoryRedis
+from oncecast.stores.memory import (
+    MemoryDeaths,
+    MemoryEvents,
+    MemoryLeases,
+    MemoryLetters,
+    MemoryOutbox,
+    MemoryRedis,
+)
 from oncecast.stores.memory.postgres import Tables
 from tests.simulation.application import GROUP, application
 from tests.simulation.clock import instead_of_the_worlds
@@ -216,6 +223,7 @@ class World:
             MemoryDeaths(self.postgres, **client),
             MemoryLetters(self.postgres, **client),
             _Log(),
+            MemoryOutbox(self.postgres, **client),
             ListenerSettings(
                 instance=process.name,
                 group=GROUP,
@@ -225,6 +233,7 @@ class World:
                 adopt_handlers=True,
             ),
             answer,
+            self.publishers.relay,
             lambda fact: self.tell(f"{process.name}: {fact}") if self._told else None,
             dial=self.dial,
         )

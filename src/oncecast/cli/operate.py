@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.publish import secret
-from oncecast.config import duration_s
+from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from oncecast.cli import output
 from oncecast.cli.events_file import BadInput, EventsFile
 from oncecast.client.errors import PublishRefused
-from oncecast.config import duration_s
+from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError, OncecastError
 from oncecast.core.event import Cursor
 

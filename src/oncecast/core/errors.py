@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from oncecast.core.durations import duration_s
+
 
 class OncecastError(Exception):
     """The root of every error that Oncecast raises on purpose; its text is for people."""
@@ -28,12 +30,20 @@ class Unavailable(OncecastError):
     """
 
 
+class Contended(Unavailable):
+    """PostgreSQL ended the transaction for the sake of another one: a deadlock, or a serialisation failure."""
+
+
 class DataRefused(OncecastError):
     """PostgreSQL refuses what this event holds; another event would have gone in."""
 
 
 class RowLocked(OncecastError):
     """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
+
+
+class OutOfTurn(RowLocked):
+    """An ordered event whose turn has not come: another of its key is under way, or the one before has no row."""
 
 
 class AttemptFailed(OncecastError):
@@ -60,8 +70,34 @@ class JournalCorrupt(JournalUnavailable):
     """What the journal holds fails its checksum; names the offsets."""
 
 
+class EmissionRefused(OncecastError):
+    """A producer will never take the event at `index` of those that were published."""
+
+    def __init__(self, reason: str, index: int) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
 class Reject(Exception):
     """Raised by a handler: this event can never succeed. It is dead at once, with the reason given."""
+
+
+class DataInvalid(Reject):
+    """The event's data does not fit what its handler asks for; names the path in the data."""
+
+
+class Retry(Exception):
+    """Raised by a handler: try this event again `after` so long: `"30s"`, `"500ms"`, `"1m"`, or seconds.
+
+    It is an attempt like any other, the last of which ends the event as dead; only the wait is the handler's. The
+    listener's RETRY_AFTER_MAX bounds it. Raises ValueError for an `after` that is no duration.
+    """
+
+    def __init__(self, reason: str = "", *, after: str | float) -> None:
+        self.after_s = duration_s(after) if isinstance(after, str) else float(after)
+        if not 0 <= self.after_s < float("inf"):
+            raise ValueError(f"after={after!r}: a duration such as '30s', or a number of seconds")
+        super().__init__(reason or f"the handler asked for another attempt after {after}")
 
 
 class Cost(Enum):

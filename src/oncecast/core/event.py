@@ -7,8 +7,9 @@ what a listener's stations pass along: the same event as undecoded bytes, with i
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -51,6 +52,24 @@ def new_id() -> str:
     return f"evt_{uuid_utils.uuid7()}"
 
 
+def follow_up_id(source: str, id: str, handler: str, index: int) -> str:
+    """The id of the `index`-th event that `handler` emitted for the event `(source, id)`: the same every time."""
+    return "evt_" + blake2b("\0".join((source, id, handler, str(index))).encode(), digest_size=16).hexdigest()
+
+
+class Emitted:
+    """An event that has been emitted, under the id that it has got. To await it is not needed, and does nothing."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __await__(self) -> Generator[None, None, Event]:
+        yield from ()
+        return self.event
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One CloudEvents 1.0 event. Made with `Event.new`, or read from its JSON with `Event.from_json`.
@@ -71,6 +90,8 @@ class Event:
     """The data as JSON, as it was received; empty without data."""
     data_bytes: bytes | None = None
     """Binary data (`data_base64` on the wire), instead of JSON data."""
+    emitter: Callable[[Event], Event] | None = field(default=None, repr=False, compare=False)
+    """What takes its follow-ups; only an event that a handler is given has one."""
 
     @classmethod
     def new(
@@ -124,6 +145,17 @@ class Event:
             return self.data_bytes
         return msgspec.json.decode(self.raw_data) if self.raw_data else None
 
+    def emit(self, event: Event) -> Emitted:
+        """Publish `event` as a follow-up of this one, exactly once: it commits with this event's row or not at all.
+
+        Its id is derived from this event, the handler and how many it has emitted before, whatever id it has.
+        In an `async def`, `await` it or not; a plain `def` just calls it. Raises ValueError for an event that no
+        producer would accept, RuntimeError if this is no event that a handler was given.
+        """
+        if self.emitter is None:
+            raise RuntimeError("only the event that a handler was given can emit; elsewhere use oncecast.Publisher")
+        return Emitted(self.emitter(event))
+
     def to_json(self) -> bytes:
         """The structured CloudEvents form, as it goes over the wire."""
         members: dict[str, Any] = {
@@ -141,6 +173,16 @@ class Event:
         elif self.raw_data:
             members["data"] = msgspec.Raw(self.raw_data)
         return _encode(members)
+
+
+class Turn(NamedTuple):
+    """An ordered event's place among those of its key: it may begin when the row of `after` is in PostgreSQL.
+
+    `after` is the identity `(source, id)` of the event before it, if there is one that is not long stored.
+    """
+
+    key: str
+    after: tuple[str, str] | None
 
 
 class Arrival(msgspec.Struct, eq=False, gc=False):
@@ -176,6 +218,8 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """When, on the monotonic clock, its lease wants to be renewed."""
     epoch: str = ""
     journal: str = ""
+    turn: Turn | None = None
+    """Set if a handler asked for order."""
 
     @property
     def identity(self) -> str:

@@ -236,6 +236,27 @@ class ReplayFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class EmissionsRelayed(Fact):
+    """So many events that handlers emitted have been accepted by a producer."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmissionRefused(Fact):
+    """No producer will take an event that a handler emitted: it stays in the table `outbox`, with the reason."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmissionsHeldUp(Fact):
+    """What handlers emit waits in the outbox, and is tried again until a producer takes it."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rescued(Fact):
     """Events whose holder is dead are free again."""
 

@@ -7,13 +7,35 @@ errors into those of `core.errors`, and bound every call by a deadline of their 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.transaction import OpenTransaction, Transaction
 from oncecast.core.wire import Epoch
+
+__all__ = [
+    "Batch",
+    "Claims",
+    "DeadLetter",
+    "DeadLetterLog",
+    "DeadLetters",
+    "Deaths",
+    "EventStore",
+    "Journal",
+    "KnownGroup",
+    "Leases",
+    "Outbox",
+    "Outcome",
+    "Publish",
+    "ReplayWork",
+    "Save",
+    "SavedCursor",
+    "Transaction",
+    "Work",
+    "WorkTogether",
+]
 
 # --- journal ------------------------------------------------------------------------------------------------
 
@@ -186,29 +208,6 @@ class Outcome(Enum):
     """The same identity with other content; kept in `conflicts`."""
 
 
-class Transaction(Protocol):
-    """The transaction that an attempt's handler writes on: it commits with the event's row or not at all.
-
-    It dies with its attempt. Statements take `%s` or `%(name)s` parameters; one statement a call.
-    """
-
-    async def execute(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
-        """Run one statement; returns the number of rows that it touched."""
-
-    async def fetch_one(
-        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
-    ) -> dict[str, Any] | None:
-        """The first row by column name, or None."""
-
-    async def fetch_all(
-        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """All rows by column name."""
-
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """A stretch whose SQL errors the handler means to survive: on an exception it alone is rolled back."""
-
-
 class SavedCursor(NamedTuple):
     """A group's cursor in a journal as PostgreSQL has it, with the openings known when it was saved."""
 
@@ -237,7 +236,11 @@ class DeadLetter:
     died_at: str
 
 
-ReplayWork = Callable[[Arrival, Transaction], Awaitable[None]]
+Work = Callable[[OpenTransaction], Awaitable[None]]
+"""What is run for an event on the transaction that ends it."""
+WorkTogether = Callable[[OpenTransaction, Sequence[Arrival]], Awaitable[None]]
+"""What is run for those of several events that are new, on the transaction that ends them all."""
+ReplayWork = Callable[[Arrival, OpenTransaction], Awaitable[None]]
 """What is run for a dead letter that is replayed: its handlers, on the transaction that stores it."""
 
 
@@ -302,6 +305,22 @@ class Deaths(Protocol):
         """This process has attempted it, and lives."""
 
 
+Publish = Callable[[Sequence[bytes]], Awaitable[None]]
+"""Has events (structured JSON) accepted by a producer, in their order, again and again under the same ids; raises
+Unavailable where it cannot be known that all were, EmissionRefused where the producer will never take one."""
+
+
+class Outbox(Protocol):
+    """The events that handlers emitted, until a producer has them. Raises Unavailable as all do."""
+
+    async def relay(self, publish: Publish, *, limit: int) -> int:
+        """Have `publish` bring up to `limit` of the oldest, then let go of them; how many that were.
+
+        0 if there are none, or another listener of the group is at it. One that is refused is put aside, with the
+        reason; those before it in the same call are kept, to be published again. Raises what `publish` does, too.
+        """
+
+
 class DeadLetterLog(Protocol):
     """Where a line of every dead letter goes, after its row. As text it is its name, for people."""
 
@@ -321,11 +340,17 @@ class EventStore(Protocol):
         Raises DataRefused if any one cannot be stored, RowLocked if another session holds any: then none is.
         """
 
-    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """End one event together with what `work` writes. `work` does not run unless the row is new.
 
         Raises what `work` raises (then nothing is kept), AttemptFailed if the transaction was not ours to
-        the end, and what `insert` raises.
+        the end, and what `insert` raises; OutOfTurn if the event has a turn, and that has not come.
+        """
+
+    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+        """End several events of one epoch together with what `work` writes for those whose rows are new.
+
+        All in one transaction, or none. Raises what `process` does. None of them has a turn.
         """
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:

@@ -6,14 +6,16 @@ the attempt: when they are used up the system pauses, the leases are handed back
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oncecast.core.errors import Cost, CrashLoop, Unavailable, classify
+from oncecast.core.errors import Contended, Cost, CrashLoop, Retry, Unavailable, classify
 from oncecast.core.event import Arrival
 from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started, Suspected
-from oncecast.core.ports import EventStore, Outcome, Transaction
+from oncecast.core.ports import EventStore, Outcome
 from oncecast.core.taken import is_suspect
+from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.claim import Work
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
@@ -35,6 +37,8 @@ class AttemptLimits:
     pauses_max: int = 20
     claims_max: int = 2
     handler_timeout_s: float = 60.0
+    handler_concurrency: int = 8
+    retry_after_max_s: float = 300.0
 
 
 class Attempts:
@@ -57,6 +61,7 @@ class Attempts:
         trial: Trial,
         solo: Solo,
         observe: Observe,
+        check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._app = app
         self._store = store
@@ -68,6 +73,8 @@ class Attempts:
         self._trial = trial
         self._solo = solo
         self._observe = observe
+        self._check_emitted = check_emitted
+        self._handler_places = asyncio.Semaphore(limits.handler_concurrency)
         self._ended = 0
 
     async def attempt(self, work: Work) -> None:
@@ -115,6 +122,8 @@ class Attempts:
                 with self._database.asked():
                     return await self._end(work)
             except Unavailable as error:
+                if len(work) > 1 and isinstance(error, Contended):
+                    raise  # in parts it will be in nobody's way
                 self._observe(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
@@ -123,24 +132,29 @@ class Attempts:
         first = work[0]
         if first.doom is not None:
             return [await self._store.bury(first, first.doom)]
-        if not self._app.concerns(first.type):
+        if not self._app.concerns(first.type, first.source):
             return await self._store.insert(work)
+        async with self._handler_places:
+            if len(work) > 1:
+                return await self._store.process_together(work, self._handle)
+            return [await self._store.process(first, lambda tx: self._handle(tx, work))]
 
-        async def handle(tx: Transaction) -> None:
-            await self._app.handle(first, tx, timeout_s=self._limits.handler_timeout_s)
-
-        return [await self._store.process(first, handle)]
+    async def _handle(self, tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
+        timeout_s = self._limits.handler_timeout_s
+        await self._app.handle(arrivals, tx, timeout_s=timeout_s, check=self._check_emitted)
 
     async def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
-        if cost is Cost.PAUSE:
+        if len(work) > 1 and (isinstance(error, Contended) or cost in (Cost.RETRY, Cost.DEAD)):
+            await self._part(work)
+        elif isinstance(error, Contended):
+            self._spare(work, error, delay_s=WAIT_S)
+        elif cost is Cost.PAUSE:
             self._database.lost(error)
             self._paused()  # each time: a claim under way may have brought leases since the last hand-back
             self._spare(work, error)
         elif cost is Cost.WAIT:
             self._spare(work, error, delay_s=WAIT_S)
-        elif len(work) > 1:
-            await self._halve(work)
         else:
             self._spend(work[0], error, last=cost is Cost.DEAD)
 
@@ -163,13 +177,12 @@ class Attempts:
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.pauses_max and arrival.doom is None
 
-    async def _halve(self, work: Work) -> None:
-        """One of these is bad, and the good ones must not suffer: it is sought by halves."""
-        middle = len(work) // 2
-        for half in (work[:middle], work[middle:]):
-            for arrival in half:
+    async def _part(self, work: Work) -> None:
+        """One of these is bad, and the good ones must not suffer: it is sought among fewer."""
+        for part in self._app.plan_of(work[0].type, work[0].source).parts(work):
+            for arrival in part:
                 arrival.attempts -= 1
-            await self._attempt(half)
+            await self._attempt(list(part))
 
     def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
@@ -180,4 +193,9 @@ class Attempts:
         buried_before = arrival.doom is not None
         if not left and not buried_before:
             arrival.doom = error
-        self._come_back([arrival], self._limits.event_retry_delay_s if left or buried_before else 0.0)
+        self._come_back([arrival], self._delay_s(error) if left or buried_before else 0.0)
+
+    def _delay_s(self, error: Exception) -> float:
+        if isinstance(error, Retry):
+            return min(error.after_s, self._limits.retry_after_max_s)
+        return self._limits.event_retry_delay_s

@@ -1,9 +1,9 @@
 """The claim station: of what has arrived, what is ours to do now?
 
-A *line* is the way from here to the attempts. There are two: one for events that only want to be stored, in
-batches as large as what has arrived, and one for events with handlers, each a piece of work of its own. So
-neither stands behind the other. A line claims no more than it can work on soon: what is not claimed, another
-listener can take.
+A *line* is the way from here to the attempts. There are three: one for events that only want to be stored, in
+batches as large as what has arrived, one for events whose handlers take several at a time, and one for those that
+are each a piece of work of their own. So none stands behind the other. A line claims no more than it can work on
+soon: what is not claimed, another listener can take.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import groupby
+from typing import Any
 
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
@@ -24,7 +24,8 @@ Work = list[Arrival]
 class Line:
     """Pending arrivals on their way to `attempt`, at most `lanes` attempts at a time.
 
-    `claim_max` bounds a claim, `work_max` a piece of work. `sort_out` is told of what is not ours.
+    `claim_max` bounds a claim. `work_of(arrival)` says what may be one piece of work with it, and how many at most.
+    `sort_out` is told of what is not ours.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Line:
         *,
         lanes: int,
         claim_max: int,
-        work_max: int,
+        work_of: Callable[[Arrival], tuple[Any, int]],
         leases: LeaseGate,
         database: DatabaseGate,
         attempt: Callable[[Work], Awaitable[None]],
@@ -43,7 +44,7 @@ class Line:
         self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
         self._lanes = lanes
         self._claim_max = claim_max
-        self._work_max = work_max
+        self._work_of = work_of
         self._leases = leases
         self._database = database
         self._attempt = attempt
@@ -110,14 +111,17 @@ class Line:
         return batch
 
     def _divide(self, arrivals: Work) -> Iterable[Work]:
-        """Pieces of at most `work_max` events, each from one epoch of one journal; a suspect is one of its own."""
-        for (_, suspected), group in groupby(arrivals, key=lambda a: (a.epoch, is_suspect(a.rescues))):
-            run = list(group)
-            if suspected:
-                yield from ([suspect] for suspect in run)
+        """Pieces of work, each from one epoch of one journal, in the order of their first; a suspect is its own."""
+        pieces: dict[Any, tuple[Work, int]] = {}
+        for arrival in arrivals:
+            if is_suspect(arrival.rescues):
+                yield [arrival]
                 continue
-            for begin in range(0, len(run), self._work_max):
-                yield run[begin : begin + self._work_max]
+            kind, work_max = self._work_of(arrival)
+            pieces.setdefault((arrival.epoch, kind), ([], work_max))[0].append(arrival)
+        for run, work_max in pieces.values():
+            for begin in range(0, len(run), work_max):
+                yield run[begin : begin + work_max]
 
     def _began(self, pieces: int) -> None:
         self._busy += pieces

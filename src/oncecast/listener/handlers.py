@@ -1,26 +1,55 @@
-"""Users' business logic: which handlers are concerned with an event, and how they are called."""
+"""Users' business logic: an application, its handlers, and how they are called for an event."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Arrival, Event
-from oncecast.core.ports import Transaction
+from oncecast.core.event import Arrival, Event, follow_up_id
+from oncecast.core.transaction import OpenTransaction
+from oncecast.listener.arguments import Arguments, Given
+from oncecast.listener.lifespan import Lifespan
+from oncecast.listener.plan import NOTHING, Handler, Plan
+from oncecast.listener.selection import selectors_of
+from oncecast.listener.threads import Threads, ThreadTransaction
 
 OWN_TYPES = "oncecast."
 """How the types of Oncecast's own events begin."""
+BATCH_MAX_EVENTS = 500
+BATCH_LIMIT_EVENTS = 1_000
+PLANS_KEPT = 10_000
+"""Plans are found once for each type; whoever publishes may draw types at random."""
 
-Handler = Callable[[Event, Transaction], Awaitable[Any]]
-HandlerT = TypeVar("HandlerT", bound=Handler)
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a handler as middleware sees it: the handler's name, its event (or events, if it takes batches)."""
+
+    handler: str
+    events: Sequence[Event]
+    tx: Any
+    state: Any
+
+
+Proceed = Callable[[], Awaitable[None]]
+Middleware = Callable[[Call, Proceed], Awaitable[None]]
 
 
 class Listener:
     """An application: a name (which is its group's, unless told otherwise) and its handlers.
+
+    `lifespan` is an async generator function (or an `asynccontextmanager`) that yields once, between the start and
+    the end of the process, and whose annotation says what: `AsyncIterator[Shop]`. A handler's parameter of that type
+    gets it.
 
     >>> app = Listener("shop")
     >>> @app.on("order.created")
@@ -28,51 +57,215 @@ class Listener:
     ...     await tx.execute("update stock set free = free - 1 where sku = %s", (event.data["sku"],))
     """
 
-    def __init__(self, name: str = "oncecast") -> None:
+    def __init__(self, name: str = "oncecast", *, lifespan: Callable[..., Any] | None = None) -> None:
         self.name = name
-        self._handlers: dict[str, list[Handler]] = defaultdict(list)
+        self._lifespan = Lifespan(lifespan, self)
+        self._state: Any = None
+        self._handlers: list[Handler] = []
+        self._middleware: list[Middleware] = []
+        self._plans: dict[str, Plan] = {}
+        self._by_source = False
+        self._threads = Threads()
 
-    def on(self, *types: str) -> Callable[[HandlerT], HandlerT]:
-        """Have the decorated `async def handler(event, tx)` run for each event of these types, exactly once.
+    # --- registering ---------------------------------------------------------------------------------------
 
-        What it writes on `tx` commits together with the event's row or not at all. Several handlers of one
-        type run in the order of their definition, in one transaction. Raises ConfigError for a signature that
-        cannot be served.
+    def on(
+        self, *types: str, source: str | None = None, ordered_by: str | None = None, share_transaction: bool = False
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Have the decorated `async def` or `def` run for each event of these types, exactly once.
+
+        Types (and `source`) are exact, or patterns such as `order.*`. What it writes on its transaction commits
+        together with the event's row or not at all. Several handlers of one event run in the order of their
+        definition, in one transaction.
+
+        `ordered_by` names a CloudEvents attribute (`subject`), or a path in the data (`data.account`): events that
+        have the same there run one at a time, in the order of their journal, over all listeners of the group.
+        `share_transaction=True` is for a handler that only writes SQL: events that arrive together share a
+        transaction, and run alone again if one fails.
+
+        Raises ConfigError for a signature that cannot be served.
         """
-        if not types or not all(isinstance(name, str) and name for name in types):
-            raise ConfigError("@app.on needs the event types to handle, such as @app.on('order.created')")
+        if ordered_by is not None and (not isinstance(ordered_by, str) or not all(ordered_by.split("."))):
+            raise ConfigError(
+                f"ordered_by={ordered_by!r}: an attribute such as 'subject', or a path as 'data.account'"
+            )
+        if ordered_by and share_transaction:
+            raise ConfigError(
+                "a handler that is ordered_by cannot share a transaction: each event has to wait for its own"
+            )
+        return self._register(
+            types, source, sys._getframe(1).f_locals, shared=share_transaction, ordered_by=ordered_by
+        )
 
-        def register(handler: HandlerT) -> HandlerT:
-            _check_signature(handler)
-            for name in types:
-                self._handlers[name].append(handler)
-            return handler
+    def on_batch(
+        self, *types: str, source: str | None = None, max_events: int = BATCH_MAX_EVENTS
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Have the decorated function run for up to `max_events` events of these types at a time: `list[Event]`.
+
+        A batch is whatever has arrived, and one transaction. One that fails is halved until the bad event stands
+        alone. An event that also has handlers of its own by `on` runs through all of them in that transaction.
+        """
+        if not isinstance(max_events, int) or not 1 <= max_events <= BATCH_LIMIT_EVENTS:
+            raise ConfigError(f"max_events={max_events!r}: a whole number from 1 to {BATCH_LIMIT_EVENTS}")
+        return self._register(types, source, sys._getframe(1).f_locals, batch_max=max_events)
+
+    def middleware(self, middleware: Middleware) -> Middleware:
+        """Have the decorated `async def middleware(call, proceed)` run around every handler's call.
+
+        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. The
+        one defined first is outermost.
+        """
+        if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
+            name = getattr(middleware, "__qualname__", repr(middleware))
+            raise ConfigError(f"middleware {name} must be an 'async def' of two parameters, (call, proceed)")
+        self._middleware.append(middleware)
+        return middleware
+
+    def _register(
+        self, types: tuple[str, ...], source: str | None, names: Mapping[str, Any], **options: Any
+    ) -> Callable[[HandlerT], HandlerT]:
+        selectors = selectors_of(types, source)
+
+        def register(function: HandlerT) -> HandlerT:
+            name = getattr(function, "__qualname__", None)
+            if name is None or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                raise ConfigError(f"handler {name or function!r} must be a function, 'async def' or 'def'")
+            taken = sum(handler.function.__qualname__ == name for handler in self._handlers)
+            arguments = Arguments(
+                function, in_batches="batch_max" in options, state=self._lifespan.yields, names=names
+            )
+            handler = Handler(
+                f"{name}#{taken + 1}" if taken else name,
+                function,
+                arguments,
+                selectors,
+                is_async=inspect.iscoroutinefunction(function),
+                **options,
+            )
+            self._check_order(handler)
+            self._handlers.append(handler)
+            self._by_source = self._by_source or source is not None
+            self._plans.clear()
+            return function
 
         return register
 
+    def _check_order(self, new: Handler) -> None:
+        """Of the handlers that one event may have, all that ask for order have to ask for the same."""
+        for handler in self._handlers:
+            if not (new.ordered_by and handler.ordered_by) or new.ordered_by == handler.ordered_by:
+                continue
+            if any(one.meets(other) for one in new.selectors for other in handler.selectors):
+                raise ConfigError(
+                    f"handlers {handler.name} and {new.name} may have the same event, and order it by two things:"
+                    f" {handler.ordered_by!r} and {new.ordered_by!r}"
+                )
+
+    # --- what is for which event -----------------------------------------------------------------------------
+
     @property
     def selectors(self) -> frozenset[str]:
-        """The types that it handles, without Oncecast's own."""
-        return frozenset(name for name in self._handlers if not name.startswith(OWN_TYPES))
+        """What it handles, and in which order, without Oncecast's own: what the listeners of a group agree on."""
+        names = set()
+        for handler in self._handlers:
+            for selector in handler.selectors:
+                if not selector.type.startswith(OWN_TYPES):
+                    names.add(str(selector))
+                    if handler.ordered_by:
+                        names.add(f"{selector} ordered by {handler.ordered_by}")
+        return frozenset(names)
 
-    def concerns(self, type: str) -> bool:
+    @property
+    def has_order(self) -> bool:
+        """Whether any handler asks for order."""
+        return any(handler.ordered_by for handler in self._handlers)
+
+    def plan_of(self, type: str, source: str) -> Plan:
+        """What is to be run for an event of this type and source; the same object for the same handlers."""
+        plan = self._plans.get(f"{type}\0{source}" if self._by_source else type)
+        return self._make_plan(type, source) if plan is None else plan
+
+    def concerns(self, type: str, source: str = "") -> bool:
         """Whether any handler is concerned with events of `type`."""
-        return type in self._handlers
+        return bool(self.plan_of(type, source).handlers)
 
-    async def handle(self, arrival: Arrival, tx: Transaction, *, timeout_s: float) -> None:
-        """Run the handlers of `arrival` in order; raises what they raise, TimeoutError after `timeout_s`."""
-        event = Event.from_json(arrival.raw)
+    def _make_plan(self, type: str, source: str) -> Plan:
+        if len(self._plans) >= PLANS_KEPT:
+            self._plans.clear()
+        handlers = tuple(h for h in self._handlers if any(s.selects(type, source) for s in h.selectors))
+        same = (plan for plan in self._plans.values() if plan.handlers == handlers)
+        plan = next(same, None) or Plan(handlers) if handlers else NOTHING
+        self._plans[f"{type}\0{source}" if self._by_source else type] = plan
+        return plan
+
+    # --- running ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def alive(self) -> AsyncIterator[None]:
+        """Its lifespan: what that yields is there for handlers within. Raises StartError if it cannot begin."""
+        async with self._lifespan.begun() as self._state:
+            yield
+
+    async def handle(
+        self,
+        arrivals: Sequence[Arrival],
+        tx: OpenTransaction,
+        *,
+        timeout_s: float,
+        check: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
+
+        TimeoutError after `timeout_s`, for all together. `check(event)` raises ValueError for an event that no
+        producer would accept.
+        """
+        plan = self.plan_of(arrivals[0].type, arrivals[0].source)
+        events = [Event.from_json(arrival.raw) for arrival in arrivals]
         async with asyncio.timeout(timeout_s):
-            for handler in self._handlers[arrival.type]:
-                await handler(event, tx)
+            if plan.in_batches:
+                for handler in plan.handlers:
+                    for call in [events] if handler.batch_max else [[event] for event in events]:
+                        await self._call(handler, call, tx, check)
+                return
+            for event in events:
+                for handler in plan.handlers:
+                    await self._call(handler, [event], tx, check)
+
+    async def _call(
+        self, handler: Handler, events: list[Event], tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> None:
+        events = [_emitting(event, handler.name, tx, check) for event in events]
+        given_tx = tx if handler.is_async else ThreadTransaction(tx)
+        given = Given(events, given_tx, self._state)
+        proceed: Proceed = partial(self._run, handler, given)
+        if self._middleware:
+            call = Call(handler.name, events, tx, self._state)
+            for around in reversed(self._middleware):
+                proceed = partial(around, call, proceed)
+        await proceed()
+
+    async def _run(self, handler: Handler, given: Given) -> None:
+        arguments = handler.arguments.of(given)
+        if handler.is_async:
+            await handler.function(**arguments)
+        else:
+            await self._threads.run(partial(handler.function, **arguments))
 
 
-def _check_signature(handler: Callable[..., Any]) -> None:
-    name = getattr(handler, "__qualname__", repr(handler))
-    if not inspect.iscoroutinefunction(handler):
-        raise ConfigError(f"handler {name} must be an 'async def': only that can write on the event's transaction")
-    parameters = inspect.signature(handler).parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required_keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if required_keywords or len(positional) != 2:
-        raise ConfigError(f"handler {name} must take two parameters, (event, tx), and no others")
+def _emitting(event: Event, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None) -> Event:
+    """`event` as `handler` gets it: what it emits is put down on its transaction."""
+    count = 0
+
+    def emit(follow_up: Event) -> Event:
+        nonlocal count
+        follow_up = dataclasses.replace(
+            follow_up, id=follow_up_id(event.source, event.id, handler, count), emitter=None
+        )
+        raw = follow_up.to_json()
+        if check is not None:
+            check(raw)
+        count += 1
+        tx.emitted.append(raw)
+        return follow_up
+
+    return dataclasses.replace(event, emitter=emit)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
-from oncecast.core.ports import DeadLetters, Transaction
+from oncecast.core.ports import DeadLetters
+from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
 
@@ -42,13 +44,21 @@ class Replays:
     """Replays dead letters with the handlers of `app`, one at a time: operators' work delays nobody's."""
 
     def __init__(
-        self, app: Listener, letters: DeadLetters, solo: Solo, *, handler_timeout_s: float, observe: Observe
+        self,
+        app: Listener,
+        letters: DeadLetters,
+        solo: Solo,
+        *,
+        handler_timeout_s: float,
+        observe: Observe,
+        check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._app = app
         self._letters = letters
         self._solo = solo
         self._handler_timeout_s = handler_timeout_s
         self._observe = observe
+        self._check_emitted = check_emitted
         self._one_at_a_time = asyncio.Lock()
 
     async def replay(self, source: str, id: str) -> ReplayResult:
@@ -65,9 +75,10 @@ class Replays:
             return ReplayResult(Replay.STORED)
         return ReplayResult(Replay.NOT_DEAD, "there is no dead letter with this source and id")
 
-    async def _handle(self, arrival: Arrival, tx: Transaction) -> None:
-        if self._app.concerns(arrival.type):
-            await self._app.handle(arrival, tx, timeout_s=self._handler_timeout_s)
+    async def _handle(self, arrival: Arrival, tx: OpenTransaction) -> None:
+        if self._app.concerns(arrival.type, arrival.source):
+            timeout_s = self._handler_timeout_s
+            await self._app.handle([arrival], tx, timeout_s=timeout_s, check=self._check_emitted)
 
     async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
         reason = f"{type(error).__name__}: {error}"

@@ -16,17 +16,29 @@ from typing import Any
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
-from oncecast.core.ports import Claims, DeadLetterLog, DeadLetters, Deaths, EventStore, Leases
+from oncecast.core.ports import (
+    Claims,
+    DeadLetterLog,
+    DeadLetters,
+    Deaths,
+    EventStore,
+    Leases,
+    Outbox,
+    Outcome,
+    Publish,
+)
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
 from oncecast.listener.cursor import CursorSaver
 from oncecast.listener.demonstration import FAILING
 from oncecast.listener.dial import Dial, websocket_dial
+from oncecast.listener.emissions import Emissions
 from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.order import Order
 from oncecast.listener.pruning import Pruner
 from oncecast.listener.recent import Recent
 from oncecast.listener.replay import Replays
@@ -40,6 +52,7 @@ from oncecast.listener.trial import Trial
 
 BULK_LANES = 2
 BULK_MAX_EVENTS = 1_000
+TOGETHER_LANES = 2
 CANCEL_INTERVAL_S = 0.2
 
 
@@ -53,7 +66,6 @@ class ListenerSettings:
     token: str | None = field(default=None, repr=False)
     """What is shown to the producers."""
     window_bytes: int = 32 * 1024 * 1024
-    handler_concurrency: int = 8
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
     lease_ttl_s: float = 30.0
     probe_interval_s: float = 1.0
@@ -77,10 +89,14 @@ class ListenerService:
         deaths: Deaths,
         letters: DeadLetters,
         letter_log: DeadLetterLog,
+        outbox: Outbox,
         settings: ListenerSettings,
         answer: Callable[[Ask], Awaitable[Answer]],
+        publish: Publish,
         observe: Observe,
+        *,
         dial: Dial | None = None,
+        check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._dial = dial or websocket_dial(settings.token)
         self.tally = Tally(observe)
@@ -99,7 +115,15 @@ class ListenerService:
             store, probe_interval_s=settings.probe_interval_s, paused=self._paused.set, observe=self._observe
         )
         self.recent = Recent(settings.instance)
-        self.settlement = Settlement(self.redis, self.recent, release=self._come_back_one, observe=self._observe)
+        self._order = Order(app, release=self._come_back_one)
+        self.settlement = Settlement(
+            self.redis,
+            self.recent,
+            release=self._come_back_one,
+            ended=self._order.ended,
+            observe=self._observe,
+        )
+        self._emissions = Emissions(outbox, publish, self.database, observe=self._observe)
         self._watch = TakenWatch(
             self.redis,
             store,
@@ -113,31 +137,45 @@ class ListenerService:
             store,
             self.database,
             limits=settings.attempts,
-            settle=self.settlement.settle,
+            settle=self._settle,
             come_back=self._come_back,
             paused=self._paused.set,
             trial=Trial(self.redis, deaths),
             solo=solo,
             observe=self._observe,
+            check_emitted=check_emitted,
         )
-        self._bulk = self._line(lanes=BULK_LANES, claim_max=BULK_MAX_EVENTS, work_max=BULK_MAX_EVENTS)
-        lanes = settings.handler_concurrency
-        self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_max=1)
+        lanes = settings.attempts.handler_concurrency
+        self._bulk = self._line(
+            lanes=BULK_LANES, claim_max=BULK_MAX_EVENTS, work_of=lambda _: (None, BULK_MAX_EVENTS)
+        )
+        self._together = self._line(
+            lanes=min(TOGETHER_LANES, lanes), claim_max=BULK_MAX_EVENTS, work_of=self._work_together
+        )
+        self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_of=lambda _: (None, 1))
+        self._lines = (self._bulk, self._together, self._singles)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
         self._filer = DeadLetterFiler(
             store, letter_log, self.database, instance=settings.instance, observe=self._observe
         )
         self._pruner = Pruner(store, self.database, keep_s=settings.events_retention_s, observe=self._observe)
         self.replays = Replays(
-            app, letters, solo, handler_timeout_s=settings.attempts.handler_timeout_s, observe=self._observe
+            app,
+            letters,
+            solo,
+            handler_timeout_s=settings.attempts.handler_timeout_s,
+            observe=self._observe,
+            check_emitted=check_emitted,
         )
         self._cursors = CursorSaver(
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
         )
 
-    def _line(self, **sizes: int) -> Line:
+    def _line(self, *, lanes: int, claim_max: int, work_of: Callable[[Arrival], tuple[Any, int]]) -> Line:
         return Line(
-            **sizes,
+            lanes=lanes,
+            claim_max=claim_max,
+            work_of=work_of,
             leases=self.redis,
             database=self.database,
             attempt=self._attempts.attempt,
@@ -173,12 +211,12 @@ class ListenerService:
     # --- the way of an event -------------------------------------------------------------------------------
 
     def _receive(self, arrivals: list[Arrival]) -> None:
-        singles, bulk = self._part(self.settlement.enter(arrivals))
+        ready = self._order.let_through(arrivals, self.settlement.enter(arrivals))
         if arrivals[0].track.doubted_bytes:
-            for arrival in singles:  # nobody dies of what is only stored
-                arrival.doubted = True
-        self._singles.push(singles)
-        self._bulk.push(bulk)
+            for arrival in arrivals:  # nobody dies of what is only stored
+                arrival.doubted = self._app.concerns(arrival.type, arrival.source)
+        for line, part in self._part(ready):
+            line.push(part)
 
     def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
         """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
@@ -187,18 +225,33 @@ class ListenerService:
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._come_back, arrivals)
             return
-        singles, bulk = self._part(arrivals)
-        self._singles.push_first(singles)
-        self._bulk.push_first(bulk)
+        for line, part in self._part(arrivals):
+            line.push_first(part)
 
-    def _part(self, arrivals: list[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
-        """Those that are attempted one by one, and those that only want to be stored."""
-        concerns = self._app.concerns
-        singles = [a for a in arrivals if a.attempts or a.doom is not None or concerns(a.type)]
-        if not singles or len(singles) == len(arrivals):
-            return singles, [] if singles else arrivals
-        alone = set(map(id, singles))
-        return singles, [a for a in arrivals if id(a) not in alone]
+    def _part(self, arrivals: list[Arrival]) -> Iterable[tuple[Line, list[Arrival]]]:
+        """Which go where: those that only want to be stored, those that may be together, those to be alone."""
+        plan_of = self._app.plan_of
+        together, singles, bulk = [], [], []
+        for arrival in arrivals:
+            plan = plan_of(arrival.type, arrival.source)
+            if arrival.attempts or arrival.doom is not None:
+                singles.append(arrival)
+            elif not plan.handlers:
+                bulk.append(arrival)
+            elif plan.together_max > 1:
+                together.append(arrival)
+            else:
+                singles.append(arrival)
+        return (self._bulk, bulk), (self._together, together), (self._singles, singles)
+
+    def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        return plan, plan.together_max
+
+    def _settle(self, arrivals: list[Arrival], outcomes: list[Outcome]) -> None:
+        self.settlement.settle(arrivals, outcomes)
+        if self._app.concerns(arrivals[0].type, arrivals[0].source):
+            self._emissions.wake()
 
     def _come_back_one(self, arrival: Arrival) -> None:
         self._come_back([arrival])
@@ -228,7 +281,7 @@ class ListenerService:
         Any task that dies ends it all with its error.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._app.alive(), asyncio.TaskGroup() as group:
                 standing = group.create_task(self.standing.watch_until_lost())
                 if await _first(stop, self.standing.allowed) is self.standing.allowed:
                     await self._work(_first(stop, self.standing.lost))
@@ -239,13 +292,9 @@ class ListenerService:
     async def _work(self, ending: Awaitable[object]) -> None:
         async with asyncio.TaskGroup() as group:
             intake = [group.create_task(feed.run_for_ever()) for feed in self.feeds]
-            intake += [group.create_task(line.claim_for_ever()) for line in (self._bulk, self._singles)]
+            intake += [group.create_task(line.claim_for_ever()) for line in self._lines]
             intake.append(group.create_task(self._watch.watch_for_ever()))
-            work = [
-                group.create_task(line.work_for_ever())
-                for line in (self._bulk, self._singles)
-                for _ in range(line.lanes)
-            ]
+            work = [group.create_task(line.work_for_ever()) for line in self._lines for _ in range(line.lanes)]
             upkeep = [
                 group.create_task(task)
                 for task in (
@@ -254,6 +303,7 @@ class ListenerService:
                     self.settlement.mark_for_ever(),
                     self._cursors.save_for_ever(),
                     self._filer.file_for_ever(),
+                    self._emissions.relay_for_ever(),
                     self._pruner.prune_for_ever(),
                     self._renew_for_ever(),
                     self._hand_back_for_ever(),
@@ -270,8 +320,8 @@ class ListenerService:
         await _cancel(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
-                await self._bulk.idle()
-                await self._singles.idle()
+                for line in self._lines:
+                    await line.idle()
         except TimeoutError:
             pass  # what is still being attempted is rolled back, and another listener's
         await _cancel(work)
@@ -348,6 +398,8 @@ class ListenerService:
             "in_flight": report.in_flight,
             "standing_by": report.standing_by,
             "taken_by_others": self._watch.count,
+            "waiting_for_order": self._order.waiting,
+            "emissions_held_up": self._emissions.held_up,
             "producers": [
                 {
                     "url": feed.url,

@@ -21,15 +21,22 @@ class Settlement:
     """Knows every identity in flight, and what has ended but is not yet marked.
 
     A second arrival of an identity in flight waits behind the first. When that has ended it goes its own way,
-    so that PostgreSQL compares the two; `release(arrival)` sends it off.
+    so that PostgreSQL compares the two; `release(arrival)` sends it off. `ended(arrival)` is told of ordered ones.
     """
 
     def __init__(
-        self, leases: LeaseGate, recent: Recent, *, release: Callable[[Arrival], None], observe: Observe
+        self,
+        leases: LeaseGate,
+        recent: Recent,
+        *,
+        release: Callable[[Arrival], None],
+        ended: Callable[[Arrival], None],
+        observe: Observe,
     ) -> None:
         self._leases = leases
         self._recent = recent
         self._release = release
+        self._ended = ended
         self._observe = observe
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
@@ -90,14 +97,17 @@ class Settlement:
             for arrival in ended:
                 arrival.doom = None  # its traceback holds whatever the handler held
                 self._leave(arrival)
+                if arrival.turn is not None:
+                    self._ended(arrival)
             track.end(ended)
 
-    def _leave(self, arrival: Arrival) -> None:
-        identity = arrival.identity
+    def _leave(self, leaving: Arrival) -> None:
+        identity = leaving.identity
         del self._in_flight[identity]
         behind = self._behind.get(identity)
         if behind:
             following = behind.popleft()
+            following.turn = leaving.turn  # the same event: it has the same place in its order
             self._in_flight[identity] = following
             if not behind:
                 del self._behind[identity]

@@ -23,6 +23,9 @@ IDENTITY_COST_BYTES = 160
 behind it from being forgotten, and even that must have a bound."""
 
 
+KEYS_LOOKED_AT_MIN = 1_000
+
+
 def _to_nobody(_count: int) -> None:
     """What an abandoned track held is not given back: its successor begins with all there is."""
 
@@ -43,6 +46,9 @@ class Track:
         """So much of what comes is doubted: the process before may have died of it."""
         self.abandoned = asyncio.Event()
         """The journal has gone another way, or rows are missing: another track takes its place."""
+        self.newest_of_key: dict[str, Arrival] = {}
+        """Of ordered events: the last that has come of each key, until it is saved."""
+        self._keys_looked_at = KEYS_LOOKED_AT_MIN
         self.gaps: deque[Gap] = deque()
         """What the journal has lost and the cursor has not yet passed."""
         self._held: deque[Arrival] = deque()
@@ -107,6 +113,7 @@ class Track:
         """Another track takes its place; what is in flight ends on its own, and nobody saves a cursor over it."""
         self.abandoned.set()
         self._held.clear()  # each of them holds its track: a circle that no garbage collector sees
+        self.newest_of_key.clear()
         self._on_credit = _to_nobody
 
     def end(self, arrivals: Sequence[Arrival]) -> None:
@@ -139,6 +146,9 @@ class Track:
         while self.gaps and self.gaps[0].last <= cursor.offset:
             self.gaps.popleft()
         self._on_credit(self._forget())
+        if len(self.newest_of_key) > self._keys_looked_at:
+            self.newest_of_key = {k: a for k, a in self.newest_of_key.items() if a.offset > cursor.offset}
+            self._keys_looked_at = max(KEYS_LOOKED_AT_MIN, 2 * len(self.newest_of_key))
 
     def _forget(self) -> int:
         """Let go of what has ended and is saved, by whomever; returns the credit that it held."""

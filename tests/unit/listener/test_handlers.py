@@ -12,21 +12,9 @@ from oncecast.core.errors import ConfigError
 from tests.support.arrivals import arrivals
 
 
-def sync(event: Event, tx: Transaction) -> None: ...
-async def one(event: Event) -> None: ...
-async def three(event: Event, tx: Transaction, more: int) -> None: ...
-async def keyword(event: Event, tx: Transaction, *, more: int) -> None: ...
-
-
-@pytest.mark.parametrize("handler", [sync, one, three, keyword])
-def test_a_signature_that_cannot_be_served_fails_at_its_definition_and_names_the_handler(handler: Any) -> None:
-    with pytest.raises(ConfigError, match=handler.__name__):
-        Listener("shop").on("t")(handler)
-
-
-@pytest.mark.parametrize("types", [(), ("",), (print,)])
+@pytest.mark.parametrize("types", [(), ("",), (print,), ("a*b",)])
 def test_a_handler_needs_types(types: Any) -> None:
-    with pytest.raises(ConfigError, match="event types"):
+    with pytest.raises(ConfigError, match="event type"):
         Listener("shop").on(*types)
 
 
@@ -43,6 +31,6 @@ async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_
 
     (arrival,) = arrivals(1, type="a")
     arrival.raw = msgspec.Raw(Event.new("a", {"n": 1}).to_json())
-    await app.handle(arrival, None, timeout_s=1)  # type: ignore[arg-type]
+    await app.handle([arrival], None, timeout_s=1)  # type: ignore[arg-type]
     assert seen == [("first", {"n": 1}), ("second", {"n": 1})]
     assert (app.concerns("a"), app.concerns("b"), app.concerns("c")) == (True, True, False)

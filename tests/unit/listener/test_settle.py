@@ -27,7 +27,14 @@ class Harness:
         self.gate = Gate()
         self.facts: list[Fact] = []
         self.released: list[Arrival] = []
-        self.settlement = Settlement(self.gate, Recent("a"), release=self.released.append, observe=self.facts.append)  # type: ignore[arg-type]
+        self.ended: list[Arrival] = []
+        self.settlement = Settlement(
+            self.gate,  # type: ignore[arg-type]
+            Recent("a"),
+            release=self.released.append,
+            ended=self.ended.append,
+            observe=self.facts.append,
+        )
 
 
 async def test_what_has_ended_moves_the_watermark_and_only_our_leases_are_marked() -> None:

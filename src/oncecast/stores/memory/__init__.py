@@ -4,6 +4,15 @@ from oncecast.stores.memory.deaths import MemoryDeaths
 from oncecast.stores.memory.events import MemoryEvents
 from oncecast.stores.memory.leases import MemoryLeases, MemoryRedis
 from oncecast.stores.memory.letters import MemoryLetters
+from oncecast.stores.memory.outbox import MemoryOutbox
 from oncecast.stores.memory.postgres import MemoryPostgres
 
-__all__ = ["MemoryDeaths", "MemoryEvents", "MemoryLeases", "MemoryLetters", "MemoryPostgres", "MemoryRedis"]
+__all__ = [
+    "MemoryDeaths",
+    "MemoryEvents",
+    "MemoryLeases",
+    "MemoryLetters",
+    "MemoryOutbox",
+    "MemoryPostgres",
+    "MemoryRedis",
+]

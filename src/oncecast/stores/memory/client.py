@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from oncecast.core.errors import AttemptFailed, TransactionClosed, Unavailable
-from oncecast.core.ports import Transaction
+from oncecast.core.ports import Work
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
 
@@ -34,11 +34,12 @@ class Client:
         except (TimeoutError, OSError) as error:
             raise Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": ")) from error
 
-    async def _finish(self, session: Session, work: Callable[[Transaction], Awaitable[None]]) -> None:
+    async def _finish(self, session: Session, work: Work) -> None:
         """Run `work`, then commit; raises what it raises, after a roll-back."""
         facade = MemoryTransaction(session, self._do)
         try:
             await work(facade)
+            session.emitted = facade.emitted
             facade.session = None
             committed = await self._do(lambda: self._server.commit(session))
         finally:
@@ -57,6 +58,14 @@ class MemoryTransaction:
     def __init__(self, session: Session, do: Call) -> None:
         self.session: Session | None = session
         self._do = do
+        self._emitted: list[bytes] = []
+
+    @property
+    def emitted(self) -> list[bytes]:
+        """See OpenTransaction."""
+        if self.session is None:
+            raise TransactionClosed("the transaction ended with its attempt")
+        return self._emitted
 
     async def execute(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
         """See Transaction."""
@@ -91,9 +100,11 @@ class MemoryTransaction:
         """See Transaction."""
         session = self.session
         effects = dict(session.effects) if session is not None else {}
+        emitted_before = len(self._emitted)
         try:
             yield
         except Exception:
             if session is not None:
                 session.effects, session.failed = effects, False
+                del self._emitted[emitted_before:]
             raise

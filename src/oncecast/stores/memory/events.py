@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.event import Arrival, Cursor, Event
-from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
+from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable
+from oncecast.core.event import Arrival, Cursor, Event, Turn
+from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Work, WorkTogether
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Letter, Row, Session
@@ -33,24 +33,43 @@ class MemoryEvents(Client):
         found: list[Outcome] = await self._do(insert)
         return found
 
-    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
-        session = await self._do(lambda: self._server.begin(self._token))
+        return (await self._process([arrival], lambda tx, _new: work(tx), arrival.turn))[0]
 
-        async def insert() -> Outcome | None:
-            if await self._insert(session, [arrival]):
-                return None
-            self._server.roll_back(session)
-            return self._compare(arrival)
+    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+        """See EventStore."""
+        return await self._process(arrivals, work, None)
+
+    async def _process(self, arrivals: Sequence[Arrival], work: WorkTogether, turn: Turn | None) -> list[Outcome]:
+        session = await self._do(lambda: self._server.begin(self._token))
+        found: dict[int, Outcome] = {}
+
+        async def insert() -> list[Arrival]:
+            if turn is not None:
+                self._take_turn(session, turn)
+            inserted = await self._insert(session, arrivals)
+            new = [arrival for arrival in arrivals if arrival.identity in inserted]
+            found.update((a.offset, self._compare(a)) for a in arrivals if a.identity not in inserted)
+            if not new:
+                self._server.roll_back(session)
+            return new
 
         try:
-            outcome: Outcome | None = await self._do(insert)
-        except Unavailable:
-            self._server.abandon(session)
+            new: list[Arrival] = await self._do(insert)
+        except (Unavailable, RowLocked):
+            if not session.ended.is_set():
+                self._server.abandon(session)
             raise
-        if outcome is None:
-            await self._finish(session, work)
-        return outcome or Outcome.STORED
+        if new:
+            await self._finish(session, lambda tx: work(tx, new))
+        return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
+
+    def _take_turn(self, session: Session, turn: Turn) -> None:
+        has_row = turn.after is None or "\0".join(turn.after) in self._tables.rows
+        if not (self._server.try_lock(session, f"key {turn.key}") and has_row):
+            self._server.roll_back(session)
+            raise OutOfTurn(f"the turn of another event of {turn.key}")
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""

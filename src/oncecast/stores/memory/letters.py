@@ -9,7 +9,8 @@ import msgspec
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival, Event
-from oncecast.core.ports import ReplayWork, Transaction
+from oncecast.core.ports import ReplayWork
+from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.memory.client import Client
 
 
@@ -88,7 +89,7 @@ class MemoryLetters(Client):
         if arrival is None:
             return False
 
-        async def run(tx: Transaction) -> None:
+        async def run(tx: OpenTransaction) -> None:
             await work(arrival, tx)
 
         await self._finish(session, run)

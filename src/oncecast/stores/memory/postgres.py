@@ -54,6 +54,8 @@ class Tables:
     gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
     revisions: list[frozenset[str]] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    outbox: dict[int, bytes] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
     """Deaths by identity and listener, and whether it is being attempted."""
 
@@ -71,6 +73,9 @@ class Session:
         self.rows: dict[str, Row] = {}
         self.letters: dict[str, Letter] = {}
         self.effects: dict[str, int] = {}
+        self.emitted: list[bytes] = []
+        self.relayed: list[int] = []
+        self.refused: dict[int, str] = {}
         self.failed = False
         """Whether a statement failed in it: then a commit rolls back, and says so."""
         self.ended = asyncio.Event()
@@ -83,6 +88,7 @@ class MemoryPostgres:
         self.tables = Tables()
         self.lock_timeout_s = LOCK_TIMEOUT_S
         self._locks: dict[str, Session] = {}
+        self._emissions = 0
         self._sessions: dict[Session, None] = {}
         """In the order of their begin."""
 
@@ -106,6 +112,12 @@ class MemoryPostgres:
                 raise ConnectionError("terminated by another session")
             self._locks[identity] = session
 
+    def try_lock(self, session: Session, name: str) -> bool:
+        """Have what `name` stands for to oneself until the session ends, if nobody has it."""
+        if session.ended.is_set():
+            raise ConnectionError("terminated by another session")
+        return self._locks.setdefault(name, session) is session
+
     def commit(self, session: Session) -> bool:
         """Whether it committed: a session in which a statement has failed rolls back."""
         if session.ended.is_set():
@@ -115,6 +127,12 @@ class MemoryPostgres:
             self.tables.letters |= session.letters
             for id_, count in session.effects.items():
                 self.tables.effects[id_] = self.tables.effects.get(id_, 0) + count
+            for event in session.emitted:
+                self._emissions += 1
+                self.tables.outbox[self._emissions] = event
+            for number in session.relayed:
+                self.tables.outbox.pop(number, None)
+            self.tables.refused |= session.refused
         self.roll_back(session)
         return not session.failed
 

@@ -3,7 +3,8 @@
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.deaths import PostgresDeaths
 from oncecast.stores.postgres.letters import PostgresLetters
+from oncecast.stores.postgres.outbox import PostgresOutbox
 from oncecast.stores.postgres.reader import EventReader
 from oncecast.stores.postgres.store import PostgresEvents
 
-__all__ = ["Database", "EventReader", "PostgresDeaths", "PostgresEvents", "PostgresLetters"]
+__all__ = ["Database", "EventReader", "PostgresDeaths", "PostgresEvents", "PostgresLetters", "PostgresOutbox"]

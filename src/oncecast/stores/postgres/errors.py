@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from oncecast.core.errors import DataRefused, RowLocked, Unavailable
+from oncecast.core.errors import Contended, DataRefused, RowLocked, Unavailable
 
 DATA_CLASSES = ("22", "23", "54")
 """Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
@@ -13,6 +13,9 @@ DATA_CLASSES = ("22", "23", "54")
 PAUSE_CLASSES = ("08", "25", "40", "53", "57", "58", "F0", "XX")
 """Connection, read-only or aborted, serialisation and deadlock, resources, shutdown and cancellation, disk,
 configuration, corruption: the database's trouble, not the event's."""
+
+CONTENDED_STATES = ("40001", "40P01")
+"""A serialisation failure, a deadlock: another transaction was in the way."""
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError, OSError)
 
@@ -26,7 +29,7 @@ def translate(error: BaseException) -> Exception:
         return RowLocked(_first_line(error))
     if state[:2] in DATA_CLASSES:
         return DataRefused(_first_line(error))
-    return Unavailable(_first_line(error))
+    return Contended(_first_line(error)) if state in CONTENDED_STATES else Unavailable(_first_line(error))
 
 
 def of_handler(error: Exception, *, connection_broken: bool) -> Exception:
@@ -41,6 +44,8 @@ def of_handler(error: Exception, *, connection_broken: bool) -> Exception:
         return RowLocked(_first_line(error))
     if error.sqlstate is None:  # no answer of the server's
         return Unavailable(_first_line(error)) if connection_broken else error
+    if error.sqlstate in CONTENDED_STATES:
+        return Contended(_first_line(error))
     return Unavailable(_first_line(error)) if error.sqlstate[:2] in PAUSE_CLASSES else error
 
 

@@ -79,7 +79,7 @@ class PostgresLetters:
                     return False
                 await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
                 await connection.execute(self._db.queries["note_replayed"], {"source": source, "id": id})
-            failure = await finish(connection, partial(work, arrival), self._deadline_s)
+            failure = await finish(self._db, connection, partial(work, arrival))
         if failure is not None:
             raise failure
         return True

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from oncecast.core.errors import DataRefused, RowLocked
-from oncecast.core.event import Arrival, Cursor
-from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Transaction
+from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
+from oncecast.core.event import Arrival, Cursor, Turn
+from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Work, WorkTogether
+from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.postgres.database import Connection, Database, rfc3339
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
@@ -46,18 +47,48 @@ class PostgresEvents:
             found = await self._compare(connection, others)
         return [Outcome.STORED if a.offset in inserted else found[a.offset] for a in arrivals]
 
-    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
         async with self._db.connection("work") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
+                if arrival.turn is not None:
+                    await self._take_turn(connection, arrival.turn)
                 if not await self._insert(connection, rows_of([arrival], self._db.instance, self._revision)):
                     await connection.execute("rollback")
                     return (await self._compare(connection, [arrival]))[arrival.offset]
-            failure = await finish(connection, work, self._deadline_s)
+            failure = await finish(self._db, connection, work)
         if failure is not None:
             raise failure
         return Outcome.STORED
+
+    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+        """See EventStore."""
+        async with self._db.connection("work") as connection:
+            async with asyncio.timeout(self._deadline_s):
+                await connection.execute("begin")
+                inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
+                others = [arrival for arrival in arrivals if arrival.offset not in inserted]
+                found = await self._compare(connection, others) if others else {}
+            new = [arrival for arrival in arrivals if arrival.offset in inserted]
+
+            async def work_on_new(tx: OpenTransaction) -> None:
+                if new:
+                    await work(tx, new)
+
+            failure = await finish(self._db, connection, work_on_new)
+        if failure is not None:
+            raise failure
+        return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
+
+    async def _take_turn(self, connection: Connection, turn: Turn) -> None:
+        """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
+        source, id_ = turn.after or (None, None)
+        values = {"key": turn.key, "after_source": source, "after_id": id_}
+        row = await (await connection.execute(self._db.queries["take_turn"], values)).fetchone()
+        if row != (True,):
+            await connection.execute("rollback")
+            raise OutOfTurn(f"the turn of another event of {turn.key[:80]}")
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""

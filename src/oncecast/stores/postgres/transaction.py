@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
@@ -18,9 +18,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from oncecast.core.errors import AttemptFailed, TransactionClosed
+from oncecast.core.transaction import Params
 from oncecast.stores.postgres.database import Connection
-
-Params = Sequence[Any] | Mapping[str, Any] | None
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
@@ -36,8 +35,15 @@ class HandlerTransaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
+        self._emitted: list[bytes] = []
         self._one_at_a_time = asyncio.Lock()
         self._savepoints = 0
+
+    @property
+    def emitted(self) -> list[bytes]:
+        """See OpenTransaction; once the attempt is over nobody can emit any more."""
+        self._open()
+        return self._emitted
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
@@ -59,10 +65,12 @@ class HandlerTransaction:
         """A stretch whose SQL errors the handler means to survive."""
         self._savepoints += 1
         name = f"handler_{self._savepoints}"
+        emitted_before = len(self._emitted)
         await self._control(f"savepoint {name}")
         try:
             yield
         except Exception:
+            del self._emitted[emitted_before:]
             await self._control(f"rollback to savepoint {name}")
             raise
         await self._control(f"release savepoint {name}")

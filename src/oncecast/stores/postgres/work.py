@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import psycopg
 
 from oncecast.core.errors import AttemptFailed
-from oncecast.core.ports import Transaction
-from oncecast.stores.postgres.database import Connection
+from oncecast.core.ports import Work
+from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.errors import of_handler
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
-Work = Callable[[Transaction], Awaitable[None]]
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
 
 
-async def finish(connection: Connection, work: Work, deadline_s: float) -> Exception | None:
-    """Run `work` in the open transaction, then commit; or roll back, and return the error that it was."""
+async def finish(database: Database, connection: Connection, work: Work) -> Exception | None:
+    """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
+    deadline_s = database.limits.deadline_s
     failure: Exception | None = None
     facade = HandlerTransaction(connection)
     try:
@@ -31,10 +30,14 @@ async def finish(connection: Connection, work: Work, deadline_s: float) -> Excep
             facade.close()  # the connection is closed on the way out
             raise
         failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
+    emitted = facade.emitted
     async with asyncio.timeout(deadline_s):
         await facade.end()
     broken = connection.broken
     if failure is None:
+        if emitted:
+            async with asyncio.timeout(deadline_s):
+                await connection.execute(database.queries["emit"], {"events": emitted})
         await commit(connection, deadline_s)
         return None
     await _roll_back(connection, failure, deadline_s)

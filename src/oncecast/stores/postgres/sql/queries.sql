@@ -244,3 +244,26 @@ select coalesce(sum(deaths), 0)::integer from {schema}.suspects where source = %
 
 -- name: acquit
 delete from {schema}.suspects where source = %(source)s and id = %(id)s and listener = %(listener)s
+
+-- name: take_turn
+-- Whether an ordered event may begin: no other of its key is under way, and the one before it has its row.
+select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
+    and (%(after_id)s::text is null
+         or exists (select from {schema}.events where source = %(after_source)s and id = %(after_id)s))
+
+-- name: emit
+-- In the order in which they were emitted.
+insert into {schema}.outbox (event)
+select e.event from unnest(%(events)s::bytea[]) with ordinality as e (event, place) order by e.place
+
+-- name: lock_outbox
+select pg_try_advisory_xact_lock(hashtextextended({schema_text} || ' outbox', 0))
+
+-- name: due_emissions
+select number, event from {schema}.outbox where refused_at is null order by number limit %(limit)s
+
+-- name: forget_emissions
+delete from {schema}.outbox where number = any(%(numbers)s)
+
+-- name: refuse_emission
+update {schema}.outbox set refused_at = clock_timestamp(), refusal = %(reason)s where number = %(number)s

@@ -1,0 +1,43 @@
+"""Brings what handlers emitted to one of the group's producers, in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from oncecast.client.errors import NotAcknowledged, PublishRefused
+from oncecast.client.publisher import Publisher
+from oncecast.core.errors import EmissionRefused, Unavailable
+
+DEADLINE_S = 10.0
+REFUSALS = (400, 413, 422)
+"""Of the event itself; anything else is between us and the producer, and may be mended."""
+
+
+class ProducersPublisher:
+    """Publishes to the first of `producers` for as long as that answers, then to the next: order is one journal's."""
+
+    def __init__(self, producers: Sequence[str], *, token: str | None = None) -> None:
+        # One request at a time: two could be accepted in either order.
+        self._publishers = [Publisher(url, token=token, deadline_s=DEADLINE_S, requests_max=1) for url in producers]
+        self._at = 0
+
+    async def publish(self, events: Sequence[bytes]) -> None:
+        """See Publish of `core.ports`."""
+        try:
+            await self._publishers[self._at].publish_json(_one_run(events))
+        except PublishRefused as error:
+            if error.status in REFUSALS and error.position is not None:
+                raise EmissionRefused(str(error), error.position - 1) from error
+            raise Unavailable(str(error)) from error
+        except NotAcknowledged as error:
+            self._at = (self._at + 1) % len(self._publishers)
+            raise Unavailable(str(error)) from error
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        for publisher in self._publishers:
+            await publisher.__aexit__()
+
+
+async def _one_run(events: Sequence[bytes]) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
+    yield events, range(1, len(events) + 1)

@@ -1,0 +1,117 @@
+"""A handler's parameters: what each asks for by its annotation, found out when it is registered.
+
+`Event`, `Transaction` (`SyncTransaction` in a plain `def`), the lifespan's state by its type; any other annotation is
+for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oncecast.core.errors import ConfigError
+from oncecast.core.event import Event
+from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.listener.payload import decoder_of
+
+_BY_NAME = {"event": Event, "tx": Transaction}
+"""What a parameter without an annotation is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What there is to be handed to a handler: its events (one, unless it takes batches), transaction, state."""
+
+    events: Sequence[Event]
+    tx: Any
+    state: Any
+
+
+Serve = Callable[[Given], Any]
+
+
+class Arguments:
+    """How the parameters of `handler` are served. Raises ConfigError naming the parameter that cannot be.
+
+    `state` is the type of what the lifespan yields, if anything; `names` are where its annotations may be looked up
+    besides its module.
+    """
+
+    def __init__(
+        self, handler: Callable[..., Any], *, in_batches: bool, state: Any, names: Mapping[str, Any] | None = None
+    ) -> None:
+        self._handler = getattr(handler, "__qualname__", repr(handler))
+        self._is_async = inspect.iscoroutinefunction(handler)
+        self._in_batches = in_batches
+        self._state = state
+        self._serves: list[tuple[str, Serve]] = []
+        self._data: str | None = None
+        annotations = self._annotations(handler, names)
+        for parameter in inspect.signature(handler).parameters.values():
+            serve = self._serve(parameter, annotations.get(parameter.name, parameter.empty))
+            if serve is not None:
+                self._serves.append((parameter.name, serve))
+
+    def of(self, given: Given) -> dict[str, Any]:
+        """The keyword arguments of a call. Raises DataInvalid."""
+        return {name: serve(given) for name, serve in self._serves}
+
+    def _annotations(self, handler: Callable[..., Any], names: Mapping[str, Any] | None) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(handler, localns=dict(names or {}))
+        except NameError as error:
+            raise ConfigError(
+                f"handler {self._handler}: an annotation names {error.name!r}, which is not known"
+            ) from None
+
+    def _serve(self, parameter: inspect.Parameter, wanted: Any) -> Serve | None:
+        name = parameter.name
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise self._refusal(name, "parameters are given by name: no *args, **kwargs or positional-only ones")
+        if wanted is parameter.empty:
+            wanted = _BY_NAME.get(name, parameter.empty)
+            if wanted is Event and self._in_batches:
+                wanted = list[Event]
+        if wanted is parameter.empty:
+            if parameter.default is not parameter.empty:
+                return None
+            raise self._refusal(name, "it has no annotation that says what it is for")
+        if wanted is Transaction or wanted is SyncTransaction:
+            if wanted is SyncTransaction and self._is_async:
+                raise self._refusal(
+                    name, "an 'async def' writes on a Transaction; SyncTransaction is for a plain 'def'"
+                )
+            return lambda given: given.tx
+        if self._state is not None and wanted == self._state:
+            return lambda given: given.state
+        return self._serve_batch(name, wanted) if self._in_batches else self._serve_event(name, wanted)
+
+    def _serve_event(self, name: str, wanted: Any) -> Serve:
+        if wanted is Event:
+            return lambda given: given.events[0]
+        decode = self._decoder(name, wanted)
+        return lambda given: decode(given.events[0])
+
+    def _serve_batch(self, name: str, wanted: Any) -> Serve:
+        arguments = typing.get_args(wanted)
+        if typing.get_origin(wanted) not in (list, Sequence) or len(arguments) != 1:
+            raise self._refusal(name, "a batch handler takes lists: list[Event], or list[Order] for the data of each")
+        if arguments[0] is Event:
+            return lambda given: list(given.events)
+        decode = self._decoder(name, arguments[0])
+        return lambda given: [decode(event) for event in given.events]
+
+    def _decoder(self, name: str, wanted: Any) -> Callable[[Event], Any]:
+        if self._data is not None:
+            raise self._refusal(name, f"{self._data!r} takes the event's data already")
+        self._data = name
+        try:
+            return decoder_of(wanted)
+        except TypeError as error:
+            raise self._refusal(name, f"{error}") from None
+
+    def _refusal(self, name: str, why: str) -> ConfigError:
+        return ConfigError(f"handler {self._handler}, parameter {name!r}: {why}")

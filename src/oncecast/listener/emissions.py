@@ -1,0 +1,81 @@
+"""The emission station: what handlers have emitted goes from the outbox to a producer.
+
+One listener of the group is at it at a time. An event leaves the outbox when the producer has acknowledged it; one
+that is published again, because that was not known, is a duplicate by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from oncecast.core.errors import EmissionRefused, RowLocked, Unavailable
+from oncecast.core.facts import EmissionRefused as Refused
+from oncecast.core.facts import EmissionsHeldUp, EmissionsRelayed, Observe
+from oncecast.core.ports import Outbox, Publish
+from oncecast.core.retry import backoff
+from oncecast.listener.gates import DatabaseGate
+
+LOOK_INTERVAL_S = 1.0
+"""Another listener may have died with events in the outbox."""
+SOON_S = 0.02
+"""When somebody else was at it, or there was nothing yet, and we know of more."""
+CHUNK_EVENTS = 500
+RETRY_MAX_S = 10.0
+
+
+class Emissions:
+    """Relays what is in `outbox` by `publish`: when woken, and about every second."""
+
+    def __init__(self, outbox: Outbox, publish: Publish, database: DatabaseGate, *, observe: Observe) -> None:
+        self._outbox = outbox
+        self._publish = publish
+        self._database = database
+        self._observe = observe
+        self._woken = asyncio.Event()
+        self._failures = 0
+        self.held_up: str | None = None
+        """Why nothing can be relayed just now, if that is so."""
+
+    def wake(self) -> None:
+        """There may be something new."""
+        self._woken.set()
+
+    async def relay_for_ever(self) -> None:
+        """Relay whenever there is something to."""
+        while True:
+            woken = await self._wait()
+            await self._database.wait()
+            self._woken.clear()
+            if not await self._relay() and woken:
+                await asyncio.sleep(SOON_S)
+                await self._relay()
+
+    async def _wait(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_INTERVAL_S):
+                await self._woken.wait()
+        return self._woken.is_set()
+
+    async def _relay(self) -> int:
+        """Relay all there is; how many that were, of the last call."""
+        count = 0
+        try:
+            while (relayed := await self._outbox.relay(self._publish, limit=CHUNK_EVENTS)) > 0:
+                count += relayed
+                self._observe(EmissionsRelayed(relayed))
+        except EmissionRefused as error:
+            self._observe(Refused(str(error)))
+            self._woken.set()
+        except (Unavailable, RowLocked) as error:
+            await self._hold_up(error)
+            return count
+        self.held_up, self._failures = None, 0
+        return count
+
+    async def _hold_up(self, error: Exception) -> None:
+        if self.held_up is None:
+            self._observe(EmissionsHeldUp(str(error)))
+        self.held_up = str(error)
+        self._failures += 1
+        await asyncio.sleep(backoff(self._failures + 1, base_s=0.2, max_s=RETRY_MAX_S, jitter=0.0))

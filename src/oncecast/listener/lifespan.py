@@ -1,0 +1,58 @@
+"""What an application has from the start of its process to its end, such as a client of another service."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from oncecast.core.errors import ConfigError, StartError
+
+
+class Lifespan:
+    """A function that yields once. `yields` is the type of what it yields; None if that is nothing."""
+
+    def __init__(self, function: Callable[..., Any] | None, app: object) -> None:
+        self.yields: Any = None
+        self._function = function
+        self._app = app
+        if function is None:
+            return
+        self._name = getattr(function, "__qualname__", repr(function))
+        inner = inspect.unwrap(function)
+        if not inspect.isasyncgenfunction(inner):
+            raise ConfigError(f"lifespan {self._name} must be an 'async def' that yields once")
+        self._takes_app = bool(inspect.signature(inner).parameters)
+        try:
+            wanted = typing.get_type_hints(inner).get("return")
+        except NameError as error:
+            raise ConfigError(
+                f"lifespan {self._name}: its annotation names {error.name!r}, which is not known"
+            ) from None
+        arguments = typing.get_args(wanted)
+        if typing.get_origin(wanted) not in (AsyncIterator, AsyncGenerator) or not arguments:
+            raise ConfigError(
+                f"lifespan {self._name} must say what it yields: '-> AsyncIterator[Shop]', or AsyncIterator[None]"
+            )
+        self.yields = None if arguments[0] is type(None) else arguments[0]
+
+    @asynccontextmanager
+    async def begun(self) -> AsyncIterator[Any]:
+        """What it yields, within. Raises StartError if it cannot begin."""
+        if self._function is None:
+            yield None
+            return
+        made = self._function(self._app) if self._takes_app else self._function()
+        context: AbstractAsyncContextManager[Any] = (
+            made if isinstance(made, AbstractAsyncContextManager) else asynccontextmanager(lambda: made)()
+        )
+        try:
+            state = await context.__aenter__()
+        except Exception as error:  # whatever users' code raises: the application cannot start
+            raise StartError(f"lifespan {self._name}: {type(error).__name__}: {error}") from error
+        try:
+            yield state
+        finally:
+            await context.__aexit__(None, None, None)

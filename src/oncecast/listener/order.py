@@ -1,0 +1,59 @@
+"""The order station: of the events of one key, the next is let through when the one before has ended.
+
+Every listener of a group reads the same journal, so each knows the order by itself; that no two of them run a key
+at once, and that the event before really has its row, PostgreSQL decides when the attempt begins (`Turn`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from oncecast.core.event import Arrival, Turn
+from oncecast.listener.handlers import Listener
+
+
+class Order:
+    """Lets arrivals through; `release(arrival)` sends one on that had to wait."""
+
+    def __init__(self, app: Listener, *, release: Callable[[Arrival], None]) -> None:
+        self._plan_of = app.plan_of
+        self._has_order = app.has_order
+        self._release = release
+        self._followers: dict[Arrival, Arrival | None] = {}
+        """Of each ordered arrival that has not ended, the next of its key, once that has asked to be let through."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the one before them."""
+        return sum(follower is not None for follower in self._followers.values())
+
+    def let_through(self, arrivals: Sequence[Arrival], asking: list[Arrival]) -> list[Arrival]:
+        """New `arrivals` of one track; those of `asking` (some of them, in their order) that need not wait.
+
+        The others know their place too: an arrival that waits for another of its own identity is not asking.
+        """
+        if not self._has_order:
+            return asking
+        asks = set(map(id, asking))
+        return [a for a in arrivals if not self._waits(a, id(a) in asks) and id(a) in asks]
+
+    def _waits(self, arrival: Arrival, asks: bool) -> bool:
+        key_of = self._plan_of(arrival.type, arrival.source).key_of
+        key = key_of(arrival) if key_of is not None else None
+        if key is None:
+            return False
+        newest = arrival.track.newest_of_key
+        before: Arrival | None = newest.get(key)
+        newest[key] = arrival
+        arrival.turn = Turn(key, None if before is None else (before.source, before.id))
+        self._followers[arrival] = None
+        if not asks or before not in self._followers:
+            return False
+        self._followers[before] = arrival
+        return True
+
+    def ended(self, arrival: Arrival) -> None:
+        """Its row is in PostgreSQL, or said to be: the next of its key may go."""
+        follower = self._followers.pop(arrival, None)
+        if follower is not None:
+            self._release(follower)

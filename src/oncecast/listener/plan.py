@@ -1,0 +1,93 @@
+"""What is to be run for an event: its handlers in order, and how many such events may share a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from oncecast.core.event import Arrival
+from oncecast.listener.arguments import Arguments
+from oncecast.listener.selection import Selector
+
+SHARED_MAX_EVENTS = 100
+"""So many events of handlers that share a transaction go into one; more would wait longer for each other's locks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handler:
+    """A function of the user's. `name` is its own within the application: emitted ids are derived from it.
+
+    `batch_max` is how many events a call takes, None for a handler of single events. One that is `shared` only
+    writes SQL, so that a transaction may have several events. `ordered_by` names an attribute, or a path in the data.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Arguments
+    selectors: Sequence[Selector]
+    is_async: bool
+    batch_max: int | None = None
+    shared: bool = False
+    ordered_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The handlers of one kind of event. Events of one plan may be attempted `together_max` at a time."""
+
+    handlers: tuple[Handler, ...]
+    together_max: int = field(init=False)
+    in_batches: bool = field(init=False)
+    key_of: Callable[[Arrival], str | None] | None = field(init=False)
+    """The key of an ordered event; None for one without, which is in nobody's way."""
+
+    def __post_init__(self) -> None:
+        sizes = [h.batch_max or (SHARED_MAX_EVENTS if h.shared else 1) for h in self.handlers]
+        ordered_by = next((h.ordered_by for h in self.handlers if h.ordered_by), None)
+        object.__setattr__(self, "together_max", 1 if ordered_by else min(sizes, default=1))
+        object.__setattr__(self, "in_batches", any(h.batch_max for h in self.handlers))
+        object.__setattr__(self, "key_of", key_of(ordered_by) if ordered_by else None)
+
+    def parts(self, work: Sequence[Arrival]) -> list[Sequence[Arrival]]:
+        """What to attempt one after the other when `work` has failed as a whole.
+
+        Halves lead to the bad one in few calls; where an event is a call anyway, each alone is no more.
+        """
+        if self.handlers and not self.in_batches:
+            return [[arrival] for arrival in work]
+        middle = len(work) // 2
+        return [work[:middle], work[middle:]]
+
+
+NOTHING = Plan(())
+"""The plan of events that are only stored."""
+
+
+def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
+    """What reads the key `subject`, `source`, another attribute, or a path such as `data.account`, of an event.
+
+    As JSON text, so that 1 and "1" are two keys. An event that lacks it, or whose data is of another shape, has none.
+    """
+    place = ordered_by.split(".")
+    shape: Any = msgspec.Raw
+    for depth, name in reversed(list(enumerate(place))):
+        shape = msgspec.defstruct(f"Key{depth}", [("key", shape, msgspec.UNSET)], rename={"key": name}, gc=False)
+    decode = msgspec.json.Decoder(shape).decode
+
+    def key(arrival: Arrival) -> str | None:
+        try:
+            found: Any = decode(arrival.raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        for _ in place:
+            if found is msgspec.UNSET:
+                return None
+            found = found.key
+        if found is msgspec.UNSET or bytes(found) == b"null":
+            return None
+        return msgspec.json.encode(msgspec.json.decode(found)).decode()
+
+    return key

@@ -1,0 +1,43 @@
+"""The Outbox of `core.ports` on a MemoryPostgres."""
+
+from __future__ import annotations
+
+from oncecast.core.errors import EmissionRefused
+from oncecast.core.ports import Publish
+from oncecast.stores.memory.client import Client
+from oncecast.stores.memory.postgres import Session
+
+AT_THE_OUTBOX = "the outbox"
+
+
+class MemoryOutbox(Client):
+    """See Outbox."""
+
+    async def relay(self, publish: Publish, *, limit: int) -> int:
+        """See Outbox."""
+        session = await self._do(lambda: self._server.begin(self._token))
+        try:
+            return await self._relay(session, publish, limit)
+        finally:
+            if not session.ended.is_set():
+                self._server.abandon(session)
+
+    async def _relay(self, session: Session, publish: Publish, limit: int) -> int:
+        def due() -> list[tuple[int, bytes]]:
+            if not self._server.try_lock(session, AT_THE_OUTBOX):
+                return []
+            outbox = self._tables.outbox
+            return [(n, outbox[n]) for n in sorted(outbox) if n not in self._tables.refused][:limit]
+
+        emissions: list[tuple[int, bytes]] = await self._do(due)
+        if not emissions:
+            return 0
+        try:
+            await publish([event for _, event in emissions])
+        except EmissionRefused as error:
+            session.refused[emissions[error.index][0]] = str(error)
+            await self._do(lambda: self._server.commit(session))
+            raise
+        session.relayed.extend(number for number, _ in emissions)
+        await self._do(lambda: self._server.commit(session))
+        return len(emissions)

@@ -1,0 +1,53 @@
+"""What handlers emitted, until a producer has it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from psycopg.rows import tuple_row
+
+from oncecast.core.errors import EmissionRefused
+from oncecast.core.ports import Publish
+from oncecast.stores.postgres.database import Connection, Database
+from oncecast.stores.postgres.rows import storable
+from oncecast.stores.postgres.work import commit
+
+
+class PostgresOutbox:
+    """The Outbox of `core.ports` on PostgreSQL: an advisory lock says who of the group is at it."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._deadline_s = database.limits.deadline_s
+
+    async def relay(self, publish: Publish, *, limit: int) -> int:
+        """See Outbox. The lock and its transaction last until the producer has answered."""
+        async with self._db.connection("upkeep") as connection:
+            async with asyncio.timeout(self._deadline_s):
+                await connection.execute("begin")
+                due = await self._due(connection, limit)
+            refused: EmissionRefused | None = None
+            if due:
+                try:
+                    await publish([event for _, event in due])
+                except EmissionRefused as error:
+                    refused = error
+            async with asyncio.timeout(self._deadline_s):
+                if refused is not None:
+                    values = {"number": due[refused.index][0], "reason": storable(str(refused))}
+                    await connection.execute(self._db.queries["refuse_emission"], values)
+                elif due:
+                    numbers = {"numbers": [number for number, _ in due]}
+                    await connection.execute(self._db.queries["forget_emissions"], numbers)
+                await commit(connection, self._deadline_s)
+        if refused is not None:
+            raise refused
+        return len(due)
+
+    async def _due(self, connection: Connection, limit: int) -> list[tuple[int, bytes]]:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["lock_outbox"])
+            if await cursor.fetchone() != (True,):
+                return []
+            await cursor.execute(self._db.queries["due_emissions"], {"limit": limit})
+            return await cursor.fetchall()
