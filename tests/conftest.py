@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.support.servers",
     "tests.support.stacks",
     "tests.support.counting_stack",
+    "tests.support.event_stores",
 ]

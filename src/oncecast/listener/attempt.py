@@ -45,7 +45,8 @@ class Attempts:
     """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
 
     `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back
-    to its line. `paused()` is called whenever the database is found to be down.
+    to its line. `paused()` is called whenever the database is found to be down, `emitted()` when handlers have left
+    something in the outbox.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Attempts:
         trial: Trial,
         solo: Solo,
         observe: Observe,
+        emitted: Callable[[], None],
         check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._app = app
@@ -73,6 +75,7 @@ class Attempts:
         self._trial = trial
         self._solo = solo
         self._observe = observe
+        self._emitted = emitted
         self._check_emitted = check_emitted
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency)
         self._ended = 0
@@ -134,14 +137,22 @@ class Attempts:
             return [await self._store.bury(first, first.doom)]
         if not self._app.concerns(first.type, first.source):
             return await self._store.insert(work)
+        emitted = False
+
+        async def handle(tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
+            nonlocal emitted
+            timeout_s = self._limits.handler_timeout_s
+            await self._app.handle(arrivals, tx, timeout_s=timeout_s, check=self._check_emitted)
+            emitted = bool(tx.emitted)
+
         async with self._handler_places:
             if len(work) > 1:
-                return await self._store.process_together(work, self._handle)
-            return [await self._store.process(first, lambda tx: self._handle(tx, work))]
-
-    async def _handle(self, tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
-        timeout_s = self._limits.handler_timeout_s
-        await self._app.handle(arrivals, tx, timeout_s=timeout_s, check=self._check_emitted)
+                outcomes = await self._store.process_together(work, handle)
+            else:
+                outcomes = [await self._store.process(first, lambda tx: handle(tx, work))]
+        if emitted:
+            self._emitted()
+        return outcomes
 
     async def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)

@@ -24,7 +24,6 @@ from oncecast.core.ports import (
     EventStore,
     Leases,
     Outbox,
-    Outcome,
     Publish,
 )
 from oncecast.core.wire import Answer, Ask, Report
@@ -137,12 +136,13 @@ class ListenerService:
             store,
             self.database,
             limits=settings.attempts,
-            settle=self._settle,
+            settle=self.settlement.settle,
             come_back=self._come_back,
             paused=self._paused.set,
             trial=Trial(self.redis, deaths),
             solo=solo,
             observe=self._observe,
+            emitted=self._emissions.wake,
             check_emitted=check_emitted,
         )
         lanes = settings.attempts.handler_concurrency
@@ -247,11 +247,6 @@ class ListenerService:
     def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
         plan = self._app.plan_of(arrival.type, arrival.source)
         return plan, plan.together_max
-
-    def _settle(self, arrivals: list[Arrival], outcomes: list[Outcome]) -> None:
-        self.settlement.settle(arrivals, outcomes)
-        if self._app.concerns(arrivals[0].type, arrivals[0].source):
-            self._emissions.wake()
 
     def _come_back_one(self, arrival: Arrival) -> None:
         self._come_back([arrival])

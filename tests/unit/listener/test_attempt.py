@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from oncecast.core.errors import CrashLoop, DataRefused, Reject, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
-from oncecast.core.ports import Outcome, Transaction
+from oncecast.core.ports import Outcome, Transaction, Work, WorkTogether
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
@@ -19,6 +19,13 @@ from oncecast.listener.trial import Trial
 from tests.support.arrivals import arrivals
 
 LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, pauses_max=3)
+
+
+class Written:
+    """A transaction that handlers only emit on."""
+
+    def __init__(self) -> None:
+        self.emitted: list[bytes] = []
 
 
 class Store:
@@ -37,11 +44,17 @@ class Store:
         self.stored += [x.id for x in batch]
         return [Outcome.STORED] * len(batch)
 
-    async def process(self, arrival: Arrival, work: Callable[[Transaction], Awaitable[None]]) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome:
         self._refuse()
-        await work(None)  # type: ignore[arg-type]
+        await work(Written())  # type: ignore[arg-type]
         self.stored.append(arrival.id)
         return Outcome.STORED
+
+    async def process_together(self, batch: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+        self._refuse()
+        await work(Written(), batch)  # type: ignore[arg-type]
+        self.stored += [x.id for x in batch]
+        return [Outcome.STORED] * len(batch)
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         self._refuse()
@@ -77,6 +90,7 @@ class Harness:
         self.settled: list[str] = []
         self.back: list[tuple[list[str], float]] = []
         self.pauses = 0
+        self.wakes = 0
         self.accused: list[tuple[str, bool]] = []
         self.deaths = Deaths()
         self.is_up = True
@@ -97,10 +111,14 @@ class Harness:
             trial=Trial(self, self.deaths),  # type: ignore[arg-type]
             solo=Solo(),
             observe=self.facts.append,
+            emitted=self._wake,
         )
 
     async def accuse(self, arrival: Arrival, accused: bool) -> None:
         self.accused.append((arrival.id, accused))
+
+    def _wake(self) -> None:
+        self.wakes += 1
 
     def _paused(self) -> None:
         self.pauses += 1

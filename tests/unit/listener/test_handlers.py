@@ -1,15 +1,67 @@
-"""Handlers are checked where they are defined, and run in their order."""
+"""An application: its handlers are called in their order, with what they ask for, and may emit."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
 
-from oncecast import Event, Listener, Transaction
-from oncecast.core.errors import ConfigError
+from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
+from oncecast.core.errors import ConfigError, StartError
+from oncecast.core.event import Arrival, follow_up_id
 from tests.support.arrivals import arrivals
+
+
+class Written:
+    """A transaction that knows what was run on it."""
+
+    def __init__(self) -> None:
+        self.emitted: list[bytes] = []
+        self.statements: list[str] = []
+        self.savepoints: list[str] = []
+
+    async def execute(self, query: str, params: Any = None) -> int:
+        await asyncio.sleep(0)
+        self.statements.append(query)
+        return 1
+
+    async def fetch_one(self, query: str, params: Any = None) -> dict[str, Any]:
+        return {"query": query}
+
+    async def fetch_all(self, query: str, params: Any = None) -> list[dict[str, Any]]:
+        return [{"query": query}]
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception:
+            self.savepoints.append("rolled back")
+            raise
+        self.savepoints.append("released")
+
+
+def arriving(*events: Event) -> list[Arrival]:
+    found = arrivals(len(events))
+    for arrival, event in zip(found, events, strict=True):
+        arrival.raw, arrival.type, arrival.id, arrival.source = (
+            msgspec.Raw(event.to_json()),
+            event.type,
+            event.id,
+            event.source,
+        )
+    return found
+
+
+async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **options: Any) -> Written:
+    tx = Written()
+    await app.handle(arriving(*events), tx, timeout_s=timeout_s, **options)  # type: ignore[arg-type]
+    return tx
 
 
 @pytest.mark.parametrize("types", [(), ("",), (print,), ("a*b",)])
@@ -29,8 +81,247 @@ async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_
     async def second(event: Event, tx: Transaction) -> None:
         seen.append(("second", event.data))
 
-    (arrival,) = arrivals(1, type="a")
-    arrival.raw = msgspec.Raw(Event.new("a", {"n": 1}).to_json())
-    await app.handle([arrival], None, timeout_s=1)  # type: ignore[arg-type]
+    await handled(app, Event.new("a", {"n": 1}))
     assert seen == [("first", {"n": 1}), ("second", {"n": 1})]
     assert (app.concerns("a"), app.concerns("b"), app.concerns("c")) == (True, True, False)
+
+
+async def test_events_that_share_a_transaction_run_one_after_the_other_through_all_their_handlers() -> None:
+    app, seen = Listener(), []
+
+    @app.on("t", share_transaction=True)
+    async def first(event: Event) -> None:
+        seen.append(("first", event.data))
+
+    @app.on("t", share_transaction=True)
+    async def second(event: Event) -> None:
+        seen.append(("second", event.data))
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [("first", 1), ("second", 1), ("first", 2), ("second", 2)]
+
+
+async def test_a_batch_handler_gets_all_events_in_one_call_beside_handlers_of_single_ones() -> None:
+    app, seen = Listener(), []
+
+    @app.on_batch("t")
+    async def together(numbers: list[int]) -> None:
+        seen.append(numbers)
+
+    @app.on("t", share_transaction=True)
+    async def single(number: int) -> None:
+        seen.append([number])
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [[1, 2], [1], [2]]
+
+
+async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_to_the_loop() -> None:
+    app, threads = Listener(), []
+
+    @app.on("t")
+    def handler(event: Event, tx: SyncTransaction) -> None:
+        threads.append(threading.current_thread())
+        assert tx.execute("one") == 1
+        with tx.savepoint():
+            tx.execute("two")
+        with pytest.raises(ValueError, match="mine"), tx.savepoint():
+            raise ValueError("mine")
+        assert tx.fetch_one("three") == {"query": "three"}
+        assert tx.fetch_all("four") == [{"query": "four"}]
+        event.emit(Event.new("done"))
+
+    tx = await handled(app, Event.new("t"))
+    assert tx.statements == ["one", "two"]
+    assert tx.savepoints == ["released", "rolled back"]
+    assert len(tx.emitted) == 1
+    assert threads != [threading.main_thread()]
+
+
+async def test_what_a_plain_def_raises_is_raised() -> None:
+    app = Listener()
+
+    @app.on("t")
+    def handler() -> None:
+        raise Retry(after="30s")
+
+    with pytest.raises(Retry):
+        await handled(app, Event.new("t"))
+
+
+@pytest.mark.parametrize("stop", [StopIteration("x"), StopAsyncIteration("x")])
+async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(stop: Exception) -> None:
+    app = Listener()
+
+    @app.on("t")
+    def handler() -> None:
+        raise stop
+
+    with pytest.raises((RuntimeError, StopAsyncIteration)):
+        await handled(app, Event.new("t"))
+
+
+async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_behind() -> None:
+    app, may_end, has_ended = Listener(), threading.Event(), threading.Event()
+
+    @app.on("t")
+    def handler() -> None:
+        may_end.wait()
+        has_ended.set()
+
+    with pytest.raises(TimeoutError):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert not has_ended.is_set()
+    may_end.set()
+    assert await asyncio.to_thread(has_ended.wait, 10)
+
+
+async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 1)
+    app, may_end = Listener(), threading.Event()
+
+    @app.on("t")
+    def handler() -> None:
+        may_end.wait()
+
+    with pytest.raises(TimeoutError):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    with pytest.raises(RuntimeError, match="run on in their threads"):
+        await handled(app, Event.new("t"))
+    may_end.set()
+
+
+async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
+    app, cause = Listener(), Event.new("t", id="cause", source="/s")
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        emitted = await event.emit(Event.new("next", {"n": 1}))
+        assert emitted.id == follow_up_id("/s", "cause", handler.__qualname__, 0)
+        event.emit(Event.new("next", {"n": 2}, source="/mine"))
+
+    first, again = await handled(app, cause), await handled(app, cause)
+    assert first.emitted == again.emitted
+    one, two = map(Event.from_json, first.emitted)
+    assert (one.source, two.source, one.id != two.id) == ("/oncecast", "/mine", True)
+    assert two.id == follow_up_id("/s", "cause", handler.__qualname__, 1)
+
+
+async def test_an_event_that_no_producer_would_accept_fails_the_handler_that_emits_it() -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        event.emit(Event.new(""))
+
+    def check(_raw: bytes) -> None:
+        raise ValueError("type is empty")
+
+    with pytest.raises(ValueError, match="type is empty"):
+        await handled(app, Event.new("t"), check=check)
+
+
+def test_only_an_event_that_a_handler_was_given_can_emit() -> None:
+    with pytest.raises(RuntimeError, match=r"oncecast\.Publisher"):
+        Event.new("t").emit(Event.new("next"))
+
+
+async def test_middleware_runs_around_every_handler_the_first_one_outermost() -> None:
+    app, seen = Listener(), []
+
+    @app.middleware
+    async def outer(call: Call, proceed: Proceed) -> None:
+        seen.append(f"outer {call.handler.rpartition('.')[2]} {len(call.events)}")
+        await proceed()
+        seen.append("outer ends")
+
+    @app.middleware
+    async def inner(call: Call, proceed: Proceed) -> None:
+        seen.append("inner")
+        await proceed()
+
+    @app.on("t")
+    async def handler() -> None:
+        seen.append("handler")
+
+    await handled(app, Event.new("t"))
+    assert seen == ["outer handler 1", "inner", "handler", "outer ends"]
+
+
+def test_middleware_of_another_shape_is_refused() -> None:
+    with pytest.raises(ConfigError, match="wrong"):
+
+        @Listener().middleware
+        async def wrong(call: Call) -> None: ...
+
+
+class Shop:
+    """A state."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+
+async def test_a_lifespans_state_is_there_for_handlers_until_the_end() -> None:
+    shops = []
+
+    async def lifespan(app: Listener) -> AsyncIterator[Shop]:
+        shop = Shop()
+        shops.append((app.name, shop))
+        yield shop
+        shop.is_open = False
+
+    app = Listener("shop", lifespan=lifespan)
+
+    @app.on("t")
+    async def handler(shop: Shop) -> None:
+        assert shop.is_open
+
+    async with app.alive():
+        await handled(app, Event.new("t"))
+    ((name, shop),) = shops
+    assert (name, shop.is_open) == ("shop", False)
+
+
+async def test_a_lifespan_may_be_a_context_manager() -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[Shop]:
+        yield Shop()
+
+    app = Listener(lifespan=lifespan)
+
+    @app.on("t")
+    async def handler(shop: Shop) -> None:
+        assert shop.is_open
+
+    async with app.alive():
+        await handled(app, Event.new("t"))
+
+
+async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
+    async def lifespan() -> AsyncIterator[None]:
+        raise ConnectionError("no route")
+        yield
+
+    with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):
+        async with Listener(lifespan=lifespan).alive():
+            pass
+
+
+async def untyped():  # type: ignore[no-untyped-def]
+    yield 1
+
+
+async def no_generator() -> None: ...
+
+
+@pytest.mark.parametrize("lifespan", [untyped, no_generator, print])
+def test_a_lifespan_has_to_say_what_it_yields(lifespan: Any) -> None:
+    with pytest.raises(ConfigError, match="lifespan"):
+        Listener(lifespan=lifespan)
+
+
+@pytest.mark.parametrize("after", ["soon", -1, float("nan"), float("inf"), "1 year"])
+def test_a_retry_asks_for_a_duration(after: Any) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        Retry(after=after)

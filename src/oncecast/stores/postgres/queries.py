@@ -21,5 +21,5 @@ def load_queries(schema: str) -> dict[str, sql.Composed]:
 
 
 def in_schema(text: str, schema: str) -> sql.Composed:
-    """`text` with `{schema}` replaced by the quoted name, `{schema_text}` by it as a text; there are no other braces."""
+    """`text` with `{schema}` replaced by the quoted name, `{schema_text}` by a literal; there are no other braces."""
     return sql.SQL(text).format(schema=sql.Identifier(schema), schema_text=sql.Literal(schema))

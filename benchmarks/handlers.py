@@ -1,0 +1,90 @@
+"""How fast handlers run that write one SQL statement an event: a transaction each, a shared one, or a batch.
+
+Starts a stack with two listeners and an application of each kind, has `oncecast send` publish events of 240 bytes,
+waits until every listener has seen all of them end, and prints events/s. Every effect is counted afterwards.
+
+    python benchmarks/handlers.py [--each 20000] [--shared 60000] [--batch 150000] [--runs 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+import psycopg
+from end_to_end import end_to_end, write_events
+
+from oncecast import Event, Listener, Transaction
+from oncecast.embedded import Stack
+
+EFFECTS = "create table public.effects (id text not null, n integer not null)"
+
+each = Listener("bench_each")
+shared = Listener("bench_shared")
+batch = Listener("bench_batch")
+
+
+@each.on("tick")
+@shared.on("tick", share_transaction=True)
+async def one_statement(event: Event, tx: Transaction) -> None:
+    """A row for an event."""
+    await tx.execute("insert into public.effects values (%s, %s)", (event.id, len(event.raw_data)))
+
+
+@batch.on_batch("tick", max_events=500)
+async def one_statement_a_batch(events: list[Event], tx: Transaction) -> None:
+    """A row for each event, by one statement."""
+    await tx.execute(
+        "insert into public.effects select * from unnest(%s::text[], %s::integer[])",
+        ([event.id for event in events], [len(event.raw_data) for event in events]),
+    )
+
+
+async def measure(kind: str, count: int, runs: int) -> None:
+    """Print a line for each run, and the median."""
+    rates = []
+    with tempfile.TemporaryDirectory(prefix="oncecast-bench-") as folder:
+        os.chmod(folder, 0o755)
+        stack = Stack(
+            Path(folder) / "stack",
+            listeners=2,
+            producer_port=0,
+            listener_port=0,
+            app=f"handlers:{kind}",
+            app_dir=Path(__file__).parent,
+        )
+        async with stack, await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
+            await connection.execute(EFFECTS)
+            for run in range(runs):
+                file = Path(folder) / "events.ndjson"
+                write_events(file, count, run)
+                rate, spent_us = await end_to_end(stack, file, count)
+                rates.append(rate)
+                spent = "  ".join(f"{name} {us:.0f}" for name, us in spent_us.items())
+                print(f"{kind}, run {run + 1}: {rate:,.0f} events/s; µs an event: {spent}", flush=True)
+            cursor = await connection.execute("select count(*), count(distinct id) from public.effects")
+            rows, distinct = await cursor.fetchone() or (0, 0)
+    print(f"{kind}, median of {runs}: {statistics.median(rates):,.0f} events/s", end=" ")
+    print(f"(min {min(rates):,.0f}, max {max(rates):,.0f}); {rows:,} effects of {runs * count:,} events")
+    if (rows, distinct) != (runs * count, runs * count):
+        raise SystemExit("not exactly once")
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    """Each kind in a stack of its own."""
+    for kind in ("each", "shared", "batch"):
+        if count := getattr(arguments, kind):
+            await measure(kind, count, arguments.runs)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--each", type=int, default=20_000)
+    parser.add_argument("--shared", type=int, default=60_000)
+    parser.add_argument("--batch", type=int, default=150_000)
+    parser.add_argument("--runs", type=int, default=3)
+    asyncio.run(main(parser.parse_args()))

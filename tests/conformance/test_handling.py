@@ -1,0 +1,242 @@
+"""What every event store does for handlers: together or none, each in its turn, and what they emit with their row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from oncecast.core.errors import EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
+from oncecast.core.event import Arrival, Turn
+from oncecast.core.ports import Outcome, WorkTogether
+from oncecast.core.transaction import OpenTransaction
+from tests.support.event_stores import Server
+from tests.support.places import arrival
+
+
+def counting(server: Server, failing: str | None = None) -> WorkTogether:
+    """One effect for each, until one fails."""
+
+    async def work(tx: OpenTransaction, new: Sequence[Arrival]) -> None:
+        for event in new:
+            if event.id == failing:
+                raise ValueError(failing)
+            await server.effect(tx, event.id)
+
+    return work
+
+
+async def test_what_is_together_commits_together_and_only_what_is_new_is_worked_on(server: Server) -> None:
+    store, _ = await server.of("a")
+    await store.insert([arrival(1, "there")])
+    batch = [arrival(1, "there"), arrival(2, "new"), arrival(3, "there"), arrival(4, "too")]
+    batch[2].id, batch[2].raw = "there", batch[0].raw
+    outcomes = await store.process_together(batch[:2] + batch[3:], counting(server))
+    assert outcomes == [Outcome.PRESENT, Outcome.STORED, Outcome.STORED]
+    assert await server.effects() == {"new": 1, "too": 1}
+    assert await store.process_together(batch[2:3], counting(server)) == [Outcome.DUPLICATE]
+
+
+async def test_of_what_is_together_nothing_stays_when_the_handler_fails(server: Server) -> None:
+    store, _ = await server.of("a")
+    with pytest.raises(ValueError, match="2"):
+        await store.process_together([arrival(1, "1"), arrival(2, "2")], counting(server, failing="2"))
+    assert (await server.statuses(), await server.effects()) == ({}, {})
+
+
+async def test_a_conflict_among_what_is_together_is_kept_and_the_others_are_stored(server: Server) -> None:
+    store, _ = await server.of("a")
+    await store.insert([arrival(1, "x")])
+    batch = [arrival(2, "x", {"other": True}), arrival(3, "y")]
+    assert await store.process_together(batch, counting(server)) == [Outcome.CONFLICT, Outcome.STORED]
+    assert await server.conflicts() == [("x", 2)]
+    assert await server.effects() == {"y": 1}
+
+
+# --- turns --------------------------------------------------------------------------------------------------
+
+
+def in_turn(offset: int, id: str, after: str | None, key: str = "k") -> Arrival:
+    found = arrival(offset, id)
+    found.turn = Turn(key, None if after is None else (found.source, after))
+    return found
+
+
+async def test_an_event_whose_predecessor_has_no_row_is_out_of_turn_and_leaves_nothing(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    with pytest.raises(OutOfTurn):
+        await store.process(in_turn(2, "second", "first"), work)
+    assert (await server.statuses(), await server.effects()) == ({}, {})
+    assert await store.process(in_turn(1, "first", None), work) is Outcome.STORED
+    assert await store.process(in_turn(2, "second", "first"), work) is Outcome.STORED
+
+
+async def test_a_dead_predecessor_has_a_row_too(server: Server) -> None:
+    store, _ = await server.of("a")
+    await store.bury(in_turn(1, "first", None), ValueError("no"))
+
+    async def work(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    assert await store.process(in_turn(2, "second", "first"), work) is Outcome.STORED
+
+
+async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_keys_do(server: Server) -> None:
+    a, _ = await server.of("a")
+    b, _ = await server.of("b")
+    began, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: OpenTransaction) -> None:
+        began.set()
+        await let_go.wait()
+
+    async def nothing(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(a.process(in_turn(1, "first", None), hold))
+        await began.wait()
+        with pytest.raises(OutOfTurn):
+            await b.process(in_turn(1, "of another journal", None), nothing)
+        with pytest.raises(RowLocked):
+            await b.process(in_turn(2, "second", "first"), nothing)
+        assert await b.process(in_turn(3, "other", None, key="other"), nothing) is Outcome.STORED
+        let_go.set()
+    assert first.result() is Outcome.STORED
+    assert await b.process(in_turn(2, "second", "first"), nothing) is Outcome.STORED
+
+
+# --- emissions ----------------------------------------------------------------------------------------------
+
+
+def emitting(*events: bytes) -> WorkTogether:
+    async def work(tx: OpenTransaction, _new: Sequence[Arrival]) -> None:
+        tx.emitted.extend(events)
+
+    return work
+
+
+class Producer:
+    """Takes what is published, or raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.has: list[bytes] = []
+        self.errors: list[Exception] = []
+
+    async def publish(self, events: Sequence[bytes]) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.has.extend(events)
+
+
+async def test_what_is_emitted_is_relayed_in_order_and_once(server: Server) -> None:
+    store, _ = await server.of("a")
+    producer = Producer()
+    await store.process_together([arrival(1, "1")], emitting(b"1", b"2"))
+    await store.process_together([arrival(2, "2")], emitting(b"3"))
+    outbox = server.outboxes["a"]
+    assert await outbox.relay(producer.publish, limit=2) == 2
+    assert await outbox.relay(producer.publish, limit=2) == 1
+    assert await outbox.relay(producer.publish, limit=2) == 0
+    assert producer.has == [b"1", b"2", b"3"]
+
+
+async def test_what_a_failed_attempt_has_emitted_is_never_relayed(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def fail(tx: OpenTransaction, _new: Sequence[Arrival]) -> None:
+        tx.emitted.append(b"1")
+        raise ValueError("told to")
+
+    with pytest.raises(ValueError, match="told to"):
+        await store.process_together([arrival(1, "1")], fail)
+    assert await server.outboxes["a"].relay(Producer().publish, limit=2) == 0
+
+
+async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(server: Server) -> None:
+    store, _ = await server.of("a")
+    producer = Producer()
+
+    async def work(tx: OpenTransaction) -> None:
+        tx.emitted.append(b"1")
+        with pytest.raises(ValueError, match="inner"):
+            async with tx.savepoint():
+                tx.emitted.append(b"2")
+                raise ValueError("inner")
+        async with tx.savepoint():
+            tx.emitted.append(b"3")
+
+    assert await store.process(arrival(1, "1"), work) is Outcome.STORED
+    await server.outboxes["a"].relay(producer.publish, limit=9)
+    assert producer.has == [b"1", b"3"]
+
+
+async def test_nobody_emits_once_the_attempt_is_over(server: Server) -> None:
+    store, _ = await server.of("a")
+    kept: list[OpenTransaction] = []
+
+    async def work(tx: OpenTransaction) -> None:
+        kept.append(tx)
+
+    await store.process(arrival(1, "1"), work)
+    with pytest.raises(TransactionClosed):
+        kept[0].emitted.append(b"1")
+
+
+async def test_what_was_not_acknowledged_is_published_again(server: Server) -> None:
+    store, _ = await server.of("a")
+    producer = Producer()
+    producer.errors = [Unavailable("no answer")]
+    await store.process_together([arrival(1, "1")], emitting(b"1"))
+    with pytest.raises(Unavailable):
+        await server.outboxes["a"].relay(producer.publish, limit=9)
+    assert await server.outboxes["a"].relay(producer.publish, limit=9) == 1
+
+
+async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server: Server) -> None:
+    store, _ = await server.of("a")
+    producer = Producer()
+    producer.errors = [EmissionRefused("too large", 1)]
+    await store.process_together([arrival(1, "1")], emitting(b"1", b"2", b"3"))
+    with pytest.raises(EmissionRefused):
+        await server.outboxes["a"].relay(producer.publish, limit=9)
+    assert await server.outboxes["a"].relay(producer.publish, limit=9) == 2
+    assert producer.has == [b"1", b"3"]
+    assert await server.refused() == ["too large"]
+
+
+async def test_one_listener_relays_at_a_time(server: Server) -> None:
+    store, _ = await server.of("a")
+    await server.of("b")
+    began, let_go = asyncio.Event(), asyncio.Event()
+    await store.process_together([arrival(1, "1")], emitting(b"1"))
+
+    async def slowly(_events: Sequence[bytes]) -> None:
+        began.set()
+        await let_go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        relaying = group.create_task(server.outboxes["a"].relay(slowly, limit=9))
+        await began.wait()
+        assert await server.outboxes["b"].relay(Producer().publish, limit=9) == 0
+        let_go.set()
+    assert relaying.result() == 1
+
+
+async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
+    store, letters = await server.of("a")
+    producer = Producer()
+    buried = arrival(1, "1")
+    await store.bury(buried, ValueError("no"))
+
+    async def work(_arrival: Arrival, tx: OpenTransaction) -> None:
+        tx.emitted.append(b"1")
+
+    assert await letters.replay(buried.source, "1", work)
+    await server.outboxes["a"].relay(producer.publish, limit=9)
+    assert producer.has == [b"1"]

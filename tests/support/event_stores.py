@@ -1,0 +1,129 @@
+"""A PostgreSQL and what stands for it, with what the conformance suites ask of both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from oncecast.core.ports import DeadLetters, EventStore, Outbox
+from oncecast.core.transaction import Transaction
+from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
+from oncecast.stores.memory.client import EFFECT
+from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters, PostgresOutbox
+from oncecast.stores.postgres.database import Limits
+
+
+class Postgres:
+    """The real one."""
+
+    def __init__(self, url: str, schema: str) -> None:
+        self._url, self._schema = url, schema
+        self._databases: list[Database] = []
+        self.outboxes: dict[str, Outbox] = {}
+
+    async def of(self, token: str) -> tuple[EventStore, DeadLetters]:
+        limits = Limits(lock_s=0.3, statement_s=5.0)
+        database = Database(self._url, schema=self._schema, instance=token, token=token, limits=limits)
+        await database.open()
+        await database.migrate()
+        self._databases.append(database)
+        self.outboxes[token] = PostgresOutbox(database)
+        await self._ask(f'create table if not exists "{self._schema}".effects (id text)')
+        return PostgresEvents(database), PostgresLetters(database)
+
+    async def effect(self, tx: Transaction, id: str) -> None:
+        await tx.execute(f'insert into "{self._schema}".effects values (%s)', (id,))
+
+    async def statuses(self) -> dict[str, str]:
+        return dict(await self._ask(f'select id, status from "{self._schema}".events'))
+
+    async def effects(self) -> dict[str, int]:
+        return dict(await self._ask(f'select id, count(*) from "{self._schema}".effects group by 1'))
+
+    async def refused(self) -> list[str]:
+        return [
+            why
+            for (why,) in await self._ask(f'select refusal from "{self._schema}".outbox where refusal is not null')
+        ]
+
+    async def gaps(self) -> list[tuple[str, str, int, int, str]]:
+        return await self._ask(f'select journal, epoch, first, last, reason from "{self._schema}".gaps')
+
+    async def conflicts(self) -> list[tuple[str, int]]:
+        return await self._ask(f'select id, "offset" from "{self._schema}".conflicts')
+
+    async def letters(self) -> list[str]:
+        return [id_ for (id_,) in await self._ask(f'select id from "{self._schema}".dead_letters')]
+
+    async def lose(self, id: str) -> None:
+        await self._ask(f"delete from \"{self._schema}\".events where id = '{id}'")
+
+    async def close(self) -> None:
+        for database in self._databases:
+            await database.close()
+
+    async def _ask(self, query: str) -> Any:
+        async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+            cursor = await connection.execute(sql.SQL(query))  # type: ignore[arg-type]
+            return await cursor.fetchall() if cursor.description else []
+
+
+class Memory:
+    """The one that stands for it."""
+
+    def __init__(self) -> None:
+        self._server = MemoryPostgres()
+        self._server.lock_timeout_s = 0.3
+        self.outboxes: dict[str, Outbox] = {}
+
+    async def of(self, token: str) -> tuple[EventStore, DeadLetters]:
+        self.outboxes[token] = MemoryOutbox(self._server, instance=token, token=token)
+        return (
+            MemoryEvents(self._server, instance=token, token=token),
+            MemoryLetters(self._server, instance=token, token=token),
+        )
+
+    async def effect(self, tx: Transaction, id: str) -> None:
+        await tx.execute(EFFECT, (id,))
+
+    async def statuses(self) -> dict[str, str]:
+        return {row.id: row.status for row in self._server.tables.rows.values()}
+
+    async def effects(self) -> dict[str, int]:
+        return self._server.tables.effects
+
+    async def refused(self) -> list[str]:
+        return list(self._server.tables.refused.values())
+
+    async def gaps(self) -> list[tuple[str, str, int, int, str]]:
+        return self._server.tables.gaps
+
+    async def conflicts(self) -> list[tuple[str, int]]:
+        return [(identity.partition("\0")[2], offset) for identity, _, offset in self._server.tables.conflicts]
+
+    async def letters(self) -> list[str]:
+        return [identity.partition("\0")[2] for identity in self._server.tables.letters]
+
+    async def lose(self, id: str) -> None:
+        for identity, row in list(self._server.tables.rows.items()):
+            if row.id == id:
+                del self._server.tables.rows[identity]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+Server = Postgres | Memory
+
+
+@pytest.fixture(params=["postgres", "memory"])
+async def server(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[Server]:
+    made: Server = Memory()
+    if request.param == "postgres":
+        made = Postgres(request.getfixturevalue("postgres_url"), schema)
+    yield made
+    await made.close()

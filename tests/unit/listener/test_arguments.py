@@ -1,0 +1,166 @@
+"""Parameters are served by their annotations; what cannot be served is refused when it is registered, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import msgspec
+import pydantic
+import pytest
+
+from oncecast import Event, Listener, SyncTransaction, Transaction
+from oncecast.core.errors import ConfigError, DataInvalid, Reject
+from oncecast.listener.arguments import Arguments, Given
+
+
+@dataclasses.dataclass
+class Line:
+    sku: str
+    quantity: int
+
+
+class Struct(msgspec.Struct):
+    lines: list[Line]
+
+
+class Typed(TypedDict):
+    lines: list[Line]
+
+
+class Model(pydantic.BaseModel):
+    lines: list[Line]
+
+
+class Unserved:
+    """Nothing that JSON can become."""
+
+
+ORDER = Event.new("order", {"lines": [{"sku": "A", "quantity": 2}]})
+
+
+def served(
+    handler: Callable[..., Any], *events: Event, in_batches: bool = False, state: Any = None
+) -> dict[str, Any]:
+    arguments = Arguments(handler, in_batches=in_batches, state=type(state) if state is not None else None)
+    return arguments.of(Given(events, "tx", state))
+
+
+def test_event_transaction_data_and_state_are_told_apart_by_their_annotations_in_any_order() -> None:
+    async def handler(order: Struct, tx: Transaction, shop: Unserved, event: Event, limit: int = 3) -> None: ...
+
+    shop = Unserved()
+    with pytest.raises(ConfigError, match="'limit': 'order' takes the event's data already"):
+        served(handler, ORDER, state=shop)
+
+    async def without_limit(order: Struct, tx: Transaction, shop: Unserved, event: Event, limit=3) -> None: ...  # type: ignore[no-untyped-def]
+
+    found = served(without_limit, ORDER, state=shop)
+    assert found == {"order": Struct([Line("A", 2)]), "tx": "tx", "shop": shop, "event": ORDER}
+
+
+@pytest.mark.parametrize("wanted", [Struct, Typed, Model, dict, dict[str, Any], Any, Struct | None])
+def test_data_is_decoded_to_what_is_asked_for(wanted: Any) -> None:
+    async def handler(order: Any) -> None: ...
+
+    handler.__annotations__ = {"order": wanted}
+    order = served(handler, ORDER)["order"]
+    lines = order["lines"] if isinstance(order, dict) else order.lines
+    assert lines in ([Line("A", 2)], [{"sku": "A", "quantity": 2}])
+
+
+def test_bytes_are_the_data_as_it_came() -> None:
+    async def handler(data: bytes) -> None: ...
+
+    assert served(handler, Event.new("t", b"\x00\xff")) == {"data": b"\x00\xff"}
+    assert served(handler, Event.new("t", [1])) == {"data": b"[1]"}
+
+
+@pytest.mark.parametrize("wanted", [Struct, Typed, Model])
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [({"lines": [{"sku": "A", "quantity": "two"}]}, r"\$\.lines\[(0|\.\.\.)\]\.quantity"), ({}, r"lines")],
+)
+def test_data_that_does_not_fit_is_dead_at_once_and_names_its_path(wanted: Any, data: Any, place: str) -> None:
+    async def handler(order: Any) -> None: ...
+
+    handler.__annotations__ = {"order": wanted}
+    with pytest.raises(DataInvalid, match=place) as caught:
+        served(handler, Event.new("order", data))
+    assert isinstance(caught.value, Reject)
+    assert wanted.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize("event", [Event.new("order", b"binary"), Event.new("order")])
+def test_an_event_without_json_data_does_not_fit_a_type(event: Event) -> None:
+    async def handler(order: Struct) -> None: ...
+
+    with pytest.raises(DataInvalid):
+        served(handler, event)
+
+
+def test_an_event_without_data_is_none_where_that_is_allowed() -> None:
+    async def handler(order: Struct | None) -> None: ...
+
+    assert served(handler, Event.new("order")) == {"order": None}
+
+
+def test_a_batch_is_lists_of_events_and_of_their_data() -> None:
+    async def handler(orders: list[Struct], tx: Transaction, events: list[Event]) -> None: ...
+
+    found = served(handler, ORDER, ORDER, in_batches=True)
+    assert found == {"orders": [Struct([Line("A", 2)])] * 2, "tx": "tx", "events": [ORDER, ORDER]}
+
+
+def test_without_annotations_event_and_tx_are_known_by_name() -> None:
+    def handler(event, tx): ...  # type: ignore[no-untyped-def]
+
+    assert served(handler, ORDER) == {"event": ORDER, "tx": "tx"}
+    assert served(handler, ORDER, in_batches=True) == {"event": [ORDER], "tx": "tx"}
+
+
+async def unannotated(event: Event, more) -> None: ...  # type: ignore[no-untyped-def]
+async def unserved(thing: Unserved) -> None: ...
+async def everything(*args: Any) -> None: ...
+async def anything(**options: Any) -> None: ...
+async def by_place(event: Event, /) -> None: ...
+async def two_data(order: Struct, other: Typed) -> None: ...
+async def sync_in_async(tx: SyncTransaction) -> None: ...
+async def unknown_name(order: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("handler", "named"),
+    [
+        (unannotated, "more"),
+        (unserved, "thing"),
+        (everything, "args"),
+        (anything, "options"),
+        (by_place, "event"),
+        (two_data, "other"),
+        (sync_in_async, "tx"),
+        (unknown_name, "Nowhere"),
+    ],
+)
+def test_what_cannot_be_served_fails_at_registration_naming_handler_and_parameter(handler: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        Listener("shop").on("t")(handler)
+    assert handler.__name__ in str(caught.value)
+
+
+def test_a_batch_handler_that_asks_for_one_event_fails_at_registration() -> None:
+    async def handler(order: Struct) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"'order'.*list\[Event\]"):
+        Listener("shop").on_batch("t")(handler)
+
+
+def test_annotations_may_name_what_is_local_to_the_function_that_registers() -> None:
+    class Local(msgspec.Struct):
+        n: int
+
+    app = Listener("shop")
+
+    @app.on("t")
+    async def handler(local: Local) -> None: ...

@@ -1,0 +1,113 @@
+"""Of the events of one key the next is let through when the one before has ended."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oncecast import Event, Listener
+from oncecast.core.event import Arrival, Turn
+from oncecast.listener.order import Order
+from oncecast.listener.track import Track
+from tests.support.arrivals import arrivals, track
+
+
+def ordered_app() -> Listener:
+    app = Listener()
+
+    @app.on("account", ordered_by="subject")
+    async def handler(event: Event) -> None: ...
+
+    return app
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.released: list[Arrival] = []
+        self.order = Order(ordered_app(), release=self.released.append)
+
+    def arrive(self, keys: list[str | None], on: Track, first: int = 1) -> list[Arrival]:
+        """Arrivals of these keys; returns those that need not wait."""
+        new = arrivals(len(keys), type="account", on=on, first=first)
+        for arrival, key in zip(new, keys, strict=True):
+            arrival.raw = msgspec.Raw(Event.new("account", subject=key, id=arrival.id).to_json())
+        return self.order.let_through(new, new)
+
+
+def offsets(of: list[Arrival]) -> list[int]:
+    return [arrival.offset for arrival in of]
+
+
+def test_the_first_of_every_key_and_all_without_a_key_need_not_wait() -> None:
+    at = Harness()
+    ready = at.arrive(["a", "b", "a", None, None, "b"], track())
+    assert offsets(ready) == [1, 2, 4, 5]
+    assert at.order.waiting == 2
+
+
+def test_the_next_of_a_key_is_released_when_the_one_before_has_ended_and_knows_whose_row_it_needs() -> None:
+    at = Harness()
+    first, *_ = at.arrive(["a", "a", "a"], track())
+    at.order.ended(first)
+    (second,) = at.released
+    assert (second.offset, second.turn) == (2, Turn('"a"', ("/s", "1")))
+    at.order.ended(second)
+    assert offsets(at.released) == [2, 3]
+
+
+def test_one_that_comes_after_its_predecessor_has_ended_need_not_wait_but_still_names_it() -> None:
+    at, on = Harness(), track()
+    (first,) = at.arrive(["a"], on)
+    at.order.ended(first)
+    (second,) = at.arrive(["a"], on, first=2)
+    assert second.turn == Turn('"a"', ("/s", "1"))
+
+
+def test_another_track_does_not_wait_for_this_one() -> None:
+    at = Harness()
+    at.arrive(["a"], track())
+    (other,) = at.arrive(["a"], track())
+    assert other.turn == Turn('"a"', None)
+
+
+def test_an_arrival_that_waits_for_its_own_identity_is_a_predecessor_and_is_not_let_through() -> None:
+    at, on = Harness(), track()
+    new = arrivals(2, type="account", on=on)
+    for arrival in new:
+        arrival.raw = msgspec.Raw(Event.new("account", subject="a").to_json())
+    behind, asking = new
+    assert at.order.let_through(new, [asking]) == []
+    at.order.ended(behind)
+    assert at.released == [asking]
+
+
+def test_what_is_saved_is_forgotten_as_a_predecessor_once_there_are_many_keys() -> None:
+    at, on = Harness(), track()
+    ready = at.arrive([f"key {n}" for n in range(1_500)], on)
+    for arrival in ready:
+        at.order.ended(arrival)
+    on.end(ready)
+    on.save(on.cursor_at(1_400))
+    assert len(on.newest_of_key) == 100
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.data())
+def test_whatever_ends_in_whatever_order_keys_run_one_at_a_time_and_in_order(
+    keys: list[str], data: st.DataObject
+) -> None:
+    at = Harness()
+    running = at.arrive(list(keys), track())
+    done: list[Arrival] = []
+    while running:
+        assert len({arrival.turn.key for arrival in running if arrival.turn}) == len(running)
+        arrival = running.pop(data.draw(st.integers(0, len(running) - 1)))
+        done.append(arrival)
+        at.order.ended(arrival)
+        running += at.released
+        at.released.clear()
+    assert len(done) == len(keys)
+    for key in "abc":
+        mine = [arrival.offset for arrival in done if arrival.turn and arrival.turn.key == f'"{key}"']
+        assert mine == sorted(mine)
+    assert at.order.waiting == 0
