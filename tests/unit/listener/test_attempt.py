@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
-from oncecast.core.errors import CrashLoop, DataRefused, Reject, RowLocked, Unavailable
-from oncecast.core.event import Arrival
+from oncecast.core.errors import Contended, CrashLoop, DataRefused, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
 from oncecast.core.ports import Outcome, Transaction, Work, WorkTogether
 from oncecast.listener.attempt import AttemptLimits, Attempts
@@ -294,3 +295,132 @@ async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_s
     await at.station.attempt([event])
     assert isinstance(event.doom, CrashLoop)
     assert (at.settled, event.attempts) == (["1"], 0)
+
+
+def handled_by(app: Listener, count: int) -> list[Arrival]:
+    """`count` arrivals of its type `order`."""
+    work = arrivals(count, type="order")
+    for arrival in work:
+        arrival.raw = msgspec.Raw(Event.new("order", {"n": int(arrival.id)}, id=arrival.id, source="/s").to_json())
+    return work
+
+
+async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_only_that_pays() -> None:
+    app, calls = Listener(), []
+
+    @app.on_batch("order")
+    async def count(events: list[Event]) -> None:
+        calls.append(len(events))
+        if any(event.id == "37" for event in events):
+            raise ValueError("37")
+
+    at = Harness(app)
+    work = handled_by(app, 64)
+    await at.station.attempt(work)
+    assert len(at.settled) == 63
+    assert at.back == [(["37"], LIMITS.event_retry_delay_s)]
+    assert {arrival.attempts for arrival in work} == {1}
+    assert len(calls) == 1 + 2 * 6
+
+
+async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() -> None:
+    app, calls = Listener(), []
+
+    @app.on("order", share_transaction=True)
+    async def count(event: Event) -> None:
+        calls.append(event.id)
+        if event.id == "2":
+            raise Reject("no")
+
+    at = Harness(app)
+    await at.station.attempt(handled_by(app, 3))
+    assert calls == ["1", "2", "1", "2", "3"]
+    assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
+
+
+async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_costs_nobody() -> None:
+    app = Listener()
+
+    @app.on("order", share_transaction=True)
+    async def count(event: Event) -> None: ...
+
+    at = Harness(app)
+    at.store.refusals = [Contended("deadlock detected")]
+    work = handled_by(app, 3)
+    await at.station.attempt(work)
+    assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
+    assert at.told(InsertFailed) == []
+
+
+async def test_an_event_that_deadlocks_alone_comes_back_and_no_other_pauses_for_it() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    at.store.refusals = [Contended("deadlock detected")] * 3
+    await at.station.attempt([arrival])
+    assert (arrival.attempts, at.database.is_up, at.pauses) == (0, True, 0)
+    ((_, delay_s),) = at.back
+    assert delay_s > 0
+
+
+@pytest.mark.parametrize(("after", "delay_s"), [("30s", 30.0), ("1h", 300.0), (0.5, 0.5)])
+async def test_a_handler_may_say_when_to_try_again_within_bounds(after: str | float, delay_s: float) -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def wait(event: Event) -> None:
+        raise Retry(after=after)
+
+    at = Harness(app)
+    (arrival,) = handled_by(app, 1)
+    await at.station.attempt([arrival])
+    assert (at.back, arrival.attempts) == ([(["1"], delay_s)], 1)
+
+
+async def test_a_retry_is_an_attempt_and_the_last_one_ends_the_event() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def wait(event: Event) -> None:
+        raise Retry("sold out", after="30s")
+
+    at = Harness(app)
+    (arrival,) = handled_by(app, 1)
+    for _ in range(3):
+        await at.station.attempt([arrival])
+    assert [delay for _, delay in at.back] == [30.0, 30.0, 0.0]
+    assert isinstance(arrival.doom, Retry)
+
+
+async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def emit(event: Event) -> None:
+        event.emit(Event.new("next"))
+        if event.id == "1":
+            raise ValueError("no")
+
+    at = Harness(app)
+    first, second = handled_by(app, 2)
+    await at.station.attempt([first])
+    assert at.wakes == 0
+    await at.station.attempt([second])
+    assert at.wakes == 1
+
+
+async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:
+    app, running, most = Listener(), 0, 0
+
+    @app.on("order")
+    async def count(event: Event) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    at = Harness(app)
+    async with asyncio.TaskGroup() as group:
+        for arrival in handled_by(app, 30):
+            group.create_task(at.station.attempt([arrival]))
+    assert most == LIMITS.handler_concurrency
