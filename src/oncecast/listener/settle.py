@@ -16,7 +16,6 @@ from oncecast.core.ports import Outcome
 from oncecast.listener.gates import CALL_MAX_EVENTS, LeaseGate
 from oncecast.listener.recent import Recent
 
-
 GATHER_S = 0.02
 """A call to Redis an event would cost as much as half of its handler."""
 
