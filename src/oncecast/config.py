@@ -14,23 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from oncecast.core.durations import duration_s as duration_s
 from oncecast.core.errors import ConfigError
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 TOKEN_MIN_LETTERS = 8
 _GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
-
-def duration_s(text: str) -> float:
-    """`2s`, `500ms`, `1m`, `7d` or a bare number of seconds."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError("a duration such as 2s, 500ms or 1m")
-    return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
 def duration_or_off(text: str) -> float | None:

@@ -236,6 +236,20 @@ class ReplayFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class Discarded(Fact):
+    """An operator has discarded dead letters: their rows are kept, and nobody is shown them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Fact):
+    """Discarded dead letters are shown again."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rescued(Fact):
     """Events whose holder is dead are free again."""
 

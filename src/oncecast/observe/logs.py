@@ -152,6 +152,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"✅ Replayed {fact.id}: stored by {at}"]
         case facts.ReplayFailed():
             return [f"❌ Replay of {fact.id} failed at {at}: it stays dead ({fact.error})"]
+        case facts.Discarded():
+            return [f"· Discarded {fact.count} dead letters in {at}; their rows are kept"]
+        case facts.Restored():
+            return [f"· Restored {fact.count} dead letters in {at}"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyTried():

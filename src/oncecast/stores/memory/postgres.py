@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from oncecast.core.errors import RowLocked
 from oncecast.core.ports import SavedCursor
 
 LOCK_TIMEOUT_S = 2.0
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -38,8 +40,16 @@ class Letter:
     attempts: int
     raw: bytes
     listener: str
+    number: int
+    """Letters are numbered in the order of their deaths."""
     filed: bool = False
     mended: bytes | None = None
+    discarded: bool = False
+
+    @property
+    def died_at(self) -> str:
+        """There is no clock here: a second passes from death to death."""
+        return (BEGINNING + timedelta(seconds=self.number)).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
@@ -105,6 +115,10 @@ class MemoryPostgres:
             if session.ended.is_set():
                 raise ConnectionError("terminated by another session")
             self._locks[identity] = session
+
+    def is_locked(self, identity: str) -> bool:
+        """Whether a session has the row of `identity`."""
+        return identity in self._locks
 
     def commit(self, session: Session) -> bool:
         """Whether it committed: a session in which a statement has failed rolls back."""
