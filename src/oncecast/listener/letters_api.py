@@ -67,6 +67,7 @@ def letters_routes(
         """The body is the mended data."""
         data = await body(request)
         try:
+            data.decode()
             msgspec.json.decode(data, type=msgspec.Raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(400, f"the mended data is not JSON: {error}") from None

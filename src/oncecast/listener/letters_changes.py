@@ -24,7 +24,8 @@ REPLAY_MAX_EVENTS = 100
 REPLAY_DEFAULT_EVENTS = 10
 CHANGE_MAX_EVENTS = 1_000
 CHANGE_DEFAULT_EVENTS = 100
-BUSY = "it is not dead (any more), or being replayed just now"
+NOT_THERE = "it is not dead (any more), or is being replayed just now"
+NOT_DISCARDED = "it is not discarded"
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -90,8 +91,9 @@ def changing_routes(
             done = await change(batch.letters) if batch.letters else set()
             if done and fact is not None:
                 observe(fact(len(done)))
-            busy = [Failure(x.id, x.source, BUSY) for x in dict.fromkeys(batch.letters) if x not in done]
-            not_done = [failure._asdict() for failure in [*batch.unknown, *busy]]
+            reason = NOT_DISCARDED if discarded else NOT_THERE
+            others = [Failure(x.id, x.source, reason) for x in dict.fromkeys(batch.letters) if x not in done]
+            not_done = [failure._asdict() for failure in [*batch.unknown, *others]]
             return json_response({"done": len(done), "not_done": not_done, "next": batch.next})
 
         return answer

@@ -16,13 +16,11 @@ language sql immutable strict parallel safe as $$
     select left(encode(sha256(convert_to({schema}.error_pattern(error), 'UTF8')), 'hex'), 10)
 $$;
 
-alter table {schema}.dead_letters
-    add column type text,
-    add column cause text generated always as ({schema}.cause_of(error)) stored;
-
+alter table {schema}.dead_letters add column type text;
 update {schema}.dead_letters d set type = e.type from {schema}.events e where e.source = d.source and e.id = d.id;
-
-alter table {schema}.dead_letters alter column type set not null;
+alter table {schema}.dead_letters
+    alter column type set not null,
+    add column cause text generated always as ({schema}.cause_of(error)) stored;
 
 create index dead_letters_newest on {schema}.dead_letters (died_at desc, source desc, id desc)
     where replayed_at is null and discarded_at is null;
