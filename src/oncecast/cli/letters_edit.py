@@ -122,7 +122,8 @@ def fault_of(content: bytes) -> str | None:
     except msgspec.DecodeError as error:
         reason, _, rest = str(error).removeprefix("JSON is malformed: ").rpartition(" (byte ")
         if reason:
-            return f"this is not JSON: {reason}, {_place(content, int(rest.rstrip(')')))}"
+            byte = int(rest.rstrip(")")) - (reason == "trailing characters")  # told one too far
+            return f"this is not JSON: {reason}, {_place(content, byte)}"
         return f"this is not JSON: it ends too early, {_place(content, len(content))}"
     return None
 
