@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from importlib import resources
 from typing import Any
 
 import msgspec
@@ -16,8 +17,10 @@ from oncecast.core.errors import DataRefused, Reject, RowLocked
 from oncecast.core.event import Arrival, Event
 from oncecast.core.letters import Identity, Selection
 from oncecast.core.ports import DeadLetters, EventStore, Outcome, Transaction
+from oncecast.stores import postgres
 from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres.queries import in_schema
 from tests.conformance.test_ending_once import Server, server
 from tests.conformance.test_event_store import arrival, database_of, effect, sql, store, values
 
@@ -264,6 +267,34 @@ async def test_a_mended_letter_goes_back_to_the_event_as_it_was_received(
     assert await letters.replay(*one, look) is True
     assert seen == [{"sku": "tae"}]
     assert await letters.reset([one]) == set()
+
+
+async def test_dead_letters_from_before_they_had_causes_are_given_theirs(
+    database_of: Callable[..., Database], postgres_url: str, schema: str
+) -> None:
+    folder = resources.files(postgres).joinpath("sql/migrations")
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+
+        async def run(text: str) -> None:
+            await connection.execute(in_schema(text, schema))
+
+        await run("create schema {schema}")
+        await run("create table {schema}.migrations (number integer primary key, name text not null)")
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if (number := int(file.name.partition("_")[0])) < 5:
+                await run(file.read_text("utf-8"))
+                await run(f"insert into {{schema}}.migrations values ({number}, '{file.name}')")
+        await run("""insert into {schema}.events
+            (source, id, type, status, journal, epoch, "offset", listener, attempts, accepted_at)
+            values ('/s', 'a', 'order', 'dead', 'j', 'e', 1, 'l', 3, now())""")
+        await run("""insert into {schema}.dead_letters (source, id, error, trace, attempts, raw, listener)
+            values ('/s', 'a', 'KeyError: 17', '', 3, '{{}}', 'l')""")
+    database = database_of()
+    await database.open()
+    await database.migrate()
+    [row] = await PostgresLetters(database).newest(Selection(type="order"), limit=9)
+    assert (row["id"], row["cause"]) == ("a", cause_of("KeyError: #"))
+    await database.close()
 
 
 @given(text=st.text(st.sampled_from("aZ0189_-.:,=()'\"#é \n\t"), max_size=60))

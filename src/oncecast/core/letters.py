@@ -52,11 +52,6 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """How the type begins, if that is what is asked for."""
         return self.type[:-1] if self.type is not None and self.type.endswith("*") else None
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing is asked for that could leave one out."""
-        return self == Selection(discarded=self.discarded)
-
     def at(self, now: datetime) -> Selection:
         """The same, with ages told as times before `now`.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import nullcontext
 
 import pytest
 
+from oncecast.cli.letters_change import _confirm
 from oncecast.cli.letters_choice import Choice, nothing_chosen
 from oncecast.cli.letters_edit import fault_of
 from oncecast.cli.letters_replay import Pace, Run, _per_s
@@ -107,6 +110,20 @@ def test_a_run_that_is_interrupted_does_not_know_what_became_of_those_in_flight(
 
 def test_nothing_to_replay_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert (Run(0, as_json=False).end(), capsys.readouterr().out) == (0, "There is no such dead letter.\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_yes"), [("y\n", True), ("YES\n", True), ("\n", False), ("n\n", False), ("", False)]
+)
+def test_a_terminal_is_asked_before_many_are_discarded(
+    answer: str, is_yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    with nullcontext() if is_yes else pytest.raises(ConfigError, match="nothing is discarded"):
+        _confirm(12)
+    assert capsys.readouterr().err == "Discard 12 dead letters? [y/N] "
 
 
 def test_ids_or_flags_or_all_choose() -> None:
