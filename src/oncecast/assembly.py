@@ -156,7 +156,9 @@ async def _listen(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(letters, service.replays, objection=lambda: service.standing.objection),
+                *letters_routes(
+                    letters, service.replays, objection=lambda: service.standing.objection, observe=observe
+                ),
                 *pruning_routes(store),
             ],
             health=service.health,

@@ -139,7 +139,9 @@ def read_all(descriptor: int) -> str:
             text += block
     except OSError:
         pass  # how Linux says that the other side is closed
-    progress = r"replaying ━.*?[\d-]:[\d-]{2}:[\d-]{2}"  # a bar that the terminal is told to erase again
+    progress = (
+        r"(?:replaying|exporting) ━.*?[\d-]:[\d-]{2}:[\d-]{2}"  # a bar that the terminal is told to erase again
+    )
     return re.sub(rf"\x1b\[[0-9;?]*[A-Za-z]|\r|{progress}", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()))
 
 

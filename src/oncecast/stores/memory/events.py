@@ -11,8 +11,6 @@ from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Letter, Row, Session
 
-DIED_AT = "2000-01-01T00:00:00Z"
-
 
 class MemoryEvents(Client):
     """See EventStore."""
@@ -81,7 +79,8 @@ class MemoryEvents(Client):
                 return self._compare(arrival)
             session.rows[arrival.identity].status = "dead"
             error = f"{type(cause).__name__}: {cause}"
-            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance)
+            number = len(self._tables.letters) + 1
+            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number)
             session.letters[arrival.identity] = letter
             self._server.commit(session)
             return Outcome.STORED
@@ -121,7 +120,7 @@ class MemoryEvents(Client):
                     error=letter.error,
                     attempts=letter.attempts,
                     raw=letter.raw,
-                    died_at=DIED_AT,
+                    died_at=letter.died_at,
                 )
                 for identity, letter in self._tables.letters.items()
                 if not letter.filed and letter.listener == self._instance

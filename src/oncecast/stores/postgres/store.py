@@ -105,6 +105,7 @@ class PostgresEvents:
                 {
                     "source": arrival.source,
                     "id": arrival.id,
+                    "type": arrival.type,
                     "error": storable(f"{type(cause).__name__}: {cause}"),
                     "trace": storable("".join(traceback.format_exception(cause))),
                     "attempts": arrival.attempts,
