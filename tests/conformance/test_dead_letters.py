@@ -21,10 +21,10 @@ from oncecast.stores import postgres
 from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.queries import in_schema
-from tests.conformance.test_ending_once import Server, server
 from tests.conformance.test_event_store import arrival, database_of, effect, sql, store, values
+from tests.support.event_stores import Server
 
-__all__ = ["database_of", "server", "sql", "store"]
+__all__ = ["database_of", "sql", "store"]
 
 
 @pytest.fixture
