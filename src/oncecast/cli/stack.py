@@ -10,13 +10,16 @@ import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.demo import Figures, run_demo
 from oncecast.core.errors import StartError
+
+if TYPE_CHECKING:
+    from oncecast.embedded import Stack
 
 Data = Annotated[Path, Parameter(help="The folder of the stack, one folder in it for each process.")]
 Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
@@ -31,6 +34,7 @@ def up(
     port: int = 8080,
     listener_port: int = 3001,
     app: str | None = None,
+    app_dir: Path = Path(),
     json: Json = None,
 ) -> None:
     """Run all of Oncecast here: a real PostgreSQL and Valkey, producers and listeners, until Ctrl-C.
@@ -49,15 +53,10 @@ def up(
     listener_port
         The first listener's port, the others' follow; 0 lets the system choose.
     app
-        The listeners' application, such as shop:app, from this folder.
+        The listeners' application, such as shop:app.
+    app_dir
+        The folder that the application's module is in, besides the installed ones.
     """
-    as_json = output.wants_json(json)
-    asyncio.run(until_signal(_up(data, listeners, producers, port, listener_port, app, as_json=as_json)))
-
-
-async def _up(
-    data: Path, listeners: int, producers: int, port: int, listener_port: int, app: str | None, *, as_json: bool
-) -> None:
     from oncecast.embedded import Stack
 
     stack = Stack(
@@ -67,8 +66,13 @@ async def _up(
         producer_port=port,
         listener_port=listener_port,
         app=app,
+        app_dir=app_dir,
         say=output.note,
     )
+    asyncio.run(until_signal(_up(stack, data, as_json=output.wants_json(json))))
+
+
+async def _up(stack: Stack, data: Path, *, as_json: bool) -> None:
     async with stack:
         processes = stack.state()
         if as_json:
@@ -79,7 +83,8 @@ async def _up(
                 "", ("name", "pid", "address"), [(p["name"], str(p["pid"]), p["address"]) for p in processes]
             )
             output.line(f"The page: {stack.publish_url.replace('127.0.0.1', 'localhost')}")
-            output.line(f'The data: {data}, and in SQL: psql "$(cat {data}/postgres.url)"')
+            where = "" if data == DEFAULT_DATA else f" --data {data}"
+            output.line(f'The data: {data}, and in SQL: oncecast sql{where} "select …"')
             output.line("Ctrl-C ends everything; nothing is lost.")
         await asyncio.Event().wait()
 
