@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Any
 
-from tests.support.stacks import rows, until
-from tests.support.terminals import Example, ExampleOf
+from tests.support.stacks import drained, rows, until
+from tests.support.terminals import ROOT, Example, ExampleOf
 
 
 async def ended(example: Example, group: str, count: int, status: str = "stored") -> None:
@@ -45,3 +48,69 @@ async def test_stock_is_reserved_once_and_never_below_zero(example_of: ExampleOf
         await ended(example, "stock", 16)
         await example.run("oncecast dead-letters replay o-11")
         assert await example.shown() == [["A-1", 0, 30], ["B-2", 1, 11], ["C-3", 8, 2]]
+
+
+async def test_earthquakes_are_counted_per_region_and_day_by_the_batch(example_of: ExampleOf) -> None:
+    quakes = [json.loads(line) for line in (ROOT / "examples/earthquakes.ndjson").read_text().splitlines()]
+    per_day: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for quake in quakes:
+        region = quake["place"].split(", ")[-1]
+        region = {"CA": "California", "MX": "Mexico", "NV": "Nevada"}.get(region, region)
+        per_day[region, f"{datetime.fromtimestamp(quake['occurred_ms'] / 1000, UTC):%Y-%m-%d}"].append(quake["mag"])
+    expected = sorted([region, day, len(mags), max(mags)] for (region, day), mags in per_day.items())
+    async with example_of("earthquakes") as example:
+        await example.send()
+        await example.send()  # the same once more
+        await ended(example, "earthquakes", len(quakes))
+        await drained(example)
+        assert await example.shown() == sorted(expected, key=lambda row: (-row[2], row[0], row[1]))[:10]
+        query = "select region, day::text, quakes, strongest from quakes_per_day"
+        assert sorted(map(list, await rows(example, query))) == expected
+
+
+async def test_a_chain_does_each_step_once(example_of: ExampleOf) -> None:
+    orders = [f"order-{n:02}" for n in range(1, 25) if n % 4]
+    async with example_of("chain") as example:
+        await example.send()
+        await ended(example, "chain", 3 * len(orders))
+        await ended(example, "chain", 6, "dead")
+        await drained(example)
+        assert await example.shown() == [[order, "reserved → confirmed → done"] for order in orders]
+        assert await rows(example, "select type, count(*)::int from chain.events group by type order by type") == [
+            ("order.confirmed", 18),
+            ("order.placed", 24),
+            ("order.reserved", 18),
+        ]
+
+
+async def test_accounts_are_booked_in_order_and_one_that_fails_holds_up_only_its_own(example_of: ExampleOf) -> None:
+    async with example_of("accounts", EVENT_RETRY_DELAY="2s") as example:
+        await example.send()
+        await ended(example, "accounts", 18)
+        accounts, bookings = example.told("oncecast sql")
+        assert await example.answer(accounts) == [["anna", 5, 5], ["bert", 20, 3], ["carl", 0, 4], ["dora", 1, 6]]
+        assert [row[1:] for row in await example.answer(bookings) if row[0] == "anna"] == [
+            [1, "anna-1", 50, 50],
+            [2, "anna-3", 100, 150],
+            [3, "anna-4", -80, 70],
+            [4, "anna-5", -70, 0],
+            [5, "anna-6", 5, 5],
+        ]
+        assert [row[2] for row in await example.answer(bookings) if row[0] == "bert"] == [
+            "bert-1",
+            "bert-3",
+            "bert-4",
+        ]
+        assert await dead(example, "accounts") == {
+            "anna-2": "Reject: 80 are more than the balance of 50",
+            "bert-2": "KeyError: 'XXX'",
+            "bert-5": "Reject: 30 are more than the balance of 20",
+            "carl-3": "Reject: 1 are more than the balance of 0",
+            "dora-6": "Reject: 1 are more than the balance of 0",
+        }
+        ended_in_order = "select id from accounts.events order by stored_at"
+        order = [id_ for (id_,) in await rows(example, ended_in_order)]
+        for account in ("anna", "bert", "carl", "dora"):
+            own = [id_ for id_ in order if id_.startswith(account)]
+            assert own == sorted(own)
+        assert set(order[order.index("bert-2") :]) == {"bert-2", "bert-3", "bert-4", "bert-5"}

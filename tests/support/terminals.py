@@ -1,4 +1,4 @@
-"""What a person has open: a shell in a folder, and a stack that `oncecast up` began; examples run in it as they tell."""
+"""What a person has open: a shell in a folder, and a stack begun by `oncecast up`; examples run there as told."""
 
 from __future__ import annotations
 
@@ -117,15 +117,22 @@ class Example(Terminal):
         (folder / "examples").symlink_to(ROOT / "examples")
         self.commands = told_commands(name)
 
+    def told(self, begin: str) -> list[str]:
+        """Those of its commands that begin so."""
+        return [command for command in self.commands if command.startswith(begin)]
+
     async def send(self) -> None:
-        """Every `oncecast send` that is told."""
-        for command in self.commands:
-            if command.startswith("oncecast send"):
-                await self.run(command)
+        """Do what it tells to send."""
+        for command in self.told("oncecast send"):
+            await self.run(command)
 
     async def shown(self) -> list[list[Any]]:
-        """The rows of the query that is told."""
-        (query,) = [command for command in self.commands if command.startswith("oncecast sql")]
+        """The rows that the query shows which it tells to ask."""
+        (query,) = self.told("oncecast sql")
+        return await self.answer(query)
+
+    async def answer(self, query: str) -> list[list[Any]]:
+        """The rows that a command prints."""
         return [list(msgspec.json.decode(line).values()) for line in (await self.run(query)).splitlines()]
 
 
@@ -139,7 +146,7 @@ def example_of(tmp_path: Path) -> ExampleOf:
     @asynccontextmanager
     async def make(name: str, **environment: str) -> AsyncIterator[Example]:
         example = Example(name, tmp_path, {"EVENT_RETRY_DELAY": "100ms", **environment})
-        (up,) = [command for command in example.commands if command.startswith("oncecast up")]
+        (up,) = example.told("oncecast up")
         async with example.up(up):
             yield example
 
