@@ -13,12 +13,17 @@ def tables(sql: str) -> Callable[[], AsyncIterator[None]]:
     """A lifespan that runs `sql`, which has to bear being run at every start; two listeners take turns."""
 
     async def made() -> AsyncIterator[None]:
-        async with await psycopg.AsyncConnection.connect(database_url(), connect_timeout=5) as connection:
-            await connection.execute("select pg_advisory_xact_lock(hashtext('tables of the examples'))")
-            await connection.execute(sql)
+        await make(sql)
         yield
 
     return made
+
+
+async def make(sql: str) -> None:
+    """Run `sql` in one transaction."""
+    async with await psycopg.AsyncConnection.connect(database_url(), connect_timeout=5) as connection:
+        await connection.execute("select pg_advisory_xact_lock(hashtext('tables of the examples'))")
+        await connection.execute(sql)
 
 
 def database_url() -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from oncecast.embedded.ports import free_port
 from tests.support.stacks import drained, rows, until
 from tests.support.terminals import ROOT, Example, ExampleOf
 
@@ -114,3 +119,76 @@ async def test_accounts_are_booked_in_order_and_one_that_fails_holds_up_only_its
             own = [id_ for id_ in order if id_.startswith(account)]
             assert own == sorted(own)
         assert set(order[order.index("bert-2") :]) == {"bert-2", "bert-3", "bert-4", "bert-5"}
+
+
+async def test_webhooks_go_into_the_tables_of_their_kind(example_of: ExampleOf) -> None:
+    async with example_of("github") as example:
+        await example.send()
+        await ended(example, "github", 13)
+        await ended(example, "github", 2, "dead")
+        issues, requests, pushes = map(example.answer, example.told("oncecast sql"))
+        assert await issues == [
+            ["example-org/lantern", 1, "closed", "It smokes no more"],
+            ["example-org/lantern", 2, "open", "A handle, please"],
+            ["example-org/lantern", 3, "deleted", "Spam"],
+            ["example-org/lantern", 5, "open", "Came without an action in its type"],
+        ]
+        assert await requests == [["example-org/lantern", 4, "closed", True, "Add a brass handle"]]
+        assert await pushes == [
+            ["example-org/lantern", "refs/heads/main", 2, "robin-example"],
+            ["example-org/lantern", "refs/tags/v1", 0, "kim-example"],
+        ]
+        assert await dead(example, "github") == {
+            "delivery-14": "DataInvalid: the data does not fit IssueChanged: Field required - at `$.issue.title`",
+            "delivery-15": "DataInvalid: the data does not fit Pushed: Input should be a valid array - at `$.commits`",
+        }
+
+
+def newest(webhooks: list[dict[str, Any]], kind: str) -> list[tuple[Any, ...]]:
+    """Repository, number, title of each issue or pull request as it was last updated."""
+    found: dict[tuple[str, int], tuple[str, str, str]] = {}
+    for webhook in webhooks:
+        if webhook["type"].startswith(f"com.github.{kind}."):
+            data = webhook["data"]
+            thing = data.get("pull_request") or data["issue"]
+            key = (data["repository"]["full_name"], thing["number"])
+            found[key] = max(found.get(key, ("", "", "")), (thing["updated_at"], webhook["id"], thing["title"]))
+    return sorted((*key, title) for key, (_, _, title) in found.items())
+
+
+async def test_real_webhooks_go_into_the_same_tables(example_of: ExampleOf) -> None:
+    file = os.environ.get("GITHUB_WEBHOOKS")
+    if not file:
+        pytest.skip("GITHUB_WEBHOOKS names no file of real webhooks")
+    webhooks = [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
+    async with example_of("github") as example:
+        await example.run(f"oncecast send {file}")
+        await ended(example, "github", len(webhooks))
+        for kind, table in (("issues", "issues"), ("pull_request", "pull_requests")):
+            kept = await rows(example, f"select repository, number, title from {table}")
+            assert sorted(kept) == newest(webhooks, kind)
+        pushes = sum(webhook["type"] == "com.github.push" for webhook in webhooks)
+        assert await rows(example, "select count(*)::int from pushes") == [(pushes,)]
+
+
+async def test_a_mail_is_sent_once_though_its_handler_fails_after_the_call(example_of: ExampleOf) -> None:
+    async with example_of("mail", MAIL_PORT=str(free_port())) as example:
+        (service,), (messages,) = example.told("python"), example.told("curl")
+
+        async def answers() -> str:
+            return await example.run(f"{messages} || true")
+
+        async with example.running(service):
+            await until(answers)
+            await example.send()
+            await ended(example, "mail", 7)
+            await ended(example, "mail", 1, "dead")
+            sent = json.loads(await example.run(messages))
+            shown = await example.shown()
+        text = "Parcel {} is on its way."
+        number = {message["text"]: message["number"] for message in sent}
+        assert shown == [[f"P-{n}", number[text.format(f"P-{n}")], 2 if n in (3, 6) else 1] for n in range(1, 8)]
+        assert sorted((m["to"], m["asked"]) for m in sent) == [
+            (f"customer-{n}@example.org", 2 if n in (3, 6) else 1) for n in range(1, 8)
+        ]
+        assert await dead(example, "mail") == {"sent-8": "Reject: 'nobody' is no address"}

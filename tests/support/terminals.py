@@ -88,6 +88,7 @@ class Terminal:
 
     def _here(self, script: str) -> str:
         script = script.replace("localhost:8080", self.publish_urls[0].removeprefix("http://"))
+        script = script.replace("localhost:8025", f"localhost:{self._environment.get('MAIL_PORT')}")
         script = script.replace("localhost:3001", self.listener_urls["listener-a"].removeprefix("http://"))
         return script.replace("oncecast send", f"oncecast send --to {self.publish_urls[0]}")
 
