@@ -10,7 +10,7 @@ from collections.abc import Callable
 from oncecast.core.event import Event
 from oncecast.core.ports import Transaction
 from oncecast.listener.handlers import Listener
-from oncecast.stores.memory.client import EFFECT
+from oncecast.stores.memory.postgres import EFFECT
 
 GROUP = "simulated"
 

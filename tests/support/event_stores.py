@@ -12,7 +12,7 @@ from psycopg import sql
 from oncecast.core.ports import DeadLetters, EventStore, Outbox
 from oncecast.core.transaction import Transaction
 from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
-from oncecast.stores.memory.client import EFFECT
+from oncecast.stores.memory.postgres import EFFECT
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
 

@@ -208,6 +208,12 @@ class Listener:
         async with self._lifespan.begun() as self._state:
             yield
 
+    @asynccontextmanager
+    async def given(self, state: Any) -> AsyncIterator[None]:
+        """With `state` instead of its lifespan's."""
+        self._state = state
+        yield
+
     async def handle(
         self,
         arrivals: Sequence[Arrival],

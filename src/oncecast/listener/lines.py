@@ -29,7 +29,7 @@ class Lines:
         self._together = Line(
             lanes=min(TOGETHER_LANES, lanes), claim_max=CLAIM_MAX_EVENTS, work_of=self._work_together, **join
         )
-        self._singles = Line(lanes=lanes, claim_max=2 * lanes, work_of=lambda _: (None, 1), **join)
+        self._singles = Line(lanes=lanes, claim_max=4 * lanes, work_of=lambda _: (None, 1), **join)
         self._lines = (self._bulk, self._together, self._singles)
 
     def push(self, arrivals: list[Arrival]) -> None:

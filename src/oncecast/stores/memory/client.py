@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from oncecast.core.errors import AttemptFailed, TransactionClosed, Unavailable
 from oncecast.core.ports import Work
+from oncecast.core.transaction import Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
-
-EFFECT = "effect"
-"""The one statement that a handler can run: it counts its parameter, an id."""
 
 
 class Client:
@@ -36,7 +34,7 @@ class Client:
 
     async def _finish(self, session: Session, work: Work) -> None:
         """Run `work`, then commit; raises what it raises, after a roll-back."""
-        facade = MemoryTransaction(session, self._do)
+        facade = MemoryTransaction(self._server, session, self._do)
         try:
             await work(facade)
             session.emitted = facade.emitted
@@ -53,10 +51,11 @@ class Client:
 
 
 class MemoryTransaction:
-    """The Transaction of an attempt: it knows the statement EFFECT, and that every other is an error."""
+    """The Transaction of an attempt: what its statements do, the server knows."""
 
-    def __init__(self, session: Session, do: Call) -> None:
+    def __init__(self, server: MemoryPostgres, session: Session, do: Call) -> None:
         self.session: Session | None = session
+        self._server = server
         self._do = do
         self._emitted: list[bytes] = []
 
@@ -67,33 +66,35 @@ class MemoryTransaction:
             raise TransactionClosed("the transaction ended with its attempt")
         return self._emitted
 
-    async def execute(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
+    async def execute(self, query: str, params: Params = None) -> int:
         """See Transaction."""
+        return (await self._run(query, params))[0]
+
+    async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
+        """See Transaction."""
+        _, rows = await self._run(query, params)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
+        """See Transaction."""
+        return (await self._run(query, params))[1]
+
+    async def _run(self, query: str, params: Params) -> tuple[int, list[dict[str, Any]]]:
         session = self.session
         if session is None:
             raise TransactionClosed("the transaction ended with its attempt")
 
-        def execute() -> int:
+        def run() -> tuple[int, list[dict[str, Any]]]:
             if session.ended.is_set():
                 raise ConnectionError("terminated by another session")
-            if query != EFFECT or not isinstance(params, Sequence):
+            try:
+                return self._server.answer(session, query, params)
+            except Exception:
                 session.failed = True
-                raise SyntaxError(query)
-            session.effects[params[0]] = session.effects.get(params[0], 0) + 1
-            return 1
+                raise
 
-        touched: int = await self._do(execute)
-        return touched
-
-    async def fetch_one(self, query: str, params: Any = None) -> dict[str, Any] | None:
-        """There is nothing to fetch."""
-        await self.execute(query, params)
-        return None
-
-    async def fetch_all(self, query: str, params: Any = None) -> list[dict[str, Any]]:
-        """There is nothing to fetch."""
-        await self.execute(query, params)
-        return []
+        answer: tuple[int, list[dict[str, Any]]] = await self._do(run)
+        return answer
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oncecast.core.errors import RowLocked
 from oncecast.core.ports import SavedCursor
+from oncecast.core.transaction import Params
 
 LOCK_TIMEOUT_S = 2.0
 
@@ -81,6 +82,10 @@ class Session:
         self.ended = asyncio.Event()
 
 
+EFFECT = "effect"
+"""The one statement that is known here: it counts its parameter, an id."""
+
+
 class MemoryPostgres:
     """The server. Its methods are statements: each happens at once, but for one that waits for a lock."""
 
@@ -117,6 +122,13 @@ class MemoryPostgres:
         if session.ended.is_set():
             raise ConnectionError("terminated by another session")
         return self._locks.setdefault(name, session) is session
+
+    def answer(self, session: Session, query: str, params: Params) -> tuple[int, list[dict[str, Any]]]:
+        """What a handler's statement touches and returns. Raises SyntaxError for any but EFFECT."""
+        if query != EFFECT or not isinstance(params, Sequence):
+            raise SyntaxError(query)
+        session.effects[params[0]] = session.effects.get(params[0], 0) + 1
+        return 1, []
 
     def commit(self, session: Session) -> bool:
         """Whether it committed: a session in which a statement has failed rolls back."""
