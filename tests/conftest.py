@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.support.browsers",
     "tests.support.servers",
     "tests.support.stacks",
+    "tests.support.terminals",
     "tests.support.counting_stack",
     "tests.support.event_stores",
 ]

@@ -149,12 +149,13 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import chaos, journal_file, letters, operate, publish, stack, status
+    from oncecast.cli import chaos, journal_file, letters, operate, publish, sql, stack, status
 
     journal_file.register(operate.journal)
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
         app.command(command, group="The embedded stack")
     app.command(status.status, group="The embedded stack")
+    app.command(sql.sql, group="The embedded stack")
     app.command(chaos.chaos, group="The embedded stack")
     for command_of_events in (publish.send, publish.tail):
         app.command(command_of_events, group="Events")

@@ -35,6 +35,7 @@ def up(
     port: int = 8080,
     listener_port: int = 3001,
     app: str | None = None,
+    app_dir: Path = Path(),
     reload: bool = False,
     json: Json = None,
 ) -> None:
@@ -54,9 +55,11 @@ def up(
     listener_port
         The first listener's port, the others' follow; 0 lets the system choose.
     app
-        The listeners' application, such as shop:app, from this folder.
+        The listeners' application, such as shop:app.
+    app_dir
+        The folder that the application's module is in, besides the installed ones.
     reload
-        Begin the listeners anew whenever a .py file under this folder changes: for development.
+        Begin the listeners anew whenever a .py file under that folder changes: for development.
     """
     from oncecast.embedded import Stack
 
@@ -70,18 +73,22 @@ def up(
         producer_port=port,
         listener_port=listener_port,
         app=app,
+        app_dir=app_dir,
         environment={"ADOPT_HANDLERS": "1"} if reload else None,
         say=output.note,
     )
-    work = _up_reloading(stack, app, data, as_json=as_json) if reload and app else _up(stack, data, as_json=as_json)
+    work = (
+        _up_reloading(stack, app, app_dir.resolve(), data, as_json=as_json)
+        if reload and app
+        else _up(stack, data, as_json=as_json)
+    )
     asyncio.run(until_signal(work))
 
 
-async def _up_reloading(stack: Stack, app: str, data: Path, *, as_json: bool) -> None:
+async def _up_reloading(stack: Stack, app: str, folder: Path, data: Path, *, as_json: bool) -> None:
     from oncecast.cli.changes import changes_in
     from oncecast.cli.reload import reload_listeners, until_it_loads
 
-    folder = Path.cwd()
     async with changes_in(folder, without=stack.data) as changes:
         await until_it_loads(app, folder, changes)
         reloading = partial(reload_listeners, app, folder, changes, stack.restart_listeners)
@@ -101,7 +108,8 @@ async def _up(
                 "", ("name", "pid", "address"), [(p["name"], str(p["pid"]), p["address"]) for p in processes]
             )
             output.line(f"The page: {stack.publish_url.replace('127.0.0.1', 'localhost')}")
-            output.line(f'The data: {data}, and in SQL: psql "$(cat {data}/postgres.url)"')
+            where = "" if data == DEFAULT_DATA else f" --data {data}"
+            output.line(f'The data: {data}, and in SQL: oncecast sql{where} "select …"')
             output.line("Ctrl-C ends everything; nothing is lost.")
         await (meanwhile or asyncio.Event().wait)()
 
