@@ -111,6 +111,30 @@ async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_k
     assert await b.process(in_turn(2, "second", "first"), nothing) is Outcome.STORED
 
 
+async def test_a_dead_letter_that_is_replayed_waits_while_another_of_its_key_is_under_way(server: Server) -> None:
+    a, _ = await server.of("a")
+    b, letters = await server.of("b")
+    buried = in_turn(1, "dead", None)
+    await b.bury(buried, ValueError("no"))
+    began, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: OpenTransaction) -> None:
+        began.set()
+        await let_go.wait()
+
+    async def replay(_arrival: Arrival, tx: OpenTransaction) -> None:
+        await tx.take("k")
+
+    async with asyncio.TaskGroup() as group:
+        live = group.create_task(a.process(in_turn(2, "live", "dead"), hold))
+        await began.wait()
+        with pytest.raises(OutOfTurn):
+            await letters.replay(buried.source, "dead", replay)
+        let_go.set()
+    assert live.result() is Outcome.STORED
+    assert await letters.replay(buried.source, "dead", replay)
+
+
 # --- emissions ----------------------------------------------------------------------------------------------
 
 

@@ -83,7 +83,10 @@ class Replays:
         return "there is no dead letter with this source and id"
 
     async def _handle(self, arrival: Arrival, tx: OpenTransaction) -> None:
-        if self._app.concerns(arrival.type, arrival.source):
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        if plan.handlers:
+            if plan.key_of is not None and (key := plan.key_of(arrival)) is not None:
+                await tx.take(key)
             timeout_s = self._handler_timeout_s
             await self._app.handle([arrival], tx, timeout_s=timeout_s, check=self._check_emitted)
 

@@ -337,6 +337,10 @@ select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
     and (%(after_id)s::text is null
          or exists (select from {schema}.events where source = %(after_source)s and id = %(after_id)s))
 
+-- name: take_key
+-- The same lock, for a dead letter that is replayed: it has no place in the order any more.
+select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
+
 -- name: emit
 -- In the order in which they were emitted.
 insert into {schema}.outbox (event)
