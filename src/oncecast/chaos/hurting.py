@@ -8,7 +8,7 @@ import resource
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from oncecast.chaos.links import Link
 from oncecast.chaos.publishing import Desk
 from oncecast.chaos.stalls import Hurt
 from oncecast.core.errors import StartError
+from oncecast.core.wire import Events, decode_server_frame, events_frame
 from oncecast.embedded import Stack
 from oncecast.embedded.valkey import MAXMEMORY
+from oncecast.journal import file
 
 RESTART_INTERVAL_S = 0.5
 VALKEY_DEADLINE_S = 1.0
@@ -168,15 +170,34 @@ class Surgeon:
         with self._hurt(name):
             await self._stack.stop(name)
             async with self._reading:
+                last = await asyncio.to_thread(_last, journal)
                 await asyncio.to_thread(_copy, journal, copy)
             await self._begin(name)
         await asyncio.sleep(fault.length_s)
         with self._hurt(name):
             await self._stack.kill(name)
             async with self._reading:
+                lost = await asyncio.to_thread(_behind, journal, last)
                 await asyncio.to_thread(_copy, copy / journal.name, journal.parent)
-            self._desks[name].restored()
+            self._desks[name].restored(lost)
             await self._begin(name)
+
+
+def _last(journal: Path) -> int:
+    with closing(file.open_file(journal, read_only=True)) as connection:
+        found: int | None = connection.execute("select max(first_offset + count - 1) from batches").get
+        return found or 0
+
+
+def _behind(journal: Path, last: int) -> list[bytes]:
+    """The journal's events behind offset `last`, as JSON."""
+    events: list[bytes] = []
+    with closing(file.open_file(journal, read_only=True)) as connection:
+        for batch in file.read(connection, last):
+            frame = decode_server_frame(events_frame(batch.first_offset, batch.at_us, batch.body))
+            if isinstance(frame, Events):
+                events += [bytes(event) for event in frame.events[max(0, last + 1 - batch.first_offset) :]]
+    return events
 
 
 def _copy(journal: Path, folder: Path) -> None:
