@@ -64,6 +64,7 @@ class Listener:
         self._handlers: list[Handler] = []
         self._middleware: list[Middleware] = []
         self._plans: dict[str, Plan] = {}
+        self._plans_by_handlers: dict[tuple[Handler, ...], Plan] = {(): NOTHING}
         self._by_source = False
         self._threads = Threads()
 
@@ -193,8 +194,9 @@ class Listener:
         if len(self._plans) >= PLANS_KEPT:
             self._plans.clear()
         handlers = tuple(h for h in self._handlers if any(s.selects(type, source) for s in h.selectors))
-        same = (plan for plan in self._plans.values() if plan.handlers == handlers)
-        plan = next(same, None) or Plan(handlers) if handlers else NOTHING
+        plan = self._plans_by_handlers.get(handlers)
+        if plan is None:
+            plan = self._plans_by_handlers[handlers] = Plan(handlers)
         self._plans[f"{type}\0{source}" if self._by_source else type] = plan
         return plan
 
@@ -248,8 +250,13 @@ class Listener:
         arguments = handler.arguments.of(given)
         if handler.is_async:
             await handler.function(**arguments)
-        else:
-            await self._threads.run(partial(handler.function, **arguments))
+            return
+        result = await self._threads.run(partial(handler.function, **arguments))
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(
+                f"{handler.name} is a plain 'def' that returns a coroutine: what wraps it must be 'async def'"
+            )
 
 
 def _emitting(event: Event, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None) -> Event:

@@ -28,7 +28,6 @@ from oncecast.core.ports import (
 )
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
-from oncecast.listener.claim import Line
 from oncecast.listener.cursor import CursorSaver
 from oncecast.listener.demonstration import FAILING
 from oncecast.listener.dial import Dial, websocket_dial
@@ -37,6 +36,7 @@ from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.lines import Lines
 from oncecast.listener.order import Order
 from oncecast.listener.pruning import Pruner
 from oncecast.listener.recent import Recent
@@ -46,13 +46,9 @@ from oncecast.listener.rescue import TakenWatch
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
+from oncecast.listener.tasks import end_all, first_of
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
-
-BULK_LANES = 2
-BULK_MAX_EVENTS = 1_000
-TOGETHER_LANES = 2
-CANCEL_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,15 +141,14 @@ class ListenerService:
             emitted=self._emissions.wake,
             check_emitted=check_emitted,
         )
-        lanes = settings.attempts.handler_concurrency
-        self._bulk = self._line(
-            lanes=BULK_LANES, claim_max=BULK_MAX_EVENTS, work_of=lambda _: (None, BULK_MAX_EVENTS)
+        self._lines = Lines(
+            app,
+            handler_concurrency=settings.attempts.handler_concurrency,
+            leases=self.redis,
+            database=self.database,
+            attempt=self._attempts.attempt,
+            sort_out=self._sort_out,
         )
-        self._together = self._line(
-            lanes=min(TOGETHER_LANES, lanes), claim_max=BULK_MAX_EVENTS, work_of=self._work_together
-        )
-        self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_of=lambda _: (None, 1))
-        self._lines = (self._bulk, self._together, self._singles)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
         self._filer = DeadLetterFiler(
             store, letter_log, self.database, instance=settings.instance, observe=self._observe
@@ -169,17 +164,6 @@ class ListenerService:
         )
         self._cursors = CursorSaver(
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
-        )
-
-    def _line(self, *, lanes: int, claim_max: int, work_of: Callable[[Arrival], tuple[Any, int]]) -> Line:
-        return Line(
-            lanes=lanes,
-            claim_max=claim_max,
-            work_of=work_of,
-            leases=self.redis,
-            database=self.database,
-            attempt=self._attempts.attempt,
-            sort_out=self._sort_out,
         )
 
     def _feed(self, url: str) -> Feed:
@@ -215,8 +199,7 @@ class ListenerService:
         if arrivals[0].track.doubted_bytes:
             for arrival in arrivals:  # nobody dies of what is only stored
                 arrival.doubted = self._app.concerns(arrival.type, arrival.source)
-        for line, part in self._part(ready):
-            line.push(part)
+        self._lines.push(ready)
 
     def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
         """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
@@ -225,28 +208,7 @@ class ListenerService:
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._come_back, arrivals)
             return
-        for line, part in self._part(arrivals):
-            line.push_first(part)
-
-    def _part(self, arrivals: list[Arrival]) -> Iterable[tuple[Line, list[Arrival]]]:
-        """Which go where: those that only want to be stored, those that may be together, those to be alone."""
-        plan_of = self._app.plan_of
-        together, singles, bulk = [], [], []
-        for arrival in arrivals:
-            plan = plan_of(arrival.type, arrival.source)
-            if arrival.attempts or arrival.doom is not None:
-                singles.append(arrival)
-            elif not plan.handlers:
-                bulk.append(arrival)
-            elif plan.together_max > 1:
-                together.append(arrival)
-            else:
-                singles.append(arrival)
-        return (self._bulk, bulk), (self._together, together), (self._singles, singles)
-
-    def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
-        plan = self._app.plan_of(arrival.type, arrival.source)
-        return plan, plan.together_max
+        self._lines.push_first(arrivals)
 
     def _come_back_one(self, arrival: Arrival) -> None:
         self._come_back([arrival])
@@ -278,18 +240,18 @@ class ListenerService:
         try:
             async with self._app.alive(), asyncio.TaskGroup() as group:
                 standing = group.create_task(self.standing.watch_until_lost())
-                if await _first(stop, self.standing.allowed) is self.standing.allowed:
-                    await self._work(_first(stop, self.standing.lost))
-                await _cancel([standing])
+                if await first_of(stop, self.standing.allowed) is self.standing.allowed:
+                    await self._work(first_of(stop, self.standing.lost))
+                await end_all([standing])
         finally:
             await asyncio.shield(self._close())
 
     async def _work(self, ending: Awaitable[object]) -> None:
         async with asyncio.TaskGroup() as group:
             intake = [group.create_task(feed.run_for_ever()) for feed in self.feeds]
-            intake += [group.create_task(line.claim_for_ever()) for line in self._lines]
+            intake += [group.create_task(claiming) for claiming in self._lines.claiming()]
             intake.append(group.create_task(self._watch.watch_for_ever()))
-            work = [group.create_task(line.work_for_ever()) for line in self._lines for _ in range(line.lanes)]
+            work = [group.create_task(working) for working in self._lines.working()]
             upkeep = [
                 group.create_task(task)
                 for task in (
@@ -306,20 +268,19 @@ class ListenerService:
             ]
             await ending
             await self._drain(intake, work)
-            await _cancel(upkeep)
+            await end_all(upkeep)
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
         self._draining = True
         self._observe(Stopping(self.settlement.in_flight))
-        await _cancel(intake)
+        await end_all(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
-                for line in self._lines:
-                    await line.idle()
+                await self._lines.idle()
         except TimeoutError:
             pass  # what is still being attempted is rolled back, and another listener's
-        await _cancel(work)
+        await end_all(work)
         await self.settlement.mark()
         left = self.settlement.all_in_flight()
         for arrival in left:  # a claim may have been under way: ask for all of them
@@ -407,22 +368,3 @@ class ListenerService:
                 for feed in self.feeds
             ],
         }
-
-
-async def _first(*events: asyncio.Event) -> asyncio.Event:
-    """The first of `events` that is set."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        return next(event for event in events if event.is_set())
-    finally:
-        await _cancel(waiting)
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """End `tasks`, however often that takes: a library that uses `wait_for` can swallow a cancellation on 3.11."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_INTERVAL_S)

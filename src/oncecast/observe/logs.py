@@ -17,7 +17,14 @@ from oncecast.core.facts import Fact, Observe
 _QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.SubscriberLeft)
 """Said at level debug: true every second, or of interest to few."""
 
-_LOUD = (facts.DependencyLost, facts.Died, facts.FilingFailed, facts.JournalFailed, facts.RowsMissing)
+_LOUD = (
+    facts.DependencyLost,
+    facts.Died,
+    facts.EmissionRefused,
+    facts.FilingFailed,
+    facts.JournalFailed,
+    facts.RowsMissing,
+)
 _WARNING = (
     facts.StartFailed,
     facts.Suspected,
@@ -33,6 +40,7 @@ _WARNING = (
     facts.GroupExpired,
     facts.GapNoted,
     facts.StandingBy,
+    facts.EmissionsHeldUp,
 )
 
 
@@ -152,6 +160,12 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"✅ Replayed {fact.id}: stored by {at}"]
         case facts.ReplayFailed():
             return [f"❌ Replay of {fact.id} failed at {at}: it stays dead ({fact.error})"]
+        case facts.EmissionsRelayed():
+            return [f"✅ Published {fact.count} events of handlers from {at}"]
+        case facts.EmissionsHeldUp():
+            return [f"⚠️ Events of handlers wait in the outbox of {at}: {fact.error}"]
+        case facts.EmissionRefused():
+            return [f"❌ An event of a handler can never be published: {fact.error}; it stays in the table outbox"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyTried():

@@ -62,6 +62,8 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.Pruned: ("oncecast_pruned_total", "Rows deleted for their age."),
     facts.GapNoted: ("oncecast_gaps_total", "Stretches of a journal that were gone before they were read."),
     facts.Suspected: ("oncecast_suspects_total", "Attempts made alone, of events that outlived their holders."),
+    facts.EmissionsRelayed: ("oncecast_emitted_total", "Events of handlers that a producer has accepted."),
+    facts.EmissionRefused: ("oncecast_refused_emissions_total", "Events of handlers that no producer takes."),
     facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
     facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
 }

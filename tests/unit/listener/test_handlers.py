@@ -161,6 +161,19 @@ async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(s
         await handled(app, Event.new("t"))
 
 
+async def test_a_plain_def_that_returns_a_coroutine_fails_rather_than_to_do_nothing() -> None:
+    app = Listener()
+
+    async def inner() -> None: ...
+
+    @app.on("t")
+    def handler() -> Any:
+        return inner()
+
+    with pytest.raises(TypeError, match="returns a coroutine"):
+        await handled(app, Event.new("t"))
+
+
 async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_behind() -> None:
     app, may_end, has_ended = Listener(), threading.Event(), threading.Event()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from oncecast.listener.service import _cancel
+from oncecast.listener.tasks import end_all
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
@@ -23,5 +23,5 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        await _cancel([task])
+        await end_all([task])
     assert (swallowed, task.cancelled()) == (2, True)

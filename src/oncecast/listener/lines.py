@@ -1,0 +1,76 @@
+"""The lines side by side, and which of them an arrival takes: none stands behind another's.
+
+One is for events that only want to be stored, one for those whose handlers take several at a time, one for those
+that are attempted one by one: by their handlers' wish, or because they have failed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from oncecast.core.event import Arrival
+from oncecast.listener.claim import Line
+from oncecast.listener.handlers import Listener
+
+BULK_LANES = 2
+TOGETHER_LANES = 2
+CLAIM_MAX_EVENTS = 1_000
+
+
+class Lines:
+    """Sends arrivals to their lines. `join` is what all lines have in common, see Line."""
+
+    def __init__(self, app: Listener, *, handler_concurrency: int, **join: Any) -> None:
+        self._app = app
+        lanes = handler_concurrency
+        bulk_work = (None, CLAIM_MAX_EVENTS)
+        self._bulk = Line(lanes=BULK_LANES, claim_max=CLAIM_MAX_EVENTS, work_of=lambda _: bulk_work, **join)
+        self._together = Line(
+            lanes=min(TOGETHER_LANES, lanes), claim_max=CLAIM_MAX_EVENTS, work_of=self._work_together, **join
+        )
+        self._singles = Line(lanes=lanes, claim_max=2 * lanes, work_of=lambda _: (None, 1), **join)
+        self._lines = (self._bulk, self._together, self._singles)
+
+    def push(self, arrivals: list[Arrival]) -> None:
+        """New ones, behind those that wait."""
+        self._send(arrivals, Line.push)
+
+    def push_first(self, arrivals: list[Arrival]) -> None:
+        """Those that come back, before those that wait."""
+        self._send(arrivals, Line.push_first)
+
+    def claiming(self) -> list[Coroutine[Any, Any, None]]:
+        """What claims for ever."""
+        return [line.claim_for_ever() for line in self._lines]
+
+    def working(self) -> list[Coroutine[Any, Any, None]]:
+        """What attempts for ever, one of each lane."""
+        return [line.work_for_ever() for line in self._lines for _ in range(line.lanes)]
+
+    async def idle(self) -> None:
+        """Until nothing that was claimed is still being attempted."""
+        for line in self._lines:
+            await line.idle()
+
+    def _send(self, arrivals: list[Arrival], push: Callable[[Line, list[Arrival]], None]) -> None:
+        plan_of = self._app.plan_of
+        bulk: list[Arrival] = []
+        together: list[Arrival] = []
+        singles: list[Arrival] = []
+        for arrival in arrivals:
+            plan = plan_of(arrival.type, arrival.source)
+            if arrival.attempts or arrival.doom is not None:
+                singles.append(arrival)
+            elif not plan.handlers:
+                bulk.append(arrival)
+            elif plan.together_max > 1:
+                together.append(arrival)
+            else:
+                singles.append(arrival)
+        for line, part in zip(self._lines, (bulk, together, singles), strict=True):
+            push(line, part)
+
+    def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        return plan, plan.together_max
