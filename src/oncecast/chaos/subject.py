@@ -143,8 +143,10 @@ def _event(line: bytes, place: str) -> Event:
     try:
         members = msgspec.json.decode(line, type=dict[str, Any])
         if "specversion" in members:
-            return Event.from_json(line)
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            if missing := [name for name in ("source", "type") if not isinstance(members.get(name), str)]:
+                raise ValueError(f"a CloudEvent has a {missing[0]}")
+            return Event.from_json(msgspec.json.encode({"id": "", **members}))
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(f"--events: {place} is no event: {error}") from None
     type_ = members.get("type")
     return Event.new(type_ if isinstance(type_, str) and type_ else "event", members)
