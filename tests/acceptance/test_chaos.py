@@ -78,7 +78,7 @@ async def test_ones_own_application_is_tried_and_its_follow_ups_and_checks_come_
 
 async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(tmp_path: Path) -> None:
     checks = (
-        '\nchaos_checks = {"nothing is sold": "select sku, confirmed > 0 as sold from stock where confirmed > 0"}\n'
+        '\nchaos_checks = {"nothing is sold": "select sku, true as sold from stock where confirmed > 0 order by 1"}\n'
     )
     (tmp_path / "shop.py").write_text(SHOP + checks)
     run = ("chaos", "--app", "shop:app", "--app-dir", str(tmp_path), "--seconds", "2", "--seed", "7")
@@ -112,13 +112,12 @@ async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(t
             SHOP.replace("select * from stock where", "selec * from stock where"),
             ("--app", "shop:app"),
             "PostgreSQL does not take chaos_checks['free and confirmed equal orders']: syntax error at or near"
-            ' "selec" LINE 2: selec * from stock where confirmed <> 1000000 - fre... ^',
+            ' "selec" (its line 2)',
         ),
         (
             SHOP.replace("create table stock", "create tabel stock"),
             ("--app", "shop:app"),
-            'PostgreSQL does not take chaos_setup: syntax error at or near "tabel"'
-            " LINE 2: create tabel stock (sku text, free integer, confirmed integ... ^",
+            'PostgreSQL does not take chaos_setup: syntax error at or near "tabel" (its line 2)',
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `oncecast chaos --app` asks PostgreSQL: follow-ups are recorded, an application's checks tell what is wrong."""
+"""What `oncecast chaos --app` asks PostgreSQL: follow-ups are recorded, and checks tell what is wrong."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ async def run_checks(connection: psycopg.AsyncConnection[Any], checks: Mapping[s
         try:
             count, rows = await _rows(connection, query)
         except psycopg.Error as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"PostgreSQL does not take {CHECKS}[{name!r}]: {reason}") from None
+            raise ConfigError(f"PostgreSQL does not take {CHECKS}[{name!r}]: {reason(error, query)}") from None
         if count is None:
             raise ConfigError(f"{CHECKS}[{name!r}] is no query: it returns no rows, not even none")
         if count:
@@ -54,3 +53,12 @@ async def _rows(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[i
             return None, []
         rows = await cursor.fetchmany(SHOWN_MAX)
         return cursor.rowcount, [{column: str(value) for column, value in row.items()} for row in rows]
+
+
+def reason(error: psycopg.Error, statement: str) -> str:
+    """What PostgreSQL has against `statement`, in one line, and where in it."""
+    text = " ".join((error.diag.message_primary or str(error)).split())
+    if error.diag.statement_position is None:
+        return text
+    number = statement.count("\n", 0, int(error.diag.statement_position)) + 1
+    return f"{text} (its line {number})"

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from oncecast.chaos.checks import reason
 from oncecast.chaos.faults import Targets
 from oncecast.chaos.links import Confirms, Link, any_answer, is_accepted, is_commit
 from oncecast.chaos.stalls import POSTGRES, link
@@ -123,7 +124,7 @@ async def _set_up(url: str, statements: str) -> None:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await connection.execute(statements.encode())
     except psycopg.Error as error:
-        raise ConfigError(f"PostgreSQL does not take {SETUP}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"PostgreSQL does not take {SETUP}: {reason(error, statements)}") from None
 
 
 def _with_port(url: str, port: int) -> str:
