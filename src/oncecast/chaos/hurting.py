@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import redis.asyncio as redis
 
+from oncecast.chaos.copies import copy_journal, events_behind, last_offset
 from oncecast.chaos.faults import INSTANT, Fault
 from oncecast.chaos.links import Link
 from oncecast.chaos.publishing import Desk
 from oncecast.chaos.stalls import Hurt
 from oncecast.core.errors import StartError
-from oncecast.core.wire import Events, decode_server_frame, events_frame
 from oncecast.embedded import Stack
 from oncecast.embedded.valkey import MAXMEMORY
-from oncecast.journal import file
 
 RESTART_INTERVAL_S = 0.5
 VALKEY_DEADLINE_S = 1.0
@@ -170,44 +168,14 @@ class Surgeon:
         with self._hurt(name):
             await self._stack.stop(name)
             async with self._reading:
-                last = await asyncio.to_thread(_last, journal)
-                await asyncio.to_thread(_copy, journal, copy)
+                last = await asyncio.to_thread(last_offset, journal)
+                await asyncio.to_thread(copy_journal, journal, copy)
             await self._begin(name)
         await asyncio.sleep(fault.length_s)
         with self._hurt(name):
             await self._stack.kill(name)
             async with self._reading:
-                lost = await asyncio.to_thread(_behind, journal, last)
-                await asyncio.to_thread(_copy, copy / journal.name, journal.parent)
+                lost = await asyncio.to_thread(events_behind, journal, last)
+                await asyncio.to_thread(copy_journal, copy / journal.name, journal.parent)
             self._desks[name].restored(lost)
             await self._begin(name)
-
-
-def _last(journal: Path) -> int:
-    with closing(file.open_file(journal, read_only=True)) as connection:
-        found: int | None = connection.execute("select max(first_offset + count - 1) from batches").get
-        return found or 0
-
-
-def _behind(journal: Path, last: int) -> list[bytes]:
-    """The journal's events behind offset `last`, as JSON."""
-    events: list[bytes] = []
-    with closing(file.open_file(journal, read_only=True)) as connection:
-        for batch in file.read(connection, last):
-            frame = decode_server_frame(events_frame(batch.first_offset, batch.at_us, batch.body))
-            if isinstance(frame, Events):
-                events += [bytes(event) for event in frame.events[max(0, last + 1 - batch.first_offset) :]]
-    return events
-
-
-def _copy(journal: Path, folder: Path) -> None:
-    """The journal with its write-ahead log: whoever reads beside a producer keeps that from being emptied at its end.
-
-    The log's index belongs to what is thrown away.
-    """
-    folder.mkdir(exist_ok=True)
-    for suffix in ("", "-wal", "-shm"):
-        file, copy = Path(f"{journal}{suffix}"), folder / f"{journal.name}{suffix}"
-        copy.unlink(missing_ok=True)
-        if suffix != "-shm" and file.exists():
-            shutil.copyfile(file, copy)
