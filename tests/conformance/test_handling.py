@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from oncecast.core.errors import EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
-from oncecast.core.event import Arrival, Turn
+from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.ports import Outcome, WorkTogether
 from oncecast.core.transaction import OpenTransaction
+from tests.support.arrivals import track
 from tests.support.event_stores import Server
 from tests.support.places import arrival
 
@@ -84,6 +85,22 @@ async def test_a_dead_predecessor_has_a_row_too(server: Server) -> None:
         await server.effect(tx, "effect")
 
     assert await store.process(in_turn(2, "second", "first"), work) is Outcome.STORED
+
+
+async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(server: Server) -> None:
+    """It may have been pruned since."""
+    store, _ = await server.of("a")
+    second = in_turn(2, "second", "first")
+    assert second.turn is not None
+    second.turn = Turn(second.turn.key, second.turn.after, track(), 1)
+
+    async def work(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    with pytest.raises(OutOfTurn):
+        await store.process(second, work)
+    second.turn.track.save(Cursor("e1", 1))
+    assert await store.process(second, work) is Outcome.STORED
 
 
 async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_keys_do(server: Server) -> None:

@@ -64,7 +64,8 @@ class MemoryEvents(Client):
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
     def _take_turn(self, session: Session, turn: Turn) -> None:
-        has_row = turn.after is None or "\0".join(turn.after) in self._tables.rows
+        needed = turn.row_needed
+        has_row = needed is None or "\0".join(needed) in self._tables.rows
         if not (self._server.try_lock(session, f"key {turn.key}") and has_row):
             self._server.roll_back(session)
             raise OutOfTurn(f"the turn of another event of {turn.key}")
