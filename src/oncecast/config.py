@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from oncecast.core.errors import ConfigError
+from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -236,6 +237,12 @@ class ListenerConfig(Common):
     claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
     pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")
     dead_letter_path: Path = setting("failed_events.log", file_path, "a line of every dead letter goes there")
+    dead_letter_url: RabbitMQAddress | SqsAddress | None = setting(
+        "",
+        letter_address,
+        "each is sent there too: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
+        secret=True,
+    )
     handler_concurrency: int = setting("8", count, "handlers that run at a time")
     handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
     db_pool: int = setting("10", count, "connections to PostgreSQL")

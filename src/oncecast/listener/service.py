@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,16 @@ from typing import Any
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
-from oncecast.core.ports import Claims, DeadLetterLog, DeadLetters, Deaths, EventStore, Leases
+from oncecast.core.ports import (
+    Claims,
+    DeadLetterLog,
+    DeadLetters,
+    Deaths,
+    EventStore,
+    Leases,
+    LetterBroker,
+    UnsentLetters,
+)
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.claim import Line
@@ -32,6 +42,7 @@ from oncecast.listener.recent import Recent
 from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
 from oncecast.listener.rescue import TakenWatch
+from oncecast.listener.sending import DeadLetterSender
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
@@ -41,6 +52,8 @@ from oncecast.listener.trial import Trial
 BULK_LANES = 2
 BULK_MAX_EVENTS = 1_000
 CANCEL_INTERVAL_S = 0.2
+LAST_SENDING_MIN_S = 1.0
+"""What a drain leaves for dead letters at least, however long the rest of it took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +94,7 @@ class ListenerService:
         answer: Callable[[Ask], Awaitable[Answer]],
         observe: Observe,
         dial: Dial | None = None,
+        sending: tuple[UnsentLetters, LetterBroker] | None = None,
     ) -> None:
         self._dial = dial or websocket_dial(settings.token)
         self.tally = Tally(observe)
@@ -124,9 +138,8 @@ class ListenerService:
         lanes = settings.handler_concurrency
         self._singles = self._line(lanes=lanes, claim_max=2 * lanes, work_max=1)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
-        self._filer = DeadLetterFiler(
-            store, letter_log, self.database, instance=settings.instance, observe=self._observe
-        )
+        self._filer = DeadLetterFiler(store, letter_log, self.database, observe=self._observe)
+        self.sender = DeadLetterSender(*sending, self.database, observe=self._observe) if sending else None
         self._pruner = Pruner(store, self.database, keep_s=settings.events_retention_s, observe=self._observe)
         self.replays = Replays(
             app, letters, solo, handler_timeout_s=settings.attempts.handler_timeout_s, observe=self._observe
@@ -246,9 +259,11 @@ class ListenerService:
                 for line in (self._bulk, self._singles)
                 for _ in range(line.lanes)
             ]
+            sending = (self.sender.send_for_ever(),) if self.sender else ()
             upkeep = [
                 group.create_task(task)
                 for task in (
+                    *sending,
                     self.redis.beat_for_ever(),
                     self.database.probe_for_ever(),
                     self.settlement.mark_for_ever(),
@@ -266,6 +281,7 @@ class ListenerService:
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
         self._draining = True
+        ends_at_s = time.monotonic() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
         await _cancel(intake)
         try:
@@ -284,9 +300,13 @@ class ListenerService:
         await self._filer.file()
         with contextlib.suppress(Unavailable):
             await self._deaths.end_running()
+        if self.sender:
+            await self.sender.drain(max(LAST_SENDING_MIN_S, ends_at_s - time.monotonic()))
         self._observe(Stopped(len(left)))
 
     async def _close(self) -> None:
+        if self.sender:
+            await self.sender.close()
         await self._store.close()
         await self._leases.close()
 
@@ -308,6 +328,8 @@ class ListenerService:
         self.tally.observe(fact)
         if isinstance(fact, Died):
             self._filer.wake()
+            if self.sender:
+                self.sender.wake()
 
     def report(self) -> Report:
         """The report of this moment, without a cursor: each feed adds that of its journal."""
@@ -346,6 +368,8 @@ class ListenerService:
             "duplicates": report.duplicates,
             "dead": report.dead,
             "in_flight": report.in_flight,
+            "broker": None if self.sender is None else "ready" if self.sender.is_up else "down",
+            "unsent": None if self.sender is None else self.sender.unsent,
             "standing_by": report.standing_by,
             "taken_by_others": self._watch.count,
             "producers": [

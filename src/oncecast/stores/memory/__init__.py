@@ -5,5 +5,14 @@ from oncecast.stores.memory.events import MemoryEvents
 from oncecast.stores.memory.leases import MemoryLeases, MemoryRedis
 from oncecast.stores.memory.letters import MemoryLetters
 from oncecast.stores.memory.postgres import MemoryPostgres
+from oncecast.stores.memory.unsent import MemoryUnsent
 
-__all__ = ["MemoryDeaths", "MemoryEvents", "MemoryLeases", "MemoryLetters", "MemoryPostgres", "MemoryRedis"]
+__all__ = [
+    "MemoryDeaths",
+    "MemoryEvents",
+    "MemoryLeases",
+    "MemoryLetters",
+    "MemoryPostgres",
+    "MemoryRedis",
+    "MemoryUnsent",
+]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from oncecast.core.errors import AttemptFailed, TransactionClosed, Unavailable
-from oncecast.core.ports import Transaction
+from oncecast.core.ports import DeadLetter, Transaction
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
 
 EFFECT = "effect"
 """The one statement that a handler can run: it counts its parameter, an id."""
+DIED_AT = "2000-01-01T00:00:00Z"
 
 
 class Client:
@@ -27,6 +29,22 @@ class Client:
     @property
     def _tables(self) -> Tables:
         return self._server.tables
+
+    def _now_s(self) -> float:
+        """The server's clock."""
+        return asyncio.get_running_loop().time()
+
+    def _letter(self, identity: str) -> DeadLetter:
+        row, letter = self._tables.rows[identity], self._tables.letters[identity]
+        return DeadLetter(
+            source=row.source,
+            id=row.id,
+            error=letter.error,
+            attempts=letter.attempts,
+            raw=letter.raw,
+            died_at=DIED_AT,
+            listener=letter.listener,
+        )
 
     async def _do(self, act: Act) -> Any:
         try:

@@ -38,8 +38,12 @@ class Letter:
     attempts: int
     raw: bytes
     listener: str
+    died_at_s: float
     filed: bool = False
     mended: bytes | None = None
+    discarded: bool = False
+    sent: bool = False
+    send_claimed_at_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class Tables:
     running: set[str] = field(default_factory=set)
     suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
     """Deaths by identity and listener, and whether it is being attempted."""
+    sending_since_s: float | None = None
 
     def copy(self) -> Tables:
         """A state of its own: of what is in the tables, only letters are ever changed in place."""

@@ -5,5 +5,6 @@ from oncecast.stores.postgres.deaths import PostgresDeaths
 from oncecast.stores.postgres.letters import PostgresLetters
 from oncecast.stores.postgres.reader import EventReader
 from oncecast.stores.postgres.store import PostgresEvents
+from oncecast.stores.postgres.unsent import PostgresUnsent
 
-__all__ = ["Database", "EventReader", "PostgresDeaths", "PostgresEvents", "PostgresLetters"]
+__all__ = ["Database", "EventReader", "PostgresDeaths", "PostgresEvents", "PostgresLetters", "PostgresUnsent"]
