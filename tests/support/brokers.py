@@ -112,7 +112,8 @@ class RabbitMQServer:
         port, distribution, mapper = quiet_ports(3)
         config = folder / "rabbitmq.conf"
         config.write_text(
-            f"listeners.tcp.default = {LOOPBACK}:{port}\nloopback_users = none\nlog.console = true\nlog.file = false\n"
+            f"listeners.tcp.default = {LOOPBACK}:{port}\nloopback_users = none\n"
+            "log.console = true\nlog.file = false\n"
             f"default_user = oncecast\ndefault_pass = {self.password}\ndisk_free_limit.absolute = 1MB\n"
         )
         (folder / "plugins").write_text("[].\n")

@@ -321,17 +321,17 @@ any listener of the group may send it."""
 class UnsentLetters(Protocol):
     """The dead letters that are to be sent: those that died since this was first asked for, and are not discarded.
 
-    A row that another session is at is passed over. All calls raise Unavailable when PostgreSQL is down or slow.
+    All calls raise Unavailable when PostgreSQL is down or slow.
     """
 
     async def claim(self, limit: int) -> list[DeadLetter]:
         """Up to `limit` of the oldest for this listener to send: its own, and those of others after OTHERS_AFTER_S.
 
-        Nobody is given them again within OTHERS_AFTER_S.
+        Nobody is given them again within OTHERS_AFTER_S. One whose row another session is at is passed over for now.
         """
 
     async def mark_sent(self, letters: Sequence[DeadLetter]) -> None:
-        """The broker has them."""
+        """The broker has them; one whose row another session keeps locked stays unsent."""
 
     async def release(self, letters: Sequence[DeadLetter]) -> None:
         """They could not be sent for now: whoever asks next may be given them."""

@@ -23,6 +23,8 @@ CHUNK_LETTERS = 20
 """So many events are in memory at a time, of whatever size."""
 LOOK_INTERVAL_S = 15.0
 """Between looks for what others have left, and whether the broker is there."""
+LOOK_SOON_S = 1.0
+"""Between looks while some are unsent: the filing station may have been at their rows, or another listener."""
 RETRY_BASE_S = 1.0
 RETRY_MAX_S = 30.0
 
@@ -61,8 +63,9 @@ class DeadLetterSender:
             self._woken.clear()
             if await self.send():
                 failures = 0
+                interval_s = LOOK_SOON_S if self.unsent else LOOK_INTERVAL_S
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_INTERVAL_S * random.uniform(0.8, 1.2)):
+                    async with asyncio.timeout(interval_s * random.uniform(0.8, 1.2)):
                         await self._woken.wait()
             else:
                 failures += 1

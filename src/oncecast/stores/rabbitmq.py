@@ -16,6 +16,7 @@ from aio_pika.exceptions import (
     ChannelInvalidStateError,
     ChannelNotFoundEntity,
     DeliveryError,
+    InvalidFrameError,
     PublishError,
 )
 
@@ -183,6 +184,9 @@ class RabbitMQ:
         raise self._translate(result) from result
 
     def _translate(self, error: BaseException) -> BaseException:
+        if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # its words are lost
+            at = self._address
+            return Unavailable(f"{self} refuses: is there a vhost {at.vhost!r}, and may user {at.user!r} enter it?")
         if isinstance(error, asyncio.CancelledError):
             return Unavailable(f"{self}: the connection broke")
         if isinstance(error, CONNECTION_EXCEPTIONS):

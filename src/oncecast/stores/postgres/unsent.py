@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from psycopg.rows import tuple_row
 
+from oncecast.core.errors import RowLocked
 from oncecast.core.ports import OTHERS_AFTER_S, DeadLetter
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.rows import identities_of, letter_of
@@ -31,19 +33,27 @@ class PostgresUnsent:
             return sorted(map(letter_of, await cursor.fetchall()), key=lambda letter: letter.died_at)
 
     async def mark_sent(self, letters: Sequence[DeadLetter]) -> None:
-        """See UnsentLetters."""
-        await self._note("mark_sent", letters)
+        """See UnsentLetters. Many rows are never waited for, so that nobody waits in a circle; one is."""
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            cursor = await connection.execute(self._db.queries["mark_sent"], identities_of(letters))
+            marked = set(await cursor.fetchall())
+        for letter in letters:
+            if (letter.source, letter.id) not in marked:
+                with contextlib.suppress(RowLocked):  # a replay that takes its time: the letter is sent twice
+                    await self._mark_one_sent(letter)
+
+    async def _mark_one_sent(self, letter: DeadLetter) -> None:
+        identity = {"source": letter.source, "id": letter.id}
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            await connection.execute(self._db.queries["mark_one_sent"], identity)
 
     async def release(self, letters: Sequence[DeadLetter]) -> None:
         """See UnsentLetters."""
-        await self._note("release_unsent", letters)
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            await connection.execute(self._db.queries["release_unsent"], identities_of(letters))
 
     async def count(self) -> int:
         """See UnsentLetters."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             row = await (await connection.execute(self._db.queries["count_unsent"])).fetchone()
             return row[0] if row else 0
-
-    async def _note(self, query: str, letters: Sequence[DeadLetter]) -> None:
-        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            await connection.execute(self._db.queries[query], identities_of(letters))

@@ -90,18 +90,23 @@ from due where d.source = due.source and d.id = due.id
 returning d.source, d.id, d.error, d.attempts, d.raw, d.died_at, d.listener
 
 -- name: mark_sent
--- A row that a replay is at is left out rather than waited for: its letter is sent twice.
+-- What somebody else is at for this moment, the filing station say, is left out: see mark_one_sent.
 update {schema}.dead_letters set sent_at = clock_timestamp()
 where (source, id) in (
     select source, id from {schema}.dead_letters
-    where sent_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
     for update skip locked)
+returning source, id
+
+-- name: mark_one_sent
+update {schema}.dead_letters set sent_at = clock_timestamp() where source = %(source)s and id = %(id)s
 
 -- name: release_unsent
+-- What is left out because somebody else is at it may be claimed again a little later.
 update {schema}.dead_letters set send_claimed_at = null
 where (source, id) in (
     select source, id from {schema}.dead_letters
-    where sent_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
     for update skip locked)
 
 -- name: count_unsent
