@@ -189,9 +189,8 @@ def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -
             return Sqs(address)
     except ModuleNotFoundError as error:
         extra = "rabbitmq" if isinstance(address, RabbitMQAddress) else "sqs"
-        raise ConfigError(
-            f"DEAD_LETTER_URL: {error.name} is not installed: pip install 'oncecast[{extra}]'"
-        ) from error
+        library = (error.name or extra).partition(".")[0]
+        raise ConfigError(f"DEAD_LETTER_URL: {library} is not installed: pip install 'oncecast[{extra}]'") from error
     return None
 
 

@@ -87,12 +87,15 @@ async def test_what_died_before_there_was_a_broker_is_not_sent_and_all_that_dies
     store, letters = await server.of("a")
     await bury(store, 1)
     assert (await letters.count(), await letters.claim(10)) == (0, [])
+    await letters.begin()
+    assert (await letters.count(), await letters.claim(10)) == (0, [])
     await bury(store, 2, 3)
     assert await letters.count() == 2
     [second, third] = await letters.claim(10)
     assert (second.id, second.error, second.attempts, second.listener) == ("id-2", "Reject: no", 1, "a")
     assert third.id == "id-3"
     _, again = await server.of("a")  # the process begins anew
+    await again.begin()
     await bury(store, 4)
     assert (await ids(again), await again.count()) == (["id-4"], 3)
 
@@ -101,7 +104,7 @@ async def test_what_is_sent_is_not_given_out_again_and_what_was_claimed_is_only_
     server: Server,
 ) -> None:
     store, letters = await server.of("a")
-    assert await letters.claim(10) == []
+    await letters.begin()
     await bury(store, 1, 2, 3)
     first = await letters.claim(1)
     await letters.mark_sent(first)
@@ -113,7 +116,7 @@ async def test_what_is_sent_is_not_given_out_again_and_what_was_claimed_is_only_
 
 async def test_what_could_not_be_sent_is_given_out_again_at_once(server: Server) -> None:
     store, letters = await server.of("a")
-    assert await letters.claim(10) == []
+    await letters.begin()
     await bury(store, 1)
     claimed = await letters.claim(10)
     await letters.release(claimed)
@@ -123,7 +126,7 @@ async def test_what_could_not_be_sent_is_given_out_again_at_once(server: Server)
 async def test_letters_of_a_listener_that_does_not_come_back_are_anybodys_after_a_minute(server: Server) -> None:
     gone, its = await server.of("gone")
     store, letters = await server.of("a")
-    assert await its.claim(10) == []
+    await its.begin()
     await bury(gone, 1)
     await bury(store, 2)
     assert (await ids(letters), await letters.count()) == (["id-2"], 2)
@@ -134,7 +137,7 @@ async def test_letters_of_a_listener_that_does_not_come_back_are_anybodys_after_
 async def test_two_that_ask_at_the_same_time_are_given_different_letters(server: Server) -> None:
     store, letters = await server.of("a")
     _, others = await server.of("b")
-    assert await letters.claim(10) == []
+    await letters.begin()
     await bury(store, *range(1, 41))
     await server.pass_time()
     shares = await asyncio.gather(*(ids(each, 5) for each in [letters, others] * 4))
@@ -144,7 +147,7 @@ async def test_two_that_ask_at_the_same_time_are_given_different_letters(server:
 async def test_a_row_that_somebody_is_at_for_a_moment_is_marked_all_the_same(postgres_url: str, schema: str) -> None:
     server = Postgres(postgres_url, schema)
     store, letters = await server.of("a")
-    assert await letters.claim(10) == []
+    await letters.begin()
     await bury(store, 1, 2)
     claimed = await letters.claim(10)
     async with await psycopg.AsyncConnection.connect(postgres_url) as filing:
@@ -162,7 +165,7 @@ async def test_a_row_that_somebody_keeps_locked_costs_no_other_letter_its_mark(
 ) -> None:
     server = Postgres(postgres_url, schema)
     store, letters = await server.of("a")
-    assert await letters.claim(10) == []
+    await letters.begin()
     await bury(store, 1, 2, 3)
     claimed = await letters.claim(10)
     async with await psycopg.AsyncConnection.connect(postgres_url) as replay:
@@ -175,7 +178,7 @@ async def test_a_row_that_somebody_keeps_locked_costs_no_other_letter_its_mark(
 
 async def test_what_an_operator_has_discarded_is_not_sent(server: Server) -> None:
     store, letters = await server.of("a")
-    assert await letters.claim(10) == []
+    await letters.begin()
     await bury(store, 1, 2)
     await server.discard("id-1")
     assert (await ids(letters), await letters.count()) == (["id-2"], 1)

@@ -319,10 +319,13 @@ any listener of the group may send it."""
 
 
 class UnsentLetters(Protocol):
-    """The dead letters that are to be sent: those that died since this was first asked for, and are not discarded.
+    """The dead letters that are to be sent: those that died since the group's sending began, and are not discarded.
 
     All calls raise Unavailable when PostgreSQL is down or slow.
     """
+
+    async def begin(self) -> None:
+        """From now on, unless it has begun before, dead letters are to be sent."""
 
     async def claim(self, limit: int) -> list[DeadLetter]:
         """Up to `limit` of the oldest for this listener to send: its own, and those of others after OTHERS_AFTER_S.

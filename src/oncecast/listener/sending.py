@@ -54,6 +54,10 @@ class DeadLetterSender:
         """There is a new dead letter."""
         self._woken.set()
 
+    async def begin(self) -> None:
+        """Nothing that dies from now on goes unsent; raises Unavailable. To be awaited before anything can die."""
+        await self._letters.begin()
+
     async def send_for_ever(self) -> None:
         """Send whenever there is something to; a broker that is away is tried less and less often, without end."""
         failures = 0
@@ -88,6 +92,7 @@ class DeadLetterSender:
             return False
         async with self._turn:
             try:
+                await self._letters.begin()  # PostgreSQL may have gone back to where it had not
                 succeeded = await self._reach() and await self._send_all()
                 self.unsent = await self._letters.count()
             except Unavailable:

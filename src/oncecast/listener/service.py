@@ -179,6 +179,8 @@ class ListenerService:
     async def _ready(self) -> bool:
         """Wait for PostgreSQL; whether the process before us died, of what we may be about to read."""
         await self.database.wait()
+        if self.sender:
+            await self.sender.begin()
         if self._in_doubt is None:
             self._in_doubt = await self._deaths.begin_running()
         return self._in_doubt

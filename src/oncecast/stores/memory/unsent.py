@@ -12,13 +12,20 @@ from oncecast.stores.memory.postgres import Letter
 class MemoryUnsent(Client):
     """See UnsentLetters."""
 
+    async def begin(self) -> None:
+        """See UnsentLetters."""
+
+        def begin() -> None:
+            if self._tables.sending_since_s is None:
+                self._tables.sending_since_s = self._now_s()
+
+        await self._do(begin)
+
     async def claim(self, limit: int) -> list[DeadLetter]:
         """See UnsentLetters."""
 
         def claim() -> list[DeadLetter]:
             now_s = self._now_s()
-            if self._tables.sending_since_s is None:
-                self._tables.sending_since_s = now_s
             due = [
                 (identity, letter)
                 for identity, letter in self._unsent()

@@ -21,6 +21,11 @@ class PostgresUnsent:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
+    async def begin(self) -> None:
+        """See UnsentLetters."""
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            await connection.execute(self._db.queries["begin_sending"])
+
     async def claim(self, limit: int) -> list[DeadLetter]:
         """See UnsentLetters."""
         values = {"listener": self._db.instance, "others_after_s": OTHERS_AFTER_S, "limit": limit}

@@ -70,12 +70,13 @@ order by died_at limit %(limit)s
 update {schema}.dead_letters set filed_at = clock_timestamp()
 where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
 
+-- name: begin_sending
+-- What died before the first listener of the group said so is never sent, and what dies later always is.
+insert into {schema}.sending default values on conflict do nothing
+
 -- name: claim_unsent
--- Whoever asks first of all begins the sending: what died before that is never sent, and what dies later always is.
--- Nobody else's statement waits for us here, and no row stays locked while its letter travels.
-with begun as (
-    insert into {schema}.sending default values on conflict do nothing
-), due as (
+-- Nobody waits for anybody here, and no row stays locked while its letter travels.
+with due as (
     select source, id from {schema}.dead_letters
     where sent_at is null and discarded_at is null
         and died_at >= (select began_at from {schema}.sending)
