@@ -16,11 +16,11 @@ setup: $(VENV)/.ready ## make the environment and install Oncecast with its embe
 $(VENV)/.ready: pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast]'; \
+	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev -e '.[embedded,fast]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
 	fi
 	@touch $@
 

@@ -3,6 +3,7 @@
 from hypothesis import settings
 
 pytest_plugins = [
+    "tests.support.brokers",
     "tests.support.browsers",
     "tests.support.servers",
     "tests.support.stacks",

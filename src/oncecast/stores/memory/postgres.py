@@ -43,9 +43,12 @@ class Letter:
     listener: str
     number: int
     """Letters are numbered in the order of their deaths."""
+    died_at_s: float
     filed: bool = False
     mended: bytes | None = None
     discarded: bool = False
+    sent: bool = False
+    send_claimed_at_s: float | None = None
 
     @property
     def died_at(self) -> str:
@@ -69,6 +72,7 @@ class Tables:
     refused: dict[int, str] = field(default_factory=dict)
     suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
     """Deaths by identity and listener, and whether it is being attempted."""
+    sending_since_s: float | None = None
 
     def copy(self) -> Tables:
         """A state of its own: of what is in the tables, only letters are ever changed in place."""
