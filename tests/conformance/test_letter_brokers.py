@@ -175,7 +175,7 @@ async def test_what_rabbitmq_refuses_is_told_without_the_password(
 async def test_a_frozen_rabbitmq_is_found_and_used_again_once_it_goes_on(
     rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rabbitmq_store, "SEND_DEADLINE_S", 1.0)
+    monkeypatch.setattr(rabbitmq_store, "SEND_DEADLINE_S", 5.0)
     monkeypatch.setattr(rabbitmq_store, "OPEN_DEADLINE_S", 1.0)
     async with used(rabbitmq.url(queue="frozen")) as broker:
         assert await broker.send([message("a")]) == [None]
@@ -256,11 +256,11 @@ async def test_an_sqs_that_is_away_or_frozen_is_found(sqs: SqsServer, monkeypatc
     await sqs.create("away")
     async with used(f"sqs://eu-central-1/away?endpoint=http://127.0.0.1:{free_port()}") as broker:
         assert "Could not connect to the endpoint URL" in await failure(broker)
-    monkeypatch.setattr(sqs_store, "SEND_DEADLINE_S", 1.0)
+    monkeypatch.setattr(sqs_store, "SEND_DEADLINE_S", 5.0)
     async with used(sqs.url("away")) as broker:
         assert await broker.send([message("a")]) == [None]
         with frozen(sqs.process):
-            assert "no answer within 1 s" in await failure(broker, message("b"))
+            assert "no answer within 5 s" in await failure(broker, message("b"))
         assert await broker.send([message("c")]) == [None]
 
 

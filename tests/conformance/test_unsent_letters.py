@@ -13,7 +13,7 @@ from oncecast.core.ports import OTHERS_AFTER_S, EventStore, UnsentLetters
 from oncecast.stores.memory import MemoryEvents, MemoryUnsent
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresUnsent
 from oncecast.stores.postgres.database import Limits
-from tests.conformance import test_ending_once as ending
+from tests.support import event_stores as ending
 from tests.support.places import arrival
 
 
