@@ -1,5 +1,7 @@
 """Fixtures for all tests; the servers are real ones, begun at their first use."""
 
+from hypothesis import settings
+
 pytest_plugins = [
     "tests.support.browsers",
     "tests.support.servers",
@@ -8,3 +10,6 @@ pytest_plugins = [
     "tests.support.counting_stack",
     "tests.support.event_stores",
 ]
+
+settings.register_profile("oncecast", deadline=None)  # how fast the machine is just now is nothing that a test holds
+settings.load_profile("oncecast")

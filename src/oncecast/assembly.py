@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 from starlette.types import ASGIApp
 
@@ -26,7 +22,6 @@ from oncecast.journal import SqliteJournal
 from oncecast.listener.api import listener_app
 from oncecast.listener.api import right_for as listener_needs
 from oncecast.listener.attempt import AttemptLimits
-from oncecast.listener.demonstration import demonstration
 from oncecast.listener.handlers import Listener
 from oncecast.listener.letters_api import letters_routes
 from oncecast.listener.pruning_api import pruning_routes
@@ -156,7 +151,9 @@ async def _listen(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(letters, service.replays, objection=lambda: service.standing.objection),
+                *letters_routes(
+                    letters, service.replays, objection=lambda: service.standing.objection, observe=observe
+                ),
                 *pruning_routes(store),
             ],
             health=service.health,
@@ -198,31 +195,6 @@ async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def load_app(target: str | None, app_dir: Path) -> Listener:
-    """The application `module:name`, looked up in `app_dir` too; an empty one without a target."""
-    if target is None:
-        return demonstration()
-    module_name, colon, name = target.partition(":")
-    if not colon or not module_name or not name:
-        raise ConfigError(f"{target!r} is no application: write module:name, such as shop:app")
-    sys.path.insert(0, str(app_dir))
-    app = getattr(_import(module_name, app_dir), name, None)
-    if not isinstance(app, Listener):
-        raise ConfigError(f"{target}: {name!r} is no oncecast.Listener of that module")
-    return app
-
-
-def _import(module_name: str, app_dir: Path) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise ConfigError(
-            f"there is no module {module_name!r} in {app_dir}; --app-dir names another folder"
-        ) from None
 
 
 def _database(config: ListenerConfig, token: str) -> Database:

@@ -49,7 +49,7 @@ def read_all(descriptor: int) -> str:
     except OSError:
         pass  # how Linux says that the other side is closed
     time_left = r"[\d-]:[\d-]{2}:[\d-]{2}"
-    replaying = rf"replaying ━.*?{time_left}"  # bars that the terminal is told to erase again
+    replaying = rf"(?:replaying|exporting) ━.*?{time_left}"  # bars that the terminal is told to erase again
     sending = rf"[⠀-⣿] +[\d,]+ accepted +[\d,]+/s +[━╸╺]*(?: +{time_left})?"
     progress = rf"{replaying}|{sending}"
     return re.sub(rf"\x1b\[[0-9;?]*[A-Za-z]|\r|{progress}", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()))

@@ -8,7 +8,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.demo import Figures, run_demo
-from oncecast.core.errors import StartError
+from oncecast.core.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
     from oncecast.embedded import Stack
@@ -35,6 +36,7 @@ def up(
     listener_port: int = 3001,
     app: str | None = None,
     app_dir: Path = Path(),
+    reload: bool = False,
     json: Json = None,
 ) -> None:
     """Run all of Oncecast here: a real PostgreSQL and Valkey, producers and listeners, until Ctrl-C.
@@ -56,9 +58,14 @@ def up(
         The listeners' application, such as shop:app.
     app_dir
         The folder that the application's module is in, besides the installed ones.
+    reload
+        Begin the listeners anew whenever a .py file under that folder changes: for development.
     """
     from oncecast.embedded import Stack
 
+    if reload and app is None:
+        raise ConfigError("--reload needs an application whose code may change: --app shop:app")
+    as_json = output.wants_json(json)
     stack = Stack(
         data,
         listeners=listeners,
@@ -67,12 +74,30 @@ def up(
         listener_port=listener_port,
         app=app,
         app_dir=app_dir,
+        environment={"ADOPT_HANDLERS": "1"} if reload else None,
         say=output.note,
     )
-    asyncio.run(until_signal(_up(stack, data, as_json=output.wants_json(json))))
+    work = (
+        _up_reloading(stack, app, app_dir.resolve(), data, as_json=as_json)
+        if reload and app
+        else _up(stack, data, as_json=as_json)
+    )
+    asyncio.run(until_signal(work))
 
 
-async def _up(stack: Stack, data: Path, *, as_json: bool) -> None:
+async def _up_reloading(stack: Stack, app: str, folder: Path, data: Path, *, as_json: bool) -> None:
+    from oncecast.cli.changes import changes_in
+    from oncecast.cli.reload import reload_listeners, until_it_loads
+
+    async with changes_in(folder, without=stack.data) as changes:
+        await until_it_loads(app, folder, changes)
+        reloading = partial(reload_listeners, app, folder, changes, stack.restart_listeners)
+        await _up(stack, data, reloading, as_json=as_json)
+
+
+async def _up(
+    stack: Stack, data: Path, meanwhile: Callable[[], Awaitable[object]] | None = None, *, as_json: bool
+) -> None:
     async with stack:
         processes = stack.state()
         if as_json:
@@ -86,7 +111,7 @@ async def _up(stack: Stack, data: Path, *, as_json: bool) -> None:
             where = "" if data == DEFAULT_DATA else f" --data {data}"
             output.line(f'The data: {data}, and in SQL: oncecast sql{where} "select …"')
             output.line("Ctrl-C ends everything; nothing is lost.")
-        await asyncio.Event().wait()
+        await (meanwhile or asyncio.Event().wait)()
 
 
 def stop(name: str, /, *, data: Data = DEFAULT_DATA) -> None:

@@ -236,6 +236,20 @@ class ReplayFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class Discarded(Fact):
+    """An operator has discarded dead letters: their rows are kept, and nobody is shown them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Fact):
+    """Discarded dead letters are shown again."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class EmissionsRelayed(Fact):
     """So many events that handlers emitted have been accepted by a producer."""
 

@@ -12,11 +12,14 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.letters import Identity, Selection
 from oncecast.core.transaction import OpenTransaction, Transaction
 from oncecast.core.wire import Epoch
 
 __all__ = [
     "Batch",
+    "Cause",
+    "Causes",
     "Claims",
     "DeadLetter",
     "DeadLetterLog",
@@ -244,27 +247,57 @@ ReplayWork = Callable[[Arrival, OpenTransaction], Awaitable[None]]
 """What is run for a dead letter that is replayed: its handlers, on the transaction that stores it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Dead letters whose errors differ in nothing but numbers and ids.
+
+    `error` is what they have in common, with `#` where they differ; `types` are up to five, the most frequent first;
+    `example` is the newest, which died at `newest_at`.
+    """
+
+    cause: str
+    error: str
+    letters: int
+    types: Sequence[str]
+    newest_at: str
+    example: Identity
+
+
+class Causes(NamedTuple):
+    """How many dead letters there are, of how many causes, and the largest of these."""
+
+    letters: int
+    causes: int
+    largest: Sequence[Cause]
+
+
 class DeadLetters(Protocol):
-    """Dead letters for operators. All calls raise Unavailable when PostgreSQL is down or slow."""
+    """Dead letters for operators. All calls raise Unavailable when PostgreSQL is down or slow.
 
-    async def newest(
-        self,
-        *,
-        limit: int,
-        after: str | None = None,
-        type: str | None = None,
-        source: str | None = None,
-        id: str | None = None,
-        listener: str | None = None,
-        error: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """Up to `limit`, newest first, behind the page mark `after`; `error` is a part of the error's text.
+    The times of a selection are RFC 3339: `Selection.at` has turned ages into such.
+    """
 
-        Raises ValueError for a mark that is none.
+    async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
+        """Up to `limit` of `selection`, newest first, behind the page mark `after`.
+
+        A failed replay moves none. Raises ValueError for a mark that is none.
         """
 
+    async def read(
+        self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """As `newest`, each with all that `get` tells, up to about `max_bytes` but at least one; and whether there
+        may be more.
+        """
+
+    async def causes(self, selection: Selection, *, limit: int) -> Causes:
+        """What the letters of `selection` died of, the largest `limit` causes."""
+
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
-        """One with its trace, its event as it was received, and its mended data; None if it is not dead."""
+        """One with its trace, its event as it was received, and its mended data; discarded or not.
+
+        None if it is not dead.
+        """
 
     async def mend(self, source: str, id: str, data: bytes) -> bool:
         """Have replays use `data`, a JSON text, instead of the event's; whether there was such a dead letter.
@@ -272,8 +305,21 @@ class DeadLetters(Protocol):
         The event as it was received is kept. Raises DataRefused for what cannot be stored.
         """
 
+    async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
+        """Have replays use the events as they were received again; returns which of `letters` are dead."""
+
+    async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
+        """Have these neither listed nor replayed any more; returns which of `letters` that has changed.
+
+        Their rows are kept. One that is being replayed is left alone.
+        """
+
+    async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
+        """Undo `discard`; returns which of `letters` that has changed."""
+
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
-        """Turn `dead` into `stored` together with what `work` writes; False if it is not, or no longer, dead.
+        """Turn `dead` into `stored` together with what `work` writes; False if it is not, or no longer, dead, or
+        was discarded.
 
         Under the row's lock, so that twice asked is once done. Raises what `work` raises, and what
         `EventStore.process` does: then it is as dead as before, except that Unavailable leaves it open.

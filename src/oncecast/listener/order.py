@@ -45,7 +45,9 @@ class Order:
         newest = arrival.track.newest_of_key
         before: Arrival | None = newest.get(key)
         newest[key] = arrival
-        arrival.turn = Turn(key, None if before is None else (before.source, before.id))
+        arrival.turn = (
+            Turn(key, None) if before is None else Turn(key, (before.source, before.id), before.track, before.offset)
+        )
         self._followers[arrival] = None
         if not asks or before not in self._followers:
             return False

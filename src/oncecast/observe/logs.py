@@ -166,6 +166,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"⚠️ Events of handlers wait in the outbox of {at}: {fact.error}"]
         case facts.EmissionRefused():
             return [f"❌ An event of a handler can never be published: {fact.error}; it stays in the table outbox"]
+        case facts.Discarded():
+            return [f"· Discarded {fact.count} dead letters in {at}; their rows are kept"]
+        case facts.Restored():
+            return [f"· Restored {fact.count} dead letters in {at}"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyTried():

@@ -59,6 +59,8 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.FilingFailed: ("oncecast_filing_failures_total", "Times that the file of dead letters failed."),
     facts.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
     facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays that failed again."),
+    facts.Discarded: ("oncecast_discarded_total", "Dead letters that operators have discarded."),
+    facts.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have brought back."),
     facts.Pruned: ("oncecast_pruned_total", "Rows deleted for their age."),
     facts.GapNoted: ("oncecast_gaps_total", "Stretches of a journal that were gone before they were read."),
     facts.Suspected: ("oncecast_suspects_total", "Attempts made alone, of events that outlived their holders."),

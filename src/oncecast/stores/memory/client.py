@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from oncecast.core.errors import AttemptFailed, TransactionClosed, Unavailable
+from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable
 from oncecast.core.ports import Work
 from oncecast.core.transaction import Params
 from oncecast.stores.memory.call import Act, Call, at_once
@@ -95,6 +95,14 @@ class MemoryTransaction:
 
         answer: tuple[int, list[dict[str, Any]]] = await self._do(run)
         return answer
+
+    async def take(self, key: str) -> None:
+        """See OpenTransaction."""
+        session = self.session
+        if session is None:
+            raise TransactionClosed("the transaction ended with its attempt")
+        if not await self._do(lambda: self._server.try_lock(session, f"key {key}")):
+            raise OutOfTurn(f"another event of {key} is under way")
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

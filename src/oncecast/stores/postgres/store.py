@@ -83,7 +83,7 @@ class PostgresEvents:
 
     async def _take_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
-        source, id_ = turn.after or (None, None)
+        source, id_ = turn.row_needed or (None, None)
         values = {"key": turn.key, "after_source": source, "after_id": id_}
         row = await (await connection.execute(self._db.queries["take_turn"], values)).fetchone()
         if row != (True,):
@@ -105,6 +105,7 @@ class PostgresEvents:
                 {
                     "source": arrival.source,
                     "id": arrival.id,
+                    "type": arrival.type,
                     "error": storable(f"{type(cause).__name__}: {cause}"),
                     "trace": storable("".join(traceback.format_exception(cause))),
                     "attempts": arrival.attempts,
