@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.shown import addressed
+
 ROOT = Path(__file__).parents[2]
 BEGIN_DEADLINE_S = 120
 COMMAND_DEADLINE_S = 90
@@ -37,13 +39,18 @@ class Terminal:
         self.processes: dict[str, Any] = {}
 
     @property
+    def publish_url(self) -> str:
+        """Of the producer."""
+        return self.publish_urls[0]
+
+    @property
     def database_url(self) -> str:
         """With its password."""
         return (self.folder / ".oncecast/postgres.url").read_text()
 
     async def run(self, script: str) -> str:
         """What `script` prints on its standard output; it has to end with status 0."""
-        process = await self._begin(self._here(script))
+        process = await self._begin(self.addressed(script))
         async with asyncio.timeout(COMMAND_DEADLINE_S):
             out, err = await process.communicate()
         assert process.returncode == 0, f"{script}\n{out.decode()}{err.decode()}"
@@ -52,6 +59,7 @@ class Terminal:
     @asynccontextmanager
     async def up(self, command: str) -> AsyncIterator[None]:
         """`oncecast up …` as typed, on free ports, until the block ends."""
+        self.processes.clear()
         process = await self._begin(f"exec {command} --port 0 --listener-port 0 --json")
         try:
             assert process.stdout is not None
@@ -86,11 +94,10 @@ class Terminal:
         elif process["name"].startswith("listener"):
             self.listener_urls[process["name"]] = process["address"]
 
-    def _here(self, script: str) -> str:
-        script = script.replace("localhost:8080", self.publish_urls[0].removeprefix("http://"))
+    def addressed(self, script: str) -> str:
+        """`script` with the addresses of the stack that runs here, once one does, instead of the usual ones."""
         script = script.replace("localhost:8025", f"localhost:{self._environment.get('MAIL_PORT')}")
-        script = script.replace("localhost:3001", self.listener_urls["listener-a"].removeprefix("http://"))
-        return script.replace("oncecast send", f"oncecast send --to {self.publish_urls[0]}")
+        return addressed(script, self) if self.publish_urls else script
 
     async def _begin(self, script: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
