@@ -136,7 +136,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _subject(target: str, app_dir: Path, events: Path | None) -> Subject:
-    from oncecast.assembly import load_app
+    from oncecast.listener.loading import load_app
     from oncecast.chaos.subject import of_user
 
     app_dir = app_dir.resolve()
