@@ -136,8 +136,8 @@ def _listed(text: str) -> list[str]:
 
 
 def _subject(target: str, app_dir: Path, events: Path | None) -> Subject:
-    from oncecast.listener.loading import load_app
     from oncecast.chaos.subject import of_user
+    from oncecast.listener.loading import load_app
 
     app_dir = app_dir.resolve()
     app = load_app(target, app_dir)
