@@ -60,7 +60,7 @@ class Subject:
         return self.app.name
 
 
-def own(*, killing_every: int) -> Subject:
+def own(*, killing_every: int = 0) -> Subject:
     """Our own application; one in `killing_every` events ends a process, 0 for none."""
     return Subject(
         app=application.app,

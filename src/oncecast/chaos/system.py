@@ -15,7 +15,7 @@ from oncecast.chaos.checks import reason
 from oncecast.chaos.faults import Targets
 from oncecast.chaos.links import Confirms, Link, any_answer, is_accepted, is_commit
 from oncecast.chaos.stalls import POSTGRES, link
-from oncecast.chaos.subject import SETUP, Subject
+from oncecast.chaos.subject import SETUP, Subject, own
 from oncecast.core.errors import ConfigError
 from oncecast.embedded import Stack
 from oncecast.embedded.ports import LOOPBACK
@@ -58,12 +58,13 @@ class System:
 
 @asynccontextmanager
 async def running(
-    folder: Path, subject: Subject, *, listeners: int, producers: int, temporary: bool
+    folder: Path, subject: Subject | None = None, *, listeners: int, producers: int, temporary: bool
 ) -> AsyncIterator[System]:
-    """A system in `folder` that runs `subject`; a temporary one is removed at the end.
+    """A system in `folder` that runs `subject`, by default our own; a temporary one is removed at the end.
 
     Raises StartError where it does not start, ConfigError for a setup that PostgreSQL does not take.
     """
+    subject = subject or own()
     links: dict[str, Link] = {}
     setting_up = asyncio.Lock()
     is_set_up = not subject.setup

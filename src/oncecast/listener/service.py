@@ -122,7 +122,7 @@ class ListenerService:
         self.settlement = Settlement(
             self.redis,
             self.recent,
-            release=self._come_back_one,
+            release=self._order.let_second_through,
             ended=self._order.ended,
             observe=self._observe,
         )
