@@ -3,6 +3,8 @@
 from hypothesis import settings
 
 pytest_plugins = [
+    "tests.support.brokers",
+    "pytest_oncecast",  # as its entry point is called: where Oncecast is installed, it is loaded already
     "tests.support.browsers",
     "tests.support.servers",
     "tests.support.stacks",

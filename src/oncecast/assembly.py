@@ -15,6 +15,8 @@ from oncecast.client.emissions import ProducersPublisher
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.facts import Observe, StartFailed
+from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
+from oncecast.core.ports import LetterBroker
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens
@@ -41,6 +43,7 @@ from oncecast.stores.postgres import (
     PostgresEvents,
     PostgresLetters,
     PostgresOutbox,
+    PostgresUnsent,
 )
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
@@ -98,6 +101,7 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
 async def run_listener(config: ListenerConfig, app: Listener) -> None:
     """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
     _check_exposure(config, subscribe=config.subscribe_token, admin=config.admin_token)
+    letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
     async with _stop_on_signals() as stop:
@@ -131,6 +135,7 @@ async def _listen(
         letters = PostgresLetters(database)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
+        broker = letter_broker(config.dead_letter_url, config.instance_id)
         relayed = Relayed()
         publisher = ProducersPublisher(config.ws_url, token=config.publish_token)
         service = ListenerService(
@@ -146,6 +151,7 @@ async def _listen(
             publisher.publish,
             observe,
             check_emitted=check_publishable,
+            sending=None if broker is None else (PostgresUnsent(database), broker),
         )
         face = relayed.app = listener_app(
             EventReader(database),
@@ -160,6 +166,9 @@ async def _listen(
             metrics=metrics.text,
         )
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
+        if (sender := service.sender) is not None:
+            text = "Dead letters that the broker has not got yet, of the whole group."
+            metrics.gauge("oncecast_dead_letters_unsent", text, lambda: sender.unsent or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = Gatekeeper(face, tokens, listener_needs) if tokens else face
         drained = asyncio.Event()
@@ -170,6 +179,24 @@ async def _listen(
             finally:
                 drained.set()
                 await publisher.close()
+
+
+def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> LetterBroker | None:
+    """The broker at `address`; raises ConfigError where its library is not installed."""
+    try:
+        if isinstance(address, RabbitMQAddress):
+            from oncecast.stores.rabbitmq import RabbitMQ
+
+            return RabbitMQ(address, instance=instance)
+        if isinstance(address, SqsAddress):
+            from oncecast.stores.sqs import Sqs
+
+            return Sqs(address)
+    except ModuleNotFoundError as error:
+        extra = "rabbitmq" if isinstance(address, RabbitMQAddress) else "sqs"
+        library = (error.name or extra).partition(".")[0]
+        raise ConfigError(f"DEAD_LETTER_URL: {library} is not installed: pip install 'oncecast[{extra}]'") from error
+    return None
 
 
 async def _start_patiently(

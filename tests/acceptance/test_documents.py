@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
 RECOVERY = ROOT / "docs/recovery.md"
 SETTINGS = {name.upper() for kind in (ProducerConfig, ListenerConfig) for name in kind.__dataclass_fields__}
-OF_OTHERS = {"POSTGRES_PASSWORD", "POSTGRES_USER", "POSTGRES_DB"}
+OF_OTHERS = {"POSTGRES_PASSWORD", "POSTGRES_USER", "AWS_ACCESS_KEY_ID", "POSTGRES_DB"}
 
 of_each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -78,7 +78,7 @@ def sayings() -> Iterator[re.Pattern[str]]:
         if isinstance(fact, type) and issubclass(fact, facts.Fact) and dataclasses.is_dataclass(fact):
             hints = get_type_hints(fact)
             for count in (1, 98765):
-                for name in ("redis", "database", "VALUE"):
+                for name in ("redis", "database", "broker", "VALUE"):
                     for flag in (False, True):
                         values = {f.name: value(hints[f.name], count, flag) for f in dataclasses.fields(fact)}
                         if "name" in values:

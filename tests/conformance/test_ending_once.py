@@ -83,6 +83,60 @@ async def test_a_swallowed_error_of_a_statement_is_a_failed_attempt(server: Serv
     assert (await server.statuses(), await server.effects()) == ({}, {})
 
 
+async def test_after_an_error_nothing_runs_until_the_savepoint_around_it_is_over(server: Server) -> None:
+    store, _ = await server.of("a")
+    refused = []
+
+    async def work(tx: Transaction) -> None:
+        await server.effect(tx, "kept")
+        with pytest.raises((psycopg.Error, SyntaxError)):
+            async with tx.savepoint():
+                await server.effect(tx, "lost")
+                await tx.execute("this is no statement")
+        await server.effect(tx, "kept, too")
+        with pytest.raises((psycopg.Error, SyntaxError)):
+            await tx.execute("this is no statement")
+        for late in (server.effect(tx, "late"), enter(tx)):
+            with pytest.raises((psycopg.errors.InFailedSqlTransaction, RuntimeError), match="aborted"):
+                await late
+            refused.append(late)
+
+    async def enter(tx: Transaction) -> None:
+        async with tx.savepoint():
+            raise AssertionError("it cannot be entered")
+
+    with pytest.raises(AttemptFailed, match="swallowed"):
+        await store.process(arrival(1, "a"), work)
+    assert len(refused) == 2
+    assert await server.effects() == {}
+
+
+async def test_an_error_that_is_swallowed_within_a_savepoint_fails_the_attempt_at_its_end(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: Transaction) -> None:
+        async with tx.savepoint():
+            with pytest.raises((psycopg.Error, SyntaxError)):
+                await tx.execute("this is no statement")
+
+    with pytest.raises((psycopg.errors.InFailedSqlTransaction, RuntimeError), match="aborted"):
+        await store.process(arrival(1, "a"), work)
+    assert await server.statuses() == {}
+
+
+async def test_a_cancellation_of_the_handlers_own_making_is_a_failed_attempt(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: Transaction) -> None:
+        other = asyncio.ensure_future(asyncio.sleep(60))
+        other.cancel()
+        await other
+
+    with pytest.raises(AttemptFailed, match="cancelled"):
+        await store.process(arrival(1, "a"), work)
+    assert await server.statuses() == {}
+
+
 async def test_a_transaction_is_dead_once_its_attempt_is_over(server: Server) -> None:
     store, _ = await server.of("a")
     kept: list[Transaction] = []

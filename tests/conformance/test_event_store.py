@@ -98,17 +98,6 @@ async def test_every_attribute_comes_back_equal_in_value(
         assert found[event.id].datacontenttype == event.datacontenttype
 
 
-async def test_a_cancellation_of_the_handlers_own_making_is_a_failed_attempt(store: PostgresEvents, sql: Any) -> None:
-    async def work(tx: Transaction) -> None:
-        other = asyncio.ensure_future(asyncio.sleep(60))
-        other.cancel()
-        await other
-
-    with pytest.raises(AttemptFailed, match="cancelled"):
-        await store.process(arrival(1, "a"), work)
-    assert await values(sql, "select id from events") == []
-
-
 async def test_an_os_error_of_the_handlers_own_is_not_taken_for_the_databases(
     store: PostgresEvents, sql: Any
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 from oncecast.core.event import Arrival, Cursor
@@ -229,7 +230,7 @@ class Save(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """An event given up on. `raw` is its structured JSON as it was received; `died_at` is RFC 3339."""
+    """An event given up on by `listener`. `raw` is its structured JSON as it was received; `died_at` is RFC 3339."""
 
     source: str
     id: str
@@ -237,6 +238,7 @@ class DeadLetter:
     attempts: int
     raw: bytes
     died_at: str
+    listener: str
 
 
 Work = Callable[[OpenTransaction], Awaitable[None]]
@@ -372,6 +374,75 @@ class DeadLetterLog(Protocol):
 
     async def append(self, lines: Sequence[bytes]) -> None:
         """Write `lines` durably; raises Unavailable, and then any part of them may be there."""
+
+
+# --- dead letters on their way to a broker ---------------------------------------------------------------------
+
+OTHERS_AFTER_S = 60.0
+"""For so long a dead letter is left to the listener that buried it, and a claimed one to whoever claimed it; then
+any listener of the group may send it."""
+
+
+class UnsentLetters(Protocol):
+    """The dead letters that are to be sent: those that died since the group's sending began, and are not discarded.
+
+    All calls raise Unavailable when PostgreSQL is down or slow.
+    """
+
+    async def begin(self) -> None:
+        """From now on, unless it has begun before, dead letters are to be sent."""
+
+    async def claim(self, limit: int) -> list[DeadLetter]:
+        """Up to `limit` of the oldest for this listener to send: its own, and those of others after OTHERS_AFTER_S.
+
+        Nobody is given them again within OTHERS_AFTER_S. One whose row another session is at is passed over for now.
+        """
+
+    async def mark_sent(self, letters: Sequence[DeadLetter]) -> None:
+        """The broker has them; one whose row another session keeps locked stays unsent."""
+
+    async def release(self, letters: Sequence[DeadLetter]) -> None:
+        """They could not be sent for now: whoever asks next may be given them."""
+
+    async def count(self) -> int:
+        """How many of the group's are unsent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterMessage:
+    """A dead letter as a broker is given it; `body` is a JSON object."""
+
+    source: str
+    id: str
+    body: bytes
+
+    @property
+    def digest(self) -> str:
+        """Of its identity, for where a message's own name is short and plain: the same whenever it is sent."""
+        return sha256(f"{self.source}\0{self.id}".encode()).hexdigest()
+
+
+class LetterBroker(Protocol):
+    """Where every dead letter is sent. As text it is its name, for people: never a secret."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest body that it takes, as far as is known."""
+
+    async def open(self) -> None:
+        """Reach it, and see that there is where messages are to go; does nothing while it is reached.
+
+        Raises Unavailable that says what is wrong.
+        """
+
+    async def send(self, messages: Sequence[LetterMessage]) -> list[str | None]:
+        """For each of them None, once the broker has confirmed it, or else why the broker refuses it.
+
+        Raises Unavailable, and then any of them may be there.
+        """
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
 
 
 class EventStore(Protocol):

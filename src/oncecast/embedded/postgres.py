@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,11 +39,15 @@ SETTINGS = {
 class EmbeddedPostgres:
     """PostgreSQL in `folder`, on `port`; the address with its password stands in the file `url_file`.
 
-    `guard` ends what initdb began, and removes the copy of the binaries, if that was needed.
+    `guard` ends what initdb began, and removes the copy of the binaries, if that was needed. `settings` are the
+    server's, beside SETTINGS or instead.
     """
 
-    def __init__(self, folder: Path, port: int, url_file: Path, guard: Guard) -> None:
+    def __init__(
+        self, folder: Path, port: int, url_file: Path, guard: Guard, *, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.port = port
+        self._settings = SETTINGS | dict(settings or {})
         self.mark = f"oncecast-{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}"
         """What its processes show in the list of processes."""
         self._guard = guard
@@ -77,7 +82,7 @@ class EmbeddedPostgres:
         password = self._password()
         self.url = self._url(password, "oncecast")
         write_secret(self._url_file, self.url)
-        settings = {**SETTINGS, "port": str(self.port), "cluster_name": self.mark}
+        settings = {**self._settings, "port": str(self.port), "cluster_name": self.mark}
         return Launch(
             command=[
                 str(self._bin / "postgres"),
@@ -191,6 +196,11 @@ def give_file(file: Path, account: object) -> None:
     """Make `file` the account's."""
     if isinstance(account, dict) and account:
         os.chown(file, account["user"], account["group"])
+
+
+def check_installed() -> None:
+    """Raise StartError, saying what to install, if there is no embedded PostgreSQL."""
+    _parts()
 
 
 def _parts() -> list[Path]:

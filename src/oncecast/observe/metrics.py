@@ -57,6 +57,8 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.Died: ("oncecast_dead_total", "Events given up on."),
     facts.Filed: ("oncecast_filed_total", "Dead letters whose line is in the file."),
     facts.FilingFailed: ("oncecast_filing_failures_total", "Times that the file of dead letters failed."),
+    facts.Sent: ("oncecast_dead_letters_sent_total", "Dead letters that the broker has confirmed."),
+    facts.SendingRefused: ("oncecast_dead_letters_refused_total", "Times that the broker refused one of several."),
     facts.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
     facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays that failed again."),
     facts.Discarded: ("oncecast_discarded_total", "Dead letters that operators have discarded."),

@@ -1,12 +1,12 @@
 """Tests of handlers: `async with TestListener(app) as t: result = await t.send(event)`.
 
-The same stations as in a listener attempt the event, in memory or on a real PostgreSQL; nothing waits in real time.
-`pytest_plugins = ["oncecast.testing.plugin"]` in a `conftest.py` brings the fixture `test_listener`, for tests that
-are no coroutines.
+The stations of a real listener attempt the event, in memory or on a real PostgreSQL; nothing waits in real time. For
+tests that are no coroutines there is `SyncTestListener`, and the pytest fixture `test_listener`, which makes them.
 """
 
+from oncecast.testing.blocking import MakeTestListener, SyncTestListener
 from oncecast.testing.listener import TestListener
-from oncecast.testing.results import Result
-from oncecast.testing.scripted import Statement
+from oncecast.testing.results import NotEnded, Result, Statement
+from oncecast.testing.scripted import Unanswered
 
-__all__ = ["Result", "Statement", "TestListener"]
+__all__ = ["MakeTestListener", "NotEnded", "Result", "Statement", "SyncTestListener", "TestListener", "Unanswered"]

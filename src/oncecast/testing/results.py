@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from oncecast.core.errors import OncecastError
 from oncecast.core.event import Event
-from oncecast.testing.scripted import Statement
+from oncecast.core.transaction import Params
 
 Ending = Literal["stored", "dead", "duplicate", "conflict"]
+ERROR_SHOWN_MAX = 200
 
 
-@dataclass(slots=True)
+class NotEnded(OncecastError):
+    """A listener would keep the event, and spend no attempt, until the database can be had or a lock is let go."""
+
+
+class Statement(NamedTuple):
+    """What a handler ran, white space aside."""
+
+    query: str
+    params: Params = None
+
+
+@dataclass(slots=True, repr=False)
 class Result:
     """How an event ended: `outcome` after so many `attempts`.
 
-    `error` is the last failure as a listener tells it, `failures` all of them; `waits_s` is how long a listener
-    would have waited before each further attempt. `emitted` are the follow-ups that were committed, and `statements`
-    what the last attempt ran (in memory; a real PostgreSQL is asked for what is there).
+    `error` is the last failure as a listener tells it and `exception` what was raised, `failures` all of them;
+    `waits_s` is how long a listener would have waited before each further attempt. `emitted` are the follow-ups
+    that were committed; where they were followed, `followed` is what became of each. `statements` are what the last
+    attempt ran, with those of the events that shared its transaction; if it failed, they were rolled back. `handlers`
+    are the names of those that the event is for.
     """
 
     event: Event
-    outcome: Ending
+    outcome: Ending = "stored"
     attempts: int = 0
     failures: list[str] = field(default_factory=list)
-    exception: BaseException | None = field(default=None, repr=False)
-    """Why it is dead."""
+    exception: BaseException | None = None
     waits_s: list[float] = field(default_factory=list)
     emitted: list[Event] = field(default_factory=list)
+    followed: list[Result] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
+    handlers: list[str] = field(default_factory=list)
 
     @property
     def error(self) -> str | None:
@@ -41,7 +58,24 @@ class Result:
         return self.outcome == "stored"
 
     def raise_if_dead(self) -> Result:
-        """Raise what the event died of, if it died; else this."""
-        if self.exception is not None:
+        """Raise what the event died of, or what a follow-up died of; return this if all live."""
+        if self.outcome == "dead" and self.exception is not None:
             raise self.exception
+        for result in self.followed:
+            result.raise_if_dead()
         return self
+
+    def __repr__(self) -> str:
+        return f"<{'; '.join(self._told())}>"
+
+    def _told(self) -> Iterator[str]:
+        plural = "" if self.attempts == 1 else "s"
+        yield f"{self.event.type} {self.event.id}: {self.outcome} after {self.attempts} attempt{plural}"
+        if self.waits_s:
+            yield f"waits {', '.join(f'{wait_s:g} s' for wait_s in self.waits_s)}"
+        if self.error:
+            yield self.error if len(self.error) <= ERROR_SHOWN_MAX else f"{self.error[:ERROR_SHOWN_MAX]}…"
+        if self.emitted:
+            yield f"emitted {', '.join(event.type for event in self.emitted)}"
+        if not self.handlers:
+            yield "no handler is for it"

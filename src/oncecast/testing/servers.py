@@ -1,4 +1,7 @@
-"""One embedded PostgreSQL for all tests of a process: begun at its first use, ended with it, however that ends."""
+"""One embedded PostgreSQL for all tests of a process: begun at its first use, ended with it, however that ends.
+
+It lives in a thread with a loop of its own, since each test has another. A guard ends it if the process is killed.
+"""
 
 from __future__ import annotations
 
@@ -7,63 +10,91 @@ import atexit
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 
-from oncecast.core.errors import StartError
+from oncecast.embedded.guarded import Guard
+from oncecast.embedded.ports import LOOPBACK, free_port
+from oncecast.embedded.postgres import EmbeddedPostgres, check_installed
+from oncecast.embedded.process import Process
+
+END_DEADLINE_S = 20.0
+UNSAFE = {"fsync": "off", "full_page_writes": "off"}
+"""What it holds is to outlive nothing, and commits are quick."""
+
+
+class Server:
+    """The thread, and what it serves."""
+
+    def __init__(self) -> None:
+        self.url: Future[str] = Future()
+        self._end: Callable[[], object] | None = None
+        self._thread = threading.Thread(target=self._serve, name="oncecast test server", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop it; nobody can use it any more."""
+        if self._end is not None:
+            self._end()
+            self._thread.join(END_DEADLINE_S)
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except BaseException as error:  # whoever waits for the URL is told, on whatever it failed
+            if not self.url.done():
+                self.url.set_exception(error)
+
+    async def _run(self) -> None:
+        check_installed()
+        with ExitStack() as stack:
+            folder = Path(tempfile.mkdtemp(prefix="oncecast-test-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            guard = Guard()
+            stack.callback(guard.close)
+            guard.remove_at_end(folder)
+            port = free_port()
+            postgres = EmbeddedPostgres(folder / "postgres", port, folder / "postgres.url", guard, settings=UNSAFE)
+            stack.callback(postgres.close)
+            process = Process(
+                "postgres", f"{LOOPBACK}:{port}", postgres.launch, postgres.is_ready, guard.tell, guard.pipe
+            )
+            await self._run_process(process, postgres)
+
+    async def _run_process(self, process: Process, postgres: EmbeddedPostgres) -> None:
+        """Nothing here may need another thread to end: when Python ends, it lets none begin."""
+        loop, ending = asyncio.get_running_loop(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            await process.start(group)
+            try:
+                await process.wait_ready()
+                self._end = lambda: loop.call_soon_threadsafe(ending.set)
+                self.url.set_result(postgres.url)
+                await ending.wait()
+            finally:
+                await process.stop()
+
 
 _lock = threading.Lock()
-_url: Future[str] | None = None
+_server: Server | None = None
 
 
 async def embedded_postgres_url() -> str:
-    """Its URL. Raises StartError where the extra `embedded` is not installed."""
-    global _url
+    """Its URL, which has a password. Raises StartError where the extra `embedded` is not installed."""
+    global _server
     with _lock:
-        if _url is None:
-            _url = Future()
-            threading.Thread(target=_serve, args=(_url,), name="oncecast test server", daemon=True).start()
-    return await asyncio.wrap_future(_url)
+        if _server is None:
+            _server = Server()
+    return await asyncio.wrap_future(_server.url)
 
 
-def _serve(url: Future[str]) -> None:
-    try:
-        asyncio.run(_run(url))
-    except BaseException as error:  # whoever waits for the URL is told, on whatever it failed
-        if not url.done():
-            url.set_exception(error)
-
-
-async def _run(url: Future[str]) -> None:
-    try:
-        from oncecast.embedded.guarded import Guard
-        from oncecast.embedded.ports import LOOPBACK, free_ports
-        from oncecast.embedded.postgres import EmbeddedPostgres
-        from oncecast.embedded.process import Process
-    except ImportError as error:
-        raise StartError(f"there is no embedded PostgreSQL: pip install 'oncecast[embedded]' ({error})") from None
-    folder = Path(tempfile.mkdtemp(prefix="oncecast-test-"))
-    guard = Guard()
-    guard.remove_at_end(folder)
-    (port,) = free_ports(1)
-    postgres = EmbeddedPostgres(folder / "postgres", port, folder / "postgres.url", guard)
-    process = Process("postgres", f"{LOOPBACK}:{port}", postgres.launch, postgres.is_ready, guard.tell, guard.pipe)
-    loop, ending, ended = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-
-    def end() -> None:
-        loop.call_soon_threadsafe(ending.set)
-        ended.wait(20)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            await process.start(group)
-            await process.wait_ready()
-            atexit.register(end)
-            url.set_result(postgres.url)
-            await ending.wait()
-            await process.stop()
-    finally:
-        await asyncio.to_thread(guard.close)
-        postgres.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        ended.set()
+@atexit.register
+def end_server() -> None:
+    """Stop it, if it was begun; the next use begins another."""
+    global _server
+    with _lock:
+        server, _server = _server, None
+    if server is not None:
+        server.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -11,15 +10,22 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from oncecast.core.errors import StartError
 from oncecast.core.ports import Deaths, EventStore, Outbox
+from oncecast.core.transaction import Params
 from oncecast.stores.memory import MemoryDeaths, MemoryEvents, MemoryOutbox
 from oncecast.stores.postgres import Database, PostgresDeaths, PostgresEvents, PostgresOutbox
-from oncecast.testing.scripted import ScriptedPostgres, Statement
+from oncecast.stores.postgres.database import Limits
+from oncecast.testing.scripted import ScriptedPostgres
 from oncecast.testing.servers import embedded_postgres_url
 
-INSTANCE = "test"
+NAME = "test"
 SCHEMA = "oncecast"
 TOKEN_LETTERS = 16
+LOCK_TIMEOUT_S = 0.2
+"""Nobody but the test itself holds a lock, and it waits for us meanwhile."""
+CONNECT_TIMEOUT_S = 5
+POOL_SIZE = 4
 
 
 class MemoryStores:
@@ -27,15 +33,16 @@ class MemoryStores:
 
     def __init__(self) -> None:
         self.server = ScriptedPostgres()
-        client: dict[str, Any] = {"instance": INSTANCE, "token": INSTANCE.ljust(TOKEN_LETTERS, ".")}
+        client: dict[str, Any] = {"instance": NAME, "token": NAME.ljust(TOKEN_LETTERS, ".")}
         self.events: EventStore = MemoryEvents(self.server, **client)
         self.deaths: Deaths = MemoryDeaths(self.server, **client)
         self.outbox: Outbox = MemoryOutbox(self.server, **client)
 
-    @property
-    def statements(self) -> list[Statement]:
-        """What handlers ran."""
-        return self.server.statements
+    def raise_unanswered(self) -> None:
+        """Raise what the test has forgotten to tell, once, even if the handler swallowed it."""
+        unanswered, self.server.unanswered = self.server.unanswered, None
+        if unanswered is not None:
+            raise unanswered from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -47,38 +54,65 @@ class MemoryStores:
 class PostgresStores:
     """A fresh database on the embedded PostgreSQL (True), or on the server of a URL; dropped at the end."""
 
-    def __init__(self, postgres: bool | str) -> None:
+    def __init__(self, postgres: bool | str, *, handler_timeout_s: float) -> None:
         self._server_url = postgres if isinstance(postgres, str) else ""
+        self._limits = Limits(lock_s=LOCK_TIMEOUT_S, idle_in_transaction_s=handler_timeout_s + 5.0)
         self._name = f"oncecast_test_{secrets.token_hex(6)}"
-        self.statements: Sequence[Statement] = []
         self.url = ""
 
     async def __aenter__(self) -> Self:
         self._server_url = self._server_url or await embedded_postgres_url()
         await self._on_server("create database {} template template0 encoding 'UTF8'")
-        parts = urlsplit(self._server_url)
-        self.url = urlunsplit(parts._replace(path=f"/{self._name}"))
+        try:
+            await self._open()
+        except BaseException:
+            await self._on_server("drop database {} with (force)")
+            raise
+        return self
+
+    async def _open(self) -> None:
+        self.url = urlunsplit(urlsplit(self._server_url)._replace(path=f"/{self._name}"))
         self._database = Database(
-            self.url, schema=SCHEMA, instance=INSTANCE, token=INSTANCE.ljust(TOKEN_LETTERS, "."), pool_size=4
+            self.url,
+            schema=SCHEMA,
+            instance=NAME,
+            token=NAME.ljust(TOKEN_LETTERS, "."),
+            pool_size=POOL_SIZE,
+            limits=self._limits,
         )
-        await self._database.open()
         await self._database.migrate()
         self._connection = await psycopg.AsyncConnection.connect(self.url, autocommit=True, row_factory=dict_row)
+        await self._database.open()
         self.events: EventStore = PostgresEvents(self._database)
         self.deaths: Deaths = PostgresDeaths(self._database)
         self.outbox: Outbox = PostgresOutbox(self._database)
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._connection.close()
         await self._database.close()
         await self._on_server("drop database {} with (force)")
 
-    async def ask(self, query: str, params: Any) -> tuple[int, list[dict[str, Any]]]:
+    async def ask(self, query: str, params: Params) -> tuple[int, list[dict[str, Any]]]:
         """How many rows a statement touches or returns, and those."""
-        cursor = await self._connection.execute(query, params)
-        return cursor.rowcount, await cursor.fetchall() if cursor.description else []
+        cursor = await self._connection.execute(query, params)  # type: ignore[arg-type, unused-ignore]
+        while cursor.nextset():
+            pass
+        return max(0, cursor.rowcount), await cursor.fetchall() if cursor.description else []
 
     async def _on_server(self, statement: Any) -> None:
-        async with await psycopg.AsyncConnection.connect(self._server_url, autocommit=True) as connection:
-            await connection.execute(sql.SQL(statement).format(sql.Identifier(self._name)))
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                self._server_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+            )
+            async with connection:
+                await connection.execute(sql.SQL(statement).format(sql.Identifier(self._name)))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StartError(
+                f"the tests' PostgreSQL: {error.diag.message_primary}; each TestListener makes a database of its own,"
+                " for which the role needs CREATEDB"
+            ) from None
+        except psycopg.Error as error:
+            raise StartError(f"the tests' PostgreSQL: {str(error).strip().splitlines()[0]}") from None
+
+
+Stores = MemoryStores | PostgresStores

@@ -13,10 +13,7 @@ import pytest
 
 from oncecast import Event, Listener, Reject, Retry, SyncTransaction, Transaction
 from oncecast.core.errors import DataInvalid, OncecastError
-from oncecast.testing import Statement, TestListener
-from oncecast.testing.plugin import MakeTestListener
-from oncecast.testing.plugin import test_listener as test_listener
-from oncecast.testing.scripted import Unanswered
+from oncecast.testing import MakeTestListener, Statement, TestListener, Unanswered
 
 
 @dataclass
@@ -198,9 +195,8 @@ async def test_rows_that_nobody_has_told_say_how_to_tell_them() -> None:
         await tx.fetch_one("select 1")
 
     async with TestListener(app) as t:
-        result = await t.send({"type": "t"})
-    with pytest.raises(Unanswered, match=r"t\.answer\('select 1'"):
-        result.raise_if_dead()
+        with pytest.raises(Unanswered, match=r"t\.answer\('select 1'"):
+            await t.send({"type": "t"})
 
 
 class Mail:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable
-from oncecast.core.ports import Work
+from oncecast.core.ports import DeadLetter, Work
 from oncecast.core.transaction import Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
@@ -26,6 +27,22 @@ class Client:
     def _tables(self) -> Tables:
         return self._server.tables
 
+    def _now_s(self) -> float:
+        """The server's clock."""
+        return asyncio.get_running_loop().time()
+
+    def _letter(self, identity: str) -> DeadLetter:
+        row, letter = self._tables.rows[identity], self._tables.letters[identity]
+        return DeadLetter(
+            source=row.source,
+            id=row.id,
+            error=letter.error,
+            attempts=letter.attempts,
+            raw=letter.raw,
+            died_at=letter.died_at,
+            listener=letter.listener,
+        )
+
     async def _do(self, act: Act) -> Any:
         try:
             return await self._call(act)
@@ -40,13 +57,19 @@ class Client:
             session.emitted = facade.emitted
             facade.session = None
             committed = await self._do(lambda: self._server.commit(session))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise AttemptFailed("the handler was cancelled, by a task of its own that was") from None
         finally:
             facade.session = None
             if not session.ended.is_set():
                 self._server.abandon(session)
         if not committed:
             raise AttemptFailed(
-                "the transaction was rolled back, though the handler returned: it swallowed an SQL error"
+                "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
+                " use 'async with tx.savepoint()' for errors that it means to survive"
             )
 
 
@@ -62,33 +85,32 @@ class MemoryTransaction:
     @property
     def emitted(self) -> list[bytes]:
         """See OpenTransaction."""
-        if self.session is None:
-            raise TransactionClosed("the transaction ended with its attempt")
+        self._open()
         return self._emitted
 
     async def execute(self, query: str, params: Params = None) -> int:
         """See Transaction."""
-        return (await self._run(query, params))[0]
+        return (await self._run(query, params, fetch=False))[0]
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
         """See Transaction."""
-        _, rows = await self._run(query, params)
+        _, rows = await self._run(query, params, fetch=True)
         return rows[0] if rows else None
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
         """See Transaction."""
-        return (await self._run(query, params))[1]
+        return (await self._run(query, params, fetch=True))[1]
 
-    async def _run(self, query: str, params: Params) -> tuple[int, list[dict[str, Any]]]:
-        session = self.session
-        if session is None:
-            raise TransactionClosed("the transaction ended with its attempt")
+    async def _run(self, query: str, params: Params, *, fetch: bool) -> tuple[int, list[dict[str, Any]]]:
+        session = self._open()
 
         def run() -> tuple[int, list[dict[str, Any]]]:
             if session.ended.is_set():
                 raise ConnectionError("terminated by another session")
+            self._server.check(query, params)
+            self._server.check_goes_on(session)
             try:
-                return self._server.answer(session, query, params)
+                return self._server.answer(session, query, params, fetch=fetch)
             except Exception:
                 session.failed = True
                 raise
@@ -107,13 +129,19 @@ class MemoryTransaction:
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """See Transaction."""
-        session = self.session
-        effects = dict(session.effects) if session is not None else {}
+        session = self._open()
+        self._server.check_goes_on(session)
+        effects = dict(session.effects)
         emitted_before = len(self._emitted)
         try:
             yield
         except Exception:
-            if session is not None:
-                session.effects, session.failed = effects, False
-                del self._emitted[emitted_before:]
+            session.effects, session.failed = effects, False
+            del self._emitted[emitted_before:]
             raise
+        self._server.check_goes_on(session)
+
+    def _open(self) -> Session:
+        if self.session is None:
+            raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
+        return self.session

@@ -81,7 +81,7 @@ class MemoryEvents(Client):
             session.rows[arrival.identity].status = "dead"
             error = f"{type(cause).__name__}: {cause}"
             number = len(self._tables.letters) + 1
-            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number)
+            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number, self._now_s())
             session.letters[arrival.identity] = letter
             self._server.commit(session)
             return Outcome.STORED
@@ -115,17 +115,9 @@ class MemoryEvents(Client):
 
         def unfiled() -> list[DeadLetter]:
             return [
-                DeadLetter(
-                    source=row.source,
-                    id=row.id,
-                    error=letter.error,
-                    attempts=letter.attempts,
-                    raw=letter.raw,
-                    died_at=letter.died_at,
-                )
+                self._letter(identity)
                 for identity, letter in self._tables.letters.items()
                 if not letter.filed and letter.listener == self._instance
-                for row in [self._tables.rows[identity]]
             ][:limit]
 
         found: list[DeadLetter] = await self._do(unfiled)

@@ -43,9 +43,12 @@ class Letter:
     listener: str
     number: int
     """Letters are numbered in the order of their deaths."""
+    died_at_s: float
     filed: bool = False
     mended: bytes | None = None
     discarded: bool = False
+    sent: bool = False
+    send_claimed_at_s: float | None = None
 
     @property
     def died_at(self) -> str:
@@ -69,6 +72,7 @@ class Tables:
     refused: dict[int, str] = field(default_factory=dict)
     suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
     """Deaths by identity and listener, and whether it is being attempted."""
+    sending_since_s: float | None = None
 
     def copy(self) -> Tables:
         """A state of its own: of what is in the tables, only letters are ever changed in place."""
@@ -133,8 +137,21 @@ class MemoryPostgres:
             raise ConnectionError("terminated by another session")
         return self._locks.setdefault(name, session) is session
 
-    def answer(self, session: Session, query: str, params: Params) -> tuple[int, list[dict[str, Any]]]:
-        """What a handler's statement touches and returns. Raises SyntaxError for any but EFFECT."""
+    def check(self, query: str, params: Params) -> None:
+        """Raise what a statement is refused with before it is sent: that leaves the transaction as it was."""
+
+    def check_goes_on(self, session: Session) -> None:
+        """Raise if a statement has failed in the transaction, outside of any savepoint that is over."""
+        if session.failed:
+            raise RuntimeError("current transaction is aborted, commands ignored until end of transaction block")
+
+    def answer(
+        self, session: Session, query: str, params: Params, *, fetch: bool
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """What a handler's statement touches and returns; `fetch` says whether that is asked for.
+
+        Raises SyntaxError for any but EFFECT.
+        """
         if query != EFFECT or not isinstance(params, Sequence):
             raise SyntaxError(query)
         session.effects[params[0]] = session.effects.get(params[0], 0) + 1

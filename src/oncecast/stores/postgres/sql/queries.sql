@@ -62,13 +62,57 @@ returning "offset"
 
 -- name: unfiled
 -- A listener's dead letters whose line has not been written yet, oldest first.
-select source, id, error, attempts, raw, died_at from {schema}.dead_letters
+select source, id, error, attempts, raw, died_at, listener from {schema}.dead_letters
 where listener = %(listener)s and filed_at is null
 order by died_at limit %(limit)s
 
 -- name: mark_filed
 update {schema}.dead_letters set filed_at = clock_timestamp()
 where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+
+-- name: begin_sending
+-- What died before the first listener of the group said so is never sent, and what dies later always is.
+insert into {schema}.sending default values on conflict do nothing
+
+-- name: claim_unsent
+-- Nobody waits for anybody here, and no row stays locked while its letter travels.
+with due as (
+    select source, id from {schema}.dead_letters
+    where sent_at is null and discarded_at is null
+        and died_at >= (select began_at from {schema}.sending)
+        and (listener = %(listener)s or died_at < clock_timestamp() - %(others_after_s)s * interval '1 second')
+        and (send_claimed_at is null
+             or send_claimed_at < clock_timestamp() - %(others_after_s)s * interval '1 second')
+    order by died_at limit %(limit)s
+    for update skip locked
+)
+update {schema}.dead_letters d set send_claimed_at = clock_timestamp()
+from due where d.source = due.source and d.id = due.id
+returning d.source, d.id, d.error, d.attempts, d.raw, d.died_at, d.listener
+
+-- name: mark_sent
+-- What somebody else is at for this moment, the filing station say, is left out: see mark_one_sent.
+update {schema}.dead_letters set sent_at = clock_timestamp()
+where (source, id) in (
+    select source, id from {schema}.dead_letters
+    where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    for update skip locked)
+returning source, id
+
+-- name: mark_one_sent
+update {schema}.dead_letters set sent_at = clock_timestamp() where source = %(source)s and id = %(id)s
+
+-- name: release_unsent
+-- What is left out because somebody else is at it may be claimed again a little later.
+update {schema}.dead_letters set send_claimed_at = null
+where (source, id) in (
+    select source, id from {schema}.dead_letters
+    where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    for update skip locked)
+
+-- name: count_unsent
+select count(*) from {schema}.dead_letters
+where sent_at is null and discarded_at is null and died_at >= (select began_at from {schema}.sending)
 
 -- name: load_cursor
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s

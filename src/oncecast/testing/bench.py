@@ -1,0 +1,248 @@
+"""A listener's stations without feed, Redis and time: what is put on the bench is attempted at once.
+
+Joined as in the listener's service, but with one lane, so that a test takes the same way each time. Leases are in
+memory, and always ours. Waits are noted instead of waited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from oncecast.core.event import Arrival, Event, follow_up_id
+from oncecast.core.facts import Fact, ProcessingFailed
+from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
+from oncecast.listener.attempt import AttemptLimits, Attempts
+from oncecast.listener.claim import Line
+from oncecast.listener.gates import DatabaseGate, LeaseGate
+from oncecast.listener.handlers import Listener
+from oncecast.listener.lines import CLAIM_MAX_EVENTS
+from oncecast.listener.order import Order
+from oncecast.listener.recent import Recent
+from oncecast.listener.settle import Settlement
+from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import end_all
+from oncecast.listener.track import Track
+from oncecast.listener.trial import Trial
+from oncecast.producer.publishable import check_publishable
+from oncecast.stores.memory import MemoryLeases, MemoryRedis
+from oncecast.testing.results import Ending, NotEnded, Result
+from oncecast.testing.stores import NAME, Stores
+from oncecast.testing.watched import WatchedEvents
+
+SPARED_MAX = 25
+"""An event that comes back so often in a row, without an attempt that was spent, waits for what does not come."""
+RELAY_EVENTS = 500
+EMITTED_MAX = 1_000
+"""By one handler for one event: whose those beyond are is not found out."""
+TTL_S = 3_600.0
+
+_ENDINGS: dict[Outcome, Ending] = {
+    Outcome.STORED: "stored",
+    Outcome.PRESENT: "duplicate",
+    Outcome.DUPLICATE: "duplicate",
+    Outcome.CONFLICT: "conflict",
+}
+
+
+class Bench:
+    """Ends events by `app`'s handlers, in `stores`; `publish(events)` hears of what they emit."""
+
+    def __init__(
+        self, app: Listener, stores: Stores, limits: AttemptLimits, publish: Callable[[Sequence[Event]], None]
+    ) -> None:
+        self._app = app
+        self._stores = stores
+        self._limits = limits
+        self._publish = publish
+        self.watched = WatchedEvents(stores.events)
+        self._results: dict[int, Result] = {}
+        self._open: set[int] = set()
+        """The offsets of what has not ended."""
+        self._done = asyncio.Event()
+        self._stuck: NotEnded | None = None
+        self._offset = 0
+        self._join()
+
+    def _join(self) -> None:
+        """Stations with nothing in them."""
+        store = cast("EventStore", self.watched)
+        leases = LeaseGate(
+            MemoryLeases(MemoryRedis(time.monotonic), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
+            lease_ttl_s=TTL_S,
+            observe=self._observe,
+        )
+        self._spared: dict[int, tuple[int, int]] = {}
+        """By offset, the attempts that were spent when it last came back, and how often it did with just these."""
+        self._track = Track(NAME, [Epoch(NAME, 1)], self._offset, _nothing)
+        self._order = Order(self._app, release=self._release)
+        self._settlement = Settlement(
+            leases, Recent(NAME), release=self._release, ended=self._order.ended, observe=self._observe
+        )
+        self._database = DatabaseGate(store, probe_interval_s=0.0, paused=_nothing, observe=self._observe)
+        attempts = Attempts(
+            self._app,
+            store,
+            self._database,
+            limits=self._limits,
+            settle=self._settle,
+            come_back=self._come_back,
+            paused=_nothing,
+            emitted=_nothing,
+            trial=Trial(leases, self._stores.deaths),
+            solo=Solo(),
+            observe=self._observe,
+            check_emitted=check_publishable,
+        )
+        self._line = Line(
+            lanes=1,
+            claim_max=CLAIM_MAX_EVENTS,
+            work_of=self._work_of,
+            leases=leases,
+            database=self._database,
+            attempt=attempts.attempt,
+            sort_out=_nothing,
+        )
+
+    async def end(self, raws: Sequence[bytes]) -> list[Result]:
+        """Attempt structured events that arrive together, until all have ended; raises NotEnded."""
+        arrivals = self._arrivals(raws)
+        results = [Result(Event.from_json(arrival.raw)) for arrival in arrivals]
+        self._results = {arrival.offset: result for arrival, result in zip(arrivals, results, strict=True)}
+        self._open = set(self._results)
+        self._done.clear()
+        try:
+            await self._run(arrivals)
+            if self._stuck is not None:
+                raise self._stuck
+        except BaseException:
+            self._stuck = None
+            self._join()
+            raise
+        finally:
+            for offset, ran in self.watched.last_ran.items():
+                self._results[offset].statements = ran
+            self.watched.last_ran.clear()
+            await self._relay(arrivals)
+        return results
+
+    def _arrivals(self, raws: Sequence[bytes]) -> list[Arrival]:
+        text = events_frame(self._offset + 1, int(time.time() * 1e6), b"[" + b",".join(raws) + b"]")
+        frame = decode_server_frame(text)
+        assert isinstance(frame, Events)  # noqa: S101 - we have just written it
+        self._offset += len(raws)
+        return self._track.receive(frame, text)
+
+    async def _run(self, arrivals: list[Arrival]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._line.claim_for_ever()),
+                    group.create_task(self._line.work_for_ever()),
+                    group.create_task(self._database.probe_for_ever()),
+                ]
+                self._line.push(self._order.let_through(arrivals, self._settlement.enter(arrivals)))
+                await self._done.wait()
+                await end_all(tasks)
+        except BaseExceptionGroup as raised:
+            if len(raised.exceptions) > 1:
+                raise
+            raise raised.exceptions[0] from None  # such as `pytest.fail` in a handler
+
+    def _work_of(self, arrival: Arrival) -> tuple[Any, int]:
+        """As in the lines of the service: see `listener.lines`."""
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        if not plan.handlers and not arrival.attempts:
+            return plan, CLAIM_MAX_EVENTS
+        alone = arrival.attempts or arrival.doom is not None or plan.together_max == 1
+        return (None, 1) if alone else (plan, plan.together_max)
+
+    def _settle(self, work: list[Arrival], outcomes: list[Outcome]) -> None:
+        for arrival, outcome in zip(work, outcomes, strict=True):
+            result = self._results[arrival.offset]
+            result.attempts = arrival.attempts
+            result.outcome = _ENDINGS[outcome]
+            if arrival.doom is not None and outcome is Outcome.STORED:
+                result.outcome = "dead"
+            plan = self._app.plan_of(arrival.type, arrival.source)
+            result.handlers = [handler.name for handler in plan.handlers]
+            self._open.discard(arrival.offset)
+        self._settlement.settle(work, outcomes)
+        if not self._open:
+            self._done.set()
+
+    def _release(self, arrival: Arrival) -> None:
+        self._line.push_first([arrival])
+
+    def _come_back(self, work: list[Arrival], delay_s: float) -> None:
+        for arrival in work:
+            attempts, times = self._spared.get(arrival.offset, (0, 0))
+            if arrival.attempts == attempts:
+                times += 1
+            else:
+                times = 0
+                if arrival.doom is None:
+                    self._results[arrival.offset].waits_s.append(delay_s)
+            self._spared[arrival.offset] = (arrival.attempts, times)
+            if times > SPARED_MAX:
+                self._stuck = NotEnded(
+                    f"{arrival.type} {arrival.id} does not end: a listener keeps it, and spends no attempt, as long"
+                    f" as this goes on: {self.watched.last_error}"
+                )
+                self._done.set()
+                return
+        self._line.push_first(work)
+
+    def _observe(self, fact: Fact) -> None:
+        if isinstance(fact, ProcessingFailed):
+            of_identity = (
+                result
+                for offset, result in self._results.items()
+                if offset in self._open and (result.event.id, result.event.source) == (fact.id, fact.source)
+            )
+            if result := next(of_identity, None):  # another of its identity waits behind the first
+                result.failures.append(fact.error)
+                result.exception = self.watched.last_error
+
+    # --- what was emitted ----------------------------------------------------------------------------------
+
+    async def _relay(self, arrivals: Sequence[Arrival]) -> None:
+        """Have what these have put into the outbox published, and told as theirs."""
+        emitted: list[Event] = []
+
+        async def publish(raws: Sequence[bytes]) -> None:
+            emitted.extend(map(Event.from_json, raws))
+
+        while await self._stores.outbox.relay(publish, limit=RELAY_EVENTS):
+            pass
+        if emitted:
+            self._publish(emitted)
+            causes = self._causes({event.id for event in emitted}, arrivals)
+            for event in emitted:
+                if event.id in causes:
+                    causes[event.id].emitted.append(event)
+
+    def _causes(self, ids: set[str], arrivals: Sequence[Arrival]) -> dict[str, Result]:
+        """Of each emitted id, the result of its cause: ids are derived from that."""
+        handled = [
+            (arrival, handler.name, self._results[arrival.offset])
+            for arrival in arrivals
+            if self._results[arrival.offset].is_stored
+            for handler in self._app.plan_of(arrival.type, arrival.source).handlers
+        ]
+        causes: dict[str, Result] = {}
+        for index in range(EMITTED_MAX):
+            for arrival, handler, result in handled:
+                id_ = follow_up_id(arrival.source, arrival.id, handler, index)
+                if id_ in ids:
+                    causes[id_] = result
+            if len(causes) == len(ids):
+                break
+        return causes
+
+
+def _nothing(*_: object) -> None:
+    """Nobody has to know."""

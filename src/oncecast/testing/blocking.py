@@ -1,0 +1,105 @@
+"""A test listener for tests that are no coroutines: its calls return what theirs would, when awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from oncecast.core.errors import OncecastError
+from oncecast.core.event import Event
+from oncecast.core.transaction import Params
+from oncecast.listener.handlers import Listener
+from oncecast.testing.listener import FROM_LIFESPAN, EventLike, TestListener
+from oncecast.testing.results import Result, Statement
+from oncecast.testing.scripted import Answer
+
+T = TypeVar("T")
+
+
+class SyncTestListener:
+    """See TestListener. It has a loop of its own, which runs while a call does."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        app: Listener,
+        *,
+        postgres: bool | str = False,
+        state: Any = FROM_LIFESPAN,
+        timeout_s: float = 60.0,
+        event_attempts: int = 3,
+    ) -> None:
+        self._listener = TestListener(
+            app, postgres=postgres, state=state, timeout_s=timeout_s, event_attempts=event_attempts
+        )
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # and the thread's own stays as it is
+
+    def __enter__(self) -> Self:
+        try:
+            self._run(self._listener.__aenter__())
+        except BaseException:
+            self._runner.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._run(self._listener.__aexit__(kind, error, trace))
+        finally:
+            self._runner.close()
+
+    def send(self, event: EventLike, *, follow: bool = False) -> Result:
+        """See TestListener."""
+        return self._run(self._listener.send(event, follow=follow))
+
+    def send_all(self, events: Iterable[EventLike], *, follow: bool = False) -> list[Result]:
+        """See TestListener."""
+        return self._run(self._listener.send_all(events, follow=follow))
+
+    def answer(self, query: str, answer: Answer, *, params: Params = None, times: int | None = None) -> None:
+        """See TestListener."""
+        self._listener.answer(query, answer, params=params, times=times)
+
+    def execute(self, query: str, params: Params = None) -> int:
+        """See TestListener."""
+        return self._run(self._listener.execute(query, params))
+
+    def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
+        """See TestListener."""
+        return self._run(self._listener.fetch_one(query, params))
+
+    def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
+        """See TestListener."""
+        return self._run(self._listener.fetch_all(query, params))
+
+    @property
+    def database_url(self) -> str:
+        """See TestListener."""
+        return self._listener.database_url
+
+    @property
+    def statements(self) -> list[Statement]:
+        """See TestListener."""
+        return self._listener.statements
+
+    @property
+    def emitted(self) -> list[Event]:
+        """See TestListener."""
+        return self._listener.emitted
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._runner.run(call)
+        call.close()
+        raise OncecastError("this test is a coroutine: use 'async with TestListener(app) as t', and await its calls")
+
+
+MakeTestListener = Callable[..., SyncTestListener]
+"""The fixture `test_listener`: takes what SyncTestListener does, and returns one that ends with the test."""

@@ -1,0 +1,116 @@
+"""An event store under observation: what each attempt ran, and what it failed of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any
+
+import psycopg
+
+from oncecast.core.event import Arrival
+from oncecast.core.ports import EventStore, Outcome, Work, WorkTogether
+from oncecast.core.transaction import OpenTransaction, Params
+from oncecast.stores.postgres.errors import of_handler
+from oncecast.testing.results import Statement
+
+
+class WatchedEvents:
+    """`events` as the attempt station knows it.
+
+    In memory the errors that a test has statements raise are psycopg's: what they mean is told here.
+    """
+
+    def __init__(self, events: EventStore) -> None:
+        self._events = events
+        self.statements: list[Statement] = []
+        """All that handlers ran."""
+        self.last_ran: dict[int, list[Statement]] = {}
+        """By offset, what ran in the event's last attempt that reached its handlers."""
+        self.last_error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._events, name)
+
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """See EventStore."""
+        with self._remembering():
+            return await self._events.insert(arrivals)
+
+    async def process(self, arrival: Arrival, work: Work) -> Outcome:
+        """See EventStore."""
+
+        async def watched(tx: OpenTransaction) -> None:
+            await work(self._watch(tx, [arrival]))
+
+        with self._remembering():
+            return await self._events.process(arrival, watched)
+
+    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+        """See EventStore."""
+
+        async def watched(tx: OpenTransaction, new: Sequence[Arrival]) -> None:
+            await work(self._watch(tx, new), new)
+
+        with self._remembering():
+            return await self._events.process_together(arrivals, watched)
+
+    def _watch(self, tx: OpenTransaction, arrivals: Sequence[Arrival]) -> WatchedTransaction:
+        ran: list[Statement] = []
+        self.last_ran.update((arrival.offset, ran) for arrival in arrivals)
+        return WatchedTransaction(tx, [self.statements, ran])
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            self.last_error = of_handler(error, connection_broken=False)
+            if self.last_error is error:
+                raise
+            raise self.last_error from error
+        except Exception as error:
+            self.last_error = error
+            raise
+
+
+class WatchedTransaction:
+    """`tx`, and each of its statements in all of `notes`."""
+
+    def __init__(self, tx: OpenTransaction, notes: Sequence[list[Statement]]) -> None:
+        self._tx = tx
+        self._notes = notes
+
+    @property
+    def emitted(self) -> list[bytes]:
+        """See OpenTransaction."""
+        return self._tx.emitted
+
+    async def execute(self, query: str, params: Params = None) -> int:
+        """See Transaction."""
+        self._note(query, params)
+        return await self._tx.execute(query, params)
+
+    async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
+        """See Transaction."""
+        self._note(query, params)
+        return await self._tx.fetch_one(query, params)
+
+    async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
+        """See Transaction."""
+        self._note(query, params)
+        return await self._tx.fetch_all(query, params)
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """See Transaction."""
+        return self._tx.savepoint()
+
+    async def take(self, key: str) -> None:
+        """See OpenTransaction."""
+        await self._tx.take(key)
+
+    def _note(self, query: str, params: Params) -> None:
+        kept = dict(params) if isinstance(params, Mapping) else params if params is None else tuple(params)
+        statement = Statement(" ".join(query.split()), kept)
+        for notes in self._notes:
+            notes.append(statement)
