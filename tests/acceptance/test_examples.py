@@ -15,6 +15,8 @@ from oncecast.embedded.ports import free_port
 from tests.support.stacks import drained, rows, until
 from tests.support.terminals import ROOT, Example, ExampleOf
 
+pytestmark = pytest.mark.timeout(400)
+
 
 async def ended(example: Example, group: str, count: int, status: str = "stored") -> None:
     """Wait until so many events of the group have ended so."""
@@ -33,6 +35,12 @@ async def dead(example: Example, group: str) -> dict[str, str]:
         f"select id, error from {group}.dead_letters join {group}.events using (source, id) where status = 'dead'",
     )
     return dict(letters)
+
+
+def test_every_example_is_run_here() -> None:
+    told = Path(__file__).read_text("utf-8")
+    for file in (ROOT / "examples").glob("*.py"):
+        assert file.stem == "tables" or f'example_of("{file.stem}"' in told, file.name
 
 
 async def test_stock_is_reserved_once_and_never_below_zero(example_of: ExampleOf) -> None:
