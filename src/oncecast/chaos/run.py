@@ -226,7 +226,7 @@ class _Run:
             while time.monotonic() < deadline_s:
                 if await _quietly(self._nothing_is_left(client)):
                     return True
-                if (now_ended := await _quietly(self._count_ended())) != ended:
+                if (now_ended := await _quietly(self._count_ended()) or ended) != ended:
                     deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, now_ended
                 await asyncio.sleep(LOOK_INTERVAL_S)
         return False
