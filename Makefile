@@ -8,7 +8,7 @@ RUNS ?= 20000
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## make the environment and install Oncecast with its embedded servers
 
@@ -16,11 +16,11 @@ setup: $(VENV)/.ready ## make the environment and install Oncecast with its embe
 $(VENV)/.ready: pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast]'; \
+	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev -e '.[embedded,fast]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
 	fi
 	@touch $@
 
@@ -51,6 +51,9 @@ mutants: setup ## plant a fault for each rule, and see the simulation find it
 bench: setup ## 200,000 events through a producer and two listeners: events/s and µs per process
 	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
+bench-handlers: setup ## events/s of handlers of one SQL statement: each, sharing transactions, in batches
+	@$(BIN)/python benchmarks/handlers.py $(ARGS)
+
 pictures: setup ## draw docs/pictures anew; needs a chromium
 	@$(BIN)/python tools/pictures.py
 
@@ -60,4 +63,4 @@ format: setup ## let ruff lay out the code
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test dist chaos simulate mutants bench pictures format clean
+.PHONY: help setup demo lint test dist chaos simulate mutants bench bench-handlers pictures format clean

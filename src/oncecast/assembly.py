@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 from starlette.types import ASGIApp
 
@@ -19,6 +15,8 @@ from oncecast.client.emissions import ProducersPublisher
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.facts import Observe, StartFailed
+from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
+from oncecast.core.ports import LetterBroker
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens
@@ -26,7 +24,6 @@ from oncecast.journal import SqliteJournal
 from oncecast.listener.api import listener_app
 from oncecast.listener.api import right_for as listener_needs
 from oncecast.listener.attempt import AttemptLimits
-from oncecast.listener.demonstration import demonstration
 from oncecast.listener.handlers import Listener
 from oncecast.listener.letters_api import letters_routes
 from oncecast.listener.pruning_api import pruning_routes
@@ -46,6 +43,7 @@ from oncecast.stores.postgres import (
     PostgresEvents,
     PostgresLetters,
     PostgresOutbox,
+    PostgresUnsent,
 )
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
@@ -103,6 +101,7 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
 async def run_listener(config: ListenerConfig, app: Listener) -> None:
     """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
     _check_exposure(config, subscribe=config.subscribe_token, admin=config.admin_token)
+    letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
     metrics = Metrics()
     observe = all_of(metrics.observe, _log(config))
     async with _stop_on_signals() as stop:
@@ -136,6 +135,7 @@ async def _listen(
         letters = PostgresLetters(database)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
+        broker = letter_broker(config.dead_letter_url, config.instance_id)
         relayed = Relayed()
         publisher = ProducersPublisher(config.ws_url, token=config.publish_token)
         service = ListenerService(
@@ -151,18 +151,24 @@ async def _listen(
             publisher.publish,
             observe,
             check_emitted=check_publishable,
+            sending=None if broker is None else (PostgresUnsent(database), broker),
         )
         face = relayed.app = listener_app(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(letters, service.replays, objection=lambda: service.standing.objection),
+                *letters_routes(
+                    letters, service.replays, objection=lambda: service.standing.objection, observe=observe
+                ),
                 *pruning_routes(store),
             ],
             health=service.health,
             metrics=metrics.text,
         )
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
+        if (sender := service.sender) is not None:
+            text = "Dead letters that the broker has not got yet, of the whole group."
+            metrics.gauge("oncecast_dead_letters_unsent", text, lambda: sender.unsent or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = Gatekeeper(face, tokens, listener_needs) if tokens else face
         drained = asyncio.Event()
@@ -173,6 +179,24 @@ async def _listen(
             finally:
                 drained.set()
                 await publisher.close()
+
+
+def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> LetterBroker | None:
+    """The broker at `address`; raises ConfigError where its library is not installed."""
+    try:
+        if isinstance(address, RabbitMQAddress):
+            from oncecast.stores.rabbitmq import RabbitMQ
+
+            return RabbitMQ(address, instance=instance)
+        if isinstance(address, SqsAddress):
+            from oncecast.stores.sqs import Sqs
+
+            return Sqs(address)
+    except ModuleNotFoundError as error:
+        extra = "rabbitmq" if isinstance(address, RabbitMQAddress) else "sqs"
+        library = (error.name or extra).partition(".")[0]
+        raise ConfigError(f"DEAD_LETTER_URL: {library} is not installed: pip install 'oncecast[{extra}]'") from error
+    return None
 
 
 async def _start_patiently(
@@ -198,31 +222,6 @@ async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def load_app(target: str | None, app_dir: Path) -> Listener:
-    """The application `module:name`, looked up in `app_dir` too; an empty one without a target."""
-    if target is None:
-        return demonstration()
-    module_name, colon, name = target.partition(":")
-    if not colon or not module_name or not name:
-        raise ConfigError(f"{target!r} is no application: write module:name, such as shop:app")
-    sys.path.insert(0, str(app_dir))
-    app = getattr(_import(module_name, app_dir), name, None)
-    if not isinstance(app, Listener):
-        raise ConfigError(f"{target}: {name!r} is no oncecast.Listener of that module")
-    return app
-
-
-def _import(module_name: str, app_dir: Path) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise ConfigError(
-            f"there is no module {module_name!r} in {app_dir}; --app-dir names another folder"
-        ) from None
 
 
 def _database(config: ListenerConfig, token: str) -> Database:

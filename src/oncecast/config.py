@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
+from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -231,6 +232,12 @@ class ListenerConfig(Common):
     claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
     pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")
     dead_letter_path: Path = setting("failed_events.log", file_path, "a line of every dead letter goes there")
+    dead_letter_url: RabbitMQAddress | SqsAddress | None = setting(
+        "",
+        letter_address,
+        "each is sent there too: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
+        secret=True,
+    )
     handler_concurrency: int = setting("8", count, "handlers that run at a time")
     handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
     db_pool: int = setting("10", count, "connections to PostgreSQL")

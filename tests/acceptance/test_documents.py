@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
-import os
-import pty
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +15,17 @@ from cyclopts import MissingArgumentError
 
 from oncecast.config import ListenerConfig, ProducerConfig, load
 from oncecast.core import facts
-from oncecast.embedded import Stack
 from oncecast.observe.logs import console_lines
 from tests.support.command import check_command
 from tests.support.documents import Block, blocks, mentioned, typed
+from tests.support.shown import addressed, looks_like, pairs, shown
 from tests.support.stacks import StackOf, until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
 RECOVERY = ROOT / "docs/recovery.md"
 SETTINGS = {name.upper() for kind in (ProducerConfig, ListenerConfig) for name in kind.__dataclass_fields__}
-OF_OTHERS = {"POSTGRES_PASSWORD", "POSTGRES_USER", "POSTGRES_DB"}
+OF_OTHERS = {"POSTGRES_PASSWORD", "POSTGRES_USER", "AWS_ACCESS_KEY_ID", "POSTGRES_DB"}
 
 of_each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -82,7 +78,7 @@ def sayings() -> Iterator[re.Pattern[str]]:
         if isinstance(fact, type) and issubclass(fact, facts.Fact) and dataclasses.is_dataclass(fact):
             hints = get_type_hints(fact)
             for count in (1, 98765):
-                for name in ("redis", "database", "VALUE"):
+                for name in ("redis", "database", "broker", "VALUE"):
                     for flag in (False, True):
                         values = {f.name: value(hints[f.name], count, flag) for f in dataclasses.fields(fact)}
                         if "name" in values:
@@ -111,55 +107,6 @@ def test_every_console_line_that_is_quoted_can_be_said(document: Path) -> None:
 # --- recovery, as it stands -------------------------------------------------------------------------------
 
 
-async def shown(script: str, folder: Path, stack: Stack) -> str:
-    """What a terminal shows of `script`, run where the stack's folder is `.oncecast`."""
-    for port, address in (("8080", stack.publish_url), ("3001", stack.listener_urls["listener-a"])):
-        script = script.replace(f"localhost:{port}", address.removeprefix("http://"))
-    script = script.replace("oncecast send", f"oncecast send --to {stack.publish_url}")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    master, slave = pty.openpty()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "bash", "-c", script, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=slave, stderr=slave,
-            env={**os.environ, "PATH": path, "COLUMNS": "160", "TERM": "xterm", "XDG_RUNTIME_DIR": str(folder)},
-        )  # fmt: skip
-        os.close(slave)
-        reading = asyncio.create_task(asyncio.to_thread(read_all, master))
-        async with asyncio.timeout(60):
-            await process.wait()
-            return await reading
-    finally:
-        os.close(master)
-
-
-def read_all(descriptor: int) -> str:
-    text = b""
-    try:
-        while block := os.read(descriptor, 65536):
-            text += block
-    except OSError:
-        pass  # how Linux says that the other side is closed
-    progress = r"replaying ━.*?[\d-]:[\d-]{2}:[\d-]{2}"  # a bar that the terminal is told to erase again
-    return re.sub(rf"\x1b\[[0-9;?]*[A-Za-z]|\r|{progress}", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()))
-
-
-def looks_like(seen: str, told: str) -> bool:
-    """`…` stands for anything; rulers, blank lines and how many spaces there are do not count."""
-    pattern = ".*".join(re.escape(part) for part in "\n".join(_lines(told)).split("…"))
-    return re.fullmatch(pattern, "\n".join(_lines(seen)), re.S) is not None
-
-
-def _lines(text: str) -> list[str]:
-    return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
-
-
-def pairs(document: Path) -> list[tuple[Block, str]]:
-    """Each block to run, and what it shall show (nothing is said where no text follows)."""
-    found = blocks(document.read_text("utf-8"))
-    followers = [*found[1:], Block("", "", "")]
-    return [(b, f.text if f.language == "text" else "…") for b, f in zip(found, followers, strict=True) if b.mark]
-
-
 async def test_recovery_shows_what_it_says_step_by_step(stack_of: StackOf, tmp_path: Path) -> None:
     async with stack_of(environment={"EVENT_RETRY_DELAY": "100ms"}) as stack:
         (tmp_path / ".oncecast").symlink_to(stack.data)
@@ -167,7 +114,7 @@ async def test_recovery_shows_what_it_says_step_by_step(stack_of: StackOf, tmp_p
 
             async def as_told(block: Block = block, told: str = told) -> bool:
                 nonlocal seen
-                seen = await shown(block.text, tmp_path, stack)
+                seen = await shown(addressed(block.text, stack), tmp_path)
                 return looks_like(seen, told)
 
             seen = ""

@@ -149,6 +149,23 @@ async def test_a_dead_letter_is_opened_replayed_in_vain_then_mended_and_stored(
         assert await rows(stack, ENDED) == [("oncecast.failing", "stored", 1)]
 
 
+async def test_a_dead_letter_is_discarded_and_brought_back(stack_of: StackOf, page_of: PageOf) -> None:
+    async with stack_of(environment=FAILING) as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await page.click("#fail")
+        letter = page.locator("#letters-list > li")
+        await letter.locator("summary").first.click()
+        await letter.get_by_role("button", name="Discard").click()
+        await expect(letter.get_by_role("status")).to_contain_text("Discarded")
+        await expect(page.locator("#dead")).to_have_text("0")
+        await expect(letter.get_by_role("button", name="Replay")).to_be_hidden()
+        assert await rows(stack, "select discarded_at is null from oncecast.dead_letters") == [(False,)]
+        await letter.get_by_role("button", name="Restore").click()
+        await expect(letter.get_by_role("status")).to_have_text("Restored.")
+        await expect(page.locator("#dead")).to_have_text("1")
+        await expect(letter.get_by_role("button", name="Replay")).to_be_visible()
+
+
 async def test_without_a_listener_that_fails_on_request_the_page_says_so(stack_of: StackOf, page_of: PageOf) -> None:
     """First with an application of one's own, then with no listener at all: it tells, and asks nobody in vain."""
     async with stack_of(app="tests.support.mendable:app") as stack, page_of(stack.publish_url) as page:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
@@ -64,8 +65,9 @@ async def test_a_dead_letter_is_listed_mended_and_replayed_by_command(stack_of: 
         assert "demonstration.py" in out
 
         status, out, error = await oncecast("dead-letters", "replay", "f1", *data, "--json")
-        [result] = json.loads(out)["results"]
-        assert (status, result["outcome"]) == (1, "failed")
+        result, summary = map(json.loads, out.splitlines())
+        assert (status, result["id"], result["outcome"]) == (1, "f1", "failed")
+        assert summary == {"asked": 1, "stored": 0, "failed": 1, "not_dead": 0, "unknown": 0, "stopped": None}
 
         mend = ("dead-letters", "edit", "f1", "--data", '{"fails": false}', "--stack", str(stack.data))
         assert (await oncecast(*mend))[0] == 0
@@ -76,7 +78,9 @@ async def test_a_dead_letter_is_listed_mended_and_replayed_by_command(stack_of: 
         assert "f1: not dead: there is no dead letter 'f1' (any more)" in error
         status, out, _ = await oncecast("dead-letters", "replay", "--all", "--dry-run", *data, "--no-json")
         assert (status, out.splitlines()[-1]) == (0, "2 dead letters would be replayed.")
-        assert (await oncecast("dead-letters", "replay", "--all", *data, "--no-json"))[1] == "0 of 2 stored.\n"
+        assert "RuntimeError: this event was sent to fail" in out
+        status, out, _ = await oncecast("dead-letters", "replay", "--all", *data, "--no-json")
+        assert (status, out) == (1, "0 of 2 stored; 2 failed.\n")
         assert await rows(stack, "select id, data from oncecast.events where status = 'stored' and id = 'f1'") == [
             ("f1", {"fails": False})
         ]
@@ -85,6 +89,158 @@ async def test_a_dead_letter_is_listed_mended_and_replayed_by_command(stack_of: 
             ("f1",),
             ("f2",),
         ]
+
+
+async def test_dead_letters_are_grouped_by_cause_and_one_cause_is_discarded_and_restored(stack_of: StackOf) -> None:
+    async with stack_of(**APP, listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
+        await publisher.publish_many(
+            [Event.new("order", {"sku": f"tae{n}"}, id=f"o{n}") for n in range(3)]
+            + [Event.new("order", {"sku": "coffee"}, id="c1"), Event.new("order", {"sku": "x"}, id="c2")]
+        )
+        await dead_letters(stack, 5)
+        where = ("--data", str(stack.data))
+        status, out, _ = await oncecast("dead-letters", "causes", *where, "--json")
+        largest, *others = map(json.loads, out.splitlines())
+        assert (status, largest["error"], largest["letters"], largest["types"]) == (0, "KeyError: '#'", 3, ["order"])
+        assert sorted(cause["error"] for cause in others) == ["KeyError: 'coffee'", "KeyError: 'x'"]
+        by_cause = ("--cause", largest["cause"])
+
+        discard = ("dead-letters", "discard", *by_cause, *where)
+        status, out, _ = await oncecast(*discard, "--dry-run", "--json")
+        assert (status, json.loads(out)["would_discard"]) == (0, 3)
+        status, _, error = await oncecast(*discard)
+        assert (status, "3 dead letters would be discarded: say --yes" in error) == (1, True)
+        await dead_letters(stack, 5)
+        status, out, _ = await oncecast(*discard, "--yes", "--no-json")
+        assert (status, out.startswith("3 dead letters discarded;")) == (0, True)
+        assert {letter["id"] for letter in await dead_letters(stack, 2)} == {"c1", "c2"}
+        assert len(await dead_letters(stack, 3, discarded="true")) == 3
+        assert await rows(stack, "select count(*) from oncecast.events where status = 'dead'") == [(5,)]
+        status, out, _ = await oncecast("dead-letters", "replay", "o1", *where)
+        assert (status, "it was discarded; restored, it can be replayed" in out) == (1, True)
+
+        status, out, _ = await oncecast("dead-letters", "restore", "o1", *where, "--json")
+        assert (status, json.loads(out)["restored"]) == (0, 1)
+        status, _, error = await oncecast("dead-letters", "restore", "o1", *where, "--no-json")
+        assert (status, "o1: it is not discarded" in error) == (1, True)
+        status, out, _ = await oncecast("dead-letters", "restore", "--all", *where, "--json")
+        assert (status, json.loads(out)["restored"]) == (0, 2)
+        assert len(await dead_letters(stack, 5)) == 5
+
+
+async def test_what_is_exported_can_be_sent_again_as_it_was_received(stack_of: StackOf, tmp_path: Path) -> None:
+    async with (
+        stack_of(listeners=1, environment=FAILING) as stack,
+        httpx.AsyncClient() as client,
+    ):
+        events = b"".join(
+            b'{"specversion": "1.0", "id": "f%d", "source": "/s", "type": "oncecast.failing",'
+            b' "data": {"fails": true, "n": 1.50, "big": 12345678901234567890}}\n' % n
+            for n in range(120)
+        )
+        headers = {"content-type": "application/x-ndjson"}
+        (await client.post(f"{stack.publish_url}/events", content=events, headers=headers)).raise_for_status()
+        await dead_letters(stack, 120, limit=1000)
+        where = ("--data", str(stack.data))
+        mend = ("dead-letters", "edit", "f7", "--data", '{"fails": 1}', "--stack", str(stack.data))
+        assert (await oncecast(*mend))[0] == 0
+        status, out, _ = await oncecast("dead-letters", "export", *where)
+        letters = [json.loads(line) for line in out.splitlines()]
+        assert (status, sorted(letter["id"] for letter in letters)) == (0, sorted(f"f{n}" for n in range(120)))
+        mended = next(letter for letter in letters if letter["id"] == "f7")
+        assert (mended["mended_data"], mended["event"]["data"]["n"]) == ({"fails": 1}, 1.5)
+        assert {"error", "trace", "attempts", "listener", "died_at", "cause"} <= set(mended)
+        assert out.count('"n":1.50,"big":12345678901234567890') == 120
+
+        file = tmp_path / "events.ndjson"
+        status, out, error = await oncecast(
+            "dead-letters", "export", "f7", "f8", "--events", "--output", str(file), *where
+        )
+        assert (status, out, "2 dead letters written" in error) == (0, "", True)
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert {line for line in file.read_text().splitlines() if '"f8"' in line} == {
+            '{"specversion":"1.0","id":"f8","source":"/s","type":"oncecast.failing",'
+            '"data":{"fails":true,"n":1.50,"big":12345678901234567890}}'
+        }
+        assert '"data":{"fails":1}' in file.read_text()
+        status, out, _ = await oncecast("send", str(file), "--to", stack.publish_url, "--json")
+        assert (status, json.loads(out)["accepted"]) == (0, 2)
+        status, _, error = await oncecast("dead-letters", "export", "--output", "/nowhere/x", *where)
+        assert (status, "--output: cannot write in '/nowhere'" in error) == (1, True)
+
+
+async def test_an_editor_opens_with_the_data_as_it_is_and_what_is_wrong_is_not_stored(
+    stack_of: StackOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stack_of(listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
+        await publisher.publish(Event.new("oncecast.failing", {"fails": True, "why": "ü"}, id="f1"))
+        await dead_letters(stack, 1)
+        edit = ("dead-letters", "edit", "f1", "--stack", str(stack.data), "--no-json")
+
+        async def with_editor(command: str) -> tuple[int, str, str]:
+            editor = tmp_path / "editor"
+            editor.write_text(f"#!/bin/sh\n{command}\n")
+            editor.chmod(0o755)
+            monkeypatch.setenv("EDITOR", str(editor))
+            return await oncecast(*edit)
+
+        monkeypatch.delenv("VISUAL", raising=False)
+        monkeypatch.delenv("EDITOR", raising=False)
+        status, _, error = await oncecast(*edit)
+        assert (status, "set EDITOR" in error) == (1, True)
+        status, out, _ = await with_editor(f"cp $1 {tmp_path}/seen; echo >> $1")
+        assert (status, out) == (0, "f1 is left as it was: nothing was changed.\n")
+        assert (tmp_path / "seen").read_text() == '{\n  "fails": true,\n  "why": "ü"\n}\n'
+        status, _, error = await with_editor("printf '{\\n  \"fails\": }' > $1")
+        assert (status, "nothing is stored: this is not JSON: invalid character, line 2, column 12" in error) == (
+            1,
+            True,
+        )
+        kept = Path(error.partition("--file ")[2].strip().removesuffix("'"))
+        assert kept.read_text() == '{\n  "fails": }'
+        kept.unlink()
+        status, _, error = await with_editor("exit 3")
+        assert (status, "ended with status 3" in error) == (1, True)
+        Path(error.rpartition(" is in ")[2].strip()).unlink()
+        assert (await dead_letters(stack, 1))[0]["mended"] is False
+
+        status, out, _ = await with_editor("""echo '{"fails": false}' > $1""")
+        assert (status, out.startswith("f1 is mended;")) == (0, True)
+        status, out, _ = await oncecast("dead-letters", "show", "f1", "--data", str(stack.data), "--no-json")
+        assert ('"fails": true' in out, "mended    {" in out, '"fails": false' in out) == (True, True, True)
+        status, out, _ = await oncecast(*edit, "--reset")
+        assert (status, out.startswith("f1 is as it was received;")) == (0, True)
+        assert (await dead_letters(stack, 1))[0]["mended"] is False
+        good = tmp_path / "good.json"
+        good.write_text('{"fails": false}')
+        assert (await oncecast(*edit, "--file", str(good)))[0] == 0
+        assert (await dead_letters(stack, 1))[0]["mended"] is True
+
+
+async def test_a_replay_that_is_interrupted_says_what_was_done(stack_of: StackOf) -> None:
+    async with stack_of(listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
+        await publisher.publish_many(
+            [Event.new("oncecast.failing", {"fails": True}, id=f"f{n:02}") for n in range(12)]
+        )
+        await dead_letters(stack, 12)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "oncecast", "dead-letters", "replay", "--all", "--rate", "2/m", "--json"),
+            *("--data", str(stack.data)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            first = json.loads(await process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            out, error = await process.communicate()
+        assert (first["outcome"], process.returncode, error) == ("failed", 130, b"oncecast: interrupted\n")
+        summary = json.loads(out)
+        assert summary == {
+            "asked": 12, "stored": 0, "failed": 1, "not_dead": 0, "unknown": 0, "stopped": "interrupted",
+        }  # fmt: skip
+        attempts = await rows(stack, "select id from oncecast.dead_letters where attempts > 3")
+        assert attempts == [(first["id"],)]
 
 
 async def test_a_replay_runs_the_handler_once_however_often_it_is_asked_for(stack_of: StackOf) -> None:
@@ -147,6 +303,55 @@ async def test_one_event_is_found_by_its_id_and_by_its_source_where_several_have
         assert (await client.get("/api/events/none")).status_code == 404
 
 
+async def relayed_by_selection(publisher: Publisher, client: httpx.AsyncClient) -> bool:
+    """All letters of a type are counted, discarded, restored, mended, reset and replayed through the producer."""
+    await publisher.publish_many([Event.new("oncecast.failing", {"fails": True}, id=f"many{n}") for n in range(5)])
+    chosen = {"type": "oncecast.*", "since": "1h"}
+
+    async def counted(**query: Any) -> int:
+        answer = await client.get("/api/dead-letter-causes", params={**chosen, **query})
+        return answer.json()["dead_letters"]  # type: ignore[no-any-return]
+
+    async def all_are_dead() -> bool:
+        return await counted() == 5
+
+    async def post(what: str, **body: Any) -> dict[str, Any]:
+        answer = await client.post(f"/api/dead-letters/{what}", json={"select": chosen, **body})
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
+    await until(all_are_dead)
+    first = await post("discard", limit=3)
+    assert (first["done"], first["not_done"], await counted(), await counted(discarded="true")) == (3, [], 2, 3)
+    second = await post("discard", limit=3, after=first["next"])
+    assert (second["done"], second["next"], await counted()) == (2, None, 0)
+    assert (await post("restore"))["done"] == 5
+    assert (await client.put("/api/dead-letters/many1", content=b"1")).json()["mended_data"] == 1
+    assert (await post("reset"))["done"] == 5
+    assert (await client.get("/api/dead-letters/many1")).json()["mended"] is False
+    tried, mark = [], None
+    for _ in range(3):
+        answer = await post("replay", limit=2, after=mark)
+        tried += [result["id"] for result in answer["results"]]
+        assert {result["outcome"] for result in answer["results"]} == {"failed"}
+        mark = answer["next"]
+    assert (sorted(tried), mark) == ([f"many{n}" for n in range(5)], None)
+    for wrong in (
+        {},
+        {"select": None},
+        {"select": {}, "events": [{"id": "a"}]},
+        {"events": [{"id": "a"}], "limit": 1},
+        {"select": {"since": "yesterday"}},
+        {"select": {"discarded": True}},
+        {"select": {}, "limit": 0},
+        {"select": {"colour": "red"}},
+    ):
+        assert (await client.post("/api/dead-letters/discard", json=wrong)).status_code == 422, wrong
+    for query in ({"since": "x"}, {"cause": "x"}, {"discarded": "maybe"}, {"whole": "1"}, {"limit": 0}):
+        assert (await client.get("/api/dead-letters", params=query)).status_code == 400, query
+    return True
+
+
 async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stack_of: StackOf) -> None:
     async with (
         stack_of(environment=FAILING) as stack,
@@ -166,6 +371,7 @@ async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stac
         body = {"events": [{"id": "a/ü?b"}]}
         answer = await client.post("/api/dead-letters/replay", json=body)
         assert [result["outcome"] for result in answer.json()["results"]] == ["stored"]
+        assert await relayed_by_selection(publisher, client)
         missing = await client.get(path)
         assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
         assert (await client.get("/api/dead-letters", params={"limit": "x"})).status_code == 400

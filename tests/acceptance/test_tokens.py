@@ -44,6 +44,13 @@ async def test_each_right_needs_its_token_and_listeners_show_theirs(stack_of: St
             for right, status in (("PUBLISH", 401), ("SUBSCRIBE", 401), ("ADMIN", 200)):
                 answer = await client.post(f"{address}/api/dead-letters/replay", headers=bearer(right), **replay)  # type: ignore[arg-type]
                 assert answer.status_code == status, (right, answer.text)
+                for what in ("discard", "restore", "reset"):
+                    body = {"select": {"type": "none"}}
+                    url = f"{address}/api/dead-letters/{what}"
+                    assert (await client.post(url, headers=bearer(right), json=body)).status_code == status, what
+            url = f"{address}/api/dead-letter-causes"
+            for right, status in (("PUBLISH", 401), ("SUBSCRIBE", 200), ("ADMIN", 200)):
+                assert (await client.get(url, headers=bearer(right))).status_code == status, right
         assert (await client.delete(f"{producer}/api/groups/other", headers=bearer("SUBSCRIBE"))).status_code == 401
         for address in (producer, listener):
             for path in ("/health", "/livez", "/readyz", "/metrics"):

@@ -1,19 +1,28 @@
-"""What every store of dead letters must do for operators: list, mend, replay once."""
+"""What every store of dead letters must do for operators: list, group by cause, mend, discard, replay once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib import resources
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from oncecast.core.errors import DataRefused, Reject, RowLocked
-from oncecast.core.event import Arrival
-from oncecast.core.ports import DeadLetters, Outcome, Transaction
+from oncecast.core.event import Arrival, Event
+from oncecast.core.letters import Identity, Selection
+from oncecast.core.ports import DeadLetters, EventStore, Outcome, Transaction
+from oncecast.stores import postgres
+from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres.queries import in_schema
 from tests.conformance.test_event_store import arrival, database_of, effect, sql, store, values
+from tests.support.event_stores import Server
 
 __all__ = ["database_of", "sql", "store"]
 
@@ -26,44 +35,285 @@ async def letters(store: PostgresEvents, database_of: Callable[..., Database]) -
     await database.close()
 
 
+@pytest.fixture
+async def both(server: Server) -> tuple[EventStore, DeadLetters]:
+    """A store of events and its dead letters, of either kind."""
+    return await server.of("listener-a")
+
+
 async def nothing(_arrival: Arrival, _tx: Transaction) -> None:
     return
 
 
-async def all_of(letters: DeadLetters, **filters: Any) -> list[str]:
-    return [row["id"] for row in await letters.newest(limit=100, **filters)]
+async def all_of(letters: DeadLetters, **wanted: Any) -> list[str]:
+    """The ids of a selection, newest first."""
+    return [row["id"] for row in await letters.newest(Selection(**wanted), limit=100)]
 
 
-async def test_dead_letters_are_listed_newest_first_in_pages_and_by_what_they_are(
-    store: PostgresEvents, letters: PostgresLetters
-) -> None:
-    for n in (1, 2, 3):
-        await store.bury(arrival(n, source=f"/s{n}"), Reject(f"out of stock {n}"))
+async def bury(store: EventStore, errors: Sequence[BaseException | str], **attributes: Any) -> list[Identity]:
+    """Have an event die of each, in order."""
+    for number, error in enumerate(errors, 1):
+        cause = Reject(error) if isinstance(error, str) else error
+        assert await store.bury(arrival(number, **attributes), cause) is Outcome.STORED
+    return [Identity(attributes.get("source", "/oncecast"), f"id-{n}") for n in range(1, len(errors) + 1)]
+
+
+async def test_dead_letters_are_listed_newest_first_in_pages(both: tuple[EventStore, DeadLetters]) -> None:
+    store, letters = both
+    await bury(store, ["no"] * 3)
     await store.insert([arrival(4)])
     assert await all_of(letters) == ["id-3", "id-2", "id-1"]
-    first = await letters.newest(limit=2)
-    assert await all_of(letters, after=first[-1]["mark"]) == ["id-1"]
-    assert await all_of(letters, error="STOCK 2") == ["id-2"]
-    assert await all_of(letters, source="/s3", type="tick", id="id-3", listener="listener-a") == ["id-3"]
-    assert await all_of(letters, listener="listener-b") == []
+    first = await letters.newest(Selection(), limit=2)
+    behind = await letters.newest(Selection(), limit=2, after=first[-1]["mark"])
+    assert [row["id"] for row in behind] == ["id-1"]
     with pytest.raises(ValueError, match="mark"):
-        await letters.newest(limit=1, after="x")
+        await letters.newest(Selection(), limit=1, after="x")
+
+
+async def test_a_selection_has_what_all_its_parts_ask_for(both: tuple[EventStore, DeadLetters]) -> None:
+    store, letters = both
+    for n, type_ in ((1, "order.new"), (2, "order.paid"), (3, "orders"), (4, "order.a%b")):
+        dead = arrival(n, source=f"/s{n}")
+        dead.type = type_
+        dead.raw = msgspec.Raw(Event.new(type_, id=dead.id, source=dead.source).to_json())
+        await store.bury(dead, Reject(f"out of 100% stock {n}"))
+    found = await letters.newest(Selection(), limit=10)
+    died_at = {row["id"]: row["died_at"] for row in found}
+    causes = {row["cause"] for row in found}
+    assert len(causes) == 1
+    for wanted, ids in (
+        ({"type": "order.new"}, [1]),
+        ({"type": "order.*"}, [4, 2, 1]),
+        ({"type": "order.a%*"}, [4]),
+        ({"type": "order"}, []),
+        ({"type": "*"}, [4, 3, 2, 1]),
+        ({"source": "/s3"}, [3]),
+        ({"source": "/s3", "type": "order.*"}, []),
+        ({"error": "100% STOCK 2"}, [2]),
+        ({"error": "100_ stock"}, []),
+        ({"ids": ("id-1", "id-3", "id-9")}, [3, 1]),
+        ({"ids": ("id-1", "id-3"), "type": "orders"}, [3]),
+        ({"listener": "listener-a"}, [4, 3, 2, 1]),
+        ({"listener": "listener-b"}, []),
+        ({"since": died_at["id-2"]}, [4, 3, 2]),
+        ({"until": died_at["id-2"]}, [1]),
+        ({"since": died_at["id-2"], "until": died_at["id-4"]}, [3, 2]),
+        ({"cause": causes.pop()}, [4, 3, 2, 1]),
+        ({"cause": "0123456789"}, []),
+        ({"discarded": True}, []),
+        ({"discarded": None, "type": "orders"}, [3]),
+    ):
+        assert await all_of(letters, **wanted) == [f"id-{n}" for n in ids], wanted
+
+
+async def test_one_cause_has_the_errors_that_differ_in_numbers_and_ids_alone(
+    both: tuple[EventStore, DeadLetters],
+) -> None:
+    store, letters = both
+    alike = (
+        ("no article o-17", "no article evt_0198c0de-7c5a-7b3e-a1b2-c3d4e5f60718", "no article 9f86d081884c7d65"),
+        ("at 2026-01-31T12:00:00.5Z it took 1.5 s", "at 2027-12-01T01:02:03Z it took 17 s"),
+        ("Key (id)=(a) is there:\n  'x'='b c', y=\"17\"", "Key (id)=(b and 7) is there: 'x'='', y=\"z\""),
+        ("'sku'",),
+        ("'price'",),
+    )
+    await bury(store, [text for texts in alike for text in texts])
+    found = await letters.causes(Selection(), limit=10)
+    assert (found.letters, found.causes) == (9, 5)
+    assert [(cause.error, cause.letters, cause.types, cause.example.id) for cause in found.largest] == [
+        ("Reject: no article #", 3, ["tick"], "id-3"),
+        ("Reject: Key (id)=# is there: 'x'=#, y=#", 2, ["tick"], "id-7"),
+        ("Reject: at # it took # s", 2, ["tick"], "id-5"),
+        ("Reject: 'price'", 1, ["tick"], "id-9"),
+        ("Reject: 'sku'", 1, ["tick"], "id-8"),
+    ]
+    largest = found.largest[0]
+    assert await all_of(letters, cause=largest.cause) == ["id-3", "id-2", "id-1"]
+    newest = await letters.newest(Selection(), limit=10)
+    assert largest.newest_at == next(row["died_at"] for row in newest if row["id"] == "id-3")
+
+
+async def test_causes_are_counted_within_a_selection_and_the_largest_told(
+    both: tuple[EventStore, DeadLetters],
+) -> None:
+    store, letters = both
+    await bury(store, ["a", "b", "b", "c", "c", "c"])
+    found = await letters.causes(Selection(), limit=2)
+    assert (found.letters, found.causes) == (6, 3)
+    assert [(cause.error, cause.letters) for cause in found.largest] == [("Reject: c", 3), ("Reject: b", 2)]
+    within = await letters.causes(Selection(ids=("id-1", "id-2")), limit=9)
+    assert [(cause.error, cause.letters, cause.example.id) for cause in within.largest] == [
+        ("Reject: b", 1, "id-2"),
+        ("Reject: a", 1, "id-1"),
+    ]
+    assert await letters.causes(Selection(type="none"), limit=9) == (0, 0, [])
 
 
 async def test_one_dead_letter_comes_with_its_cause_and_the_event_as_it_was_received(
-    store: PostgresEvents, letters: PostgresLetters
+    both: tuple[EventStore, DeadLetters],
 ) -> None:
+    store, letters = both
     dead = arrival(1, data={"n": 1.50})
     await store.bury(dead, Reject("out of stock"))
     letter = await letters.get(dead.source, dead.id)
     assert letter is not None
-    assert (bytes(letter["event"]), letter["error"], letter["mended"]) == (
+    assert (bytes(letter["event"]), letter["error"], letter["mended"], letter["discarded_at"]) == (
         bytes(dead.raw),
         "Reject: out of stock",
         False,
+        None,
     )
     assert "Reject" in letter["trace"]
     assert await letters.get("/other", dead.id) is None
+
+
+async def test_whole_letters_come_in_pages_that_end_where_they_become_large(
+    both: tuple[EventStore, DeadLetters],
+) -> None:
+    store, letters = both
+    await bury(store, ["no"] * 3, data="x" * 1000)
+    await letters.mend("/oncecast", "id-2", b'{"n": 1}')
+    whole, has_more = await letters.read(Selection(), limit=100, max_bytes=10_000_000)
+    assert ([row["id"] for row in whole], has_more) == (["id-3", "id-2", "id-1"], False)
+    assert [dict(row, mark=None) for row in whole] == [
+        {**(await letters.get(row["source"], row["id"]) or {}), "mark": None} for row in whole
+    ]
+    ids, mark = [], None
+    for _ in range(3):
+        page, has_more = await letters.read(Selection(), limit=100, after=mark, max_bytes=1)
+        ids += [row["id"] for row in page]
+        mark = page[-1]["mark"]
+        assert has_more is (len(ids) < 3)
+    assert ids == ["id-3", "id-2", "id-1"]
+    assert await letters.read(Selection(), limit=100, after=mark, max_bytes=1) == ([], False)
+    page, has_more = await letters.read(Selection(), limit=1, max_bytes=10_000_000)
+    assert (len(page), has_more) == (1, True)
+
+
+async def test_what_is_discarded_is_neither_listed_nor_mended_nor_replayed_until_it_is_restored(
+    both: tuple[EventStore, DeadLetters],
+) -> None:
+    store, letters = both
+    one, two, three = await bury(store, ["no"] * 3)
+    assert await letters.discard([one, two, Identity("/other", "id-1")]) == {one, two}
+    assert await letters.discard([one]) == set()
+    assert await all_of(letters) == ["id-3"]
+    assert await all_of(letters, discarded=True) == ["id-2", "id-1"]
+    assert (await letters.causes(Selection(), limit=9)).letters == 1
+    assert (await letters.causes(Selection(discarded=True), limit=9)).letters == 2
+    assert await letters.replay(*one, nothing) is False
+    assert await letters.mend(*one, b"1") is False
+    assert await letters.reset([one]) == set()
+    shown = await letters.get(*one)
+    assert shown is not None
+    assert shown["discarded_at"] is not None
+    assert await letters.restore([one, three]) == {one}
+    assert await all_of(letters) == ["id-3", "id-1"]
+    assert await letters.replay(*one, nothing) is True
+    assert await letters.discard([one]) == set()
+    assert await letters.restore([one]) == set()
+
+
+async def test_a_letter_that_is_being_replayed_is_not_discarded(both: tuple[EventStore, DeadLetters]) -> None:
+    store, letters = both
+    one, two = await bury(store, ["no"] * 2)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def be_slow(_arrival: Arrival, _tx: Transaction) -> None:
+        begun.set()
+        await go_on.wait()
+
+    replaying = asyncio.create_task(letters.replay(*one, be_slow))
+    await begun.wait()
+    assert await letters.discard([one, two]) == {two}
+    go_on.set()
+    assert await replaying is True
+    assert await all_of(letters, discarded=None) == ["id-2"]
+
+
+async def test_a_failed_replay_moves_no_letter_in_the_list_but_changes_its_cause(
+    both: tuple[EventStore, DeadLetters],
+) -> None:
+    store, letters = both
+    await bury(store, ["no"] * 3)
+    before = await letters.newest(Selection(), limit=9)
+    await letters.note_failure("/oncecast", "id-2", Reject("still not"))
+    after = await letters.newest(Selection(), limit=9)
+    assert [(row["id"], row["mark"], row["died_at"]) for row in after] == [
+        (row["id"], row["mark"], row["died_at"]) for row in before
+    ]
+    causes = await letters.causes(Selection(), limit=9)
+    assert [(cause.error, cause.letters) for cause in causes.largest] == [
+        ("Reject: no", 2),
+        ("Reject: still not", 1),
+    ]
+
+
+async def test_a_mended_letter_goes_back_to_the_event_as_it_was_received(
+    both: tuple[EventStore, DeadLetters],
+) -> None:
+    store, letters = both
+    (one,) = await bury(store, ["no"], data={"sku": "tae"})
+    assert await letters.mend(*one, b'{"sku": "tea"}') is True
+    assert await letters.reset([one]) == {one}
+    letter = await letters.get(*one)
+    assert letter is not None
+    assert (letter["mended"], letter["mended_data"]) == (False, None)
+    seen = []
+
+    async def look(given: Arrival, _tx: Transaction) -> None:
+        seen.append(Event.from_json(given.raw).data)
+
+    assert await letters.replay(*one, look) is True
+    assert seen == [{"sku": "tae"}]
+    assert await letters.reset([one]) == set()
+
+
+async def test_dead_letters_from_before_they_had_causes_are_given_theirs(
+    database_of: Callable[..., Database], postgres_url: str, schema: str
+) -> None:
+    folder = resources.files(postgres).joinpath("sql/migrations")
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+
+        async def run(text: str) -> None:
+            await connection.execute(in_schema(text, schema))
+
+        await run("create schema {schema}")
+        await run("create table {schema}.migrations (number integer primary key, name text not null)")
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if (number := int(file.name.partition("_")[0])) < 5:
+                await run(file.read_text("utf-8"))
+                await run(f"insert into {{schema}}.migrations values ({number}, '{file.name}')")
+        await run("""insert into {schema}.events
+            (source, id, type, status, journal, epoch, "offset", listener, attempts, accepted_at)
+            values ('/s', 'a', 'order', 'dead', 'j', 'e', 1, 'l', 3, now())""")
+        await run("""insert into {schema}.dead_letters (source, id, error, trace, attempts, raw, listener)
+            values ('/s', 'a', 'KeyError: 17', '', 3, '{{}}', 'l')""")
+    database = database_of()
+    await database.open()
+    await database.migrate()
+    [row] = await PostgresLetters(database).newest(Selection(type="order"), limit=9)
+    assert (row["id"], row["cause"]) == ("a", cause_of("KeyError: #"))
+    await database.close()
+
+
+@given(text=st.text(st.sampled_from("aZ0189_-.:,=()'\"#é \n\t"), max_size=60))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_stores_see_the_same_cause_in_an_error(text: str, patterns: Callable[[str], tuple[str, str]]) -> None:
+    assert patterns(text) == (error_pattern(text), cause_of(text))
+
+
+@pytest.fixture
+async def patterns(database_of: Callable[..., Database], postgres_url: str, schema: str) -> Any:
+    database = database_of()
+    await database.migrate()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'set search_path = "{schema}"')  # type: ignore[call-overload]
+
+        def ask(text: str) -> Any:
+            return connection.execute("select error_pattern(%(text)s), cause_of(%(text)s)", {"text": text}).fetchone()
+
+        yield ask
 
 
 async def test_a_replay_stores_the_event_with_what_its_handler_writes_and_happens_once(
@@ -155,8 +405,8 @@ async def test_only_a_dead_letter_can_be_mended_and_only_with_what_can_be_stored
     assert await letters.replay("/oncecast", "id-1", nothing) is False
     dead = arrival(2)
     await store.bury(dead, Reject("no"))
-    for data in (b'{"a": "\\u0000"}', b"nonsense", b"1e400000"):
-        with pytest.raises(DataRefused):
+    for data, place in ((b'{"a":\n"\\u0000"}', "line 2"), (b"nonsense", "line 1"), (b"1e400000", "numeric")):
+        with pytest.raises(DataRefused, match=place):
             await letters.mend(dead.source, dead.id, data)
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from oncecast.core.errors import EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
-from oncecast.core.event import Arrival, Turn
+from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.ports import Outcome, WorkTogether
 from oncecast.core.transaction import OpenTransaction
+from tests.support.arrivals import track
 from tests.support.event_stores import Server
 from tests.support.places import arrival
 
@@ -86,6 +87,22 @@ async def test_a_dead_predecessor_has_a_row_too(server: Server) -> None:
     assert await store.process(in_turn(2, "second", "first"), work) is Outcome.STORED
 
 
+async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(server: Server) -> None:
+    """It may have been pruned since."""
+    store, _ = await server.of("a")
+    second = in_turn(2, "second", "first")
+    assert second.turn is not None
+    second.turn = Turn(second.turn.key, second.turn.after, track(), 1)
+
+    async def work(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    with pytest.raises(OutOfTurn):
+        await store.process(second, work)
+    second.turn.track.save(Cursor("e1", 1))
+    assert await store.process(second, work) is Outcome.STORED
+
+
 async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_keys_do(server: Server) -> None:
     a, _ = await server.of("a")
     b, _ = await server.of("b")
@@ -109,6 +126,30 @@ async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_k
         let_go.set()
     assert first.result() is Outcome.STORED
     assert await b.process(in_turn(2, "second", "first"), nothing) is Outcome.STORED
+
+
+async def test_a_dead_letter_that_is_replayed_waits_while_another_of_its_key_is_under_way(server: Server) -> None:
+    a, _ = await server.of("a")
+    b, letters = await server.of("b")
+    buried = in_turn(1, "dead", None)
+    await b.bury(buried, ValueError("no"))
+    began, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: OpenTransaction) -> None:
+        began.set()
+        await let_go.wait()
+
+    async def replay(_arrival: Arrival, tx: OpenTransaction) -> None:
+        await tx.take("k")
+
+    async with asyncio.TaskGroup() as group:
+        live = group.create_task(a.process(in_turn(2, "live", "dead"), hold))
+        await began.wait()
+        with pytest.raises(OutOfTurn):
+            await letters.replay(buried.source, "dead", replay)
+        let_go.set()
+    assert live.result() is Outcome.STORED
+    assert await letters.replay(buried.source, "dead", replay)
 
 
 # --- emissions ----------------------------------------------------------------------------------------------

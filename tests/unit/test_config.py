@@ -27,6 +27,13 @@ def test_a_file_can_hold_the_value(tmp_path: Path) -> None:
         load(ListenerConfig, {"REDIS_URL_FILE": str(tmp_path / "none")})
 
 
+def test_where_dead_letters_go_can_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("amqp://u:hunter2@h?queue=q\n")
+    address = load(ListenerConfig, {"DEAD_LETTER_URL_FILE": str(tmp_path / "url")}).dead_letter_url
+    assert str(address) == "queue q of RabbitMQ at h:5672"
+    assert load(ListenerConfig, {}).dead_letter_url is None
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -34,7 +41,7 @@ def test_a_file_can_hold_the_value(tmp_path: Path) -> None:
         ("LEASE_TTL", "2 fortnights"), ("WINDOW_BYTES", "0"), ("WINDOW_BYTES", "1 GB"), ("EVENT_ATTEMPTS", "0"),
         ("WS_URL", "http://localhost"), ("WS_URL", "ws://a,nonsense"), ("DATABASE_URL", "mysql://x/y"),
         ("REDIS_URL", ""), ("LISTENER_GROUP", "No Spaces"), ("INSTANCE_ID", "a\nb"), ("LOG_FORMAT", "xml"),
-        ("ALLOW_NO_TOKEN", "maybe"), ("HOST", " "),
+        ("ALLOW_NO_TOKEN", "maybe"), ("HOST", " "), ("DEAD_LETTER_URL", "kafka://x"), ("DEAD_LETTER_URL", "sqs://x"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line_that_names_the_variable(variable: str, value: str) -> None:
@@ -56,6 +63,7 @@ def test_no_secret_is_in_the_text_of_the_settings() -> None:
         "DATABASE_URL": "postgres://u:hunter2@h/d",
         "REDIS_URL": "redis://:hunter2@h",
         "ADMIN_TOKEN": "hunter2hunter2",
+        "DEAD_LETTER_URL": "amqp://u:hunter2@h",
     }
     assert "hunter2" not in repr(load(ListenerConfig, {**secrets, "SUBSCRIBE_TOKEN": "hunter2hunter2"}))
     for wrong in ("short", "with a space in it", "ünprintable"):

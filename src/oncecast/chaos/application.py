@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
+from collections.abc import Iterator
 
 import psycopg
 
-from oncecast.core.event import Event
+from oncecast.core.event import Event, new_id
 from oncecast.core.ports import Transaction
 from oncecast.listener.handlers import Listener
 
 EFFECTS = "create table if not exists public.effects (id text primary key, count integer not null)"
+WEIGHTS = {"tick": 840, "counted": 130, "flaky": 10, "slow": 4, "failing": 8, "swallowing": 8}
+"""What has a handler must come to less than its listeners can do, with one or two of them down."""
 
 app = Listener("chaos")
+
+
+def events(draw: random.Random, *, killing_every: int = 0) -> Iterator[Event]:
+    """Events without end; one in `killing_every` ends the process of its handler."""
+    types, weights = list(WEIGHTS), list(WEIGHTS.values())
+    for n in itertools.count(1):
+        kills = killing_every and n % killing_every == 0
+        type_ = "killing" if kills else draw.choices(types, weights)[0]
+        yield Event.new(type_, {"n": n}, id=f"{type_}:{new_id()}")
 
 
 @app.on("counted", "flaky", "slow", "failing", "killing")

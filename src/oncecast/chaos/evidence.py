@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
+import msgspec
 import psycopg
+from psycopg import sql
 
-from oncecast.chaos.judge import Evidence
+from oncecast.chaos.checks import Failed
+from oncecast.chaos.judge import Evidence, identity
 from oncecast.chaos.publishing import Publications
 from oncecast.chaos.stalls import Hurt, Span, blocked, stalls, unexplained_s
+from oncecast.chaos.subject import Subject
+from oncecast.core.event import follow_up_id
+from oncecast.core.wire import Head
+from oncecast.listener.handlers import Listener
 
+EMITTED_MAX = 32
+"""So many follow-ups of one handler for one event are looked for."""
+_RECORD = """
+create schema oncecast_chaos;
+create table oncecast_chaos.emitted (event bytea not null);
+create function oncecast_chaos.note() returns trigger language plpgsql as
+    'begin insert into oncecast_chaos.emitted values (new.event); return null; end';
+create trigger note after insert on {}.outbox for each row execute function oncecast_chaos.note();
+"""
 _TIMES = """
 select journal, extract(epoch from accepted_at)::float8, extract(epoch from stored_at)::float8
-from chaos.events where type = 'tick'
+from {}.events where status = 'stored' and attempts <= 1 and (%(type)s::text is null or type = %(type)s)
 """
+_decode_head = msgspec.json.Decoder(Head).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,27 +48,62 @@ class Waits:
     accepted_to_stored_max_s: float
 
 
+async def record_emissions(connection: psycopg.AsyncConnection[Any], group: str) -> None:
+    """From now on, have PostgreSQL note each follow-up in the transaction that puts it into the outbox."""
+    await connection.execute(sql.SQL(_RECORD).format(sql.Identifier(group)))
+
+
 async def collect(
-    connection: psycopg.AsyncConnection[Any], publications: Publications, ahead: Collection[str]
+    connection: psycopg.AsyncConnection[Any],
+    subject: Subject,
+    publications: Publications,
+    ahead: Collection[str],
+    failed: Collection[Failed],
 ) -> Evidence:
     """Everything that the judge asks for."""
 
-    async def pairs(query: str) -> dict[str, Any]:
-        return dict(await (await connection.execute(query)).fetchall())
+    async def rows(query: LiteralString) -> list[tuple[Any, ...]]:
+        found = await connection.execute(sql.SQL(query).format(sql.Identifier(subject.group)))
+        return await found.fetchall()
 
-    gaps = await pairs("select 'gaps', count(*) from chaos.gaps")
+    async def count(query: LiteralString) -> int:
+        return int((await rows(query))[0][0])
+
+    events = await rows("select source, id, type, status from {}.events")
+    heads = [_decode_head(raw) for (raw,) in await rows("select event from oncecast_chaos.emitted")]
+    emitted = Counter(identity(head.source, head.id) for head in heads)
+    stored = [(source, id_, type_) for source, id_, type_, status in events if status == "stored"]
+    derived = derived_ids(subject.app, stored) if emitted else set()
+    effects = await rows("select id, count from public.effects") if subject.rules.has_effect else []
     return Evidence(
         tried=publications.tried,
         acknowledged=publications.acknowledged,
-        rows=await pairs("select id, status from chaos.events"),
-        effects=await pairs("select id, count from public.effects"),
+        rows={identity(source, id_): status for source, id_, _, status in events},
+        types={identity(source, id_): type_ for source, id_, type_, _ in events},
+        effects=dict(effects),
+        emitted=emitted,
+        caused={identity(head.source, head.id) for head in heads if head.id in derived},
+        left_in_outbox=await count("select count(*) from {}.outbox"),
+        conflicts=await count("select count(*) from {}.conflicts"),
+        check_rows=sum(check.count for check in failed),
         ahead=ahead,
-        gaps=gaps["gaps"],
+        gaps=await count("select count(*) from {}.gaps"),
     )
+
+
+def derived_ids(app: Listener, stored: Collection[tuple[str, str, str]]) -> set[str]:
+    """The ids of all follow-ups that handlers can have emitted for events with these sources, ids and types."""
+    return {
+        follow_up_id(source, id_, handler.name, index)
+        for source, id_, type_ in stored
+        for handler in app.plan_of(type_, source).handlers
+        for index in range(EMITTED_MAX)
+    }
 
 
 async def measure(
     connection: psycopg.AsyncConnection[Any],
+    subject: Subject,
     hurts: Sequence[Hurt],
     producers: Mapping[str, str],
     listeners: Sequence[str],
@@ -59,7 +111,8 @@ async def measure(
 ) -> Waits:
     """How long events waited in a run from Unix time `began_s` on; `producers` are their names by journal."""
     events: dict[str, list[Span]] = defaultdict(list)
-    for journal, accepted_s, stored_s in await (await connection.execute(_TIMES)).fetchall():
+    query = sql.SQL(_TIMES).format(sql.Identifier(subject.group))
+    for journal, accepted_s, stored_s in await (await connection.execute(query, {"type": subject.timed})).fetchall():
         events[journal].append((accepted_s, stored_s))
     longest_s, beyond_s, at_s = 0.0, 0.0, began_s
     for journal, waits in events.items():

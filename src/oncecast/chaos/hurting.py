@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import redis.asyncio as redis
 
+from oncecast.chaos.copies import copy_journal, events_behind, last_offset
 from oncecast.chaos.faults import INSTANT, Fault
 from oncecast.chaos.links import Link
 from oncecast.chaos.publishing import Desk
@@ -168,25 +168,14 @@ class Surgeon:
         with self._hurt(name):
             await self._stack.stop(name)
             async with self._reading:
-                await asyncio.to_thread(_copy, journal, copy)
+                last = await asyncio.to_thread(last_offset, journal)
+                await asyncio.to_thread(copy_journal, journal, copy)
             await self._begin(name)
         await asyncio.sleep(fault.length_s)
         with self._hurt(name):
             await self._stack.kill(name)
             async with self._reading:
-                await asyncio.to_thread(_copy, copy / journal.name, journal.parent)
-            self._desks[name].restored()
+                lost = await asyncio.to_thread(events_behind, journal, last)
+                await asyncio.to_thread(copy_journal, copy / journal.name, journal.parent)
+            self._desks[name].restored(lost)
             await self._begin(name)
-
-
-def _copy(journal: Path, folder: Path) -> None:
-    """The journal with its write-ahead log: whoever reads beside a producer keeps that from being emptied at its end.
-
-    The log's index belongs to what is thrown away.
-    """
-    folder.mkdir(exist_ok=True)
-    for suffix in ("", "-wal", "-shm"):
-        file, copy = Path(f"{journal}{suffix}"), folder / f"{journal.name}{suffix}"
-        copy.unlink(missing_ok=True)
-        if suffix != "-shm" and file.exists():
-            shutil.copyfile(file, copy)

@@ -1,75 +1,69 @@
-"""Publishers that never pause: every id that was sent is known, and every one that was acknowledged."""
+"""Publishers that never pause: every event that was sent is known, and every one that was acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
+from oncecast.chaos.judge import identity
 from oncecast.client.errors import NotAcknowledged
 from oncecast.client.publisher import Publisher
-from oncecast.core.event import Event, new_id
+from oncecast.core.event import Event
 
 INTERVAL_S = 0.05
 DEADLINE_S = 600.0
-WEIGHTS = {"tick": 840, "counted": 130, "flaky": 10, "slow": 4, "failing": 8, "swallowing": 8}
-"""What has a handler must come to less than its listeners can do, with one or two of them down."""
-KILLING_EVERY_S = 40.0
-"""Each takes four processes with it, and each of those some five seconds to be missed."""
 
 
 @dataclass(slots=True)
 class Publications:
-    """What the publishers know."""
+    """What the publishers know, by `identity`."""
 
     tried: set[str] = field(default_factory=set)
     acknowledged: set[str] = field(default_factory=set)
 
 
 class Desk:
-    """Who publishes to one producer, at `url`: each batch again and again under the same ids until it is taken."""
+    """Who publishes `events` to one producer, at `url`: each batch again and again, the same, until it is taken."""
 
-    def __init__(
-        self, url: str, publications: Publications, *, events_per_s: float, crashes: bool, draw: random.Random
-    ) -> None:
+    def __init__(self, url: str, publications: Publications, *, events_per_s: float, events: Iterator[Event]) -> None:
         self._url = url
         self._publications = publications
-        self._count = max(1, round(events_per_s * INTERVAL_S))
-        self._crashes = crashes
-        self._draw = draw
+        self._interval_s = max(INTERVAL_S, 1 / events_per_s)
+        self._count = max(1, round(events_per_s * self._interval_s))
+        self._events = events
         self._since_copy: list[Event] = []
         self._copies = 0
         self._restored = False
+        self._others: list[Event] = []
 
     def copied(self) -> None:
         """A copy of the journal is about to be made: what is acknowledged from now on may not be in it."""
         self._copies += 1
 
-    def restored(self) -> None:
-        """The journal was put back to that copy: whoever runs it says so, and what it lacks is published again."""
+    def restored(self, lost: Iterable[bytes]) -> None:
+        """The journal was put back to that copy: whoever runs it says so, and what it lacks is published again.
+
+        That is what this desk knows to be acknowledged, and of `lost` (what the journal had beyond the copy) the
+        events of others: follow-ups, which the outbox has let go of.
+        """
+        events = map(Event.from_json, lost)
+        self._others += [e for e in events if identity(e.source, e.id) not in self._publications.tried]
         self._restored = True
 
     async def publish_until(self, ended: asyncio.Event) -> None:
         """Send batch after batch, and what a restored journal lacks, until `ended`."""
-        elapsed_s = 0.0
         async with Publisher(self._url, deadline_s=DEADLINE_S) as publisher:
             while not ended.is_set() or self._restored:
                 if self._restored:
                     await self._publish_again(publisher)
-                crashes = self._crashes and elapsed_s >= KILLING_EVERY_S
-                elapsed_s = 0.0 if crashes else elapsed_s + INTERVAL_S
-                await self._publish(publisher, self._events(crashes=crashes))
-                await asyncio.sleep(INTERVAL_S)
-
-    def _events(self, *, crashes: bool) -> list[Event]:
-        types = self._draw.choices(list(WEIGHTS), list(WEIGHTS.values()), k=self._count)
-        if crashes:
-            types[0] = "killing"
-        return [Event.new(type_, {"n": n}, id=f"{type_}:{new_id()}") for n, type_ in enumerate(types)]
+                if events := list(islice(self._events, self._count)):
+                    await self._publish(publisher, events)
+                await asyncio.sleep(self._interval_s)
 
     async def _publish(self, publisher: Publisher, events: Sequence[Event]) -> None:
-        ids = {event.id for event in events}
+        ids = {identity(event.source, event.id) for event in events}
         self._publications.tried |= ids
         try:
             await publisher.publish_many(events)
@@ -81,8 +75,10 @@ class Desk:
 
     async def _publish_again(self, publisher: Publisher) -> None:
         again, self._since_copy = self._since_copy, []
+        others, self._others = self._others, []
         self._restored = False
         await self._publish(publisher, again)
+        await publisher.publish_many(others)
         self._copies -= 1
         if not self._copies:
             self._since_copy = []

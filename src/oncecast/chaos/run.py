@@ -13,16 +13,19 @@ from typing import Any
 import httpx
 import msgspec
 import psycopg
+from psycopg import sql
 
-from oncecast.chaos.application import EFFECTS
-from oncecast.chaos.evidence import Waits, collect, measure
+from oncecast.chaos.checks import Failed, run_checks
+from oncecast.chaos.evidence import Waits, collect, measure, record_emissions
 from oncecast.chaos.faults import CRASH, KINDS, Fault, only, plan
 from oncecast.chaos.hurting import Surgeon
 from oncecast.chaos.judge import Verdict, judge
 from oncecast.chaos.publishing import Desk, Publications
-from oncecast.chaos.system import GROUP, System, running
+from oncecast.chaos.subject import KILLING_EVERY_S, Subject, own
+from oncecast.chaos.system import System, running
 from oncecast.chaos.watching import CursorWatch
 from oncecast.core.errors import ConfigError
+from oncecast.embedded import Stack
 
 DRAIN_DEADLINE_S = 180.0
 LOOK_INTERVAL_S = 0.5
@@ -42,15 +45,20 @@ class Settings:
     listeners: int
     producers: int
     events_per_s: float
+    subject: Subject | None = None
+    """The application; our own if None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a run found."""
 
+    app: str
     seed: int
     faults: int
     verdict: Verdict
+    failed_checks: Sequence[Failed]
+    """Of the application's own."""
     looked_at: int
     """Events that were found behind a cursor, while the run went on."""
     stack_traces: int
@@ -75,12 +83,23 @@ Tell = Callable[[str, dict[str, Any]], None]
 
 async def run(folder: Path, settings: Settings, tell: Tell, *, temporary: bool) -> Report:
     """One run in `folder`. Raises StartError where the system does not start, ConfigError for unknown targets."""
+    subject = settings.subject or _own(settings)
     sizes = {"listeners": settings.listeners, "producers": settings.producers}
-    async with running(folder, **sizes, temporary=temporary) as system:
+    async with running(folder, subject, **sizes, temporary=temporary) as system:
         faults = _plan(settings, system)
-        async with await psycopg.AsyncConnection.connect(system.stack.database_url, autocommit=True) as connection:
-            await connection.execute(EFFECTS)
-        return await _Run(system, settings, tell).run(faults)
+        async with await _connect(system.stack) as connection:
+            await record_emissions(connection, subject.group)
+            await run_checks(connection, subject.checks)  # one that is no SQL is told at once
+        return await _Run(system, settings, subject, tell).run(faults)
+
+
+def _own(settings: Settings) -> Subject:
+    events_per_s = settings.events_per_s / settings.producers
+    return own(killing_every=round(KILLING_EVERY_S * events_per_s) if CRASH in settings.kinds else 0)
+
+
+async def _connect(stack: Stack) -> psycopg.AsyncConnection[Any]:
+    return await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True, connect_timeout=5)
 
 
 def _plan(settings: Settings, system: System) -> list[Fault]:
@@ -95,10 +114,11 @@ def _plan(settings: Settings, system: System) -> list[Fault]:
 
 
 class _Run:
-    def __init__(self, system: System, settings: Settings, tell: Tell) -> None:
+    def __init__(self, system: System, settings: Settings, subject: Subject, tell: Tell) -> None:
         self._system = system
         self._stack = system.stack
         self._settings = settings
+        self._subject = subject
         self._tell = tell
         self._publications = Publications()
         self._began_s = time.time()
@@ -109,8 +129,7 @@ class _Run:
                 system.publish_url(name),
                 self._publications,
                 events_per_s=settings.events_per_s / settings.producers,
-                crashes=CRASH in settings.kinds and index == 0,
-                draw=random.Random(f"{settings.seed}:{index}"),
+                events=subject.events(random.Random(f"{settings.seed}:{index}")),
             )
             for index, name in enumerate(self._stack.producers)
         }
@@ -125,7 +144,9 @@ class _Run:
     async def run(self, faults: Sequence[Fault]) -> Report:
         self._names = await self._journal_names()
         journals = {name: self._stack.folder(producer) / "journal.db" for name, producer in self._names.items()}
-        watch = CursorWatch(self._stack.database_url, GROUP, journals, self._stack.publish_urls, self._reading)
+        watch = CursorWatch(
+            self._stack.database_url, self._subject.group, journals, self._stack.publish_urls, self._reading
+        )
         async with asyncio.TaskGroup() as group:
             publishers = [group.create_task(desk.publish_until(self._ended)) for desk in self._desks.values()]
             upkeep = [
@@ -177,7 +198,7 @@ class _Run:
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _replay_for_ever(self) -> None:
-        """An operator who replays what died, through whoever answers, twice at a time."""
+        """An operator who replays what died and may die, through whoever answers, twice at a time."""
         async with httpx.AsyncClient(timeout=30.0) as client:
             while True:
                 await asyncio.sleep(REPLAY_INTERVAL_S)
@@ -185,17 +206,20 @@ class _Run:
                     await _quietly(self._replay(client, f"{address}/api/dead-letters"))
 
     async def _replay(self, client: httpx.AsyncClient, url: str) -> None:
-        answer = await client.get(url, params={"limit": REPLAY_LETTERS, "type": "flaky"})
-        letters = msgspec.json.decode(answer.content).get("dead_letters", [])
-        if letters:
+        for pattern in self._subject.replayed:
+            exactly = {} if pattern.endswith("*") else {"type": pattern}
+            answer = await client.get(url, params={"limit": REPLAY_LETTERS, **exactly})
+            letters = msgspec.json.decode(answer.content).get("dead_letters", [])
             events = [{"id": letter["id"], "source": letter["source"]} for letter in letters]
+            if not events:
+                continue
             twice = (client.post(f"{url}/replay", json={"events": events}) for _ in range(2))
             await asyncio.gather(*twice, return_exceptions=True)
 
     # --- the end -------------------------------------------------------------------------------------------
 
     async def _drained(self) -> bool:
-        """Wait until every listener has seen every event of every producer end; whether that came in time."""
+        """Wait until every event of every producer has ended, and follow-ups too; whether that came in time."""
         deadline_s = time.monotonic() + DRAIN_DEADLINE_S
         async with httpx.AsyncClient(timeout=5.0) as client:
             while time.monotonic() < deadline_s:
@@ -205,32 +229,47 @@ class _Run:
         return False
 
     async def _nothing_is_left(self, client: httpx.AsyncClient) -> bool:
-        lasts: dict[str, int] = {}
-        for url in self._stack.publish_urls:
-            journal = (await client.get(f"{url}/health")).json()["journal"]
-            lasts[journal["name"]] = journal["last"]
+        lasts = await self._lasts(client)
         for url in self._stack.listener_urls.values():
             health = (await client.get(f"{url}/health")).json()
             seen = {feed["journal"]: feed["watermark"] for feed in health["producers"]}
             if health["in_flight"] or health["status"] != "ok" or seen != lasts:
                 return False
-        return True
+        # All that had come has ended: what that emitted is in the outbox, or in a journal by now.
+        async with await _connect(self._stack) as connection:
+            query = sql.SQL("select count(*) from {}.outbox where refused_at is null")
+            found = await connection.execute(query.format(sql.Identifier(self._subject.group)))
+            return await found.fetchone() == (0,) and await self._lasts(client) == lasts
+
+    async def _lasts(self, client: httpx.AsyncClient) -> dict[str, int]:
+        """The last offset of each journal."""
+        journals = [(await client.get(f"{url}/health")).json()["journal"] for url in self._stack.publish_urls]
+        return {journal["name"]: journal["last"] for journal in journals}
 
     async def _report(self, faults: int, watch: CursorWatch, drained_in_s: float | None) -> Report:
         async with (
             httpx.AsyncClient(timeout=5.0) as client,
-            await psycopg.AsyncConnection.connect(self._stack.database_url, autocommit=True) as connection,
+            await _connect(self._stack) as connection,
         ):
             await watch.look(client)
+            failed = await run_checks(connection, self._subject.checks)
+            evidence = await collect(connection, self._subject, self._publications, watch.ahead, failed)
             return Report(
+                app=self._subject.target,
                 seed=self._settings.seed,
                 faults=faults,
-                verdict=judge(await collect(connection, self._publications, watch.ahead)),
+                verdict=judge(evidence, self._subject.rules),
+                failed_checks=failed,
                 looked_at=watch.looked_at,
                 stack_traces=await asyncio.to_thread(self._stack_traces),
                 drained_in_s=drained_in_s,
                 waits=await measure(
-                    connection, self._surgeon.hurts, self._names, self._stack.listeners, self._began_s
+                    connection,
+                    self._subject,
+                    self._surgeon.hurts,
+                    self._names,
+                    self._stack.listeners,
+                    self._began_s,
                 ),
             )
 
@@ -244,5 +283,5 @@ async def _quietly(asking: Awaitable[Any]) -> Any:
     """The answer, or None where whoever was asked is down, or says something else."""
     try:
         return await asking
-    except (httpx.HTTPError, msgspec.MsgspecError, KeyError, ValueError):
+    except (httpx.HTTPError, msgspec.MsgspecError, psycopg.Error, KeyError, ValueError):
         return None

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
+
+from oncecast.chaos.checks import reason
 from oncecast.chaos.faults import Targets
 from oncecast.chaos.links import Confirms, Link, any_answer, is_accepted, is_commit
 from oncecast.chaos.stalls import POSTGRES, link
+from oncecast.chaos.subject import SETUP, Subject, own
+from oncecast.core.errors import ConfigError
 from oncecast.embedded import Stack
 from oncecast.embedded.ports import LOOPBACK
 from oncecast.embedded.postgres import write_secret
 
-APP = "oncecast.chaos.application:app"
-GROUP = "chaos"
 PUBLISHERS = "publishers"
 VALKEY = "valkey"
 SERVICE_SETTINGS = {"JOURNAL_MAX_AGE": "20s"}
@@ -53,9 +57,17 @@ class System:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, listeners: int, producers: int, temporary: bool) -> AsyncIterator[System]:
-    """A system in `folder`; a temporary one is removed at the end. Raises StartError where it does not start."""
+async def running(
+    folder: Path, subject: Subject | None = None, *, listeners: int, producers: int, temporary: bool
+) -> AsyncIterator[System]:
+    """A system in `folder` that runs `subject`, by default our own; a temporary one is removed at the end.
+
+    Raises StartError where it does not start, ConfigError for a setup that PostgreSQL does not take.
+    """
+    subject = subject or own()
     links: dict[str, Link] = {}
+    setting_up = asyncio.Lock()
+    is_set_up = not subject.setup
 
     async def linked(one: str, other: str, confirms: Confirms) -> int:
         """The port at which `one` reaches `other`."""
@@ -65,9 +77,18 @@ async def running(folder: Path, *, listeners: int, producers: int, temporary: bo
             links[name] = await ending.enter_async_context(Link(name, target_port, confirms))
         return links[name].port
 
+    async def set_up() -> None:
+        """Before the first listener begins, once."""
+        nonlocal is_set_up
+        async with setting_up:
+            if not is_set_up:
+                await _set_up(stack.database_url, subject.setup)
+            is_set_up = True
+
     async def detour(name: str) -> Mapping[str, str]:
         if not name.startswith("listener"):
             return SERVICE_SETTINGS
+        await set_up()
         database = _with_port(stack.database_url, await linked(name, POSTGRES, is_commit))
         redis = _with_port(stack.redis_url, await linked(name, VALKEY, any_answer))
         ports = [await linked(name, producer, any_answer) for producer in stack.producers]
@@ -78,6 +99,7 @@ async def running(folder: Path, *, listeners: int, producers: int, temporary: bo
             "WS_URL": ",".join(f"ws://{LOOPBACK}:{port}" for port in ports),
             "DATABASE_URL_FILE": "postgres.url",
             "REDIS_URL_FILE": "redis.url",
+            "LISTENER_GROUP": subject.group,
         }
 
     stack = Stack(
@@ -86,7 +108,8 @@ async def running(folder: Path, *, listeners: int, producers: int, temporary: bo
         producers=producers,
         producer_port=0,
         listener_port=0,
-        app=APP,
+        app=subject.target,
+        app_dir=subject.app_dir,
         detour=detour,
         temporary=temporary,
     )
@@ -95,6 +118,14 @@ async def running(folder: Path, *, listeners: int, producers: int, temporary: bo
         for producer in stack.producers:
             await linked(PUBLISHERS, producer, is_accepted)
         yield System(stack, links)
+
+
+async def _set_up(url: str, statements: str) -> None:
+    try:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute(statements.encode())
+    except psycopg.Error as error:
+        raise ConfigError(f"PostgreSQL does not take {SETUP}: {reason(error, statements)}") from None
 
 
 def _with_port(url: str, port: int) -> str:

@@ -13,9 +13,10 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from oncecast.chaos.judge import identity
 from oncecast.core.errors import JournalCorrupt
 from oncecast.core.event import Cursor
-from oncecast.core.wire import Epoch, decode_heads, epoch_of, events_frame, resume_after
+from oncecast.core.wire import Epoch, Head, decode_heads, epoch_of, events_frame, resume_after
 from oncecast.journal import file
 
 LOOK_INTERVAL_S = 1.0
@@ -23,8 +24,8 @@ CONNECT_DEADLINE_S = 5
 CALL_DEADLINE_S = 10.0
 _CURSORS = sql.SQL('select journal, epoch, "offset", epochs from {}.cursors')
 _MISSING = sql.SQL("""
-select i.id from json_array_elements_text(%s) as i (id)
-where not exists (select 1 from {}.events e where e.source = '/oncecast' and e.id = i.id)
+select i.source, i.id from json_to_recordset(%s) as i (source text, id text)
+where not exists (select 1 from {}.events e where e.source = i.source and e.id = i.id)
 """)
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -47,7 +48,7 @@ class CursorWatch:
         self.looked_at = 0
         """How many events were found behind a cursor."""
         self.ahead: set[str] = set()
-        """Ids behind a cursor, without a row."""
+        """Identities behind a cursor, without a row."""
         self._database_url = database_url
         self._journals = journals
         self._group = group
@@ -99,18 +100,18 @@ class CursorWatch:
             return
         checked = self._checked.get((journal, known is None))
         async with self._reading:
-            ids, reached = await asyncio.to_thread(_behind, path, cursor, known, checked)
-        if ids:
-            rows = await (await connection.execute(self._missing, (msgspec.json.encode(ids).decode(),))).fetchall()
-            self.ahead |= {id_ for (id_,) in rows}
-            self.looked_at += len(ids)
+            heads, reached = await asyncio.to_thread(_behind, path, cursor, known, checked)
+        if heads:
+            rows = await (await connection.execute(self._missing, (msgspec.json.encode(heads).decode(),))).fetchall()
+            self.ahead |= {identity(source, id_) for source, id_ in rows}
+            self.looked_at += len(heads)
         self._checked[journal, known is None] = reached
 
 
 def _behind(
     path: Path, cursor: Cursor, known: list[Epoch] | None, checked: Cursor | None
-) -> tuple[list[str], Cursor]:
-    """The ids of the journal's events from where a look has `checked` to `cursor`, and where that is.
+) -> tuple[list[Head], Cursor]:
+    """The heads of the journal's events from where a look has `checked` to `cursor`, and where that is.
 
     `known` are the openings that the cursor was saved with; a reported one is in the journal's own terms.
     """
@@ -119,14 +120,14 @@ def _behind(
         served = [Epoch(epoch, at) for at, epoch in connection.execute("select * from epochs order by rowid")]
         last = resume_after(cursor, known or served, served)
         begin = resume_after(checked, known or served, served)
-        ids = []
+        passed: list[Head] = []
         for batch in file.read(connection, begin):
             heads = decode_heads(events_frame(batch.first_offset, batch.at_us, batch.body))
             places = enumerate(heads, batch.first_offset)
-            ids += [head.id for offset, head in places if begin < offset <= last]
+            passed += [head for offset, head in places if begin < offset <= last]
             if batch.last_offset >= last:
                 break
         reached = max(begin, last)
-        return ids, Cursor(epoch_of(served, max(1, reached)), reached)
+        return passed, Cursor(epoch_of(served, max(1, reached)), reached)
     finally:
         connection.close()

@@ -14,7 +14,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.core.errors import OncecastError
+from oncecast.core.errors import ConfigError, OncecastError
 
 app = cyclopts.App(
     name="oncecast",
@@ -72,6 +72,7 @@ def listener(
     /,
     *,
     app_dir: Path = Path(),
+    reload: bool = False,
     port: Text = None,
     host: Text = None,
     instance_id: Text = None,
@@ -93,6 +94,8 @@ def listener(
         The application, such as shop:app.
     app_dir
         The folder that APP's module is in, besides the installed ones.
+    reload
+        Begin anew whenever a .py file under that folder changes: for development. Means ADOPT_HANDLERS=1.
     port
         The port of API, health and metrics. [PORT, 3001]
     host
@@ -112,13 +115,27 @@ def listener(
     log_level
         debug, info, warning or error. [LOG_LEVEL, info]
     """
-    flags = {name: value for name, value in locals().items() if name not in ("target", "app_dir")}
-    from oncecast.assembly import load_app, run_listener
+    flags = {name: value for name, value in locals().items() if name not in ("target", "app_dir", "reload")}
     from oncecast.config import ListenerConfig, load
+
+    if reload:
+        load(ListenerConfig, os.environ, flags)  # a wrong setting is nothing that a change of code would mend
+        return _reload(target, app_dir.resolve(), flags)
+    from oncecast.assembly import run_listener
+    from oncecast.listener.loading import load_app
 
     loaded = load_app(target, app_dir.resolve())
     defaults = {"LISTENER_GROUP": loaded.name}
-    _run(run_listener(load(ListenerConfig, {**defaults, **os.environ}, flags), loaded))
+    return _run(run_listener(load(ListenerConfig, {**defaults, **os.environ}, flags), loaded))
+
+
+def _reload(target: str | None, app_dir: Path, flags: dict[str, Any]) -> None:
+    from oncecast.cli.reload import run_reloading
+    from oncecast.cli.stack import until_signal
+
+    if target is None:
+        raise ConfigError("--reload needs an application whose code may change, such as shop:app")
+    asyncio.run(until_signal(run_reloading(target, app_dir, flags)))
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -132,12 +149,13 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import chaos, journal_file, letters, operate, publish, stack, status
+    from oncecast.cli import chaos, journal_file, letters, operate, publish, sql, stack, status
 
     journal_file.register(operate.journal)
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
         app.command(command, group="The embedded stack")
     app.command(status.status, group="The embedded stack")
+    app.command(sql.sql, group="The embedded stack")
     app.command(chaos.chaos, group="The embedded stack")
     for command_of_events in (publish.send, publish.tail):
         app.command(command_of_events, group="Events")

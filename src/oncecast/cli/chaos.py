@@ -22,6 +22,7 @@ from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from oncecast.chaos.run import Report
+    from oncecast.chaos.subject import Subject
 
 INTERRUPTED_STATUS = 130
 SHOWN_MAX = 4
@@ -29,13 +30,16 @@ SHOWN_MAX = 4
 
 def chaos(
     *,
+    app: str | None = None,
+    app_dir: Path = Path(),
+    events: Path | None = None,
     seconds: float = 60.0,
     seed: int | None = None,
     faults: str = "all",
     targets: str = "",
     listeners: int = 3,
     producers: int = 2,
-    rate: float = 2000.0,
+    rate: float | None = None,
     history: Path | None = None,
     data: Path | None = None,
     json: bool | None = None,
@@ -48,8 +52,19 @@ def chaos(
     and drains. Exits with 0 only if nothing acknowledged was lost, nothing took effect twice, nothing died that was
     not told to, and no cursor was ever ahead of what PostgreSQL shows.
 
+    With --app it is your application that runs. Beside it, in its module, stand `chaos_events(draw)`, a generator of
+    the events to publish (`draw` is a random.Random); `chaos_setup`, the SQL that makes its tables; `chaos_checks`,
+    a dict of queries that must return no row at the end; and `chaos_may_die`, the types that may end as dead.
+    Whatever it does, each event and each follow-up has to end exactly once.
+
     Parameters
     ----------
+    app
+        The application under test, such as shop:app; by default one of our own.
+    app_dir
+        The folder that its module is in, besides the installed ones.
+    events
+        An NDJSON file whose events are published instead, over and over, each time under new ids.
     seconds
         How long faults come.
     seed
@@ -57,7 +72,7 @@ def chaos(
     faults
         Which kinds, comma-separated, or all: kill, stop, pause (processes); cut, freeze, delay, reset, drop (links;
         drop loses the answer to a COMMIT); empty, refuse (Valkey); full, restore (journals; full on Linux only);
-        crash (an event whose handler kills its process).
+        crash (an event whose handler kills its process; of our own application only).
     targets
         What may be hurt, comma-separated, by sort or name, such as listeners or listener-a; by default everything.
     listeners
@@ -65,7 +80,7 @@ def chaos(
     producers
         How many accept events, each with a journal of its own.
     rate
-        Events a second, all producers together.
+        Events a second, all producers together; by default 2000, with --app 200.
     history
         A file that gets every fault and the verdict, one JSON object a line.
     data
@@ -74,17 +89,23 @@ def chaos(
         Print JSON; by default when the output is no terminal.
     """
     from oncecast.chaos.run import Settings, run
+    from oncecast.chaos.subject import OWN_EVENTS_PER_S, USERS_EVENTS_PER_S
 
+    if rate is None:
+        rate = OWN_EVENTS_PER_S if app is None else USERS_EVENTS_PER_S
     if seconds <= 0 or rate <= 0:
         raise ConfigError("--seconds and --rate are above 0")
+    if events is not None and app is None:
+        raise ConfigError("--events goes with --app: our own application has events of its own")
     settings = Settings(
         seconds=seconds,
         seed=time.time_ns() % 1_000_000 if seed is None else seed,
-        kinds=_kinds(faults),
+        kinds=_kinds(faults, own=app is None),
         targets=_listed(targets),
         listeners=listeners,
         producers=producers,
         events_per_s=rate,
+        subject=None if app is None else _subject(app, app_dir, events),
     )
     output.note(
         f"seed {settings.seed}: {seconds:g} s, {listeners} listeners, {producers} producers, {rate:g} events/s"
@@ -114,11 +135,20 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _kinds(faults: str) -> list[str]:
+def _subject(target: str, app_dir: Path, events: Path | None) -> Subject:
+    from oncecast.chaos.subject import of_user
+    from oncecast.listener.loading import load_app
+
+    app_dir = app_dir.resolve()
+    app = load_app(target, app_dir)
+    return of_user(app, sys.modules[target.partition(":")[0]], target, app_dir, events)
+
+
+def _kinds(faults: str, *, own: bool) -> list[str]:
     from oncecast.chaos.faults import CRASH, KINDS, LINUX_ONLY
 
     impossible = frozenset() if sys.platform.startswith("linux") else LINUX_ONLY
-    known = [kind for kind in (*KINDS, CRASH) if kind not in impossible]
+    known = [kind for kind in (*KINDS, *([CRASH] if own else [])) if kind not in impossible]
     kinds = known if faults.strip() == "all" else _listed(faults)
     if not kinds or not set(kinds) <= set(known):
         raise ConfigError(f"--faults: {faults[:60]!r} will not do; it takes all, or some of {', '.join(known)}")
@@ -182,6 +212,10 @@ def _print(report: Report, *, as_json: bool) -> None:
         output.json(report.as_dict())
         return
     output.table("", ("", "events"), [(name.replace("_", " "), n) for name, n in report.verdict.as_dict().items()])
+    for check in report.failed_checks:
+        output.line(f"{check.name}: {check.count:,} rows that must not be")
+        for row in check.rows:
+            output.line("  " + ", ".join(f"{column} {output.cell(value)}" for column, value in row.items()))
     waits = report.waits
     drained = "NOT DRAINED" if report.drained_in_s is None else f"drained in {report.drained_in_s:g} s"
     output.line(f"seed {report.seed}, {report.faults} faults; {drained}")

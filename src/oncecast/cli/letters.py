@@ -1,72 +1,113 @@
-"""The commands `dead-letters list|show|edit|replay`: an operator's way from a dead letter back to stored."""
+"""The commands `dead-letters …`: an operator's way from a dead letter back to stored; `list`, `causes` and `show`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from itertools import islice
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 from cyclopts import App, Parameter
 
 from oncecast.cli import output, stack_file
+from oncecast.cli.letters_change import discard, restore
+from oncecast.cli.letters_choice import PATH, Choice, Source, count, letters, letters_of, print_causes
+from oncecast.cli.letters_edit import edit
+from oncecast.cli.letters_export import export
+from oncecast.cli.letters_replay import replay
 from oncecast.cli.operate import Data, Json, Listener, operator
 from oncecast.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from oncecast.client.operator import Operator
-
 app = App(
-    name="dead-letters", group="Operations", help="What was given up on: look at it, mend it, process it again."
+    name="dead-letters",
+    group="Operations",
+    help="What was given up on: see why, mend it, process it again, or give it up for good.",
 )
+for command in (replay, edit, discard, restore, export):
+    app.command(command)
 
-PATH = "/api/dead-letters"
-PAGE_EVENTS = 100
-REPLAY_EVENTS = 10
-REPLAY_DEADLINE_S = 900.0
-
-Source = Annotated[str | None, Parameter(help="The event's source; needed where several sources have its id.")]
-Filter = Annotated[str | None, Parameter(show_default=False)]
+Discarded = Annotated[
+    bool, Parameter(negative=(), group="Which ones", help="Those that were discarded, instead of the others.")
+]
 
 
 @app.command(name="list")
 def list_(
-    *,
-    type: Filter = None,
-    source: Filter = None,
-    error: Filter = None,
+    *ids: str,
+    choice: Choice | None = None,
+    discarded: Discarded = False,
     limit: int = 50,
     listener: Listener = None,
     data: Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """List dead letters, newest first.
+    """List dead letters, newest first; where there are more than that, what they died of.
 
     Parameters
     ----------
-    type
-        Only events of this type.
-    source
-        Only events of this source.
-    error
-        Only those whose error holds this text.
+    ids
+        Only these.
     limit
         How many at most.
     """
-    filters = {"type": type, "source": source, "error": error}
+    if limit < 1:
+        raise ConfigError("--limit: it takes a whole number, 1 or more")
+    selections = (choice or Choice()).selections(ids, discarded=discarded)
+    as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
-        letters = [letter for letter, _ in zip(_letters(asked, filters), range(limit), strict=False)]
-    if output.wants_json(json):
-        for letter in letters:
-            output.json(letter)
+        found = letters_of(asked, selections)
+        if as_json:
+            for letter in islice(found, limit):
+                output.json(letter)
+            return
+        shown = list(islice(found, limit))
+        has_more = next(found, None) is not None
+        counted = count(asked, selections) if has_more else None
+    if not shown:
+        output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
         return
-    if not letters:
-        output.line("There is no dead letter.")
-        return
-    rows = [(x["died_at"][:19], x["id"], x["type"], x["attempts"], _mended(x) + x["error"]) for x in letters]
+    rows = [(x["died_at"][:19], x["id"], x["type"], x["attempts"], _mended(x) + x["error"]) for x in shown]
     output.table("", ("died (UTC)", "id", "type", "attempts", "error"), rows)
+    if counted is not None:
+        output.line(f"{len(shown):,} of {letters(counted.letters)} are shown. By cause:")
+        print_causes(counted, limit=5)
+
+
+@app.command
+def causes(
+    *ids: str,
+    choice: Choice | None = None,
+    discarded: Discarded = False,
+    limit: int = 50,
+    listener: Listener = None,
+    data: Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """Count dead letters by what they died of, the largest cause first.
+
+    Errors that differ only in numbers and ids are one cause: a word with a digit in it counts as `#`, and so does
+    what stands behind `=` in quotes or brackets. Elsewhere `--cause` chooses by it.
+
+    Parameters
+    ----------
+    ids
+        Only these.
+    limit
+        How many causes at most.
+    """
+    if not 1 <= limit <= 1000:
+        raise ConfigError("--limit: it takes a whole number from 1 to 1000")
+    selections = (choice or Choice()).selections(ids, discarded=discarded)
+    with operator("listener", listener, data) as asked:
+        counted = count(asked, selections)
+    if output.wants_json(json):
+        for cause in counted.causes[:limit]:
+            output.json(cause)
+    elif not counted.letters:
+        output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
+    else:
+        print_causes(counted, limit=limit)
+        output.line(f"{letters(counted.letters)}.")
 
 
 @app.command
@@ -79,7 +120,7 @@ def show(
     data: Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """Show one dead letter: the event as it was received, its error and trace.
+    """Show one dead letter: the event as it was received, the data it was mended with, its error and trace.
 
     Parameters
     ----------
@@ -87,159 +128,21 @@ def show(
         The event's id.
     """
     with operator("listener", listener, data) as asked:
-        letter = asked.ask("GET", _path(id), query={"source": source})
+        letter = asked.ask("GET", f"{PATH}/{quote(id, safe='')}", query={"source": source})
     if output.wants_json(json):
         output.json(letter)
         return
-    for name in ("id", "source", "type", "died_at", "listener", "attempts", "error"):
+    names = ("id", "source", "type", "died_at", "listener", "attempts", "cause", "error")
+    for name in names:
         output.line(f"{name:10}{output.cell(letter[name])}")
+    if letter["discarded_at"] is not None:
+        output.line(f"discarded {output.cell(letter['discarded_at'])}")
     output.line("event     " + _indented(letter["event"]))
     if letter["mended"]:
         output.line("mended    " + _indented(letter["mended_data"]))
     output.line("trace")
     for line in letter["trace"].splitlines():
         output.line("  " + output.printable(line))
-
-
-@app.command
-def edit(
-    id: str,
-    /,
-    *,
-    data_: Annotated[str, Parameter(name="--data", help="JSON, or @FILE, or - for standard input.")],
-    source: Source = None,
-    listener: Listener = None,
-    stack: Annotated[
-        Path, Parameter(help="The folder of a stack that `oncecast up` started.")
-    ] = stack_file.DEFAULT_DATA,
-    json: Json = None,
-) -> None:
-    """Mend the data of a dead letter: replays use it, and the original is kept.
-
-    Parameters
-    ----------
-    id
-        The event's id.
-    """
-    content = _content(data_)
-    with operator("listener", listener, stack) as asked:
-        letter = asked.ask("PUT", _path(id), query={"source": source}, body=content)
-    if output.wants_json(json):
-        output.json(letter)
-    else:
-        output.line(
-            f"{output.printable(id)} is mended; 'oncecast dead-letters replay {output.printable(id)}' processes it."
-        )
-
-
-@app.command
-def replay(
-    *ids: str,
-    all: bool = False,
-    source: Source = None,
-    type: Filter = None,
-    error: Filter = None,
-    dry_run: bool = False,
-    listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
-    json: Json = None,
-) -> int:
-    """Process dead letters again: each is stored together with what its handler writes, or stays dead.
-
-    Twice asked is once done. Exits with 0 when every one that was asked for is stored.
-
-    Parameters
-    ----------
-    ids
-        The ids of the events.
-    all
-        All dead letters instead, or all of --type, --source, --error.
-    type
-        With --all: only events of this type.
-    error
-        With --all: only those whose error holds this text.
-    dry_run
-        Only say which ones it would be.
-    """
-    if bool(ids) == all:
-        raise ConfigError("name the ids to replay, or say --all")
-    if not all and (type or error):
-        raise ConfigError("--type and --error choose among --all")
-    with operator("listener", listener, data) as asked:
-        if all:
-            chosen = list(_letters(asked, {"type": type, "source": source, "error": error}))
-        else:
-            chosen = [{"id": id_, "source": source} for id_ in ids]
-        if dry_run:
-            return _tell_plan(chosen, as_json=output.wants_json(json))
-        results = _replay(asked, chosen)
-    return _tell_results(results, as_json=output.wants_json(json))
-
-
-def _replay(asked: Operator, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    results: list[dict[str, Any]] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("replaying", total=len(chosen))
-        for begin in range(0, len(chosen), REPLAY_EVENTS):
-            events = [{"id": x["id"], "source": x["source"]} for x in chosen[begin : begin + REPLAY_EVENTS]]
-            body = msgspec.json.encode({"events": events})
-            results += asked.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)["results"]
-            progress.update(task, completed=len(results))
-    return results
-
-
-def _tell_plan(chosen: list[dict[str, Any]], *, as_json: bool) -> int:
-    if as_json:
-        output.json({"would_replay": [{"id": x["id"], "source": x["source"]} for x in chosen]})
-    else:
-        for letter in chosen:
-            output.line(
-                output.printable(f"{letter['id']}  {letter.get('type', '')}  {letter.get('error', '')}".rstrip())
-            )
-        output.line(f"{len(chosen):,} dead letters would be replayed.")
-    return 0
-
-
-def _tell_results(results: list[dict[str, Any]], *, as_json: bool) -> int:
-    stored = sum(result["outcome"] == "stored" for result in results)
-    if as_json:
-        output.json({"stored": stored, "not_stored": len(results) - stored, "results": results})
-    else:
-        for result in results:
-            if result["outcome"] != "stored":
-                reason = f"{result['id']}: {result['outcome'].replace('_', ' ')}: {result['error']}"
-                output.note(output.printable(reason))
-        output.line(f"{stored:,} of {len(results):,} stored.")
-    return 0 if stored == len(results) else 1
-
-
-def _letters(asked: Operator, filters: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """All dead letters, page by page: what dies or is replayed meanwhile disturbs no page."""
-    mark: str | None = None
-    while True:
-        answer = asked.ask("GET", PATH, query={**filters, "limit": PAGE_EVENTS, "after": mark})
-        yield from answer["dead_letters"]
-        mark = answer["next"]
-        if mark is None:
-            return
-
-
-def _path(id: str) -> str:
-    return f"{PATH}/{quote(id, safe='')}"
-
-
-def _content(text: str) -> bytes:
-    try:
-        if text == "-":
-            return sys.stdin.buffer.read()
-        if text.startswith("@"):
-            return Path(text[1:]).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--data: cannot read {error.filename!r}: {error.strerror}") from None
-    return text.encode()
 
 
 def _mended(letter: dict[str, Any]) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 
 import msgspec
 
+PREFIX = "oncecast: "
+"""How a line begins that tells an error."""
+
 
 def wants_json(flag: bool | None) -> bool:
     """Whether to print JSON: as `--json` or `--no-json` say, else when stdout is not a terminal."""
@@ -33,7 +36,7 @@ def note(text: str) -> None:
 
 def error(message: object) -> int:
     """Say on stderr, in one line, what is wrong; returns the exit status 1."""
-    note(f"oncecast: {message}")
+    note(f"{PREFIX}{message}")
     return 1
 
 

@@ -8,15 +8,19 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.demo import Figures, run_demo
-from oncecast.core.errors import StartError
+from oncecast.core.errors import ConfigError, StartError
+
+if TYPE_CHECKING:
+    from oncecast.embedded import Stack
 
 Data = Annotated[Path, Parameter(help="The folder of the stack, one folder in it for each process.")]
 Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
@@ -31,6 +35,8 @@ def up(
     port: int = 8080,
     listener_port: int = 3001,
     app: str | None = None,
+    app_dir: Path = Path(),
+    reload: bool = False,
     json: Json = None,
 ) -> None:
     """Run all of Oncecast here: a real PostgreSQL and Valkey, producers and listeners, until Ctrl-C.
@@ -49,17 +55,17 @@ def up(
     listener_port
         The first listener's port, the others' follow; 0 lets the system choose.
     app
-        The listeners' application, such as shop:app, from this folder.
+        The listeners' application, such as shop:app.
+    app_dir
+        The folder that the application's module is in, besides the installed ones.
+    reload
+        Begin the listeners anew whenever a .py file under that folder changes: for development.
     """
-    as_json = output.wants_json(json)
-    asyncio.run(until_signal(_up(data, listeners, producers, port, listener_port, app, as_json=as_json)))
-
-
-async def _up(
-    data: Path, listeners: int, producers: int, port: int, listener_port: int, app: str | None, *, as_json: bool
-) -> None:
     from oncecast.embedded import Stack
 
+    if reload and app is None:
+        raise ConfigError("--reload needs an application whose code may change: --app shop:app")
+    as_json = output.wants_json(json)
     stack = Stack(
         data,
         listeners=listeners,
@@ -67,8 +73,31 @@ async def _up(
         producer_port=port,
         listener_port=listener_port,
         app=app,
+        app_dir=app_dir,
+        environment={"ADOPT_HANDLERS": "1"} if reload else None,
         say=output.note,
     )
+    work = (
+        _up_reloading(stack, app, app_dir.resolve(), data, as_json=as_json)
+        if reload and app
+        else _up(stack, data, as_json=as_json)
+    )
+    asyncio.run(until_signal(work))
+
+
+async def _up_reloading(stack: Stack, app: str, folder: Path, data: Path, *, as_json: bool) -> None:
+    from oncecast.cli.changes import changes_in
+    from oncecast.cli.reload import reload_listeners, until_it_loads
+
+    async with changes_in(folder, without=stack.data) as changes:
+        await until_it_loads(app, folder, changes)
+        reloading = partial(reload_listeners, app, folder, changes, stack.restart_listeners)
+        await _up(stack, data, reloading, as_json=as_json)
+
+
+async def _up(
+    stack: Stack, data: Path, meanwhile: Callable[[], Awaitable[object]] | None = None, *, as_json: bool
+) -> None:
     async with stack:
         processes = stack.state()
         if as_json:
@@ -79,9 +108,10 @@ async def _up(
                 "", ("name", "pid", "address"), [(p["name"], str(p["pid"]), p["address"]) for p in processes]
             )
             output.line(f"The page: {stack.publish_url.replace('127.0.0.1', 'localhost')}")
-            output.line(f'The data: {data}, and in SQL: psql "$(cat {data}/postgres.url)"')
+            where = "" if data == DEFAULT_DATA else f" --data {data}"
+            output.line(f'The data: {data}, and in SQL: oncecast sql{where} "select …"')
             output.line("Ctrl-C ends everything; nothing is lost.")
-        await asyncio.Event().wait()
+        await (meanwhile or asyncio.Event().wait)()
 
 
 def stop(name: str, /, *, data: Data = DEFAULT_DATA) -> None:

@@ -23,9 +23,12 @@ class Accepted:
     count: int
     receipts: msgspec.Raw
 
-    def first_cursor(self) -> Cursor:
-        """The place of the first event. Raises ValueError if the producer told none that makes sense."""
-        return Cursor.parse(_decode_receipts(self.receipts)[0].cursor)
+    def cursors(self) -> list[Cursor]:
+        """The place of each. Raises ValueError or MsgspecError if the producer told none that makes sense."""
+        cursors = [Cursor.parse(receipt.cursor) for receipt in _decode_receipts(self.receipts)]
+        if len(cursors) != self.count:
+            raise ValueError(f"{self.count} events, {len(cursors)} cursors")
+        return cursors
 
 
 @dataclass(frozen=True, slots=True)

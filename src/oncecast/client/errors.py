@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from oncecast.core.errors import OncecastError, Unavailable
+
+
+def _rebuilt(kind: type[Exception], args: tuple[object, ...], members: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(members)
+    return error
+
+
+class _Portable(Exception):
+    """Can be copied, and pickled: a worker process may have to hand it to another."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class ProducerRefused(OncecastError):
     """The producer refuses for good: a wrong token, a wrong address, another protocol."""
 
 
-class PublishRefused(ProducerRefused):
+class PublishRefused(_Portable, ProducerRefused):
     """The producer refuses an event, or the whole request, and always would. It is never tried again.
 
     `position` counts the events of the call from 1, None if no single event is at fault. `accepted` of the
@@ -37,7 +52,7 @@ class PublishRefused(ProducerRefused):
         return event + self.reason
 
 
-class NotAcknowledged(Unavailable):
+class NotAcknowledged(_Portable, Unavailable):
     """No acknowledgement within the deadline. `accepted` of the call's events are on disk; any other may be.
 
     Publishing the same events again is safe: their ids make them the same events.
@@ -52,3 +67,10 @@ class NotAcknowledged(Unavailable):
     def __str__(self) -> str:
         accepted = "none" if self.accepted == 0 else f"{self.accepted:,}"
         return f"not acknowledged within {self.deadline_s:g} s ({accepted} accepted before): {self.reason}"
+
+
+class PublisherClosed(OncecastError):
+    """The publisher was closed before the call, or during it: its events may be accepted or not."""
+
+    def __str__(self) -> str:
+        return "this publisher is closed"

@@ -49,11 +49,12 @@ class Operator:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str | int | None] | None = None,
+        query: Mapping[str, str | int | Sequence[str] | None] | None = None,
         body: bytes | None = None,
         deadline_s: float = ANSWER_DEADLINE_S,
+        kind: Any = Any,
     ) -> Any:
-        """The decoded answer. Raises Refused with the reason given, Unavailable where there is no answer.
+        """The answer, decoded as `kind`. Raises Refused with the reason given, Unavailable where there is no answer.
 
         After Unavailable it is not known whether what was asked has been done.
         """
@@ -72,11 +73,11 @@ class Operator:
                 raise Unavailable(f"{self.address} cannot be reached: {error}") from None
             except (httpx.RequestError, httpx.InvalidURL) as error:
                 raise Unavailable(f"{self.address} did not answer: {type(error).__name__} {error}".rstrip()) from None
-            return self._read(answer)
+            return self._read(answer, kind)
 
-    def _read(self, answer: httpx.Response) -> Any:
+    def _read(self, answer: httpx.Response, kind: Any) -> Any:
         try:
-            content = msgspec.json.decode(answer.content)
+            content = msgspec.json.decode(answer.content, type=kind if answer.is_success else Any)
         except msgspec.MsgspecError:
             content = None
         if answer.is_success and content is not None:

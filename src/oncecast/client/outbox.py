@@ -61,8 +61,7 @@ class Outbox:
             await self._filled.wait()
         count = min(len(self._events), self._events_max)
         if self._bytes > self._bytes_max:
-            sizes = accumulate(len(event) + 1 for event in self._events[:count])
-            count = max(1, sum(size <= self._bytes_max for size in sizes))
+            count = that_fit(self._events[:count], self._bytes_max)
         batch = Batch(self._events[:count], self._numbers[:count])
         del self._events[:count], self._numbers[:count]
         self._bytes -= sum(map(len, batch.events))
@@ -92,6 +91,12 @@ class Outbox:
             self._filled.clear()
 
 
+def that_fit(events: Sequence[bytes], bytes_max: int) -> int:
+    """How many of the first events make up at most `bytes_max` together; one, if it is larger by itself."""
+    fit = sum(size <= bytes_max for size in accumulate(len(event) + 1 for event in events))
+    return max(fit, min(1, len(events)))
+
+
 def encode_event(event: Event | Mapping[str, Any]) -> bytes:
     """The JSON of an event, always with an id, so that sending these bytes again is sending the same event.
 
@@ -100,7 +105,18 @@ def encode_event(event: Event | Mapping[str, Any]) -> bytes:
     if isinstance(event, Event):
         return event.to_json()
     if not isinstance(event, Mapping):
-        raise TypeError(f"an event is an oncecast.Event or a mapping, not {type(event).__name__}")
+        raise TypeError(
+            f"an event is an oncecast.Event or a mapping, not {type(event).__name__}; publish_many takes several"
+        )
     if event.get("id") is None:
         event = {**event, "id": new_id()}
-    return msgspec.json.encode(event)
+    try:
+        return msgspec.json.encode(event)
+    except TypeError as error:
+        raise TypeError(f"the event {event['id']!r} has no JSON form: {error}") from None
+
+
+def check_several(events: object) -> None:
+    """Raise TypeError for what is no iterable of events, though some of it can be iterated over."""
+    if isinstance(events, Event | Mapping | str | bytes):
+        raise TypeError(f"publish_many takes an iterable of events, not {type(events).__name__}: publish takes one")

@@ -178,11 +178,21 @@ class Event:
 class Turn(NamedTuple):
     """An ordered event's place among those of its key: it may begin when the row of `after` is in PostgreSQL.
 
-    `after` is the identity `(source, id)` of the event before it, if there is one that is not long stored.
+    `after` is the identity `(source, id)` of the event before it, if there is one that is not long stored; it stands
+    at `offset` of `track`, the listener's record of its journal.
     """
 
     key: str
     after: tuple[str, str] | None
+    track: Any = None
+    offset: int = 0
+
+    @property
+    def row_needed(self) -> tuple[str, str] | None:
+        """Whose row has to be there: nobody's, once a cursor was saved over it. By now it may have been pruned."""
+        if self.track is not None and self.offset <= self.track.saved.offset:
+            return None
+        return self.after
 
 
 class Arrival(msgspec.Struct, eq=False, gc=False):

@@ -221,6 +221,23 @@ class FilingFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class Sent(Fact):
+    """The broker has confirmed a dead letter."""
+
+    id: str
+    broker: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendingRefused(Fact):
+    """The broker takes others, but not this dead letter: it is tried again after a while."""
+
+    id: str
+    broker: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Replayed(Fact):
     """A dead letter was processed again, and is stored now."""
 
@@ -233,6 +250,20 @@ class ReplayFailed(Fact):
 
     id: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded(Fact):
+    """An operator has discarded dead letters: their rows are kept, and nobody is shown them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Fact):
+    """Discarded dead letters are shown again."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +339,7 @@ class RowsMissing(Fact):
 
 @dataclass(frozen=True, slots=True)
 class DependencyLost(Fact):
-    """`name` (`redis`, `database`) is out of reach."""
+    """`name` (`redis`, `database`, `broker`) is out of reach, or refuses everything."""
 
     name: str
     error: str
@@ -316,14 +347,14 @@ class DependencyLost(Fact):
 
 @dataclass(frozen=True, slots=True)
 class DependencyTried(Fact):
-    """`name` (`redis`, `database`) is being connected to again; told once for each time that it was lost."""
+    """`name` (`redis`, `database`, `broker`) is being connected to (again); told once for each time it was lost."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class DependencyReady(Fact):
-    """`name` (`redis`, `database`) answers (again)."""
+    """`name` (`redis`, `database`, `broker`) answers (again)."""
 
     name: str
 

@@ -53,3 +53,6 @@ class OpenTransaction(Transaction, Protocol):
 
         A savepoint that is rolled back takes its own out again.
         """
+
+    async def take(self, key: str) -> None:
+        """Have an ordered key to this transaction alone until it ends; raises OutOfTurn where another has it."""

@@ -25,7 +25,7 @@ class Launch:
 
     command: Sequence[str]
     folder: Path
-    """Its working folder, where `output.log` holds what it prints."""
+    """Its working folder."""
     environment: Mapping[str, str]
     account: Mapping[str, Any] = field(default_factory=dict)
     """Whose it is, as subprocess takes it: `user`, `group`, `extra_groups`; ours if empty."""
@@ -33,6 +33,8 @@ class Launch:
     stop_signal: int = signal.SIGTERM
     abort_signal: int = signal.SIGTERM
     """For when its supervisor is gone and cannot wait."""
+    log: str | None = "output.log"
+    """Where in its folder it prints to; None: wherever we do."""
 
 
 def announced(command: Sequence[str], abort_signal: int) -> list[str]:
@@ -69,6 +71,7 @@ class Process:
         self._guard_pipe = guard_pipe
         self._launch: Launch | None = None
         self._child: asyncio.subprocess.Process | None = None
+        self._log_began_bytes = 0
         self._paused = False
         self._was_ready = False
         self._turn = asyncio.Lock()
@@ -101,7 +104,10 @@ class Process:
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         launch = self._launch = await self._prepare()
         launch.folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(launch.folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = None
+        if launch.log is not None:
+            log = os.open(launch.folder / launch.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._log_began_bytes = os.fstat(log).st_size
         try:
             self._child = await asyncio.create_subprocess_exec(
                 *announced(launch.command, launch.abort_signal),
@@ -115,7 +121,8 @@ class Process:
                 **launch.account,
             )
         finally:
-            os.close(log)
+            if log is not None:
+                os.close(log)
         self.wanted, self.returncode, self._paused, self._was_ready = True, None, False, False
         self._ended.clear()
         self._changed(self)
@@ -166,12 +173,12 @@ class Process:
             self._changed(self)
 
     def last_words(self) -> str:
-        """The end of what it printed, on one line."""
-        if self._launch is None:
+        """The end of what it printed since it began, on one line."""
+        if self._launch is None or self._launch.log is None:
             return ""
         try:
-            with (self._launch.folder / "output.log").open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            with (self._launch.folder / self._launch.log).open("rb") as log:
+                log.seek(max(self._log_began_bytes, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
                 lines = log.read().decode("utf-8", "replace").split("\n")
         except OSError:
             return ""

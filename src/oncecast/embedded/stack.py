@@ -255,6 +255,17 @@ class Stack:
         """Have a process end by itself."""
         await self.process(name).stop()
 
+    async def restart_listeners(self) -> None:
+        """Have those that are wanted drain, and begin anew. Raises StartError where one does not come up.
+
+        First all of them end: one with the former application would take its group back for it.
+        """
+        names = [name for name in self.listeners if self.processes[name].wanted]
+        await asyncio.gather(*(self.stop(name) for name in names))
+        for outcome in await asyncio.gather(*(self.start(name) for name in names), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
     async def kill(self, name: str) -> None:
         """SIGKILL."""
         await self.process(name).kill()

@@ -29,16 +29,66 @@ AFTER = query("after", "The `next` of the page before.")
 SOURCE = query("source", "The event's source; needed where several sources have its id.", NAME)
 AWAY = {503: "PostgreSQL is away, or no listener can answer: ask again later."}
 
+_AGE = r"[0-9]{1,5}(ms|s|m|h|d)"
+_RFC3339 = (
+    r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
+)
+MOMENT = {"type": "string", "pattern": f"^({_AGE}|{_RFC3339})$"}
+CAUSE = {"type": "string", "pattern": "^[0-9a-f]{10}$"}
+_FILTERS = {
+    "type": (NAME, "Only events of this type; `order.*` for all types that begin so."),
+    "source": (NAME, "Only events of this source."),
+    "error": (NAME, "Only those whose error holds this text; capitals do not count."),
+    "cause": (CAUSE, "Only those of this cause, as `/api/dead-letter-causes` names it."),
+    "listener": (NAME, "Only what died at this listener."),
+    "since": (MOMENT, "Only what died at or after this time (RFC 3339), or since this age: `2h`."),
+    "until": (MOMENT, "Only what died before this time, or is older than this age."),
+}
+
 _LETTER = {
     "source": TEXT,
     "id": TEXT,
     "type": TEXT,
     "error": TEXT,
+    "cause": CAUSE,
     "attempts": WHOLE,
     "listener": TEXT,
     "died_at": TIME,
     "mended": FLAG,
+    "discarded_at": maybe(TIME),
 }
+_NAMED = {
+    "type": "object",
+    "properties": {"id": TEXT, "source": maybe(TEXT)},
+    "required": ["id"],
+    "additionalProperties": False,
+}
+
+
+def _chosen(maximum: int, default: int) -> dict[str, Any]:
+    """The body that says which letters an operation is about."""
+    limit = {"type": ["integer", "null"], "minimum": 1, "maximum": maximum, "description": f"{default} unless told."}
+    return {
+        "description": "Either letters that are named, or the next `limit` of those that `select` chooses: newest"
+        " first, behind `after`, the `next` of the answer before. A selection without anything is all of them.",
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": {"events": listing(_NAMED, minItems=1, maxItems=maximum)},
+                "required": ["events"],
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "properties": {"select": ref("Selection"), "limit": limit, "after": maybe(TEXT)},
+                "required": ["select"],
+                "additionalProperties": False,
+            },
+        ],
+    }
+
+
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 SCHEMAS = {
     "Event": {
@@ -76,6 +126,31 @@ SCHEMAS = {
         event=ref("Event"),
         mended_data=ANY,
     ),
+    "Selection": {
+        "type": "object",
+        "description": "Dead letters of which all that is given holds.",
+        "properties": {
+            "ids": listing(NAME, maxItems=100),
+            **{name: {**maybe(schema), "description": about} for name, (schema, about) in _FILTERS.items()},
+        },
+        "additionalProperties": False,
+    },
+    "Causes": record(
+        dead_letters={**WHOLE, "description": "How many there are, all told."},
+        causes=listing(
+            record(
+                "Dead letters whose errors differ in nothing but numbers and ids: words with a digit, and what stands"
+                " behind `=` in quotes or brackets, are `#` in `error`.",
+                cause=CAUSE,
+                error=TEXT,
+                letters={"type": "integer", "minimum": 1},
+                types=listing(TEXT, minItems=1, maxItems=5),
+                newest_at=TIME,
+                example=record("The newest.", source=TEXT, id=TEXT),
+            )
+        ),
+        left_out={**WHOLE, "description": "How many smaller causes are not told."},
+    ),
     "Replays": record(
         results=listing(
             record(
@@ -84,25 +159,16 @@ SCHEMAS = {
                 outcome={"enum": ["stored", "failed", "not_dead", "unknown"]},
                 error=maybe(TEXT),
             )
-        )
+        ),
+        next=maybe(TEXT),
     ),
-    "ReplayRequest": {
-        "type": "object",
-        "properties": {
-            "events": listing(
-                {
-                    "type": "object",
-                    "properties": {"id": TEXT, "source": maybe(TEXT)},
-                    "required": ["id"],
-                    "additionalProperties": False,
-                },
-                minItems=1,
-                maxItems=100,
-            )
-        },
-        "required": ["events"],
-        "additionalProperties": False,
-    },
+    "Changes": record(
+        done=WHOLE,
+        not_done=listing(record("Why nothing was done about it.", id=TEXT, source=maybe(TEXT), error=TEXT)),
+        next=maybe(TEXT),
+    ),
+    "ReplayRequest": _chosen(100, 10),
+    "ChangeRequest": _chosen(1000, 100),
 }
 
 
@@ -112,26 +178,71 @@ def letters_paths(
     """The paths; `further` is a parameter of each, `problems` are further ones of each."""
     also = [further] if further else []
     refusals = {400: "A parameter or the body cannot be read.", **AWAY, **(problems or {})}
-    one = {**refusals, 404: "There is no such dead letter (any more).", 409: "Several sources have this id."}
+    one = {
+        **refusals,
+        404: "There is no such dead letter (any more).",
+        409: "Several sources have this id, or it was discarded.",
+    }
     id_ = in_path("id", "The event's id.")
+    posted = {
+        **refusals,
+        408: "The body did not come in time.",
+        413: "The body is too large.",
+        422: "The body is not as it should be.",
+    }
     filters = [
-        query(name, about, NAME)
-        for name, about in (
-            ("type", "Only events of this type."),
-            ("source", "Only events of this source."),
-            ("id", "Only events with this id."),
-            ("listener", "Only what died at this listener."),
-            ("error", "Only those whose error holds this text."),
-        )
+        {**query("id", "Only events with one of these ids.", listing(NAME, maxItems=100)), "explode": True},
+        *(query(name, about, schema) for name, (schema, about) in _FILTERS.items()),
+        query("discarded", "Those that were discarded, instead of the others.", {**FLAG, "default": False}),
     ]
+
+    def changes(name: str, summary: str, about: str) -> dict[str, Operation]:
+        return {
+            "post": operation(
+                name,
+                summary,
+                ref("Changes"),
+                tag=TAG,
+                about=about,
+                parameters=also,
+                body=json_body(ref("ChangeRequest"), example={"select": {"type": "order.*", "since": "2h"}}),
+                problems=posted,
+                right="admin",
+            )
+        }
+
     return {
         "/api/dead-letters": {
             "get": operation(
                 "listDeadLetters",
                 "List dead letters, newest first",
-                record(dead_letters=listing(ref("DeadLetter")), next=maybe(TEXT)),
+                record(
+                    dead_letters=listing({"anyOf": [ref("WholeDeadLetter"), ref("DeadLetter")]}), next=maybe(TEXT)
+                ),
                 tag=TAG,
-                parameters=[LIMIT, AFTER, *filters, *also],
+                parameters=[
+                    LIMIT,
+                    AFTER,
+                    query(
+                        "whole",
+                        "Each with all that is kept of it; a page ends early where they are large.",
+                        {**FLAG, "default": False},
+                    ),
+                    *filters,
+                    *also,
+                ],
+                problems=refusals,
+                right="subscribe",
+            )
+        },
+        "/api/dead-letter-causes": {
+            "get": operation(
+                "countDeadLetterCauses",
+                "Count dead letters by cause, the largest first",
+                ref("Causes"),
+                tag=TAG,
+                about="What a replay or a discard of the same selection would be about.",
+                parameters=[LIMIT, *filters, *also],
                 problems=refusals,
                 right="subscribe",
             )
@@ -143,18 +254,25 @@ def letters_paths(
                 ref("Replays"),
                 tag=TAG,
                 about="The handlers run, and the row turns from `dead` to `stored` together with what they write."
-                " Each is for itself, one after another. Twice asked is once done.",
+                " Each is for itself, one after another. Twice asked is once done. Those that fail stay dead, and"
+                " where they are in the list: a selection is gone through by `next`, each letter once.",
                 parameters=also,
                 body=json_body(ref("ReplayRequest"), example={"events": [{"id": "evt_456"}]}),
-                problems={
-                    **refusals,
-                    408: "The body did not come in time.",
-                    413: "The body is too large.",
-                    422: "The body is not as it should be.",
-                },
+                problems=posted,
                 right="admin",
             )
         },
+        "/api/dead-letters/discard": changes(
+            "discardDeadLetters",
+            "Give dead letters up for good",
+            "They are listed no more (but with `discarded=true`), and not replayed; their rows are kept.",
+        ),
+        "/api/dead-letters/restore": changes(
+            "restoreDeadLetters", "Bring discarded dead letters back", "They are listed again, and can be replayed."
+        ),
+        "/api/dead-letters/reset": changes(
+            "resetDeadLetters", "Drop mended data", "Replays use the events as they were received again."
+        ),
         "/api/dead-letters/{id}": {
             "get": operation(
                 "getDeadLetter",

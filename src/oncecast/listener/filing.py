@@ -7,14 +7,12 @@ that comes back files what it left, and at worst writes a line twice.
 from __future__ import annotations
 
 import asyncio
-import shlex
-
-import msgspec
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Filed, FilingFailed, Observe
-from oncecast.core.ports import DeadLetter, DeadLetterLog, EventStore
+from oncecast.core.ports import DeadLetterLog, EventStore
 from oncecast.listener.gates import DatabaseGate
+from oncecast.listener.letter_line import line_of
 
 CHUNK_LETTERS = 100
 RETRY_INTERVAL_S = 5.0
@@ -23,13 +21,10 @@ RETRY_INTERVAL_S = 5.0
 class DeadLetterFiler:
     """Files what `store` says is unfiled: at the start, when woken, and again after a failure."""
 
-    def __init__(
-        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, *, instance: str, observe: Observe
-    ) -> None:
+    def __init__(self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, *, observe: Observe) -> None:
         self._store = store
         self._log = log
         self._database = database
-        self._instance = instance
         self._observe = observe
         self._woken = asyncio.Event()
         self._woken.set()
@@ -59,7 +54,7 @@ class DeadLetterFiler:
         try:
             while letters := await self._store.unfiled(CHUNK_LETTERS):
                 try:
-                    await self._log.append([self._line(letter) for letter in letters])
+                    await self._log.append([line_of(letter) for letter in letters])
                 except Unavailable as error:
                     self._observe(FilingFailed(str(error)))
                     return False
@@ -69,20 +64,3 @@ class DeadLetterFiler:
         except (Unavailable, RowLocked):
             return False  # the database: its gate says so, and the row is not lost
         return True
-
-    def _line(self, letter: DeadLetter) -> bytes:
-        return msgspec.json.encode(
-            {
-                "timestamp": letter.died_at,
-                "instance": self._instance,
-                "error": letter.error,
-                "attempts": letter.attempts,
-                "note": f"sent again it is a duplicate; to process it again: {_command(letter)}",
-                "event": msgspec.Raw(letter.raw.replace(b"\n", b" ").replace(b"\r", b" ")),
-            }
-        )
-
-
-def _command(letter: DeadLetter) -> str:
-    """What replays it, to be pasted into a shell."""
-    return shlex.join(("oncecast", "dead-letters", "replay", "--source", letter.source, "--", letter.id))

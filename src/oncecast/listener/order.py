@@ -2,6 +2,9 @@
 
 Every listener of a group reads the same journal, so each knows the order by itself; that no two of them run a key
 at once, and that the event before really has its row, PostgreSQL decides when the attempt begins (`Turn`).
+
+An event that was published again stands in the journal twice. Its second arrival is only a duplicate, but it too
+waits for what stands before it: it lets go what comes after it, and that may not overtake.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ class Order:
         self._release = release
         self._followers: dict[Arrival, Arrival | None] = {}
         """Of each ordered arrival that has not ended, the next of its key, once that has asked to be let through."""
+        self._before: dict[Arrival, Arrival] = {}
+        """Of each that is not asking yet, the one before it."""
 
     @property
     def waiting(self) -> int:
@@ -30,7 +35,8 @@ class Order:
     def let_through(self, arrivals: Sequence[Arrival], asking: list[Arrival]) -> list[Arrival]:
         """New `arrivals` of one track; those of `asking` (some of them, in their order) that need not wait.
 
-        The others know their place too: an arrival that waits for another of its own identity is not asking.
+        The others know their place too: an arrival that waits for another of its own identity is not asking, until
+        `let_second_through`.
         """
         if not self._has_order:
             return asking
@@ -45,12 +51,25 @@ class Order:
         newest = arrival.track.newest_of_key
         before: Arrival | None = newest.get(key)
         newest[key] = arrival
-        arrival.turn = Turn(key, None if before is None else (before.source, before.id))
+        arrival.turn = (
+            Turn(key, None) if before is None else Turn(key, (before.source, before.id), before.track, before.offset)
+        )
         self._followers[arrival] = None
-        if not asks or before not in self._followers:
+        if before not in self._followers:
             return False
-        self._followers[before] = arrival
+        if asks:
+            self._followers[before] = arrival
+        else:
+            self._before[arrival] = before
         return True
+
+    def let_second_through(self, arrival: Arrival) -> None:
+        """The first of its identity has ended: released now, or when the one before it has ended."""
+        before = self._before.pop(arrival, None)
+        if before in self._followers:
+            self._followers[before] = arrival
+        else:
+            self._release(arrival)
 
     def ended(self, arrival: Arrival) -> None:
         """Its row is in PostgreSQL, or said to be: the next of its key may go."""

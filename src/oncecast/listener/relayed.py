@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from oncecast.core.wire import Answer, Ask
 from oncecast.http.problems import Problem
-from oncecast.listener.letters_api import PATH
+from oncecast.listener.letters_api import CAUSES_PATH, PATH
 
 AT_A_TIME = 4
 ANSWER_MAX_BYTES = 1024 * 1024
@@ -27,7 +27,7 @@ class Relayed:
         """The answer of the API; only what is about dead letters is asked for others."""
         if self.app is None or self._places.locked():
             return _problem(ask, Problem(503, "this listener is busy; ask again in a moment"))
-        if ask.path != PATH and not ask.path.startswith(f"{PATH}/"):
+        if ask.path not in (PATH, CAUSES_PATH) and not ask.path.startswith(f"{PATH}/"):
             return _problem(ask, Problem(404, "there is nothing here"))
         async with self._places:
             return await self._ask(self.app, ask)

@@ -28,7 +28,7 @@ class Replay(Enum):
     FAILED = "failed"
     """As dead as before, with the newest cause."""
     NOT_DEAD = "not_dead"
-    """There is no such dead letter: it never was one, or has been replayed."""
+    """There is no such dead letter: it never was one, has been replayed, or was discarded."""
     UNKNOWN = "unknown"
     """No answer, or another replay of it under way: asking again is safe."""
 
@@ -73,10 +73,20 @@ class Replays:
         if stored:
             self._observe(Replayed(id))
             return ReplayResult(Replay.STORED)
-        return ReplayResult(Replay.NOT_DEAD, "there is no dead letter with this source and id")
+        return ReplayResult(Replay.NOT_DEAD, await self._why_not(source, id))
+
+    async def _why_not(self, source: str, id: str) -> str:
+        with contextlib.suppress(Unavailable, RowLocked):
+            letter = await self._letters.get(source, id)
+            if letter is not None and letter["discarded_at"] is not None:
+                return "it was discarded; restored, it can be replayed"
+        return "there is no dead letter with this source and id"
 
     async def _handle(self, arrival: Arrival, tx: OpenTransaction) -> None:
-        if self._app.concerns(arrival.type, arrival.source):
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        if plan.handlers:
+            if plan.key_of is not None and (key := plan.key_of(arrival)) is not None:
+                await tx.take(key)
             timeout_s = self._handler_timeout_s
             await self._app.handle([arrival], tx, timeout_s=timeout_s, check=self._check_emitted)
 

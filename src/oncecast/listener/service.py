@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,10 @@ from oncecast.core.ports import (
     Deaths,
     EventStore,
     Leases,
+    LetterBroker,
     Outbox,
     Publish,
+    UnsentLetters,
 )
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
@@ -43,12 +46,16 @@ from oncecast.listener.recent import Recent
 from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
 from oncecast.listener.rescue import TakenWatch
+from oncecast.listener.sending import DeadLetterSender
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
 from oncecast.listener.tasks import end_all, first_of
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
+
+LAST_SENDING_MIN_S = 1.0
+"""What a drain leaves for dead letters at least, however long the rest of it took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +99,7 @@ class ListenerService:
         *,
         dial: Dial | None = None,
         check_emitted: Callable[[bytes], None] | None = None,
+        sending: tuple[UnsentLetters, LetterBroker] | None = None,
     ) -> None:
         self._dial = dial or websocket_dial(settings.token)
         self.tally = Tally(observe)
@@ -114,7 +122,7 @@ class ListenerService:
         self.settlement = Settlement(
             self.redis,
             self.recent,
-            release=self._come_back_one,
+            release=self._order.let_second_through,
             ended=self._order.ended,
             observe=self._observe,
         )
@@ -150,9 +158,8 @@ class ListenerService:
             sort_out=self._sort_out,
         )
         self.feeds = [self._feed(url) for url in settings.producer_urls]
-        self._filer = DeadLetterFiler(
-            store, letter_log, self.database, instance=settings.instance, observe=self._observe
-        )
+        self._filer = DeadLetterFiler(store, letter_log, self.database, observe=self._observe)
+        self.sender = DeadLetterSender(*sending, self.database, observe=self._observe) if sending else None
         self._pruner = Pruner(store, self.database, keep_s=settings.events_retention_s, observe=self._observe)
         self.replays = Replays(
             app,
@@ -188,6 +195,8 @@ class ListenerService:
     async def _ready(self) -> bool:
         """Wait for PostgreSQL; whether the process before us died, of what we may be about to read."""
         await self.database.wait()
+        if self.sender:
+            await self.sender.begin()
         if self._in_doubt is None:
             self._in_doubt = await self._deaths.begin_running()
         return self._in_doubt
@@ -252,9 +261,11 @@ class ListenerService:
             intake += [group.create_task(claiming) for claiming in self._lines.claiming()]
             intake.append(group.create_task(self._watch.watch_for_ever()))
             work = [group.create_task(working) for working in self._lines.working()]
+            sending = (self.sender.send_for_ever(),) if self.sender else ()
             upkeep = [
                 group.create_task(task)
                 for task in (
+                    *sending,
                     self.redis.beat_for_ever(),
                     self.database.probe_for_ever(),
                     self.settlement.mark_for_ever(),
@@ -273,6 +284,7 @@ class ListenerService:
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
         self._draining = True
+        ends_at_s = time.monotonic() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
         await end_all(intake)
         try:
@@ -290,9 +302,13 @@ class ListenerService:
         await self._filer.file()
         with contextlib.suppress(Unavailable):
             await self._deaths.end_running()
+        if self.sender:
+            await self.sender.drain(max(LAST_SENDING_MIN_S, ends_at_s - time.monotonic()))
         self._observe(Stopped(len(left)))
 
     async def _close(self) -> None:
+        if self.sender:
+            await self.sender.close()
         await self._store.close()
         await self._leases.close()
 
@@ -314,6 +330,8 @@ class ListenerService:
         self.tally.observe(fact)
         if isinstance(fact, Died):
             self._filer.wake()
+            if self.sender:
+                self.sender.wake()
 
     def report(self) -> Report:
         """The report of this moment, without a cursor: each feed adds that of its journal."""
@@ -352,6 +370,8 @@ class ListenerService:
             "duplicates": report.duplicates,
             "dead": report.dead,
             "in_flight": report.in_flight,
+            "broker": None if self.sender is None else "ready" if self.sender.is_up else "down",
+            "unsent": None if self.sender is None else self.sender.unsent,
             "standing_by": report.standing_by,
             "taken_by_others": self._watch.count,
             "waiting_for_order": self._order.waiting,

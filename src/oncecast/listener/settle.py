@@ -111,7 +111,6 @@ class Settlement:
         behind = self._behind.get(identity)
         if behind:
             following = behind.popleft()
-            following.turn = leaving.turn  # the same event: it has the same place in its order
             self._in_flight[identity] = following
             if not behind:
                 del self._behind[identity]

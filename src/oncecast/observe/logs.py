@@ -30,6 +30,7 @@ _WARNING = (
     facts.Suspected,
     facts.ProcessingFailed,
     facts.ReplayFailed,
+    facts.SendingRefused,
     facts.InsertFailed,
     facts.Disconnected,
     facts.Reconnecting,
@@ -42,6 +43,9 @@ _WARNING = (
     facts.StandingBy,
     facts.EmissionsHeldUp,
 )
+
+
+_DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the broker of dead letters"}
 
 
 def log_facts(instance: str, *, format: str = "console", level: str = "info") -> Observe:
@@ -156,6 +160,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"📝 Logged failed event {fact.id} to {fact.file}"]
         case facts.FilingFailed():
             return [f"❌ Dead letters cannot be filed in {at}: {fact.error}; their rows are safe"]
+        case facts.Sent():
+            return [f"📤 Sent dead letter {fact.id} to {fact.broker}"]
+        case facts.SendingRefused():
+            return [f"⚠️ Dead letter {fact.id} of {at} is refused by {fact.broker} ({fact.error}); tried again later"]
         case facts.Replayed():
             return [f"✅ Replayed {fact.id}: stored by {at}"]
         case facts.ReplayFailed():
@@ -166,14 +174,22 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"⚠️ Events of handlers wait in the outbox of {at}: {fact.error}"]
         case facts.EmissionRefused():
             return [f"❌ An event of a handler can never be published: {fact.error}; it stays in the table outbox"]
+        case facts.Discarded():
+            return [f"· Discarded {fact.count} dead letters in {at}; their rows are kept"]
+        case facts.Restored():
+            return [f"· Restored {fact.count} dead letters in {at}"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyTried():
-            return [f"🔄 Connecting to {'Redis' if fact.name == 'redis' else 'PostgreSQL'} in {at}..."]
+            return [f"🔄 Connecting to {_DEPENDENCIES.get(fact.name, fact.name)} in {at}..."]
         case facts.DependencyLost(name="redis"):
             return [f"⚠️ Redis unavailable in {at}: duplicate risk ({fact.error})"]
         case facts.DependencyReady(name="redis"):
             return [f"✅ Redis ready in {at}"]
+        case facts.DependencyLost(name="broker"):
+            return [f"❌ Dead letters cannot be sent in {at}: {fact.error}; they wait in PostgreSQL"]
+        case facts.DependencyReady(name="broker"):
+            return [f"✅ Broker of dead letters ready in {at}"]
         case facts.DependencyLost():
             return [f"❌ PostgreSQL unavailable in {at}: events wait ({fact.error})"]
         case facts.DependencyReady():

@@ -16,12 +16,14 @@ from oncecast.http.problems import PROBLEM_TYPE, Problem
 from oncecast.producer.listeners import ListenerHub, Reader
 
 PATH = "/api/dead-letters"
+CAUSES_PATH = "/api/dead-letter-causes"
+CHANGES = ("replay", "discard", "restore", "reset")
 ANSWER_DEADLINE_S = 120.0
 RETRY_AFTER = {"Retry-After": "2"}
 
 
 class Relay:
-    """The routes under `/api/dead-letters`, answered by whoever is connected of a group that `is_known`."""
+    """The routes about dead letters, answered by whoever is connected of a group that `is_known`."""
 
     def __init__(self, hub: ListenerHub, is_known: Callable[[str], bool]) -> None:
         self._hub = hub
@@ -32,7 +34,8 @@ class Relay:
         """For the producer's application."""
         return [
             Route(PATH, self._relay, methods=["GET"]),
-            Route(f"{PATH}/replay", self._relay, methods=["POST"]),
+            Route(CAUSES_PATH, self._relay, methods=["GET"]),
+            *(Route(f"{PATH}/{change}", self._relay, methods=["POST"]) for change in CHANGES),
             Route(f"{PATH}/{{id:path}}", self._relay, methods=["GET", "PUT"]),
         ]
 

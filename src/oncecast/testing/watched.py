@@ -105,6 +105,10 @@ class WatchedTransaction:
         """See Transaction."""
         return self._tx.savepoint()
 
+    async def take(self, key: str) -> None:
+        """See OpenTransaction."""
+        await self._tx.take(key)
+
     def _note(self, query: str, params: Params) -> None:
         kept = dict(params) if isinstance(params, Mapping) else params if params is None else tuple(params)
         statement = Statement(" ".join(query.split()), kept)

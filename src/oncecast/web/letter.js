@@ -1,7 +1,7 @@
 // One dead letter, opened: the event as it was received, the trace, and the way back.
 
 import { element, faultOfJson, setText } from "./format.js";
-import { letter as read, mend, replay } from "./letters_api.js";
+import { change, letter as read, mend, replay } from "./letters_api.js";
 
 /** Fill `entry`, the details of that letter. */
 export async function openLetter(entry, group, letter, onReplayed) {
@@ -42,6 +42,7 @@ function wayBack(group, letter, onReplayed) {
   const field = element("textarea", { rows: Math.min(12, Math.max(3, before.split("\n").length)), spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
   field.value = before;
   const button = element("button", { type: "submit", class: "primary" }, "Replay");
+  const discarding = element("button", { type: "button", class: "plain" }, "Discard");
   const help = element("p", { class: "help bad" });
   const outcome = element("p", { role: "status" });
 
@@ -60,14 +61,14 @@ function wayBack(group, letter, onReplayed) {
       field.focus();
       return;
     }
-    button.disabled = true;
+    button.disabled = discarding.disabled = true;
     outcome.className = "quiet";
     setText(outcome, isChanged ? "Mending and replaying" : "Replaying");
     const { isOver, isStored, text } = await mendAndReplay(isChanged ? field.value : null);
     setText(outcome, text);
     outcome.className = isStored ? "good" : "bad";
-    button.disabled = false;
-    button.hidden = field.readOnly = isOver;
+    button.disabled = discarding.disabled = false;
+    button.hidden = discarding.hidden = field.readOnly = isOver;
     setText(button, field.value === before ? "Replay" : "Mend and replay");
     onReplayed();
   }
@@ -84,12 +85,30 @@ function wayBack(group, letter, onReplayed) {
     }
   }
 
+  let isDiscarded = false;
+  discarding.onclick = async () => {
+    button.disabled = discarding.disabled = true;
+    try {
+      await change(isDiscarded ? "restore" : "discard", group, letter);
+      isDiscarded = !isDiscarded;
+      outcome.className = "quiet";
+      setText(outcome, isDiscarded ? "Discarded: it is listed no more, and its row is kept." : "Restored.");
+    } catch ({ message }) {
+      outcome.className = "bad";
+      setText(outcome, message);
+    }
+    setText(discarding, isDiscarded ? "Restore" : "Discard");
+    button.disabled = discarding.disabled = false;
+    button.hidden = field.readOnly = isDiscarded;
+    onReplayed();
+  };
+
   const form = element(
     "form",
     { novalidate: "" },
     element("label", {}, letter.mended ? "Data, mended" : "Data", field),
     help,
-    element("div", { class: "actions" }, button, outcome),
+    element("div", { class: "actions" }, button, discarding, outcome),
   );
   form.onsubmit = (submitted) => {
     submitted.preventDefault();

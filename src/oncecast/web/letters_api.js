@@ -36,6 +36,14 @@ export async function replay(group, { id, source }) {
   return { isStored: outcome === "stored", isOver: outcome === "stored" || outcome === "not_dead", text: texts[outcome] ?? outcome };
 }
 
+/** Give it up for good, or bring it back: `what` is `discard` or `restore`. Raises where nothing was changed. */
+export async function change(what, group, { id, source }) {
+  const body = JSON.stringify({ events: [{ id, source }] });
+  const path = `${PATH}/${what}?${new URLSearchParams({ group })}`;
+  const { not_done: failures } = await ask(path, { right: "admin", method: "POST", body });
+  if (failures.length) throw new Error(`Nothing was changed: ${failures[0].error}.`);
+}
+
 function address(group, { id, source }) {
   return `${PATH}/${encodeURIComponent(id)}?${new URLSearchParams({ source, group })}`;
 }

@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from oncecast.client import NotAcknowledged, Publisher, PublishRefused, publisher
+from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, courier, publisher
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor, Event
-from tests.support.scripted_producer import Producer, accept_but_hang_up, fall_silent, refuse, when
+from tests.support.scripted_producer import Producer, Request, accept_but_hang_up, fall_silent, refuse, when
 from tests.support.scripted_producer import accept as acknowledge
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "RETRY_BASE_S", 0.005)
-    monkeypatch.setattr(publisher, "RETRY_MAX_S", 0.02)
+    monkeypatch.setattr(courier, "RETRY_BASE_S", 0.005)
+    monkeypatch.setattr(courier, "RETRY_MAX_S", 0.02)
 
 
 def bare(count: int) -> list[dict[str, object]]:
@@ -86,7 +87,7 @@ async def test_a_lost_acknowledgement_is_asked_for_again_with_the_same_ids() -> 
 
 async def test_a_silent_producer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request without an answer is given up on after its own deadline, and made again."""
-    monkeypatch.setattr(publisher, "REQUEST_DEADLINE_S", 0.05)
+    monkeypatch.setattr(courier, "REQUEST_DEADLINE_S", 0.05)
     async with Producer([fall_silent]).running() as producer, Publisher(producer.url) as p:
         await p.publish({"id": "a"})
     assert [request.ids for request in producer.requests] == [["a"], ["a"]]
@@ -319,3 +320,166 @@ async def test_many_tasks_share_one_publisher() -> None:
         tasks = [group.create_task(p.publish(event)) for event in bare(50)]
         assert len({await task for task in tasks}) == 50
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 51))
+
+
+# --- events that come one by one --------------------------------------------------------------------------
+
+
+async def test_events_of_many_tasks_share_requests_and_each_has_its_own_cursor() -> None:
+    """A lone event goes at once; while requests are under way, the next ones gather."""
+    gate = asyncio.Event()
+    async with (
+        Producer([when(gate, acknowledge)] * 2).running() as producer,
+        Publisher(producer.url, requests_max=2, batch_events_max=300) as p,
+        asyncio.TaskGroup() as group,
+    ):
+        tasks = [group.create_task(p.publish(event)) for event in bare(1000)]
+        await _under_way(producer, 2)
+        gate.set()
+        cursors = [await task for task in tasks]
+    assert len(producer.requests) == 2 + 4, "300, 300, 300, 98"
+    place = {event["id"]: offset for offset, event in enumerate(producer.acknowledged, 1)}
+    assert [cursor.offset for cursor in cursors] == [place[f"e{n}"] for n in range(1, 1001)]
+    assert producer.most_under_way == 2
+
+
+async def test_an_event_that_is_refused_does_not_harm_its_company() -> None:
+    """Only who published it hears of it; the others are sent again without it."""
+
+    async def refuse_the_third(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
+        if "e3" in request.ids:
+            detail = f"event {request.ids.index('e3') + 1} of {len(request.ids)}: no such thing"
+            await refuse(422, {"detail": detail})(producer, request, writer)
+        else:
+            await acknowledge(producer, request, writer)
+
+    async with (
+        Producer([refuse_the_third] * 10).running() as producer,
+        Publisher(producer.url, requests_max=1) as p,
+    ):
+        outcomes = await asyncio.gather(*(p.publish(event) for event in bare(6)), return_exceptions=True)
+    refused = outcomes.pop(2)
+    assert isinstance(refused, PublishRefused)
+    assert (str(refused), refused.position) == ("event e3 is refused: no such thing", 1)
+    assert all(isinstance(outcome, Cursor) for outcome in outcomes)
+    assert [request.ids for request in producer.requests][1:] == [
+        ["e2", "e3", "e4", "e5", "e6"],
+        ["e2", "e4", "e5", "e6"],
+    ]
+
+
+async def test_events_that_are_too_many_together_are_sent_in_halves() -> None:
+    """A producer, or a proxy before it, that takes smaller requests only is no reason to refuse any event."""
+
+    async def at_most_two(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
+        await (acknowledge if len(request.ids) <= 2 else refuse(413))(producer, request, writer)
+
+    async with Producer([at_most_two] * 20).running() as producer, Publisher(producer.url, requests_max=1) as p:
+        cursors = await asyncio.gather(*(p.publish(event) for event in bare(9)))
+    assert len(set(cursors)) == 9
+    assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 10))
+
+
+async def test_a_token_that_is_refused_is_told_to_each_after_one_request() -> None:
+    """What is wrong with the request, and not with an event, is nobody's fault alone; the address is named."""
+    async with Producer([refuse(401, {"detail": "no"})] * 3).running() as producer, Publisher(producer.url) as p:
+        outcomes = await asyncio.gather(*(p.publish(event) for event in bare(3)), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == [f"refused: {producer.url}: no"] * 3
+    assert len({id(outcome) for outcome in outcomes}) == 3
+
+
+async def test_a_cancelled_publish_is_not_sent_if_it_has_not_been() -> None:
+    """Those who gather with it are sent all the same."""
+    gate = asyncio.Event()
+    async with (
+        Producer([when(gate, acknowledge)]).running() as producer,
+        Publisher(producer.url, requests_max=1) as p,
+    ):
+        tasks = [asyncio.create_task(p.publish(event)) for event in bare(4)]
+        await _under_way(producer, 1)
+        tasks[2].cancel()
+        gate.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Cursor, Cursor, asyncio.CancelledError, Cursor]
+    assert [event["id"] for event in producer.acknowledged] == ["e1", "e2", "e4"]
+
+
+async def test_a_request_that_nobody_waits_for_any_more_is_given_up() -> None:
+    """After every publish of it was cancelled, its connection closes and the next event goes through."""
+    gate = asyncio.Event()
+    async with (
+        Producer([when(gate, acknowledge)]).running() as producer,
+        Publisher(producer.url, requests_max=1) as p,
+    ):
+        publishing = asyncio.create_task(p.publish({"id": "given up"}))
+        await _under_way(producer, 1)
+        publishing.cancel()
+        async with asyncio.timeout(5):
+            assert await p.publish({"id": "next"})
+    assert [event["id"] for event in producer.acknowledged] == ["next"]
+
+
+async def test_who_waits_behind_requests_without_an_answer_ends_at_its_own_deadline() -> None:
+    """Time spent waiting for others' requests is not added to the deadline."""
+    async with (
+        Producer([fall_silent] * 5).running() as producer,
+        Publisher(producer.url, requests_max=1, deadline_s=0.3) as p,
+    ):
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*(p.publish(event) for event in bare(3)), return_exceptions=True)
+    assert all(isinstance(outcome, NotAcknowledged) for outcome in outcomes), outcomes
+    assert f"{producer.url} does not answer" in str(outcomes[2])
+
+
+async def test_a_closed_publisher_says_so() -> None:
+    """Whoever waits when it is closed, and whoever uses it afterwards, raises PublisherClosed."""
+    async with Producer([fall_silent] * 2).running() as producer:
+        p = Publisher(producer.url)
+        waiting = [asyncio.create_task(p.publish({"id": "a"})), asyncio.create_task(p.publish_many(bare(2)))]
+        await _under_way(producer, 2)
+        await p.aclose()
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, PublisherClosed)
+        for publishing in (p.publish({"id": "b"}), p.publish_many(bare(1))):
+            with pytest.raises(PublisherClosed, match="this publisher is closed"):
+                await publishing
+
+
+async def test_trouble_is_told_once_and_again_after_it_was_over(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise somebody with a wrong address would wait for a minute without a word."""
+    answers = [refuse(503, {"detail": "full"}), refuse(503), acknowledge, refuse(503, {"detail": "full again"})]
+    async with Producer(answers).running() as producer, Publisher(producer.url) as p:
+        await p.publish({"id": "a"})
+        await p.publish({"id": "b"})
+    told = [record.getMessage() for record in caplog.records if record.name == "oncecast.publisher"]
+    assert told == ["cannot publish yet, trying again: full", "cannot publish yet, trying again: full again"]
+
+
+async def test_what_takes_several_and_what_takes_one_is_told_apart() -> None:
+    """The mistake is named, with what would do."""
+    async with Publisher() as p:
+        with pytest.raises(TypeError, match="not list; publish_many takes several"):
+            await p.publish(bare(2))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="an iterable of events, not dict: publish takes one"):
+            await p.publish_many({"id": "a"})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"the event 'a' has no JSON form: .* object is unsupported"):
+            await p.publish({"id": "a", "x": object()})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PublishRefused("no", status=422, position=3, event_id="e3", accepted=2),
+        NotAcknowledged("full", deadline_s=2.0, accepted=1),
+    ],
+)
+def test_an_error_can_be_handed_to_another_process(error: Exception) -> None:
+    """Workers of a process pool, or of Celery, pickle what they raise."""
+    twin = pickle.loads(pickle.dumps(error))
+    assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+
+
+async def _under_way(producer: Producer, count: int) -> None:
+    while producer.under_way < count:
+        producer.arrived.clear()
+        await producer.arrived.wait()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from openapi_spec_validator import validate
@@ -21,6 +22,7 @@ from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.app import Producer, ProducerSettings
 
 NOTHING: Any = SimpleNamespace()
+ANYTHING: Any = Mock()
 PAGES = {"/", "/docs"}
 """For people; they describe themselves."""
 
@@ -31,7 +33,8 @@ def producer_routes() -> Iterable[BaseRoute]:
 
 
 def listener_routes() -> Iterable[BaseRoute]:
-    further = [*letters_routes(NOTHING, NOTHING, objection=lambda: None), *pruning_routes(NOTHING)]
+    letters = letters_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
+    further = [*letters, *pruning_routes(NOTHING)]
     return listener_app(NOTHING, NOTHING, further, health=dict, metrics=bytes).routes
 
 

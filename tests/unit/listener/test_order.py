@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncecast import Event, Listener
-from oncecast.core.event import Arrival, Turn
+from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.listener.order import Order
 from oncecast.listener.track import Track
 from tests.support.arrivals import arrivals, track
@@ -51,7 +51,8 @@ def test_the_next_of_a_key_is_released_when_the_one_before_has_ended_and_knows_w
     first, *_ = at.arrive(["a", "a", "a"], track())
     at.order.ended(first)
     (second,) = at.released
-    assert (second.offset, second.turn) == (2, Turn('"a"', ("/s", "1")))
+    assert second.turn is not None
+    assert (second.offset, second.turn.key, second.turn.row_needed) == (2, '"a"', ("/s", "1"))
     at.order.ended(second)
     assert offsets(at.released) == [2, 3]
 
@@ -61,7 +62,22 @@ def test_one_that_comes_after_its_predecessor_has_ended_need_not_wait_but_still_
     (first,) = at.arrive(["a"], on)
     at.order.ended(first)
     (second,) = at.arrive(["a"], on, first=2)
-    assert second.turn == Turn('"a"', ("/s", "1"))
+    assert second.turn is not None
+    assert second.turn.row_needed == ("/s", "1")
+
+
+def test_one_whose_predecessor_a_cursor_was_saved_over_needs_its_row_no_more_for_that_may_have_been_pruned() -> None:
+    at, on = Harness(), track()
+    (first,) = at.arrive(["a"], on)
+    at.order.ended(first)
+    (second,) = at.arrive(["a"], on, first=2)
+    on.save(Cursor("e1", 1))
+    assert second.turn is not None
+    assert second.turn.row_needed is None
+    at.order.ended(second)
+    (third,) = at.arrive(["a"], on, first=3)
+    assert third.turn is not None
+    assert third.turn.row_needed == ("/s", "2")
 
 
 def test_another_track_does_not_wait_for_this_one() -> None:

@@ -6,6 +6,7 @@ from oncecast.stores.memory.leases import MemoryLeases, MemoryRedis
 from oncecast.stores.memory.letters import MemoryLetters
 from oncecast.stores.memory.outbox import MemoryOutbox
 from oncecast.stores.memory.postgres import MemoryPostgres
+from oncecast.stores.memory.unsent import MemoryUnsent
 
 __all__ = [
     "MemoryDeaths",
@@ -15,4 +16,5 @@ __all__ = [
     "MemoryOutbox",
     "MemoryPostgres",
     "MemoryRedis",
+    "MemoryUnsent",
 ]

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from oncecast.core.errors import AttemptFailed, TransactionClosed, Unavailable
-from oncecast.core.ports import Work
+from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable
+from oncecast.core.ports import DeadLetter, Work
 from oncecast.core.transaction import Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
@@ -26,6 +26,22 @@ class Client:
     @property
     def _tables(self) -> Tables:
         return self._server.tables
+
+    def _now_s(self) -> float:
+        """The server's clock."""
+        return asyncio.get_running_loop().time()
+
+    def _letter(self, identity: str) -> DeadLetter:
+        row, letter = self._tables.rows[identity], self._tables.letters[identity]
+        return DeadLetter(
+            source=row.source,
+            id=row.id,
+            error=letter.error,
+            attempts=letter.attempts,
+            raw=letter.raw,
+            died_at=letter.died_at,
+            listener=letter.listener,
+        )
 
     async def _do(self, act: Act) -> Any:
         try:
@@ -101,6 +117,14 @@ class MemoryTransaction:
 
         answer: tuple[int, list[dict[str, Any]]] = await self._do(run)
         return answer
+
+    async def take(self, key: str) -> None:
+        """See OpenTransaction."""
+        session = self.session
+        if session is None:
+            raise TransactionClosed("the transaction ended with its attempt")
+        if not await self._do(lambda: self._server.try_lock(session, f"key {key}")):
+            raise OutOfTurn(f"another event of {key} is under way")
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

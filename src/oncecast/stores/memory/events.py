@@ -11,8 +11,6 @@ from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Letter, Row, Session
 
-DIED_AT = "2000-01-01T00:00:00Z"
-
 
 class MemoryEvents(Client):
     """See EventStore."""
@@ -66,7 +64,8 @@ class MemoryEvents(Client):
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
     def _take_turn(self, session: Session, turn: Turn) -> None:
-        has_row = turn.after is None or "\0".join(turn.after) in self._tables.rows
+        needed = turn.row_needed
+        has_row = needed is None or "\0".join(needed) in self._tables.rows
         if not (self._server.try_lock(session, f"key {turn.key}") and has_row):
             self._server.roll_back(session)
             raise OutOfTurn(f"the turn of another event of {turn.key}")
@@ -81,7 +80,8 @@ class MemoryEvents(Client):
                 return self._compare(arrival)
             session.rows[arrival.identity].status = "dead"
             error = f"{type(cause).__name__}: {cause}"
-            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance)
+            number = len(self._tables.letters) + 1
+            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number, self._now_s())
             session.letters[arrival.identity] = letter
             self._server.commit(session)
             return Outcome.STORED
@@ -115,17 +115,9 @@ class MemoryEvents(Client):
 
         def unfiled() -> list[DeadLetter]:
             return [
-                DeadLetter(
-                    source=row.source,
-                    id=row.id,
-                    error=letter.error,
-                    attempts=letter.attempts,
-                    raw=letter.raw,
-                    died_at=DIED_AT,
-                )
+                self._letter(identity)
                 for identity, letter in self._tables.letters.items()
                 if not letter.filed and letter.listener == self._instance
-                for row in [self._tables.rows[identity]]
             ][:limit]
 
         found: list[DeadLetter] = await self._do(unfiled)

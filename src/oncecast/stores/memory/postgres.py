@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from oncecast.core.errors import RowLocked
@@ -13,6 +14,7 @@ from oncecast.core.ports import SavedCursor
 from oncecast.core.transaction import Params
 
 LOCK_TIMEOUT_S = 2.0
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -39,8 +41,19 @@ class Letter:
     attempts: int
     raw: bytes
     listener: str
+    number: int
+    """Letters are numbered in the order of their deaths."""
+    died_at_s: float
     filed: bool = False
     mended: bytes | None = None
+    discarded: bool = False
+    sent: bool = False
+    send_claimed_at_s: float | None = None
+
+    @property
+    def died_at(self) -> str:
+        """There is no clock here: a second passes from death to death."""
+        return (BEGINNING + timedelta(seconds=self.number)).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
@@ -59,6 +72,7 @@ class Tables:
     refused: dict[int, str] = field(default_factory=dict)
     suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
     """Deaths by identity and listener, and whether it is being attempted."""
+    sending_since_s: float | None = None
 
     def copy(self) -> Tables:
         """A state of its own: of what is in the tables, only letters are ever changed in place."""
@@ -142,6 +156,10 @@ class MemoryPostgres:
             raise SyntaxError(query)
         session.effects[params[0]] = session.effects.get(params[0], 0) + 1
         return 1, []
+
+    def is_locked(self, identity: str) -> bool:
+        """Whether a session has the row of `identity`."""
+        return identity in self._locks
 
     def commit(self, session: Session) -> bool:
         """Whether it committed: a session in which a statement has failed rolls back."""

@@ -6,5 +6,14 @@ from oncecast.stores.postgres.letters import PostgresLetters
 from oncecast.stores.postgres.outbox import PostgresOutbox
 from oncecast.stores.postgres.reader import EventReader
 from oncecast.stores.postgres.store import PostgresEvents
+from oncecast.stores.postgres.unsent import PostgresUnsent
 
-__all__ = ["Database", "EventReader", "PostgresDeaths", "PostgresEvents", "PostgresLetters", "PostgresOutbox"]
+__all__ = [
+    "Database",
+    "EventReader",
+    "PostgresDeaths",
+    "PostgresEvents",
+    "PostgresLetters",
+    "PostgresOutbox",
+    "PostgresUnsent",
+]

@@ -32,6 +32,8 @@ the API share one of them, so that the other is left."""
 Purpose = Literal["work", "upkeep", "read"]
 
 SERVER_VERSION_MIN = 140000
+MIGRATION_DEADLINE_S = 900.0
+"""A migration may have to rewrite a large table; to be cut short would only have it begin again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,11 +176,11 @@ class Database:
     async def migrate(self) -> None:
         """Bring the schema up to date, one process at a time; raises StartError where that cannot be."""
         try:
-            async with asyncio.timeout(self.limits.deadline_s):
+            async with asyncio.timeout(self.limits.deadline_s) as deadline:
                 connection = await self.connect()
                 async with connection:
                     await self._check_server(connection)
-                    await _migrate(connection, self.schema)
+                    await _migrate(connection, self.schema, deadline)
         except psycopg.errors.InsufficientPrivilege as error:
             raise StartError(f"PostgreSQL: {error.diag.message_primary}: see 'oncecast migrate --help'") from error
         except DATABASE_ERRORS as error:
@@ -193,7 +195,7 @@ class Database:
             raise StartError(f"the database's encoding is {encoding}: Oncecast needs one with UTF8")
 
 
-async def _migrate(connection: Connection, schema: str) -> None:
+async def _migrate(connection: Connection, schema: str, deadline: asyncio.Timeout) -> None:
     async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
             "set local lock_timeout = 0"
@@ -215,6 +217,8 @@ async def _migrate(connection: Connection, schema: str) -> None:
             number = int(file.name.partition("_")[0])
             if number in applied:
                 continue
+            deadline.reschedule(asyncio.get_running_loop().time() + MIGRATION_DEADLINE_S)
+            await cursor.execute(f"set local statement_timeout = '{_ms(MIGRATION_DEADLINE_S)}'")
             await cursor.execute(in_schema(file.read_text("utf-8"), schema))
             await cursor.execute(
                 sql.SQL("insert into {}.migrations (number, name) values (%s, %s)").format(name),

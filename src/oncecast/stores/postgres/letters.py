@@ -1,21 +1,27 @@
-"""Dead letters as an operator sees them: list, look at, mend, replay. The row of `events` is what is dead."""
+"""Dead letters as an operator sees them: list, count, look at, mend, discard, replay.
+
+The row of `events` is what is dead; that of `dead_letters` follows it in the same transaction (`replayed_at`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import msgspec
+import psycopg
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row, tuple_row
 
+from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Event
-from oncecast.core.ports import ReplayWork
+from oncecast.core.letters import Identity, Selection
+from oncecast.core.ports import Cause, Causes, ReplayWork
 from oncecast.stores.postgres.database import Connection, Database, Purpose, rfc3339
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import rows_of, storable
@@ -29,44 +35,74 @@ class PostgresLetters:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
-    async def newest(
-        self,
-        *,
-        limit: int,
-        after: str | None = None,
-        type: str | None = None,
-        source: str | None = None,
-        id: str | None = None,
-        listener: str | None = None,
-        error: str | None = None,
-    ) -> list[dict[str, Any]]:
+    async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """See DeadLetters."""
-        filters = {"type": type, "source": source, "id": id, "listener": listener, "error": error}
-        async with self._ask("read", "list_dead_letters", {"limit": limit, **filters, **behind(after)}) as cursor:
-            return [
-                {**row, "died_at": rfc3339(row["died_at"]), "mark": mark_of(row["died_at"], row["source"], row["id"])}
-                for row in await cursor.fetchall()
-            ]
+        values = {**_chosen(selection), **behind(after), "limit": limit}
+        async with self._ask("read", "list_dead_letters", values) as cursor:
+            return [_marked(row) for row in await cursor.fetchall()]
+
+    async def read(
+        self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """See DeadLetters."""
+        values = {**_chosen(selection), **behind(after), "limit": limit, "max_bytes": max_bytes}
+        async with self._ask("read", "read_dead_letters", values) as cursor:
+            rows = await cursor.fetchall()
+        is_cut = bool(rows) and (rows[0]["found"] > len(rows) or len(rows) == limit)
+        return [_whole(_marked(row)) for row in rows], is_cut
+
+    async def causes(self, selection: Selection, *, limit: int) -> Causes:
+        """See DeadLetters."""
+        async with self._ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
+            rows = await cursor.fetchall()
+        return Causes(
+            letters=rows[0]["all_letters"] if rows else 0,
+            causes=rows[0]["all_causes"] if rows else 0,
+            largest=[
+                Cause(
+                    cause=row["cause"],
+                    error=row["error"],
+                    letters=row["letters"],
+                    types=row["types"],
+                    newest_at=rfc3339(row["newest_at"]),
+                    example=Identity(row["source"], row["id"]),
+                )
+                for row in rows
+            ],
+        )
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
         """See DeadLetters."""
         async with self._ask("read", "get_dead_letter", {"source": source, "id": id}) as cursor:
             row = await cursor.fetchone()
-        if row is None:
-            return None
-        mended = row["mended_data"]
-        return {
-            **{name: value for name, value in row.items() if name != "raw"},
-            "died_at": rfc3339(row["died_at"]),
-            "event": msgspec.Raw(row["raw"]),
-            "mended_data": None if mended is None else msgspec.Raw(mended.encode()),
-        }
+        return None if row is None else _whole(_shown(row))
 
     async def mend(self, source: str, id: str, data: bytes) -> bool:
         """See DeadLetters."""
         values = {"source": source, "id": id, "data": data.decode()}
-        async with self._ask("upkeep", "mend_dead_letter", values) as cursor:
-            return cursor.rowcount == 1
+        try:
+            async with self._ask("upkeep", "mend_dead_letter", values) as cursor:
+                return cursor.rowcount == 1
+        except DataRefused as error:
+            place = error.__cause__.diag.context if isinstance(error.__cause__, psycopg.Error) else None
+            raise DataRefused(f"{error}; {_line(place)}" if place else str(error)) from error
+
+    async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
+        """See DeadLetters."""
+        return await self._change("discard", letters)
+
+    async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
+        """See DeadLetters."""
+        return await self._change("restore", letters)
+
+    async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
+        """See DeadLetters."""
+        return await self._change("reset", letters)
+
+    async def _change(self, query: str, letters: Sequence[Identity]) -> set[Identity]:
+        values = {"sources": [letter.source for letter in letters], "ids": [letter.id for letter in letters]}
+        async with self._ask("upkeep", query, values) as cursor:
+            return {Identity(row["source"], row["id"]) for row in await cursor.fetchall()}
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """See DeadLetters."""
@@ -126,5 +162,46 @@ class PostgresLetters:
             asyncio.timeout(self._deadline_s),
             connection.cursor(row_factory=dict_row) as cursor,
         ):
-            await cursor.execute(self._db.queries[query], values)
+            # Planned anew each time: what is not asked for is null, and a plan for any value would be a bad one.
+            await cursor.execute(self._db.queries[query], values, prepare=False)
             yield cursor
+
+
+def _chosen(selection: Selection) -> dict[str, Any]:
+    """The parameters of the condition `chosen`."""
+    names = ("source", "error", "cause", "listener", "since", "until", "discarded")
+    return {
+        **{name: getattr(selection, name) for name in names},
+        "ids": list(selection.ids) or None,
+        "type": selection.type if selection.type_prefix is None else None,
+        "type_prefix": selection.type_prefix,
+    }
+
+
+def _marked(row: DictRow) -> dict[str, Any]:
+    return {**_shown(row), "mark": mark_of(row["died_at"], row["source"], row["id"])}
+
+
+def _shown(row: DictRow) -> dict[str, Any]:
+    """Times as text."""
+    discarded_at = row["discarded_at"]
+    return {
+        **row,
+        "died_at": rfc3339(row["died_at"]),
+        "discarded_at": None if discarded_at is None else rfc3339(discarded_at),
+    }
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """With the event and the mended data as the JSON that they are."""
+    mended = row["mended_data"]
+    return {
+        **{name: value for name, value in row.items() if name not in ("raw", "found")},
+        "event": msgspec.Raw(row["raw"]),
+        "mended_data": None if mended is None else msgspec.Raw(mended.encode()),
+    }
+
+
+def _line(text: str) -> str:
+    """On one line, and not too long."""
+    return " ".join(text.split())[:300]

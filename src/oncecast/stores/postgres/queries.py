@@ -8,18 +8,19 @@ from importlib import resources
 from psycopg import sql
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_PART = "chosen"
+"""The condition that several queries share: it stands where they say `{chosen}`."""
 
 
 def load_queries(schema: str) -> dict[str, sql.Composed]:
     """All named queries for `schema`."""
     text = resources.files(__package__).joinpath("sql/queries.sql").read_text("utf-8")
     names_and_bodies = _NAME.split(text)[1:]
-    return {
-        name: in_schema(body.strip(), schema)
-        for name, body in zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True)
-    }
+    bodies = dict(zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True))
+    part = in_schema(bodies.pop(_PART).strip(), schema)
+    return {name: in_schema(body.strip(), schema, **{_PART: part}) for name, body in bodies.items()}
 
 
-def in_schema(text: str, schema: str) -> sql.Composed:
-    """`text` with `{schema}` replaced by the quoted name, `{schema_text}` by a literal; there are no other braces."""
-    return sql.SQL(text).format(schema=sql.Identifier(schema), schema_text=sql.Literal(schema))
+def in_schema(text: str, schema: str, **parts: sql.Composed) -> sql.Composed:
+    """`text` with `{schema}` replaced by the quoted name, `{schema_text}` by a literal, and `parts` by theirs."""
+    return sql.SQL(text).format(schema=sql.Identifier(schema), schema_text=sql.Literal(schema), **parts)

@@ -10,6 +10,8 @@ import psycopg
 from psycopg.adapt import Dumper
 
 from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival
+from oncecast.core.ports import DeadLetter
+from oncecast.stores.postgres.database import rfc3339
 
 _JSON_OID = 114
 
@@ -88,3 +90,22 @@ def _extensions_of(members: dict[str, msgspec.Raw]) -> str | None:
 def storable(text: str) -> str:
     """Text that PostgreSQL can hold, of bounded length."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:20_000]
+
+
+def letter_of(row: Sequence[Any]) -> DeadLetter:
+    """What `unfiled` and `claim_unsent` return."""
+    source, id_, error, attempts, raw, died_at, listener = row
+    return DeadLetter(
+        source=source,
+        id=id_,
+        error=error,
+        attempts=attempts,
+        raw=raw,
+        died_at=rfc3339(died_at),
+        listener=listener,
+    )
+
+
+def identities_of(letters: Sequence[DeadLetter]) -> dict[str, list[str]]:
+    """The parameters of a query on these."""
+    return {"sources": [letter.source for letter in letters], "ids": [letter.id for letter in letters]}

@@ -17,9 +17,9 @@ from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
-from oncecast.stores.postgres.database import Connection, Database, rfc3339
+from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.rows import Json, json_array, rows_of, storable
+from oncecast.stores.postgres.rows import Json, identities_of, json_array, letter_of, rows_of, storable
 from oncecast.stores.postgres.work import commit, finish
 
 _LOOK_UP_MAX = 5_000
@@ -83,7 +83,7 @@ class PostgresEvents:
 
     async def _take_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
-        source, id_ = turn.after or (None, None)
+        source, id_ = turn.row_needed or (None, None)
         values = {"key": turn.key, "after_source": source, "after_id": id_}
         row = await (await connection.execute(self._db.queries["take_turn"], values)).fetchone()
         if row != (True,):
@@ -105,6 +105,7 @@ class PostgresEvents:
                 {
                     "source": arrival.source,
                     "id": arrival.id,
+                    "type": arrival.type,
                     "error": storable(f"{type(cause).__name__}: {cause}"),
                     "trace": storable("".join(traceback.format_exception(cause))),
                     "attempts": arrival.attempts,
@@ -123,16 +124,12 @@ class PostgresEvents:
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
             await cursor.execute(self._db.queries["unfiled"], {"listener": self._db.instance, "limit": limit})
-            return [
-                DeadLetter(source=source, id=id_, error=error, attempts=attempts, raw=raw, died_at=rfc3339(died_at))
-                for source, id_, error, attempts, raw, died_at in await cursor.fetchall()
-            ]
+            return [letter_of(row) for row in await cursor.fetchall()]
 
     async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
         """See EventStore."""
-        identities = {"sources": [x.source for x in letters], "ids": [x.id for x in letters]}
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            await connection.execute(self._db.queries["mark_filed"], identities)
+            await connection.execute(self._db.queries["mark_filed"], identities_of(letters))
 
     async def _insert_dead(self, connection: Connection, arrival: Arrival) -> bool:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
-from psycopg import AsyncCursor
+from psycopg import AsyncCursor, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
-from oncecast.core.errors import AttemptFailed, TransactionClosed
+from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
 from oncecast.core.transaction import Params
 from oncecast.stores.postgres.database import Connection
 
@@ -33,8 +33,9 @@ _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set",
 class HandlerTransaction:
     """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, take_key: sql.Composed) -> None:
         self._connection: Connection | None = connection
+        self._take_key = take_key
         self._emitted: list[bytes] = []
         self._one_at_a_time = asyncio.Lock()
         self._savepoints = 0
@@ -59,6 +60,13 @@ class HandlerTransaction:
         """All rows by column name."""
         async with self._run(query, params) as cursor:
             return await cursor.fetchall()
+
+    async def take(self, key: str) -> None:
+        """See OpenTransaction."""
+        async with self._one_at_a_time:
+            row = await (await self._open().execute(self._take_key, {"key": key})).fetchone()
+        if row != (True,):
+            raise OutOfTurn(f"another event of {key[:80]} is under way")
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

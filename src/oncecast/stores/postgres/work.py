@@ -19,7 +19,7 @@ async def finish(database: Database, connection: Connection, work: Work) -> Exce
     """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
     deadline_s = database.limits.deadline_s
     failure: Exception | None = None
-    facade = HandlerTransaction(connection)
+    facade = HandlerTransaction(connection, database.queries["take_key"])
     try:
         await work(facade)
     except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify

@@ -48,8 +48,8 @@ on conflict do nothing
 update {schema}.events set status = 'dead' where source = %(source)s and id = %(id)s
 
 -- name: keep_dead_letter
-insert into {schema}.dead_letters (source, id, error, trace, attempts, raw, listener)
-values (%(source)s, %(id)s, %(error)s, %(trace)s, %(attempts)s, %(raw)s, %(listener)s)
+insert into {schema}.dead_letters (source, id, type, error, trace, attempts, raw, listener)
+values (%(source)s, %(id)s, %(type)s, %(error)s, %(trace)s, %(attempts)s, %(raw)s, %(listener)s)
 
 -- name: insert_dead
 -- The row of an event that PostgreSQL could not take as it is: its payload stays in dead_letters.raw.
@@ -62,13 +62,57 @@ returning "offset"
 
 -- name: unfiled
 -- A listener's dead letters whose line has not been written yet, oldest first.
-select source, id, error, attempts, raw, died_at from {schema}.dead_letters
+select source, id, error, attempts, raw, died_at, listener from {schema}.dead_letters
 where listener = %(listener)s and filed_at is null
 order by died_at limit %(limit)s
 
 -- name: mark_filed
 update {schema}.dead_letters set filed_at = clock_timestamp()
 where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+
+-- name: begin_sending
+-- What died before the first listener of the group said so is never sent, and what dies later always is.
+insert into {schema}.sending default values on conflict do nothing
+
+-- name: claim_unsent
+-- Nobody waits for anybody here, and no row stays locked while its letter travels.
+with due as (
+    select source, id from {schema}.dead_letters
+    where sent_at is null and discarded_at is null
+        and died_at >= (select began_at from {schema}.sending)
+        and (listener = %(listener)s or died_at < clock_timestamp() - %(others_after_s)s * interval '1 second')
+        and (send_claimed_at is null
+             or send_claimed_at < clock_timestamp() - %(others_after_s)s * interval '1 second')
+    order by died_at limit %(limit)s
+    for update skip locked
+)
+update {schema}.dead_letters d set send_claimed_at = clock_timestamp()
+from due where d.source = due.source and d.id = due.id
+returning d.source, d.id, d.error, d.attempts, d.raw, d.died_at, d.listener
+
+-- name: mark_sent
+-- What somebody else is at for this moment, the filing station say, is left out: see mark_one_sent.
+update {schema}.dead_letters set sent_at = clock_timestamp()
+where (source, id) in (
+    select source, id from {schema}.dead_letters
+    where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    for update skip locked)
+returning source, id
+
+-- name: mark_one_sent
+update {schema}.dead_letters set sent_at = clock_timestamp() where source = %(source)s and id = %(id)s
+
+-- name: release_unsent
+-- What is left out because somebody else is at it may be claimed again a little later.
+update {schema}.dead_letters set send_claimed_at = null
+where (source, id) in (
+    select source, id from {schema}.dead_letters
+    where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    for update skip locked)
+
+-- name: count_unsent
+select count(*) from {schema}.dead_letters
+where sent_at is null and discarded_at is null and died_at >= (select began_at from {schema}.sending)
 
 -- name: load_cursor
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s
@@ -138,7 +182,7 @@ select d.raw, d.mended_data is not null, d.mended_data::text, e.type, e.journal,
     (extract(epoch from e.accepted_at) * 1000000)::bigint
 from {schema}.events e join {schema}.dead_letters d using (source, id)
 where e.source = %(source)s and e.id = %(id)s and e.status = 'dead' and d.discarded_at is null
-for update of e
+for update of e, d
 
 -- name: store_dead
 -- A dead letter's row turns into that of a stored event, its content written anew: it may have been mended, or
@@ -161,37 +205,123 @@ update {schema}.dead_letters set replayed_at = clock_timestamp() where source = 
 
 -- name: note_failed_replay
 -- The newest cause is what an operator needs to know.
-update {schema}.dead_letters d
-set error = %(error)s, trace = %(trace)s, attempts = d.attempts + 1
-from {schema}.events e
-where d.source = %(source)s and d.id = %(id)s and e.source = d.source and e.id = d.id and e.status = 'dead'
+update {schema}.dead_letters
+set error = %(error)s, trace = %(trace)s, attempts = attempts + 1
+where source = %(source)s and id = %(id)s and replayed_at is null
 
 -- name: mend_dead_letter
-update {schema}.dead_letters d
+update {schema}.dead_letters
 set mended_data = %(data)s::jsonb
-from {schema}.events e
-where d.source = %(source)s and d.id = %(id)s and e.source = d.source and e.id = d.id and e.status = 'dead'
+where source = %(source)s and id = %(id)s and replayed_at is null and discarded_at is null
+
+-- name: chosen
+-- Not a query: the condition of the queries that say so in braces. What is not asked for is null, and folded away when the
+-- statement is planned.
+d.replayed_at is null
+    and (%(discarded)s::boolean is null
+         or %(discarded)s::boolean and d.discarded_at is not null
+         or not %(discarded)s::boolean and d.discarded_at is null)
+    and (%(ids)s::text[] is null or d.id = any(%(ids)s))
+    and (%(type)s::text is null or d.type = %(type)s)
+    and (%(type_prefix)s::text is null or starts_with(d.type, %(type_prefix)s))
+    and (%(source)s::text is null or d.source = %(source)s)
+    and (%(error)s::text is null or position(lower(%(error)s) in lower(d.error)) > 0)
+    and (%(cause)s::text is null or d.cause = %(cause)s)
+    and (%(listener)s::text is null or d.listener = %(listener)s)
+    and (%(since)s::timestamptz is null or d.died_at >= %(since)s)
+    and (%(until)s::timestamptz is null or d.died_at < %(until)s)
 
 -- name: list_dead_letters
 -- Newest first, behind the dead letter that ended the page before.
-select d.source, d.id, e.type, d.error, d.attempts, d.listener, d.died_at, d.mended_data is not null as mended
-from {schema}.dead_letters d join {schema}.events e using (source, id)
-where e.status = 'dead' and d.discarded_at is null
+select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
+    d.mended_data is not null as mended, d.discarded_at
+from {schema}.dead_letters d
+where {chosen}
     and (%(before_at)s::timestamptz is null
          or (d.died_at, d.source, d.id) < (%(before_at)s, %(before_source)s::text, %(before_id)s::text))
-    and (%(type)s::text is null or e.type = %(type)s)
-    and (%(source)s::text is null or d.source = %(source)s)
-    and (%(id)s::text is null or d.id = %(id)s)
-    and (%(listener)s::text is null or d.listener = %(listener)s)
-    and (%(error)s::text is null or position(lower(%(error)s) in lower(d.error)) > 0)
 order by d.died_at desc, d.source desc, d.id desc
 limit %(limit)s
 
+-- name: read_dead_letters
+-- As the list, with everything that is kept of them; a page ends early where its letters are large.
+with page as (
+    select d.source, d.id, d.died_at, octet_length(d.raw) + octet_length(d.error) + octet_length(d.trace)
+        + coalesce(pg_column_size(d.mended_data), 0) as bytes
+    from {schema}.dead_letters d
+    where {chosen}
+        and (%(before_at)s::timestamptz is null
+             or (d.died_at, d.source, d.id) < (%(before_at)s, %(before_source)s::text, %(before_id)s::text))
+    order by d.died_at desc, d.source desc, d.id desc
+    limit %(limit)s),
+measured as (
+    select source, id, count(*) over () as found,
+        sum(bytes) over (order by died_at desc, source desc, id desc) - bytes as bytes_before
+    from page)
+select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
+    d.mended_data is not null as mended, d.discarded_at, d.trace, d.raw, d.mended_data::text as mended_data, m.found
+from measured m join {schema}.dead_letters d using (source, id)
+where m.bytes_before < %(max_bytes)s
+order by d.died_at desc, d.source desc, d.id desc
+
+-- name: count_causes
+-- The largest first, each with its newest letter for an example.
+with counted as (
+    select d.cause, d.type, count(*) as letters, max(d.died_at) as newest_at
+    from {schema}.dead_letters d
+    where {chosen}
+    group by d.cause, d.type),
+causes as (
+    select cause, sum(letters)::bigint as letters, max(newest_at) as newest_at,
+        (array_agg(type order by letters desc, type))[1:5] as types,
+        count(*) over () as all_causes, (sum(sum(letters)) over ())::bigint as all_letters
+    from counted
+    group by cause
+    order by letters desc, newest_at desc, cause
+    limit %(limit)s)
+select c.cause, c.letters, c.newest_at, c.types, c.all_causes, c.all_letters, example.source, example.id,
+    {schema}.error_pattern(example.error) as error
+from causes c cross join lateral (
+    select d.source, d.id, d.error
+    from {schema}.dead_letters d
+    where d.cause = c.cause and d.died_at = c.newest_at and {chosen}
+    order by d.source desc, d.id desc
+    limit 1) example
+order by c.letters desc, c.newest_at desc, c.cause
+
 -- name: get_dead_letter
-select d.source, d.id, e.type, d.error, d.attempts, d.listener, d.died_at, d.mended_data is not null as mended,
-    d.trace, d.raw, d.mended_data::text as mended_data
-from {schema}.dead_letters d join {schema}.events e using (source, id)
-where e.status = 'dead' and d.discarded_at is null and d.source = %(source)s and d.id = %(id)s
+select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
+    d.mended_data is not null as mended, d.discarded_at, d.trace, d.raw, d.mended_data::text as mended_data
+from {schema}.dead_letters d
+where d.replayed_at is null and d.source = %(source)s and d.id = %(id)s
+
+-- name: discard
+-- One that is being replayed is left alone.
+update {schema}.dead_letters set discarded_at = clock_timestamp()
+where (source, id) in (
+    select d.source, d.id
+    from {schema}.dead_letters d join unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id) using (source, id)
+    where d.replayed_at is null and d.discarded_at is null
+    for update of d skip locked)
+returning source, id
+
+-- name: restore
+update {schema}.dead_letters set discarded_at = null
+where (source, id) in (
+    select d.source, d.id
+    from {schema}.dead_letters d join unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id) using (source, id)
+    where d.replayed_at is null and d.discarded_at is not null
+    for update of d skip locked)
+returning source, id
+
+-- name: reset
+-- Replays use the event as it was received again.
+update {schema}.dead_letters set mended_data = null
+where (source, id) in (
+    select d.source, d.id
+    from {schema}.dead_letters d join unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id) using (source, id)
+    where d.replayed_at is null and d.discarded_at is null
+    for update of d skip locked)
+returning source, id
 
 -- name: newest_group
 select revision, selectors from {schema}.groups order by revision desc limit 1
@@ -250,6 +380,10 @@ delete from {schema}.suspects where source = %(source)s and id = %(id)s and list
 select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
     and (%(after_id)s::text is null
          or exists (select from {schema}.events where source = %(after_source)s and id = %(after_id)s))
+
+-- name: take_key
+-- The same lock, for a dead letter that is replayed: it has no place in the order any more.
+select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
 
 -- name: emit
 -- In the order in which they were emitted.

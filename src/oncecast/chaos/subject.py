@@ -1,0 +1,152 @@
+"""The application under test: what is published to it, what has to be there first, and when it has been exact.
+
+A user's application says so beside itself, in attributes of its module; nothing of Oncecast is imported for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from oncecast.chaos import application
+from oncecast.chaos.judge import OWN_RULES, Rules
+from oncecast.core.errors import ConfigError
+from oncecast.core.event import Event, new_id
+from oncecast.listener.handlers import Listener
+
+EVENTS = "chaos_events"
+SETUP = "chaos_setup"
+CHECKS = "chaos_checks"
+MAY_DIE = "chaos_may_die"
+KILLING_EVERY_S = 40.0
+"""Each takes four processes with it, and each of those some five seconds to be missed."""
+OWN_EVENTS_PER_S = 2_000.0
+USERS_EVENTS_PER_S = 200.0
+"""Each a transaction of its own, and perhaps some more that it emits: less than listeners can do while hurt."""
+
+Draw = Callable[[random.Random], Iterator[Event]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """An application, and how a run goes about it."""
+
+    app: Listener
+    target: str
+    """What listeners are told: `module:name`, found in `app_dir`."""
+    app_dir: Path | None = None
+    events: Draw
+    """Events for one producer, by chance."""
+    setup: str = ""
+    """SQL that is run once, before the first listener begins."""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    """Queries by name, each of which must return no row when everything has come to rest."""
+    rules: Rules = field(default_factory=Rules)
+    replayed: tuple[str, ...] = ("*",)
+    """Types whose dead letters are replayed meanwhile."""
+    timed: str | None = None
+    """The type of events whose waits are measured; None for all."""
+
+    @property
+    def group(self) -> str:
+        """The group of its listeners, and the schema."""
+        return self.app.name
+
+
+def own(*, killing_every: int = 0) -> Subject:
+    """Our own application; one in `killing_every` events ends a process, 0 for none."""
+    return Subject(
+        app=application.app,
+        target="oncecast.chaos.application:app",
+        events=lambda draw: application.events(draw, killing_every=killing_every),
+        setup=application.EFFECTS,
+        rules=OWN_RULES,
+        replayed=("flaky",),
+        timed="tick",
+    )
+
+
+def of_user(app: Listener, module: ModuleType, target: str, app_dir: Path, file: Path | None) -> Subject:
+    """A user's application, of what stands beside it in its module; its events from `file` if that is given.
+
+    Raises ConfigError for what cannot be used.
+    """
+
+    def given(name: str, type_: Any, form: str) -> Any:
+        try:
+            return msgspec.convert(getattr(module, name, type_() if callable(type_) else ()), type_)
+        except msgspec.ValidationError:
+            raise ConfigError(f"{module.__name__}.{name} is no {form}") from None
+
+    may_die = tuple(given(MAY_DIE, tuple[str, ...], "sequence of event types, such as ('order.impossible',)"))
+    subject = Subject(
+        app=app,
+        target=target,
+        app_dir=app_dir,
+        events=_of_file(file) if file else _of_module(module),
+        setup=given(SETUP, str, "text of SQL"),
+        checks=given(CHECKS, dict[str, str], 'dict of queries by name, {"sold equals events": "select …"}'),
+        rules=Rules(may_be_dead=may_die),
+        replayed=may_die,
+    )
+    next(subject.events(random.Random(0)))  # one that cannot be had is told before anything is begun
+    return subject
+
+
+def _of_module(module: ModuleType) -> Draw:
+    make = getattr(module, EVENTS, None)
+    name = f"{module.__name__}.{EVENTS}"
+    if not callable(make):
+        raise ConfigError(
+            f"there are no events to publish: write 'def {EVENTS}(draw: random.Random) -> Iterator[Event]' in module"
+            f" {module.__name__}, or name a file with --events"
+        )
+
+    def draw_events(draw: random.Random) -> Iterator[Event]:
+        count = 0
+        try:
+            for count, event in enumerate(make(draw), 1):  # noqa: B007
+                if not isinstance(event, Event):
+                    raise ConfigError(f"{name} yields a {type(event).__name__}; it is to yield oncecast.Event")
+                yield event
+        except ConfigError:
+            raise
+        except Exception as error:  # it is the user's code, and the user's mistake
+            raise ConfigError(f"{name} failed at event {count + 1}: {type(error).__name__}: {error}") from error
+        if not count:
+            raise ConfigError(f"{name} yields no event")
+
+    return draw_events
+
+
+def _of_file(file: Path) -> Draw:
+    """The events of an NDJSON file over and over, each time under new ids."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"--events: cannot read {file}: {error.strerror}") from None
+    events = [_event(line, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not events:
+        raise ConfigError(f"--events: there is no event in {file}")
+    return lambda _draw: (replace(event, id=new_id()) for event in itertools.cycle(events))
+
+
+def _event(line: bytes, place: str) -> Event:
+    """A CloudEvent, or a bare one as a producer would wrap it."""
+    try:
+        members = msgspec.json.decode(line, type=dict[str, Any])
+        if "specversion" in members:
+            if missing := [name for name in ("source", "type") if not isinstance(members.get(name), str)]:
+                raise ValueError(f"a CloudEvent has a {missing[0]}")
+            return Event.from_json(msgspec.json.encode({"id": "", **members}))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"--events: {place} is no event: {error}") from None
+    type_ = members.get("type")
+    return Event.new(type_ if isinstance(type_, str) and type_ else "event", members)

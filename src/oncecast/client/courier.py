@@ -1,0 +1,138 @@
+"""Brings batches to one producer, each until it is acknowledged, refused, or out of time.
+
+A batch is always sent as the same bytes, ids included, so that a retry after a lost answer is the same events.
+What an answer means is decided in `answers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import httpx
+import msgspec
+
+from oncecast.client.address import authorization, is_loopback, publish_url, shown
+from oncecast.client.answers import Accepted, Later, Refusal, read_answer
+from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
+from oncecast.client.outbox import Batch
+from oncecast.core.event import new_id
+from oncecast.core.retry import backoff
+
+CONNECT_DEADLINE_S = 5.0
+REQUEST_DEADLINE_S = 10.0
+RETRY_BASE_S = 0.2
+RETRY_MAX_S = 5.0
+CONNECTIONS_MAX = 32
+ABOUT_THE_BODY = frozenset((400, 413, 422))
+"""Refusals with these statuses are of what was sent; others would be given to any event."""
+
+
+class Courier:
+    """Posts to the producer at `url`; `on_trouble(reason)` hears once when that begins to be in vain."""
+
+    def __init__(self, url: str, *, token: str | None, deadline_s: float, on_trouble: Callable[[str], None]) -> None:
+        self._url = publish_url(url)
+        self._shown = shown(url)
+        self._deadline_s = deadline_s
+        self._on_trouble = on_trouble
+        self._trouble = ""
+        self._closed = False
+        self._http = httpx.AsyncClient(
+            headers={**authorization(token), "Content-Type": "application/json"},
+            timeout=httpx.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
+            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
+            trust_env=not is_loopback(url),
+        )
+        # Requests that wait in httpx's own pool cost it time for each other one, and count as failed tries.
+        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)
+
+    @property
+    def reason(self) -> str:
+        """Why something may not have come through yet."""
+        return self._trouble or f"{self._shown} does not answer"
+
+    async def aclose(self) -> None:
+        """Close the connections; who is under way raises PublisherClosed."""
+        self._closed = True
+        await self._http.aclose()
+
+    async def deliver(self, batch: Batch) -> Accepted:
+        """Post the batch until it is acknowledged. Raises PublishRefused, NotAcknowledged, PublisherClosed."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._deadline_s
+        # The ids are in the events; the key serves those whose `id` is nothing that a producer takes for one.
+        headers = {"Idempotency-Key": new_id()}
+        body = batch.body
+        attempt, reason = 1, ""
+        while True:
+            match await self._post(body, headers, len(batch.events), deadline_s):
+                case Accepted() as accepted:
+                    self._trouble = ""
+                    return accepted
+                case Refusal() as refusal:
+                    raise self._refused(refusal, batch)
+                case Later() as later:
+                    attempt += 1
+                    if not reason or loop.time() < deadline_s:
+                        reason = later.reason  # else our own deadline cut this try short: not the producer's fault
+                    self._note(reason)
+                    pause_s = backoff(attempt, base_s=RETRY_BASE_S, max_s=RETRY_MAX_S, jitter=random.random())
+                    pause_s = max(pause_s, later.wait_s)
+                    if loop.time() + pause_s >= deadline_s:
+                        raise NotAcknowledged(reason, deadline_s=self._deadline_s)
+                    await asyncio.sleep(pause_s)
+
+    async def _post(
+        self, body: bytes, headers: dict[str, str], sent: int, deadline_s: float
+    ) -> Accepted | Refusal | Later:
+        try:
+            async with asyncio.timeout_at(deadline_s) as patience, self._turns:
+                if self._closed:
+                    raise PublisherClosed
+                patience.reschedule(min(deadline_s, asyncio.get_running_loop().time() + REQUEST_DEADLINE_S))
+                answer = await self._http.post(self._url, content=body, headers=headers)
+        except TimeoutError:
+            return Later(f"{self._shown} does not answer")
+        except httpx.RequestError as error:
+            if self._closed:
+                raise PublisherClosed from None
+            return Later(f"{self._shown}: {str(error) or type(error).__name__}")
+        return read_answer(answer.status_code, answer.headers.get("Retry-After"), answer.content, sent=sent)
+
+    def _note(self, reason: str) -> None:
+        known, self._trouble = self._trouble, reason
+        if not known:
+            self._on_trouble(reason)
+
+    def _refused(self, refusal: Refusal, batch: Batch) -> PublishRefused:
+        index = refusal.index
+        if index is None and refusal.status in ABOUT_THE_BODY:
+            index = 0 if len(batch.events) == 1 else _first_unreadable(batch.events)
+        if index is None or not 0 <= index < len(batch.events):
+            return PublishRefused(f"{self._shown}: {refusal.reason}", status=refusal.status)
+        return PublishRefused(
+            refusal.reason,
+            status=refusal.status,
+            position=batch.numbers[index],
+            event_id=_id_of(batch.events[index]),
+        )
+
+
+def _first_unreadable(events: Sequence[bytes]) -> int | None:
+    """The event that spoilt the JSON of the whole request, which the producer then could not tell apart."""
+    for index, event in enumerate(events):
+        try:
+            msgspec.json.decode(event)
+        except (ValueError, RecursionError):
+            return index
+    return None
+
+
+def _id_of(event: bytes) -> str | None:
+    try:
+        event_id = msgspec.json.decode(event).get("id")
+    except (ValueError, RecursionError):
+        return None
+    return event_id[:80] if isinstance(event_id, str) else None

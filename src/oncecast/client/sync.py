@@ -1,0 +1,240 @@
+"""The publisher for code without an event loop: the same one, on a loop in a thread of its own.
+
+The thread begins with the first call, not with the object: a web server may make the object, and fork its workers
+afterwards. A forked process begins anew, with a thread and connections of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from oncecast.client.errors import PublisherClosed
+from oncecast.client.outbox import check_several, encode_event
+from oncecast.client.publisher import CHUNK_BYTES, CHUNK_EVENTS, EventLike, Publisher
+from oncecast.core.event import Cursor
+
+CLOSE_DEADLINE_S = 5.0
+
+ResultT = TypeVar("ResultT")
+
+
+class SyncPublisher:
+    """Publishes to the producer at `url`: `with SyncPublisher("http://localhost:8080") as publisher: …`
+
+    Takes what `Publisher` takes, and does what it does, for scripts, Django, Flask. Threads may share one: events
+    that they publish at the same time share requests. It may live as long as its process, and be closed by
+    `close()` or not at all. After a fork, the child has a publisher that was never used.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8080",
+        *,
+        token: str | None = None,
+        deadline_s: float = 60.0,
+        batch_events_max: int = 1000,
+        batch_bytes_max: int = 1024 * 1024,
+        requests_max: int = 3,
+        on_trouble: Callable[[str], None] | None = None,
+    ) -> None:
+        def make() -> Publisher:
+            return Publisher(
+                url,
+                token=token,
+                deadline_s=deadline_s,
+                batch_events_max=batch_events_max,
+                batch_bytes_max=batch_bytes_max,
+                requests_max=requests_max,
+                on_trouble=on_trouble,
+            )
+
+        self._make = make
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread: _LoopThread | None = None
+        self._publisher: Publisher | None = make()  # already here, so that a wrong address is told at once
+        _all.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def publish(self, event: EventLike) -> Cursor:
+        """Publish one event; returns its place in the producer's journal once it is on disk there.
+
+        Raises PublishRefused, NotAcknowledged, PublisherClosed.
+        """
+        return _result(self._submit(lambda publisher: publisher.publish(event)))
+
+    def publish_many(self, events: Iterable[EventLike]) -> int:
+        """Publish all `events`, in batches of what has gathered; returns how many were accepted: all.
+
+        `events` is iterated over in the caller's thread, only as fast as the producer takes; what it yields is
+        sent at once. Raises PublishRefused or NotAcknowledged at the first batch that fails, when the requests
+        under way have ended; both tell how many were accepted. What the iterable raises is raised as it is: then
+        some of the events before may be accepted.
+        """
+        check_several(events)
+        handover = _Handover()
+        publishing = self._submit(lambda publisher: publisher.publish_json(handover.taken()))
+        publishing.add_done_callback(lambda _: handover.end())
+        try:
+            for event in events:
+                if not handover.give(encode_event(event)):
+                    break  # it has failed; the result tells why
+        except BaseException:
+            publishing.cancel()
+            raise
+        handover.end()
+        return _result(publishing)
+
+    def close(self) -> None:
+        """Close the connections and end the thread. Calls that other threads wait for raise PublisherClosed."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._end_thread()
+            thread.join()
+
+    def _submit(self, work: Callable[[Publisher], Coroutine[Any, Any, ResultT]]) -> Future[ResultT]:
+        with self._lock:
+            if self._closed:
+                raise PublisherClosed
+            if self._publisher is None:
+                self._publisher = self._make()
+            if self._thread is None:
+                self._thread = _LoopThread()
+                # Whoever forgets to close it shall leave no thread behind.
+                self._end_thread = weakref.finalize(self, self._thread.end, self._publisher)
+                self._end_thread.atexit = False
+            return self._thread.submit(work(self._publisher))
+
+    def _begin_anew(self) -> None:
+        """In a forked child: what the parent has is never to be touched, since closing it would reach into there."""
+        if self._thread is not None:
+            self._end_thread.detach()
+            _of_the_parent.append((self._thread, self._publisher))
+        self._lock = threading.Lock()  # a thread that is not here may have held the other one
+        self._thread = self._publisher = None
+
+
+class _LoopThread:
+    """An event loop in a daemon thread: it does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="oncecast-publisher", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, ResultT]) -> Future[ResultT]:
+        """Have the loop do it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def end(self, publisher: Publisher) -> None:
+        """Close the publisher, cancel what else is under way, and end. Does not wait."""
+        self.submit(self._end(publisher))
+
+    def join(self) -> None:
+        """Wait for its end, within reason."""
+        self._thread.join(CLOSE_DEADLINE_S + 1.0)
+
+    async def _end(self, publisher: Publisher) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await publisher.aclose()
+        finally:
+            self._loop.stop()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
+
+class _Handover:
+    """Events on their way from the caller's thread to the loop: a batch is whatever has gathered."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._gathered: list[bytes] = []
+        self._bytes = 0
+        self._ended = False
+        self._wake: Callable[[], object] | None = None
+        """Has the loop look, while it waits."""
+
+    def give(self, event: bytes) -> bool:
+        """Add an event, waiting for room; False if it is wanted no more."""
+        with self._changed:
+            while not self._ended and (len(self._gathered) >= CHUNK_EVENTS or self._bytes >= CHUNK_BYTES):
+                self._changed.wait()
+            if self._ended:
+                return False
+            self._gathered.append(event)
+            self._bytes += len(event)
+            self._look()
+            return True
+
+    def end(self) -> None:
+        """There will be no more, or no more is wanted."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+            self._look()
+
+    def _look(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
+
+    async def taken(self) -> AsyncIterator[tuple[list[bytes], range]]:
+        """On the loop: what has gathered, again and again, and the events' places from 1."""
+        loop = asyncio.get_running_loop()
+        first = 1
+        while True:
+            filled = asyncio.Event()
+            with self._changed:
+                gathered, self._gathered, self._bytes = self._gathered, [], 0
+                if not gathered and not self._ended:
+                    self._wake = partial(loop.call_soon_threadsafe, filled.set)
+                self._changed.notify_all()
+                ended = self._ended
+            if gathered:
+                yield gathered, range(first, first + len(gathered))
+                first += len(gathered)
+            elif ended:
+                return
+            else:
+                await filled.wait()
+
+
+def _result(future: Future[ResultT]) -> ResultT:
+    """Wait for it; whoever is interrupted meanwhile (Ctrl-C) has it cancelled."""
+    try:
+        return future.result()
+    except CancelledError:
+        raise PublisherClosed from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+_all: weakref.WeakSet[SyncPublisher] = weakref.WeakSet()
+_of_the_parent: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    for publisher in list(_all):
+        publisher._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,219 @@
+"""RabbitMQ as the broker of dead letters: persistent messages, each confirmed, none dropped for want of a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, SSLOptions
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    AMQPChannelError,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    DeliveryError,
+    InvalidFrameError,
+    PublishError,
+)
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.letter_url import RabbitMQAddress
+from oncecast.core.ports import LetterMessage
+
+# What its library logs is reported as facts, once, and without its address.
+for _name in ("aio_pika", "aiormq"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+MAX_BYTES = 16 * 1024**2 - 1024
+"""RabbitMQ's own default limit (128 MiB before version 4)."""
+OPEN_DEADLINE_S = 8.0
+SEND_DEADLINE_S = 20.0
+CLOSE_DEADLINE_S = 3.0
+HEARTBEAT_S = 10
+
+_CHANNEL_CLOSED = (AMQPChannelError, ChannelInvalidStateError)
+
+T = TypeVar("T")
+
+
+class RabbitMQ:
+    """The LetterBroker of `core.ports` on RabbitMQ: one plain connection, made anew after any trouble."""
+
+    def __init__(self, address: RabbitMQAddress, *, instance: str) -> None:
+        self._address = address
+        self._name = f"oncecast {instance}"
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._exchange: AbstractExchange | None = None
+
+    def __str__(self) -> str:
+        return str(self._address)
+
+    @property
+    def max_bytes(self) -> int:
+        """See LetterBroker."""
+        return MAX_BYTES
+
+    async def open(self) -> None:
+        """See LetterBroker. A queue that is not there is declared, durable; an exchange has to be there."""
+        if self._channel is not None and not self._channel.is_closed:
+            return
+        await self.close()
+        async with self._within(OPEN_DEADLINE_S):
+            self._connection = await self._done(self._connect())
+            await self._open_channel()
+
+    async def _connect(self) -> AbstractConnection:
+        at = self._address
+        return await aio_pika.connect(
+            host=at.host,
+            port=at.port,
+            login=at.user,
+            password=at.password,
+            virtualhost=at.vhost,
+            ssl=at.tls,
+            ssl_options=SSLOptions(**at.tls_files) if at.tls_files else None,  # type: ignore[typeddict-item]
+            client_properties={"connection_name": self._name},
+            heartbeat=HEARTBEAT_S,
+        )
+
+    async def _open_channel(self) -> None:
+        try:
+            channel = await self._done(self._new_channel())
+            if self._address.queue is None:
+                self._exchange = await self._done(channel.get_exchange(self._address.exchange))
+            else:
+                channel = await self._with_queue(channel, self._address.queue)
+                self._exchange = channel.default_exchange
+        except AMQPChannelError as error:
+            raise Unavailable(self._refusal(error)) from error
+        self._channel = channel
+
+    async def _with_queue(self, channel: AbstractChannel, queue: str) -> AbstractChannel:
+        """The queue as it is, whoever declared it and how; only one that is not there is ours to declare."""
+        try:
+            await self._done(channel.get_queue(queue))
+        except ChannelNotFoundEntity:
+            channel = await self._done(self._new_channel())
+            await self._done(channel.declare_queue(queue, durable=True))
+        return channel
+
+    async def _new_channel(self) -> AbstractChannel:
+        if self._connection is None:
+            raise ConnectionError("there is no connection")
+        channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        await channel.initialize()
+        return channel
+
+    async def send(self, messages: Sequence[LetterMessage]) -> list[str | None]:
+        """See LetterBroker."""
+        async with self._within(SEND_DEADLINE_S):
+            await self.open()
+            answers = await self._publish(messages)
+            if len(messages) > 1 and any(isinstance(answer, _CHANNEL_CLOSED) for answer in answers):
+                # One that RabbitMQ does not bear takes the channel with it, and with that the others.
+                answers = [await self._publish_alone(message) for message in messages]
+        refusals = [None if answer is None else self._refusal(answer) for answer in answers]
+        if any(answer is not None for answer in answers):
+            await self.close()  # the queue may have gone: `open` looks
+        return refusals
+
+    async def _publish_alone(self, message: LetterMessage) -> Exception | None:
+        await self.open()
+        [answer] = await self._publish([message])
+        return answer
+
+    async def _publish(self, messages: Sequence[LetterMessage]) -> list[Exception | None]:
+        """For each None, or why RabbitMQ refuses it; raises Unavailable for every other trouble."""
+        exchange = self._exchange
+        if exchange is None:
+            raise Unavailable(f"{self}: the connection was closed")
+        answers = await asyncio.gather(
+            *(exchange.publish(_message(message), self._address.routing_key) for message in messages),
+            return_exceptions=True,
+        )
+        return [self._sort_out(answer, alone=len(messages) == 1) for answer in answers]
+
+    def _sort_out(self, answer: object, *, alone: bool) -> Exception | None:
+        if not isinstance(answer, BaseException):
+            return None
+        if isinstance(answer, DeliveryError | AMQPChannelError):
+            return answer
+        if isinstance(answer, ChannelInvalidStateError) and not alone:
+            return answer  # another of them has closed the channel
+        raise self._translate(answer) from answer
+
+    async def close(self) -> None:
+        """See LetterBroker."""
+        connection, self._connection, self._channel, self._exchange = self._connection, None, None, None
+        if connection is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await asyncio.gather(connection.close(), return_exceptions=True)
+
+    # --- errors --------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _within(self, deadline_s: float) -> AsyncIterator[None]:
+        """Leave no connection behind that is in trouble."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError as error:
+            await self.close()
+            raise Unavailable(f"{self} did not answer within {deadline_s:g} s") from error
+        except Unavailable:
+            await self.close()
+            raise
+
+    async def _done(self, operation: Awaitable[T]) -> T:
+        """What it returns; raises AMQPChannelError, or Unavailable for all else.
+
+        The library cancels what waits for a connection that has broken, which must not pass for our own cancellation.
+        """
+        [result] = await asyncio.gather(operation, return_exceptions=True)
+        if not isinstance(result, BaseException):
+            return result
+        if isinstance(result, AMQPChannelError):
+            raise result
+        raise self._translate(result) from result
+
+    def _translate(self, error: BaseException) -> BaseException:
+        if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # its words are lost
+            at = self._address
+            return Unavailable(f"{self} refuses: is there a vhost {at.vhost!r}, and may user {at.user!r} enter it?")
+        if isinstance(error, asyncio.CancelledError):
+            return Unavailable(f"{self}: the connection broke")
+        if isinstance(error, CONNECTION_EXCEPTIONS):
+            return Unavailable(f"{self}: {_words(error)}")
+        return error
+
+    def _refusal(self, error: Exception) -> str:
+        if isinstance(error, PublishError):
+            return f"{self} leads nowhere: no queue is bound for routing key {self._address.routing_key!r}"
+        if isinstance(error, DeliveryError):
+            return f"{self} did not take it: the queue may be full"
+        return f"{self}: {_words(error)}"
+
+
+def _message(letter: LetterMessage) -> aio_pika.Message:
+    return aio_pika.Message(
+        letter.body,
+        content_type="application/json",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        message_id=letter.digest,
+        type="oncecast.dead-letter",
+        app_id="oncecast",
+        headers={"source": letter.source, "id": letter.id},
+    )
+
+
+def _words(error: BaseException) -> str:
+    """What RabbitMQ, or the system, said."""
+    texts = [text for text in error.args if isinstance(text, str) and text]
+    return texts[-1] if texts else type(error).__name__

@@ -1,0 +1,272 @@
+"""What every broker of dead letters must do: confirm or say why not, within a deadline, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
+from oncecast.core.ports import LetterBroker, LetterMessage
+from oncecast.embedded.ports import free_port
+from oncecast.stores import rabbitmq as rabbitmq_store
+from oncecast.stores import sqs as sqs_store
+from oncecast.stores.rabbitmq import RabbitMQ
+from oncecast.stores.sqs import Sqs
+from tests.support.brokers import RabbitMQServer, SqsServer, frozen
+
+NAME = "dead letters"
+
+
+def broker_of(url: str) -> LetterBroker:
+    address = letter_address(url)
+    if isinstance(address, RabbitMQAddress):
+        return RabbitMQ(address, instance="listener-a")
+    assert isinstance(address, SqsAddress)
+    return Sqs(address)
+
+
+@asynccontextmanager
+async def used(url: str) -> AsyncIterator[LetterBroker]:
+    """A broker that leaves no task behind once it is closed."""
+    before = asyncio.all_tasks()
+    broker = broker_of(url)
+    yield broker
+    await broker.close()
+    await asyncio.sleep(0.05)
+    left = asyncio.all_tasks() - before
+    assert not left, left
+
+
+def message(id: str, body: bytes = b'{"n":1}', source: str = "/shop") -> LetterMessage:
+    return LetterMessage(source=source, id=id, body=body)
+
+
+async def failure(broker: LetterBroker, *messages: LetterMessage) -> str:
+    """What it says when it cannot be had."""
+    began_s = time.monotonic()
+    with pytest.raises(Unavailable) as raised:
+        await (broker.send(messages) if messages else broker.open())
+    assert time.monotonic() - began_s < 30
+    return str(raised.value)
+
+
+# --- RabbitMQ ------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_is_confirmed_persistent_and_carries_its_identity(rabbitmq: RabbitMQServer) -> None:
+    async with used(rabbitmq.url(queue="carries")) as broker:
+        assert await broker.send([message("a"), message("ü/2", source="/x")]) == [None, None]
+    first, second = await rabbitmq.messages("carries")
+    assert (first.body, first.headers, first.content_type) == (
+        b'{"n":1}',
+        {"source": "/shop", "id": "a"},
+        "application/json",
+    )
+    assert first.delivery_mode == 2
+    assert first.message_id != second.message_id
+    assert second.headers == {"source": "/x", "id": "ü/2"}
+
+
+async def test_the_same_id_of_two_sources_is_two_messages(rabbitmq: RabbitMQServer) -> None:
+    async with used(rabbitmq.url(queue="sources")) as broker:
+        assert await broker.send([message("a", source=f"/{n}") for n in range(20)]) == [None] * 20
+    assert len(await rabbitmq.messages("sources")) == 20
+
+
+async def test_messages_outlive_a_restart_of_rabbitmq_and_are_sent_to_the_one_that_comes_back(
+    rabbitmq: RabbitMQServer,
+) -> None:
+    async with used(rabbitmq.url(queue="outlive")) as broker:
+        assert await broker.send([message("before")]) == [None]
+        rabbitmq.node.stop()
+        assert "RabbitMQ at 127.0.0.1" in await failure(broker, message("during"))
+        assert "Connect call failed" in await failure(broker)
+        rabbitmq.node.start()
+        await broker.open()
+        assert await broker.send([message("after")]) == [None]
+    assert [m.headers["id"] for m in await rabbitmq.messages("outlive")] == ["before", "after"]
+
+
+async def test_the_default_queue_is_made_durable_and_one_that_is_there_is_taken_as_it_is(
+    rabbitmq: RabbitMQServer,
+) -> None:
+    async with rabbitmq.channel() as channel:
+        await channel.declare_queue(
+            "theirs", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+    async with used(rabbitmq.url(queue="theirs")) as broker:
+        assert await broker.send([message("a")]) == [None]
+        await asyncio.sleep(0)
+        refusals = await broker.send([message("b"), message("c")])
+        assert all(refusal is not None and "the queue may be full" in refusal for refusal in refusals)
+    async with used(rabbitmq.url()) as broker:
+        await broker.open()
+        async with rabbitmq.channel() as channel:
+            await channel.declare_queue("oncecast.dead-letters", durable=True)  # refused were it anything else
+
+
+async def test_an_exchange_takes_the_routing_key_and_one_that_leads_nowhere_is_told(rabbitmq: RabbitMQServer) -> None:
+    url = rabbitmq.url(exchange="letters", routing_key="dead.shop")
+    async with used(url) as broker:
+        assert "no exchange 'letters'" in await failure(broker)
+        async with rabbitmq.channel() as channel:
+            exchange = await channel.declare_exchange("letters", "topic", durable=True)
+            [refusal] = await broker.send([message("a")])
+            assert refusal is not None
+            assert "leads nowhere: no queue is bound for routing key 'dead.shop'" in refusal
+            await (await channel.declare_queue("bound", durable=True)).bind(exchange, "dead.#")
+        assert await broker.send([message("b")]) == [None]
+    assert [m.headers["id"] for m in await rabbitmq.messages("bound")] == ["b"]
+
+
+async def test_a_queue_that_was_deleted_meanwhile_is_declared_anew(rabbitmq: RabbitMQServer) -> None:
+    async with used(rabbitmq.url(queue="goes")) as broker:
+        await broker.open()
+        async with rabbitmq.channel() as channel:
+            await channel.queue_delete("goes")
+        [refusal] = await broker.send([message("a")])
+        assert refusal is not None
+        assert await broker.send([message("a")]) == [None]
+
+
+async def test_one_message_that_rabbitmq_does_not_bear_does_not_take_the_others_along(
+    rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rabbitmq_store._message
+
+    def bad_one(letter: LetterMessage) -> object:
+        given = made(letter)
+        if letter.id == "bad":
+            given.expiration = None
+            given.user_id = "somebody else"  # RabbitMQ closes the channel for that
+        return given
+
+    monkeypatch.setattr(rabbitmq_store, "_message", bad_one)
+    async with used(rabbitmq.url(queue="bears")) as broker:
+        first, bad, last = await broker.send([message("a"), message("bad"), message("c")])
+        assert (first, last) == (None, None)
+        assert bad is not None
+        assert "user_id property set to 'somebody else'" in bad
+        assert {m.headers["id"] for m in await rabbitmq.messages("bears")} == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"vhost": "nope"}, "is there a vhost 'nope', and may user 'oncecast' enter it?"),
+        ({"password": "hunter2"}, "ACCESS_REFUSED"),
+        ({"user": "nobody", "password": "hunter2"}, "ACCESS_REFUSED"),
+    ],
+)
+async def test_what_rabbitmq_refuses_is_told_without_the_password(
+    rabbitmq: RabbitMQServer, given: dict[str, str], said: str
+) -> None:
+    async with used(rabbitmq.url(**given)) as broker:
+        told = await failure(broker)
+        assert said in told
+        assert not any(secret in told + str(broker) + repr(broker) for secret in ("hunter2", rabbitmq.password))
+
+
+async def test_a_frozen_rabbitmq_is_found_and_used_again_once_it_goes_on(
+    rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_store, "SEND_DEADLINE_S", 5.0)
+    monkeypatch.setattr(rabbitmq_store, "OPEN_DEADLINE_S", 1.0)
+    async with used(rabbitmq.url(queue="frozen")) as broker:
+        assert await broker.send([message("a")]) == [None]
+        with frozen(rabbitmq.node):
+            assert "did not answer within 1 s" in await failure(broker, message("b"))
+            assert "did not answer within 1 s" in await failure(broker)
+        monkeypatch.undo()
+        assert await broker.send([message("c")]) == [None]
+
+
+async def test_a_rabbitmq_that_freezes_while_idle_leaves_nothing_behind_when_it_is_left(
+    rabbitmq: RabbitMQServer,
+) -> None:
+    async with used(rabbitmq.url(queue="frozen")) as broker:
+        await broker.open()
+        with frozen(rabbitmq.node):
+            began_s = time.monotonic()
+            await broker.close()
+            assert time.monotonic() - began_s < 5
+            await asyncio.sleep(0.1)
+
+
+# --- SQS -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_reaches_sqs_with_its_identity(sqs: SqsServer) -> None:
+    await sqs.create("carries")
+    async with used(sqs.url("carries")) as broker:
+        assert await broker.send([message(f"id-{n}") for n in range(25)]) == [None] * 25
+        assert await broker.send([message("x\ufffe", '"\uffff"'.encode())]) == [None]
+    found = {m["MessageAttributes"]["id"]["StringValue"]: m for m in await sqs.messages("carries")}
+    assert found.keys() == {*(f"id-{n}" for n in range(25)), "x\\ufffe"}
+    assert found["id-1"]["Body"] == '{"n":1}'
+    assert found["id-1"]["MessageAttributes"]["source"]["StringValue"] == "/shop"
+    assert found["x\\ufffe"]["Body"] == '"\\uffff"'
+
+
+async def test_a_fifo_queue_knows_what_is_sent_twice_and_no_letter_waits_for_another(sqs: SqsServer) -> None:
+    await sqs.create("letters.fifo", FifoQueue="true")
+    async with used(sqs.url("letters.fifo")) as broker:
+        for _ in range(2):
+            assert await broker.send([message("a"), message("b")]) == [None, None]
+    found = await sqs.messages("letters.fifo")
+    assert sorted(m["MessageAttributes"]["id"]["StringValue"] for m in found) == ["a", "b"]
+    assert len({m["Attributes"]["MessageGroupId"] for m in found}) == 2
+
+
+async def test_long_messages_share_no_batch_that_would_be_too_long(sqs: SqsServer) -> None:
+    await sqs.create("long", MaximumMessageSize="262144")
+    async with used(sqs.url("long")) as broker:
+        await broker.open()
+        assert broker.max_bytes == 260 * 1024 - 6 * 1024
+        longest = b'"' + b"x" * (broker.max_bytes - 2) + b'"'
+        assert await broker.send([message(f"{n}", longest) for n in range(12)]) == [None] * 12
+        assert len(await sqs.messages("long")) == 12
+
+
+async def test_one_message_that_sqs_refuses_does_not_take_the_others_along(sqs: SqsServer) -> None:
+    await sqs.create("small", MaximumMessageSize="2048")
+    async with used(sqs.url("small")) as broker:
+        first, refused, last = await broker.send([message("a"), message("b", b"x" * 300_000), message("c")])
+        assert (first, last) == (None, None)
+        assert refused is not None
+    assert len(await sqs.messages("small")) == 2
+
+
+async def test_a_queue_that_is_not_there_is_told_and_found_once_it_is(sqs: SqsServer) -> None:
+    async with used(sqs.url("not-yet")) as broker:
+        assert "queue not-yet of SQS in eu-central-1: there is no such queue" in await failure(broker)
+        await sqs.create("not-yet")
+        assert await broker.send([message("a")]) == [None]
+        async with sqs.client() as client:
+            await client.delete_queue(QueueUrl=(await client.get_queue_url(QueueName="not-yet"))["QueueUrl"])
+        assert "there is no such queue" in await failure(broker, message("b"))
+
+
+async def test_an_sqs_that_is_away_or_frozen_is_found(sqs: SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    await sqs.create("away")
+    async with used(f"sqs://eu-central-1/away?endpoint=http://127.0.0.1:{free_port()}") as broker:
+        assert "Could not connect to the endpoint URL" in await failure(broker)
+    monkeypatch.setattr(sqs_store, "SEND_DEADLINE_S", 5.0)
+    async with used(sqs.url("away")) as broker:
+        assert await broker.send([message("a")]) == [None]
+        with frozen(sqs.process):
+            assert "no answer within 5 s" in await failure(broker, message("b"))
+        assert await broker.send([message("c")]) == [None]
+
+
+async def test_missing_credentials_are_told_by_name(sqs: SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    async with used(sqs.url("any")) as broker:
+        assert "AWS_ACCESS_KEY_ID" in await failure(broker)

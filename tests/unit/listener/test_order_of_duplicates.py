@@ -1,0 +1,114 @@
+"""Order holds whatever is published again: two listeners, two journals, identities that stand at several places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oncecast import Event, Listener
+from oncecast.core.event import Arrival
+from oncecast.core.ports import Outcome
+from oncecast.core.wire import Epoch
+from oncecast.listener.order import Order
+from oncecast.listener.recent import Recent
+from oncecast.listener.settle import Settlement
+from oncecast.listener.track import Track
+
+KEYS = 2
+Place = tuple[str, int]
+
+
+class Postgres:
+    """Who has a row, and where it came from, in the order of the inserts; and the marks of what has ended."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Place] = {}
+        self.marks: set[Place] = set()
+
+
+class Member:
+    """A listener's stations of order and settling, and what may be attempted."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self.postgres = postgres
+        self.ready: list[Arrival] = []
+        app = Listener()
+
+        @app.on("account", ordered_by="subject")
+        async def handler(event: Event) -> None: ...
+
+        self.order = Order(app, release=self.ready.append)
+        self.settlement = Settlement(
+            None,  # type: ignore[arg-type]
+            Recent("a"),
+            release=self.order.let_second_through,
+            ended=self.order.ended,
+            observe=lambda _fact: None,
+        )
+        self.tracks = {name: Track(name, [Epoch("e", 1)], 0, lambda _count: None) for name in "ab"}
+
+    def receive(self, journal: str, id_: int) -> None:
+        """The next event of a journal."""
+        on = self.tracks[journal]
+        offset = on.watermark.received + 1
+        on.watermark.arrive(offset, offset)
+        raw = msgspec.Raw(Event.new("account", id=str(id_), subject=str(id_ % KEYS)).to_json())
+        new = [Arrival(on, offset, 0, str(id_), "/s", "account", raw, 3, epoch="e", journal=journal)]
+        self.ready += self.order.let_through(new, self.settlement.enter(new))
+
+    def attempt(self, arrival: Arrival) -> bool:
+        """As a mark or PostgreSQL would have it; False if it is out of turn."""
+        place = (arrival.journal, arrival.offset)
+        if place in self.postgres.marks:
+            self.ready.remove(arrival)
+            self.settlement.ended_elsewhere([arrival])
+            return True
+        needed = arrival.turn.row_needed if arrival.turn else None
+        if needed is not None and needed[1] not in self.postgres.rows:
+            return False
+        self.ready.remove(arrival)
+        new = self.postgres.rows.setdefault(arrival.id, place) == place
+        self.postgres.marks.add(place)
+        self.settlement.settle([arrival], [Outcome.STORED if new else Outcome.DUPLICATE])
+        return True
+
+
+def is_ordered(postgres: Postgres) -> bool:
+    """Whether the rows of each key that came from one journal were inserted in its order."""
+    for journal in "ab":
+        for key in range(KEYS):
+            mine = [at for id_, (name, at) in postgres.rows.items() if name == journal and int(id_) % KEYS == key]
+            if mine != sorted(mine):
+                return False
+    return True
+
+
+ids = st.lists(st.integers(0, 7), min_size=4, max_size=16)
+
+
+@settings(max_examples=300)
+@given(ids, ids, st.integers(0, 2**32))
+def test_what_came_through_one_journal_is_in_its_order_whatever_stands_there_twice(
+    a: Sequence[int], b: Sequence[int], seed: int
+) -> None:
+    draw = Random(seed)
+    postgres = Postgres()
+    members = [Member(postgres), Member(postgres)]
+    coming = [(member, name, list(events)) for member in members for name, events in (("a", a), ("b", b))]
+    while True:
+        steps = [(member, name, left) for member, name, left in coming if left]
+        attempts = [(member, arrival) for member in members for arrival in member.ready]
+        if steps and (not attempts or draw.random() < 0.5):
+            member, name, left = draw.choice(steps)
+            member.receive(name, left.pop(0))
+            continue
+        draw.shuffle(attempts)
+        if not any(member.attempt(arrival) for member, arrival in attempts):
+            break
+    assert is_ordered(postgres)
+    assert postgres.rows.keys() == {str(id_) for id_ in (*a, *b)}
+    assert all(not (member.ready or member.settlement.in_flight or member.order.waiting) for member in members)

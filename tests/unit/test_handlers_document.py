@@ -1,0 +1,56 @@
+"""Every block of docs/handlers.md is code that an application takes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from oncecast import Listener
+from tests.support.documents import blocks
+
+DOCUMENT = Path(__file__).parents[2] / "docs/handlers.md"
+CODE = [block.text for block in blocks(DOCUMENT.read_text("utf-8")) if block.language == "python"]
+
+
+Run = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the first block and another one as a module; gives its names."""
+
+    def run(code: str) -> dict[str, Any]:
+        module = ModuleType("document")
+        monkeypatch.setitem(sys.modules, "document", module)
+        exec(compile(CODE[0] + code, DOCUMENT.name, "exec", dont_inherit=True), module.__dict__)
+        return module.__dict__
+
+    return run
+
+
+@pytest.mark.parametrize("code", CODE[1:], ids=lambda code: re.findall(r"def (\w+)", code)[-1])
+def test_every_block_is_code_whose_handlers_are_registered(code: str, run: Run) -> None:
+    app = run(code)["app"]
+    assert isinstance(app, Listener)
+    for decorator in re.findall(r"^@app\.on(?:_batch)?\((.*)\)$", code, re.M):
+        for type_ in re.findall(r'(?<!=)"([a-z]+\.[a-z*]+)"', decorator):
+            assert app.concerns(type_.replace("*", "any")), type_
+
+
+def test_every_decorator_in_the_tables_is_taken(run: Run) -> None:
+    decorators = re.findall(r"`(@app\.[^`]+\))`", DOCUMENT.read_text("utf-8"))
+    assert len(decorators) > 5
+    for decorator in decorators:
+        run(f"{decorator}\nasync def handler(event): ...\n")
+
+
+async def test_the_test_that_is_shown_runs(run: Run) -> None:
+    (reserve,) = [code for code in CODE if "def reserve(" in code]
+    names = run(reserve + CODE[-1])
+    await names["test_an_order_is_reserved"]()
