@@ -1,7 +1,8 @@
 """A listener's stations without feed, Redis and time: what is put on the bench is attempted at once.
 
-Joined as in the listener's service, but with one lane, so that a test takes the same way each time. Leases are in
-memory, and always ours. Waits are noted instead of waited.
+Joined as in the listener's service, but with one lane, and in rounds, so that a test takes the same way each time:
+what comes back, or was held back by another, begins when all else of its round is over. Leases are in memory, and
+always ours. Waits are noted instead of waited.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class Bench:
         self._publish = publish
         self.watched = WatchedEvents(stores.events)
         self._results: dict[int, Result] = {}
-        self._open: set[int] = set()
-        """The offsets of what has not ended."""
-        self._done = asyncio.Event()
+        self._under_way: set[int] = set()
+        """The offsets of this round's."""
+        self._round_over = asyncio.Event()
         self._stuck: NotEnded | None = None
         self._offset = 0
         self._join()
@@ -77,10 +78,11 @@ class Bench:
         )
         self._spared: dict[int, tuple[int, int]] = {}
         """By offset, the attempts that were spent when it last came back, and how often it did with just these."""
+        self._next_round: list[Arrival] = []
         self._track = Track(NAME, [Epoch(NAME, 1)], self._offset, _nothing)
-        self._order = Order(self._app, release=self._release)
+        self._order = Order(self._app, release=self._next_round.append)
         self._settlement = Settlement(
-            leases, Recent(NAME), release=self._release, ended=self._order.ended, observe=self._observe
+            leases, Recent(NAME), release=self._next_round.append, ended=self._order.ended, observe=self._observe
         )
         self._database = DatabaseGate(store, probe_interval_s=0.0, paused=_nothing, observe=self._observe)
         attempts = Attempts(
@@ -113,12 +115,8 @@ class Bench:
         arrivals = self._arrivals(raws)
         results = [Result(Event.from_json(arrival.raw)) for arrival in arrivals]
         self._results = {arrival.offset: result for arrival, result in zip(arrivals, results, strict=True)}
-        self._open = set(self._results)
-        self._done.clear()
         try:
             await self._run(arrivals)
-            if self._stuck is not None:
-                raise self._stuck
         except BaseException:
             self._stuck = None
             self._join()
@@ -145,13 +143,30 @@ class Bench:
                     group.create_task(self._line.work_for_ever()),
                     group.create_task(self._database.probe_for_ever()),
                 ]
-                self._line.push(self._order.let_through(arrivals, self._settlement.enter(arrivals)))
-                await self._done.wait()
-                await end_all(tasks)
+                try:
+                    await self._go_rounds(self._order.let_through(arrivals, self._settlement.enter(arrivals)))
+                finally:
+                    await end_all(tasks)
         except BaseExceptionGroup as raised:
             if len(raised.exceptions) > 1:
                 raise
             raise raised.exceptions[0] from None  # such as `pytest.fail` in a handler
+
+    async def _go_rounds(self, arrivals: list[Arrival]) -> None:
+        while arrivals:
+            self._under_way = {arrival.offset for arrival in arrivals}
+            self._round_over.clear()
+            self._line.push(arrivals)
+            await self._round_over.wait()
+            if self._stuck is not None:
+                raise self._stuck
+            arrivals = sorted(self._next_round, key=lambda arrival: arrival.offset)
+            self._next_round.clear()
+
+    def _over(self, arrivals: Sequence[Arrival]) -> None:
+        self._under_way.difference_update(arrival.offset for arrival in arrivals)
+        if not self._under_way:
+            self._round_over.set()
 
     def _work_of(self, arrival: Arrival) -> tuple[Any, int]:
         """As in the lines of the service: see `listener.lines`."""
@@ -170,13 +185,8 @@ class Bench:
                 result.outcome = "dead"
             plan = self._app.plan_of(arrival.type, arrival.source)
             result.handlers = [handler.name for handler in plan.handlers]
-            self._open.discard(arrival.offset)
         self._settlement.settle(work, outcomes)
-        if not self._open:
-            self._done.set()
-
-    def _release(self, arrival: Arrival) -> None:
-        self._line.push_first([arrival])
+        self._over(work)
 
     def _come_back(self, work: list[Arrival], delay_s: float) -> None:
         for arrival in work:
@@ -193,18 +203,17 @@ class Bench:
                     f"{arrival.type} {arrival.id} does not end: a listener keeps it, and spends no attempt, as long"
                     f" as this goes on: {self.watched.last_error}"
                 )
-                self._done.set()
-                return
-        self._line.push_first(work)
+        self._next_round.extend(work)
+        self._over(work)
 
     def _observe(self, fact: Fact) -> None:
         if isinstance(fact, ProcessingFailed):
             of_identity = (
                 result
                 for offset, result in self._results.items()
-                if offset in self._open and (result.event.id, result.event.source) == (fact.id, fact.source)
+                if offset in self._under_way and (result.event.id, result.event.source) == (fact.id, fact.source)
             )
-            if result := next(of_identity, None):  # another of its identity waits behind the first
+            for result in of_identity:
                 result.failures.append(fact.error)
                 result.exception = self.watched.last_error
 
