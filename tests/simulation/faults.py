@@ -293,7 +293,7 @@ async def _replay(world: World, action: Action) -> bool:
     """Handlers are mended, and every listener at once is asked to replay all that this may help."""
     await asyncio.sleep(REPLAY_AFTER_S + action.length_s)
     world.mend()
-    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type == "flaky"]
+    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type.endswith("flaky")]
     alive = [process for process in world.listeners if process.running and process.service is not None]
     for process in (*alive, *alive[:1]):
         with owned_by(process.owner):

@@ -103,6 +103,10 @@ class Watch:
             if holder != token and until_s > now_s and not is_freed and (after is None or after.holder != holder):
                 self.violations.append(f"leases: {token} touched {identity!r} of {holder}")
 
+    def had_row(self, identity: str) -> bool:
+        """Whether it has, or had before PostgreSQL went back, a row."""
+        return identity in self._committed
+
     def committed(self, session: Session) -> None:
         """No effect is there twice, ever: an older state that PostgreSQL goes back to would hide it."""
         self._committed |= session.rows.keys()
@@ -185,9 +189,11 @@ class WatchedPostgres(MemoryPostgres):
 
     def commit(self, session: Session) -> bool:
         """See MemoryPostgres."""
+        new = [row for identity, row in session.rows.items() if identity not in self.tables.rows]
         committed = super().commit(session)
         if committed:
             self._world.watch.committed(session)
+            self._world.handled.committed(session, new)
         return committed
 
     def abandon(self, session: Session) -> None:
