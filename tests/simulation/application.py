@@ -54,7 +54,7 @@ def follow_up_of(type: str, id: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the handlers of a process know of the run."""
+    """What handlers know of the run."""
 
     draw: random.Random
     is_mended: Callable[[], bool]
@@ -80,7 +80,7 @@ class Surroundings:
 
 
 def application(at: Surroundings) -> Listener:
-    """Made anew for each process."""
+    """One for all listeners of a run: it keeps nothing of its own."""
     app = Listener(GROUP)
 
     @app.on("counted", "flaky", "slow", "failing", "killing", FOLLOWED)

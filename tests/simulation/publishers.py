@@ -14,7 +14,7 @@ import msgspec
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import DEFAULT_SOURCE, Event
 from oncecast.producer.app import Producer
-from tests.simulation.loop import OWNER, begin, owned_by
+from tests.simulation.loop import begin, owned_by, owner_name
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -50,8 +50,7 @@ class Publishers:
     async def relay(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`: to any producer, once; it is the outbox that tries again."""
         world = self._world
-        listener = OWNER.get().partition("#")[0]
-        producer = world.producer(world.draw.randrange(len(world.producers))).name
+        listener, producer = owner_name(), world.producer(world.draw.randrange(len(world.producers))).name
         ids = self._try(events)
         world.handled.relayed(ids)
         await asyncio.sleep(world.servers.latency_s())

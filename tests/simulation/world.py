@@ -29,9 +29,9 @@ from oncecast.stores.memory import (
 from oncecast.stores.memory.postgres import Tables
 from tests.simulation.application import GROUP, RULES, Surroundings, application
 from tests.simulation.clock import instead_of_the_worlds
-from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, Action
+from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, REDIS_FAILS_OVER, Action
 from tests.simulation.handled import Handled
-from tests.simulation.loop import OWNER, NothingLeft, Spinning, VirtualLoop, begin, owned_by
+from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by, owner_name
 from tests.simulation.network import Wire
 from tests.simulation.publishers import Publishers, event_of
 from tests.simulation.schedule import Schedule
@@ -104,8 +104,16 @@ class World:
         self._ring_bytes = self.draw.choice((1_000, 64 * 1024))
         self._call_deadline_s = self.draw.choice((5.0, 32.0))
         self._mark_ttl_s = self.draw.choice((15.0, 600.0))
-        self._batch_max = self.draw.choice((3, 500))
-        self._retried: set[str] = set()
+        self._application = application(
+            Surroundings(
+                self.draw,
+                is_mended=lambda: self._is_mended,
+                vanish=lambda: self.vanish(self.process(owner_name())),
+                entered=self.handled.entered,
+                retried=set(),
+                batch_max=self.draw.choice((3, 500)),
+            )
+        )
         self._is_mended = all(action.kind != "replay" for action in schedule.actions)
         fails_over = any(action.kind == POSTGRES_FAILS_OVER for action in schedule.actions)
         self._max_age_s = 1e6 if fails_over else self.draw.choice((0.5, 10.0))
@@ -132,8 +140,7 @@ class World:
     @asynccontextmanager
     async def dial(self, url: str) -> AsyncIterator[Wire]:
         """See Dial; the URL is a producer's name."""
-        name = OWNER.get().partition("#")[0]
-        producer = self.process(url)
+        name, producer = owner_name(), self.process(url)
         await asyncio.sleep(self.servers.latency_s())
         if not producer.running or self.servers.is_cut(name, url) or self.servers.is_cut("listeners", url):
             await asyncio.sleep(self.draw.choice((0.0, DIAL_DEADLINE_S)))
@@ -224,16 +231,7 @@ class World:
                 self.tell(f"{process.name}: {fact}")
 
         return ListenerService(
-            application(
-                Surroundings(
-                    self.draw,
-                    is_mended=lambda: self._is_mended,
-                    vanish=lambda: self.vanish(process),
-                    entered=self.handled.entered,
-                    retried=self._retried,
-                    batch_max=self._batch_max,
-                )
-            ),
+            self._application,
             MemoryLeases(self.redis, token=token, call=redis_call, **ttls),
             MemoryEvents(self.postgres, **client),
             MemoryDeaths(self.postgres, **client),
@@ -245,7 +243,7 @@ class World:
                 group=GROUP,
                 producer_urls=[producer.name for producer in self.producers],
                 window_bytes=self._window_bytes,
-                attempts=AttemptLimits(pauses_max=5, retry_after_max_s=20.0),
+                attempts=AttemptLimits(pauses_max=5, retry_after_max_s=3.0),
                 adopt_handlers=True,
             ),
             answer,
@@ -275,7 +273,9 @@ class World:
             self.start_producer(producer)
         for listener in self.listeners:
             self.start_listener(listener)
-        upkeep = [begin(task) for task in (self._restart_for_ever(), self._copy_for_ever())]
+        upkeep = [begin(self._restart_for_ever())]
+        if any(action.kind in (POSTGRES_FAILS_OVER, REDIS_FAILS_OVER) for action in self.schedule.actions):
+            upkeep.append(begin(self._copy_for_ever()))
         try:
             async with asyncio.TaskGroup() as group:
                 for at_s, number, ids in self.schedule.publications:
