@@ -108,6 +108,4 @@ def _key(id: str) -> str | None:
 def _has_place(kept: Kept, row: Row) -> bool:
     """Whether the journal as it is now has what the row was read from, and not another future."""
     ends = [epoch.first - 1 for epoch in kept.epochs[1:]] + [kept.batches[-1].last_offset if kept.batches else 0]
-    return any(
-        epoch.epoch == row.epoch and row.offset <= end for epoch, end in zip(kept.epochs, ends, strict=True)
-    )
+    return any(epoch.epoch == row.epoch and row.offset <= end for epoch, end in zip(kept.epochs, ends, strict=True))
