@@ -327,7 +327,7 @@ class World:
                 ahead=self.watch.ahead,
             )
         )
-        wrong = [f"{name}: {count}" for name, count in list(verdict.as_dict().items())[4:] if count]
+        wrong = [f"{name}: {count}" for name, count in list(verdict.as_dict().items())[5:] if count]
         watched = (*self.watch.violations, *self.watch.wrong_gaps(), *self.watch.lost_conflicts())
         violations = [*self.violations, *watched, *wrong]
         return Result(verdict, violations, self.history, self.injected, self.loop.steps)
