@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import msgspec
@@ -28,6 +28,7 @@ from oncecast.core.errors import ConfigError
 from oncecast.embedded import Stack
 
 DRAIN_DEADLINE_S = 180.0
+"""So long after the last event has ended; a busy machine may take its time for a backlog."""
 LOOK_INTERVAL_S = 0.5
 REPLAY_INTERVAL_S = 2.0
 REPLAY_LETTERS = 20
@@ -219,14 +220,25 @@ class _Run:
     # --- the end -------------------------------------------------------------------------------------------
 
     async def _drained(self) -> bool:
-        """Wait until every event of every producer has ended, and follow-ups too; whether that came in time."""
-        deadline_s = time.monotonic() + DRAIN_DEADLINE_S
+        """Wait until every event of every producer has ended, and follow-ups too; False if nothing ends any more."""
+        deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, None
         async with httpx.AsyncClient(timeout=5.0) as client:
             while time.monotonic() < deadline_s:
                 if await _quietly(self._nothing_is_left(client)):
                     return True
+                if (now_ended := await _quietly(self._count_ended()) or ended) != ended:
+                    deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, now_ended
                 await asyncio.sleep(LOOK_INTERVAL_S)
         return False
+
+    async def _count_ended(self) -> int:
+        return int((await self._ask("select count(*) from {}.events"))[0])
+
+    async def _ask(self, query: LiteralString) -> tuple[Any, ...]:
+        """The first row of a query about the group's schema."""
+        async with await _connect(self._stack) as connection:
+            found = await connection.execute(sql.SQL(query).format(sql.Identifier(self._subject.group)))
+            return await found.fetchone() or ()
 
     async def _nothing_is_left(self, client: httpx.AsyncClient) -> bool:
         lasts = await self._lasts(client)
@@ -236,10 +248,8 @@ class _Run:
             if health["in_flight"] or health["status"] != "ok" or seen != lasts:
                 return False
         # All that had come has ended: what that emitted is in the outbox, or in a journal by now.
-        async with await _connect(self._stack) as connection:
-            query = sql.SQL("select count(*) from {}.outbox where refused_at is null")
-            found = await connection.execute(query.format(sql.Identifier(self._subject.group)))
-            return await found.fetchone() == (0,) and await self._lasts(client) == lasts
+        due = await self._ask("select count(*) from {}.outbox where refused_at is null")
+        return due == (0,) and await self._lasts(client) == lasts
 
     async def _lasts(self, client: httpx.AsyncClient) -> dict[str, int]:
         """The last offset of each journal."""

@@ -217,7 +217,11 @@ def _print(report: Report, *, as_json: bool) -> None:
         for row in check.rows:
             output.line("  " + ", ".join(f"{column} {output.cell(value)}" for column, value in row.items()))
     waits = report.waits
-    drained = "NOT DRAINED" if report.drained_in_s is None else f"drained in {report.drained_in_s:g} s"
+    drained = (
+        "NOT DRAINED: what counts as lost may have had no time"
+        if report.drained_in_s is None
+        else f"drained in {report.drained_in_s:g} s"
+    )
     output.line(f"seed {report.seed}, {report.faults} faults; {drained}")
     output.line(
         f"longest stall {waits.longest_stall_s:g} s, {waits.longest_stall_beyond_faults_s:g} s beyond its faults"

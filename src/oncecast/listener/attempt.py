@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oncecast.core.errors import Contended, Cost, CrashLoop, Retry, Unavailable, classify
+from oncecast.core.errors import Contended, Cost, CrashLoop, OutOfTurn, Retry, Unavailable, classify
 from oncecast.core.event import Arrival
 from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started, Suspected
 from oncecast.core.ports import EventStore, Outcome
@@ -44,9 +44,9 @@ class AttemptLimits:
 class Attempts:
     """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
 
-    `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back
-    to its line. `paused()` is called whenever the database is found to be down, `emitted()` when handlers have left
-    something in the outbox.
+    `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back to its
+    line; `let_go(arrival)` is for one whose turn its abandoned track cannot bring about. `paused()` is called when the
+    database is found to be down, `emitted()` when handlers have left something in the outbox.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Attempts:
         limits: AttemptLimits,
         settle: Callable[[Work, list[Outcome]], None],
         come_back: Callable[[Work, float], None],
+        let_go: Callable[[Arrival], None],
         paused: Callable[[], None],
         trial: Trial,
         solo: Solo,
@@ -71,6 +72,7 @@ class Attempts:
         self._limits = limits
         self._settle = settle
         self._come_back = come_back
+        self._let_go = let_go
         self._paused = paused
         self._trial = trial
         self._solo = solo
@@ -160,6 +162,8 @@ class Attempts:
             await self._part(work)
         elif isinstance(error, Contended):
             self._spare(work, error, delay_s=WAIT_S)
+        elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
+            self._let_go(work[0])
         elif cost is Cost.PAUSE:
             self._database.lost(error)
             self._paused()  # each time: a claim under way may have brought leases since the last hand-back

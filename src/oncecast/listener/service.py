@@ -142,6 +142,7 @@ class ListenerService:
             limits=settings.attempts,
             settle=self.settlement.settle,
             come_back=self._come_back,
+            let_go=self.settlement.let_go,
             paused=self._paused.set,
             trial=Trial(self.redis, deaths),
             solo=solo,

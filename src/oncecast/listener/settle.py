@@ -81,6 +81,15 @@ class Settlement:
             self._observe(Duplicates(len(arrivals), arrivals[0].id, arrivals[-1].id))
             self._end(arrivals)
 
+    def let_go(self, arrival: Arrival) -> None:
+        """It has not ended: its track is abandoned, and another brings it again.
+
+        Here it would only be in the way of itself, and of what its order waits for.
+        """
+        self._leave(arrival)
+        if arrival.turn is not None:
+            self._ended(arrival)
+
     async def mark_for_ever(self) -> None:
         """Mark what has ended, as much at a time as has gathered: nobody asks about it sooner than that."""
         while True:

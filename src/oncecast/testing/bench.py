@@ -92,6 +92,7 @@ class Bench:
             limits=self._limits,
             settle=self._settle,
             come_back=self._come_back,
+            let_go=lambda _arrival: None,
             paused=_nothing,
             emitted=_nothing,
             trial=Trial(leases, self._stores.deaths),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from oncecast.core.errors import Contended, CrashLoop, DataRefused, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.errors import Contended, CrashLoop, DataRefused, OutOfTurn, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
 from oncecast.core.ports import Outcome, Transaction, Work, WorkTogether
@@ -90,6 +90,7 @@ class Harness:
         self.facts: list[Fact] = []
         self.settled: list[str] = []
         self.back: list[tuple[list[str], float]] = []
+        self.let_go: list[str] = []
         self.pauses = 0
         self.wakes = 0
         self.accused: list[tuple[str, bool]] = []
@@ -108,6 +109,7 @@ class Harness:
             limits=LIMITS,
             settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
             come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
+            let_go=lambda arrival: self.let_go.append(arrival.id),
             paused=self._paused,
             trial=Trial(self, self.deaths),  # type: ignore[arg-type]
             solo=Solo(),
@@ -406,6 +408,24 @@ async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> 
     assert at.wakes == 0
     await at.station.attempt([second])
     assert at.wakes == 1
+
+
+async def test_an_event_out_of_turn_comes_back_but_not_to_an_abandoned_track_whose_successor_brings_it_again() -> (
+    None
+):
+    app = Listener()
+
+    @app.on("order", ordered_by="subject")
+    async def count(event: Event) -> None: ...
+
+    at = Harness(app)
+    (arrival,) = handled_by(app, 1)
+    at.store.refusals = [OutOfTurn("not yet"), OutOfTurn("not yet")]
+    await at.station.attempt([arrival])
+    assert (len(at.back), at.let_go, arrival.attempts) == (1, [], 0)
+    arrival.track.abandon()
+    await at.station.attempt([arrival])
+    assert (len(at.back), at.let_go) == (1, ["1"])
 
 
 async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:
