@@ -206,7 +206,9 @@ async def test_a_message_reaches_sqs_with_its_identity(sqs: SqsServer) -> None:
     async with used(sqs.url("carries")) as broker:
         assert await broker.send([message(f"id-{n}") for n in range(25)]) == [None] * 25
         assert await broker.send([message("x\ufffe", '"\uffff"'.encode())]) == [None]
+        assert await broker.send([message("not utf-8", b'"\xff"')]) == [None]
     found = {m["MessageAttributes"]["id"]["StringValue"]: m for m in await sqs.messages("carries")}
+    assert found.pop("not utf-8")["Body"] == '"\ufffd"'
     assert found.keys() == {*(f"id-{n}" for n in range(25)), "x\\ufffe"}
     assert found["id-1"]["Body"] == '{"n":1}'
     assert found["id-1"]["MessageAttributes"]["source"]["StringValue"] == "/shop"
