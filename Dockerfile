@@ -5,7 +5,7 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
     && python -m venv --without-pip /opt/oncecast \
-    && pip --python /opt/oncecast install --no-cache-dir "$(echo dist/*.whl)[fast,rabbitmq,sqs]"
+    && pip --python /opt/oncecast install --no-cache-dir "$(echo dist/*.whl)[fast,pydantic,rabbitmq,sqs]"
 
 FROM python:3.13-slim
 RUN groupadd --gid 10001 oncecast \

@@ -108,10 +108,10 @@ def test_the_image_is_built_of_files_that_its_context_has() -> None:
         assert any(fnmatch(source, pattern) for pattern in kept), source
 
 
-def test_the_image_has_every_extra_but_the_embedded_servers() -> None:
+def test_the_image_has_every_extra_but_those_for_development() -> None:
     (extras,) = re.findall(r"whl\)\[([a-z,]+)\]", (ROOT / "Dockerfile").read_text())
     there = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras.split(",")) == there.keys() - {"embedded"}
+    assert set(extras.split(",")) == there.keys() - {"embedded", "reload"}
 
 
 def test_image_and_pods_run_as_the_same_user_who_is_not_root() -> None:

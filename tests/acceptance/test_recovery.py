@@ -15,6 +15,7 @@ import pytest
 
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
+from tests.support.interrupts import interrupts_count
 from tests.support.stacks import StackOf, drained, rows, until
 
 APP = {"app": "tests.support.mendable:app", "app_dir": Path(__file__).parents[2]}
@@ -228,6 +229,7 @@ async def test_a_replay_that_is_interrupted_says_what_was_done(stack_of: StackOf
             *("--data", str(stack.data)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=interrupts_count,
         )
         assert process.stdout is not None
         async with asyncio.timeout(60):

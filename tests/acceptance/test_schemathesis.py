@@ -19,6 +19,7 @@ SEED = 7
 FOLDER = Path(__file__).parents[1] / "support"
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("face", ["producer", "listener"])
 async def test_schemathesis_finds_nothing(stack_of: StackOf, face: str, tmp_path: Path) -> None:
     async with stack_of(listeners=1, environment=FAILING) as stack:

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from psycopg.rows import tuple_row
+from psycopg.sql import Composed
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -112,7 +113,7 @@ async def tx(postgres_url: str, schema: str) -> AsyncIterator[HandlerTransaction
             await connection.execute(
                 str(CreateTable(table).compile(dialect=postgresql.dialect(paramstyle="named"))).encode()
             )
-        yield HandlerTransaction(connection)
+        yield HandlerTransaction(connection, Composed([]))
         await connection.rollback()
 
 

@@ -69,3 +69,14 @@ def fetch(url: str, clean: dict[str, str], command: Path) -> bytes:
     python = command.with_name("python")
     code = f"import httpx, sys; sys.stdout.buffer.write(httpx.get({url!r}).raise_for_status().content)"
     return subprocess.run([str(python), "-c", code], env=clean, capture_output=True, timeout=30, check=True).stdout
+
+
+def test_the_wheel_brings_the_pytest_plugin(command: Path, tmp_path: Path) -> None:
+    """Its module is found by the name of its entry point; pytest itself is the user's."""
+    code = (
+        "from importlib import metadata, util\n"
+        "(plugin,) = metadata.entry_points(group='pytest11', name='pytest_oncecast')\n"
+        "assert util.find_spec(plugin.module) is not None and plugin.name == plugin.module\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    subprocess.run([str(command.with_name("python")), "-c", code], cwd=tmp_path, env=clean, check=True, timeout=30)

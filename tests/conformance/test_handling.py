@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import psycopg
 import pytest
 
-from oncecast.core.errors import EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
+from oncecast.core.errors import AttemptFailed, EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.ports import Outcome, WorkTogether
 from oncecast.core.transaction import OpenTransaction
@@ -215,6 +216,19 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(serve
     assert await store.process(arrival(1, "1"), work) is Outcome.STORED
     await server.outboxes["a"].relay(producer.publish, limit=9)
     assert producer.has == [b"1", b"3"]
+
+
+async def test_who_swallows_an_sql_error_and_emits_has_a_failed_attempt_like_everybody(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        with pytest.raises((psycopg.Error, SyntaxError)):
+            await tx.execute("this is no statement")
+        tx.emitted.append(b"1")
+
+    with pytest.raises(AttemptFailed, match="swallowed"):
+        await store.process(arrival(1, "1"), work)
+    assert await server.outboxes["a"].relay(Producer().publish, limit=9) == 0
 
 
 async def test_nobody_emits_once_the_attempt_is_over(server: Server) -> None:

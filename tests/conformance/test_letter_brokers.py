@@ -176,12 +176,12 @@ async def test_a_frozen_rabbitmq_is_found_and_used_again_once_it_goes_on(
     rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rabbitmq_store, "SEND_DEADLINE_S", 5.0)
-    monkeypatch.setattr(rabbitmq_store, "OPEN_DEADLINE_S", 1.0)
+    monkeypatch.setattr(rabbitmq_store, "OPEN_DEADLINE_S", 5.0)
     async with used(rabbitmq.url(queue="frozen")) as broker:
         assert await broker.send([message("a")]) == [None]
         with frozen(rabbitmq.node):
-            assert "did not answer within 1 s" in await failure(broker, message("b"))
-            assert "did not answer within 1 s" in await failure(broker)
+            assert "did not answer within 5 s" in await failure(broker, message("b"))
+            assert "did not answer within 5 s" in await failure(broker)
         monkeypatch.undo()
         assert await broker.send([message("c")]) == [None]
 
@@ -206,7 +206,9 @@ async def test_a_message_reaches_sqs_with_its_identity(sqs: SqsServer) -> None:
     async with used(sqs.url("carries")) as broker:
         assert await broker.send([message(f"id-{n}") for n in range(25)]) == [None] * 25
         assert await broker.send([message("x\ufffe", '"\uffff"'.encode())]) == [None]
+        assert await broker.send([message("not utf-8", b'"\xff"')]) == [None]
     found = {m["MessageAttributes"]["id"]["StringValue"]: m for m in await sqs.messages("carries")}
+    assert found.pop("not utf-8")["Body"] == '"\ufffd"'
     assert found.keys() == {*(f"id-{n}" for n in range(25)), "x\\ufffe"}
     assert found["id-1"]["Body"] == '{"n":1}'
     assert found["id-1"]["MessageAttributes"]["source"]["StringValue"] == "/shop"

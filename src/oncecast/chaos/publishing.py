@@ -54,7 +54,8 @@ class Desk:
 
     async def publish_until(self, ended: asyncio.Event) -> None:
         """Send batch after batch, and what a restored journal lacks, until `ended`."""
-        async with Publisher(self._url, deadline_s=DEADLINE_S) as publisher:
+        # Trouble is what it is all about.
+        async with Publisher(self._url, deadline_s=DEADLINE_S, on_trouble=lambda _: None) as publisher:
             while not ended.is_set() or self._restored:
                 if self._restored:
                     await self._publish_again(publisher)

@@ -98,7 +98,10 @@ async def _send(events: EventsFile, sending: Sending, *, to: str, token: str | N
     def count(accepted: int) -> None:
         sending.accepted += accepted
 
-    async with Publisher(to, token=token, deadline_s=deadline_s) as publisher:
+    def tell(reason: str) -> None:
+        output.note(f"{reason}; trying again for up to {deadline_s:g} s")
+
+    async with Publisher(to, token=token, deadline_s=deadline_s, on_trouble=tell) as publisher:
         await publisher.publish_json(events.runs(), count)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from oncecast.client.errors import NotAcknowledged, PublishRefused
 from oncecast.client.publisher import Publisher
@@ -18,7 +19,8 @@ class ProducersPublisher:
 
     def __init__(self, producers: Sequence[str], *, token: str | None = None) -> None:
         # One request at a time: two could be accepted in either order.
-        self._publishers = [Publisher(url, token=token, deadline_s=DEADLINE_S, requests_max=1) for url in producers]
+        publisher = partial(Publisher, token=token, deadline_s=DEADLINE_S, requests_max=1, on_trouble=_ignore)
+        self._publishers = [publisher(url) for url in producers]
         self._at = 0
 
     async def publish(self, events: Sequence[bytes]) -> None:
@@ -36,8 +38,12 @@ class ProducersPublisher:
     async def close(self) -> None:
         """Drop the connections."""
         for publisher in self._publishers:
-            await publisher.__aexit__()
+            await publisher.aclose()
 
 
 async def _one_run(events: Sequence[bytes]) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
     yield events, range(1, len(events) + 1)
+
+
+def _ignore(_reason: str) -> None:
+    """Whoever relays tells it when the deadline is over."""

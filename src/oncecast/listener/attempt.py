@@ -45,8 +45,8 @@ class Attempts:
     """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
 
     `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back to its
-    line; `let_go(arrival)` is for one whose turn its abandoned track cannot bring about. `paused()` is called when the
-    database is found to be down, `emitted()` when handlers have left something in the outbox.
+    line, `let_go(arrival)` is for one whose turn its abandoned track cannot bring about. `paused()` is called when
+    the database is found to be down, `emitted()` when handlers have left something in the outbox.
     """
 
     def __init__(

@@ -22,9 +22,10 @@ def message_of(letter: DeadLetter, max_bytes: int) -> LetterMessage:
     body = line_of(letter)
     if len(body) > max_bytes:
         note = f"its event is too large to be sent; to see it whole: {_command('show', letter)}"
-        body = _json(letter, _without_data(letter.raw), note)
+        identity = {"source": letter.source, "id": letter.id}
+        body = _json(letter, _without_data(letter.raw) or identity, note)
         if len(body) > max_bytes:
-            body = _json(letter, {"source": letter.source, "id": letter.id}, note, ERROR_SHORT_LETTERS)
+            body = _json(letter, identity, note, ERROR_SHORT_LETTERS)
     return LetterMessage(source=letter.source, id=letter.id, body=body)
 
 
@@ -42,7 +43,11 @@ def _json(letter: DeadLetter, event: object, note: str, error_letters: int | Non
 
 
 def _without_data(raw: bytes) -> dict[str, object]:
-    members = msgspec.json.decode(raw)
+    """Nothing where it cannot be read: that may be what it died of."""
+    try:
+        members = msgspec.json.decode(raw, type=dict[str, object])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
     return {name: value for name, value in members.items() if name not in ("data", "data_base64")}
 
 

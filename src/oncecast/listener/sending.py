@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 
-from oncecast.core.errors import Unavailable
+from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe, SendingRefused, Sent
 from oncecast.core.ports import DeadLetter, LetterBroker, UnsentLetters
 from oncecast.core.retry import backoff
@@ -95,7 +95,7 @@ class DeadLetterSender:
                 await self._letters.begin()  # PostgreSQL may have gone back to where it had not
                 succeeded = await self._reach() and await self._send_all()
                 self.unsent = await self._letters.count()
-            except Unavailable:
+            except (Unavailable, RowLocked):
                 return False  # the database: its gate says so, and the rows are not lost
             if succeeded and (self._is_up is None or not self.unsent):
                 self._back()

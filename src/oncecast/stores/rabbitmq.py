@@ -189,7 +189,7 @@ class RabbitMQ:
             return Unavailable(f"{self} refuses: is there a vhost {at.vhost!r}, and may user {at.user!r} enter it?")
         if isinstance(error, asyncio.CancelledError):
             return Unavailable(f"{self}: the connection broke")
-        if isinstance(error, CONNECTION_EXCEPTIONS):
+        if isinstance(error, (*CONNECTION_EXCEPTIONS, ValueError)):  # that: a server without confirms, say
             return Unavailable(f"{self}: {_words(error)}")
         return error
 

@@ -133,7 +133,7 @@ class Sqs:
     def _entry(self, number: int, message: LetterMessage) -> dict[str, Any]:
         entry = {
             "Id": str(number),
-            "MessageBody": _storable(message.body.decode()),
+            "MessageBody": _storable(message.body.decode(errors="replace")),
             "MessageAttributes": {
                 "source": {"DataType": "String", "StringValue": _storable(message.source)},
                 "id": {"DataType": "String", "StringValue": _storable(message.id)},

@@ -82,7 +82,11 @@ class Bench:
         self._track = Track(NAME, [Epoch(NAME, 1)], self._offset, _nothing)
         self._order = Order(self._app, release=self._next_round.append)
         self._settlement = Settlement(
-            leases, Recent(NAME), release=self._next_round.append, ended=self._order.ended, observe=self._observe
+            leases,
+            Recent(NAME),
+            release=self._order.let_second_through,
+            ended=self._order.ended,
+            observe=self._observe,
         )
         self._database = DatabaseGate(store, probe_interval_s=0.0, paused=_nothing, observe=self._observe)
         attempts = Attempts(
@@ -92,7 +96,7 @@ class Bench:
             limits=self._limits,
             settle=self._settle,
             come_back=self._come_back,
-            let_go=lambda _arrival: None,
+            let_go=self._settlement.let_go,
             paused=_nothing,
             emitted=_nothing,
             trial=Trial(leases, self._stores.deaths),

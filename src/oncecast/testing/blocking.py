@@ -93,12 +93,20 @@ class SyncTestListener:
         return self._listener.emitted
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._runner.run(call)
-        call.close()
-        raise OncecastError("this test is a coroutine: use 'async with TestListener(app) as t', and await its calls")
+        if _in_coroutine():
+            call.close()
+            raise OncecastError(
+                "this test is a coroutine: use 'async with TestListener(app) as t', and await its calls"
+            )
+        return self._runner.run(call)
+
+
+def _in_coroutine() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 MakeTestListener = Callable[..., SyncTestListener]

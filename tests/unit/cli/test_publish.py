@@ -33,6 +33,15 @@ def test_send_names_the_line_of_a_refused_event(tmp_path: Path, capsys: pytest.C
     assert captured.out == "No event was acknowledged.\n"
 
 
+def test_send_tells_why_nothing_comes_through_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise somebody with a wrong address would look at nothing for a minute."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b'{"id":"a"}\n')
+    with Producer([refuse(503, {"detail": "the journal is full"})]).in_a_thread() as url:
+        assert send(str(file), to=url) == 0
+    assert capsys.readouterr().err == "the journal is full; trying again for up to 60 s\n"
+
+
 def test_send_says_that_part_was_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """When a later line is bad, the count accepted and the failure are both in the result."""
     file = tmp_path / "events.ndjson"
@@ -55,7 +64,7 @@ def test_send_gives_up_after_its_deadline(tmp_path: Path, capsys: pytest.Capture
     with Producer([refuse(503, {"detail": "the journal is full"})] * 1000).in_a_thread() as url:
         assert send(str(file), to=url, deadline="300ms") == 1
     assert "not acknowledged within 0.3 s" in (error := capsys.readouterr().err)
-    assert error.count("\n") == 1
+    assert error.count("\n") == 2, "what is the matter, told at once, and the end of it"
 
 
 @pytest.mark.parametrize(

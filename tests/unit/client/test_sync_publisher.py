@@ -19,6 +19,7 @@ from oncecast import Event, NotAcknowledged, PublishRefused, SyncPublisher
 from oncecast.client import PublisherClosed, courier, publisher
 from oncecast.core.errors import ConfigError
 from oncecast.embedded.ports import free_port
+from tests.support.interrupts import interrupts_count
 from tests.support.producers import ProducerProcess, producer_process
 from tests.support.scripted_producer import Answer, Producer, accept, refuse
 
@@ -189,7 +190,9 @@ def test_one_that_is_forgotten_leaves_no_thread(producer: ProducerProcess) -> No
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interrupts_count
+    )
 
 
 INTERRUPTED = """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
+import pytest
 
 from oncecast.core.event import Event
 from oncecast.core.ports import DeadLetter
@@ -47,6 +50,13 @@ def test_one_whose_error_and_attributes_are_too_long_still_tells_which_it_is() -
     body = msgspec.json.decode(message.body)
     assert body["event"] == {"source": "/shop", "id": "o 1"}
     assert "dead-letters show" in body["note"]
+
+
+@pytest.mark.parametrize("raw", [b'{"id":"o 1","data":"\xff', b"[]", b"[" * 100_000])
+def test_one_that_is_too_long_and_cannot_be_read_still_tells_which_it_is(raw: bytes) -> None:
+    given = dataclasses.replace(letter(1), raw=raw + b" " * 10_000)
+    body = msgspec.json.decode(message_of(given, 2_000).body)
+    assert body["event"] == {"source": "/shop", "id": "o 1"}
 
 
 def test_a_messages_digest_is_the_same_whenever_it_is_made_and_another_for_another_identity() -> None:

@@ -153,6 +153,16 @@ def test_a_handler_that_takes_too_long_is_ended_by_its_time(test_listener: MakeT
     )
 
 
+def test_what_an_event_died_of_is_raised_as_the_handler_raised_it(test_listener: MakeTestListener) -> None:
+    error = ZeroDivisionError("no price")
+    result = test_listener(failing(Listener(), "t", error=error)).send({"type": "t"})
+    with pytest.raises(ZeroDivisionError) as raised:
+        result.raise_if_dead()
+    assert raised.value is error
+    assert raised.traceback[-1].name == "fail", "pytest shows the handler's line"
+    assert (error.__cause__, error.__context__) == (None, None)
+
+
 # --- order ----------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,8 @@ async def finish(database: Database, connection: Connection, work: Work) -> Exce
         await facade.end()
     broken = connection.broken
     if failure is None:
-        if emitted:
+        # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
+        if emitted and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
             async with asyncio.timeout(deadline_s):
                 await connection.execute(database.queries["emit"], {"events": emitted})
         await commit(connection, deadline_s)
