@@ -38,7 +38,7 @@ def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int
     chunks = [range(n, min(n + CHUNK, first + runs)) for n in range(first, first + runs, CHUNK)]
     steps, injected, violated, done = 0, Counter[str](), [], 0
     began_s = time.monotonic()
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=CHUNKS_OF_A_PROCESS) as pool,

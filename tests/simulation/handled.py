@@ -24,7 +24,7 @@ class Handled:
         self._world = world
         self._under_way: dict[str, list[Session]] = defaultdict(list)
         self._caused: set[str] = set()
-        """Follow-ups whose cause was stored; should PostgreSQL have lost it since, they may be on their way already."""
+        """Those whose cause was stored. Should PostgreSQL have lost it since, they may be on their way already."""
         self.failures: Counter[str] = Counter()
         """How many attempts of an id were spent, as the listeners tell."""
         self.violations: list[str] = []

@@ -139,8 +139,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     handle._context.run(handle._callback, *handle._args)
                 except (KeyboardInterrupt, SystemExit):
                     raise
-                except BaseException:  # noqa: S110 - a callback's error is nobody's, as in every loop
-                    pass
+                except BaseException:
+                    pass  # a callback's error is nobody's, as in every loop
 
     def _may_run(self, handle: _Handle) -> bool:
         """Whether its owner is there and awake; what a frozen one would do is kept for when it is thawed."""
