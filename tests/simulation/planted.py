@@ -494,8 +494,13 @@ ADAPTERS = [
     Mutant(
         "what is emitted commits with its cause",
         "stores/postgres/work.py",
-        "        if emitted:\n",
-        "        if emitted:\n            await connection.execute('commit')\n",
+        "    await _roll_back(connection, failure, deadline_s)\n    translated",
+        (
+            "    await _roll_back(connection, failure, deadline_s)\n"
+            '    await connection.execute(database.queries["emit"], {"events": emitted})\n'
+            '    await connection.execute("commit")\n'
+            "    translated"
+        ),
         by=HANDLING,
     ),
     Mutant(
