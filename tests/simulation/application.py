@@ -1,4 +1,7 @@
-"""The application under simulation: as that of `oncecast chaos`, but its one statement counts in memory."""
+"""The application under simulation: as that of `oncecast chaos`, but its one statement counts in memory.
+
+What an event's type begins with says which handler it has, what it ends with how that goes: `ordered.flaky`.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,91 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from oncecast.core.event import Event
+from oncecast.chaos.judge import Rules
+from oncecast.core.errors import Retry
+from oncecast.core.event import DEFAULT_SOURCE, Event, follow_up_id
 from oncecast.core.ports import Transaction
 from oncecast.listener.handlers import Listener
 from oncecast.stores.memory.postgres import EFFECT
 
 GROUP = "simulated"
+FOLLOWED = "followed"
+"""The type of all follow-ups."""
+
+TYPES = {
+    **{"tick": 24, "counted": 16, "flaky": 6, "slow": 4, "failing": 3, "swallowing": 3, "killing": 0.5},
+    **{"batched": 10, "batched.failing": 2, "batched.flaky": 1, "batched.chained": 2, "batched.killing": 0.2},
+    **{"shared": 8, "shared.failing": 2, "shared.chained": 1},
+    **{"ordered": 16, "ordered.failing": 1.5, "ordered.flaky": 4, "ordered.killing": 0.2},
+    **{"chained": 6, "chained.flaky": 2, "wavering": 3},
+    **{"retrying": 3, "retrying.failing": 0.5},
+}
+"""Each with its share."""
+KEYS = "abc"
+"""Of ordered events."""
+
+_CANNOT_SUCCEED = ("failing", "swallowing", "killing")
+_STORED = frozenset((*(type_ for type_ in TYPES if not type_.endswith(_CANNOT_SUCCEED)), FOLLOWED))
+RULES = Rules(
+    may_be_stored=_STORED,
+    may_be_dead=frozenset(type_ for type_ in TYPES if type_.endswith((*_CANNOT_SUCCEED, "flaky"))),
+    has_effect=_STORED - {"tick"},
+)
+_FOLLOW_UPS = {"chained": ("chain", 0), "wavering": ("waver", 1), "batched": ("batch", 0), "shared": ("share", 0)}
 
 
-def application(draw: random.Random, is_mended: Callable[[], bool], vanish: Callable[[], None]) -> Listener:
-    """`is_mended()` says whether flaky events may succeed by now; `vanish()` ends the process that calls it."""
+def follow_up_of(type: str, id: str) -> str | None:
+    """The id of the one follow-up that an event has once it is stored, if it has one."""
+    if type != "wavering" and "chained" not in type:
+        return None
+    handler, index = _FOLLOW_UPS[type.partition(".")[0]]
+    return follow_up_id(DEFAULT_SOURCE, id, f"application.<locals>.{handler}", index)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What handlers know of the run."""
+
+    draw: random.Random
+    is_mended: Callable[[], bool]
+    """Whether flaky events may succeed by now."""
+    vanish: Callable[[], object]
+    """Ends the process that calls it."""
+    entered: Callable[[str, Transaction], None]
+    """Is told that an event of this key is being handled on this transaction."""
+    retried: set[str]
+    """Ids whose handler has asked for another attempt."""
+    batch_max: int
+
+    async def undergo(self, event: Event) -> None:
+        """What befalls the handler of an event, by its type."""
+        way = event.type.rpartition(".")[2]
+        if way == "failing":
+            raise RuntimeError("told to fail")
+        if way == "flaky" and (not self.is_mended() or self.draw.random() < 0.3):
+            raise RuntimeError("by chance")
+        if way == "killing":
+            self.vanish()
+            await asyncio.Event().wait()
+
+
+def application(at: Surroundings) -> Listener:
+    """One for all listeners of a run: it keeps nothing of its own."""
     app = Listener(GROUP)
 
-    @app.on("counted", "flaky", "slow", "failing")
+    @app.on("counted", "flaky", "slow", "failing", "killing", FOLLOWED)
     async def count(event: Event, tx: Transaction) -> None:
         await tx.execute(EFFECT, (event.id,))
 
-    @app.on("flaky")
-    async def fail_by_chance(event: Event, tx: Transaction) -> None:
-        if not is_mended() or draw.random() < 0.3:
-            raise RuntimeError("by chance")
+    @app.on("flaky", "failing", "killing")
+    async def undergo(event: Event, tx: Transaction) -> None:
+        await at.undergo(event)
 
     @app.on("slow")
     async def be_slow(event: Event, tx: Transaction) -> None:
-        await asyncio.sleep(draw.uniform(0.1, 3.0))
-
-    @app.on("failing")
-    async def fail(event: Event, tx: Transaction) -> None:
-        raise RuntimeError("told to fail")
+        await asyncio.sleep(at.draw.uniform(0.1, 3.0))
 
     @app.on("swallowing")
     async def swallow(event: Event, tx: Transaction) -> None:
@@ -42,10 +101,53 @@ def application(draw: random.Random, is_mended: Callable[[], bool], vanish: Call
             await tx.execute(EFFECT, (event.id,))
             await tx.execute("no statement")
 
-    @app.on("killing")
-    async def kill(event: Event, tx: Transaction) -> None:
+    @app.on_batch("batched*", max_events=at.batch_max)
+    async def batch(events: list[Event], tx: Transaction) -> None:
+        for event in events:
+            await tx.execute(EFFECT, (event.id,))
+            if event.type == "batched.chained":
+                event.emit(_follow_up(event))
+            await at.undergo(event)
+
+    @app.on("shared*", share_transaction=True)
+    async def share(event: Event, tx: Transaction) -> None:
         await tx.execute(EFFECT, (event.id,))
-        vanish()
-        await asyncio.Event().wait()
+        if event.type == "shared.chained":
+            event.emit(_follow_up(event))
+        await at.undergo(event)
+
+    @app.on("ordered*", ordered_by="subject")
+    async def keep_order(event: Event, tx: Transaction) -> None:
+        at.entered(str(event.subject), tx)
+        await tx.execute(EFFECT, (event.id,))
+        await asyncio.sleep(at.draw.choice((0.0, at.draw.uniform(0, 1))))
+        await at.undergo(event)
+
+    @app.on("chained*")
+    async def chain(event: Event, tx: Transaction) -> None:
+        event.emit(_follow_up(event))
+        await tx.execute(EFFECT, (event.id,))
+        await at.undergo(event)
+
+    @app.on("wavering")
+    async def waver(event: Event, tx: Transaction) -> None:
+        with contextlib.suppress(ValueError):
+            async with tx.savepoint():
+                await tx.execute(EFFECT, (event.id,))
+                event.emit(_follow_up(event))
+                raise ValueError("on second thoughts")
+        await tx.execute(EFFECT, (event.id,))
+        event.emit(_follow_up(event))
+
+    @app.on("retrying*")
+    async def retry(event: Event, tx: Transaction) -> None:
+        await tx.execute(EFFECT, (event.id,))
+        if event.type == "retrying.failing" or event.id not in at.retried:
+            at.retried.add(event.id)
+            raise Retry("not yet", after=at.draw.choice((0, 0.5, 5, "1h")))
 
     return app
+
+
+def _follow_up(event: Event) -> Event:
+    return Event.new(FOLLOWED, {"cause": event.id})

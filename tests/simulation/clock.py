@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
@@ -30,6 +31,7 @@ def instead_of_the_worlds(loop: VirtualLoop, seed: int, jumped_s: Callable[[], f
     random.seed(seed)
     try:
         with (
+            patch.object(asyncio, "sleep", loop.sleep),
             patch.object(time, "monotonic", loop.time),
             patch.object(time, "time", wall_s),
             patch.object(memory, "time_ns", lambda: int(wall_s() * 1e9)),

@@ -32,6 +32,7 @@ class Action:
 CONFLICT_WITHIN_S = 5.0
 POSTGRES_FAILS_OVER = "PostgreSQL fails over to an older state"
 """Journals keep everything then: what PostgreSQL loses, they still have to have."""
+REDIS_FAILS_OVER = "Redis fails over to an older state"
 
 LISTENER_STEPS, PRODUCER_STEPS = 200, 20
 CRASH_WITHIN_S = 20.0
@@ -144,9 +145,8 @@ async def _lose_answers(world: World, action: Action) -> bool:
 
 async def _cut(world: World, what: str, seconds: float) -> bool:
     before = world.servers.felt[what]
-    world.servers.cut[what] += 1
-    await asyncio.sleep(seconds)
-    world.servers.cut[what] -= 1
+    with world.servers.without(what):
+        await asyncio.sleep(seconds)
     return world.servers.felt[what] > before
 
 
@@ -194,7 +194,7 @@ async def _redis_lags(world: World, action: Action) -> bool:
     return await _freeze_server(world, "redis", action.length_s)
 
 
-@fault("Redis fails over to an older state")
+@fault(REDIS_FAILS_OVER)
 async def _redis_fails_over(world: World, action: Action) -> bool:
     if not world.snapshots:
         return False
@@ -293,7 +293,7 @@ async def _replay(world: World, action: Action) -> bool:
     """Handlers are mended, and every listener at once is asked to replay all that this may help."""
     await asyncio.sleep(REPLAY_AFTER_S + action.length_s)
     world.mend()
-    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type == "flaky"]
+    dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type.endswith("flaky")]
     alive = [process for process in world.listeners if process.running and process.service is not None]
     for process in (*alive, *alive[:1]):
         with owned_by(process.owner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ import msgspec
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import DEFAULT_SOURCE, Event
 from oncecast.producer.app import Producer
-from tests.simulation.loop import begin, owned_by
+from tests.simulation.loop import begin, owned_by, owner_name
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -35,35 +36,54 @@ class Publishers:
         self.acknowledged: set[str] = set()
         self.contents: dict[str, set[bytes]] = {}
         """What was acknowledged under each id: other content is a conflict."""
+        self._originals: dict[str, bytes] = {}
         self.refusals: Counter[str] = Counter()
 
     async def publish(self, producer: str, events: Sequence[bytes]) -> None:
         """Until the producer says that it has them."""
-        ids = {msgspec.json.decode(event)["id"] for event in events}
-        self.tried |= ids
+        ids = self._try(events)
         body = b"[" + b",".join(events) + b"]"
         while not await self._post(producer, body):
             await asyncio.sleep(self._world.draw.uniform(0.1, 1.0))
-        self.acknowledged |= ids - self._world.watch.nobodys
-        for event in events:
-            self.contents.setdefault(msgspec.json.decode(event)["id"], set()).add(event)
-        self._since_copy.get(producer, []).extend(events)
+        self._acknowledged(producer, ids, events)
 
     async def relay(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`: to any producer, once; it is the outbox that tries again."""
-        producer = self._world.producer(self._world.draw.randrange(len(self._world.producers))).name
-        body = b"[" + b",".join(events) + b"]"
-        self.tried |= {msgspec.json.decode(event)["id"] for event in events}
-        if not await self._post(producer, body):
+        world = self._world
+        listener, producer = owner_name(), world.producer(world.draw.randrange(len(world.producers))).name
+        ids = self._try(events)
+        world.handled.relayed(ids)
+        await asyncio.sleep(world.servers.latency_s())
+        is_cut = world.servers.is_cut(listener, producer) or world.servers.is_cut("listeners", producer)
+        if is_cut or not await self._post(producer, b"[" + b",".join(events) + b"]"):
             raise Unavailable(f"{producer} has not acknowledged")
-        for event in events:
-            self._since_copy.get(producer, []).append(event)
+        self._acknowledged(producer, ids, events)
+
+    def _try(self, events: Sequence[bytes]) -> list[str]:
+        ids = [msgspec.json.decode(event)["id"] for event in events]
+        self.tried.update(ids)
+        return ids
+
+    def _acknowledged(self, producer: str, ids: Sequence[str], events: Sequence[bytes]) -> None:
+        """Should the producer's journal be restored from a copy, they are published again.
+
+        Follow-ups too: whoever does that has them from the file that the copy replaces.
+        """
+        self.acknowledged |= set(ids) - self._world.watch.nobodys
+        for id_, event in zip(ids, events, strict=True):
+            self.contents.setdefault(id_, set()).add(event)
+            self._originals.setdefault(id_, event)
+        self._since_copy.get(producer, []).extend(events)
 
     async def publish_again(self, producer: str, n: int) -> bool:
-        """One of the ids that are acknowledged, with `n` as its content; False if there is none."""
+        """One of the ids that are acknowledged, with `n` as its content if it is not 0; False if there is none."""
         if not self.acknowledged:
             return False
-        await self.publish(producer, [event_of(self._world.draw.choice(sorted(self.acknowledged)), n)])
+        event = self._originals[self._world.draw.choice(sorted(self.acknowledged))]
+        if n:
+            changed = msgspec.json.encode({"n": n})
+            event = dataclasses.replace(Event.from_json(event), raw_data=changed).to_json()
+        await self.publish(producer, [event])
         return True
 
     def begin_copy(self, producer: str) -> bool:
@@ -97,10 +117,13 @@ class Publishers:
         return False
 
 
-def event_of(id: str, n: int) -> bytes:
-    """An event whose type is the beginning of its id; `n` is its content."""
-    type_ = id.partition(":")[0]
-    return Event.new(type_, {"n": n}, id=id, source=DEFAULT_SOURCE, time="2026-01-01T00:00:00Z").to_json()
+def event_of(id: str) -> bytes:
+    """An event whose type, and key if it has one, stand in its id."""
+    type_, _, rest = id.partition(":")
+    key = rest.rpartition(":")[0] or None
+    return Event.new(
+        type_, {"n": 0}, id=id, source=DEFAULT_SOURCE, subject=key, time="2026-01-01T00:00:00Z"
+    ).to_json()
 
 
 async def _status_of(producer: Producer, body: bytes) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from tests.simulation.application import KEYS, TYPES
 from tests.simulation.faults import FAULTS, Action
 
 FAULTS_S = (8.0, 16.0, 25.0)
 """So long publications and faults begin; then everything is healed, and has to come to rest."""
 LENGTHS_S = ((0.05, 2.0), (0.05, 2.0), (2.0, 12.0), (2.0, 12.0), (12.0, 40.0))
-TYPES = {"tick": 50, "counted": 25, "flaky": 8, "slow": 5, "failing": 4, "swallowing": 4, "killing": 1}
+FAMILIES = ("", "", "batched", "shared", "ordered", "ordered", "chained")
+"""A publication is of all types, or of those that begin so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Schedule:
     listeners: int
     producers: int
     publications: tuple[tuple[float, int, tuple[str, ...]], ...]
-    """When, at which producer, and the ids of a batch; an id begins with its type."""
+    """When, at which producer, and the ids of a batch: `type:number`, or `type:key:number` of an ordered event."""
     actions: tuple[Action, ...]
 
 
@@ -32,9 +34,12 @@ def draw_schedule(seed: int) -> Schedule:
     faults_s = draw.choice(FAULTS_S)
     publications = []
     number = 0
+    keys = KEYS[: draw.randint(1, len(KEYS))]
     for _ in range(draw.randint(4, 12)):
-        batch = draw.choices(list(TYPES), list(TYPES.values()), k=draw.randint(1, 8))
-        ids = tuple(f"{type_}:{number + n}" for n, type_ in enumerate(batch))
+        family = draw.choice(FAMILIES)
+        shares = {type_: share for type_, share in TYPES.items() if type_.startswith(family)}
+        batch = draw.choices(list(shares), list(shares.values()), k=draw.randint(1, 8))
+        ids = tuple(_id(type_, number + n, draw.choice(keys)) for n, type_ in enumerate(batch))
         number += len(ids)
         publications.append((round(draw.uniform(0, faults_s), 3), draw.randrange(producers), ids))
     actions = tuple(
@@ -49,3 +54,7 @@ def draw_schedule(seed: int) -> Schedule:
     return Schedule(
         seed, listeners, producers, tuple(sorted(publications)), tuple(sorted(actions, key=lambda a: a.at_s))
     )
+
+
+def _id(type: str, number: int, key: str) -> str:
+    return f"{type}:{key}:{number}" if type.startswith("ordered") else f"{type}:{number}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from oncecast.core.errors import Unavailable
@@ -33,8 +34,19 @@ class Servers:
         draw = self._draw.random()
         return 0.0 if draw < 0.25 else 0.001 if draw < 0.5 else 0.01 if draw < 0.75 else 1.2 * (draw - 0.75)
 
+    @contextmanager
+    def without(self, what: str) -> Iterator[None]:
+        """While a fault cuts a server, or a link (`CLIENT>SERVER`)."""
+        self.cut[what] += 1
+        yield
+        self.cut[what] -= 1
+        if not self.cut[what]:
+            del self.cut[what]
+
     def is_cut(self, client: str, server: str) -> bool:
         """Whether nothing gets from one to the other just now."""
+        if not self.cut:
+            return False
         link = f"{client}>{server}"
         if not (self.cut[server] or self.cut[link]):
             return False
@@ -73,7 +85,8 @@ class Servers:
                 async with asyncio.timeout(deadline_s):
                     result = await asyncio.shield(acting)
             self._on_act()
-            await asyncio.sleep(self.latency_s())
+            if latency_s := self.latency_s():
+                await asyncio.sleep(latency_s)
             if self.is_cut(client, server) or self.loses(client):
                 raise ConnectionResetError("the answer is lost")
             return result

@@ -83,25 +83,31 @@ class Watch:
         async def watched(act: Act) -> Any:
             def act_watched() -> Any:
                 before = dict(self._world.redis.leases)
-                held = {identity: (lease.holder, lease.until_s) for identity, lease in before.items() if lease.holder}
                 result = act()
-                self._check_leases(token, before, held)
+                if self._world.redis.leases != before:
+                    self._check_leases(token, before)
                 return result
 
             return await call(act_watched)
 
         return watched
 
-    def _check_leases(self, token: str, before: dict[str, Lease], held: dict[str, tuple[str, float]]) -> None:
+    def _check_leases(self, token: str, before: dict[str, Lease]) -> None:
+        """Who holds a lease, and its mark, never change in place: whatever does is another object."""
         leases, now_s = self._world.redis.leases, self._world.loop.time()
         for identity, lease in leases.items():
             if lease.mark and lease is not before.get(identity) and identity not in self._committed:
                 self.violations.append(f"leases: {token} marked {identity!r}, which has never had a row")
-        for identity, (holder, until_s) in held.items():
+        for identity, held in before.items():
+            if held.holder in (None, token) or held.until_s <= now_s:
+                continue
             after = leases.get(identity)
-            is_freed = after is not None and after.is_free
-            if holder != token and until_s > now_s and not is_freed and (after is None or after.holder != holder):
-                self.violations.append(f"leases: {token} touched {identity!r} of {holder}")
+            if after is None or not (after.is_free or after.holder == held.holder):
+                self.violations.append(f"leases: {token} touched {identity!r} of {held.holder}")
+
+    def had_row(self, identity: str) -> bool:
+        """Whether it has, or had before PostgreSQL went back, a row."""
+        return identity in self._committed
 
     def committed(self, session: Session) -> None:
         """No effect is there twice, ever: an older state that PostgreSQL goes back to would hide it."""
@@ -185,9 +191,11 @@ class WatchedPostgres(MemoryPostgres):
 
     def commit(self, session: Session) -> bool:
         """See MemoryPostgres."""
+        new = [row for identity, row in session.rows.items() if identity not in self.tables.rows]
         committed = super().commit(session)
         if committed:
             self._world.watch.committed(session)
+            self._world.handled.committed(session, new)
         return committed
 
     def abandon(self, session: Session) -> None:

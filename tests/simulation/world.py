@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oncecast.chaos.judge import Evidence, Verdict, judge
+from oncecast.core.facts import Fact, ProcessingFailed
 from oncecast.core.wire import Answer, Ask
 from oncecast.journal.memory import Kept
 from oncecast.listener.attempt import AttemptLimits
@@ -26,10 +27,11 @@ from oncecast.stores.memory import (
     MemoryRedis,
 )
 from oncecast.stores.memory.postgres import Tables
-from tests.simulation.application import GROUP, application
+from tests.simulation.application import GROUP, RULES, Surroundings, application
 from tests.simulation.clock import instead_of_the_worlds
-from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, Action
-from tests.simulation.loop import OWNER, NothingLeft, Spinning, VirtualLoop, begin, owned_by
+from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, REDIS_FAILS_OVER, Action
+from tests.simulation.handled import Handled
+from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by, owner_name
 from tests.simulation.network import Wire
 from tests.simulation.publishers import Publishers, event_of
 from tests.simulation.schedule import Schedule
@@ -85,6 +87,7 @@ class World:
         self.violations: list[str] = []
         self.injected: Counter[str] = Counter()
         self.watch = Watch(self)
+        self.handled = Handled(self)
         self.servers = Servers(self.draw, self.watch.look)
         self.publishers = Publishers(self)
         self.postgres = WatchedPostgres(self)
@@ -101,6 +104,16 @@ class World:
         self._ring_bytes = self.draw.choice((1_000, 64 * 1024))
         self._call_deadline_s = self.draw.choice((5.0, 32.0))
         self._mark_ttl_s = self.draw.choice((15.0, 600.0))
+        self._application = application(
+            Surroundings(
+                self.draw,
+                is_mended=lambda: self._is_mended,
+                vanish=lambda: self.vanish(self.process(owner_name())),
+                entered=self.handled.entered,
+                retried=set(),
+                batch_max=self.draw.choice((3, 500)),
+            )
+        )
         self._is_mended = all(action.kind != "replay" for action in schedule.actions)
         fails_over = any(action.kind == POSTGRES_FAILS_OVER for action in schedule.actions)
         self._max_age_s = 1e6 if fails_over else self.draw.choice((0.5, 10.0))
@@ -127,8 +140,7 @@ class World:
     @asynccontextmanager
     async def dial(self, url: str) -> AsyncIterator[Wire]:
         """See Dial; the URL is a producer's name."""
-        name = OWNER.get().partition("#")[0]
-        producer = self.process(url)
+        name, producer = owner_name(), self.process(url)
         await asyncio.sleep(self.servers.latency_s())
         if not producer.running or self.servers.is_cut(name, url) or self.servers.is_cut("listeners", url):
             await asyncio.sleep(self.draw.choice((0.0, DIAL_DEADLINE_S)))
@@ -212,12 +224,14 @@ class World:
         async def answer(ask: Ask) -> Answer:
             return Answer(id=ask.id, status=404, body="{}")
 
+        def observe(fact: Fact) -> None:
+            if isinstance(fact, ProcessingFailed):
+                self.handled.failures[fact.id] += 1
+            if self._told:
+                self.tell(f"{process.name}: {fact}")
+
         return ListenerService(
-            application(
-                self.draw,
-                is_mended=lambda: self._is_mended,
-                vanish=lambda: self.vanish(process),
-            ),
+            self._application,
             MemoryLeases(self.redis, token=token, call=redis_call, **ttls),
             MemoryEvents(self.postgres, **client),
             MemoryDeaths(self.postgres, **client),
@@ -229,12 +243,12 @@ class World:
                 group=GROUP,
                 producer_urls=[producer.name for producer in self.producers],
                 window_bytes=self._window_bytes,
-                attempts=AttemptLimits(pauses_max=5),
+                attempts=AttemptLimits(pauses_max=5, retry_after_max_s=3.0),
                 adopt_handlers=True,
             ),
             answer,
             self.publishers.relay,
-            lambda fact: self.tell(f"{process.name}: {fact}") if self._told else None,
+            observe,
             dial=self.dial,
         )
 
@@ -259,11 +273,13 @@ class World:
             self.start_producer(producer)
         for listener in self.listeners:
             self.start_listener(listener)
-        upkeep = [begin(task) for task in (self._restart_for_ever(), self._copy_for_ever())]
+        upkeep = [begin(self._restart_for_ever())]
+        if any(action.kind in (POSTGRES_FAILS_OVER, REDIS_FAILS_OVER) for action in self.schedule.actions):
+            upkeep.append(begin(self._copy_for_ever()))
         try:
             async with asyncio.TaskGroup() as group:
                 for at_s, number, ids in self.schedule.publications:
-                    events = [event_of(id_, 0) for id_ in ids]
+                    events = [event_of(id_) for id_ in ids]
                     group.create_task(_at(at_s, self.publishers.publish(self.producer(number).name, events)))
                 for action in self.schedule.actions:
                     group.create_task(_at(action.at_s, self._inflict(action)))
@@ -303,7 +319,9 @@ class World:
         """Every listener has seen everything end, and knows that the cursor stands behind it."""
         rows = {row.id for row in self.postgres.tables.rows.values()}
         everybody = (*self.listeners, *self.producers)
-        if not self.publishers.acknowledged <= rows or not all(process.running for process in everybody):
+        if self.postgres.tables.outbox or not self.publishers.acknowledged | self.handled.due() <= rows:
+            return False
+        if not all(process.running for process in everybody):
             return False
         lasts = {(kept.name, last, last) for kept in self.kept.values() for last in [_last(kept)]}
         for process in self.listeners:
@@ -323,13 +341,17 @@ class World:
                 tried=self.publishers.tried,
                 acknowledged=self.publishers.acknowledged,
                 rows={row.id: row.status for row in tables.rows.values()},
+                types={row.id: row.type for row in tables.rows.values()},
                 effects=tables.effects,
+                left_in_outbox=len(tables.outbox),
                 ahead=self.watch.ahead,
-            )
+            ),
+            RULES,
         )
         wrong = [f"{name}: {count}" for name, count in list(verdict.as_dict().items())[5:] if count]
         watched = (*self.watch.violations, *self.watch.wrong_gaps(), *self.watch.lost_conflicts())
-        violations = [*self.violations, *watched, *wrong]
+        handled = (*self.handled.violations, *self.handled.wrong_follow_ups())
+        violations = [*self.violations, *watched, *handled, *wrong]
         return Result(verdict, violations, self.history, self.injected, self.loop.steps)
 
 

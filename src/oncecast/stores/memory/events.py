@@ -40,7 +40,7 @@ class MemoryEvents(Client):
         return await self._process(arrivals, work, None)
 
     async def _process(self, arrivals: Sequence[Arrival], work: WorkTogether, turn: Turn | None) -> list[Outcome]:
-        session = await self._do(lambda: self._server.begin(self._token))
+        session = self._server.begin(self._token)
         found: dict[int, Outcome] = {}
 
         async def insert() -> list[Arrival]:

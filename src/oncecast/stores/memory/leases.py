@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
@@ -29,6 +29,10 @@ class Lease:
         """Whether anybody may take it."""
         return self.holder is None and self.mark is None
 
+    def copy(self) -> Lease:
+        """As it is now."""
+        return Lease(self.holder, self.until_s, self.rescues, self.accused, self.mark)
+
 
 @dataclass(slots=True)
 class MemoryRedis:
@@ -53,7 +57,7 @@ class MemoryRedis:
 
     def snapshot(self) -> MemoryRedis:
         """A copy of everything, for `fail_over`."""
-        leases = {identity: replace(lease) for identity, lease in self.leases.items()}
+        leases = {identity: lease.copy() for identity, lease in self.leases.items()}
         return MemoryRedis(self.now_s, leases, dict(self.counters))
 
     def fail_over(self, to: MemoryRedis) -> None:
@@ -100,7 +104,7 @@ class MemoryLeases:
     def _read(self, arrivals: Sequence[Arrival]) -> list[Lease | None]:
         """What stands there now: copies, as an answer holds them."""
         found = (self._server.get(arrival.identity) for arrival in arrivals)
-        return [None if lease is None else replace(lease) for lease in found]
+        return [None if lease is None else lease.copy() for lease in found]
 
     def _sort(self, arrivals: Sequence[Arrival], found: Sequence[Lease | None]) -> Claims:
         claims = Claims()

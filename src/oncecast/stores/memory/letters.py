@@ -148,7 +148,7 @@ class MemoryLetters(Client):
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """See DeadLetters."""
         identity = f"{source}\0{id}"
-        session = await self._do(lambda: self._server.begin(self._token))
+        session = self._server.begin(self._token)
 
         async def lock() -> Arrival | None:
             await self._server.lock(session, [identity])

@@ -15,7 +15,7 @@ class MemoryOutbox(Client):
 
     async def relay(self, publish: Publish, *, limit: int) -> int:
         """See Outbox."""
-        session = await self._do(lambda: self._server.begin(self._token))
+        session = self._server.begin(self._token)
         try:
             return await self._relay(session, publish, limit)
         finally:
@@ -24,10 +24,12 @@ class MemoryOutbox(Client):
 
     async def _relay(self, session: Session, publish: Publish, limit: int) -> int:
         def due() -> list[tuple[int, bytes]]:
-            if not self._server.try_lock(session, AT_THE_OUTBOX):
-                return []
-            outbox = self._tables.outbox
-            return [(n, outbox[n]) for n in sorted(outbox) if n not in self._tables.refused][:limit]
+            outbox, due = self._tables.outbox, []
+            if self._server.try_lock(session, AT_THE_OUTBOX):
+                due = [(n, outbox[n]) for n in sorted(outbox) if n not in self._tables.refused][:limit]
+            if not due:
+                self._server.roll_back(session)
+            return due
 
         emissions: list[tuple[int, bytes]] = await self._do(due)
         if not emissions:
