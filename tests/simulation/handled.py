@@ -24,7 +24,7 @@ class Handled:
         self._world = world
         self._under_way: dict[str, list[Session]] = defaultdict(list)
         self._caused: set[str] = set()
-        """Follow-ups whose cause was stored; should PostgreSQL have lost it since, they may be on their way already."""
+        """Follow-ups whose cause was stored; PostgreSQL may have lost it since."""
         self.failures: Counter[str] = Counter()
         """How many attempts of an id were spent, as the listeners tell."""
         self.violations: list[str] = []
@@ -108,6 +108,4 @@ def _key(id: str) -> str | None:
 def _has_place(kept: Kept, row: Row) -> bool:
     """Whether the journal as it is now has what the row was read from, and not another future."""
     ends = [epoch.first - 1 for epoch in kept.epochs[1:]] + [kept.batches[-1].last_offset if kept.batches else 0]
-    return any(
-        epoch.epoch == row.epoch and row.offset <= end for epoch, end in zip(kept.epochs, ends, strict=True)
-    )
+    return any(epoch.epoch == row.epoch and row.offset <= end for epoch, end in zip(kept.epochs, ends, strict=True))

@@ -139,7 +139,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     handle._context.run(handle._callback, *handle._args)
                 except (KeyboardInterrupt, SystemExit):
                     raise
-                except BaseException:  # noqa: S110 - a callback's error is nobody's, as in every loop
+                except BaseException:
                     pass
 
     def _may_run(self, handle: _Handle) -> bool:
