@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from oncecast import Event, Listener, Reject, Retry, SyncTransaction, Transaction
@@ -162,6 +162,8 @@ EVENTS = st.lists(
 
 
 @given(sendings=st.lists(EVENTS, min_size=1, max_size=3))
+@example(sendings=[[("alone", "a", ["emit", "swallow"])]])
+@example(sendings=[[(type, id, []) for type in ("ordered", "batch", "shared") for id in "aab"]] * 2)
 @settings(
     max_examples=15,
     deadline=None,

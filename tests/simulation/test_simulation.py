@@ -22,7 +22,7 @@ from tests.simulation.world import simulate
 
 ROOT = Path(__file__).parents[2]
 CHUNK = 125
-CHUNKS = 20
+CHUNKS = 16
 FOUND = {
     198: "what a forgotten track held kept a full feed from ever connecting again",
     229: "a group that had begun to read was forgotten before it had saved a cursor, and what it missed was no gap",
