@@ -9,6 +9,7 @@ ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/test_feed.py"
 HANDLING = "tests/conformance/test_handling.py"
 LEASES = "tests/conformance/test_leases.py"
+ORDER = "tests/unit/listener/test_order_of_duplicates.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ DECISIONS = [
     Mutant(
         "the next of a key goes on when the one before it has ended",
         "listener/order.py",
-        "        if follower is not None:\n            self._release(follower)\n",
+        "        elif follower is not None:\n            self._release(follower)\n",
         "",
     ),
     Mutant(
@@ -263,6 +264,20 @@ DECISIONS = [
         "listener/attempt.py",
         "            self._let_go(work[0])\n",
         "            self._spare(work, error, delay_s=WAIT_S)\n",
+    ),
+    Mutant(
+        "what stands behind an event that is let go is let go too",
+        "listener/settle.py",
+        "            following = self._was_let_go(following)\n",
+        "            following = self._ended(following)\n",
+        by=ORDER,
+    ),
+    Mutant(
+        "what comes on an abandoned track is left to its successor",
+        "listener/feed.py",
+        "            if track.abandoned.is_set():\n                return  # its",
+        "            if False:\n                return  # its",
+        by=FEED,
     ),
     Mutant(
         "a replay takes its key",
@@ -345,6 +360,12 @@ STORES = [
         "stores/memory/events.py",
         '        has_row = needed is None or "\\0".join(needed) in self._tables.rows\n',
         "        has_row = True\n",
+    ),
+    Mutant(
+        "to be buried an ordered event waits for its turn",
+        "stores/memory/events.py",
+        "            if arrival.turn is not None:\n",
+        "            if False:\n",
     ),
     Mutant(
         "what is emitted commits with its cause",
@@ -482,6 +503,13 @@ ADAPTERS = [
         "stores/postgres/sql/queries.sql",
         "    and (%(after_id)s::text is null\n",
         "    and (true or %(after_id)s::text is null\n",
+        by=HANDLING,
+    ),
+    Mutant(
+        "to be buried an ordered event waits for its turn",
+        "stores/postgres/store.py",
+        '            await connection.execute("begin")\n            if arrival.turn is not None:\n',
+        '            await connection.execute("begin")\n            if False:\n',
         by=HANDLING,
     ),
     Mutant(
