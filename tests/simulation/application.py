@@ -22,7 +22,7 @@ GROUP = "simulated"
 FOLLOWED = "followed"
 """The type of all follow-ups."""
 
-_SHARES = {
+_SHARES: dict[str, dict[str, float]] = {
     "tick": {"": 24},
     "counted": {"": 16},
     "slow": {"": 4},
