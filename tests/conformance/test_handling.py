@@ -88,6 +88,17 @@ async def test_a_dead_predecessor_has_a_row_too(server: Server) -> None:
     assert await store.process(in_turn(2, "second", "first"), work) is Outcome.STORED
 
 
+async def test_to_be_buried_an_event_waits_for_its_turn_too(server: Server) -> None:
+    """What comes after it would be let through by its row."""
+    store, _ = await server.of("a")
+    second = in_turn(2, "second", "first")
+    with pytest.raises(OutOfTurn):
+        await store.bury(second, ValueError("no"))
+    assert await server.statuses() == {}
+    await store.bury(in_turn(1, "first", None), ValueError("no"))
+    assert await store.bury(second, ValueError("no")) is Outcome.STORED
+
+
 async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(server: Server) -> None:
     """It may have been pruned since."""
     store, _ = await server.of("a")

@@ -1,7 +1,7 @@
 """Many schedules on all cores, or one with its history.
 
 --runs 20000     seeds from 0 on; progress, and a closing line
---seed 358       one of them: shrunk if it fails, and told step by step
+--seed 87        one of them: shrunk if it fails, and told step by step
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -21,14 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation.faults import KINDS
-from tests.simulation.many import run_chunk
+from tests.simulation.many import end_without_cleaning_up, pool, run_chunk
 from tests.simulation.schedule import draw_schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.world import simulate
 
 CHUNK = 25
-CHUNKS_OF_A_PROCESS = 16
-"""Then another takes its place: see run_chunk."""
 ALL_KINDS_FROM_RUNS = 500
 """So many runs bring about every kind of fault; one that never came is an error of ours."""
 
@@ -38,15 +35,15 @@ def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int
     chunks = [range(n, min(n + CHUNK, first + runs)) for n in range(first, first + runs, CHUNK)]
     steps, injected, violated, done = 0, Counter[str](), [], 0
     began_s = time.monotonic()
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=CHUNKS_OF_A_PROCESS) as pool,
+        pool(workers) as processes,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("schedules", total=runs)
         for chunk, (chunk_steps, chunk_injected, chunk_violated) in zip(
-            chunks, pool.imap(run_chunk, chunks), strict=True
+            chunks, processes.imap(run_chunk, chunks), strict=True
         ):
             steps, injected, done = steps + chunk_steps, injected + chunk_injected, done + len(chunk)
             for seed, violations in chunk_violated:
@@ -58,7 +55,7 @@ def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int
                 console.print(f"{done:,} of {runs:,} schedules", highlight=False)
             if violated and stop_at_first:
                 break
-        pool.terminate()
+        processes.terminate()
     never = [kind for kind in KINDS if not injected[kind]] if done >= ALL_KINDS_FROM_RUNS else []
     _close(done, steps, injected, violated, time.monotonic() - began_s)
     for kind in never:
@@ -108,7 +105,7 @@ def main() -> int:
     parser.add_argument("--stop-at-first", action="store_true")
     options = parser.parse_args()
     if options.seed is not None:
-        return run_one(options.seed, as_json=options.json)
+        end_without_cleaning_up(run_one(options.seed, as_json=options.json))
     many = partial(run_many, options.first, options.runs, options.workers)
     return many(stop_at_first=options.stop_at_first)
 

@@ -22,32 +22,22 @@ GROUP = "simulated"
 FOLLOWED = "followed"
 """The type of all follow-ups."""
 
-TYPES = {
-    "tick": 24,
-    "counted": 16,
-    "flaky": 6,
-    "slow": 4,
-    "failing": 3,
-    "swallowing": 3,
-    "killing": 0.5,
-    "batched": 10,
-    "batched.failing": 2,
-    "batched.flaky": 1,
-    "batched.chained": 2,
-    "batched.killing": 0.2,
-    "shared": 8,
-    "shared.failing": 2,
-    "shared.chained": 1,
-    "ordered": 16,
-    "ordered.failing": 1.5,
-    "ordered.flaky": 4,
-    "ordered.killing": 0.2,
-    "chained": 6,
-    "chained.flaky": 2,
-    "wavering": 3,
-    "retrying": 3,
-    "retrying.failing": 0.5,
+_SHARES: dict[str, dict[str, float]] = {
+    "tick": {"": 24},
+    "counted": {"": 16},
+    "slow": {"": 4},
+    "flaky": {"": 6},
+    "failing": {"": 3},
+    "swallowing": {"": 3},
+    "killing": {"": 0.5},
+    "batched": {"": 10, ".failing": 2, ".flaky": 1, ".chained": 2, ".killing": 0.2},
+    "shared": {"": 8, ".failing": 2, ".chained": 1},
+    "ordered": {"": 16, ".failing": 1.5, ".flaky": 4, ".killing": 0.2},
+    "chained": {"": 6, ".flaky": 2},
+    "wavering": {"": 3},
+    "retrying": {"": 3, ".failing": 0.5},
 }
+TYPES = {f"{handler}{way}": share for handler, ways in _SHARES.items() for way, share in ways.items()}
 """Each with its share."""
 KEYS = "abc"
 """Of ordered events."""

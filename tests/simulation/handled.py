@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from oncecast.core.event import DEFAULT_SOURCE
 from oncecast.core.ports import Transaction
 from oncecast.journal.memory import Kept
 from oncecast.stores.memory.client import MemoryTransaction
@@ -24,7 +23,7 @@ class Handled:
         self._world = world
         self._under_way: dict[str, list[Session]] = defaultdict(list)
         self._caused: set[str] = set()
-        """Follow-ups whose cause was stored; PostgreSQL may have lost it since."""
+        """Those whose cause was stored. Should PostgreSQL have lost it since, they may be on their way already."""
         self.failures: Counter[str] = Counter()
         """How many attempts of an id were spent, as the listeners tell."""
         self.violations: list[str] = []
@@ -44,24 +43,21 @@ class Handled:
     def _check_order(self, row: Row) -> None:
         """Every earlier one of its key in its journal, at the place that it records, has its row.
 
-        But not one whose row PostgreSQL has lost since (a cursor that went with it had let a listener begin behind),
-        nor one that an operator gave up. Where the place is of a future of the journal that is lost, there is nothing
-        to look at any more.
+        But none is asked for of what an operator gave up, nor of what a cursor once stood behind: who begins there
+        knows nothing of it, and PostgreSQL may have lost the row and the cursor since. And where the place is of a
+        future of the journal that is lost, there is nothing to look at any more.
         """
         kept = next(kept for kept in self._world.kept.values() if kept.name == row.journal)
         if not _has_place(kept, row):
             return
         watch, key = self._world.watch, _key(row.id)
+        rows = {row.id for row in self._world.postgres.tables.rows.values()} | watch.nobodys
         for batch in kept.batches:
             if batch.first_offset >= row.offset:
                 break
-            for id_ in watch.ids_of(batch)[: row.offset - batch.first_offset]:
-                if id_ != row.id and _key(id_) == key and not self._may_lack_row(id_):
+            for offset, id_ in enumerate(watch.ids_of(batch)[: row.offset - batch.first_offset], batch.first_offset):
+                if _key(id_) == key and id_ not in rows and not watch.was_passed(kept, offset):
                     self.violations.append(f"order: {row.id!r} has a row, and {id_!r} before it has none")
-
-    def _may_lack_row(self, id: str) -> bool:
-        identity = f"{DEFAULT_SOURCE}\0{id}"
-        return self._world.watch.had_row(identity) or id in self._world.watch.nobodys
 
     # --- follow-ups -----------------------------------------------------------------------------------------
 

@@ -86,8 +86,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._gone: set[str] = set()
         self._frozen: dict[str, list[_Handle]] = {}
         self._doomed: dict[str, tuple[int, Callable[[], object]]] = {}
+        self._nobody_is_away = True
+        """Nobody has ever vanished, or been frozen or doomed."""
         self.set_exception_handler(lambda _loop, _context: None)
-        self.set_task_factory(self._make_task)
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
 
     def time(self) -> float:
         return self.now_s
@@ -100,7 +102,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.call_at(self.now_s + delay, _set, over)
         return over
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> events.Handle:
         handle = _Handle(callback, args, self, context)
@@ -134,17 +136,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if self.steps - self._steps_before > SPINNING_STEPS:
                 raise Spinning
             handle = ready.popleft()
-            if not handle._cancelled and self._may_run(handle):
+            self.steps += 1
+            if not handle._cancelled and (self._nobody_is_away or self._may_run(handle)):
                 try:
                     handle._context.run(handle._callback, *handle._args)
                 except (KeyboardInterrupt, SystemExit):
                     raise
                 except BaseException:
-                    pass
+                    pass  # a callback's error is nobody's, as in every loop
 
     def _may_run(self, handle: _Handle) -> bool:
         """Whether its owner is there and awake; what a frozen one would do is kept for when it is thawed."""
-        self.steps += 1
         owner = handle._context.get(OWNER, "world")
         if owner in self._gone:
             return False
@@ -171,22 +173,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """The run is over; what is left of it is nobody's."""
         for task in self._tasks:
             asyncio._unregister_task(task)
-        self._gone.add("world")
+        self.vanish("world")
         self._ready.clear()
         self._timers.clear()
         self.close()
 
     def vanish(self, owner: str) -> None:
         """Nothing of it ever runs again."""
+        self._nobody_is_away = False
         self._gone.add(owner)
         self._frozen.pop(owner, None)
 
     def strike_after(self, owner: str, steps: int, strike: Callable[[], object]) -> None:
         """Let it take so many steps more, wherever it stands then: between any two of its awaits."""
+        self._nobody_is_away = False
         self._doomed[owner] = (steps, strike)
 
     def freeze(self, owner: str) -> None:
         """Nothing of it runs until it is thawed."""
+        self._nobody_is_away = False
         if owner not in self._gone:
             self._frozen.setdefault(owner, [])
 

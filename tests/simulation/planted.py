@@ -7,7 +7,9 @@ from dataclasses import dataclass
 POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/test_feed.py"
+HANDLING = "tests/conformance/test_handling.py"
 LEASES = "tests/conformance/test_leases.py"
+ORDER = "tests/unit/listener/test_order_of_duplicates.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,80 @@ DECISIONS = [
         "                self._taken.append((arrival, token))\n",
         "                pass\n",
     ),
+    Mutant(
+        "one that fails charges nobody who was with it",
+        "listener/attempt.py",
+        "            for arrival in part:\n                arrival.attempts -= 1\n",
+        "",
+    ),
+    Mutant(
+        "what was together has ended only if its transaction committed",
+        "listener/attempt.py",
+        "            await self._part(work)\n",
+        "            self._settle(work, [Outcome.STORED] * len(work))\n",
+    ),
+    Mutant(
+        "Retry spends an attempt",
+        "listener/attempt.py",
+        "        elif cost is Cost.WAIT:\n",
+        "        elif cost is Cost.WAIT or isinstance(error, Retry):\n",
+    ),
+    Mutant(
+        "Retry waits no longer than it may",
+        "listener/attempt.py",
+        "            return min(error.after_s, self._limits.retry_after_max_s)\n",
+        "            return error.after_s\n",
+    ),
+    Mutant(
+        "the next of a key goes on when the one before it has ended",
+        "listener/order.py",
+        "        elif follower is not None:\n            self._release(follower)\n",
+        "",
+    ),
+    Mutant(
+        "an ordered event names the one before it",
+        "listener/order.py",
+        "Turn(key, (before.source, before.id), before.track, before.offset)",
+        "Turn(key, None)",
+    ),
+    Mutant(
+        "a second arrival waits for what stands before it",
+        "listener/order.py",
+        "            self._before[arrival] = before\n",
+        "            arrival.turn = Turn(key, None)\n",
+    ),
+    Mutant(
+        "an event out of turn whose track is abandoned is let go",
+        "listener/attempt.py",
+        "            self._let_go(work[0])\n",
+        "            self._spare(work, error, delay_s=WAIT_S)\n",
+    ),
+    Mutant(
+        "what stands behind an event that is let go is let go too",
+        "listener/settle.py",
+        "            following = self._was_let_go(following)\n",
+        "            following = self._ended(following)\n",
+        by=ORDER,
+    ),
+    Mutant(
+        "what comes on an abandoned track is left to its successor",
+        "listener/feed.py",
+        "            if track.abandoned.is_set():\n                return  # its",
+        "            if False:\n                return  # its",
+        by=FEED,
+    ),
+    Mutant(
+        "a replay takes its key",
+        "listener/replay.py",
+        "                await tx.take(key)\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "a follow-up has its id from its cause",
+        "listener/handlers.py",
+        "id=follow_up_id(event.source, event.id, handler, count)",
+        "id=Event.new(follow_up.type).id",
+    ),
 ]
 """In what decides: simulation runs this very code."""
 
@@ -266,6 +342,56 @@ STORES = [
         "stores/memory/leases.py",
         "        return self._held_by(self.token, arrivals)\n",
         "        return [arrival for arrival in arrivals if self._server.get(arrival.identity) is not None]\n",
+    ),
+    Mutant(
+        "handlers of what is together get only what is new",
+        "stores/memory/events.py",
+        "lambda tx: work(tx, new)",
+        "lambda tx: work(tx, arrivals)",
+    ),
+    Mutant(
+        "one of a key is under way at a time",
+        "stores/memory/events.py",
+        'self._server.try_lock(session, f"key {turn.key}") and has_row',
+        "has_row",
+    ),
+    Mutant(
+        "the row of the one before is looked up",
+        "stores/memory/events.py",
+        '        has_row = needed is None or "\\0".join(needed) in self._tables.rows\n',
+        "        has_row = True\n",
+    ),
+    Mutant(
+        "to be buried an ordered event waits for its turn",
+        "stores/memory/events.py",
+        "            if arrival.turn is not None:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "what is emitted commits with its cause",
+        "stores/memory/client.py",
+        "            session.emitted = facade.emitted\n",
+        (
+            "            emission = self._server.begin(self._token)\n"
+            "            emission.emitted = list(facade.emitted)\n"
+            "            self._server.commit(emission)\n"
+        ),
+    ),
+    Mutant(
+        "a savepoint that is rolled back takes its emissions with it",
+        "stores/memory/client.py",
+        "            del self._emitted[emitted_before:]\n",
+        "",
+    ),
+    Mutant(
+        "the outbox lets go of what was acknowledged, and not before",
+        "stores/memory/outbox.py",
+        "        try:\n            await publish([event for _, event in emissions])\n",
+        (
+            "        session.relayed.extend(number for number, _ in emissions)\n"
+            "        await self._do(lambda: self._server.commit(session))\n"
+            "        try:\n            await publish([event for _, event in emissions])\n            return 1\n"
+        ),
     ),
 ]
 """In what stands for PostgreSQL and Redis in simulation: rules that both keep."""
@@ -357,6 +483,80 @@ ADAPTERS = [
         ("where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups)\norder by"),
         "order by",
         by=ENDING_ONCE,
+    ),
+    Mutant(
+        "handlers of what is together get only what is new",
+        "stores/postgres/store.py",
+        "                    await work(tx, new)\n",
+        "                    await work(tx, arrivals)\n",
+        by=HANDLING,
+    ),
+    Mutant(
+        "one of a key is under way at a time",
+        "stores/postgres/sql/queries.sql",
+        ("select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))\n    and (%(after_id)s"),
+        "select (%(after_id)s",
+        by=HANDLING,
+    ),
+    Mutant(
+        "the row of the one before is looked up",
+        "stores/postgres/sql/queries.sql",
+        "    and (%(after_id)s::text is null\n",
+        "    and (true or %(after_id)s::text is null\n",
+        by=HANDLING,
+    ),
+    Mutant(
+        "to be buried an ordered event waits for its turn",
+        "stores/postgres/store.py",
+        '            await connection.execute("begin")\n            if arrival.turn is not None:\n',
+        '            await connection.execute("begin")\n            if False:\n',
+        by=HANDLING,
+    ),
+    Mutant(
+        "a replay takes its key",
+        "stores/postgres/transaction.py",
+        "        if row != (True,):\n            raise OutOfTurn(",
+        "        if False:\n            raise OutOfTurn(",
+        by=HANDLING,
+    ),
+    Mutant(
+        "what is emitted commits with its cause",
+        "stores/postgres/work.py",
+        "    await _roll_back(connection, failure, deadline_s)\n    translated",
+        (
+            "    await _roll_back(connection, failure, deadline_s)\n"
+            '    await connection.execute(database.queries["emit"], {"events": emitted})\n'
+            '    await connection.execute("commit")\n'
+            "    translated"
+        ),
+        by=HANDLING,
+    ),
+    Mutant(
+        "a savepoint that is rolled back takes its emissions with it",
+        "stores/postgres/transaction.py",
+        "            del self._emitted[emitted_before:]\n",
+        "",
+        by=HANDLING,
+    ),
+    Mutant(
+        "the outbox lets go of what was acknowledged, and not before",
+        "stores/postgres/outbox.py",
+        "                due = await self._due(connection, limit)\n",
+        (
+            "                due = await self._due(connection, limit)\n"
+            '                await connection.execute(self._db.queries["forget_emissions"],'
+            ' {"numbers": [number for number, _ in due]})\n'
+            "                await commit(connection, self._deadline_s)\n"
+            '                await connection.execute("begin")\n'
+        ),
+        by=HANDLING,
+    ),
+    Mutant(
+        "one listener relays at a time",
+        "stores/postgres/sql/queries.sql",
+        "select pg_try_advisory_xact_lock(hashtextextended({schema_text} || ' outbox', 0))",
+        "select true",
+        by=HANDLING,
     ),
 ]
 """In the adapters of the real ones: the suite that memory passes too finds them, on the real ones."""

@@ -22,11 +22,14 @@ from tests.simulation.world import simulate
 
 ROOT = Path(__file__).parents[2]
 CHUNK = 125
-CHUNKS = 16
+CHUNKS = 20
 FOUND = {
-    198: "what a forgotten track held kept a full feed from ever connecting again",
-    229: "a group that had begun to read was forgotten before it had saved a cursor, and what it missed was no gap",
-    358: "a listener that knew a lost future of a journal moved the cursor back behind what retention had cut",
+    33: "what a forgotten track held kept a full feed from ever connecting again",
+    137: "a group that had begun to read was forgotten before it had saved a cursor, and what it missed was no gap",
+    87: "a listener that knew a lost future of a journal moved the cursor back behind what retention had cut",
+    2074: "what stood behind an ordered event that was let go went on, and overtook",
+    2599: "an ordered event was buried before the one before it had its row again",
+    6391: "what came after an ordered event that was buried too soon overtook",
 }
 """Seeds that found a fault of ours, kept for good."""
 
@@ -44,7 +47,7 @@ def test_what_was_found_stays_mended(seed: int) -> None:
     assert json.loads(ended.stdout) == {"seed": seed, "violations": []}
 
 
-@pytest.mark.parametrize("seed", [25, 441, 572])
+@pytest.mark.parametrize("seed", [95, 190, 354])
 def test_two_futures_of_a_journal_at_a_time_do_not_move_the_cursor_to_and_fro(seed: int) -> None:
     """A copy is made, the producer dies and opens the journal, and then the copy takes its place."""
     ended = _run("-c", f"from tests.simulation.test_simulation import two_futures; print(two_futures({seed}))")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by
+from tests.simulation.many import pool
 from tests.simulation.schedule import Schedule, draw_schedule
 from tests.simulation.shrink import shrink
 
@@ -110,3 +116,46 @@ def test_a_schedule_that_fails_is_made_as_small_as_it_can_be_while_it_still_fail
     assert [ids for _, _, ids in smallest.publications] == [(id_,)]
     assert [action.kind for action in smallest.actions] == [kind]
     assert smallest.listeners == 2
+
+
+LEFT_BEHIND: list[object] = []
+
+
+def leave_behind(number: int) -> int:
+    """As a run does: somebody who has vanished, and who would complain when he is cleaned up after all."""
+
+    @types.coroutine
+    def waits() -> Generator[None, None, None]:
+        yield
+
+    async def vanished() -> None:
+        try:
+            await waits()
+        finally:
+            await waits()
+
+    work = vanished()
+    work.send(None)
+    LEFT_BEHIND.append(work)
+    return number
+
+
+def end_processes() -> None:
+    with pool(1, chunks_of_a_process=1) as processes:
+        print(*processes.imap(leave_behind, range(2)))
+        processes.close()
+        processes.join()
+
+
+def test_processes_that_have_simulated_end_without_a_word() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    code = "from tests.simulation.test_tools import end_processes; end_processes()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("0 1\n", "")

@@ -28,6 +28,7 @@ class Watch:
         self._seen: dict[str, SavedCursor] = {}
         self.postgres_went_back = False
         self._reached: dict[str, int] = {}
+        self._farthest: dict[str, int] = {}
         self._committed: set[str] = set()
         """Identities that have, or had before PostgreSQL went back, a row."""
         self.violations: list[str] = []
@@ -57,6 +58,10 @@ class Watch:
         """PostgreSQL or a journal has: so may cursors."""
         self._reached.clear()
 
+    def was_passed(self, kept: Kept, offset: int) -> bool:
+        """Whether a cursor ever stood at or behind this offset, even one that PostgreSQL has lost since."""
+        return offset <= self._farthest.get(kept.name, 0)
+
     def look_at_all(self) -> None:
         """At every cursor, saved just now or long ago."""
         self._seen.clear()
@@ -68,6 +73,7 @@ class Watch:
         if last < self._reached.get(kept.name, 0):
             self.violations.append(f"cursor: it went back from {self._reached[kept.name]} to {last}")
         self._reached[kept.name] = last
+        self._farthest[kept.name] = max(last, self._farthest.get(kept.name, 0))
         for batch in kept.batches:
             if batch.first_offset > last:
                 break
@@ -104,10 +110,6 @@ class Watch:
             after = leases.get(identity)
             if after is None or not (after.is_free or after.holder == held.holder):
                 self.violations.append(f"leases: {token} touched {identity!r} of {held.holder}")
-
-    def had_row(self, identity: str) -> bool:
-        """Whether it has, or had before PostgreSQL went back, a row."""
-        return identity in self._committed
 
     def committed(self, session: Session) -> None:
         """No effect is there twice, ever: an older state that PostgreSQL goes back to would hide it."""

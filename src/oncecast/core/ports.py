@@ -471,7 +471,7 @@ class EventStore(Protocol):
         """
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
-        """End one event as dead, with its cause, unless it has ended before."""
+        """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does."""
 
     async def unfiled(self, limit: int) -> list[DeadLetter]:
         """This listener's oldest dead letters whose line has not been written yet."""

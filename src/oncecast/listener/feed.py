@@ -239,6 +239,8 @@ class Feed:
     ) -> None:
         while True:
             text = await connection.recv()
+            if track.abandoned.is_set():
+                return  # its successor brings it again; here it would have lost its place in the order
             frame = _decode(text)
             if isinstance(frame, Ask):
                 if len(asked) >= ASKED_MAX:

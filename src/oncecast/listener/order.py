@@ -5,6 +5,9 @@ at once, and that the event before really has its row, PostgreSQL decides when t
 
 An event that was published again stands in the journal twice. Its second arrival is only a duplicate, but it too
 waits for what stands before it: it lets go what comes after it, and that may not overtake.
+
+Where an event is let go because its track is abandoned, so is all that stands behind it there: a row of its
+identity, when that comes from elsewhere, says nothing about the place at which it stood.
 """
 
 from __future__ import annotations
@@ -16,16 +19,22 @@ from oncecast.listener.handlers import Listener
 
 
 class Order:
-    """Lets arrivals through; `release(arrival)` sends one on that had to wait."""
+    """Lets arrivals through; `release(arrival)` sends one on that had to wait.
 
-    def __init__(self, app: Listener, *, release: Callable[[Arrival], None]) -> None:
+    `let_go(arrival)` takes one out of flight that stands behind what was let go.
+    """
+
+    def __init__(
+        self, app: Listener, *, release: Callable[[Arrival], None], let_go: Callable[[Arrival], None]
+    ) -> None:
         self._plan_of = app.plan_of
         self._has_order = app.has_order
         self._release = release
+        self._let_go = let_go
         self._followers: dict[Arrival, Arrival | None] = {}
-        """Of each ordered arrival that has not ended, the next of its key, once that has asked to be let through."""
-        self._before: dict[Arrival, Arrival] = {}
-        """Of each that is not asking yet, the one before it."""
+        """Of each ordered arrival that has not ended, the next of its key, once that has come."""
+        self._before: dict[Arrival, Arrival | None] = {}
+        """Of each that waits and is not asking yet, the one before it; None if that was let go."""
 
     @property
     def waiting(self) -> int:
@@ -57,22 +66,33 @@ class Order:
         self._followers[arrival] = None
         if before not in self._followers:
             return False
-        if asks:
-            self._followers[before] = arrival
-        else:
+        self._followers[before] = arrival
+        if not asks:
             self._before[arrival] = before
         return True
 
     def let_second_through(self, arrival: Arrival) -> None:
         """The first of its identity has ended: released now, or when the one before it has ended."""
-        before = self._before.pop(arrival, None)
-        if before in self._followers:
-            self._followers[before] = arrival
-        else:
+        if arrival not in self._before:
             self._release(arrival)
+        elif self._before.pop(arrival) is None:
+            self._let_go(arrival)
 
     def ended(self, arrival: Arrival) -> None:
-        """Its row is in PostgreSQL, or said to be: the next of its key may go."""
+        """Its row is in PostgreSQL, or said to be: the next of its key may go, as soon as it asks."""
         follower = self._followers.pop(arrival, None)
-        if follower is not None:
+        if follower in self._before:
+            del self._before[follower]
+        elif follower is not None:
             self._release(follower)
+
+    def was_let_go(self, arrival: Arrival) -> Arrival | None:
+        """It is out of flight without having ended; returns the next of its key, if that is to be let go now.
+
+        One that is not asking yet is let go when it would.
+        """
+        follower = self._followers.pop(arrival, None)
+        if follower in self._before:
+            self._before[follower] = None
+            return None
+        return follower

@@ -118,12 +118,13 @@ class ListenerService:
             store, probe_interval_s=settings.probe_interval_s, paused=self._paused.set, observe=self._observe
         )
         self.recent = Recent(settings.instance)
-        self._order = Order(app, release=self._come_back_one)
+        self._order = Order(app, release=self._come_back_one, let_go=lambda arrival: self.settlement.let_go(arrival))
         self.settlement = Settlement(
             self.redis,
             self.recent,
             release=self._order.let_second_through,
             ended=self._order.ended,
+            was_let_go=self._order.was_let_go,
             observe=self._observe,
         )
         self._emissions = Emissions(outbox, publish, self.database, observe=self._observe)

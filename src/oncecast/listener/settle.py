@@ -24,7 +24,8 @@ class Settlement:
     """Knows every identity in flight, and what has ended but is not yet marked.
 
     A second arrival of an identity in flight waits behind the first. When that has ended it goes its own way,
-    so that PostgreSQL compares the two; `release(arrival)` sends it off. `ended(arrival)` is told of ordered ones.
+    so that PostgreSQL compares the two; `release(arrival)` sends it off. `ended(arrival)` is told of ordered ones;
+    `was_let_go(arrival)` too, and returns which has to be let go next.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Settlement:
         *,
         release: Callable[[Arrival], None],
         ended: Callable[[Arrival], None],
+        was_let_go: Callable[[Arrival], Arrival | None],
         observe: Observe,
     ) -> None:
         self._leases = leases
         self._recent = recent
         self._release = release
         self._ended = ended
+        self._was_let_go = was_let_go
         self._observe = observe
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
@@ -82,13 +85,14 @@ class Settlement:
             self._end(arrivals)
 
     def let_go(self, arrival: Arrival) -> None:
-        """It has not ended: its track is abandoned, and another brings it again.
+        """It has not ended: its track is abandoned, and another brings it again, with all that stands behind it.
 
         Here it would only be in the way of itself, and of what its order waits for.
         """
-        self._leave(arrival)
-        if arrival.turn is not None:
-            self._ended(arrival)
+        following: Arrival | None = arrival
+        while following is not None:
+            self._leave(following)
+            following = self._was_let_go(following)
 
     async def mark_for_ever(self) -> None:
         """Mark what has ended, as much at a time as has gathered: nobody asks about it sooner than that."""

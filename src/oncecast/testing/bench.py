@@ -80,12 +80,15 @@ class Bench:
         """By offset, the attempts that were spent when it last came back, and how often it did with just these."""
         self._next_round: list[Arrival] = []
         self._track = Track(NAME, [Epoch(NAME, 1)], self._offset, _nothing)
-        self._order = Order(self._app, release=self._next_round.append)
+        self._order = Order(
+            self._app, release=self._next_round.append, let_go=lambda arrival: self._settlement.let_go(arrival)
+        )
         self._settlement = Settlement(
             leases,
             Recent(NAME),
             release=self._order.let_second_through,
             ended=self._order.ended,
+            was_let_go=self._order.was_let_go,
             observe=self._observe,
         )
         self._database = DatabaseGate(store, probe_interval_s=0.0, paused=_nothing, observe=self._observe)

@@ -326,6 +326,29 @@ async def test_a_track_that_is_forgotten_again_while_its_successor_is_made_is_fo
     assert len(at.told(Disconnected)) == 1
 
 
+async def test_what_comes_on_a_track_that_is_abandoned_is_left_to_its_successor() -> None:
+    """It would have no place in the order of its key: that is forgotten."""
+    at = Harness("ws://nowhere")
+
+    coming = [encode(Welcome(journal="j", epochs=EPOCHS, first=1, last=0)), frame(1, "a"), frame(2, "b")]
+
+    class Connection:
+        async def send(self, text: str) -> None: ...
+
+        async def recv(self) -> bytes:
+            if len(coming) == 1:
+                at.feed.reread()  # while the frame is on its way to the feed
+            return coming.pop(0)
+
+    @asynccontextmanager
+    async def dial(url: str) -> AsyncIterator[Connection]:
+        yield Connection()
+
+    at.feed._dial = dial
+    await at.feed._connect_once()
+    assert [arrival.id for arrival in at.arrived] == ["a"]
+
+
 async def test_a_full_window_of_a_track_that_is_forgotten_keeps_nobody_from_reading_again() -> None:
     """No cursor will ever be saved over it."""
     flood = frame(1, *map(str, range(1, 41)), size_bytes=WINDOW_BYTES // 30)

@@ -25,7 +25,8 @@ def ordered_app() -> Listener:
 class Harness:
     def __init__(self) -> None:
         self.released: list[Arrival] = []
-        self.order = Order(ordered_app(), release=self.released.append)
+        self.gone: list[Arrival] = []
+        self.order = Order(ordered_app(), release=self.released.append, let_go=self.gone.append)
 
     def arrive(self, keys: list[str | None], on: Track, first: int = 1) -> list[Arrival]:
         """Arrivals of these keys; returns those that need not wait."""
@@ -96,6 +97,20 @@ def test_an_arrival_that_waits_for_its_own_identity_is_a_predecessor_and_is_not_
     assert at.order.let_through(new, [asking]) == []
     at.order.ended(behind)
     assert at.released == [asking]
+
+
+def test_what_stands_behind_an_arrival_that_is_let_go_is_let_go_too_and_never_released() -> None:
+    at = Harness()
+    first, second, third = arrived = arrivals(3, type="account")
+    for arrival in arrived:
+        arrival.raw = msgspec.Raw(Event.new("account", subject="a").to_json())
+    assert at.order.let_through(arrived, [first, third]) == [first]  # the second waits for its own identity
+    assert at.order.was_let_go(first) is None
+    at.order.let_second_through(second)
+    assert at.gone == [second]
+    assert at.order.was_let_go(second) is third
+    assert at.order.was_let_go(third) is None
+    assert (at.released, at.order.waiting) == ([], 0)
 
 
 def test_what_is_saved_is_forgotten_as_a_predecessor_once_there_are_many_keys() -> None:

@@ -41,12 +41,13 @@ class Member:
         @app.on("account", ordered_by="subject")
         async def handler(event: Event) -> None: ...
 
-        self.order = Order(app, release=self.ready.append)
+        self.order = Order(app, release=self.ready.append, let_go=lambda arrival: self.settlement.let_go(arrival))
         self.settlement = Settlement(
             None,  # type: ignore[arg-type]
             Recent("a"),
             release=self.order.let_second_through,
             ended=self.order.ended,
+            was_let_go=self.order.was_let_go,
             observe=lambda _fact: None,
         )
         self.tracks = {name: Track(name, [Epoch("e", 1)], 0, lambda _count: None) for name in "ab"}
@@ -61,7 +62,7 @@ class Member:
         self.ready += self.order.let_through(new, self.settlement.enter(new))
 
     def attempt(self, arrival: Arrival) -> bool:
-        """As a mark or PostgreSQL would have it; False if it is out of turn."""
+        """As a mark or PostgreSQL would have it; False if it is out of turn, and its track is not abandoned."""
         place = (arrival.journal, arrival.offset)
         if place in self.postgres.marks:
             self.ready.remove(arrival)
@@ -69,12 +70,24 @@ class Member:
             return True
         needed = arrival.turn.row_needed if arrival.turn else None
         if needed is not None and needed[1] not in self.postgres.rows:
-            return False
+            return self.out_of_turn(arrival)
         self.ready.remove(arrival)
         new = self.postgres.rows.setdefault(arrival.id, place) == place
         self.postgres.marks.add(place)
         self.settlement.settle([arrival], [Outcome.STORED if new else Outcome.DUPLICATE])
         return True
+
+    def out_of_turn(self, arrival: Arrival) -> bool:
+        """Its time has not come, or another listener has its key just now."""
+        if arrival.track.abandoned.is_set():
+            self.ready.remove(arrival)
+            self.settlement.let_go(arrival)
+        return arrival.track.abandoned.is_set()
+
+    def begin_again(self, journal: str) -> None:
+        """Its track is abandoned: everything comes once more."""
+        self.tracks[journal].abandon()
+        self.tracks[journal] = Track(journal, [Epoch("e", 1)], 0, lambda _count: None)
 
 
 def is_ordered(postgres: Postgres) -> bool:
@@ -112,3 +125,34 @@ def test_what_came_through_one_journal_is_in_its_order_whatever_stands_there_twi
     assert is_ordered(postgres)
     assert postgres.rows.keys() == {str(id_) for id_ in (*a, *b)}
     assert all(not (member.ready or member.settlement.in_flight or member.order.waiting) for member in members)
+
+
+@settings(max_examples=300)
+@given(ids, st.integers(0, 2**32))
+def test_nothing_overtakes_though_a_track_is_abandoned_and_its_journal_read_again(
+    events: Sequence[int], seed: int
+) -> None:
+    draw = Random(seed)
+    postgres = Postgres()
+    members = [Member(postgres), Member(postgres)]
+    coming = {member: list(events) for member in members}
+    times_again = 3
+    while any(coming.values()) or any(member.ready for member in members):
+        member = draw.choice(members)
+        if times_again and draw.random() < 0.1:
+            times_again -= 1
+            member.begin_again("a")
+            coming[member] = list(events)
+        elif coming[member] and draw.random() < 0.5:
+            member.receive("a", coming[member].pop(0))
+        elif member.ready:
+            arrival = draw.choice(member.ready)
+            before = {str(id_) for id_ in events[: arrival.offset - 1] if id_ % KEYS == int(arrival.id) % KEYS}
+            if draw.random() < 0.3:
+                member.out_of_turn(arrival)
+            elif arrival.id not in postgres.rows and member.attempt(arrival) and arrival.id in postgres.rows:
+                assert before <= postgres.rows.keys()
+            elif arrival in member.ready:
+                member.attempt(arrival)
+    assert postgres.rows.keys() == {str(id_) for id_ in events}
+    assert not any(member.settlement.in_flight or member.order.waiting for member in members)

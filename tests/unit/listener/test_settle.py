@@ -33,6 +33,7 @@ class Harness:
             Recent("a"),
             release=self.released.append,
             ended=self.ended.append,
+            was_let_go=lambda _arrival: None,
             observe=self.facts.append,
         )
 

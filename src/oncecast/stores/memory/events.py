@@ -75,6 +75,8 @@ class MemoryEvents(Client):
 
         async def bury() -> Outcome:
             session = self._server.begin(self._token)
+            if arrival.turn is not None:
+                self._take_turn(session, arrival.turn)
             if not await self._insert(session, [arrival]):
                 self._server.roll_back(session)
                 return self._compare(arrival)

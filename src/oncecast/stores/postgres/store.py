@@ -97,6 +97,8 @@ class PostgresEvents:
             asyncio.timeout(self._deadline_s),
         ):
             await connection.execute("begin")
+            if arrival.turn is not None:
+                await self._take_turn(connection, arrival.turn)
             if not await self._insert_dead(connection, arrival):
                 await connection.execute("rollback")
                 return await self._compare_dead(connection, arrival)
