@@ -15,8 +15,8 @@ from oncecast.client.emissions import ProducersPublisher
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.facts import Observe, StartFailed
+from oncecast.core.letter_ports import LetterBroker
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
-from oncecast.core.ports import LetterBroker
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens

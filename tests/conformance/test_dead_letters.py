@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from oncecast.core.errors import DataRefused, Reject, RowLocked
 from oncecast.core.event import Arrival, Event
+from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
-from oncecast.core.ports import DeadLetters, EventStore, Outcome, Transaction
+from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
 from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters

@@ -10,7 +10,8 @@ import pytest
 
 from oncecast.core.errors import AttemptFailed, Reject, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Cursor
-from oncecast.core.ports import EventStore, Outcome, SavedCursor, Transaction
+from oncecast.core.ports import EventStore, Outcome, SavedCursor
+from oncecast.core.transaction import Transaction
 from oncecast.core.wire import Epoch
 from tests.support.event_stores import Server
 from tests.support.places import EPOCHS, JOURNAL, arrival

@@ -13,7 +13,8 @@ import pytest
 
 from oncecast.core.errors import AttemptFailed, DataRefused, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
-from oncecast.core.ports import Outcome, Transaction
+from oncecast.core.ports import Outcome
+from oncecast.core.transaction import Transaction
 from oncecast.core.wire import Epoch
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from oncecast.core.errors import Unavailable
+from oncecast.core.letter_ports import LetterBroker, LetterMessage
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
-from oncecast.core.ports import LetterBroker, LetterMessage
 from oncecast.embedded.ports import free_port
 from oncecast.stores import rabbitmq as rabbitmq_store
 from oncecast.stores import sqs as sqs_store

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from oncecast.core.errors import Reject
-from oncecast.core.ports import OTHERS_AFTER_S, EventStore, UnsentLetters
+from oncecast.core.letter_ports import OTHERS_AFTER_S, UnsentLetters
+from oncecast.core.ports import EventStore
 from oncecast.stores.memory import MemoryEvents, MemoryUnsent
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresUnsent
 from oncecast.stores.postgres.database import Limits

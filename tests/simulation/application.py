@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from oncecast.chaos.judge import Rules
 from oncecast.core.errors import Retry
 from oncecast.core.event import DEFAULT_SOURCE, Event, follow_up_id
-from oncecast.core.ports import Transaction
+from oncecast.core.transaction import Transaction
 from oncecast.listener.handlers import Listener
 from oncecast.stores.memory.postgres import EFFECT
 

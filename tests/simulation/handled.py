@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from oncecast.core.ports import Transaction
+from oncecast.core.transaction import Transaction
 from oncecast.journal.memory import Kept
 from oncecast.stores.memory.client import MemoryTransaction
 from oncecast.stores.memory.postgres import Row, Session

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from oncecast.core.ports import DeadLetters, EventStore, Outbox
+from oncecast.core.letter_ports import DeadLetters
+from oncecast.core.ports import EventStore, Outbox
 from oncecast.core.transaction import Transaction
 from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
 from oncecast.stores.memory.postgres import EFFECT

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import psycopg
 
 from oncecast.core.event import Event, new_id
-from oncecast.core.ports import Transaction
+from oncecast.core.transaction import Transaction
 from oncecast.listener.handlers import Listener
 
 EFFECTS = "create table if not exists public.effects (id text primary key, count integer not null)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oncecast.core.event import Event
-from oncecast.core.ports import Transaction
+from oncecast.core.transaction import Transaction
 from oncecast.listener.handlers import Listener
 
 FAILING = "oncecast.failing"

@@ -10,7 +10,8 @@ import asyncio
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Filed, FilingFailed, Observe
-from oncecast.core.ports import DeadLetterLog, EventStore
+from oncecast.core.letter_ports import DeadLetterLog
+from oncecast.core.ports import EventStore
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.letter_line import line_of
 

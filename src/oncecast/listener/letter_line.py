@@ -6,7 +6,7 @@ import shlex
 
 import msgspec
 
-from oncecast.core.ports import DeadLetter, LetterMessage
+from oncecast.core.letter_ports import DeadLetter, LetterMessage
 
 ERROR_SHORT_LETTERS = 300
 

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from oncecast.core.facts import Observe
+from oncecast.core.letter_ports import Cause, DeadLetters
 from oncecast.core.letters import Identity
-from oncecast.core.ports import Cause, DeadLetters
 from oncecast.http.params import body, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.api import PAGE_DEFAULT_EVENTS, PAGE_MAX_EVENTS, page, route, without_mark

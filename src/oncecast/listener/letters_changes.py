@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from oncecast.core.facts import Discarded, Fact, Observe, Restored
+from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
-from oncecast.core.ports import DeadLetters
 from oncecast.http.params import struct
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.api import RETRY_AFTER, route

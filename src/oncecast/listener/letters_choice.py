@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from starlette.requests import Request
 
+from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
-from oncecast.core.ports import DeadLetters
 from oncecast.http.params import texts
 from oncecast.http.problems import Problem
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
-from oncecast.core.ports import DeadLetters
+from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo

@@ -13,7 +13,7 @@ import random
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe, SendingRefused, Sent
-from oncecast.core.ports import DeadLetter, LetterBroker, UnsentLetters
+from oncecast.core.letter_ports import DeadLetter, LetterBroker, UnsentLetters
 from oncecast.core.retry import backoff
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.letter_line import message_of

@@ -17,18 +17,8 @@ from typing import Any
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
-from oncecast.core.ports import (
-    Claims,
-    DeadLetterLog,
-    DeadLetters,
-    Deaths,
-    EventStore,
-    Leases,
-    LetterBroker,
-    Outbox,
-    Publish,
-    UnsentLetters,
-)
+from oncecast.core.letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
+from oncecast.core.ports import Claims, Deaths, EventStore, Leases, Outbox, Publish
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.cursor import CursorSaver

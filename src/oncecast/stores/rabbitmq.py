@@ -21,8 +21,8 @@ from aio_pika.exceptions import (
 )
 
 from oncecast.core.errors import Unavailable
+from oncecast.core.letter_ports import LetterMessage
 from oncecast.core.letter_url import RabbitMQAddress
-from oncecast.core.ports import LetterMessage
 
 # What its library logs is reported as facts, once, and without its address.
 for _name in ("aio_pika", "aiormq"):
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class RabbitMQ:
-    """The LetterBroker of `core.ports` on RabbitMQ: one plain connection, made anew after any trouble."""
+    """The LetterBroker of `core.letter_ports` on RabbitMQ: one plain connection, made anew after any trouble."""
 
     def __init__(self, address: RabbitMQAddress, *, instance: str) -> None:
         self._address = address

@@ -14,8 +14,8 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from oncecast.core.errors import Unavailable
+from oncecast.core.letter_ports import LetterMessage
 from oncecast.core.letter_url import SqsAddress
-from oncecast.core.ports import LetterMessage
 
 # What its libraries log is reported as facts, once.
 for _name in ("aiobotocore", "botocore"):
@@ -45,7 +45,7 @@ _ONES_FAULT = (
 
 
 class Sqs:
-    """The LetterBroker of `core.ports` on SQS; credentials come from AWS's usual places."""
+    """The LetterBroker of `core.letter_ports` on SQS; credentials come from AWS's usual places."""
 
     def __init__(self, address: SqsAddress) -> None:
         self._address = address

@@ -11,7 +11,8 @@ import pytest
 from oncecast.core.errors import Contended, CrashLoop, DataRefused, OutOfTurn, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
-from oncecast.core.ports import Outcome, Transaction, Work, WorkTogether
+from oncecast.core.ports import Outcome, Work, WorkTogether
+from oncecast.core.transaction import Transaction
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener

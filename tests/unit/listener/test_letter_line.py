@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from oncecast.core.event import Event
-from oncecast.core.ports import DeadLetter
+from oncecast.core.letter_ports import DeadLetter
 from oncecast.listener.letter_line import line_of, message_of
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from oncecast.core.errors import Reject, Unavailable
 from oncecast.core.facts import DependencyLost, DependencyReady, Fact, SendingRefused, Sent
-from oncecast.core.ports import LetterMessage
+from oncecast.core.letter_ports import LetterMessage
 from oncecast.listener import sending
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.sending import DeadLetterSender

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable
-from oncecast.core.ports import DeadLetter, Work
+from oncecast.core.letter_ports import DeadLetter
+from oncecast.core.ports import Work
 from oncecast.core.transaction import Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables

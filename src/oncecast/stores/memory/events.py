@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event, Turn
-from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Work, WorkTogether
+from oncecast.core.letter_ports import DeadLetter
+from oncecast.core.ports import Outcome, Save, SavedCursor, Work, WorkTogether
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Letter, Row, Session

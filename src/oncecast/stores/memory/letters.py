@@ -1,4 +1,4 @@
-"""The DeadLetters of `core.ports` on a MemoryPostgres."""
+"""The DeadLetters of `core.letter_ports` on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import msgspec
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Event
+from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
-from oncecast.core.ports import Cause, Causes, ReplayWork
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.memory.client import Client

@@ -1,10 +1,10 @@
-"""The UnsentLetters of `core.ports` on a MemoryPostgres."""
+"""The UnsentLetters of `core.letter_ports` on a MemoryPostgres."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from oncecast.core.ports import OTHERS_AFTER_S, DeadLetter
+from oncecast.core.letter_ports import OTHERS_AFTER_S, DeadLetter
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Letter
 

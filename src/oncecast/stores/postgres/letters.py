@@ -20,8 +20,8 @@ from psycopg.rows import DictRow, dict_row, tuple_row
 
 from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Event
+from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
-from oncecast.core.ports import Cause, Causes, ReplayWork
 from oncecast.stores.postgres.database import Connection, Database, Purpose, rfc3339
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import rows_of, storable
@@ -29,7 +29,7 @@ from oncecast.stores.postgres.work import finish
 
 
 class PostgresLetters:
-    """The DeadLetters of `core.ports` on PostgreSQL."""
+    """The DeadLetters of `core.letter_ports` on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

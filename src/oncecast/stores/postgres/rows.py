@@ -10,7 +10,7 @@ import psycopg
 from psycopg.adapt import Dumper
 
 from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival
-from oncecast.core.ports import DeadLetter
+from oncecast.core.letter_ports import DeadLetter
 from oncecast.stores.postgres.database import rfc3339
 
 _JSON_OID = 114

@@ -14,7 +14,8 @@ from psycopg.rows import tuple_row
 
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
 from oncecast.core.event import Arrival, Cursor, Turn
-from oncecast.core.ports import DeadLetter, Outcome, Save, SavedCursor, Work, WorkTogether
+from oncecast.core.letter_ports import DeadLetter
+from oncecast.core.ports import Outcome, Save, SavedCursor, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.postgres.database import Connection, Database

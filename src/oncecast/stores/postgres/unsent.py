@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from psycopg.rows import tuple_row
 
 from oncecast.core.errors import RowLocked
-from oncecast.core.ports import OTHERS_AFTER_S, DeadLetter
+from oncecast.core.letter_ports import OTHERS_AFTER_S, DeadLetter
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.rows import identities_of, letter_of
 
 
 class PostgresUnsent:
-    """The UnsentLetters of `core.ports` on PostgreSQL."""
+    """The UnsentLetters of `core.letter_ports` on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
