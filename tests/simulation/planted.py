@@ -441,7 +441,7 @@ ADAPTERS = [
     ),
     Mutant(
         "only what is inserted is handled",
-        "stores/postgres/store.py",
+        "stores/postgres/cursors.py",
         (
             '                    await connection.execute("rollback")\n'
             "                    return (await self._compare(connection, [arrival]))[arrival.offset]\n"
@@ -458,14 +458,14 @@ ADAPTERS = [
     ),
     Mutant(
         "who knows a lost future does not move the cursor",
-        "stores/postgres/store.py",
+        "stores/postgres/cursors.py",
         "            if not has_heard_of(epochs, saved.epochs):\n                return None\n",
         "",
         by=ENDING_ONCE,
     ),
     Mutant(
         "a gap and the cursor that passes it commit together",
-        "stores/postgres/store.py",
+        "stores/postgres/cursors.py",
         '            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": reason})\n',
         "            pass\n",
         by=ENDING_ONCE,

@@ -1,39 +1,35 @@
-"""Where events end: inserts, attempts, dead letters, cursors. The primary key `(source, id)` decides."""
+"""Where events end: inserts, attempts, dead letters. The primary key `(source, id)` decides."""
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
-from oncecast.core.event import Arrival, Cursor, Turn
+from oncecast.core.event import Arrival, Turn
 from oncecast.core.letter_ports import DeadLetter
-from oncecast.core.ports import Outcome, Save, SavedCursor, Work, WorkTogether
+from oncecast.core.ports import Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
-from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
+from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.rows import Json, identities_of, json_array, letter_of, rows_of, storable
+from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, rows_of, storable
 from oncecast.stores.postgres.work import commit, finish
 
-_LOOK_UP_MAX = 5_000
 ANY_REVISION = -1
 """Of the group's application, as long as nobody has asked."""
 
 
-class PostgresEvents:
+class PostgresEvents(PostgresCursors):
     """The EventStore of `core.ports` on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
-        self._db = database
-        self._deadline_s = database.limits.deadline_s
+        super().__init__(database)
         self._revision = ANY_REVISION
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
@@ -223,80 +219,6 @@ class PostgresEvents:
             self._revision = revision
         return missing
 
-    async def load_cursor(self, journal: str) -> SavedCursor | None:
-        """See EventStore."""
-        async with (
-            self._db.connection("upkeep") as connection,
-            asyncio.timeout(self._deadline_s),
-        ):
-            return await self._read_cursor(connection, "load_cursor", journal)
-
-    async def save_cursor(
-        self,
-        journal: str,
-        epochs: Sequence[Epoch],
-        ended: Sequence[Arrival],
-        *,
-        position: Cursor,
-    ) -> Save:
-        """See EventStore. Looks every identity up: neither Redis nor an older database can make us skip."""
-        async with (
-            self._db.connection("upkeep") as connection,
-            asyncio.timeout(self._deadline_s),
-            connection.transaction(),
-        ):
-            start = await self._locked_start(connection, journal, epochs)
-            if start is None:
-                return await self._saved_by_another(connection, journal, epochs)
-            if start < position.offset:  # PostgreSQL went back to an older state: what lies between is not at hand
-                return Save(_cursor(epochs, start), missing=True)
-            candidates = [arrival for arrival in ended if arrival.offset > start]
-            shown = await self._prefix_shown(connection, candidates)
-            if shown == 0:
-                return Save(_cursor(epochs, start), missing=bool(candidates))
-            last = candidates[shown - 1]
-            reached = Cursor(last.epoch, last.offset)
-            await self._move_cursor(connection, journal, epochs, reached)
-            return Save(reached, missing=shown < len(candidates))
-
-    async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
-        """See EventStore."""
-        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            await self._begin_cursor(connection, journal, epochs, at)
-
-    async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
-        """See EventStore."""
-        async with (
-            self._db.connection("upkeep") as connection,
-            asyncio.timeout(self._deadline_s),
-            connection.transaction(),
-        ):
-            saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
-            if saved is not None and saved.epochs == list(instead_of):
-                start = resume_after(saved.cursor, saved.epochs, epochs)
-                await self._move_cursor(connection, journal, epochs, _cursor(epochs, start))
-
-    async def pass_gap(
-        self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
-    ) -> Cursor | None:
-        """See EventStore."""
-        async with (
-            self._db.connection("upkeep") as connection,
-            asyncio.timeout(self._deadline_s),
-            connection.transaction(),
-        ):
-            saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
-            if saved is None or not has_heard_of(epochs, saved.epochs):
-                return None
-            start = resume_after(saved.cursor, saved.epochs, epochs)
-            if start + 1 >= first or start < after:
-                return _cursor(epochs, start)
-            gap = {"journal": journal, "epoch": epoch_of(epochs, start + 1), "first": start + 1, "last": first - 1}
-            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": reason})
-            passed = _cursor(epochs, first - 1)
-            await self._move_cursor(connection, journal, epochs, passed)
-            return passed
-
     async def prune(self, *, older_than_s: float, limit: int) -> int:
         """See EventStore."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
@@ -309,63 +231,6 @@ class PostgresEvents:
             cursor = await connection.execute(self._db.queries["count_prunable"], {"older_than_s": older_than_s})
             row = await cursor.fetchone()
             return row[0] if row else 0
-
-    async def _move_cursor(self, connection: Connection, journal: str, epochs: Sequence[Epoch], to: Cursor) -> None:
-        await connection.execute(self._db.queries["move_cursor"], _place(journal, epochs, to))
-
-    async def _begin_cursor(self, connection: Connection, journal: str, epochs: Sequence[Epoch], at: Cursor) -> bool:
-        """Whether it was not there."""
-        cursor = await connection.execute(self._db.queries["begin_cursor"], _place(journal, epochs, at))
-        return await cursor.fetchone() is not None
-
-    async def _locked_start(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> int | None:
-        """The saved offset in terms of `epochs`, with the row locked; None if another has it, or knows more."""
-        saved = await self._read_cursor(connection, "lock_cursor", journal)
-        if saved is not None:
-            if not has_heard_of(epochs, saved.epochs):
-                return None
-            return resume_after(saved.cursor, saved.epochs, epochs)
-        return 0 if await self._begin_cursor(connection, journal, epochs, Cursor(epochs[0].epoch, 0)) else None
-
-    async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Save:
-        saved = await self._read_cursor(connection, "load_cursor", journal)
-        if saved is None or not has_heard_of(epochs, saved.epochs):
-            return Save(None, missing=saved is not None)
-        return Save(_cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)), missing=False)
-
-    async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(self._db.queries[query], {"journal": journal})
-            row = await cursor.fetchone()
-        if row is None:
-            return None
-        epoch, offset, epochs = row
-        return SavedCursor(Cursor(epoch, offset), msgspec.convert(epochs, list[Epoch]))
-
-    async def _prefix_shown(self, connection: Connection, candidates: Sequence[Arrival]) -> int:
-        """How many of `candidates`, from the first on, have rows."""
-        for begin in range(0, len(candidates), _LOOK_UP_MAX):
-            chunk = candidates[begin : begin + _LOOK_UP_MAX]
-            by_source: dict[str, set[str]] = defaultdict(set)
-            for arrival in chunk:
-                by_source[arrival.source].add(arrival.id)
-            missing = {
-                (source, id_)
-                for source, ids in by_source.items()
-                for id_ in await self._missing(connection, source, ids)
-            }
-            if missing:
-                return begin + next(i for i, a in enumerate(chunk) if (a.source, a.id) in missing)
-        return len(candidates)
-
-    async def _missing(self, connection: Connection, source: str, ids: set[str]) -> Iterable[str]:
-        parameters = {"source": source, "ids": Json(msgspec.json.encode(list(ids)))}
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(self._db.queries["count_present"], parameters)
-            if await cursor.fetchone() == (len(ids),):
-                return ()
-            await cursor.execute(self._db.queries["list_present"], parameters)
-            return ids - {id_ for (id_,) in await cursor.fetchall()}
 
     async def probe(self) -> None:
         """See EventStore."""
@@ -399,16 +264,7 @@ class PostgresEvents:
         await self._db.close()
 
 
-def _place(journal: str, epochs: Sequence[Epoch], at: Cursor) -> dict[str, Any]:
-    encoded = Json(msgspec.json.encode(epochs))
-    return {"journal": journal, "epoch": at.epoch, "offset": at.offset, "epochs": encoded}
-
-
 def _outcome(same_place: bool, same_content: bool) -> Outcome:
     if same_place:
         return Outcome.PRESENT
     return Outcome.DUPLICATE if same_content else Outcome.CONFLICT
-
-
-def _cursor(epochs: Sequence[Epoch], offset: int) -> Cursor:
-    return Cursor(epoch_of(epochs, max(offset, 1)), offset)
