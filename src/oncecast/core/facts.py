@@ -189,6 +189,13 @@ class ProcessingFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlersHeldUp(Fact):
+    """No plain `def` handler is begun until one of those ends that run on beyond their time; events wait."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class InsertFailed(Fact):
     """The database failed under these events; it is tried again."""
 

@@ -200,6 +200,11 @@ class Listener:
         self._plans[f"{type}\0{source}" if self._by_source else type] = plan
         return plan
 
+    def check_threads(self, plan: Plan) -> None:
+        """Raise NoThread if `plan` needs a thread, and too many run on beyond their time."""
+        if plan.in_threads:
+            self._threads.check()
+
     # --- running ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -225,9 +230,10 @@ class Listener:
         """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
 
         TimeoutError after `timeout_s`, for all together. `check(event)` raises ValueError for an event that no
-        producer would accept.
+        producer would accept. Raises NoThread, and runs nothing, where one needs a thread and none is begun now.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
+        self.check_threads(plan)
         events = [Event.from_json(arrival.raw) for arrival in arrivals]
         async with asyncio.timeout(timeout_s):
             if plan.in_batches:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.errors import NoThread, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
 from oncecast.core.letter_ports import DeadLetters
@@ -30,7 +30,7 @@ class Replay(Enum):
     NOT_DEAD = "not_dead"
     """There is no such dead letter: it never was one, has been replayed, or was discarded."""
     UNKNOWN = "unknown"
-    """No answer, or another replay of it under way: asking again is safe."""
+    """No answer, another replay of it under way, or no room for its handlers: asking again is safe."""
 
 
 class ReplayResult(NamedTuple):
@@ -66,7 +66,7 @@ class Replays:
         async with self._one_at_a_time, self._solo.together():
             try:
                 stored = await self._letters.replay(source, id, self._handle)
-            except (Unavailable, RowLocked) as error:
+            except (Unavailable, RowLocked, NoThread) as error:
                 return ReplayResult(Replay.UNKNOWN, str(error))
             except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
                 return await self._failed(source, id, error)

@@ -41,6 +41,7 @@ from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
 from oncecast.listener.tasks import end_all, first_of
+from oncecast.listener.thread_gate import ThreadGate
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
 
@@ -141,12 +142,15 @@ class ListenerService:
             emitted=self._emissions.wake,
             check_emitted=check_emitted,
         )
+        threads = ThreadGate(
+            app, self.redis, attempt=self._attempts.attempt, come_back=self._come_back, observe=self._observe
+        )
         self._lines = Lines(
             app,
             handler_concurrency=settings.attempts.handler_concurrency,
             leases=self.redis,
             database=self.database,
-            attempt=self._attempts.attempt,
+            attempt=threads.attempt,
             sort_out=self._sort_out,
         )
         self.feeds = [self._feed(url) for url in settings.producer_urls]

@@ -42,6 +42,7 @@ _WARNING = (
     facts.GapNoted,
     facts.StandingBy,
     facts.EmissionsHeldUp,
+    facts.HandlersHeldUp,
 )
 
 
@@ -152,6 +153,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.ProcessingFailed():
             left = f"retries left: {fact.retries_left}"
             return [f"❌ Processing failed for event {fact.id} at {at}, {left} ({fact.error})"]
+        case facts.HandlersHeldUp():
+            return [f"⚠️ Events for plain 'def' handlers wait in {at}: {fact.error}"]
         case facts.InsertFailed():
             return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
         case facts.Died():

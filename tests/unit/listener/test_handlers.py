@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
-from oncecast.core.errors import ConfigError, StartError
+from oncecast.core.errors import ConfigError, NoThread, StartError
 from oncecast.core.event import Arrival, follow_up_id
 from tests.support.arrivals import arrivals
 
@@ -191,17 +192,42 @@ async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_
 
 async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 1)
-    app, may_end = Listener(), threading.Event()
+    app, may_end, seen = Listener(), threading.Event(), []
 
-    @app.on("t")
+    @app.on("t", "both")
     def handler() -> None:
         may_end.wait()
 
+    @app.on("both", "neither")
+    async def other() -> None:
+        seen.append("ran")
+
     with pytest.raises(TimeoutError):
         await handled(app, Event.new("t"), timeout_s=0.01)
-    with pytest.raises(RuntimeError, match="run on in their threads"):
-        await handled(app, Event.new("t"))
+    for kind in ("t", "both"):
+        with pytest.raises(NoThread, match="run on in their threads"):
+            await handled(app, Event.new(kind))
+    assert seen == []
+    await handled(app, Event.new("neither"))
+    assert seen == ["ran"]
     may_end.set()
+
+
+async def test_of_a_thread_that_could_not_be_had_middleware_never_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It might swallow the error, and the event would count as handled."""
+    monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 0)
+    app = Listener()
+
+    @app.middleware
+    async def swallow(call: Call, proceed: Proceed) -> None:
+        with contextlib.suppress(Exception):
+            await proceed()
+
+    @app.on("t")
+    def handler() -> None: ...
+
+    with pytest.raises(NoThread):
+        await handled(app, Event.new("t"))
 
 
 async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
