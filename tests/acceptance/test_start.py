@@ -83,6 +83,27 @@ async def test_a_listener_tries_its_database_first_and_names_the_setting_but_no_
     assert "hunter2" not in "".join(out + err)
 
 
+FAILING = """
+from collections.abc import AsyncIterator
+from oncecast import Listener
+
+async def lifespan() -> AsyncIterator[None]:
+    raise ConnectionError("no route")
+    yield
+
+app = Listener("shop", lifespan=lifespan)
+"""
+
+
+async def test_a_lifespan_that_fails_is_a_start_that_fails(tmp_path: Path, postgres_url: str, schema: str) -> None:
+    (tmp_path / "shop.py").write_text(FAILING)
+    environment = {"PORT": "0", "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
+    async with starting(tmp_path, "listener", "shop:app", **environment) as process:
+        status, out, err = await ended(process)
+    assert [line[-1] for line in out if line.startswith("❌ Cannot start it yet: lifespan")] == ["2", "1"]
+    assert (status, err) == (1, ["oncecast: lifespan lifespan: ConnectionError: no route"])
+
+
 async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: Path) -> None:
     url = f"postgres://127.0.0.1:{free_port()}/db"
     environment = {"PORT": "0", "DATABASE_URL": url, "DB_CONNECT_ATTEMPTS": "1000", "DB_CONNECT_DELAY": "1h"}
