@@ -374,6 +374,14 @@ class Stopping(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class LifespanCutShort(Fact):
+    """The end of the application's lifespan took longer than it may."""
+
+    name: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped(Fact):
     """The process has drained; what was not ended was handed back."""
 

@@ -15,7 +15,7 @@ from oncecast.core.errors import ConfigError
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.arguments import Arguments, Given
-from oncecast.listener.lifespan import Lifespan
+from oncecast.listener.lifespan import Bounds, Lifespan
 from oncecast.listener.plan import NOTHING, Handler, Plan
 from oncecast.listener.selection import selectors_of
 from oncecast.listener.threads import Threads, ThreadTransaction
@@ -208,9 +208,9 @@ class Listener:
     # --- running ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def alive(self) -> AsyncIterator[None]:
+    async def alive(self, bounds: Bounds | None = None) -> AsyncIterator[None]:
         """Its lifespan: what that yields is there for handlers within. Raises StartError if it cannot begin."""
-        async with self._lifespan.begun() as self._state:
+        async with self._lifespan.begun(bounds) as self._state:
             yield
 
     @asynccontextmanager

@@ -29,6 +29,7 @@ from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.lifespan import Bounds
 from oncecast.listener.lines import Lines
 from oncecast.listener.order import Order
 from oncecast.listener.pruning import Pruner
@@ -243,13 +244,18 @@ class ListenerService:
         Any task that dies ends it all with its error.
         """
         try:
-            async with self._app.alive(), asyncio.TaskGroup() as group:
-                standing = group.create_task(self.standing.watch_until_lost())
-                if await first_of(stop, self.standing.allowed) is self.standing.allowed:
-                    await self._work(first_of(stop, self.standing.lost))
-                await end_all([standing])
+            async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._observe)):
+                if not stop.is_set():
+                    await self._work_when_allowed(stop)
         finally:
             await asyncio.shield(self._close())
+
+    async def _work_when_allowed(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            standing = group.create_task(self.standing.watch_until_lost())
+            if await first_of(stop, self.standing.allowed) is self.standing.allowed:
+                await self._work(first_of(stop, self.standing.lost))
+            await end_all([standing])
 
     async def _work(self, ending: Awaitable[object]) -> None:
         async with asyncio.TaskGroup() as group:

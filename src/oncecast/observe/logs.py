@@ -43,6 +43,7 @@ _WARNING = (
     facts.StandingBy,
     facts.EmissionsHeldUp,
     facts.HandlersHeldUp,
+    facts.LifespanCutShort,
 )
 
 
@@ -181,6 +182,9 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"· Discarded {fact.count} dead letters in {at}; their rows are kept"]
         case facts.Restored():
             return [f"· Restored {fact.count} dead letters in {at}"]
+        case facts.LifespanCutShort():
+            within = f"within {fact.after_s:g} s (DRAIN_TIMEOUT)"
+            return [f"⚠️ Lifespan {fact.name} of {at} did not end {within}: it was cut short"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyTried():

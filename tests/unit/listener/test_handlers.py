@@ -15,6 +15,8 @@ import pytest
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
 from oncecast.core.errors import ConfigError, NoThread, StartError
 from oncecast.core.event import Arrival, follow_up_id
+from oncecast.core.facts import Fact, LifespanCutShort
+from oncecast.listener.lifespan import Bounds
 from tests.support.arrivals import arrivals
 
 
@@ -345,6 +347,48 @@ async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
     with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):
         async with Listener(lifespan=lifespan).alive():
             pass
+
+
+def bounds(stop: asyncio.Event, facts: list[Fact]) -> Bounds:
+    return Bounds(stop, 0.05, facts.append)
+
+
+async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order() -> None:
+    stop, seen = asyncio.Event(), []
+
+    async def lifespan() -> AsyncIterator[Shop]:
+        try:
+            stop.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("would not hear of it")
+        yield Shop()
+        seen.append("ended")
+
+    async with Listener(lifespan=lifespan).alive(bounds(stop, [])):
+        pass
+    assert seen == ["would not hear of it", "ended"]
+
+
+async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_error() -> None:
+    facts: list[Fact] = []
+
+    async def slow() -> AsyncIterator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    async def wrong() -> AsyncIterator[None]:
+        yield
+        raise TimeoutError("its own")
+
+    async with Listener(lifespan=slow).alive(bounds(asyncio.Event(), facts)):
+        pass
+    (fact,) = facts
+    assert isinstance(fact, LifespanCutShort)
+    with pytest.raises(TimeoutError, match="its own"):
+        async with Listener(lifespan=wrong).alive(bounds(asyncio.Event(), facts)):
+            pass
+    assert len(facts) == 1
 
 
 async def untyped():  # type: ignore[no-untyped-def]
