@@ -157,9 +157,7 @@ async def _listen(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(
-                    letters, service.replays, objection=lambda: service.standing.objection, observe=observe
-                ),
+                *letters_routes(letters, service.replays, objection=lambda: service.objection, observe=observe),
                 *pruning_routes(store),
             ],
             health=service.health,

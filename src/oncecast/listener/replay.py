@@ -19,6 +19,7 @@ from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import end_all
 
 
 class Replay(Enum):
@@ -38,6 +39,10 @@ class ReplayResult(NamedTuple):
 
     outcome: Replay
     error: str | None = None
+
+
+REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
+CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
 
 
 class Replays:
@@ -60,10 +65,31 @@ class Replays:
         self._observe = observe
         self._check_emitted = check_emitted
         self._one_at_a_time = asyncio.Lock()
+        self._under_way: set[asyncio.Task[ReplayResult]] = set()
+        self.draining = False
+        """Whether it replays nothing any more."""
 
     async def replay(self, source: str, id: str) -> ReplayResult:
-        """Replay one dead letter. Raises nothing but cancellation."""
+        """Replay one dead letter. Raises nothing but cancellation, and goes on then without whoever asked."""
+        if self.draining:
+            return REFUSED
+        task = asyncio.create_task(self._replay(source, id))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.wait([task])
+        return CUT_SHORT if task.cancelled() else task.result()
+
+    async def drain(self, *, within_s: float) -> None:
+        """Begin none any more; let the one under way finish within so long, or cut it short."""
+        self.draining = True
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=within_s)
+            await end_all(list(late))
+
+    async def _replay(self, source: str, id: str) -> ReplayResult:
         async with self._one_at_a_time, self._solo.together():
+            if self.draining:
+                return REFUSED
             try:
                 stored = await self._letters.replay(source, id, self._handle)
             except (Unavailable, RowLocked, NoThread) as error:

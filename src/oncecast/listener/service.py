@@ -245,8 +245,11 @@ class ListenerService:
         """
         try:
             async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._observe)):
-                if not stop.is_set():
-                    await self._work_when_allowed(stop)
+                try:
+                    if not stop.is_set():
+                        await self._work_when_allowed(stop)
+                finally:
+                    await self.replays.drain(within_s=0.0)  # whatever ends it: they need what the lifespan holds
         finally:
             await asyncio.shield(self._close())
 
@@ -285,7 +288,7 @@ class ListenerService:
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
-        self._draining = True
+        self._draining = self.replays.draining = True
         ends_at_s = time.monotonic() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
         await end_all(intake)
@@ -294,6 +297,7 @@ class ListenerService:
                 await self._lines.idle()
         except TimeoutError:
             pass  # what is still being attempted is rolled back, and another listener's
+        await self.replays.drain(within_s=max(0.0, ends_at_s - time.monotonic()))
         await end_all(work)
         await self.settlement.mark()
         left = self.settlement.all_in_flight()
@@ -325,6 +329,11 @@ class ListenerService:
             await self._paused.wait()
             self._paused.clear()
             await self.redis.hand_back(self.settlement.all_in_flight())
+
+    @property
+    def objection(self) -> str | None:
+        """Why it replays nothing now, if that is so."""
+        return self.standing.objection or ("it is stopping" if self.replays.draining else None)
 
     # --- how it is doing -----------------------------------------------------------------------------------
 
