@@ -6,6 +6,7 @@ event its life.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import Enum
 
 from oncecast.core.durations import duration_s
@@ -98,6 +99,30 @@ class Retry(Exception):
         if not 0 <= self.after_s < float("inf"):
             raise ValueError(f"after={after!r}: a duration such as '30s', or a number of seconds")
         super().__init__(reason or f"the handler asked for another attempt after {after}")
+
+
+def gist(error: Exception, raised: Sequence[BaseException]) -> Exception:
+    """What a handler's error comes to; `raised` is what the statements of its transaction have raised.
+
+    A TaskGroup's group of errors comes to the one that counts: a Reject, what its transaction raised first, or the
+    only one. Where one of our own comes from elsewhere (another system is Unavailable), it is like any other.
+    """
+    leaves = list(_leaves(error))
+    for counts in [leaf for leaf in leaves if isinstance(leaf, Reject)] + [one for one in raised if one in leaves]:
+        if isinstance(counts, Exception):
+            return counts
+    only = leaves[0] if len(leaves) == 1 else error
+    if isinstance(only, Unavailable | RowLocked):
+        return AttemptFailed(f"{type(only).__name__}: {only}")
+    return only
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 class Cost(Enum):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from typing import Any, Literal
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -25,11 +26,10 @@ Connection = AsyncConnection[TupleRow]
 # The pool logs every failed try; what they mean for us is reported as facts, once.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
-RESERVED_CONNECTIONS = 2
-"""Of the pool, what work may not take, so that cursors, look-ups and dead letters find a connection; readers of
-the API share one of them, so that the other is left."""
-
-Purpose = Literal["work", "upkeep", "read"]
+Purpose = Literal["handle", "insert", "upkeep", "relay", "read"]
+BESIDES: dict[Purpose, int] = {"insert": 2, "upkeep": 2, "relay": 1, "read": 1}
+"""Connections besides those for handlers, which may keep theirs as long as they run: so that events without a
+handler, cursors, look-ups and dead letters always find one."""
 
 SERVER_VERSION_MIN = 140000
 MIGRATION_DEADLINE_S = 900.0
@@ -54,7 +54,8 @@ class Limits:
 class Database:
     """A pool of connections whose sessions are set up as the promise needs them.
 
-    `token` ends the application_name of each, so that a rescuer can end the sessions of a dead holder.
+    `pool_size` is for handlers, and BESIDES comes on top. `token` ends the application_name of each, so that a
+    rescuer can end the sessions of a dead holder.
     """
 
     def __init__(
@@ -78,16 +79,15 @@ class Database:
             kwargs=self.connection_options(),
             configure=self.set_up,
             min_size=1,
-            max_size=pool_size,
+            max_size=pool_size + sum(BESIDES.values()),
             open=False,
             timeout=self.limits.connect_s,
             reconnect_timeout=self.limits.connect_s,
         )
-        self._places: dict[Purpose, asyncio.Semaphore] = {
-            "work": asyncio.Semaphore(max(1, pool_size - RESERVED_CONNECTIONS)),
-            "upkeep": asyncio.Semaphore(pool_size),
-            "read": asyncio.Semaphore(1),
+        self._places = {
+            purpose: asyncio.Semaphore(count) for purpose, count in {"handle": pool_size, **BESIDES}.items()
         }
+        self._prepared = WeakSet[Connection]()
 
     async def open(self) -> None:
         """Open the pool; connections are made as they are needed."""
@@ -167,6 +167,12 @@ class Database:
             yield
         finally:
             places.release()
+
+    async def prepare(self, connection: Connection) -> None:
+        """Have `insert_one` on this connection."""
+        if connection not in self._prepared:
+            await connection.execute(self.queries["prepare_insert_one"])
+            self._prepared.add(connection)
 
     async def renew(self) -> None:
         """After a time of trouble: close what is pooled, without asking it how it is."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+from psycopg import AsyncClientCursor
 from psycopg.rows import tuple_row
 
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
@@ -18,8 +19,8 @@ from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, rows_of, storable
-from oncecast.stores.postgres.work import commit, finish
+from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_of, rows_of, storable
+from oncecast.stores.postgres.work import begin, commit, finish
 
 ANY_REVISION = -1
 """Of the group's application, as long as nobody has asked."""
@@ -35,7 +36,7 @@ class PostgresEvents(PostgresCursors):
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore. All arrivals come from one journal's epoch."""
         rows = rows_of(arrivals, self._db.instance, self._revision)
-        async with self._db.connection("work") as connection, asyncio.timeout(self._deadline_s):
+        async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
             # One statement is one transaction of its own; only what was there before needs a second look.
             inserted = await self._insert(connection, rows)
             if len(inserted) == len(arrivals):
@@ -46,12 +47,9 @@ class PostgresEvents(PostgresCursors):
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
-        async with self._db.connection("work") as connection:
+        async with self._db.connection("handle") as connection:
             async with asyncio.timeout(self._deadline_s):
-                await connection.execute("begin")
-                if arrival.turn is not None:
-                    await self._take_turn(connection, arrival.turn)
-                if not await self._insert(connection, rows_of([arrival], self._db.instance, self._revision)):
+                if not await self._begin_with(connection, arrival):
                     await connection.execute("rollback")
                     return (await self._compare(connection, [arrival]))[arrival.offset]
             failure = await finish(self._db, connection, work)
@@ -61,7 +59,7 @@ class PostgresEvents(PostgresCursors):
 
     async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
         """See EventStore."""
-        async with self._db.connection("work") as connection:
+        async with self._db.connection("handle") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
@@ -78,11 +76,23 @@ class PostgresEvents(PostgresCursors):
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
-    async def _take_turn(self, connection: Connection, turn: Turn) -> None:
+    async def _begin_with(self, connection: Connection, arrival: Arrival) -> bool:
+        """Begin a transaction with its row, in as few round trips as can be; whether that is new."""
+        await self._db.prepare(connection)
+        query, values = self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision)
+        if arrival.turn is None:
+            cursor = await begin(connection, query, values)
+        else:
+            await self._begin_in_turn(connection, arrival.turn)
+            cursor = AsyncClientCursor(connection)
+            await cursor.execute(query, values)
+        return await cursor.fetchone() is not None
+
+    async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
         source, id_ = turn.row_needed or (None, None)
         values = {"key": turn.key, "after_source": source, "after_id": id_}
-        row = await (await connection.execute(self._db.queries["take_turn"], values)).fetchone()
+        row = await (await begin(connection, self._db.queries["take_turn"], values)).fetchone()
         if row != (True,):
             await connection.execute("rollback")
             raise OutOfTurn(f"the turn of another event of {turn.key[:80]}")
@@ -93,9 +103,10 @@ class PostgresEvents(PostgresCursors):
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
         ):
-            await connection.execute("begin")
             if arrival.turn is not None:
-                await self._take_turn(connection, arrival.turn)
+                await self._begin_in_turn(connection, arrival.turn)
+            else:
+                await connection.execute("begin")
             if not await self._insert_dead(connection, arrival):
                 await connection.execute("rollback")
                 return await self._compare_dead(connection, arrival)
