@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import psycopg
 import pytest
 
-from oncecast.core.errors import AttemptFailed, EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
+from oncecast.core.errors import (
+    AttemptFailed,
+    EmissionRefused,
+    OutOfTurn,
+    Reject,
+    RowLocked,
+    TransactionClosed,
+    Unavailable,
+)
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.ports import Outcome, WorkTogether
 from oncecast.core.transaction import OpenTransaction
@@ -306,3 +315,48 @@ async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
     assert await letters.replay(buried.source, "1", work)
     await server.outboxes["a"].relay(producer.publish, limit=9)
     assert producer.has == [b"1"]
+
+
+# --- what a handler's errors come to -------------------------------------------------------------------------
+
+
+async def test_a_savepoint_that_is_cancelled_is_rolled_back_and_the_rest_commits(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05), tx.savepoint():
+                await server.effect(tx, "half")
+                await asyncio.Event().wait()
+        await server.effect(tx, "whole")
+
+    assert await store.process(arrival(1, "x"), work) is Outcome.STORED
+    assert await server.effects() == {"whole": 1}
+
+
+@pytest.mark.parametrize("error", [Unavailable("another system"), RowLocked("another system's row")])
+async def test_that_another_system_is_away_or_busy_is_an_error_of_the_handler(
+    server: Server, error: Exception
+) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        raise error
+
+    with pytest.raises(AttemptFailed, match="another system"):
+        await store.process(arrival(1, "x"), work)
+
+
+async def test_a_group_of_errors_comes_to_the_one_that_counts(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def reject(tx: OpenTransaction) -> None:
+        raise ExceptionGroup("of a TaskGroup", [ValueError("too"), ExceptionGroup("in it", [Reject("never")])])
+
+    async def fail(tx: OpenTransaction) -> None:
+        raise ExceptionGroup("of a TaskGroup", [ValueError("only")])
+
+    with pytest.raises(Reject, match="never"):
+        await store.process(arrival(1, "x"), reject)
+    with pytest.raises(ValueError, match="only"):
+        await store.process(arrival(1, "x"), fail)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from typing import Any, Literal
-from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -87,7 +86,6 @@ class Database:
         self._places = {
             purpose: asyncio.Semaphore(count) for purpose, count in {"handle": pool_size, **BESIDES}.items()
         }
-        self._prepared = WeakSet[Connection]()
 
     async def open(self) -> None:
         """Open the pool; connections are made as they are needed."""
@@ -167,12 +165,6 @@ class Database:
             yield
         finally:
             places.release()
-
-    async def prepare(self, connection: Connection) -> None:
-        """Have `insert_one` on this connection."""
-        if connection not in self._prepared:
-            await connection.execute(self.queries["prepare_insert_one"])
-            self._prepared.add(connection)
 
     async def renew(self) -> None:
         """After a time of trouble: close what is pooled, without asking it how it is."""

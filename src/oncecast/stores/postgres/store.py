@@ -78,7 +78,6 @@ class PostgresEvents(PostgresCursors):
 
     async def _begin_with(self, connection: Connection, arrival: Arrival) -> bool:
         """Begin a transaction with its row, in as few round trips as can be; whether that is new."""
-        await self._db.prepare(connection)
         query, values = self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision)
         if arrival.turn is None:
             cursor = await begin(connection, query, values)
@@ -86,7 +85,7 @@ class PostgresEvents(PostgresCursors):
             await self._begin_in_turn(connection, arrival.turn)
             cursor = AsyncClientCursor(connection)
             await cursor.execute(query, values)
-        return await cursor.fetchone() is not None
+        return await cursor.fetchone() == (True,)
 
     async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""

@@ -22,23 +22,9 @@ order by e.source, e.id
 on conflict do nothing
 returning "offset"
 
--- name: prepare_insert_one
--- The same for one event, whose transaction goes on: planned once for each connection.
-prepare oncecast_insert_one (json, jsonb, text, text, bigint, text, integer, bigint, integer) as
-insert into {schema}.events (
-    source, id, type, subject, time, datacontenttype, dataschema, data, data_bytes, extensions,
-    journal, epoch, "offset", listener, attempts, accepted_at)
-select e.source, e.id, e.type, e.subject, e.time, e.datacontenttype, e.dataschema, e.data,
-    decode(e.data_base64, 'base64'), $2, $3, $4, $5, $6, $7, timestamptz 'epoch' + $8 * interval '1 microsecond'
-from json_to_record($1) as e (
-    source text, id text, type text, subject text, time timestamptz,
-    datacontenttype text, dataschema text, data jsonb, data_base64 text)
-where $9 < 0 or $9 = (select max(revision) from {schema}.groups)
-on conflict do nothing
-returning "offset"
-
 -- name: insert_one
-execute oncecast_insert_one(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
+-- The same for one event, whose transaction goes on; whether its row is new.
+select {schema}.insert_one(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
     %(attempts)s, %(at_us)s, %(revision)s)
 
 -- name: compare
