@@ -69,8 +69,11 @@ async def test_a_conflict_among_what_is_together_is_kept_and_the_others_are_stor
 
 
 def in_turn(offset: int, id: str, after: str | None, key: str = "k") -> Arrival:
-    found = arrival(offset, id)
-    found.turn = Turn(key, None if after is None else (found.source, after))
+    """At `offset`, right behind `after`."""
+    found, before = arrival(offset, id), None
+    if after is not None:
+        before = Turn(key, found.source, after, found.epoch, offset - 1, track())
+    found.turn = Turn(key, found.source, id, found.epoch, offset, track(), before)
     return found
 
 
@@ -108,19 +111,39 @@ async def test_to_be_buried_an_event_waits_for_its_turn_too(server: Server) -> N
     assert await store.bury(second, ValueError("no")) is Outcome.STORED
 
 
+async def test_a_predecessor_whose_row_came_by_another_place_says_nothing_about_what_stands_between(
+    server: Server,
+) -> None:
+    """It was published again. PostgreSQL may have lost the row of what stands between, and kept that."""
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    first, between, again, last = (in_turn(n + 1, id_, None) for n, id_ in enumerate(["a", "b", "a", "c"]))
+    for before, after in ((first, between), (between, again), (again, last)):
+        assert after.turn is not None
+        after.turn.before = before.turn
+    assert await store.process(first, work) is Outcome.STORED
+    with pytest.raises(OutOfTurn):
+        await store.process(last, work)
+    assert await store.process(between, work) is Outcome.STORED
+    assert await store.process(last, work) is Outcome.STORED
+
+
 async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(server: Server) -> None:
     """It may have been pruned since."""
     store, _ = await server.of("a")
     second = in_turn(2, "second", "first")
-    assert second.turn is not None
-    second.turn = Turn(second.turn.key, second.turn.after, track(), 1)
 
     async def work(tx: OpenTransaction) -> None:
         await server.effect(tx, "effect")
 
     with pytest.raises(OutOfTurn):
         await store.process(second, work)
-    second.turn.track.save(Cursor("e1", 1))
+    assert second.turn is not None
+    assert second.turn.before is not None
+    second.turn.before.track.save(Cursor("e1", 1))
     assert await store.process(second, work) is Outcome.STORED
 
 

@@ -7,7 +7,7 @@ what a listener's stations pass along: the same event as undecoded bytes, with i
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple, Self
@@ -175,24 +175,51 @@ class Event:
         return _encode(members)
 
 
-class Turn(NamedTuple):
-    """An ordered event's place among those of its key: it may begin when the row of `after` is in PostgreSQL.
+@dataclass(slots=True, eq=False)
+class Turn:
+    """An ordered event's place among those of its key: it may begin when all `before` it have their rows.
 
-    `after` is the identity `(source, id)` of the event before it, if there is one that is not long stored; it stands
-    at `offset` of `track`, the listener's record of its journal.
+    It came from `offset` of `epoch`, by the journal that `track` is the listener's record of.
     """
 
     key: str
-    after: tuple[str, str] | None
-    track: Any = None
-    offset: int = 0
+    source: str
+    id: str
+    epoch: str
+    offset: int
+    track: Any
+    before: Turn | None = None
+    """Of the event before it in its journal, if that is known."""
 
     @property
-    def row_needed(self) -> tuple[str, str] | None:
-        """Whose row has to be there: nobody's, once a cursor was saved over it. By now it may have been pruned."""
-        if self.track is not None and self.offset <= self.track.saved.offset:
-            return None
-        return self.after
+    def identity(self) -> tuple[str, str]:
+        """Source and id of its event."""
+        return self.source, self.id
+
+    def rows_needed(self) -> Iterator[Turn]:
+        """The turns before it, the nearest first, back to where a cursor was saved.
+
+        What lies behind that had its row, which may have been pruned by now: it is forgotten here.
+        """
+        turn = self
+        while turn.before is not None:
+            if turn.before.offset <= turn.before.track.saved.offset:
+                turn.before = None
+                return
+            turn = turn.before
+            yield turn
+
+    def has_come(self, rows: Mapping[tuple[str, str], tuple[str, int]]) -> bool:
+        """Whether all before it have rows; `rows` are epoch and offset that those came from, by identity.
+
+        A row that came from its turn's own place says that all before that have theirs. One that came by another
+        place (the event was published again) says nothing about what stands between.
+        """
+        for turn in self.rows_needed():
+            place = rows.get(turn.identity)
+            if place is None or place == (turn.epoch, turn.offset):
+                return place is not None
+        return True
 
 
 class Arrival(msgspec.Struct, eq=False, gc=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import psycopg
@@ -22,6 +23,9 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_of, rows_of, storable
 from oncecast.stores.postgres.work import begin, commit, finish
 
+LOOKED_BACK_MAX = 1_000
+"""So many events before one of its key are looked up, where their rows came from other places; then it waits until a
+cursor is saved over the rest."""
 ANY_REVISION = -1
 """Of the group's application, as long as nobody has asked."""
 
@@ -89,12 +93,24 @@ class PostgresEvents(PostgresCursors):
 
     async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
-        source, id_ = turn.row_needed or (None, None)
-        values = {"key": turn.key, "after_source": source, "after_id": id_}
+        before = next(turn.rows_needed(), turn)
+        values = {"key": turn.key, "source": before.source, "id": before.id}
         row = await (await begin(connection, self._db.queries["take_turn"], values)).fetchone()
-        if row != (True,):
+        is_ours, epoch, offset = row or (False, None, None)
+        rows = {} if epoch is None else {before.identity: (epoch, offset)}
+        if is_ours and rows and not turn.has_come(rows):
+            rows = await self._rows_before(connection, turn)
+        if not (is_ours and turn.has_come(rows)):
             await connection.execute("rollback")
             raise OutOfTurn(f"the turn of another event of {turn.key[:80]}")
+
+    async def _rows_before(self, connection: Connection, turn: Turn) -> dict[tuple[str, str], tuple[str, int]]:
+        """What `Turn.has_come` asks for. The one before has a row, but from another place."""
+        needed = list(islice(turn.rows_needed(), LOOKED_BACK_MAX))
+        values = {"sources": [one.source for one in needed], "ids": [one.id for one in needed]}
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["places"], values)
+            return {(source, id_): (epoch, offset) for source, id_, epoch, offset in await cursor.fetchall()}
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""
