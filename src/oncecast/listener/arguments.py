@@ -1,7 +1,8 @@
 """A handler's parameters: what each asks for by its annotation, found out when it is registered.
 
 `Event`, `Transaction` (`SyncTransaction` in a plain `def`), the lifespan's state by its type; any other annotation is
-for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each.
+for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each. `Annotated`
+says what is asked of the data besides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event
 from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.listener.parts import bare, checks_of
 from oncecast.listener.payload import decoder_of
 
 _BY_NAME = {"event": Event, "tx": Transaction}
@@ -61,7 +63,7 @@ class Arguments:
 
     def _annotations(self, handler: Callable[..., Any], names: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            return typing.get_type_hints(handler, localns=dict(names or {}))
+            return typing.get_type_hints(handler, localns=dict(names or {}), include_extras=True)
         except NameError as error:
             raise ConfigError(
                 f"handler {self._handler}: an annotation names {error.name!r}, which is not known"
@@ -79,27 +81,30 @@ class Arguments:
             if parameter.default is not parameter.empty:
                 return None
             raise self._refusal(name, "it has no annotation that says what it is for")
-        if wanted is Transaction or wanted is SyncTransaction:
-            if wanted is SyncTransaction and self._is_async:
+        kind = bare(wanted)
+        if kind is Transaction or kind is SyncTransaction:
+            if kind is SyncTransaction and self._is_async:
                 raise self._refusal(
                     name, "an 'async def' writes on a Transaction; SyncTransaction is for a plain 'def'"
                 )
             return lambda given: given.tx
-        if self._state is not None and wanted == self._state:
+        if self._state is not None and kind == self._state:
             return lambda given: given.state
         return self._serve_batch(name, wanted) if self._in_batches else self._serve_event(name, wanted)
 
     def _serve_event(self, name: str, wanted: Any) -> Serve:
-        if wanted is Event:
+        if bare(wanted) is Event:
             return lambda given: given.events[0]
         decode = self._decoder(name, wanted)
         return lambda given: decode(given.events[0])
 
     def _serve_batch(self, name: str, wanted: Any) -> Serve:
-        arguments = typing.get_args(wanted)
-        if typing.get_origin(wanted) not in (list, Sequence) or len(arguments) != 1:
+        arguments = typing.get_args(bare(wanted))
+        if typing.get_origin(bare(wanted)) not in (list, Sequence) or len(arguments) != 1:
             raise self._refusal(name, "a batch handler takes lists: list[Event], or list[Order] for the data of each")
-        if arguments[0] is Event:
+        if checks_of(wanted):
+            raise self._refusal(name, "a batch is whatever has arrived: nothing is asked of it but max_events")
+        if bare(arguments[0]) is Event:
             return lambda given: list(given.events)
         decode = self._decoder(name, arguments[0])
         return lambda given: [decode(event) for event in given.events]
@@ -110,6 +115,8 @@ class Arguments:
         self._data = name
         try:
             return decoder_of(wanted)
+        except NameError as error:
+            raise self._refusal(name, f"an annotation in it names {error.name!r}, which is not known") from None
         except TypeError as error:
             raise self._refusal(name, f"{error}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import msgspec
 
 from oncecast.core.errors import DataInvalid
 from oncecast.core.event import Event
+from oncecast.listener.parts import bare, checks_of, is_pydantic, parts_of
 
 Decode = Callable[[Event], Any]
 ERRORS_SHOWN_MAX = 3
@@ -18,17 +18,29 @@ ERRORS_SHOWN_MAX = 3
 def decoder_of(wanted: Any) -> Decode:
     """What turns an event's data into `wanted`; that raises DataInvalid naming the path in the data.
 
-    Raises TypeError for a type that no JSON can become.
+    Raises TypeError for a type that no JSON can become, NameError for one whose annotations name what is not known.
     """
-    if wanted is Any or wanted is object:
-        return lambda event: event.data
-    if wanted is bytes:
-        return lambda event: event.raw_data if event.data_bytes is None else event.data_bytes
-    if _is_pydantic(wanted):
+    kind = bare(wanted)
+    if kind is bytes and checks_of(wanted):
+        raise TypeError("bytes are given as they came: what Annotated asks of them is the handler's to check")
+    if _needs_pydantic(wanted):
         return _by_pydantic(wanted)
-    if isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
+    if kind is bytes:
+        return lambda event: event.raw_data if event.data_bytes is None else event.data_bytes
+    if kind is not object and isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
         raise TypeError(f"{_named(wanted)} is nothing that JSON can become")
+    if kind is Any or kind is object:
+        return lambda event: event.data
     return _by_msgspec(wanted)
+
+
+def _needs_pydantic(wanted: Any) -> bool:
+    parts = parts_of(wanted)
+    if not any(map(is_pydantic, parts)):
+        return False
+    if any(isinstance(part, msgspec.Meta) for part in parts):
+        raise TypeError("msgspec.Meta is nothing to pydantic, which has to read this: write pydantic.Field instead")
+    return True
 
 
 def _by_msgspec(wanted: Any) -> Decode:
@@ -44,9 +56,16 @@ def _by_msgspec(wanted: Any) -> Decode:
 
 
 def _by_pydantic(wanted: Any) -> Decode:
-    from pydantic import TypeAdapter, ValidationError
-
-    validate = TypeAdapter(wanted).validate_json
+    try:
+        from pydantic import PydanticUserError, TypeAdapter, ValidationError
+    except ImportError:
+        raise TypeError("pydantic would check it, and is not installed: pip install 'oncecast[pydantic]'") from None
+    try:
+        adapter = TypeAdapter(wanted)
+        adapter.rebuild()
+    except PydanticUserError as error:
+        raise TypeError(f"pydantic's types are in it, and pydantic cannot serve it: {_sentence(error)}") from None
+    validate = adapter.validate_json
 
     def decoded(event: Event) -> Any:
         try:
@@ -66,15 +85,13 @@ def _json_of(event: Event) -> bytes:
     return event.raw_data or b"null"
 
 
-def _is_pydantic(wanted: Any) -> bool:
-    if hasattr(wanted, "__pydantic_core_schema__") or hasattr(wanted, "__pydantic_validator__"):
-        return True
-    return any(_is_pydantic(argument) for argument in typing.get_args(wanted))
-
-
 def _path(places: tuple[int | str, ...]) -> str:
     return "$" + "".join(f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
 
 
 def _named(wanted: Any) -> str:
-    return getattr(wanted, "__name__", None) or str(wanted)
+    return getattr(bare(wanted), "__name__", None) or str(bare(wanted))
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0]

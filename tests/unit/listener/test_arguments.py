@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pydantic
@@ -164,3 +165,89 @@ def test_annotations_may_name_what_is_local_to_the_function_that_registers() -> 
 
     @app.on("t")
     async def handler(local: Local) -> None: ...
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "good", "bad"),
+    [
+        (Annotated[int, msgspec.Meta(gt=0)], 1, 0),
+        (Annotated[list[int], msgspec.Meta(min_length=1)], [1], []),
+        (list[Annotated[int, msgspec.Meta(gt=0)]], [1], [0]),
+        (Annotated[Annotated[int, msgspec.Meta(gt=0)] | None, "a number"], 1, 0),
+        (Annotated[int, pydantic.Field(gt=0)], 1, 0),
+        (pydantic.PositiveInt, 1, 0),
+        (dict[str, Annotated[int, pydantic.Field(gt=0)]], {"n": 1}, {"n": 0}),
+        (Annotated[Cat | Dog, pydantic.Field(discriminator="kind")], {"kind": "dog"}, {"kind": "cow"}),
+        (pydantic.HttpUrl, "http://localhost/", "nowhere"),
+    ],
+)
+def test_what_annotated_says_of_the_data_is_checked(wanted: Any, good: Any, bad: Any) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    served(handler, Event.new("t", good))
+    with pytest.raises(DataInvalid):
+        served(handler, Event.new("t", bad))
+
+
+def test_annotated_event_transaction_and_state_are_what_they_are_without_it() -> None:
+    async def handler(
+        event: Annotated[Event, "what came"],
+        tx: Annotated[Transaction, "where to write"],
+        shop: Annotated[Unserved, "from the lifespan"],
+        data: Annotated[Any, "anything"],
+    ) -> None: ...
+
+    async def of_batch(events: Annotated[list[Annotated[Event, "one"]], "all"]) -> None: ...
+
+    shop = Unserved()
+    found = served(handler, ORDER, state=shop)
+    assert found == {"event": ORDER, "tx": "tx", "shop": shop, "data": ORDER.data}
+    assert served(of_batch, ORDER, in_batches=True) == {"events": [ORDER]}
+
+
+def test_of_a_batch_the_data_of_each_is_checked() -> None:
+    async def handler(numbers: list[Annotated[int, msgspec.Meta(gt=0)]]) -> None: ...
+
+    assert served(handler, Event.new("t", 1), in_batches=True) == {"numbers": [1]}
+    with pytest.raises(DataInvalid):
+        served(handler, Event.new("t", 0), in_batches=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Annotated[bytes, msgspec.Meta(max_length=3)], "bytes are given as they came"),
+        (Annotated[int, msgspec.Meta(gt=0), pydantic.Field(lt=9)], r"msgspec\.Meta"),
+        (Annotated[str, msgspec.Meta(gt=0)], "gt"),
+    ],
+)
+def test_checks_that_nobody_would_make_fail_at_registration(wanted: Any, why: str) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    with pytest.raises(ConfigError, match=f"'data': .*{why}"):
+        Listener("shop").on("t")(handler)
+
+
+def test_checks_of_a_whole_batch_fail_at_registration() -> None:
+    async def handler(numbers: Annotated[list[int], msgspec.Meta(min_length=9)]) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"'numbers': .*max_events"):
+        Listener("shop").on_batch("t")(handler)
+
+
+def test_a_check_of_pydantics_without_pydantic_fails_at_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(n: Annotated[int, pydantic.Field(gt=0)]) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    with pytest.raises(ConfigError, match=r"'n': .*pip install 'oncecast\[pydantic\]'"):
+        Listener("shop").on("t")(handler)
