@@ -18,6 +18,11 @@ def bare(wanted: Any) -> Any:
     return typing.get_args(wanted)[0] if typing.get_origin(wanted) is Annotated else wanted
 
 
+def named(wanted: Any) -> str:
+    """Its name for people."""
+    return getattr(bare(wanted), "__name__", None) or str(bare(wanted))
+
+
 def checks_of(wanted: Any) -> list[Any]:
     """What an `Annotated` around `wanted` asks msgspec or pydantic to check."""
     metadata = typing.get_args(wanted)[1:] if typing.get_origin(wanted) is Annotated else ()
@@ -45,6 +50,30 @@ def is_pydantic(part: Any) -> bool:
     return module.partition(".")[0] in _PYDANTIC_MODULES or any(hasattr(part, name) for name in _PYDANTIC_NAMES)
 
 
+def unserved(wanted: Any) -> Iterator[tuple[str, type]]:
+    """The types in `wanted` that msgspec makes of no JSON, and the fields that they are of (empty for none).
+
+    Raises TypeError for what msgspec refuses as a whole, NameError for an annotation that names what is not known.
+    """
+    seen: set[int] = set()
+
+    def within(info: Any, place: str) -> Iterator[tuple[str, type]]:
+        if id(info) in seen:
+            return
+        seen.add(id(info))
+        if isinstance(info, msgspec.inspect.CustomType) and info.cls is not object:
+            yield place, info.cls
+        for name in info.__struct_fields__:
+            value = getattr(info, name)
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, msgspec.inspect.Field):
+                    yield from within(inner.type, f"{named(info.cls)}.{inner.name}")
+                elif isinstance(inner, msgspec.inspect.Type):
+                    yield from within(inner, place)
+
+    return within(msgspec.inspect.type_info(wanted), "")
+
+
 def _inner(part: Any) -> Iterator[Any]:
     if is_pydantic(part):
         return
@@ -64,7 +93,7 @@ def _inner(part: Any) -> Iterator[Any]:
 def _has_fields(shape: type) -> bool:
     return (
         dataclasses.is_dataclass(shape)
-        or typing.is_typeddict(shape)
+        or hasattr(shape, "__required_keys__")  # a TypedDict, of typing or typing_extensions
         or issubclass(shape, msgspec.Struct)
         or hasattr(shape, "__attrs_attrs__")
         or (issubclass(shape, tuple) and hasattr(shape, "_fields"))

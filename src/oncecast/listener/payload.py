@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from oncecast.core.errors import DataInvalid
 from oncecast.core.event import Event
-from oncecast.listener.parts import bare, checks_of, is_pydantic, parts_of
+from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.listener.parts import bare, checks_of, is_pydantic, named, parts_of, unserved
 
 Decode = Callable[[Event], Any]
 ERRORS_SHOWN_MAX = 3
@@ -23,19 +24,25 @@ def decoder_of(wanted: Any) -> Decode:
     kind = bare(wanted)
     if kind is bytes and checks_of(wanted):
         raise TypeError("bytes are given as they came: what Annotated asks of them is the handler's to check")
-    if _needs_pydantic(wanted):
+    parts = parts_of(wanted)
+    for part in parts:
+        if part is Event:
+            raise TypeError("Event is given as it is, or to @app.on_batch as list[Event]")
+        if part is Transaction or part is SyncTransaction:
+            raise TypeError(f"{part.__name__} is given as it is")
+    if _needs_pydantic(parts):
         return _by_pydantic(wanted)
     if kind is bytes:
         return lambda event: event.raw_data if event.data_bytes is None else event.data_bytes
-    if kind is not object and isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
-        raise TypeError(f"{_named(wanted)} is nothing that JSON can become")
+    for place, type_ in unserved(wanted):
+        what = f"{place} is of type {named(type_)}, which is" if place else f"{named(type_)} is"
+        raise TypeError(f"{what} nothing that JSON can become: take what the JSON has, or a pydantic type")
     if kind is Any or kind is object:
         return lambda event: event.data
     return _by_msgspec(wanted)
 
 
-def _needs_pydantic(wanted: Any) -> bool:
-    parts = parts_of(wanted)
+def _needs_pydantic(parts: Sequence[Any]) -> bool:
     if not any(map(is_pydantic, parts)):
         return False
     if any(isinstance(part, msgspec.Meta) for part in parts):
@@ -50,7 +57,7 @@ def _by_msgspec(wanted: Any) -> Decode:
         try:
             return decode(_json_of(event))
         except msgspec.ValidationError as error:
-            raise DataInvalid(f"the data does not fit {_named(wanted)}: {error}") from None
+            raise DataInvalid(f"the data does not fit {named(wanted)}: {error}") from None
 
     return decoded
 
@@ -74,7 +81,7 @@ def _by_pydantic(wanted: Any) -> Decode:
             errors = error.errors(include_url=False, include_input=False)
             told = "; ".join(f"{e['msg']} - at `{_path(e['loc'])}`" for e in errors[:ERRORS_SHOWN_MAX])
             more = f"; and {len(errors) - ERRORS_SHOWN_MAX} more" if len(errors) > ERRORS_SHOWN_MAX else ""
-            raise DataInvalid(f"the data does not fit {_named(wanted)}: {told}{more}") from None
+            raise DataInvalid(f"the data does not fit {named(wanted)}: {told}{more}") from None
 
     return decoded
 
@@ -87,10 +94,6 @@ def _json_of(event: Event) -> bytes:
 
 def _path(places: tuple[int | str, ...]) -> str:
     return "$" + "".join(f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
-
-
-def _named(wanted: Any) -> str:
-    return getattr(bare(wanted), "__name__", None) or str(bare(wanted))
 
 
 def _sentence(error: Exception) -> str:

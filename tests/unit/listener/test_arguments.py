@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypedDict
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 import pydantic
 import pytest
+import typing_extensions
 
 from oncecast import Event, Listener, SyncTransaction, Transaction
 from oncecast.core.errors import ConfigError, DataInvalid, Reject
@@ -251,3 +253,118 @@ def test_a_check_of_pydantics_without_pydantic_fails_at_registration(monkeypatch
     monkeypatch.setitem(sys.modules, "pydantic", None)
     with pytest.raises(ConfigError, match=r"'n': .*pip install 'oncecast\[pydantic\]'"):
         Listener("shop").on("t")(handler)
+
+
+@dataclasses.dataclass
+class Parcel:
+    """A dataclass with something of pydantic's in it."""
+
+    animal: Cat
+
+
+class TypedParcel(typing_extensions.TypedDict):
+    animal: Cat
+
+
+class NamedParcel(NamedTuple):
+    animal: Cat
+
+
+@dataclasses.dataclass
+class Weighed:
+    grams: Annotated[int, pydantic.Field(gt=0)]
+    pieces: int = pydantic.Field(gt=0, default=1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "data"),
+    [
+        (Parcel, {"animal": {"kind": "cat"}}),
+        (Parcel | None, {"animal": {"kind": "cat"}}),
+        (TypedParcel, {"animal": {"kind": "cat"}}),
+        (NamedParcel, [{"kind": "cat"}]),
+        (dict[str, list[Parcel]], {"all": [{"animal": {"kind": "cat"}}]}),
+    ],
+)
+def test_what_holds_a_pydantic_type_is_read_by_pydantic(wanted: Any, data: Any) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    assert "Cat(" in repr(served(handler, Event.new("t", data)))
+    cow = msgspec.json.decode(msgspec.json.encode(data).replace(b"cat", b"cow"))
+    with pytest.raises(DataInvalid, match="kind"):
+        served(handler, Event.new("t", cow))
+
+
+def test_pydantics_checks_of_a_dataclasss_fields_are_made() -> None:
+    async def handler(data: Weighed) -> None: ...
+
+    assert served(handler, Event.new("t", {"grams": 1})) == {"data": Weighed(1, 1)}
+    for data in ({"grams": 0}, {"grams": 1, "pieces": 0}):
+        with pytest.raises(DataInvalid):
+            served(handler, Event.new("t", data))
+
+
+@dataclasses.dataclass
+class Filed:
+    path: Path
+
+
+class Nested(msgspec.Struct):
+    lines: list[Filed]
+    again: "Nested | None" = None  # noqa: UP037
+
+
+class Struck(msgspec.Struct):
+    animal: Cat
+
+
+T = TypeVar("T")
+
+
+class Box(msgspec.Struct, Generic[T]):
+    content: T
+
+
+@dataclasses.dataclass
+class Lost:
+    order: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+class LostModel(pydantic.BaseModel):
+    order: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (list[Unserved], "Unserved is nothing that JSON can become"),
+        (Unserved | None, "Unserved is nothing"),
+        (dict[str, Unserved], "Unserved is nothing"),
+        (Filed, r"Filed\.path is of type Path, which is nothing that JSON can become"),
+        (Box[Unserved], r"Box\.content is of type Unserved"),
+        (Box[Cat], "pydantic cannot serve it: .*Box"),
+        (Nested, r"Filed\.path is of type Path"),
+        (TypedDict("Typed", {"path": Path}), r"Typed\.path is of type Path"),
+        (NamedTuple("Named", [("path", Path)]), r"Named\.path is of type Path"),
+        (Struck, "pydantic cannot serve it: .*Struck"),
+        (Struct | Typed, "dict-like"),
+        (Lost, "'Nowhere', which is not known"),
+        (LostModel, "'Nowhere', which is not known"),
+        (Event | None, "Event is given as it is"),
+        (list[Event], "Event is given as it is"),
+        (Transaction | None, "Transaction is given as it is"),
+    ],
+)
+def test_a_type_with_something_in_it_that_cannot_be_served_fails_at_registration(wanted: Any, why: str) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    with pytest.raises(ConfigError, match=f"handler.*'data': .*{why}"):
+        Listener("shop").on("t")(handler)
+
+
+def test_anything_may_stand_in_a_type_for_what_is_not_looked_at() -> None:
+    async def handler(data: dict[str, object]) -> None: ...
+
+    assert served(handler, Event.new("t", {"n": 1})) == {"data": {"n": 1}}
