@@ -239,6 +239,18 @@ def test_only_an_event_that_a_handler_was_given_can_emit() -> None:
         Event.new("t").emit(Event.new("next"))
 
 
+@pytest.mark.parametrize("what", [{"type": "next"}, None, "next"])
+async def test_what_is_emitted_has_to_be_an_event_and_the_error_says_how_to_make_one(what: Any) -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        event.emit(what)
+
+    with pytest.raises(TypeError, match=r"emit takes an oncecast\.Event.*Event\.new"):
+        await handled(app, Event.new("t"))
+
+
 async def test_middleware_runs_around_every_handler_the_first_one_outermost() -> None:
     app, seen = Listener(), []
 
