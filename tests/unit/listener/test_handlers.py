@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -331,6 +332,27 @@ async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
     with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):
         async with Listener(lifespan=lifespan).alive():
             pass
+
+
+@pytest.mark.parametrize(
+    "state", [dict, dict[str, Any], Mapping[str, Any], list[Shop], Any, object, int | None, Shop | str, Decimal]
+)
+def test_a_state_is_of_a_class_of_its_own_so_that_no_data_is_taken_for_it(state: Any) -> None:
+    async def lifespan() -> AsyncIterator[Any]:
+        yield None
+
+    lifespan.__annotations__ = {"return": AsyncIterator[state]}
+    with pytest.raises(ConfigError, match=r"lifespan .*lifespan yields .*class of your own"):
+        Listener(lifespan=lifespan)
+
+
+@pytest.mark.parametrize("state", [Shop, Shop | None, asyncio.Queue[int], Written])
+def test_a_state_may_be_of_any_class_that_is_no_plain_data(state: Any) -> None:
+    async def lifespan() -> AsyncIterator[Any]:
+        yield None
+
+    lifespan.__annotations__ = {"return": AsyncIterator[state]}
+    Listener(lifespan=lifespan)
 
 
 async def untyped():  # type: ignore[no-untyped-def]
