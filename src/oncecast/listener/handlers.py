@@ -15,8 +15,9 @@ from oncecast.core.errors import ConfigError
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.arguments import Arguments, Given
+from oncecast.listener.functions import check_function, name_of, written
 from oncecast.listener.lifespan import Lifespan
-from oncecast.listener.plan import NOTHING, Handler, Plan
+from oncecast.listener.plan import NOTHING, Handler, Plan, check_place
 from oncecast.listener.selection import selectors_of
 from oncecast.listener.threads import Threads, ThreadTransaction
 
@@ -86,10 +87,8 @@ class Listener:
 
         Raises ConfigError for a signature that cannot be served.
         """
-        if ordered_by is not None and (not isinstance(ordered_by, str) or not all(ordered_by.split("."))):
-            raise ConfigError(
-                f"ordered_by={ordered_by!r}: an attribute such as 'subject', or a path as 'data.account'"
-            )
+        if ordered_by is not None:
+            check_place(ordered_by)
         if ordered_by and share_transaction:
             raise ConfigError(
                 "a handler that is ordered_by cannot share a transaction: each event has to wait for its own"
@@ -128,10 +127,9 @@ class Listener:
         selectors = selectors_of(types, source)
 
         def register(function: HandlerT) -> HandlerT:
-            name = getattr(function, "__qualname__", None)
-            if name is None or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-                raise ConfigError(f"handler {name or function!r} must be a function, 'async def' or 'def'")
-            taken = sum(handler.function.__qualname__ == name for handler in self._handlers)
+            check_function(function)
+            name = name_of(function)
+            taken = sum(name_of(handler.function) == name for handler in self._handlers)
             arguments = Arguments(
                 function, in_batches="batch_max" in options, state=self._lifespan.yields, names=names
             )
@@ -140,7 +138,7 @@ class Listener:
                 function,
                 arguments,
                 selectors,
-                is_async=inspect.iscoroutinefunction(function),
+                is_async=inspect.iscoroutinefunction(written(function)),
                 **options,
             )
             self._check_order(handler)

@@ -6,7 +6,9 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -69,6 +71,12 @@ async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **opti
 def test_a_handler_needs_types(types: Any) -> None:
     with pytest.raises(ConfigError, match="event type"):
         Listener("shop").on(*types)
+
+
+@pytest.mark.parametrize("source", ["", 0, b"/shop", "a*b"])
+def test_a_source_that_is_none_is_refused_rather_than_to_mean_any(source: Any) -> None:
+    with pytest.raises(ConfigError, match="source"):
+        Listener("shop").on("t", source=source)
 
 
 async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_decoded_event() -> None:
@@ -137,6 +145,58 @@ async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_
     assert tx.savepoints == ["released", "rolled back"]
     assert len(tx.emitted) == 1
     assert threads != [threading.main_thread()]
+
+
+class Counting:
+    """An object that is called."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def __call__(self, event: Event, tx: Transaction) -> None:
+        self.seen.append(event.data)
+        event.emit(Event.new("counted"))
+
+
+class CountingInAThread(Counting):
+    def __call__(self, event: Event, tx: SyncTransaction) -> None:  # type: ignore[override]
+        tx.execute("count")
+        self.seen.append(event.data)
+        event.emit(Event.new("counted"))
+
+
+@pytest.mark.parametrize("kind", [Counting, CountingInAThread])
+async def test_an_object_that_is_called_is_a_handler_named_by_its_class(kind: type[Counting]) -> None:
+    app, counting = Listener(), kind()
+    app.on("t")(counting)
+    tx = await handled(app, Event.new("t", 1, id="1", source="/s"))
+    assert counting.seen == [1]
+    assert Event.from_json(tx.emitted[0]).id == follow_up_id("/s", "1", kind.__qualname__, 0)
+
+
+async def of_shop(shop: str, event: Event, tx: Transaction, *, seen: list[Any], limit: int) -> None:
+    seen.append((shop, event.data, limit))
+
+
+def of_shop_in_a_thread(shop: str, event: Event, tx: SyncTransaction, *, seen: list[Any], limit: int) -> None:
+    seen.append((shop, event.data, limit))
+
+
+@pytest.mark.parametrize("function", [of_shop, of_shop_in_a_thread])
+async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_function(function: Any) -> None:
+    app, seen = Listener(), []
+    app.on("t")(partial(partial(function, "north", seen=seen), limit=3))
+    app.on("t")(partial(function, "south", seen=seen, limit=4))
+    await handled(app, Event.new("t", 1))
+    assert seen == [("north", 1, 3), ("south", 1, 4)]
+    name = function.__name__
+    assert [handler.name for handler in app.plan_of("t", "/s").handlers] == [name, f"{name}#2"]
+
+
+@pytest.mark.parametrize("wrong", [3, "handler", Counting, None])
+def test_what_cannot_be_called_with_an_event_is_no_handler(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a function"):
+        Listener().on("t")(wrong)
 
 
 async def test_what_a_plain_def_raises_is_raised() -> None:
@@ -368,7 +428,14 @@ def test_a_lifespan_has_to_say_what_it_yields(lifespan: Any) -> None:
         Listener(lifespan=lifespan)
 
 
-@pytest.mark.parametrize("after", ["soon", -1, float("nan"), float("inf"), "1 year"])
+@pytest.mark.parametrize(("after", "after_s"), [("500ms", 0.5), (2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
+def test_a_retry_takes_a_text_seconds_or_a_timedelta(after: Any, after_s: float) -> None:
+    assert Retry(after=after).after_s == after_s
+
+
+@pytest.mark.parametrize(
+    "after", ["soon", -1, float("nan"), float("inf"), "1 year", None, [1], timedelta(seconds=-1), b"3"]
+)
 def test_a_retry_asks_for_a_duration(after: Any) -> None:
     with pytest.raises(ValueError, match="duration"):
         Retry(after=after)
