@@ -56,6 +56,10 @@ class CrashLoop(OncecastError):
     """Process after process died while it attempted this event alone."""
 
 
+class ProceededTwice(OncecastError):
+    """Middleware awaited `proceed()` a second time: what it is around would have taken effect twice."""
+
+
 class TransactionClosed(OncecastError):
     """A handler used its transaction beyond its attempt, or tried to end it itself."""
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from oncecast.core.errors import ConfigError
+from oncecast.core.errors import ConfigError, ProceededTwice
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.arguments import Arguments, Given
@@ -112,8 +112,8 @@ class Listener:
     def middleware(self, middleware: Middleware) -> Middleware:
         """Have the decorated `async def middleware(call, proceed)` run around every handler's call.
 
-        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. The
-        one defined first is outermost.
+        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. A
+        second time raises ProceededTwice. The one defined first is outermost.
         """
         if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
             name = getattr(middleware, "__qualname__", repr(middleware))
@@ -247,7 +247,7 @@ class Listener:
         if self._middleware:
             call = Call(handler.name, events, tx, self._state)
             for around in reversed(self._middleware):
-                proceed = partial(around, call, proceed)
+                proceed = partial(around, call, _once(proceed, around, handler))
         await proceed()
 
     async def _run(self, handler: Handler, given: Given) -> None:
@@ -261,6 +261,23 @@ class Listener:
             raise TypeError(
                 f"{handler.name} is a plain 'def' that returns a coroutine: what wraps it must be 'async def'"
             )
+
+
+def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed:
+    """`proceed` as `middleware` gets it: a second call fails, rather than to have the handler take effect twice."""
+    proceeded = False
+
+    async def proceed_once() -> None:
+        nonlocal proceeded
+        if proceeded:
+            raise ProceededTwice(
+                f"middleware {name_of(middleware)} awaited proceed() twice around handler {handler.name}:"
+                " for another attempt let the error pass, or raise Retry"
+            )
+        proceeded = True
+        await proceed()
+
+    return proceed_once
 
 
 def _emitting(event: Event, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None) -> Event:

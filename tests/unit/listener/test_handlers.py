@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
-from oncecast.core.errors import ConfigError, StartError
+from oncecast.core.errors import ConfigError, Cost, ProceededTwice, StartError, classify
 from oncecast.core.event import Arrival, follow_up_id
 from tests.support.arrivals import arrivals
 
@@ -332,6 +332,65 @@ async def test_middleware_runs_around_every_handler_the_first_one_outermost() ->
 
     await handled(app, Event.new("t"))
     assert seen == ["outer handler 1", "inner", "handler", "outer ends"]
+
+
+@pytest.mark.parametrize("is_innermost", [True, False])
+async def test_middleware_that_proceeds_twice_fails_and_nothing_has_run_twice(is_innermost: bool) -> None:
+    app, seen = Listener(), []
+
+    async def twice(call: Call, proceed: Proceed) -> None:
+        await proceed()
+        await proceed()
+
+    async def once(call: Call, proceed: Proceed) -> None:
+        seen.append("once")
+        await proceed()
+
+    for middleware in (once, twice) if is_innermost else (twice, once):
+        app.middleware(middleware)
+
+    @app.on("t")
+    async def handler() -> None:
+        seen.append("handler")
+
+    with pytest.raises(ProceededTwice, match=r"middleware .*twice.*handler .*Retry") as caught:
+        await handled(app, Event.new("t"))
+    assert seen == ["once", "handler"]
+    assert classify(caught.value) is Cost.RETRY
+
+
+async def test_middleware_cannot_try_a_handler_again_that_has_failed() -> None:
+    app, runs = Listener(), []
+
+    @app.middleware
+    async def again(call: Call, proceed: Proceed) -> None:
+        with suppress(ValueError):
+            await proceed()
+        await proceed()
+
+    @app.on("t")
+    async def handler() -> None:
+        runs.append("run")
+        raise ValueError("the first time")
+
+    with pytest.raises(ProceededTwice):
+        await handled(app, Event.new("t"))
+    assert runs == ["run"]
+
+
+async def test_middleware_proceeds_once_for_each_call() -> None:
+    app, seen = Listener(), []
+
+    @app.middleware
+    async def middleware(call: Call, proceed: Proceed) -> None:
+        await proceed()
+
+    @app.on("t", share_transaction=True)
+    async def handler(number: int) -> None:
+        seen.append(number)
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [1, 2]
 
 
 def test_middleware_of_another_shape_is_refused() -> None:
