@@ -25,7 +25,6 @@ CONTEXT_ATTRIBUTES = frozenset(
 
 DEFAULT_SOURCE = "/oncecast"
 
-_encode = msgspec.json.encode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -45,6 +44,20 @@ class Cursor(NamedTuple):
         if not (colon and epoch.isalnum() and text.isascii() and offset.isdigit() and len(offset) <= 18):
             raise ValueError(f"a cursor is EPOCH:OFFSET, not {text[:80]!r}")
         return cls(epoch, int(offset))
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec does not know how to encode; pydantic is nothing that we import for it."""
+    if hasattr(type(value), "__pydantic_serializer__"):
+        return value.model_dump(mode="json")
+    raise TypeError(
+        f"Encoding objects of type {type(value).__name__} is unsupported: data is a dict, list, dataclass,"
+        " msgspec.Struct, pydantic model or the like"
+    )
+
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
+"""The JSON of what users give; of a pydantic model what it dumps itself as. Raises TypeError for what has none."""
 
 
 def new_id() -> str:
@@ -105,6 +118,8 @@ class Event:
     ) -> Self:
         """An event of `type` carrying `data`, anything that has a JSON form, or `bytes`.
 
+        A pydantic model is what its `model_dump(mode="json")` is. Raises TypeError for what has no JSON form.
+
         The id is drawn here unless given, so that sending the same object twice is one event.
         """
         binary = isinstance(data, bytes)
@@ -112,7 +127,7 @@ class Event:
             id=new_id() if id is None else id,
             source=source,
             type=type,
-            raw_data=b"" if binary or data is None else _encode(data),
+            raw_data=b"" if binary or data is None else encode(data),
             data_bytes=data if binary else None,
             **attributes,
         )
@@ -150,10 +165,16 @@ class Event:
 
         Its id is derived from this event, the handler and how many it has emitted before, whatever id it has.
         In an `async def`, `await` it or not; a plain `def` just calls it. Raises ValueError for an event that no
-        producer would accept, RuntimeError if this is no event that a handler was given.
+        producer would accept, RuntimeError if this is no event that a handler was given, TypeError for a mapping:
+        what is emitted has a type and a source of its own.
         """
         if self.emitter is None:
             raise RuntimeError("only the event that a handler was given can emit; elsewhere use oncecast.Publisher")
+        if not isinstance(event, Event):
+            raise TypeError(
+                f"emit takes an oncecast.Event, not {type(event).__name__}:"
+                " event.emit(Event.new('order.reserved', data))"
+            )
         return Emitted(self.emitter(event))
 
     def to_json(self) -> bytes:
@@ -172,7 +193,7 @@ class Event:
             members["data_base64"] = b64encode(self.data_bytes).decode()
         elif self.raw_data:
             members["data"] = msgspec.Raw(self.raw_data)
-        return _encode(members)
+        return encode(members)
 
 
 @dataclass(slots=True, eq=False)
