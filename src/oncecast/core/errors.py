@@ -6,11 +6,8 @@ event its life.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Iterator, Sequence
-=======
 from datetime import timedelta
->>>>>>> fix-arguments
 from enum import Enum
 from math import inf, nan
 
