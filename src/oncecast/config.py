@@ -242,7 +242,7 @@ class ListenerConfig(Common):
     )
     handler_concurrency: int = setting("8", count, "handlers that run at a time")
     handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
-    db_pool: int = setting("10", count, "connections to PostgreSQL")
+    db_pool: int = setting("10", count, "connections to PostgreSQL for handlers; six come on top")
     lock_timeout: float = setting("2s", duration_s, "how long a statement waits for another's lock")
     statement_timeout: float = setting("30s", duration_s, "how long a statement may take")
     probe_interval: float = setting("1s", duration_s, "between probes of a database that is down")

@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 import pytest
 
-from oncecast.core.errors import AttemptFailed, DataRefused, TransactionClosed, Unavailable
+from oncecast.core.errors import AttemptFailed, Contended, DataRefused, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import Transaction
@@ -393,3 +393,52 @@ async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_
     assert await store.count_prunable(older_than_s=0.0) == 8
     assert [await store.prune(older_than_s=0.0, limit=5) for _ in range(3)] == [5, 3, 0]
     assert await values(sql, 'select "offset" from events order by 1') == [9, 10, 11, 12, 13]
+
+
+async def test_an_error_of_another_postgresql_is_the_handlers_and_one_of_ours_the_databases(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
+) -> None:
+    async def of_another(tx: Transaction) -> None:
+        raise psycopg.errors.AdminShutdown("of a server of the handler's own")
+
+    async def of_ours(tx: Transaction) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(tx.execute("do $$ begin raise sqlstate '40P01' using message = 'deadlock'; end $$"))
+
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        await store.process(arrival(1, "x"), of_another)
+    with pytest.raises(Contended):
+        await store.process(arrival(1, "x"), of_ours)
+
+
+async def test_an_error_that_a_lost_connection_has_led_to_is_the_databases(store: PostgresEvents) -> None:
+    async def work(tx: Transaction) -> None:
+        try:
+            await tx.execute("select pg_terminate_backend(pg_backend_pid())")
+        except psycopg.Error:
+            raise ValueError("wrapped by the handler") from None
+
+    with pytest.raises(Unavailable, match="lost"):
+        await store.process(arrival(1, "x"), work)
+
+
+async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event_from_being_stored(
+    postgres_url: str, schema: str
+) -> None:
+    database = Database(postgres_url, schema=schema, instance="a", token="a" * 16, pool_size=1, limits=LIMITS)
+    await database.open()
+    await database.migrate()
+    store = PostgresEvents(database)
+    began, over = asyncio.Event(), asyncio.Event()
+
+    async def keep(tx: Transaction) -> None:
+        began.set()
+        await over.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store.process(arrival(1, "slow"), keep))
+        await began.wait()
+        assert await store.insert([arrival(2, "x"), arrival(3, "y")]) == [Outcome.STORED, Outcome.STORED]
+        assert await store.bury(arrival(4, "z"), ValueError("no")) is Outcome.STORED
+        over.set()
+    await store.close()

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import psycopg
 import pytest
 
-from oncecast.core.errors import AttemptFailed, EmissionRefused, OutOfTurn, RowLocked, TransactionClosed, Unavailable
+from oncecast.core.errors import (
+    AttemptFailed,
+    EmissionRefused,
+    OutOfTurn,
+    Reject,
+    RowLocked,
+    TransactionClosed,
+    Unavailable,
+)
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.ports import Outcome, WorkTogether
 from oncecast.core.transaction import OpenTransaction
@@ -60,8 +69,11 @@ async def test_a_conflict_among_what_is_together_is_kept_and_the_others_are_stor
 
 
 def in_turn(offset: int, id: str, after: str | None, key: str = "k") -> Arrival:
-    found = arrival(offset, id)
-    found.turn = Turn(key, None if after is None else (found.source, after))
+    """At `offset`, right behind `after`."""
+    found, before = arrival(offset, id), None
+    if after is not None:
+        before = Turn(key, found.source, after, found.epoch, offset - 1, track())
+    found.turn = Turn(key, found.source, id, found.epoch, offset, track(), before)
     return found
 
 
@@ -99,19 +111,39 @@ async def test_to_be_buried_an_event_waits_for_its_turn_too(server: Server) -> N
     assert await store.bury(second, ValueError("no")) is Outcome.STORED
 
 
+async def test_a_predecessor_whose_row_came_by_another_place_says_nothing_about_what_stands_between(
+    server: Server,
+) -> None:
+    """It was published again. PostgreSQL may have lost the row of what stands between, and kept that."""
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        await server.effect(tx, "effect")
+
+    first, between, again, last = (in_turn(n + 1, id_, None) for n, id_ in enumerate(["a", "b", "a", "c"]))
+    for before, after in ((first, between), (between, again), (again, last)):
+        assert after.turn is not None
+        after.turn.before = before.turn
+    assert await store.process(first, work) is Outcome.STORED
+    with pytest.raises(OutOfTurn):
+        await store.process(last, work)
+    assert await store.process(between, work) is Outcome.STORED
+    assert await store.process(last, work) is Outcome.STORED
+
+
 async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(server: Server) -> None:
     """It may have been pruned since."""
     store, _ = await server.of("a")
     second = in_turn(2, "second", "first")
-    assert second.turn is not None
-    second.turn = Turn(second.turn.key, second.turn.after, track(), 1)
 
     async def work(tx: OpenTransaction) -> None:
         await server.effect(tx, "effect")
 
     with pytest.raises(OutOfTurn):
         await store.process(second, work)
-    second.turn.track.save(Cursor("e1", 1))
+    assert second.turn is not None
+    assert second.turn.before is not None
+    second.turn.before.track.save(Cursor("e1", 1))
     assert await store.process(second, work) is Outcome.STORED
 
 
@@ -333,3 +365,48 @@ async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
     assert await letters.replay(buried.source, "1", work)
     await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
     assert producer.has == [b"1"]
+
+
+# --- what a handler's errors come to -------------------------------------------------------------------------
+
+
+async def test_a_savepoint_that_is_cancelled_is_rolled_back_and_the_rest_commits(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05), tx.savepoint():
+                await server.effect(tx, "half")
+                await asyncio.Event().wait()
+        await server.effect(tx, "whole")
+
+    assert await store.process(arrival(1, "x"), work) is Outcome.STORED
+    assert await server.effects() == {"whole": 1}
+
+
+@pytest.mark.parametrize("error", [Unavailable("another system"), RowLocked("another system's row")])
+async def test_that_another_system_is_away_or_busy_is_an_error_of_the_handler(
+    server: Server, error: Exception
+) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        raise error
+
+    with pytest.raises(AttemptFailed, match="another system"):
+        await store.process(arrival(1, "x"), work)
+
+
+async def test_a_group_of_errors_comes_to_the_one_that_counts(server: Server) -> None:
+    store, _ = await server.of("a")
+
+    async def reject(tx: OpenTransaction) -> None:
+        raise ExceptionGroup("of a TaskGroup", [ValueError("too"), ExceptionGroup("in it", [Reject("never")])])
+
+    async def fail(tx: OpenTransaction) -> None:
+        raise ExceptionGroup("of a TaskGroup", [ValueError("only")])
+
+    with pytest.raises(Reject, match="never"):
+        await store.process(arrival(1, "x"), reject)
+    with pytest.raises(ValueError, match="only"):
+        await store.process(arrival(1, "x"), fail)

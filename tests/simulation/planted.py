@@ -250,14 +250,14 @@ DECISIONS = [
     Mutant(
         "an ordered event names the one before it",
         "listener/order.py",
-        "Turn(key, (before.source, before.id), before.track, before.offset)",
-        "Turn(key, None)",
+        "            arrival.turn.before = before.turn\n",
+        "            pass\n",
     ),
     Mutant(
         "a second arrival waits for what stands before it",
         "listener/order.py",
         "            self._before[arrival] = before\n",
-        "            arrival.turn = Turn(key, None)\n",
+        "            arrival.turn.before = None\n",
     ),
     Mutant(
         "an event out of turn whose track is abandoned is let go",
@@ -352,14 +352,20 @@ STORES = [
     Mutant(
         "one of a key is under way at a time",
         "stores/memory/events.py",
-        'self._server.try_lock(session, f"key {turn.key}") and has_row',
-        "has_row",
+        'self._server.try_lock(session, f"key {turn.key}") and has_come',
+        "has_come",
     ),
     Mutant(
         "the row of the one before is looked up",
         "stores/memory/events.py",
-        '        has_row = needed is None or "\\0".join(needed) in self._tables.rows\n',
-        "        has_row = True\n",
+        "        has_come = turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})\n",
+        "        has_come = True\n",
+    ),
+    Mutant(
+        "a row that came by another place says nothing about what stands between",
+        "core/event.py",
+        "            if place is None or place == (turn.epoch, turn.offset):\n",
+        "            if True:\n",
     ),
     Mutant(
         "to be buried an ordered event waits for its turn",
@@ -441,7 +447,7 @@ ADAPTERS = [
     ),
     Mutant(
         "only what is inserted is handled",
-        "stores/postgres/cursors.py",
+        "stores/postgres/store.py",
         (
             '                    await connection.execute("rollback")\n'
             "                    return (await self._compare(connection, [arrival]))[arrival.offset]\n"
@@ -451,7 +457,7 @@ ADAPTERS = [
     ),
     Mutant(
         "a cursor is saved over rows that are shown",
-        "stores/postgres/store.py",
+        "stores/postgres/cursors.py",
         "            shown = await self._prefix_shown(connection, candidates)\n",
         "            shown = len(candidates)\n",
         by=ENDING_ONCE,
@@ -494,22 +500,22 @@ ADAPTERS = [
     Mutant(
         "one of a key is under way at a time",
         "stores/postgres/sql/queries.sql",
-        ("select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))\n    and (%(after_id)s"),
-        "select (%(after_id)s",
+        "from pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0)) taken\n",
+        "from (select true) as t (taken)\n",
         by=HANDLING,
     ),
     Mutant(
         "the row of the one before is looked up",
-        "stores/postgres/sql/queries.sql",
-        "    and (%(after_id)s::text is null\n",
-        "    and (true or %(after_id)s::text is null\n",
+        "stores/postgres/store.py",
+        "        if not (is_ours and turn.has_come(rows)):\n",
+        "        if not is_ours:\n",
         by=HANDLING,
     ),
     Mutant(
         "to be buried an ordered event waits for its turn",
         "stores/postgres/store.py",
-        '            await connection.execute("begin")\n            if arrival.turn is not None:\n',
-        '            await connection.execute("begin")\n            if False:\n',
+        "            if arrival.turn is not None:\n                await self._begin_in_turn",
+        "            if False:\n                await self._begin_in_turn",
         by=HANDLING,
     ),
     Mutant(

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import msgspec
-
-from oncecast.core.event import Event, new_id
+from oncecast.core.event import Event, encode, new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def encode_event(event: Event | Mapping[str, Any]) -> bytes:
     if event.get("id") is None:
         event = {**event, "id": new_id()}
     try:
-        return msgspec.json.encode(event)
+        return encode(event)
     except TypeError as error:
         raise TypeError(f"the event {event['id']!r} has no JSON form: {error}") from None
 

@@ -6,7 +6,10 @@ event its life.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from enum import Enum
+from math import inf, nan
 
 from oncecast.core.durations import duration_s
 
@@ -58,6 +61,10 @@ class CrashLoop(OncecastError):
     """Process after process died while it attempted this event alone."""
 
 
+class ProceededTwice(OncecastError):
+    """Middleware awaited `proceed()` a second time: what it is around would have taken effect twice."""
+
+
 class TransactionClosed(OncecastError):
     """A handler used its transaction beyond its attempt, or tried to end it itself."""
 
@@ -91,17 +98,50 @@ class DataInvalid(Reject):
 
 
 class Retry(Exception):
-    """Raised by a handler: try this event again `after` so long: `"30s"`, `"500ms"`, `"1m"`, or seconds.
+    """Raised by a handler: try this event again `after` so long: `"30s"`, `"500ms"`, a timedelta, or seconds.
 
     It is an attempt like any other, the last of which ends the event as dead; only the wait is the handler's. The
     listener's RETRY_AFTER_MAX bounds it. Raises ValueError for an `after` that is no duration.
     """
 
-    def __init__(self, reason: str = "", *, after: str | float) -> None:
-        self.after_s = duration_s(after) if isinstance(after, str) else float(after)
-        if not 0 <= self.after_s < float("inf"):
-            raise ValueError(f"after={after!r}: a duration such as '30s', or a number of seconds")
+    def __init__(self, reason: str = "", *, after: str | float | timedelta) -> None:
+        given: object = after
+        match given:
+            case str():
+                self.after_s = duration_s(given)
+            case timedelta():
+                self.after_s = given.total_seconds()
+            case int() | float():
+                self.after_s = float(given)
+            case _:
+                self.after_s = nan
+        if not 0 <= self.after_s < inf:
+            raise ValueError(f"after={after!r}: a duration such as '30s', a timedelta, or a number of seconds")
         super().__init__(reason or f"the handler asked for another attempt after {after}")
+
+
+def gist(error: Exception, raised: Sequence[BaseException]) -> Exception:
+    """What a handler's error comes to; `raised` is what the statements of its transaction have raised.
+
+    A TaskGroup's group of errors comes to the one that counts: a Reject, what its transaction raised first, or the
+    only one. Where one of our own comes from elsewhere (another system is Unavailable), it is like any other.
+    """
+    leaves = list(_leaves(error))
+    for counts in [leaf for leaf in leaves if isinstance(leaf, Reject)] + [one for one in raised if one in leaves]:
+        if isinstance(counts, Exception):
+            return counts
+    only = leaves[0] if len(leaves) == 1 else error
+    if isinstance(only, Unavailable | RowLocked):
+        return AttemptFailed(f"{type(only).__name__}: {only}")
+    return only
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 class Cost(Enum):

@@ -7,7 +7,7 @@ what a listener's stations pass along: the same event as undecoded bytes, with i
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple, Self
@@ -25,7 +25,6 @@ CONTEXT_ATTRIBUTES = frozenset(
 
 DEFAULT_SOURCE = "/oncecast"
 
-_encode = msgspec.json.encode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -45,6 +44,20 @@ class Cursor(NamedTuple):
         if not (colon and epoch.isalnum() and text.isascii() and offset.isdigit() and len(offset) <= 18):
             raise ValueError(f"a cursor is EPOCH:OFFSET, not {text[:80]!r}")
         return cls(epoch, int(offset))
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec does not know how to encode; pydantic is nothing that we import for it."""
+    if hasattr(type(value), "__pydantic_serializer__"):
+        return value.model_dump(mode="json")
+    raise TypeError(
+        f"Encoding objects of type {type(value).__name__} is unsupported: data is a dict, list, dataclass,"
+        " msgspec.Struct, pydantic model or the like"
+    )
+
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
+"""The JSON of what users give; of a pydantic model what it dumps itself as. Raises TypeError for what has none."""
 
 
 def new_id() -> str:
@@ -105,6 +118,8 @@ class Event:
     ) -> Self:
         """An event of `type` carrying `data`, anything that has a JSON form, or `bytes`.
 
+        A pydantic model is what its `model_dump(mode="json")` is. Raises TypeError for what has no JSON form.
+
         The id is drawn here unless given, so that sending the same object twice is one event.
         """
         binary = isinstance(data, bytes)
@@ -112,7 +127,7 @@ class Event:
             id=new_id() if id is None else id,
             source=source,
             type=type,
-            raw_data=b"" if binary or data is None else _encode(data),
+            raw_data=b"" if binary or data is None else encode(data),
             data_bytes=data if binary else None,
             **attributes,
         )
@@ -150,10 +165,16 @@ class Event:
 
         Its id is derived from this event, the handler and how many it has emitted before, whatever id it has.
         In an `async def`, `await` it or not; a plain `def` just calls it. Raises ValueError for an event that no
-        producer would accept, RuntimeError if this is no event that a handler was given.
+        producer would accept, RuntimeError if this is no event that a handler was given, TypeError for a mapping:
+        what is emitted has a type and a source of its own.
         """
         if self.emitter is None:
             raise RuntimeError("only the event that a handler was given can emit; elsewhere use oncecast.Publisher")
+        if not isinstance(event, Event):
+            raise TypeError(
+                f"emit takes an oncecast.Event, not {type(event).__name__}:"
+                " event.emit(Event.new('order.reserved', data))"
+            )
         return Emitted(self.emitter(event))
 
     def to_json(self) -> bytes:
@@ -172,27 +193,54 @@ class Event:
             members["data_base64"] = b64encode(self.data_bytes).decode()
         elif self.raw_data:
             members["data"] = msgspec.Raw(self.raw_data)
-        return _encode(members)
+        return encode(members)
 
 
-class Turn(NamedTuple):
-    """An ordered event's place among those of its key: it may begin when the row of `after` is in PostgreSQL.
+@dataclass(slots=True, eq=False)
+class Turn:
+    """An ordered event's place among those of its key: it may begin when all `before` it have their rows.
 
-    `after` is the identity `(source, id)` of the event before it, if there is one that is not long stored; it stands
-    at `offset` of `track`, the listener's record of its journal.
+    It came from `offset` of `epoch`, by the journal that `track` is the listener's record of.
     """
 
     key: str
-    after: tuple[str, str] | None
-    track: Any = None
-    offset: int = 0
+    source: str
+    id: str
+    epoch: str
+    offset: int
+    track: Any
+    before: Turn | None = None
+    """Of the event before it in its journal, if that is known."""
 
     @property
-    def row_needed(self) -> tuple[str, str] | None:
-        """Whose row has to be there: nobody's, once a cursor was saved over it. By now it may have been pruned."""
-        if self.track is not None and self.offset <= self.track.saved.offset:
-            return None
-        return self.after
+    def identity(self) -> tuple[str, str]:
+        """Source and id of its event."""
+        return self.source, self.id
+
+    def rows_needed(self) -> Iterator[Turn]:
+        """The turns before it, the nearest first, back to where a cursor was saved.
+
+        What lies behind that had its row, which may have been pruned by now: it is forgotten here.
+        """
+        turn = self
+        while turn.before is not None:
+            if turn.before.offset <= turn.before.track.saved.offset:
+                turn.before = None
+                return
+            turn = turn.before
+            yield turn
+
+    def has_come(self, rows: Mapping[tuple[str, str], tuple[str, int]]) -> bool:
+        """Whether all before it have rows; `rows` are epoch and offset that those came from, by identity.
+
+        A row that came from its turn's own place says that all before that have theirs. One that came by another
+        place (the event was published again) says nothing about what stands between.
+        """
+        for turn in self.rows_needed():
+            place = rows.get(turn.identity)
+            if place is None or place == (turn.epoch, turn.offset):
+                return place is not None
+        return True
 
 
 class Arrival(msgspec.Struct, eq=False, gc=False):

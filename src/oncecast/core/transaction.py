@@ -54,5 +54,9 @@ class OpenTransaction(Transaction, Protocol):
         A savepoint that is rolled back takes its own out again.
         """
 
+    @property
+    def raised(self) -> Sequence[BaseException]:
+        """What its own statements have raised so far."""
+
     async def take(self, key: str) -> None:
         """Have an ordered key to this transaction alone until it ends; raises OutOfTurn where another has it."""

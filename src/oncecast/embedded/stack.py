@@ -224,7 +224,7 @@ class Stack:
     def _listener_environment(self) -> dict[str, str]:
         return {
             "WS_URL": ",".join(url.replace("http", "ws", 1) for url in self.publish_urls),
-            "DATABASE_URL_FILE": str(self.data / "postgres.url"),
+            "DATABASE_URL_FILE": str(self._postgres.near_url_file),
             "REDIS_URL_FILE": str(self.data / "redis.url"),
         }
 

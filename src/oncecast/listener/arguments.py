@@ -1,7 +1,8 @@
 """A handler's parameters: what each asks for by its annotation, found out when it is registered.
 
 `Event`, `Transaction` (`SyncTransaction` in a plain `def`), the lifespan's state by its type; any other annotation is
-for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each.
+for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each. `Annotated`
+says what is asked of the data besides.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event
 from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.listener.functions import bound_in, name_of, written
+from oncecast.listener.parts import bare, checks_of
 from oncecast.listener.payload import decoder_of
-
-_BY_NAME = {"event": Event, "tx": Transaction}
-"""What a parameter without an annotation is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,17 @@ class Arguments:
     def __init__(
         self, handler: Callable[..., Any], *, in_batches: bool, state: Any, names: Mapping[str, Any] | None = None
     ) -> None:
-        self._handler = getattr(handler, "__qualname__", repr(handler))
-        self._is_async = inspect.iscoroutinefunction(handler)
+        self._handler = name_of(handler)
+        self._is_async = inspect.iscoroutinefunction(written(handler))
         self._in_batches = in_batches
         self._state = state
         self._serves: list[tuple[str, Serve]] = []
         self._data: str | None = None
-        annotations = self._annotations(handler, names)
+        annotations = self._annotations(written(handler), names)
+        bound = bound_in(handler)
         for parameter in inspect.signature(handler).parameters.values():
+            if parameter.name in bound:
+                continue
             serve = self._serve(parameter, annotations.get(parameter.name, parameter.empty))
             if serve is not None:
                 self._serves.append((parameter.name, serve))
@@ -61,7 +64,7 @@ class Arguments:
 
     def _annotations(self, handler: Callable[..., Any], names: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            return typing.get_type_hints(handler, localns=dict(names or {}))
+            return typing.get_type_hints(handler, localns=dict(names or {}), include_extras=True)
         except NameError as error:
             raise ConfigError(
                 f"handler {self._handler}: an annotation names {error.name!r}, which is not known"
@@ -72,34 +75,45 @@ class Arguments:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise self._refusal(name, "parameters are given by name: no *args, **kwargs or positional-only ones")
         if wanted is parameter.empty:
-            wanted = _BY_NAME.get(name, parameter.empty)
-            if wanted is Event and self._in_batches:
-                wanted = list[Event]
+            wanted = self._known_by_name(name)
         if wanted is parameter.empty:
             if parameter.default is not parameter.empty:
                 return None
             raise self._refusal(name, "it has no annotation that says what it is for")
-        if wanted is Transaction or wanted is SyncTransaction:
-            if wanted is SyncTransaction and self._is_async:
-                raise self._refusal(
-                    name, "an 'async def' writes on a Transaction; SyncTransaction is for a plain 'def'"
-                )
-            return lambda given: given.tx
-        if self._state is not None and wanted == self._state:
+        kind = bare(wanted)
+        if kind is Transaction or kind is SyncTransaction:
+            return self._serve_transaction(name, kind)
+        if self._state is not None and kind == self._state:
             return lambda given: given.state
         return self._serve_batch(name, wanted) if self._in_batches else self._serve_event(name, wanted)
 
+    def _known_by_name(self, name: str) -> Any:
+        if name == "tx":
+            return Transaction if self._is_async else SyncTransaction
+        if name == "event":
+            return list[Event] if self._in_batches else Event
+        return inspect.Parameter.empty
+
+    def _serve_transaction(self, name: str, kind: type) -> Serve:
+        if kind is SyncTransaction and self._is_async:
+            raise self._refusal(name, "an 'async def' writes on a Transaction; SyncTransaction is for a plain 'def'")
+        if kind is Transaction and not self._is_async:
+            raise self._refusal(name, "a plain 'def' writes on a SyncTransaction; Transaction is for an 'async def'")
+        return lambda given: given.tx
+
     def _serve_event(self, name: str, wanted: Any) -> Serve:
-        if wanted is Event:
+        if bare(wanted) is Event:
             return lambda given: given.events[0]
         decode = self._decoder(name, wanted)
         return lambda given: decode(given.events[0])
 
     def _serve_batch(self, name: str, wanted: Any) -> Serve:
-        arguments = typing.get_args(wanted)
-        if typing.get_origin(wanted) not in (list, Sequence) or len(arguments) != 1:
+        arguments = typing.get_args(bare(wanted))
+        if typing.get_origin(bare(wanted)) not in (list, Sequence) or len(arguments) != 1:
             raise self._refusal(name, "a batch handler takes lists: list[Event], or list[Order] for the data of each")
-        if arguments[0] is Event:
+        if checks_of(wanted):
+            raise self._refusal(name, "a batch is whatever has arrived: nothing is asked of it but max_events")
+        if bare(arguments[0]) is Event:
             return lambda given: list(given.events)
         decode = self._decoder(name, arguments[0])
         return lambda given: [decode(event) for event in given.events]
@@ -110,6 +124,8 @@ class Arguments:
         self._data = name
         try:
             return decoder_of(wanted)
+        except NameError as error:
+            raise self._refusal(name, f"an annotation in it names {error.name!r}, which is not known") from None
         except TypeError as error:
             raise self._refusal(name, f"{error}") from None
 

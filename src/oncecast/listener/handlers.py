@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from oncecast.core.errors import ConfigError
+from oncecast.core.errors import ConfigError, ProceededTwice
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.arguments import Arguments, Given
+from oncecast.listener.functions import check_function, name_of, written
 from oncecast.listener.lifespan import Bounds, Lifespan
-from oncecast.listener.plan import NOTHING, Handler, Plan
+from oncecast.listener.plan import NOTHING, Handler, Plan, check_place
 from oncecast.listener.selection import selectors_of
 from oncecast.listener.threads import Threads, ThreadTransaction
 
@@ -86,10 +87,8 @@ class Listener:
 
         Raises ConfigError for a signature that cannot be served.
         """
-        if ordered_by is not None and (not isinstance(ordered_by, str) or not all(ordered_by.split("."))):
-            raise ConfigError(
-                f"ordered_by={ordered_by!r}: an attribute such as 'subject', or a path as 'data.account'"
-            )
+        if ordered_by is not None:
+            check_place(ordered_by)
         if ordered_by and share_transaction:
             raise ConfigError(
                 "a handler that is ordered_by cannot share a transaction: each event has to wait for its own"
@@ -113,8 +112,8 @@ class Listener:
     def middleware(self, middleware: Middleware) -> Middleware:
         """Have the decorated `async def middleware(call, proceed)` run around every handler's call.
 
-        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. The
-        one defined first is outermost.
+        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. A
+        second time raises ProceededTwice. The one defined first is outermost.
         """
         if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
             name = getattr(middleware, "__qualname__", repr(middleware))
@@ -128,10 +127,9 @@ class Listener:
         selectors = selectors_of(types, source)
 
         def register(function: HandlerT) -> HandlerT:
-            name = getattr(function, "__qualname__", None)
-            if name is None or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-                raise ConfigError(f"handler {name or function!r} must be a function, 'async def' or 'def'")
-            taken = sum(handler.function.__qualname__ == name for handler in self._handlers)
+            check_function(function)
+            name = name_of(function)
+            taken = sum(name_of(handler.function) == name for handler in self._handlers)
             arguments = Arguments(
                 function, in_batches="batch_max" in options, state=self._lifespan.yields, names=names
             )
@@ -140,7 +138,7 @@ class Listener:
                 function,
                 arguments,
                 selectors,
-                is_async=inspect.iscoroutinefunction(function),
+                is_async=inspect.iscoroutinefunction(written(function)),
                 **options,
             )
             self._check_order(handler)
@@ -255,7 +253,7 @@ class Listener:
         if self._middleware:
             call = Call(handler.name, events, tx, self._state)
             for around in reversed(self._middleware):
-                proceed = partial(around, call, proceed)
+                proceed = partial(around, call, _once(proceed, around, handler))
         await proceed()
 
     async def _run(self, handler: Handler, given: Given) -> None:
@@ -269,6 +267,23 @@ class Listener:
             raise TypeError(
                 f"{handler.name} is a plain 'def' that returns a coroutine: what wraps it must be 'async def'"
             )
+
+
+def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed:
+    """`proceed` as `middleware` gets it: a second call fails, rather than to have the handler take effect twice."""
+    proceeded = False
+
+    async def proceed_once() -> None:
+        nonlocal proceeded
+        if proceeded:
+            raise ProceededTwice(
+                f"middleware {name_of(middleware)} awaited proceed() twice around handler {handler.name}:"
+                " for another attempt let the error pass, or raise Retry"
+            )
+        proceeded = True
+        await proceed()
+
+    return proceed_once
 
 
 def _emitting(event: Event, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None) -> Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,7 +13,10 @@ from typing import Any
 
 from oncecast.core.errors import ConfigError, StartError
 from oncecast.core.facts import LifespanCutShort, Observe
+from oncecast.listener.parts import named
 from oncecast.listener.tasks import unless
+
+_DATA_MODULES = ("builtins", "typing", "collections", "collections.abc", "datetime", "decimal", "uuid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,10 @@ class Bounds:
 
 
 class Lifespan:
-    """A function that yields once. `yields` is the type of what it yields; None if that is nothing."""
+    """A function that yields once. `yields` is the type of what it yields; None if that is nothing.
+
+    Raises ConfigError if it does not say so, or if a handler's data may be of that type too.
+    """
 
     def __init__(self, function: Callable[..., Any] | None, app: object) -> None:
         self.yields: Any = None
@@ -50,6 +57,12 @@ class Lifespan:
                 f"lifespan {self._name} must say what it yields: '-> AsyncIterator[Shop]', or AsyncIterator[None]"
             )
         self.yields = None if arguments[0] is type(None) else arguments[0]
+        if self.yields is not None and _may_be_data(self.yields):
+            # A handler's parameter of that type would get the state, though it means the event's data.
+            raise ConfigError(
+                f"lifespan {self._name} yields {named(self.yields)}, which an event's data may be too:"
+                " let it be a dataclass or another class of your own"
+            )
 
     @asynccontextmanager
     async def begun(self, bounds: Bounds | None = None) -> AsyncIterator[Any]:
@@ -94,3 +107,10 @@ class Lifespan:
                 raise
         if deadline.expired():
             bounds.observe(LifespanCutShort(self._name, bounds.end_within_s))
+
+
+def _may_be_data(wanted: Any) -> bool:
+    """Whether it is, or may be, of a type that everybody has: `dict`, `list[Shop]`, `Any`, …"""
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        return any(_may_be_data(part) for part in typing.get_args(wanted) if part is not type(None))
+    return getattr(typing.get_origin(wanted) or wanted, "__module__", "") in _DATA_MODULES

@@ -60,9 +60,9 @@ class Order:
         newest = arrival.track.newest_of_key
         before: Arrival | None = newest.get(key)
         newest[key] = arrival
-        arrival.turn = (
-            Turn(key, None) if before is None else Turn(key, (before.source, before.id), before.track, before.offset)
-        )
+        arrival.turn = Turn(key, arrival.source, arrival.id, arrival.epoch, arrival.offset, arrival.track)
+        if before is not None:
+            arrival.turn.before = before.turn
         self._followers[arrival] = None
         if before not in self._followers:
             return False

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from oncecast.core.errors import ConfigError
 from oncecast.core.event import Arrival
 from oncecast.listener.arguments import Arguments
 from oncecast.listener.selection import Selector
 
 SHARED_MAX_EVENTS = 100
 """So many events of handlers that share a transaction go into one; more would wait longer for each other's locks."""
+
+ATTRIBUTE = re.compile(r"[a-z0-9]{1,64}")
+"""The names of attributes that a producer takes, extensions included."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +72,17 @@ class Plan:
 
 NOTHING = Plan(())
 """The plan of events that are only stored."""
+
+
+def check_place(ordered_by: object) -> None:
+    """Raise ConfigError if no event has anything at this place; any attribute may be a producer's extension."""
+    if isinstance(ordered_by, str):
+        place = ordered_by.split(".")
+        if ATTRIBUTE.fullmatch(place[0]) and all(place) and (len(place) == 1 or place[0] == "data"):
+            return
+    raise ConfigError(
+        f"ordered_by={ordered_by!r}: an attribute such as 'subject' (a-z and 0-9), or a path such as 'data.account'"
+    )
 
 
 def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:

@@ -31,12 +31,13 @@ def selectors_of(types: tuple[object, ...], source: object) -> list[Selector]:
     """A selector for each of `types`; raises ConfigError for what is no pattern."""
     if not types:
         raise ConfigError("a handler needs the event types that it is for, such as @app.on('order.created')")
-    for pattern, what in [*((type, "event type") for type in types), *([(source, "source")] if source else [])]:
+    sources = [] if source is None else [(source, "source")]
+    for pattern, what in [*((type, "event type") for type in types), *sources]:
         if not isinstance(pattern, str) or not pattern:
             raise ConfigError(f"{pattern!r} is no {what}: event types and sources are texts, such as 'order.created'")
         if "*" in pattern[:-1]:
             raise ConfigError(f"{what} {pattern!r}: a * may only stand at the end, as in 'order.*'")
-    return [Selector(str(type), str(source) if source else None) for type in types]
+    return [Selector(str(type), None if source is None else str(source)) for type in types]
 
 
 def _fits(pattern: str, text: str) -> bool:

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
-import msgspec
-
 from oncecast.core.errors import OncecastError
-from oncecast.core.event import Event
+from oncecast.core.event import Event, encode
 from oncecast.core.transaction import Params
 from oncecast.http.problems import Problem
 from oncecast.listener.attempt import AttemptLimits
@@ -176,7 +174,7 @@ class TestListener:
 def _accepted(event: EventLike) -> bytes:
     """Its structured form, as a producer keeps it; raises ValueError if none would accept it."""
     try:
-        body = event.to_json() if isinstance(event, Event) else msgspec.json.encode(dict(event))
+        body = event.to_json() if isinstance(event, Event) else encode(dict(event))
     except TypeError as error:
         raise ValueError(f"this is no event: {error}") from None
     try:

@@ -34,25 +34,31 @@ class WatchedEvents:
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore."""
-        with self._remembering():
+        with self._remembering([]):
             return await self._events.insert(arrivals)
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
 
+        raised: list[Sequence[BaseException]] = []
+
         async def watched(tx: OpenTransaction) -> None:
+            raised.append(tx.raised)
             await work(self._watch(tx, [arrival]))
 
-        with self._remembering():
+        with self._remembering(raised):
             return await self._events.process(arrival, watched)
 
     async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
         """See EventStore."""
 
+        raised: list[Sequence[BaseException]] = []
+
         async def watched(tx: OpenTransaction, new: Sequence[Arrival]) -> None:
+            raised.append(tx.raised)
             await work(self._watch(tx, new), new)
 
-        with self._remembering():
+        with self._remembering(raised):
             return await self._events.process_together(arrivals, watched)
 
     def _watch(self, tx: OpenTransaction, arrivals: Sequence[Arrival]) -> WatchedTransaction:
@@ -61,11 +67,12 @@ class WatchedEvents:
         return WatchedTransaction(tx, [self.statements, ran])
 
     @contextmanager
-    def _remembering(self) -> Iterator[None]:
+    def _remembering(self, raised: Sequence[Sequence[BaseException]]) -> Iterator[None]:
+        """`raised` by the statements of each transaction."""
         try:
             yield
         except psycopg.Error as error:
-            self.last_error = of_handler(error, connection_broken=False)
+            self.last_error = of_handler(error, [one for errors in raised for one in errors], connection_broken=False)
             if self.last_error is error:
                 raise
             raise self.last_error from error
@@ -85,6 +92,11 @@ class WatchedTransaction:
     def emitted(self) -> list[bytes]:
         """See OpenTransaction."""
         return self._tx.emitted
+
+    @property
+    def raised(self) -> Sequence[BaseException]:
+        """See OpenTransaction."""
+        return self._tx.raised
 
     async def execute(self, query: str, params: Params = None) -> int:
         """See Transaction."""

@@ -5,6 +5,7 @@ import pickle
 import socket
 from collections.abc import AsyncIterator, Iterator
 
+import pydantic
 import pytest
 
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, courier, publisher
@@ -453,6 +454,16 @@ async def test_trouble_is_told_once_and_again_after_it_was_over(caplog: pytest.L
         await p.publish({"id": "b"})
     told = [record.getMessage() for record in caplog.records if record.name == "oncecast.publisher"]
     assert told == ["cannot publish yet, trying again: full", "cannot publish yet, trying again: full again"]
+
+
+class Order(pydantic.BaseModel):
+    sku: str
+
+
+async def test_a_mapping_may_have_a_pydantic_model_in_it() -> None:
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        await p.publish({"id": "a", "order": Order(sku="A-1")})
+    assert producer.acknowledged == [{"id": "a", "order": {"sku": "A-1"}}]
 
 
 async def test_what_takes_several_and_what_takes_one_is_told_apart() -> None:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pydantic
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +43,44 @@ def test_every_new_event_has_an_id_of_its_own_that_sorts_by_time() -> None:
     assert len(set(ids)) == 100
     assert ids[0].startswith("evt_")
     assert ids == sorted(ids)
+
+
+class Invoice(pydantic.BaseModel):
+    due: date
+    lines: set[int] = set()
+
+
+class Numbers(pydantic.RootModel[list[int]]):
+    """A model that is a list."""
+
+
+@dataclass
+class Sent:
+    invoice: Invoice
+
+
+INVOICE = Invoice(due=date(2026, 1, 31))
+DUMPED = {"due": "2026-01-31", "lines": []}
+
+
+@pytest.mark.parametrize(
+    ("data", "decoded"),
+    [
+        (INVOICE, DUMPED),
+        ({"invoices": [INVOICE]}, {"invoices": [DUMPED]}),
+        (Sent(INVOICE), {"invoice": DUMPED}),
+        (Numbers([1, 2]), [1, 2]),
+    ],
+)
+def test_a_pydantic_model_is_data_as_it_dumps_itself(data: Any, decoded: Any) -> None:
+    assert Event.new("t", data).data == decoded
+
+
+def test_data_without_a_json_form_is_refused_by_its_type() -> None:
+    with pytest.raises(TypeError, match=r"type object is unsupported.*pydantic model"):
+        Event.new("t", {"x": object()})
+
+
+def test_pydantic_is_not_imported_by_who_does_not_use_it() -> None:
+    code = "import sys, oncecast; oncecast.Event.new('t', {'n': 1}); assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 import pydantic
 import pytest
+import typing_extensions
 
 from oncecast import Event, Listener, SyncTransaction, Transaction
 from oncecast.core.errors import ConfigError, DataInvalid, Reject
@@ -127,6 +130,7 @@ async def anything(**options: Any) -> None: ...
 async def by_place(event: Event, /) -> None: ...
 async def two_data(order: Struct, other: Typed) -> None: ...
 async def sync_in_async(tx: SyncTransaction) -> None: ...
+def async_in_sync(tx: Transaction) -> None: ...
 async def unknown_name(order: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -140,6 +144,7 @@ async def unknown_name(order: Nowhere) -> None: ...  # type: ignore[name-defined
         (by_place, "event"),
         (two_data, "other"),
         (sync_in_async, "tx"),
+        (async_in_sync, "tx.*SyncTransaction"),
         (unknown_name, "Nowhere"),
     ],
 )
@@ -164,3 +169,204 @@ def test_annotations_may_name_what_is_local_to_the_function_that_registers() -> 
 
     @app.on("t")
     async def handler(local: Local) -> None: ...
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "good", "bad"),
+    [
+        (Annotated[int, msgspec.Meta(gt=0)], 1, 0),
+        (Annotated[list[int], msgspec.Meta(min_length=1)], [1], []),
+        (list[Annotated[int, msgspec.Meta(gt=0)]], [1], [0]),
+        (Annotated[Annotated[int, msgspec.Meta(gt=0)] | None, "a number"], 1, 0),
+        (Annotated[int, pydantic.Field(gt=0)], 1, 0),
+        (pydantic.PositiveInt, 1, 0),
+        (dict[str, Annotated[int, pydantic.Field(gt=0)]], {"n": 1}, {"n": 0}),
+        (Annotated[Cat | Dog, pydantic.Field(discriminator="kind")], {"kind": "dog"}, {"kind": "cow"}),
+        (pydantic.HttpUrl, "http://localhost/", "nowhere"),
+    ],
+)
+def test_what_annotated_says_of_the_data_is_checked(wanted: Any, good: Any, bad: Any) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    served(handler, Event.new("t", good))
+    with pytest.raises(DataInvalid):
+        served(handler, Event.new("t", bad))
+
+
+def test_annotated_event_transaction_and_state_are_what_they_are_without_it() -> None:
+    async def handler(
+        event: Annotated[Event, "what came"],
+        tx: Annotated[Transaction, "where to write"],
+        shop: Annotated[Unserved, "from the lifespan"],
+        data: Annotated[Any, "anything"],
+    ) -> None: ...
+
+    async def of_batch(events: Annotated[list[Annotated[Event, "one"]], "all"]) -> None: ...
+
+    shop = Unserved()
+    found = served(handler, ORDER, state=shop)
+    assert found == {"event": ORDER, "tx": "tx", "shop": shop, "data": ORDER.data}
+    assert served(of_batch, ORDER, in_batches=True) == {"events": [ORDER]}
+
+
+def test_of_a_batch_the_data_of_each_is_checked() -> None:
+    async def handler(numbers: list[Annotated[int, msgspec.Meta(gt=0)]]) -> None: ...
+
+    assert served(handler, Event.new("t", 1), in_batches=True) == {"numbers": [1]}
+    with pytest.raises(DataInvalid):
+        served(handler, Event.new("t", 0), in_batches=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Annotated[bytes, msgspec.Meta(max_length=3)], "bytes are given as they came"),
+        (Annotated[int, msgspec.Meta(gt=0), pydantic.Field(lt=9)], r"msgspec\.Meta"),
+        (Annotated[str, msgspec.Meta(gt=0)], "gt"),
+    ],
+)
+def test_checks_that_nobody_would_make_fail_at_registration(wanted: Any, why: str) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    with pytest.raises(ConfigError, match=f"'data': .*{why}"):
+        Listener("shop").on("t")(handler)
+
+
+def test_checks_of_a_whole_batch_fail_at_registration() -> None:
+    async def handler(numbers: Annotated[list[int], msgspec.Meta(min_length=9)]) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"'numbers': .*max_events"):
+        Listener("shop").on_batch("t")(handler)
+
+
+def test_a_check_of_pydantics_without_pydantic_fails_at_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(n: Annotated[int, pydantic.Field(gt=0)]) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    with pytest.raises(ConfigError, match=r"'n': .*pip install 'oncecast\[pydantic\]'"):
+        Listener("shop").on("t")(handler)
+
+
+@dataclasses.dataclass
+class Parcel:
+    """A dataclass with something of pydantic's in it."""
+
+    animal: Cat
+
+
+class TypedParcel(typing_extensions.TypedDict):
+    animal: Cat
+
+
+class NamedParcel(NamedTuple):
+    animal: Cat
+
+
+@dataclasses.dataclass
+class Weighed:
+    grams: Annotated[int, pydantic.Field(gt=0)]
+    pieces: int = pydantic.Field(gt=0, default=1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "data"),
+    [
+        (Parcel, {"animal": {"kind": "cat"}}),
+        (Parcel | None, {"animal": {"kind": "cat"}}),
+        (TypedParcel, {"animal": {"kind": "cat"}}),
+        (NamedParcel, [{"kind": "cat"}]),
+        (dict[str, list[Parcel]], {"all": [{"animal": {"kind": "cat"}}]}),
+    ],
+)
+def test_what_holds_a_pydantic_type_is_read_by_pydantic(wanted: Any, data: Any) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    assert "Cat(" in repr(served(handler, Event.new("t", data)))
+    cow = msgspec.json.decode(msgspec.json.encode(data).replace(b"cat", b"cow"))
+    with pytest.raises(DataInvalid, match="kind"):
+        served(handler, Event.new("t", cow))
+
+
+def test_pydantics_checks_of_a_dataclasss_fields_are_made() -> None:
+    async def handler(data: Weighed) -> None: ...
+
+    assert served(handler, Event.new("t", {"grams": 1})) == {"data": Weighed(1, 1)}
+    for data in ({"grams": 0}, {"grams": 1, "pieces": 0}):
+        with pytest.raises(DataInvalid):
+            served(handler, Event.new("t", data))
+
+
+@dataclasses.dataclass
+class Filed:
+    path: Path
+
+
+class Nested(msgspec.Struct):
+    lines: list[Filed]
+    again: "Nested | None" = None  # noqa: UP037
+
+
+class Struck(msgspec.Struct):
+    animal: Cat
+
+
+T = TypeVar("T")
+
+
+class Box(msgspec.Struct, Generic[T]):
+    content: T
+
+
+@dataclasses.dataclass
+class Lost:
+    order: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+class LostModel(pydantic.BaseModel):
+    order: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (list[Unserved], "Unserved is nothing that JSON can become"),
+        (Unserved | None, "Unserved is nothing"),
+        (dict[str, Unserved], "Unserved is nothing"),
+        (Filed, r"Filed\.path is of type Path, which is nothing that JSON can become"),
+        (Box[Unserved], r"Box\.content is of type Unserved"),
+        (Box[Cat], "pydantic cannot serve it: .*Box"),
+        (Nested, r"Filed\.path is of type Path"),
+        (TypedDict("Typed", {"path": Path}), r"Typed\.path is of type Path"),
+        (NamedTuple("Named", [("path", Path)]), r"Named\.path is of type Path"),
+        (Struck, "pydantic cannot serve it: .*Struck"),
+        (Struct | Typed, "dict-like"),
+        (Lost, "'Nowhere', which is not known"),
+        (LostModel, "'Nowhere', which is not known"),
+        (Event | None, "Event is given as it is"),
+        (list[Event], "Event is given as it is"),
+        (Transaction | None, "Transaction is given as it is"),
+    ],
+)
+def test_a_type_with_something_in_it_that_cannot_be_served_fails_at_registration(wanted: Any, why: str) -> None:
+    async def handler(data: Any) -> None: ...
+
+    handler.__annotations__ = {"data": wanted}
+    with pytest.raises(ConfigError, match=f"handler.*'data': .*{why}"):
+        Listener("shop").on("t")(handler)
+
+
+def test_anything_may_stand_in_a_type_for_what_is_not_looked_at() -> None:
+    async def handler(data: dict[str, object]) -> None: ...
+
+    assert served(handler, Event.new("t", {"n": 1})) == {"data": {"n": 1}}

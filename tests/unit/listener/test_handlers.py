@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
-from oncecast.core.errors import ConfigError, NoThread, StartError
+from oncecast.core.errors import ConfigError, Cost, NoThread, ProceededTwice, StartError, classify
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.facts import Fact, LifespanCutShort
 from oncecast.listener.lifespan import Bounds
@@ -71,6 +73,12 @@ async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **opti
 def test_a_handler_needs_types(types: Any) -> None:
     with pytest.raises(ConfigError, match="event type"):
         Listener("shop").on(*types)
+
+
+@pytest.mark.parametrize("source", ["", 0, b"/shop", "a*b"])
+def test_a_source_that_is_none_is_refused_rather_than_to_mean_any(source: Any) -> None:
+    with pytest.raises(ConfigError, match="source"):
+        Listener("shop").on("t", source=source)
 
 
 async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_decoded_event() -> None:
@@ -139,6 +147,58 @@ async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_
     assert tx.savepoints == ["released", "rolled back"]
     assert len(tx.emitted) == 1
     assert threads != [threading.main_thread()]
+
+
+class Counting:
+    """An object that is called."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def __call__(self, event: Event, tx: Transaction) -> None:
+        self.seen.append(event.data)
+        event.emit(Event.new("counted"))
+
+
+class CountingInAThread(Counting):
+    def __call__(self, event: Event, tx: SyncTransaction) -> None:  # type: ignore[override]
+        tx.execute("count")
+        self.seen.append(event.data)
+        event.emit(Event.new("counted"))
+
+
+@pytest.mark.parametrize("kind", [Counting, CountingInAThread])
+async def test_an_object_that_is_called_is_a_handler_named_by_its_class(kind: type[Counting]) -> None:
+    app, counting = Listener(), kind()
+    app.on("t")(counting)
+    tx = await handled(app, Event.new("t", 1, id="1", source="/s"))
+    assert counting.seen == [1]
+    assert Event.from_json(tx.emitted[0]).id == follow_up_id("/s", "1", kind.__qualname__, 0)
+
+
+async def of_shop(shop: str, event: Event, tx: Transaction, *, seen: list[Any], limit: int) -> None:
+    seen.append((shop, event.data, limit))
+
+
+def of_shop_in_a_thread(shop: str, event: Event, tx: SyncTransaction, *, seen: list[Any], limit: int) -> None:
+    seen.append((shop, event.data, limit))
+
+
+@pytest.mark.parametrize("function", [of_shop, of_shop_in_a_thread])
+async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_function(function: Any) -> None:
+    app, seen = Listener(), []
+    app.on("t")(partial(partial(function, "north", seen=seen), limit=3))
+    app.on("t")(partial(function, "south", seen=seen, limit=4))
+    await handled(app, Event.new("t", 1))
+    assert seen == [("north", 1, 3), ("south", 1, 4)]
+    name = function.__name__
+    assert [handler.name for handler in app.plan_of("t", "/s").handlers] == [name, f"{name}#2"]
+
+
+@pytest.mark.parametrize("wrong", [3, "handler", Counting, None])
+def test_what_cannot_be_called_with_an_event_is_no_handler(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a function"):
+        Listener().on("t")(wrong)
 
 
 async def test_what_a_plain_def_raises_is_raised() -> None:
@@ -222,7 +282,7 @@ async def test_of_a_thread_that_could_not_be_had_middleware_never_hears(monkeypa
 
     @app.middleware
     async def swallow(call: Call, proceed: Proceed) -> None:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             await proceed()
 
     @app.on("t")
@@ -267,6 +327,18 @@ def test_only_an_event_that_a_handler_was_given_can_emit() -> None:
         Event.new("t").emit(Event.new("next"))
 
 
+@pytest.mark.parametrize("what", [{"type": "next"}, None, "next"])
+async def test_what_is_emitted_has_to_be_an_event_and_the_error_says_how_to_make_one(what: Any) -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        event.emit(what)
+
+    with pytest.raises(TypeError, match=r"emit takes an oncecast\.Event.*Event\.new"):
+        await handled(app, Event.new("t"))
+
+
 async def test_middleware_runs_around_every_handler_the_first_one_outermost() -> None:
     app, seen = Listener(), []
 
@@ -287,6 +359,65 @@ async def test_middleware_runs_around_every_handler_the_first_one_outermost() ->
 
     await handled(app, Event.new("t"))
     assert seen == ["outer handler 1", "inner", "handler", "outer ends"]
+
+
+@pytest.mark.parametrize("is_innermost", [True, False])
+async def test_middleware_that_proceeds_twice_fails_and_nothing_has_run_twice(is_innermost: bool) -> None:
+    app, seen = Listener(), []
+
+    async def twice(call: Call, proceed: Proceed) -> None:
+        await proceed()
+        await proceed()
+
+    async def once(call: Call, proceed: Proceed) -> None:
+        seen.append("once")
+        await proceed()
+
+    for middleware in (once, twice) if is_innermost else (twice, once):
+        app.middleware(middleware)
+
+    @app.on("t")
+    async def handler() -> None:
+        seen.append("handler")
+
+    with pytest.raises(ProceededTwice, match=r"middleware .*twice.*handler .*Retry") as caught:
+        await handled(app, Event.new("t"))
+    assert seen == ["once", "handler"]
+    assert classify(caught.value) is Cost.RETRY
+
+
+async def test_middleware_cannot_try_a_handler_again_that_has_failed() -> None:
+    app, runs = Listener(), []
+
+    @app.middleware
+    async def again(call: Call, proceed: Proceed) -> None:
+        with suppress(ValueError):
+            await proceed()
+        await proceed()
+
+    @app.on("t")
+    async def handler() -> None:
+        runs.append("run")
+        raise ValueError("the first time")
+
+    with pytest.raises(ProceededTwice):
+        await handled(app, Event.new("t"))
+    assert runs == ["run"]
+
+
+async def test_middleware_proceeds_once_for_each_call() -> None:
+    app, seen = Listener(), []
+
+    @app.middleware
+    async def middleware(call: Call, proceed: Proceed) -> None:
+        await proceed()
+
+    @app.on("t", share_transaction=True)
+    async def handler(number: int) -> None:
+        seen.append(number)
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [1, 2]
 
 
 def test_middleware_of_another_shape_is_refused() -> None:
@@ -391,6 +522,27 @@ async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_
     assert len(facts) == 1
 
 
+@pytest.mark.parametrize(
+    "state", [dict, dict[str, Any], Mapping[str, Any], list[Shop], Any, object, int | None, Shop | str, Decimal]
+)
+def test_a_state_is_of_a_class_of_its_own_so_that_no_data_is_taken_for_it(state: Any) -> None:
+    async def lifespan() -> AsyncIterator[Any]:
+        yield None
+
+    lifespan.__annotations__ = {"return": AsyncIterator[state]}
+    with pytest.raises(ConfigError, match=r"lifespan .*lifespan yields .*class of your own"):
+        Listener(lifespan=lifespan)
+
+
+@pytest.mark.parametrize("state", [Shop, Shop | None, asyncio.Queue[int], Written])
+def test_a_state_may_be_of_any_class_that_is_no_plain_data(state: Any) -> None:
+    async def lifespan() -> AsyncIterator[Any]:
+        yield None
+
+    lifespan.__annotations__ = {"return": AsyncIterator[state]}
+    Listener(lifespan=lifespan)
+
+
 async def untyped():  # type: ignore[no-untyped-def]
     yield 1
 
@@ -404,7 +556,14 @@ def test_a_lifespan_has_to_say_what_it_yields(lifespan: Any) -> None:
         Listener(lifespan=lifespan)
 
 
-@pytest.mark.parametrize("after", ["soon", -1, float("nan"), float("inf"), "1 year"])
+@pytest.mark.parametrize(("after", "after_s"), [("500ms", 0.5), (2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
+def test_a_retry_takes_a_text_seconds_or_a_timedelta(after: Any, after_s: float) -> None:
+    assert Retry(after=after).after_s == after_s
+
+
+@pytest.mark.parametrize(
+    "after", ["soon", -1, float("nan"), float("inf"), "1 year", None, [1], timedelta(seconds=-1), b"3"]
+)
 def test_a_retry_asks_for_a_duration(after: Any) -> None:
     with pytest.raises(ValueError, match="duration"):
         Retry(after=after)

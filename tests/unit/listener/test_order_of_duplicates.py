@@ -58,7 +58,7 @@ class Member:
         offset = on.watermark.received + 1
         on.watermark.arrive(offset, offset)
         raw = msgspec.Raw(Event.new("account", id=str(id_), subject=str(id_ % KEYS)).to_json())
-        new = [Arrival(on, offset, 0, str(id_), "/s", "account", raw, 3, epoch="e", journal=journal)]
+        new = [Arrival(on, offset, 0, str(id_), "/s", "account", raw, 3, epoch=journal, journal=journal)]
         self.ready += self.order.let_through(new, self.settlement.enter(new))
 
     def attempt(self, arrival: Arrival) -> bool:
@@ -68,8 +68,7 @@ class Member:
             self.ready.remove(arrival)
             self.settlement.ended_elsewhere([arrival])
             return True
-        needed = arrival.turn.row_needed if arrival.turn else None
-        if needed is not None and needed[1] not in self.postgres.rows:
+        if arrival.turn and not arrival.turn.has_come({("/s", id_): at for id_, at in self.postgres.rows.items()}):
             return self.out_of_turn(arrival)
         self.ready.remove(arrival)
         new = self.postgres.rows.setdefault(arrival.id, place) == place

@@ -114,7 +114,7 @@ def test_two_orders_for_what_may_be_one_event_are_refused_by_name() -> None:
         app.on("account.opened", ordered_by="data.account")(handler)
 
 
-@pytest.mark.parametrize("ordered_by", ["", ".", "data.", 3])
+@pytest.mark.parametrize("ordered_by", ["", ".", "data.", 3, "Subject", "sub_ject", "subject.name", "a" * 65])
 def test_an_order_needs_a_place(ordered_by: Any) -> None:
     with pytest.raises(ConfigError, match="ordered_by"):
         Listener().on("t", ordered_by=ordered_by)

@@ -7,12 +7,17 @@ import time
 from collections.abc import AsyncIterator
 
 import psycopg
+import pydantic
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, Transaction
 from oncecast.core.errors import OncecastError, StartError
 from oncecast.testing import MakeTestListener, NotEnded, TestListener
 from oncecast.testing.listener import EventLike
+
+
+class Line(pydantic.BaseModel):
+    n: int
 
 
 def failing(app: Listener, *types: str, error: BaseException) -> Listener:
@@ -33,6 +38,7 @@ def failing(app: Listener, *types: str, error: BaseException) -> Listener:
     [
         ({"id": "1", "type": "a", "x": 2}, ("1", "a", "/oncecast", {"id": "1", "type": "a", "x": 2})),
         ({"id": 7}, ("7", "event", "/oncecast", {"id": 7})),
+        ({"id": 7, "line": Line(n=1)}, ("7", "event", "/oncecast", {"id": 7, "line": {"n": 1}})),
         (
             {"specversion": "1.0", "id": "1", "type": "a", "source": "/s", "data": [1]},
             ("1", "a", "/s", [1]),
@@ -40,7 +46,7 @@ def failing(app: Listener, *types: str, error: BaseException) -> Listener:
         (Event.new("a", {"x": 1}, id="1", source="/s", subject="s"), ("1", "a", "/s", {"x": 1})),
         (Event.new("a", b"\x00", id="1"), ("1", "a", "/oncecast", b"\x00")),
     ],
-    ids=["bare", "without a type", "structured", "event", "binary"],
+    ids=["bare", "without a type", "with a model", "structured", "event", "binary"],
 )
 def test_a_mapping_becomes_an_event_as_a_producer_makes_one(
     sent: EventLike, expected: tuple[object, ...], test_listener: MakeTestListener

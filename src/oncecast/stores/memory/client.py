@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable
+from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable, gist
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import Work
 from oncecast.core.transaction import Params
@@ -54,7 +54,7 @@ class Client:
         """Run `work`, then commit; raises what it raises, after a roll-back."""
         facade = MemoryTransaction(self._server, session, self._do)
         try:
-            await work(facade)
+            await _run(work, facade)
             session.emitted = facade.emitted
             facade.session = None
             committed = await self._do(lambda: self._server.commit(session))
@@ -74,6 +74,17 @@ class Client:
             )
 
 
+async def _run(work: Work, facade: MemoryTransaction) -> None:
+    """Users' code: whatever it raises is the attempt's outcome."""
+    try:
+        await work(facade)
+    except Exception as error:
+        failure = gist(error, facade.raised)
+        if failure is error:
+            raise
+        raise failure from error
+
+
 class MemoryTransaction:
     """The Transaction of an attempt: what its statements do, the server knows."""
 
@@ -82,12 +93,18 @@ class MemoryTransaction:
         self._server = server
         self._do = do
         self._emitted: list[bytes] = []
+        self._raised: list[BaseException] = []
 
     @property
     def emitted(self) -> list[bytes]:
         """See OpenTransaction."""
         self._open()
         return self._emitted
+
+    @property
+    def raised(self) -> Sequence[BaseException]:
+        """See OpenTransaction."""
+        return self._raised
 
     async def execute(self, query: str, params: Params = None) -> int:
         """See Transaction."""
@@ -116,16 +133,25 @@ class MemoryTransaction:
                 session.failed = True
                 raise
 
-        answer: tuple[int, list[dict[str, Any]]] = await self._do(run)
+        answer: tuple[int, list[dict[str, Any]]] = await self._ask(run)
         return answer
+
+    async def _ask(self, act: Act) -> Any:
+        try:
+            return await self._do(act)
+        except Exception as error:
+            self._raised.append(error)
+            raise
 
     async def take(self, key: str) -> None:
         """See OpenTransaction."""
-        session = self.session
-        if session is None:
-            raise TransactionClosed("the transaction ended with its attempt")
-        if not await self._do(lambda: self._server.try_lock(session, f"key {key}")):
-            raise OutOfTurn(f"another event of {key} is under way")
+        session = self._open()
+
+        def lock() -> None:
+            if not self._server.try_lock(session, f"key {key}"):
+                raise OutOfTurn(f"another event of {key} is under way")
+
+        await self._ask(lock)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -136,7 +162,7 @@ class MemoryTransaction:
         emitted_before = len(self._emitted)
         try:
             yield
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             session.effects, session.failed = effects, False
             del self._emitted[emitted_before:]
             raise

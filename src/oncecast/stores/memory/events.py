@@ -65,9 +65,11 @@ class MemoryEvents(Client):
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
     def _take_turn(self, session: Session, turn: Turn) -> None:
-        needed = turn.row_needed
-        has_row = needed is None or "\0".join(needed) in self._tables.rows
-        if not (self._server.try_lock(session, f"key {turn.key}") and has_row):
+        rows = self._tables.rows
+        identities = {one.identity for one in turn.rows_needed()}
+        found = {each: rows["\0".join(each)] for each in identities if "\0".join(each) in rows}
+        has_come = turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
+        if not (self._server.try_lock(session, f"key {turn.key}") and has_come):
             self._server.roll_back(session)
             raise OutOfTurn(f"the turn of another event of {turn.key}")
 

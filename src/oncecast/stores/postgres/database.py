@@ -25,11 +25,10 @@ Connection = AsyncConnection[TupleRow]
 # The pool logs every failed try; what they mean for us is reported as facts, once.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
-RESERVED_CONNECTIONS = 2
-"""Of the pool, what work may not take, so that cursors, look-ups and dead letters find a connection; readers of
-the API share one of them, so that the other is left."""
-
-Purpose = Literal["work", "upkeep", "read"]
+Purpose = Literal["handle", "insert", "upkeep", "relay", "read"]
+BESIDES: dict[Purpose, int] = {"insert": 2, "upkeep": 2, "relay": 1, "read": 1}
+"""Connections besides those for handlers, which may keep theirs as long as they run: so that events without a
+handler, cursors, look-ups and dead letters always find one."""
 
 SERVER_VERSION_MIN = 140000
 MIGRATION_DEADLINE_S = 900.0
@@ -54,7 +53,8 @@ class Limits:
 class Database:
     """A pool of connections whose sessions are set up as the promise needs them.
 
-    `token` ends the application_name of each, so that a rescuer can end the sessions of a dead holder.
+    `pool_size` is for handlers, and BESIDES comes on top. `token` ends the application_name of each, so that a
+    rescuer can end the sessions of a dead holder.
     """
 
     def __init__(
@@ -78,15 +78,13 @@ class Database:
             kwargs=self.connection_options(),
             configure=self.set_up,
             min_size=1,
-            max_size=pool_size,
+            max_size=pool_size + sum(BESIDES.values()),
             open=False,
             timeout=self.limits.connect_s,
             reconnect_timeout=self.limits.connect_s,
         )
-        self._places: dict[Purpose, asyncio.Semaphore] = {
-            "work": asyncio.Semaphore(max(1, pool_size - RESERVED_CONNECTIONS)),
-            "upkeep": asyncio.Semaphore(pool_size),
-            "read": asyncio.Semaphore(1),
+        self._places = {
+            purpose: asyncio.Semaphore(count) for purpose, count in {"handle": pool_size, **BESIDES}.items()
         }
 
     async def open(self) -> None:

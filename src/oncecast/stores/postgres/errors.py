@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from oncecast.core.errors import Contended, DataRefused, RowLocked, Unavailable
+from oncecast.core.errors import Contended, DataRefused, Reject, Retry, RowLocked, Unavailable
 
 DATA_CLASSES = ("22", "23", "54")
 """Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
@@ -32,18 +34,21 @@ def translate(error: BaseException) -> Exception:
     return Contended(_first_line(error)) if state in CONTENDED_STATES else Unavailable(_first_line(error))
 
 
-def of_handler(error: Exception, *, connection_broken: bool) -> Exception:
+def of_handler(error: Exception, raised: Sequence[BaseException], *, connection_broken: bool) -> Exception:
     """The error of a handler, or our own for it where its SQL failed through the database's trouble.
 
     A statement of the handler's that took too long is its own; one that waited too long for a lock may wait
-    again; our lost connection says nothing about the event, and one of the handler's own is its own.
+    again; our lost connection says nothing about the event. `raised` is what the statements of the transaction
+    raised: any other error of PostgreSQL's is that of a server of the handler's own.
     """
-    if not isinstance(error, psycopg.Error) or error.sqlstate in ("25P01", "25P02", "57014"):
+    if connection_broken and not isinstance(error, Reject | Retry | TimeoutError):
+        return Unavailable(f"PostgreSQL: the connection was lost while a handler ran: {type(error).__name__}")
+    if not isinstance(error, psycopg.Error) or error.sqlstate in (None, "25P01", "25P02", "57014"):
+        return error
+    if error not in raised:
         return error
     if error.sqlstate == "55P03":
         return RowLocked(_first_line(error))
-    if error.sqlstate is None:  # no answer of the server's
-        return Unavailable(_first_line(error)) if connection_broken else error
     if error.sqlstate in CONTENDED_STATES:
         return Contended(_first_line(error))
     return Unavailable(_first_line(error)) if error.sqlstate[:2] in PAUSE_CLASSES else error

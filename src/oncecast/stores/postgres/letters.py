@@ -106,7 +106,7 @@ class PostgresLetters:
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """See DeadLetters."""
-        async with self._db.connection("work") as connection:
+        async with self._db.connection("handle") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 arrival = await self._lock(connection, source, id)

@@ -25,7 +25,7 @@ class PostgresOutbox:
 
     async def relay(self, publish: Publish, *, limit: int, max_bytes: int, within_s: float) -> int:
         """See Outbox. The lock and its transaction last until the producer has answered."""
-        async with self._db.connection("upkeep") as connection:
+        async with self._db.connection("relay") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 due = await self._due(connection, limit, max_bytes, within_s)

@@ -12,13 +12,13 @@ _PART = "chosen"
 """The condition that several queries share: it stands where they say `{chosen}`."""
 
 
-def load_queries(schema: str) -> dict[str, sql.Composed]:
-    """All named queries for `schema`."""
+def load_queries(schema: str) -> dict[str, bytes]:
+    """All named queries for `schema`, as they are sent."""
     text = resources.files(__package__).joinpath("sql/queries.sql").read_text("utf-8")
     names_and_bodies = _NAME.split(text)[1:]
     bodies = dict(zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True))
     part = in_schema(bodies.pop(_PART).strip(), schema)
-    return {name: in_schema(body.strip(), schema, **{_PART: part}) for name, body in bodies.items()}
+    return {name: in_schema(body.strip(), schema, **{_PART: part}).as_bytes() for name, body in bodies.items()}
 
 
 def in_schema(text: str, schema: str, **parts: sql.Composed) -> sql.Composed:

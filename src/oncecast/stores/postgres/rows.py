@@ -66,6 +66,21 @@ def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> d
     }
 
 
+def row_of(arrival: Arrival, listener: str, revision: int) -> dict[str, Any]:
+    """The parameters of `insert_one`."""
+    return {
+        "event": Json(arrival.raw),
+        "extensions": next(iter(_extensions(json_array([arrival]))), None),
+        "journal": arrival.journal,
+        "epoch": arrival.epoch,
+        "offset": arrival.offset,
+        "listener": listener,
+        "attempts": arrival.attempts,
+        "at_us": arrival.at_us,
+        "revision": revision,
+    }
+
+
 def json_array(arrivals: Sequence[Arrival]) -> Json:
     """The events as one JSON array."""
     return Json(b"[" + b",".join([a.raw for a in arrivals]) + b"]")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import psycopg
+from psycopg import AsyncClientCursor
 from psycopg.rows import tuple_row
 
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
@@ -18,9 +20,12 @@ from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, rows_of, storable
-from oncecast.stores.postgres.work import commit, finish
+from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_of, rows_of, storable
+from oncecast.stores.postgres.work import begin, commit, finish
 
+LOOKED_BACK_MAX = 1_000
+"""So many events before one of its key are looked up, where their rows came from other places; then it waits until a
+cursor is saved over the rest."""
 ANY_REVISION = -1
 """Of the group's application, as long as nobody has asked."""
 
@@ -35,7 +40,7 @@ class PostgresEvents(PostgresCursors):
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore. All arrivals come from one journal's epoch."""
         rows = rows_of(arrivals, self._db.instance, self._revision)
-        async with self._db.connection("work") as connection, asyncio.timeout(self._deadline_s):
+        async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
             # One statement is one transaction of its own; only what was there before needs a second look.
             inserted = await self._insert(connection, rows)
             if len(inserted) == len(arrivals):
@@ -46,12 +51,9 @@ class PostgresEvents(PostgresCursors):
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
-        async with self._db.connection("work") as connection:
+        async with self._db.connection("handle") as connection:
             async with asyncio.timeout(self._deadline_s):
-                await connection.execute("begin")
-                if arrival.turn is not None:
-                    await self._take_turn(connection, arrival.turn)
-                if not await self._insert(connection, rows_of([arrival], self._db.instance, self._revision)):
+                if not await self._begin_with(connection, arrival):
                     await connection.execute("rollback")
                     return (await self._compare(connection, [arrival]))[arrival.offset]
             failure = await finish(self._db, connection, work)
@@ -61,7 +63,7 @@ class PostgresEvents(PostgresCursors):
 
     async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
         """See EventStore."""
-        async with self._db.connection("work") as connection:
+        async with self._db.connection("handle") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
@@ -78,14 +80,37 @@ class PostgresEvents(PostgresCursors):
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
-    async def _take_turn(self, connection: Connection, turn: Turn) -> None:
+    async def _begin_with(self, connection: Connection, arrival: Arrival) -> bool:
+        """Begin a transaction with its row, in as few round trips as can be; whether that is new."""
+        query, values = self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision)
+        if arrival.turn is None:
+            cursor = await begin(connection, query, values)
+        else:
+            await self._begin_in_turn(connection, arrival.turn)
+            cursor = AsyncClientCursor(connection)
+            await cursor.execute(query, values)
+        return await cursor.fetchone() == (True,)
+
+    async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
-        source, id_ = turn.row_needed or (None, None)
-        values = {"key": turn.key, "after_source": source, "after_id": id_}
-        row = await (await connection.execute(self._db.queries["take_turn"], values)).fetchone()
-        if row != (True,):
+        before = next(turn.rows_needed(), turn)
+        values = {"key": turn.key, "source": before.source, "id": before.id}
+        row = await (await begin(connection, self._db.queries["take_turn"], values)).fetchone()
+        is_ours, epoch, offset = row or (False, None, None)
+        rows = {} if epoch is None else {before.identity: (epoch, offset)}
+        if is_ours and rows and not turn.has_come(rows):
+            rows = await self._rows_before(connection, turn)
+        if not (is_ours and turn.has_come(rows)):
             await connection.execute("rollback")
             raise OutOfTurn(f"the turn of another event of {turn.key[:80]}")
+
+    async def _rows_before(self, connection: Connection, turn: Turn) -> dict[tuple[str, str], tuple[str, int]]:
+        """What `Turn.has_come` asks for. The one before has a row, but from another place."""
+        needed = list(islice(turn.rows_needed(), LOOKED_BACK_MAX))
+        values = {"sources": [one.source for one in needed], "ids": [one.id for one in needed]}
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["places"], values)
+            return {(source, id_): (epoch, offset) for source, id_, epoch, offset in await cursor.fetchall()}
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""
@@ -93,9 +118,10 @@ class PostgresEvents(PostgresCursors):
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
         ):
-            await connection.execute("begin")
             if arrival.turn is not None:
-                await self._take_turn(connection, arrival.turn)
+                await self._begin_in_turn(connection, arrival.turn)
+            else:
+                await connection.execute("begin")
             if not await self._insert_dead(connection, arrival):
                 await connection.execute("rollback")
                 return await self._compare_dead(connection, arrival)

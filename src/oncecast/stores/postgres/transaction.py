@@ -8,12 +8,14 @@ transaction aborted, which COMMIT's command tag tells.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
-from psycopg import AsyncCursor, sql
+import psycopg
+from psycopg import AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
@@ -27,16 +29,21 @@ _WORDS = re.compile(r"([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE)
 _TRANSACTION_CONTROL = frozenset(
     ("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start")
 )
+UNDO_S = 5.0
+"""A savepoint that cannot be rolled back in this time has the attempt fail."""
+
 _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
 
 
 class HandlerTransaction:
     """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
 
-    def __init__(self, connection: Connection, take_key: sql.Composed) -> None:
+    def __init__(self, connection: Connection, take_key: bytes) -> None:
         self._connection: Connection | None = connection
         self._take_key = take_key
         self._emitted: list[bytes] = []
+        self._raised: list[BaseException] = []
+        self._is_torn = False
         self._one_at_a_time = asyncio.Lock()
         self._savepoints = 0
 
@@ -46,42 +53,57 @@ class HandlerTransaction:
         self._open()
         return self._emitted
 
+    @property
+    def raised(self) -> Sequence[BaseException]:
+        """See OpenTransaction."""
+        return self._raised
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether a part of it that was to be rolled back may still be there."""
+        return self._is_torn
+
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
-        async with self._run(query, params) as cursor:
-            return cursor.rowcount
+        return (await self._run(query, params)).rowcount
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
         """The first row by column name, or None."""
-        async with self._run(query, params) as cursor:
-            return await cursor.fetchone()
+        return await (await self._run(query, params)).fetchone()
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
         """All rows by column name."""
-        async with self._run(query, params) as cursor:
-            return await cursor.fetchall()
+        return await (await self._run(query, params)).fetchall()
 
     async def take(self, key: str) -> None:
         """See OpenTransaction."""
-        async with self._one_at_a_time:
-            row = await (await self._open().execute(self._take_key, {"key": key})).fetchone()
-        if row != (True,):
-            raise OutOfTurn(f"another event of {key[:80]} is under way")
+        async with self._alone() as connection:
+            row = await (await connection.execute(self._take_key, {"key": key})).fetchone()
+            if row != (True,):
+                raise OutOfTurn(f"another event of {key[:80]} is under way")
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """A stretch whose SQL errors the handler means to survive."""
+        """A stretch whose SQL errors the handler means to survive. One that is cancelled is rolled back, too."""
         self._savepoints += 1
         name = f"handler_{self._savepoints}"
         emitted_before = len(self._emitted)
         await self._control(f"savepoint {name}")
         try:
             yield
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             del self._emitted[emitted_before:]
-            await self._control(f"rollback to savepoint {name}")
+            await self._undo(name)
             raise
         await self._control(f"release savepoint {name}")
+
+    async def _undo(self, savepoint: LiteralString) -> None:
+        """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
+        self._is_torn = True
+        with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
+            async with asyncio.timeout(UNDO_S):
+                await self._control(f"rollback to savepoint {savepoint}")
+            self._is_torn = False
 
     async def end(self) -> None:
         """The attempt is over, once the statement under way is: nobody who kept the facade can do more with it."""
@@ -93,8 +115,8 @@ class HandlerTransaction:
         self._connection = None
 
     async def _control(self, statement: LiteralString) -> None:
-        async with self._one_at_a_time:
-            await self._open().execute(statement)
+        async with self._alone() as connection:
+            await connection.execute(statement)
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -102,17 +124,26 @@ class HandlerTransaction:
         return self._connection
 
     @asynccontextmanager
-    async def _run(self, query: str, params: Params) -> AsyncIterator[AsyncCursor[DictRow]]:
-        refuse_transaction_control(query)
+    async def _alone(self) -> AsyncIterator[Connection]:
+        """The connection for one statement, whose error is remembered."""
         async with self._one_at_a_time:
             connection = self._open()
-            async with connection.cursor(row_factory=dict_row) as cursor:
-                # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
-                # behind another one.
-                await cursor.execute(query, params, prepare=True)
-                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
-                    raise AttemptFailed("the statement ended the event's transaction")
-                yield cursor
+            try:
+                yield connection
+            except Exception as error:
+                self._raised.append(error)
+                raise
+
+    async def _run(self, query: str, params: Params) -> AsyncCursor[DictRow]:
+        refuse_transaction_control(query)
+        async with self._alone() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
+            # behind another one.
+            await cursor.execute(query, params, prepare=True)
+            if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
+                raise AttemptFailed("the statement ended the event's transaction")
+            return cursor
 
 
 def refuse_transaction_control(query: str) -> None:

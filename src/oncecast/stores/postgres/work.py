@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import psycopg
+from psycopg import AsyncClientCursor
+from psycopg.rows import TupleRow
 
-from oncecast.core.errors import AttemptFailed
+from oncecast.core.errors import AttemptFailed, gist
 from oncecast.core.ports import Work
 from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.errors import of_handler
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+
+
+async def begin(connection: Connection, query: bytes, values: Mapping[str, Any]) -> AsyncClientCursor[TupleRow]:
+    """BEGIN and a first statement in one round trip; the cursor has what that returned."""
+    cursor = AsyncClientCursor(connection)
+    await cursor.execute(b"begin; " + query, values)
+    cursor.nextset()
+    return cursor
 
 
 async def finish(database: Database, connection: Connection, work: Work) -> Exception | None:
@@ -23,13 +35,15 @@ async def finish(database: Database, connection: Connection, work: Work) -> Exce
     try:
         await work(facade)
     except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
-        failure = error
+        failure = gist(error, facade.raised)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             facade.close()  # the connection is closed on the way out
             raise
         failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
+    if failure is None and facade.is_torn:
+        failure = AttemptFailed("a savepoint could not be rolled back")
     emitted = facade.emitted
     async with asyncio.timeout(deadline_s):
         await facade.end()
@@ -42,7 +56,7 @@ async def finish(database: Database, connection: Connection, work: Work) -> Exce
         await commit(connection, deadline_s)
         return None
     await _roll_back(connection, failure, deadline_s)
-    translated = of_handler(failure, connection_broken=broken)
+    translated = of_handler(failure, facade.raised, connection_broken=broken)
     if translated is not failure:
         translated.__cause__ = failure
     return translated

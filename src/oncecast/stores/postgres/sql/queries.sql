@@ -22,6 +22,11 @@ order by e.source, e.id
 on conflict do nothing
 returning "offset"
 
+-- name: insert_one
+-- The same for one event, whose transaction goes on; whether its row is new.
+select {schema}.insert_one(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
+    %(attempts)s, %(at_us)s, %(revision)s)
+
 -- name: compare
 -- What stands under the identities of arrivals that were not inserted.
 select w."offset",
@@ -376,10 +381,16 @@ select coalesce(sum(deaths), 0)::integer from {schema}.suspects where source = %
 delete from {schema}.suspects where source = %(source)s and id = %(id)s and listener = %(listener)s
 
 -- name: take_turn
--- Whether an ordered event may begin: no other of its key is under way, and the one before it has its row.
-select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
-    and (%(after_id)s::text is null
-         or exists (select from {schema}.events where source = %(after_source)s and id = %(after_id)s))
+-- Whether no other event of the key is under way, and where the row of the one before came from, if it is there.
+select taken, e.epoch, e."offset"
+from pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0)) taken
+left join {schema}.events e on e.source = %(source)s and e.id = %(id)s
+
+-- name: places
+-- Where the rows of these came from.
+select source, id, epoch, "offset"
+from unnest(%(sources)s::text[], %(ids)s::text[]) as w (source, id)
+join {schema}.events using (source, id)
 
 -- name: take_key
 -- The same lock, for a dead letter that is replayed: it has no place in the order any more.
