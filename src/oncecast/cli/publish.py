@@ -49,12 +49,13 @@ def send(
     *,
     to: str = "http://localhost:8080",
     deadline: str = "60s",
+    in_order: Annotated[bool, Parameter(negative="--any-order")] = True,
     json: bool | None = None,
 ) -> int:
     """Publish the events in FILE, or from standard input with `-`: NDJSON, or one JSON array.
 
-    Lines are sent as they come. An event without an id is given one. Exits with 0 when every event is on the
-    producer's disk. PUBLISH_TOKEN is shown to the producer if it is set.
+    Lines are sent as they come, and accepted in their order. An event without an id is given one. Exits with 0 when
+    every event is on the producer's disk. PUBLISH_TOKEN is shown to the producer if it is set.
 
     Parameters
     ----------
@@ -64,6 +65,9 @@ def send(
         The producer.
     deadline
         Give up when a batch is not acknowledged within this time: 60s, 500ms, 2m.
+    in_order
+        Send the next batch when the one before is accepted, so that handlers that are ordered_by see the order of
+        FILE. With --any-order three are under way at a time, and any may come first: faster.
     json
         Print the result as JSON; by default when the output is no terminal.
     """
@@ -78,7 +82,8 @@ def send(
     events = EventsFile(descriptor)
     try:
         with _progress(events, sending):
-            asyncio.run(_send(events, sending, to=to, token=token, deadline_s=deadline_s))
+            work = _send(events, sending, to=to, token=token, deadline_s=deadline_s, in_order=in_order)
+            asyncio.run(work)
     except KeyboardInterrupt:
         failure = "interrupted"
     except (OncecastError, OSError) as error:
@@ -92,7 +97,9 @@ def send(
     return 1 if failure else 0
 
 
-async def _send(events: EventsFile, sending: Sending, *, to: str, token: str | None, deadline_s: float) -> None:
+async def _send(
+    events: EventsFile, sending: Sending, *, to: str, token: str | None, deadline_s: float, in_order: bool
+) -> None:
     from oncecast.client.publisher import Publisher  # httpx takes a tenth of a second to import
 
     def count(accepted: int) -> None:
@@ -102,7 +109,7 @@ async def _send(events: EventsFile, sending: Sending, *, to: str, token: str | N
         output.note(f"{reason}; trying again for up to {deadline_s:g} s")
 
     async with Publisher(to, token=token, deadline_s=deadline_s, on_trouble=tell) as publisher:
-        await publisher.publish_json(events.runs(), count)
+        await publisher.publish_json(events.runs(), count, in_order=in_order)
 
 
 def tail(

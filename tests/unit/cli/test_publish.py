@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import cyclopts
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 
 from oncecast.cli.publish import send, tail
-from tests.support.scripted_producer import Producer, accept, refuse
+from tests.support.scripted_producer import Producer, accept, refuse, when
 
 
 def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,7 +20,35 @@ def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.Captur
         assert send(str(file), to=url) == 0
     result = msgspec.json.decode(capsys.readouterr().out)
     assert (result["accepted"], result["complete"], result["ids_given"]) == (2500, True, 0)
+    assert [event["id"] for event in producer.acknowledged] == list(range(2500))
+
+
+def test_send_keeps_the_order_of_its_file(tmp_path: Path) -> None:
+    """A batch that is refused for now holds up those behind it."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
+    producer = Producer([refuse(503)])
+    with producer.in_a_thread() as url:
+        assert send(str(file), to=url) == 0
+    assert [event["id"] for event in producer.acknowledged] == list(range(2500))
+    assert producer.most_under_way == 1
+
+
+def test_send_keeps_no_order_where_none_is_wanted(tmp_path: Path) -> None:
+    """With --any-order a batch goes out though none before it is accepted."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
+    second_came = asyncio.Event()
+
+    async def accept_and_tell(*args: object) -> None:
+        await accept(*args)  # type: ignore[arg-type]
+        second_came.set()
+
+    producer = Producer([when(second_came, accept), accept_and_tell])  # type: ignore[list-item]
+    with producer.in_a_thread() as url:
+        assert send(str(file), to=url, in_order=False) == 0
     assert sorted(event["id"] for event in producer.acknowledged) == list(range(2500))
+    assert producer.most_under_way >= 2
 
 
 def test_send_names_the_line_of_a_refused_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,5 +146,7 @@ def test_standard_input_is_a_hyphen_and_the_producer_is_named_by_from() -> None:
     app.command(tail)
     _, sending, _ = app.parse_args(["send", "-", "--to", "http://a"])
     assert (sending.args, sending.kwargs) == (("-",), {"to": "http://a"})
+    _, sending, _ = app.parse_args(["send", "-", "--any-order"])
+    assert sending.kwargs == {"in_order": False}
     _, tailing, _ = app.parse_args(["tail", "--from", "http://a", "--earliest"])
     assert tailing.kwargs == {"from_": "http://a", "earliest": True}
