@@ -178,6 +178,7 @@ class Event:
 class Turn(NamedTuple):
     """An ordered event's place among those of its key: it may begin when the row of `after` is in PostgreSQL.
 
+    `key` names the place that the event is ordered by and what stands there: `subject="a"`, `data.account=7`.
     `after` is the identity `(source, id)` of the event before it, if there is one that is not long stored; it stands
     at `offset` of `track`, the listener's record of its journal.
     """
