@@ -164,7 +164,7 @@ async def test_what_is_exported_can_be_sent_again_as_it_was_received(stack_of: S
             '"data":{"fails":true,"n":1.50,"big":12345678901234567890}}'
         }
         assert '"data":{"fails":1}' in file.read_text()
-        status, out, _ = await oncecast("send", str(file), "--to", stack.publish_url, "--json")
+        status, out, _ = await oncecast("send", str(file), *where, "--json")
         assert (status, json.loads(out)["accepted"]) == (0, 2)
         status, _, error = await oncecast("dead-letters", "export", "--output", "/nowhere/x", *where)
         assert (status, "--output: cannot write in '/nowhere'" in error) == (1, True)

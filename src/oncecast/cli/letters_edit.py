@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters_choice import PATH, Source
-from oncecast.cli.operate import Data, Json, Listener, operator
+from oncecast.cli.operate import Json, Listener, operator
 from oncecast.core.errors import ConfigError, OncecastError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def edit(
     reset: Annotated[bool, Parameter(negative=())] = False,
     source: Source = None,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
     """Mend the data of a dead letter: replays use it, and the original is kept.
