@@ -68,7 +68,7 @@ async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[
     already = await received(stack)
     began_s, times = time.monotonic(), os.times()
     send = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "oncecast", "send", str(file), "--to", stack.publish_url, "--json"),
+        *(sys.executable, "-m", "oncecast", "send", str(file), "--any-order", "--to", stack.publish_url, "--json"),
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await send.communicate()

@@ -151,7 +151,7 @@ async def _send(stack: Stack, folder: Path, run: int, count: int) -> int:
             event["data"] = "x" * (EVENT_BYTES - len(msgspec.json.encode(event)))
             opened.write(msgspec.json.encode(event) + b"\n")
     send = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "oncecast", "send", str(file), "--to", stack.publish_url, "--json"),
+        *(sys.executable, "-m", "oncecast", "send", str(file), "--any-order", "--to", stack.publish_url, "--json"),
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await send.communicate()

@@ -17,7 +17,7 @@ TOKEN = "publish-token-of-this-test"
 
 
 async def ids_of(producer: Address) -> Counter[str]:
-    """How often each id stands in the journal."""
+    """How often each id stands in the journal, in the order in which they first do."""
     found: Counter[str] = Counter()
     after: str | None = None
     async with producer.client() as client:
@@ -30,9 +30,11 @@ async def ids_of(producer: Address) -> Counter[str]:
             after = page["next"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_producer_that_is_restarted_midway_gets_every_event_under_its_own_id(
-    tmp_path: Path, how: signal.Signals
+@pytest.mark.parametrize(
+    ("how", "in_order"), [(signal.SIGKILL, True), (signal.SIGKILL, False), (signal.SIGTERM, True)]
+)
+async def test_a_producer_that_is_restarted_midway_gets_every_event_under_its_own_id_and_in_order_if_asked(
+    tmp_path: Path, how: signal.Signals, in_order: bool
 ) -> None:
     sent = 0
 
@@ -43,7 +45,7 @@ async def test_a_producer_that_is_restarted_midway_gets_every_event_under_its_ow
 
     with producer_process(tmp_path) as producer:
         async with Publisher(producer.http) as publisher, asyncio.TaskGroup() as group:
-            many = group.create_task(publisher.publish_many(events()))
+            many = group.create_task(publisher.publish_many(events(), in_order=in_order))
             ones = [group.create_task(publisher.publish(Event.new("one", id=f"one-{n}"))) for n in range(500)]
             for _ in range(3):
                 before = sent
@@ -56,6 +58,8 @@ async def test_a_producer_that_is_restarted_midway_gets_every_event_under_its_ow
         assert len(cursors) == 500
         found = await ids_of(producer)
     assert set(found) == {f"many-{n}" for n in range(1, 20_001)} | {f"one-{n}" for n in range(500)}
+    if in_order:
+        assert [id_ for id_ in found if id_.startswith("many")] == [f"many-{n}" for n in range(1, 20_001)]
 
 
 async def test_a_full_producer_is_waited_for_as_long_as_it_asks(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ async def test_a_dead_letter_is_listed_mended_and_replayed_by_command(stack_of: 
         assert (status, result["id"], result["outcome"]) == (1, "f1", "failed")
         assert summary == {"asked": 1, "stored": 0, "failed": 1, "not_dead": 0, "unknown": 0, "stopped": None}
 
-        mend = ("dead-letters", "edit", "f1", "--data", '{"fails": false}', "--stack", str(stack.data))
+        mend = ("dead-letters", "edit", "f1", "--with", '{"fails": false}', *data)
         assert (await oncecast(*mend))[0] == 0
         status, out, _ = await oncecast("dead-letters", "replay", "f1", *data, "--no-json")
         assert (status, out) == (0, "1 of 1 stored.\n")
@@ -143,7 +143,7 @@ async def test_what_is_exported_can_be_sent_again_as_it_was_received(stack_of: S
         (await client.post(f"{stack.publish_url}/events", content=events, headers=headers)).raise_for_status()
         await dead_letters(stack, 120, limit=1000)
         where = ("--data", str(stack.data))
-        mend = ("dead-letters", "edit", "f7", "--data", '{"fails": 1}', "--stack", str(stack.data))
+        mend = ("dead-letters", "edit", "f7", "--with", '{"fails": 1}', *where)
         assert (await oncecast(*mend))[0] == 0
         status, out, _ = await oncecast("dead-letters", "export", *where)
         letters = [json.loads(line) for line in out.splitlines()]
@@ -164,7 +164,7 @@ async def test_what_is_exported_can_be_sent_again_as_it_was_received(stack_of: S
             '"data":{"fails":true,"n":1.50,"big":12345678901234567890}}'
         }
         assert '"data":{"fails":1}' in file.read_text()
-        status, out, _ = await oncecast("send", str(file), "--to", stack.publish_url, "--json")
+        status, out, _ = await oncecast("send", str(file), *where, "--json")
         assert (status, json.loads(out)["accepted"]) == (0, 2)
         status, _, error = await oncecast("dead-letters", "export", "--output", "/nowhere/x", *where)
         assert (status, "--output: cannot write in '/nowhere'" in error) == (1, True)
@@ -176,7 +176,7 @@ async def test_an_editor_opens_with_the_data_as_it_is_and_what_is_wrong_is_not_s
     async with stack_of(listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("oncecast.failing", {"fails": True, "why": "ü"}, id="f1"))
         await dead_letters(stack, 1)
-        edit = ("dead-letters", "edit", "f1", "--stack", str(stack.data), "--no-json")
+        edit = ("dead-letters", "edit", "f1", "--data", str(stack.data), "--no-json")
 
         async def with_editor(command: str) -> tuple[int, str, str]:
             editor = tmp_path / "editor"

@@ -366,6 +366,7 @@ STORES = [
         "core/event.py",
         "            if place is None or place == (turn.epoch, turn.offset):\n",
         "            if True:\n",
+        by=HANDLING,
     ),
     Mutant(
         "to be buried an ordered event waits for its turn",

@@ -11,11 +11,12 @@ from oncecast import cli
 
 
 @cache
-def _app() -> cyclopts.App:
+def command_line() -> cyclopts.App:
+    """All of it, as `oncecast` has it."""
     cli._register()
     return cli.app
 
 
 def check_command(arguments: Sequence[str]) -> None:
     """Raises cyclopts.CycloptsError where `oncecast ARGUMENTS…` is no command of ours."""
-    _app().parse_args(arguments, exit_on_error=False, print_error=False)
+    command_line().parse_args(arguments, exit_on_error=False, print_error=False)

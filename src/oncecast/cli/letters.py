@@ -15,7 +15,7 @@ from oncecast.cli.letters_choice import PATH, Choice, Source, count, letters, le
 from oncecast.cli.letters_edit import edit
 from oncecast.cli.letters_export import export
 from oncecast.cli.letters_replay import replay
-from oncecast.cli.operate import Data, Json, Listener, operator
+from oncecast.cli.operate import Json, Listener, operator
 from oncecast.core.errors import ConfigError
 
 app = App(
@@ -38,7 +38,7 @@ def list_(
     discarded: Discarded = False,
     limit: int = 50,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
     """List dead letters, newest first; where there are more than that, what they died of.
@@ -80,7 +80,7 @@ def causes(
     discarded: Discarded = False,
     limit: int = 50,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
     """Count dead letters by what they died of, the largest cause first.
@@ -117,7 +117,7 @@ def show(
     *,
     source: Source = None,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
     """Show one dead letter: the event as it was received, the data it was mended with, its error and trace.

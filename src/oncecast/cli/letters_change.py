@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters_choice import PATH, Choice, as_of_now, count, done, letters, nothing_chosen, plan
-from oncecast.cli.operate import Data, Json, Listener, operator
+from oncecast.cli.operate import Json, Listener, operator
 from oncecast.core.errors import ConfigError
 from oncecast.core.letters import Selection
 
@@ -32,7 +32,7 @@ def discard(
     yes: Annotated[bool, Parameter(negative=())] = False,
     dry_run: bool = False,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
     """Give dead letters up for good: listed no more, and not replayed. Their rows stay, and `restore` undoes it.
@@ -70,7 +70,7 @@ def restore(
     choice: Choice | None = None,
     dry_run: bool = False,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
     """Bring discarded dead letters back: they are listed again, and can be replayed.

@@ -45,37 +45,35 @@ def edit(
     id: str,
     /,
     *,
-    data_: Annotated[str | None, Parameter(name="--data", show_default=False)] = None,
+    with_: Annotated[str | None, Parameter(name="--with", allow_leading_hyphen=True, show_default=False)] = None,
     file: Annotated[Path | None, Parameter(show_default=False)] = None,
     reset: Annotated[bool, Parameter(negative=())] = False,
     source: Source = None,
     listener: Listener = None,
-    stack: Annotated[
-        Path, Parameter(help="The folder of a stack that `oncecast up` started.")
-    ] = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
     """Mend the data of a dead letter: replays use it, and the original is kept.
 
-    Without --data, --file or --reset, $VISUAL or $EDITOR opens with the data as it is now; left unchanged, nothing
+    Without --with, --file or --reset, $VISUAL or $EDITOR opens with the data as it is now; left unchanged, nothing
     is done.
 
     Parameters
     ----------
     id
         The event's id.
-    data_
-        The data: JSON, or @FILE, or - for standard input.
+    with_
+        The data that it is to have: JSON, or @FILE, or - for standard input.
     file
         The file that has it.
     reset
         Go back to the event as it was received.
     """
-    if (data_ is not None) + (file is not None) + reset > 1:
-        raise ConfigError("--data, --file and --reset exclude each other")
-    content = _given(data_, file)
+    if (with_ is not None) + (file is not None) + reset > 1:
+        raise ConfigError("--with, --file and --reset exclude each other")
+    content = _given(with_, file)
     as_json = output.wants_json(json)
-    with operator("listener", listener, stack) as asked:
+    with operator("listener", listener, data) as asked:
         if reset:
             _reset(asked, id, source)
         elif content is not None:
@@ -91,18 +89,18 @@ def edit(
     output.line(f"{output.printable(id)} {state}; 'oncecast dead-letters replay {shown}' processes it.")
 
 
-def _given(data: str | None, file: Path | None) -> bytes | None:
+def _given(text: str | None, file: Path | None) -> bytes | None:
     """What the flags say, once it is known to be JSON."""
-    name = "--data" if file is None else "--file"
+    name = "--with" if file is None else "--file"
     try:
         if file is not None:
             content = file.read_bytes()
-        elif data is None:
+        elif text is None:
             return None
-        elif data == "-":
+        elif text == "-":
             content = sys.stdin.buffer.read()
         else:
-            content = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
+            content = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
     except OSError as error:
         raise ConfigError(f"{name}: cannot read {error.filename!r}: {error.strerror}") from None
     if fault := fault_of(content):
@@ -137,10 +135,10 @@ def _edit(asked: Operator, id: str, source: str | None) -> bool:
     """Have a person change it; whether it was changed. A text that cannot be stored is kept, and its file named."""
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("vi" if sys.stdin.isatty() else None)
     if command is None:
-        raise ConfigError("say --data JSON, --file FILE or --reset, or set EDITOR to edit the data as it is now")
+        raise ConfigError("say --with JSON, --file FILE or --reset, or set EDITOR to edit the data as it is now")
     letter: _Letter = asked.ask("GET", _path(id), query={"source": source}, kind=_Letter)
     if letter.event.data_base64 is not None and not letter.mended:
-        raise ConfigError("this event's data is binary: say --data JSON or --file FILE")
+        raise ConfigError("this event's data is binary: say --with JSON or --file FILE")
     before = msgspec.json.format(letter.data, indent=2) + b"\n"
     descriptor, name = tempfile.mkstemp(prefix="dead-letter-", suffix=".json")
     path = Path(name)

@@ -25,7 +25,7 @@ from oncecast.cli.letters_choice import (
     nothing_chosen,
     plan,
 )
-from oncecast.cli.operate import Data, Json, Listener, operator
+from oncecast.cli.operate import Json, Listener, operator
 from oncecast.core.errors import ConfigError, OncecastError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def replay(
     rate: Rate = None,
     dry_run: bool = False,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
     """Process dead letters again: each is stored together with what its handler writes, or stays dead.

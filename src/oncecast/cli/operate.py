@@ -27,7 +27,6 @@ Producer = Annotated[
 Listener = Annotated[
     str | None, Parameter(help="The listener to ask; by default one of the stack's, else http://localhost:3001.")
 ]
-Data = Annotated[Path, Parameter(help="The folder of a stack that `oncecast up` started.")]
 Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
 
 journal = App(
@@ -50,7 +49,7 @@ def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
 
 
 @groups.command(name="list")
-def list_(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+def list_(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
     """List the groups: how far each is, and whether it holds events back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/groups")["groups"]
@@ -67,7 +66,7 @@ def list_(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, js
 
 @groups.command
 def forget(
-    name: str, /, *, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None
+    name: str, /, *, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None
 ) -> None:
     """Keep events for the group NAME no longer. Should it come again, what is gone by then is recorded as a gap.
 
@@ -85,7 +84,7 @@ def forget(
 
 
 @journal.default
-def show(*, producer: Producer = None, data: Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+def show(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
     """Show a producer's journal: what it holds, how full it is, and which group holds it back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/journal")
@@ -115,7 +114,7 @@ def prune(
     older_than: str,
     dry_run: bool = False,
     listener: Listener = None,
-    data: Data = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
     """Delete the rows of stored events that are older than a duration; dead letters stay.

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from oncecast.cli import output
+from oncecast.cli import output, stack_file
 from oncecast.cli.events_file import BadInput, EventsFile
 from oncecast.client.errors import PublishRefused
 from oncecast.core.durations import duration_s
@@ -47,23 +47,28 @@ def send(
     file: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
-    to: str = "http://localhost:8080",
+    to: Annotated[str | None, Parameter(show_default=False)] = None,
     deadline: str = "60s",
+    in_order: Annotated[bool, Parameter(negative="--any-order")] = True,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: bool | None = None,
 ) -> int:
     """Publish the events in FILE, or from standard input with `-`: NDJSON, or one JSON array.
 
-    Lines are sent as they come. An event without an id is given one. Exits with 0 when every event is on the
-    producer's disk. PUBLISH_TOKEN is shown to the producer if it is set.
+    Lines are sent as they come, and accepted in their order. An event without an id is given one. Exits with 0 when
+    every event is on the producer's disk. PUBLISH_TOKEN is shown to the producer if it is set.
 
     Parameters
     ----------
     file
         What to send; `-` is standard input.
     to
-        The producer.
+        The producer; by default the stack's, else http://localhost:8080.
     deadline
         Give up when a batch is not acknowledged within this time: 60s, 500ms, 2m.
+    in_order
+        Send the next batch when the one before is accepted, so that handlers that are ordered_by see the order of
+        FILE. With --any-order three are under way at a time, and any may come first: faster.
     json
         Print the result as JSON; by default when the output is no terminal.
     """
@@ -72,13 +77,15 @@ def send(
     try:
         deadline_s = _deadline_s(deadline)
         token = secret("PUBLISH_TOKEN")
+        url = _producer(to, data)
         descriptor = sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY)
     except (OSError, ConfigError) as error:
         return output.error(_described(error, file))
     events = EventsFile(descriptor)
     try:
         with _progress(events, sending):
-            asyncio.run(_send(events, sending, to=to, token=token, deadline_s=deadline_s))
+            work = _send(events, sending, to=url, token=token, deadline_s=deadline_s, in_order=in_order)
+            asyncio.run(work)
     except KeyboardInterrupt:
         failure = "interrupted"
     except (OncecastError, OSError) as error:
@@ -92,7 +99,9 @@ def send(
     return 1 if failure else 0
 
 
-async def _send(events: EventsFile, sending: Sending, *, to: str, token: str | None, deadline_s: float) -> None:
+async def _send(
+    events: EventsFile, sending: Sending, *, to: str, token: str | None, deadline_s: float, in_order: bool
+) -> None:
     from oncecast.client.publisher import Publisher  # httpx takes a tenth of a second to import
 
     def count(accepted: int) -> None:
@@ -102,14 +111,15 @@ async def _send(events: EventsFile, sending: Sending, *, to: str, token: str | N
         output.note(f"{reason}; trying again for up to {deadline_s:g} s")
 
     async with Publisher(to, token=token, deadline_s=deadline_s, on_trouble=tell) as publisher:
-        await publisher.publish_json(events.runs(), count)
+        await publisher.publish_json(events.runs(), count, in_order=in_order)
 
 
 def tail(
     *,
-    from_: str = "http://localhost:8080",
+    from_: Annotated[str | None, Parameter(show_default=False)] = None,
     earliest: bool = False,
     after: str | None = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: bool | None = None,
 ) -> int:
     """Follow the broadcast of a producer, until interrupted. SUBSCRIBE_TOKEN is shown to it if it is set.
@@ -117,7 +127,7 @@ def tail(
     Parameters
     ----------
     from_
-        The producer.
+        The producer; by default the stack's, else http://localhost:8080.
     earliest
         Begin with the oldest event kept, not with the next.
     after
@@ -130,7 +140,8 @@ def tail(
             raise ConfigError("--earliest and --after exclude each other")
         start = None if after is None else Cursor.parse(after)
         token = secret("SUBSCRIBE_TOKEN")
-        asyncio.run(_tail(from_, token, start, earliest, as_json=output.wants_json(json)))
+        url = _producer(from_, data)
+        asyncio.run(_tail(url, token, start, earliest, as_json=output.wants_json(json)))
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS
     except BrokenPipeError:
@@ -157,6 +168,14 @@ async def _tail(url: str, token: str | None, after: Cursor | None, earliest: boo
             data = output.printable(event.raw_data[:2000].decode(errors="replace"))
             head = f"{at}  {received.cursor.offset:>8}  {event.type}  {event.id}"
             output.line(output.printable(head) + (f"  {data}" if data else ""))
+
+
+def _producer(given: str | None, data: Path) -> str:
+    """As given, else the stack's first, else the usual one; says so where it is not where people expect it."""
+    found = stack_file.addresses("producer", given, data)[0]
+    if given is None and found.replace("127.0.0.1", "localhost") != stack_file.DEFAULT_PRODUCER:
+        output.note(f"The producer is {found}, of the stack in {data}.")
+    return found
 
 
 def secret(name: str) -> str | None:

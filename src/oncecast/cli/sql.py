@@ -34,9 +34,7 @@ def sql(
     query: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
-    data: Annotated[
-        Path, Parameter(help="The folder of a stack that `oncecast up` started.")
-    ] = stack_file.DEFAULT_DATA,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Annotated[
         bool | None, Parameter(help="Print a JSON object a row; by default when the output is no terminal.")
     ] = None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 from oncecast.core.errors import ConfigError
 
+Data = Annotated[Path, Parameter(help="The folder of a stack that `oncecast up` started.")]
 DEFAULT_DATA = Path(".oncecast")
 DEFAULT_PRODUCER = "http://localhost:8080"
 DEFAULT_LISTENER = "http://localhost:3001"
@@ -41,8 +43,14 @@ def entries(data: Path) -> list[Entry]:
 
 
 def addresses(kind: str, given: str | None, data: Path) -> list[str]:
-    """Where to find a `producer` or `listener`: as given, else those of the stack, else the usual place."""
+    """Where to find a `producer` or `listener`: as given, else those of the stack, else the usual place.
+
+    Of a stack that runs they are those that run, or if none does, those that may come again. Raises ConfigError.
+    """
     if given is not None:
         return [given]
-    found = [e.address for e in entries(data) if e.name.startswith(kind) and e.address and e.state == "running"]
-    return found or [DEFAULT_PRODUCER if kind == "producer" else DEFAULT_LISTENER]
+    stack = entries(data)
+    ours = [e for e in stack if e.name.startswith(kind) and e.address]
+    if ours and any(e.state == "running" for e in stack):
+        return [str(e.address) for e in [e for e in ours if e.state == "running"] or ours]
+    return [DEFAULT_PRODUCER if kind == "producer" else DEFAULT_LISTENER]

@@ -1,4 +1,4 @@
-"""Events on their way to the producer: one side adds, a few senders take batches of whatever has gathered.
+"""Events on their way to the producer: one side adds, one sender or a few take batches of whatever has gathered.
 
 Nothing lingers: a lone event is taken at once, and while requests are under way the next batch gathers.
 """

@@ -35,7 +35,11 @@ class Publisher:
     bare event; one without an id is given one. Each request must be acknowledged within `deadline_s` of its
     first sending, and is tried again until then. A request holds at most `batch_events_max` events and about
     `batch_bytes_max` bytes, or one larger event; `requests_max` are under way at a time, for each `publish_many`
-    and for all `publish` together.
+    that need not keep the order and for all `publish` together.
+
+    Order: a `publish` awaited after another comes after it in the journal, and so does each event of a
+    `publish_many` after those before it, unless told otherwise. What several tasks publish at the same time has no
+    order.
 
     When requests begin to be in vain, `on_trouble(reason)` hears it once; by default a warning is logged. Many
     tasks of one event loop may share a publisher; `SyncPublisher` is its twin for code without one.
@@ -83,21 +87,31 @@ class Publisher:
         """
         return await self._singles.publish(encode_event(event))
 
-    async def publish_many(self, events: Iterable[EventLike] | AsyncIterable[EventLike]) -> int:
+    async def publish_many(
+        self, events: Iterable[EventLike] | AsyncIterable[EventLike], *, in_order: bool = True
+    ) -> int:
         """Publish all `events`, in batches of what has gathered; returns how many were accepted: all.
 
+        They get into the journal in their order, which is what handlers that are `ordered_by` go by: the next batch
+        goes out when the one before is acknowledged. That is the default since a list has an order, and nothing
+        would tell that it was lost. With `in_order=False` up to `requests_max` batches are under way at a time, and
+        any may come first: faster, the more so the farther the producer is.
+
         Reads on only as fast as the producer takes. Raises PublishRefused or NotAcknowledged at the first
-        batch that fails, when the requests under way have ended; both tell how many were accepted. What the
-        iterable raises is raised as it is: then some of the events before may be accepted.
+        batch that fails, when the requests under way have ended; both tell how many were accepted. In order, nothing
+        behind that batch was sent. What the iterable raises is raised as it is: then some of the events before may
+        be accepted.
         """
         check_several(events)
-        return await self._publish_all(lambda outbox: _fill(outbox, events))
+        return await self._publish_all(lambda outbox: _fill(outbox, events), in_order=in_order)
 
-    async def publish_json(self, lines: Lines, on_accepted: Callable[[int], None] | None = None) -> int:
+    async def publish_json(
+        self, lines: Lines, on_accepted: Callable[[int], None] | None = None, *, in_order: bool = True
+    ) -> int:
         """Publish events that are JSON already, as they are: the fast path of `oncecast send`.
 
         `lines` yields runs of JSON objects, each with an id, and their numbers, which a refusal's `position`
-        then tells. `on_accepted(count)` is called for every batch accepted. Returns and raises as
+        then tells. `on_accepted(count)` is called for every batch accepted. Keeps the order, returns and raises as
         `publish_many`.
         """
 
@@ -105,10 +119,14 @@ class Publisher:
             async for events, numbers in lines:
                 await outbox.add(events, numbers)
 
-        return await self._publish_all(fill, on_accepted)
+        return await self._publish_all(fill, on_accepted, in_order=in_order)
 
     async def _publish_all(
-        self, fill: Callable[[Outbox], Awaitable[None]], on_accepted: Callable[[int], None] | None = None
+        self,
+        fill: Callable[[Outbox], Awaitable[None]],
+        on_accepted: Callable[[int], None] | None = None,
+        *,
+        in_order: bool,
     ) -> int:
         outbox = Outbox(events_max=self._batch_events_max, bytes_max=self._batch_bytes_max)
         accepted = 0
@@ -135,7 +153,7 @@ class Publisher:
         try:
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(read())
-                for _ in range(self._requests_max):
+                for _ in range(1 if in_order else self._requests_max):
                     group.create_task(send())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # what the caller's own iterable raised

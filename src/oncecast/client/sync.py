@@ -75,17 +75,21 @@ class SyncPublisher:
         """
         return _result(self._submit(lambda publisher: publisher.publish(event)))
 
-    def publish_many(self, events: Iterable[EventLike]) -> int:
+    def publish_many(self, events: Iterable[EventLike], *, in_order: bool = True) -> int:
         """Publish all `events`, in batches of what has gathered; returns how many were accepted: all.
 
+        They get into the journal in their order: the next batch goes out when the one before is acknowledged. With
+        `in_order=False` up to `requests_max` batches are under way at a time, and any may come first: faster, the
+        more so the farther the producer is.
+
         `events` is iterated over in the caller's thread, only as fast as the producer takes; what it yields is
-        sent at once. Raises PublishRefused or NotAcknowledged at the first batch that fails, when the requests
-        under way have ended; both tell how many were accepted. What the iterable raises is raised as it is: then
-        some of the events before may be accepted.
+        sent at once, or with the next batch. Raises PublishRefused or NotAcknowledged at the first batch that fails,
+        when the requests under way have ended; both tell how many were accepted. In order, nothing behind that
+        batch was sent. What the iterable raises is raised as it is: then some of the events before may be accepted.
         """
         check_several(events)
         handover = _Handover()
-        publishing = self._submit(lambda publisher: publisher.publish_json(handover.taken()))
+        publishing = self._submit(lambda publisher: publisher.publish_json(handover.taken(), in_order=in_order))
         publishing.add_done_callback(lambda _: handover.end())
         try:
             for event in events:

@@ -200,6 +200,7 @@ class Event:
 class Turn:
     """An ordered event's place among those of its key: it may begin when all `before` it have their rows.
 
+    `key` names the place that the event is ordered by and what stands there: `subject="a"`, `data.account=7`.
     It came from `offset` of `epoch`, by the journal that `track` is the listener's record of.
     """
 

@@ -86,9 +86,10 @@ def check_place(ordered_by: object) -> None:
 
 
 def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
-    """What reads the key `subject`, `source`, another attribute, or a path such as `data.account`, of an event.
+    """What reads the key of an event by `subject`, `source`, another attribute, or a path such as `data.account`.
 
-    As JSON text, so that 1 and "1" are two keys. An event that lacks it, or whose data is of another shape, has none.
+    Such as `data.account=7`: the same number at another place is another key, since it is of another thing. The value
+    is JSON, so that 1 and "1" are two keys. An event that lacks it, or whose data is of another shape, has none.
     """
     place = ordered_by.split(".")
     shape: Any = msgspec.Raw
@@ -107,6 +108,6 @@ def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
             found = found.key
         if found is msgspec.UNSET or bytes(found) == b"null":
             return None
-        return msgspec.json.encode(msgspec.json.decode(found)).decode()
+        return f"{ordered_by}={msgspec.json.encode(msgspec.json.decode(found)).decode()}"
 
     return key

@@ -30,9 +30,15 @@ class Server:
 
     def __init__(self) -> None:
         self.url: Future[str] = Future()
+        self.url.set_running_or_notify_cancel()  # all tests share it: the one that gives up shall not cancel it
         self._end: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._serve, name="oncecast test server", daemon=True)
         self._thread.start()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it cannot be had: its start failed."""
+        return self.url.done() and self.url.exception() is not None
 
     def end(self) -> None:
         """Stop it; nobody can use it any more."""
@@ -45,7 +51,7 @@ class Server:
             asyncio.run(self._run())
         except BaseException as error:  # whoever waits for the URL is told, on whatever it failed
             if not self.url.done():
-                self.url.set_exception(error)
+                self.url.set_exception(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error)
 
     async def _run(self) -> None:
         check_installed()
@@ -82,12 +88,16 @@ _server: Server | None = None
 
 
 async def embedded_postgres_url() -> str:
-    """Its URL, which has a password. Raises StartError where the extra `embedded` is not installed."""
+    """Its URL, which has a password. Raises StartError where the extra `embedded` is missing, or it cannot begin.
+
+    Whoever is cancelled meanwhile leaves it to others; after a failed start the next use tries again.
+    """
     global _server
     with _lock:
-        if _server is None:
+        if _server is None or _server.has_failed:
             _server = Server()
-    return await asyncio.wrap_future(_server.url)
+        url = _server.url
+    return await asyncio.wrap_future(url)
 
 
 @atexit.register

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import cyclopts
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 
 from oncecast.cli.publish import send, tail
-from tests.support.scripted_producer import Producer, accept, refuse
+from oncecast.cli.stack_file import addresses
+from tests.support.scripted_producer import Producer, accept, refuse, when
 
 
 def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,7 +21,77 @@ def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.Captur
         assert send(str(file), to=url) == 0
     result = msgspec.json.decode(capsys.readouterr().out)
     assert (result["accepted"], result["complete"], result["ids_given"]) == (2500, True, 0)
+    assert [event["id"] for event in producer.acknowledged] == list(range(2500))
+
+
+def stack_of(folder: Path, **states: tuple[str, str]) -> Path:
+    """The folder of a stack with these processes: where each is, and its state."""
+    processes = [
+        {"name": name, "pid": 7, "address": address, "state": state} for name, (address, state) in states.items()
+    ]
+    (folder / "stack.json").write_bytes(msgspec.json.encode(processes))
+    return folder
+
+
+def test_send_finds_the_producer_of_a_stack_on_another_port_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As other commands find theirs; among several it takes one that runs."""
+    (tmp_path / "events").write_bytes(b'{"id":"a"}\n')
+    producer = Producer()
+    with producer.in_a_thread() as url:
+        data = stack_of(tmp_path, producer=("http://127.0.0.1:1", "stopped"), producer_2=(url, "running"))
+        assert send(str(tmp_path / "events"), data=data) == 0
+    assert [event["id"] for event in producer.acknowledged] == ["a"]
+    assert capsys.readouterr().err == f"The producer is {url}, of the stack in {tmp_path}.\n"
+
+
+def test_a_producer_of_a_stack_that_is_stopped_for_now_is_waited_for_and_not_mistaken_for_the_usual_one(
+    tmp_path: Path,
+) -> None:
+    """While anything of the stack runs, its producer may come again; afterwards the usual address is meant."""
+    away = ("http://127.0.0.1:1", "stopped")
+    data = stack_of(tmp_path, producer=away, postgres=("127.0.0.1:2", "running"))
+    assert addresses("producer", None, data) == ["http://127.0.0.1:1"]
+    data = stack_of(tmp_path, producer=away, postgres=("127.0.0.1:2", "stopped"))
+    assert addresses("producer", None, data) == ["http://localhost:8080"]
+    assert addresses("producer", "http://x", data) == ["http://x"]
+
+
+def test_tail_finds_the_producer_of_a_stack_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = stack_of(tmp_path, producer=("http://", "running"))
+    assert tail(data=data) == 1
+    told = capsys.readouterr().err
+    assert f"The producer is http://, of the stack in {tmp_path}.\n" in told
+    assert "a producer's address is like http://localhost:8080, not 'http://'" in told
+
+
+def test_send_keeps_the_order_of_its_file(tmp_path: Path) -> None:
+    """A batch that is refused for now holds up those behind it."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
+    producer = Producer([refuse(503)])
+    with producer.in_a_thread() as url:
+        assert send(str(file), to=url) == 0
+    assert [event["id"] for event in producer.acknowledged] == list(range(2500))
+    assert producer.most_under_way == 1
+
+
+def test_send_keeps_no_order_where_none_is_wanted(tmp_path: Path) -> None:
+    """With --any-order a batch goes out though none before it is accepted."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
+    second_came = asyncio.Event()
+
+    async def accept_and_tell(*args: object) -> None:
+        await accept(*args)  # type: ignore[arg-type]
+        second_came.set()
+
+    producer = Producer([when(second_came, accept), accept_and_tell])  # type: ignore[list-item]
+    with producer.in_a_thread() as url:
+        assert send(str(file), to=url, in_order=False) == 0
     assert sorted(event["id"] for event in producer.acknowledged) == list(range(2500))
+    assert producer.most_under_way >= 2
 
 
 def test_send_names_the_line_of_a_refused_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,5 +189,7 @@ def test_standard_input_is_a_hyphen_and_the_producer_is_named_by_from() -> None:
     app.command(tail)
     _, sending, _ = app.parse_args(["send", "-", "--to", "http://a"])
     assert (sending.args, sending.kwargs) == (("-",), {"to": "http://a"})
+    _, sending, _ = app.parse_args(["send", "-", "--any-order"])
+    assert sending.kwargs == {"in_order": False}
     _, tailing, _ = app.parse_args(["tail", "--from", "http://a", "--earliest"])
     assert tailing.kwargs == {"from_": "http://a", "earliest": True}

@@ -132,7 +132,7 @@ async def test_a_refusal_names_the_event_and_the_reason() -> None:
     problem = refuse(422, {"title": "Unprocessable", "detail": "event 2: $.data holds \\u0000"})
     async with (
         Producer([acknowledge, problem]).running() as producer,
-        Publisher(producer.url, batch_events_max=2, requests_max=1) as p,
+        Publisher(producer.url, batch_events_max=2) as p,
     ):
         with pytest.raises(PublishRefused) as refused:
             await p.publish_many(bare(7))
@@ -168,7 +168,7 @@ async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
         Publisher(producer.url, batch_events_max=5, requests_max=2) as p,
     ):
         with pytest.raises(PublishRefused) as refused:
-            await p.publish_many(bare(1000))
+            await p.publish_many(bare(1000), in_order=False)
     assert refused.value.accepted == len(producer.acknowledged) == 5
 
 
@@ -189,7 +189,7 @@ async def test_out_of_time_tells_how_many_were_accepted() -> None:
     answers = [acknowledge] + [refuse(503, {"detail": "the disk is being checked"})] * 1000
     async with (
         Producer(answers).running() as producer,
-        Publisher(producer.url, deadline_s=0.5, batch_events_max=2, requests_max=1) as p,
+        Publisher(producer.url, deadline_s=0.5, batch_events_max=2) as p,
     ):
         with pytest.raises(NotAcknowledged, match=r"2 accepted before.*: the disk is being checked") as late:
             await p.publish_many(bare(6))
@@ -203,11 +203,40 @@ async def test_batches_are_bounded_by_count_and_by_bytes() -> None:
     events = [{"id": str(n), "text": "x" * size} for n, size in enumerate(sizes)]
     async with (
         Producer().running() as producer,
-        Publisher(producer.url, batch_events_max=2, batch_bytes_max=600, requests_max=1) as p,
+        Publisher(producer.url, batch_events_max=2, batch_bytes_max=600) as p,
     ):
         await p.publish_many(events)
     assert [request.ids for request in producer.requests] == [["0", "1"], ["2", "3"], ["4"], ["5"], ["6"]]
     assert producer.acknowledged == events
+
+
+async def test_publish_many_keeps_the_order_also_where_a_batch_has_to_be_sent_again() -> None:
+    """The next batch goes out only when the one before is acknowledged, whatever `requests_max` would allow."""
+    answers = [refuse(503), acknowledge, accept_but_hang_up, refuse(507)]
+    async with Producer(answers).running() as producer, Publisher(producer.url, batch_events_max=10) as p:
+        assert await p.publish_many(bare(55)) == 55
+    numbers = [event["n"] for event in producer.acknowledged]
+    assert list(dict.fromkeys(numbers)) == list(range(1, 56))
+    assert numbers == [*range(1, 21), *range(11, 56)], "the second batch twice, its first answer was lost"
+    assert producer.most_under_way == 1
+
+
+async def test_without_order_several_batches_are_under_way() -> None:
+    """`in_order=False` does not wait: a batch goes out though none before it is acknowledged."""
+    second_came = asyncio.Event()
+
+    async def accept_and_tell(*args: object) -> None:
+        await acknowledge(*args)  # type: ignore[arg-type]
+        second_came.set()
+
+    answers = [when(second_came, acknowledge), accept_and_tell]
+    async with (
+        Producer(answers).running() as producer,  # type: ignore[arg-type]
+        Publisher(producer.url, batch_events_max=2) as p,
+    ):
+        assert await p.publish_many(bare(4), in_order=False) == 4
+    assert sorted(event["n"] for event in producer.acknowledged) == [1, 2, 3, 4]
+    assert producer.most_under_way == 2
 
 
 async def test_no_more_requests_are_under_way_than_set() -> None:
@@ -216,7 +245,7 @@ async def test_no_more_requests_are_under_way_than_set() -> None:
         Producer().running() as producer,
         Publisher(producer.url, batch_events_max=3, requests_max=2) as p,
     ):
-        assert await p.publish_many(bare(100)) == 100
+        assert await p.publish_many(bare(100), in_order=False) == 100
     assert producer.most_under_way <= 2
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 101))
 
@@ -236,7 +265,7 @@ async def test_publish_many_does_not_read_ahead_of_a_producer_that_stands_still(
         Producer([when(gate, acknowledge)] * 2).running() as producer,
         Publisher(producer.url, batch_events_max=100, requests_max=2) as p,
     ):
-        publishing = asyncio.create_task(p.publish_many(endless()))
+        publishing = asyncio.create_task(p.publish_many(endless(), in_order=False))
         while producer.under_way < 2:
             producer.arrived.clear()
             await producer.arrived.wait()

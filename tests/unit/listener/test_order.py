@@ -59,7 +59,7 @@ def test_the_next_of_a_key_is_released_when_the_one_before_has_ended_and_knows_w
     at.order.ended(first)
     (second,) = at.released
     assert second.turn is not None
-    assert (second.offset, second.turn.key, needed(second)) == (2, '"a"', ["1"])
+    assert (second.offset, second.turn.key, needed(second)) == (2, 'subject="a"', ["1"])
     at.order.ended(second)
     assert offsets(at.released) == [2, 3]
 
@@ -92,7 +92,32 @@ def test_another_track_does_not_wait_for_this_one() -> None:
     at.arrive(["a"], track())
     (other,) = at.arrive(["a"], track())
     assert other.turn is not None
-    assert (other.turn.key, needed(other)) == ('"a"', [])
+    assert (other.turn.key, needed(other)) == ('subject="a"', [])
+
+
+def test_the_same_value_at_another_place_is_another_key_and_at_the_same_place_one_whatever_the_handler() -> None:
+    app = Listener()
+    for types, place in (("customer", "data.n"), ("invoice.sent", "data.id"), ("invoice.paid", "data.id")):
+
+        @app.on(types, ordered_by=place)
+        async def handler(event: Event) -> None: ...
+
+    events = [
+        Event.new("customer", {"n": 7}),
+        Event.new("invoice.sent", {"id": 7}),
+        Event.new("invoice.paid", {"id": 7}),
+    ]
+    new = arrivals(3, type="customer")
+    for arrival, event in zip(new, events, strict=True):
+        arrival.type, arrival.raw = event.type, msgspec.Raw(event.to_json())
+    released: list[Arrival] = []
+    order = Order(app, release=released.append, let_go=released.append)
+    assert order.let_through(new, new) == new[:2]
+    assert [arrival.turn and arrival.turn.key for arrival in new] == ["data.n=7", "data.id=7", "data.id=7"]
+    order.ended(new[0])
+    assert released == []
+    order.ended(new[1])
+    assert released == [new[2]]
 
 
 def test_an_arrival_that_waits_for_its_own_identity_is_a_predecessor_and_is_not_let_through() -> None:
@@ -146,6 +171,6 @@ def test_whatever_ends_in_whatever_order_keys_run_one_at_a_time_and_in_order(
         at.released.clear()
     assert len(done) == len(keys)
     for key in "abc":
-        mine = [arrival.offset for arrival in done if arrival.turn and arrival.turn.key == f'"{key}"']
+        mine = [arrival.offset for arrival in done if arrival.turn and arrival.turn.key == f'subject="{key}"']
         assert mine == sorted(mine)
     assert at.order.waiting == 0

@@ -17,7 +17,7 @@ import pytest
 from oncecast import Event, Listener, Transaction
 from oncecast.core.errors import OncecastError, StartError
 from oncecast.embedded.guard import runs
-from oncecast.testing import MakeTestListener, NotEnded, TestListener
+from oncecast.testing import MakeTestListener, NotEnded, TestListener, servers
 from tests.support.stacks import until
 
 SHOP = Listener("shop")
@@ -130,6 +130,34 @@ def test_an_embedded_postgresql_comes_by_one_argument_and_is_shared(test_listene
         assert t.send({"type": "order.created", "sku": "A"}).is_stored
     assert urlsplit(one.database_url).port == urlsplit(other.database_url).port
     assert one.fetch_one("show fsync") == {"fsync": "off"}
+
+
+async def answers(url: str) -> bool:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        return await (await connection.execute("select 1")).fetchone() == (1,)
+
+
+async def test_a_test_that_gives_up_while_the_embedded_server_begins_takes_it_from_nobody() -> None:
+    await asyncio.to_thread(servers.end_server)
+    waiting = [asyncio.create_task(servers.embedded_postgres_url()) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    url = await waiting[1]
+    assert url == await servers.embedded_postgres_url()
+    assert await answers(url)
+
+
+async def test_a_start_that_failed_is_told_to_who_waited_and_tried_again_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await asyncio.to_thread(servers.end_server)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(servers, "UNSAFE", {"no_such_setting": "on"})
+        with pytest.raises(StartError, match=r"postgres ended with status 1: .*no_such_setting"):
+            await servers.embedded_postgres_url()
+    assert await answers(await servers.embedded_postgres_url())
 
 
 HOLDING = """

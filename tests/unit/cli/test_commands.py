@@ -1,0 +1,39 @@
+"""What holds of all commands together: a flag means the same in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+
+from tests.support.command import command_line
+
+
+def all_of(app: cyclopts.App) -> Iterator[cyclopts.App]:
+    """Every command that does something, also those of groups of commands."""
+    for name in app:
+        if not name.startswith("-"):
+            if app[name].default_command is not None:
+                yield app[name]
+            yield from all_of(app[name])
+
+
+def flags(app: cyclopts.App) -> dict[str, Any]:
+    """The type of each."""
+    return {name: argument.hint for argument in app.assemble_argument_collection() for name in argument.names}
+
+
+def test_data_is_the_folder_of_a_stack_wherever_it_is_a_flag() -> None:
+    found = {app.name[0]: flags(app) for app in all_of(command_line())}
+    kinds = {name: flags_["--data"] for name, flags_ in found.items() if "--data" in flags_}
+    assert {"up", "edit", "replay", "sql"} <= kinds.keys()
+    assert set(kinds.values()) <= {Path, Path | None}
+    assert [name for name, flags_ in found.items() if "--stack" in flags_] == []
+
+
+def test_mended_data_may_be_standard_input_or_begin_with_a_hyphen() -> None:
+    for text in ("-", "-5"):
+        _, edit, _ = command_line().parse_args(["dead-letters", "edit", "o-1", "--with", text], exit_on_error=False)
+        assert edit.arguments["with_"] == text
