@@ -157,9 +157,7 @@ async def _listen(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(
-                    letters, service.replays, objection=lambda: service.standing.objection, observe=observe
-                ),
+                *letters_routes(letters, service.replays, objection=lambda: service.objection, observe=observe),
                 *pruning_routes(store),
             ],
             health=service.health,
@@ -206,13 +204,23 @@ async def _start_patiently(
     for left in range(config.start_attempts - 1, -1, -1):
         try:
             return await start()
-        except StartError as error:
-            if not left or stop.is_set():
+        except (StartError, ExceptionGroup) as raised:
+            error = _start_error(raised)
+            if error is None:
                 raise
+            if not left or stop.is_set():
+                raise error from None
             observe(StartFailed(str(error), left, config.start_retry_delay))
         if await _stopped_within(stop, config.start_retry_delay):
             return None
     return None
+
+
+def _start_error(raised: Exception) -> StartError | None:
+    """The StartError that `raised` is: one that left through task groups is wrapped by each of them."""
+    while isinstance(raised, ExceptionGroup) and len(raised.exceptions) == 1:
+        (raised,) = raised.exceptions
+    return raised if isinstance(raised, StartError) else None
 
 
 async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:

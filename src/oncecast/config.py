@@ -170,7 +170,9 @@ class Common:
     start_retry_delay: float = setting("3s", duration_s, "between them")
     log_format: str = setting("console", one_of("console", "json"), "lines for people, or one JSON object a line")
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "the least that is logged")
-    drain_timeout: float = setting("10s", duration_s, "how long what was begun may take to finish at the end")
+    drain_timeout: float = setting(
+        "10s", duration_s, "how long what was begun may take to finish at the end, and a lifespan after it"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

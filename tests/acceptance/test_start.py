@@ -83,6 +83,27 @@ async def test_a_listener_tries_its_database_first_and_names_the_setting_but_no_
     assert "hunter2" not in "".join(out + err)
 
 
+FAILING = """
+from collections.abc import AsyncIterator
+from oncecast import Listener
+
+async def lifespan() -> AsyncIterator[None]:
+    raise ConnectionError("no route")
+    yield
+
+app = Listener("shop", lifespan=lifespan)
+"""
+
+
+async def test_a_lifespan_that_fails_is_a_start_that_fails(tmp_path: Path, postgres_url: str, schema: str) -> None:
+    (tmp_path / "shop.py").write_text(FAILING)
+    environment = {"PORT": "0", "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
+    async with starting(tmp_path, "listener", "shop:app", **environment) as process:
+        status, out, err = await ended(process)
+    assert [line[-1] for line in out if line.startswith("❌ Cannot start it yet: lifespan")] == ["2", "1"]
+    assert (status, err) == (1, ["oncecast: lifespan lifespan: ConnectionError: no route"])
+
+
 async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: Path) -> None:
     url = f"postgres://127.0.0.1:{free_port()}/db"
     environment = {"PORT": "0", "DATABASE_URL": url, "DB_CONNECT_ATTEMPTS": "1000", "DB_CONNECT_DELAY": "1h"}
@@ -92,6 +113,56 @@ async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: 
         process.send_signal(signal.SIGTERM)
         status, _, err = await ended(process)
     assert (status, err) == (0, [])
+
+
+HANGING = """
+import asyncio
+from collections.abc import AsyncIterator
+from oncecast import Listener
+
+async def lifespan() -> AsyncIterator[None]:
+    {start}
+    print("begun", flush=True)
+    yield
+    {end}
+
+app = Listener("shop", lifespan=lifespan)
+"""
+
+
+async def said(process: asyncio.subprocess.Process, text: str) -> None:
+    """Until it has."""
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        while text not in (line := (await process.stdout.readline()).decode()):
+            assert line, "it ended"
+
+
+async def test_a_lifespan_that_hangs_while_it_begins_can_be_told_to_stop(
+    tmp_path: Path, postgres_url: str, schema: str
+) -> None:
+    connect = "print('connecting', flush=True); await asyncio.Event().wait()"
+    (tmp_path / "shop.py").write_text(HANGING.format(start=connect, end="print('never')"))
+    environment = {"PORT": "0", "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
+    async with starting(tmp_path, "listener", "shop:app", **environment) as process:
+        await said(process, "connecting")
+        process.send_signal(signal.SIGTERM)
+        status, out, err = await ended(process)
+    assert (status, err) == (0, [])
+    assert "never" not in out
+
+
+async def test_a_lifespan_that_does_not_end_is_cut_short_and_that_is_told(
+    tmp_path: Path, postgres_url: str, schema: str
+) -> None:
+    (tmp_path / "shop.py").write_text(HANGING.format(start="pass", end="await asyncio.Event().wait()"))
+    environment = {"PORT": "0", "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema, "DRAIN_TIMEOUT": "300ms"}
+    async with starting(tmp_path, "listener", "shop:app", **environment) as process:
+        await said(process, "begun")
+        process.send_signal(signal.SIGTERM)
+        status, out, err = await ended(process)
+    assert (status, err) == (0, [])
+    assert out[-1] == "⚠️ Lifespan lifespan of it did not end within 0.3 s (DRAIN_TIMEOUT): it was cut short"
 
 
 async def test_wrong_settings_are_told_at_once_one_line_each(tmp_path: Path) -> None:

@@ -196,6 +196,9 @@ async def test_a_dead_letter_that_is_replayed_waits_while_another_of_its_key_is_
     assert await letters.replay(buried.source, "dead", replay)
 
 
+AMPLE = {"max_bytes": 2**20, "within_s": 30.0}
+"""Bounds of a relay that it does not come near."""
+
 # --- emissions ----------------------------------------------------------------------------------------------
 
 
@@ -225,10 +228,34 @@ async def test_what_is_emitted_is_relayed_in_order_and_once(server: Server) -> N
     await store.process_together([arrival(1, "1")], emitting(b"1", b"2"))
     await store.process_together([arrival(2, "2")], emitting(b"3"))
     outbox = server.outboxes["a"]
-    assert await outbox.relay(producer.publish, limit=2) == 2
-    assert await outbox.relay(producer.publish, limit=2) == 1
-    assert await outbox.relay(producer.publish, limit=2) == 0
+    assert await outbox.relay(producer.publish, limit=2, **AMPLE) == 2
+    assert await outbox.relay(producer.publish, limit=2, **AMPLE) == 1
+    assert await outbox.relay(producer.publish, limit=2, **AMPLE) == 0
     assert producer.has == [b"1", b"2", b"3"]
+
+
+async def test_a_relay_takes_no_more_bytes_than_it_may_but_always_one_event(server: Server) -> None:
+    store, _ = await server.of("a")
+    producer = Producer()
+    sizes = (40, 60, 1, 300, 100)
+    await store.process_together([arrival(1, "1")], emitting(*(b"x" * size for size in sizes)))
+    relayed = [
+        await server.outboxes["a"].relay(producer.publish, limit=9, max_bytes=100, within_s=30.0) for _ in range(5)
+    ]
+    assert relayed == [2, 1, 1, 1, 0]
+    assert [len(event) for event in producer.has] == list(sizes)
+
+
+async def test_a_producer_may_take_longer_than_a_handler_may_and_the_relay_holds_its_transaction(
+    server: Server,
+) -> None:
+    store, _ = await server.of("a", idle_in_transaction_s=0.2)
+    await store.process_together([arrival(1, "1")], emitting(b"1"))
+
+    async def slowly(_events: Sequence[bytes]) -> None:
+        await asyncio.sleep(0.6)
+
+    assert await server.outboxes["a"].relay(slowly, limit=9, max_bytes=100, within_s=30.0) == 1
 
 
 async def test_what_a_failed_attempt_has_emitted_is_never_relayed(server: Server) -> None:
@@ -240,7 +267,7 @@ async def test_what_a_failed_attempt_has_emitted_is_never_relayed(server: Server
 
     with pytest.raises(ValueError, match="told to"):
         await store.process_together([arrival(1, "1")], fail)
-    assert await server.outboxes["a"].relay(Producer().publish, limit=2) == 0
+    assert await server.outboxes["a"].relay(Producer().publish, limit=2, **AMPLE) == 0
 
 
 async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(server: Server) -> None:
@@ -257,7 +284,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(serve
             tx.emitted.append(b"3")
 
     assert await store.process(arrival(1, "1"), work) is Outcome.STORED
-    await server.outboxes["a"].relay(producer.publish, limit=9)
+    await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
     assert producer.has == [b"1", b"3"]
 
 
@@ -271,7 +298,7 @@ async def test_who_swallows_an_sql_error_and_emits_has_a_failed_attempt_like_eve
 
     with pytest.raises(AttemptFailed, match="swallowed"):
         await store.process(arrival(1, "1"), work)
-    assert await server.outboxes["a"].relay(Producer().publish, limit=9) == 0
+    assert await server.outboxes["a"].relay(Producer().publish, limit=9, **AMPLE) == 0
 
 
 async def test_nobody_emits_once_the_attempt_is_over(server: Server) -> None:
@@ -292,8 +319,8 @@ async def test_what_was_not_acknowledged_is_published_again(server: Server) -> N
     producer.errors = [Unavailable("no answer")]
     await store.process_together([arrival(1, "1")], emitting(b"1"))
     with pytest.raises(Unavailable):
-        await server.outboxes["a"].relay(producer.publish, limit=9)
-    assert await server.outboxes["a"].relay(producer.publish, limit=9) == 1
+        await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
+    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 1
 
 
 async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server: Server) -> None:
@@ -302,8 +329,8 @@ async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server:
     producer.errors = [EmissionRefused("too large", 1)]
     await store.process_together([arrival(1, "1")], emitting(b"1", b"2", b"3"))
     with pytest.raises(EmissionRefused):
-        await server.outboxes["a"].relay(producer.publish, limit=9)
-    assert await server.outboxes["a"].relay(producer.publish, limit=9) == 2
+        await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
+    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 2
     assert producer.has == [b"1", b"3"]
     assert await server.refused() == ["too large"]
 
@@ -319,9 +346,9 @@ async def test_one_listener_relays_at_a_time(server: Server) -> None:
         await let_go.wait()
 
     async with asyncio.TaskGroup() as group:
-        relaying = group.create_task(server.outboxes["a"].relay(slowly, limit=9))
+        relaying = group.create_task(server.outboxes["a"].relay(slowly, limit=9, **AMPLE))
         await began.wait()
-        assert await server.outboxes["b"].relay(Producer().publish, limit=9) == 0
+        assert await server.outboxes["b"].relay(Producer().publish, limit=9, **AMPLE) == 0
         let_go.set()
     assert relaying.result() == 1
 
@@ -336,7 +363,7 @@ async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
         tx.emitted.append(b"1")
 
     assert await letters.replay(buried.source, "1", work)
-    await server.outboxes["a"].relay(producer.publish, limit=9)
+    await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
     assert producer.has == [b"1"]
 
 

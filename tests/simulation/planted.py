@@ -548,9 +548,9 @@ ADAPTERS = [
     Mutant(
         "the outbox lets go of what was acknowledged, and not before",
         "stores/postgres/outbox.py",
-        "                due = await self._due(connection, limit)\n",
+        "                due = await self._due(connection, limit, max_bytes, within_s)\n",
         (
-            "                due = await self._due(connection, limit)\n"
+            "                due = await self._due(connection, limit, max_bytes, within_s)\n"
             '                await connection.execute(self._db.queries["forget_emissions"],'
             ' {"numbers": [number for number, _ in due]})\n'
             "                await commit(connection, self._deadline_s)\n"

@@ -26,8 +26,8 @@ class Postgres:
         self._databases: list[Database] = []
         self.outboxes: dict[str, Outbox] = {}
 
-    async def of(self, token: str) -> tuple[EventStore, DeadLetters]:
-        limits = Limits(lock_s=0.3, statement_s=5.0)
+    async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
+        limits = Limits(lock_s=0.3, statement_s=5.0, idle_in_transaction_s=idle_in_transaction_s)
         database = Database(self._url, schema=self._schema, instance=token, token=token, limits=limits)
         await database.open()
         await database.migrate()
@@ -81,7 +81,7 @@ class Memory:
         self._server.lock_timeout_s = 0.3
         self.outboxes: dict[str, Outbox] = {}
 
-    async def of(self, token: str) -> tuple[EventStore, DeadLetters]:
+    async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
         self.outboxes[token] = MemoryOutbox(self._server, instance=token, token=token)
         return (
             MemoryEvents(self._server, instance=token, token=token),

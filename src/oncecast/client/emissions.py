@@ -25,12 +25,20 @@ class ProducersPublisher:
 
     async def publish(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`."""
+        await self._publish(events, 0)
+
+    async def _publish(self, events: Sequence[bytes], first: int) -> None:
+        """Publish those that begin at index `first` of the call's."""
         try:
             await self._publishers[self._at].publish_json(_one_run(events))
         except PublishRefused as error:
             if error.status in REFUSALS and error.position is not None:
-                raise EmissionRefused(str(error), error.position - 1) from error
-            raise Unavailable(str(error)) from error
+                raise EmissionRefused(str(error), first + error.position - 1) from error
+            if error.status not in REFUSALS or len(events) < 2:
+                raise Unavailable(str(error)) from error
+            half = len(events) // 2  # too large together, perhaps
+            await self._publish(events[:half], first)
+            await self._publish(events[half:], first + half)
         except NotAcknowledged as error:
             self._at = (self._at + 1) % len(self._publishers)
             raise Unavailable(str(error)) from error

@@ -53,6 +53,10 @@ class AttemptFailed(OncecastError):
     """The attempt did not end as one transaction of ours, though the handler raised nothing."""
 
 
+class NoThread(OncecastError):
+    """As many threads of plain `def` handlers as may run on beyond their time do so: no attempt is begun for now."""
+
+
 class CrashLoop(OncecastError):
     """Process after process died while it attempted this event alone."""
 
@@ -153,12 +157,12 @@ def classify(error: BaseException) -> Cost:
     """What to do after `error`: RETRY spends an attempt of the event, DEAD all of them; PAUSE and WAIT none.
 
     PAUSE is for a dependency that is down: the event is kept until it is back. WAIT is for an event that is
-    another's for now.
+    another's for now, or waits for a thread.
     """
     match error:
         case Unavailable():
             return Cost.PAUSE
-        case RowLocked():
+        case RowLocked() | NoThread():
             return Cost.WAIT
         case Reject() | CrashLoop():
             return Cost.DEAD

@@ -189,6 +189,13 @@ class ProcessingFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlersHeldUp(Fact):
+    """No plain `def` handler is begun until one of those ends that run on beyond their time; events wait."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class InsertFailed(Fact):
     """The database failed under these events; it is tried again."""
 
@@ -364,6 +371,14 @@ class Stopping(Fact):
     """The process drains: no new work is begun."""
 
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class LifespanCutShort(Fact):
+    """The end of the application's lifespan took longer than it may."""
+
+    name: str
+    after_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,9 +239,11 @@ Unavailable where it cannot be known that all were, EmissionRefused where the pr
 class Outbox(Protocol):
     """The events that handlers emitted, until a producer has them. Raises Unavailable as all do."""
 
-    async def relay(self, publish: Publish, *, limit: int) -> int:
-        """Have `publish` bring up to `limit` of the oldest, then let go of them; how many that were.
+    async def relay(self, publish: Publish, *, limit: int, max_bytes: int, within_s: float) -> int:
+        """Have `publish` bring the oldest, then let go of them; how many that were.
 
+        It reads up to `limit`, of up to `max_bytes` together, but at least one. `publish` has to return within
+        `within_s`: so long the transaction lasts, however little time handlers have for theirs.
         0 if there are none, or another listener of the group is at it. One that is refused is put aside, with the
         reason; those before it in the same call are kept, to be published again. Raises what `publish` does, too.
         """

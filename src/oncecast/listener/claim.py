@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from oncecast.core.event import Arrival
@@ -19,13 +20,15 @@ from oncecast.core.taken import is_suspect
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 
 Work = list[Arrival]
+HAIR = 1e-6
+"""By so much a sum of many fractions may miss a whole number."""
 
 
 class Line:
     """Pending arrivals on their way to `attempt`, at most `lanes` attempts at a time.
 
-    `claim_max` bounds a claim. `work_of(arrival)` says what may be one piece of work with it, and how many at most.
-    `sort_out` is told of what is not ours.
+    `claim_max` bounds a claim, and so does `pieces_max`, the pieces of work that it is for. `work_of(arrival)` says
+    what may be one piece of work with it, and how many at most. `sort_out` is told of what is not ours.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Line:
         *,
         lanes: int,
         claim_max: int,
+        pieces_max: int | None = None,
         work_of: Callable[[Arrival], tuple[Any, int]],
         leases: LeaseGate,
         database: DatabaseGate,
@@ -44,6 +48,7 @@ class Line:
         self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
         self._lanes = lanes
         self._claim_max = claim_max
+        self._pieces_max = pieces_max
         self._work_of = work_of
         self._leases = leases
         self._database = database
@@ -105,10 +110,21 @@ class Line:
 
     def _take(self) -> Work:
         count = min(self._claim_max, len(self._pending))
+        if self._pieces_max is not None:
+            count = self._that_make_up(self._pieces_max, count)
         batch = [self._pending.popleft() for _ in range(count)]
         if not self._pending:
             self._arrived.clear()
         return batch
+
+    def _that_make_up(self, pieces: int, count: int) -> int:
+        """How many of the first `count` that wait make up so many pieces of work, of whatever kinds."""
+        room = float(pieces)
+        for taken, arrival in enumerate(islice(self._pending, count), start=1):
+            room -= 1 / self._work_of(arrival)[1]
+            if room < HAIR:
+                return taken
+        return count
 
     def _divide(self, arrivals: Work) -> Iterable[Work]:
         """Pieces of work, each from one epoch of one journal, in the order of their first; a suspect is its own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from oncecast.core.errors import EmissionRefused, RowLocked, Unavailable
 from oncecast.core.facts import EmissionRefused as Refused
@@ -21,6 +22,9 @@ LOOK_INTERVAL_S = 1.0
 SOON_S = 0.02
 """When somebody else was at it, or there was nothing yet, and we know of more."""
 CHUNK_EVENTS = 500
+CHUNK_BYTES = 1024 * 1024
+PUBLISH_S = 15.0
+"""How long a chunk may take to be published: one request may take 10 s, and a chunk several."""
 RETRY_MAX_S = 10.0
 
 
@@ -34,6 +38,7 @@ class Emissions:
         self._observe = observe
         self._woken = asyncio.Event()
         self._failures = 0
+        self._chunk = CHUNK_EVENTS
         self.held_up: str | None = None
         """Why nothing can be relayed just now, if that is so."""
 
@@ -61,8 +66,10 @@ class Emissions:
         """Relay all there is; how many that were, of the last call."""
         count = 0
         try:
-            while (relayed := await self._outbox.relay(self._publish, limit=CHUNK_EVENTS)) > 0:
+            while (relayed := await self._relay_chunk()) > 0:
                 count += relayed
+                self._failures = 0
+                self._chunk = min(2 * self._chunk, CHUNK_EVENTS)
                 self._observe(EmissionsRelayed(relayed))
         except EmissionRefused as error:
             self._observe(Refused(str(error)))
@@ -70,12 +77,26 @@ class Emissions:
         except (Unavailable, RowLocked) as error:
             await self._hold_up(error)
             return count
-        self.held_up, self._failures = None, 0
+        self.held_up = None
+        self._failures = 0
         return count
+
+    async def _relay_chunk(self) -> int:
+        return await self._outbox.relay(
+            self._publish_in_time, limit=self._chunk, max_bytes=CHUNK_BYTES, within_s=PUBLISH_S
+        )
+
+    async def _publish_in_time(self, events: Sequence[bytes]) -> None:
+        try:
+            async with asyncio.timeout(PUBLISH_S):
+                await self._publish(events)
+        except TimeoutError:
+            raise Unavailable(f"no producer took {len(events)} events within {PUBLISH_S:g} s") from None
 
     async def _hold_up(self, error: Exception) -> None:
         if self.held_up is None:
             self._observe(EmissionsHeldUp(str(error)))
         self.held_up = str(error)
         self._failures += 1
+        self._chunk = max(1, self._chunk // 2)  # they may have been too many for the time that there is
         await asyncio.sleep(backoff(self._failures + 1, base_s=0.2, max_s=RETRY_MAX_S, jitter=0.0))

@@ -16,7 +16,7 @@ from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.arguments import Arguments, Given
 from oncecast.listener.functions import check_function, name_of, written
-from oncecast.listener.lifespan import Lifespan
+from oncecast.listener.lifespan import Bounds, Lifespan
 from oncecast.listener.plan import NOTHING, Handler, Plan, check_place
 from oncecast.listener.selection import selectors_of
 from oncecast.listener.threads import Threads, ThreadTransaction
@@ -198,12 +198,17 @@ class Listener:
         self._plans[f"{type}\0{source}" if self._by_source else type] = plan
         return plan
 
+    def check_threads(self, plan: Plan) -> None:
+        """Raise NoThread if `plan` needs a thread, and too many run on beyond their time."""
+        if plan.in_threads:
+            self._threads.check()
+
     # --- running ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def alive(self) -> AsyncIterator[None]:
+    async def alive(self, bounds: Bounds | None = None) -> AsyncIterator[None]:
         """Its lifespan: what that yields is there for handlers within. Raises StartError if it cannot begin."""
-        async with self._lifespan.begun() as self._state:
+        async with self._lifespan.begun(bounds) as self._state:
             yield
 
     @asynccontextmanager
@@ -223,9 +228,10 @@ class Listener:
         """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
 
         TimeoutError after `timeout_s`, for all together. `check(event)` raises ValueError for an event that no
-        producer would accept.
+        producer would accept. Raises NoThread, and runs nothing, where one needs a thread and none is begun now.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
+        self.check_threads(plan)
         events = [Event.from_json(arrival.raw) for arrival in arrivals]
         async with asyncio.timeout(timeout_s):
             if plan.in_batches:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from oncecast.core.errors import ConfigError, StartError
+from oncecast.core.facts import LifespanCutShort, Observe
 from oncecast.listener.parts import named
+from oncecast.listener.tasks import unless
 
 _DATA_MODULES = ("builtins", "typing", "collections", "collections.abc", "datetime", "decimal", "uuid")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a lifespan may take: to begin, until `stop` is set; to end, `end_within_s`, or that is observed."""
+
+    stop: asyncio.Event
+    end_within_s: float
+    observe: Observe
 
 
 class Lifespan:
@@ -52,8 +65,11 @@ class Lifespan:
             )
 
     @asynccontextmanager
-    async def begun(self) -> AsyncIterator[Any]:
-        """What it yields, within. Raises StartError if it cannot begin."""
+    async def begun(self, bounds: Bounds | None = None) -> AsyncIterator[Any]:
+        """What it yields, within. Raises StartError if it cannot begin.
+
+        If `bounds.stop` is set before it has begun, it never does, and what is within has nothing to run with.
+        """
         if self._function is None:
             yield None
             return
@@ -61,14 +77,36 @@ class Lifespan:
         context: AbstractAsyncContextManager[Any] = (
             made if isinstance(made, AbstractAsyncContextManager) else asynccontextmanager(lambda: made)()
         )
+        begun: list[Any] = []
+        if bounds is None:
+            begun.append(await self._begin(context))
+        else:
+            async with unless(bounds.stop):
+                begun.append(await self._begin(context))
         try:
-            state = await context.__aenter__()
+            yield begun[0] if begun else None
+        finally:
+            if begun:
+                await self._end(context, bounds)
+
+    async def _begin(self, context: AbstractAsyncContextManager[Any]) -> Any:
+        try:
+            return await context.__aenter__()
         except Exception as error:  # whatever users' code raises: the application cannot start
             raise StartError(f"lifespan {self._name}: {type(error).__name__}: {error}") from error
-        try:
-            yield state
-        finally:
+
+    async def _end(self, context: AbstractAsyncContextManager[Any], bounds: Bounds | None) -> None:
+        if bounds is None:
             await context.__aexit__(None, None, None)
+            return
+        try:
+            async with asyncio.timeout(bounds.end_within_s) as deadline:
+                await context.__aexit__(None, None, None)
+        except Exception:  # classified: its own goes on its way, what it makes of being cut short does not
+            if not deadline.expired():
+                raise
+        if deadline.expired():
+            bounds.observe(LifespanCutShort(self._name, bounds.end_within_s))
 
 
 def _may_be_data(wanted: Any) -> bool:

@@ -15,6 +15,8 @@ from oncecast.listener.handlers import Listener
 
 BULK_LANES = 2
 TOGETHER_LANES = 2
+TOGETHER_PIECES = 2
+"""Calls of handlers that a claim is for, in each lane: they may take few events, and long."""
 CLAIM_MAX_EVENTS = 1_000
 
 
@@ -26,8 +28,13 @@ class Lines:
         lanes = handler_concurrency
         bulk_work = (None, CLAIM_MAX_EVENTS)
         self._bulk = Line(lanes=BULK_LANES, claim_max=CLAIM_MAX_EVENTS, work_of=lambda _: bulk_work, **join)
+        together_lanes = min(TOGETHER_LANES, lanes)
         self._together = Line(
-            lanes=min(TOGETHER_LANES, lanes), claim_max=CLAIM_MAX_EVENTS, work_of=self._work_together, **join
+            lanes=together_lanes,
+            claim_max=CLAIM_MAX_EVENTS,
+            pieces_max=TOGETHER_PIECES * together_lanes,
+            work_of=self._work_together,
+            **join,
         )
         self._singles = Line(lanes=lanes, claim_max=4 * lanes, work_of=lambda _: (None, 1), **join)
         self._lines = (self._bulk, self._together, self._singles)

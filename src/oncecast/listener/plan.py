@@ -46,6 +46,8 @@ class Plan:
     handlers: tuple[Handler, ...]
     together_max: int = field(init=False)
     in_batches: bool = field(init=False)
+    in_threads: bool = field(init=False)
+    """Whether any handler is a plain `def`."""
     key_of: Callable[[Arrival], str | None] | None = field(init=False)
     """The key of an ordered event; None for one without, which is in nobody's way."""
 
@@ -54,6 +56,7 @@ class Plan:
         ordered_by = next((h.ordered_by for h in self.handlers if h.ordered_by), None)
         object.__setattr__(self, "together_max", 1 if ordered_by else min(sizes, default=1))
         object.__setattr__(self, "in_batches", any(h.batch_max for h in self.handlers))
+        object.__setattr__(self, "in_threads", not all(h.is_async for h in self.handlers))
         object.__setattr__(self, "key_of", key_of(ordered_by) if ordered_by else None)
 
     def parts(self, work: Sequence[Arrival]) -> list[Sequence[Arrival]]:

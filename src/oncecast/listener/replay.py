@@ -12,13 +12,14 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.errors import NoThread, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
 from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import end_all
 
 
 class Replay(Enum):
@@ -30,7 +31,7 @@ class Replay(Enum):
     NOT_DEAD = "not_dead"
     """There is no such dead letter: it never was one, has been replayed, or was discarded."""
     UNKNOWN = "unknown"
-    """No answer, or another replay of it under way: asking again is safe."""
+    """No answer, another replay of it under way, or no room for its handlers: asking again is safe."""
 
 
 class ReplayResult(NamedTuple):
@@ -38,6 +39,10 @@ class ReplayResult(NamedTuple):
 
     outcome: Replay
     error: str | None = None
+
+
+REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
+CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
 
 
 class Replays:
@@ -60,13 +65,34 @@ class Replays:
         self._observe = observe
         self._check_emitted = check_emitted
         self._one_at_a_time = asyncio.Lock()
+        self._under_way: set[asyncio.Task[ReplayResult]] = set()
+        self.draining = False
+        """Whether it replays nothing any more."""
 
     async def replay(self, source: str, id: str) -> ReplayResult:
-        """Replay one dead letter. Raises nothing but cancellation."""
+        """Replay one dead letter. Raises nothing but cancellation, and goes on then without whoever asked."""
+        if self.draining:
+            return REFUSED
+        task = asyncio.create_task(self._replay(source, id))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.wait([task])
+        return CUT_SHORT if task.cancelled() else task.result()
+
+    async def drain(self, *, within_s: float) -> None:
+        """Begin none any more; let the one under way finish within so long, or cut it short."""
+        self.draining = True
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=within_s)
+            await end_all(list(late))
+
+    async def _replay(self, source: str, id: str) -> ReplayResult:
         async with self._one_at_a_time, self._solo.together():
+            if self.draining:
+                return REFUSED
             try:
                 stored = await self._letters.replay(source, id, self._handle)
-            except (Unavailable, RowLocked) as error:
+            except (Unavailable, RowLocked, NoThread) as error:
                 return ReplayResult(Replay.UNKNOWN, str(error))
             except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
                 return await self._failed(source, id, error)

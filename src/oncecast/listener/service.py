@@ -29,6 +29,7 @@ from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.lifespan import Bounds
 from oncecast.listener.lines import Lines
 from oncecast.listener.order import Order
 from oncecast.listener.pruning import Pruner
@@ -41,6 +42,7 @@ from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
 from oncecast.listener.tasks import end_all, first_of
+from oncecast.listener.thread_gate import ThreadGate
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
 
@@ -141,12 +143,15 @@ class ListenerService:
             emitted=self._emissions.wake,
             check_emitted=check_emitted,
         )
+        threads = ThreadGate(
+            app, self.redis, attempt=self._attempts.attempt, come_back=self._come_back, observe=self._observe
+        )
         self._lines = Lines(
             app,
             handler_concurrency=settings.attempts.handler_concurrency,
             leases=self.redis,
             database=self.database,
-            attempt=self._attempts.attempt,
+            attempt=threads.attempt,
             sort_out=self._sort_out,
         )
         self.feeds = [self._feed(url) for url in settings.producer_urls]
@@ -239,13 +244,21 @@ class ListenerService:
         Any task that dies ends it all with its error.
         """
         try:
-            async with self._app.alive(), asyncio.TaskGroup() as group:
-                standing = group.create_task(self.standing.watch_until_lost())
-                if await first_of(stop, self.standing.allowed) is self.standing.allowed:
-                    await self._work(first_of(stop, self.standing.lost))
-                await end_all([standing])
+            async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._observe)):
+                try:
+                    if not stop.is_set():
+                        await self._work_when_allowed(stop)
+                finally:
+                    await self.replays.drain(within_s=0.0)  # whatever ends it: they need what the lifespan holds
         finally:
             await asyncio.shield(self._close())
+
+    async def _work_when_allowed(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            standing = group.create_task(self.standing.watch_until_lost())
+            if await first_of(stop, self.standing.allowed) is self.standing.allowed:
+                await self._work(first_of(stop, self.standing.lost))
+            await end_all([standing])
 
     async def _work(self, ending: Awaitable[object]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -275,7 +288,7 @@ class ListenerService:
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
-        self._draining = True
+        self._draining = self.replays.draining = True
         ends_at_s = time.monotonic() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
         await end_all(intake)
@@ -284,6 +297,7 @@ class ListenerService:
                 await self._lines.idle()
         except TimeoutError:
             pass  # what is still being attempted is rolled back, and another listener's
+        await self.replays.drain(within_s=max(0.0, ends_at_s - time.monotonic()))
         await end_all(work)
         await self.settlement.mark()
         left = self.settlement.all_in_flight()
@@ -315,6 +329,11 @@ class ListenerService:
             await self._paused.wait()
             self._paused.clear()
             await self.redis.hand_back(self.settlement.all_in_flight())
+
+    @property
+    def objection(self) -> str | None:
+        """Why it replays nothing now, if that is so."""
+        return self.standing.objection or ("it is stopping" if self.replays.draining else None)
 
     # --- how it is doing -----------------------------------------------------------------------------------
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from oncecast.core.errors import NoThread
 from oncecast.core.transaction import Params, Transaction
 
 T = TypeVar("T")
 ABANDONED_MAX = 100
-"""So many threads may run on beyond their time before no more are begun."""
+"""So many threads may run on beyond their time before no attempt that needs one is begun any more."""
 
 
 class Threads:
@@ -26,10 +27,13 @@ class Threads:
     def __init__(self) -> None:
         self._abandoned = 0
 
+    def check(self) -> None:
+        """Raise NoThread if no attempt that needs a thread is to be begun now; those under way go on."""
+        if self._abandoned >= ABANDONED_MAX:
+            raise NoThread(f"{self._abandoned} handlers run on in their threads, though their time is over")
+
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises; a cancellation leaves the thread behind."""
-        if self._abandoned >= ABANDONED_MAX:
-            raise RuntimeError(f"{ABANDONED_MAX} handlers run on in their threads, though their time is over")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()

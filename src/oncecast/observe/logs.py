@@ -42,6 +42,8 @@ _WARNING = (
     facts.GapNoted,
     facts.StandingBy,
     facts.EmissionsHeldUp,
+    facts.HandlersHeldUp,
+    facts.LifespanCutShort,
 )
 
 
@@ -152,6 +154,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.ProcessingFailed():
             left = f"retries left: {fact.retries_left}"
             return [f"❌ Processing failed for event {fact.id} at {at}, {left} ({fact.error})"]
+        case facts.HandlersHeldUp():
+            return [f"⚠️ Events for plain 'def' handlers wait in {at}: {fact.error}"]
         case facts.InsertFailed():
             return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
         case facts.Died():
@@ -178,6 +182,9 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"· Discarded {fact.count} dead letters in {at}; their rows are kept"]
         case facts.Restored():
             return [f"· Restored {fact.count} dead letters in {at}"]
+        case facts.LifespanCutShort():
+            within = f"within {fact.after_s:g} s (DRAIN_TIMEOUT)"
+            return [f"⚠️ Lifespan {fact.name} of {at} did not end {within}: it was cut short"]
         case facts.Rescued():
             return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
         case facts.DependencyTried():

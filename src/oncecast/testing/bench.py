@@ -36,7 +36,7 @@ from oncecast.testing.watched import WatchedEvents
 
 SPARED_MAX = 25
 """An event that comes back so often in a row, without an attempt that was spent, waits for what does not come."""
-RELAY_EVENTS = 500
+RELAY: Any = {"limit": 500, "max_bytes": 1024 * 1024, "within_s": 10.0}
 EMITTED_MAX = 1_000
 """By one handler for one event: whose those beyond are is not found out."""
 TTL_S = 3_600.0
@@ -233,7 +233,7 @@ class Bench:
         async def publish(raws: Sequence[bytes]) -> None:
             emitted.extend(map(Event.from_json, raws))
 
-        while await self._stores.outbox.relay(publish, limit=RELAY_EVENTS):
+        while await self._stores.outbox.relay(publish, **RELAY):
             pass
         if emitted:
             self._publish(emitted)

@@ -26,6 +26,7 @@ class Harness:
         self.published: list[bytes] = []
         self.errors: list[Exception] = []
         self.something = asyncio.Event()
+        self.can_take = 500
         database = DatabaseGate(self.store, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append)
         outbox = MemoryOutbox(server, instance="a", token="a")
         self.station = Emissions(outbox, self._publish, database, observe=self.facts.append)
@@ -39,6 +40,8 @@ class Harness:
     async def _publish(self, events: Sequence[bytes]) -> None:
         if self.errors:
             raise self.errors.pop(0)
+        if len(events) > self.can_take:
+            await asyncio.Event().wait()
         self.published.extend(events)
         self.something.set()
 
@@ -77,6 +80,26 @@ async def test_a_producer_that_is_away_holds_it_up_and_is_told_of_once(at: Harne
             await asyncio.sleep(0)
     assert at.published == [b"1"]
     assert [fact for fact in at.facts if isinstance(fact, EmissionsHeldUp)] == [EmissionsHeldUp("away")]
+
+
+async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("oncecast.listener.emissions.PUBLISH_S", 0.05)
+    monkeypatch.setattr("oncecast.listener.emissions.CHUNK_EVENTS", 8)
+    at = Harness()
+    at.can_take = 2
+    emitted = [b"%d" % n for n in range(8)]
+    await at.emit(*emitted)
+    relaying = asyncio.create_task(at.station.relay_for_ever())
+    async with asyncio.timeout(30):
+        while len(at.published) < len(emitted):
+            at.something.clear()
+            await at.something.wait()
+    relaying.cancel()
+    assert at.published == emitted
+    (told,) = [fact for fact in at.facts if isinstance(fact, EmissionsHeldUp)][:1]
+    assert told == EmissionsHeldUp("no producer took 8 events within 0.05 s")
 
 
 async def test_what_no_producer_takes_is_told_and_holds_up_nothing(at: Harness) -> None:

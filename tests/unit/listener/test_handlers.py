@@ -15,8 +15,10 @@ import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
-from oncecast.core.errors import ConfigError, Cost, ProceededTwice, StartError, classify
+from oncecast.core.errors import ConfigError, Cost, NoThread, ProceededTwice, StartError, classify
 from oncecast.core.event import Arrival, follow_up_id
+from oncecast.core.facts import Fact, LifespanCutShort
+from oncecast.listener.lifespan import Bounds
 from tests.support.arrivals import arrivals
 
 
@@ -252,17 +254,42 @@ async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_
 
 async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 1)
-    app, may_end = Listener(), threading.Event()
+    app, may_end, seen = Listener(), threading.Event(), []
 
-    @app.on("t")
+    @app.on("t", "both")
     def handler() -> None:
         may_end.wait()
 
+    @app.on("both", "neither")
+    async def other() -> None:
+        seen.append("ran")
+
     with pytest.raises(TimeoutError):
         await handled(app, Event.new("t"), timeout_s=0.01)
-    with pytest.raises(RuntimeError, match="run on in their threads"):
-        await handled(app, Event.new("t"))
+    for kind in ("t", "both"):
+        with pytest.raises(NoThread, match="run on in their threads"):
+            await handled(app, Event.new(kind))
+    assert seen == []
+    await handled(app, Event.new("neither"))
+    assert seen == ["ran"]
     may_end.set()
+
+
+async def test_of_a_thread_that_could_not_be_had_middleware_never_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It might swallow the error, and the event would count as handled."""
+    monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 0)
+    app = Listener()
+
+    @app.middleware
+    async def swallow(call: Call, proceed: Proceed) -> None:
+        with suppress(Exception):
+            await proceed()
+
+    @app.on("t")
+    def handler() -> None: ...
+
+    with pytest.raises(NoThread):
+        await handled(app, Event.new("t"))
 
 
 async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
@@ -451,6 +478,48 @@ async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
     with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):
         async with Listener(lifespan=lifespan).alive():
             pass
+
+
+def bounds(stop: asyncio.Event, facts: list[Fact]) -> Bounds:
+    return Bounds(stop, 0.05, facts.append)
+
+
+async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order() -> None:
+    stop, seen = asyncio.Event(), []
+
+    async def lifespan() -> AsyncIterator[Shop]:
+        try:
+            stop.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("would not hear of it")
+        yield Shop()
+        seen.append("ended")
+
+    async with Listener(lifespan=lifespan).alive(bounds(stop, [])):
+        pass
+    assert seen == ["would not hear of it", "ended"]
+
+
+async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_error() -> None:
+    facts: list[Fact] = []
+
+    async def slow() -> AsyncIterator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    async def wrong() -> AsyncIterator[None]:
+        yield
+        raise TimeoutError("its own")
+
+    async with Listener(lifespan=slow).alive(bounds(asyncio.Event(), facts)):
+        pass
+    (fact,) = facts
+    assert isinstance(fact, LifespanCutShort)
+    with pytest.raises(TimeoutError, match="its own"):
+        async with Listener(lifespan=wrong).alive(bounds(asyncio.Event(), facts)):
+            pass
+    assert len(facts) == 1
 
 
 @pytest.mark.parametrize(

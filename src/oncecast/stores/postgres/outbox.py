@@ -12,6 +12,9 @@ from oncecast.stores.postgres.database import Connection, Database
 from oncecast.stores.postgres.rows import storable
 from oncecast.stores.postgres.work import commit
 
+MARGIN_S = 5.0
+"""A transaction that nobody goes on with is ended by PostgreSQL so long after it might have been gone on with."""
+
 
 class PostgresOutbox:
     """The Outbox of `core.ports` on PostgreSQL: an advisory lock says who of the group is at it."""
@@ -20,12 +23,12 @@ class PostgresOutbox:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
-    async def relay(self, publish: Publish, *, limit: int) -> int:
+    async def relay(self, publish: Publish, *, limit: int, max_bytes: int, within_s: float) -> int:
         """See Outbox. The lock and its transaction last until the producer has answered."""
         async with self._db.connection("relay") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
-                due = await self._due(connection, limit)
+                due = await self._due(connection, limit, max_bytes, within_s)
             refused: EmissionRefused | None = None
             if due:
                 try:
@@ -44,10 +47,14 @@ class PostgresOutbox:
             raise refused
         return len(due)
 
-    async def _due(self, connection: Connection, limit: int) -> list[tuple[int, bytes]]:
+    async def _due(
+        self, connection: Connection, limit: int, max_bytes: int, within_s: float
+    ) -> list[tuple[int, bytes]]:
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(self._db.queries["lock_outbox"])
-            if await cursor.fetchone() != (True,):
+            idle_ms = int((within_s + MARGIN_S) * 1000)
+            await cursor.execute(self._db.queries["lock_outbox"], {"idle_ms": idle_ms})
+            locked = await cursor.fetchone()
+            if locked is None or not locked[0]:
                 return []
-            await cursor.execute(self._db.queries["due_emissions"], {"limit": limit})
+            await cursor.execute(self._db.queries["due_emissions"], {"limit": limit, "max_bytes": max_bytes})
             return await cursor.fetchall()

@@ -402,10 +402,18 @@ insert into {schema}.outbox (event)
 select e.event from unnest(%(events)s::bytea[]) with ordinality as e (event, place) order by e.place
 
 -- name: lock_outbox
-select pg_try_advisory_xact_lock(hashtextextended({schema_text} || ' outbox', 0))
+-- The session's own time-out is for handlers, who may have less time than a producer.
+select pg_try_advisory_xact_lock(hashtextextended({schema_text} || ' outbox', 0)) as ours,
+    set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true)
 
 -- name: due_emissions
-select number, event from {schema}.outbox where refused_at is null order by number limit %(limit)s
+-- As many as fit, or the first. The length of what is stored out of line is known without reading it.
+select number, event from (
+    select number, event, sum(octet_length(event)) over so_far as bytes, row_number() over so_far as place
+    from (select number, event from {schema}.outbox where refused_at is null order by number limit %(limit)s) as oldest
+    window so_far as (order by number rows unbounded preceding)) as measured
+where bytes <= %(max_bytes)s or place = 1
+order by number
 
 -- name: forget_emissions
 delete from {schema}.outbox where number = any(%(numbers)s)
