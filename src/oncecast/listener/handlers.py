@@ -199,7 +199,7 @@ class Listener:
         return plan
 
     def check_threads(self, plan: Plan) -> None:
-        """Raise NoThread if `plan` needs a thread, and too many run on beyond their time."""
+        """Raise an error that spends no attempt if `plan` needs a thread, and too many run on beyond their time."""
         if plan.in_threads:
             self._threads.check()
 
@@ -228,7 +228,7 @@ class Listener:
         """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
 
         TimeoutError after `timeout_s`, for all together. `check(event)` raises ValueError for an event that no
-        producer would accept. Raises NoThread, and runs nothing, where one needs a thread and none is begun now.
+        producer would accept. Where one needs a thread, and none is begun now, nothing is run: see `check_threads`.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan)
