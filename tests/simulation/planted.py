@@ -522,8 +522,8 @@ ADAPTERS = [
     Mutant(
         "a replay takes its key",
         "stores/postgres/transaction.py",
-        "        if row != (True,):\n            raise OutOfTurn(",
-        "        if False:\n            raise OutOfTurn(",
+        "            if row != (True,):\n                raise OutOfTurn(",
+        "            if False:\n                raise OutOfTurn(",
         by=HANDLING,
     ),
     Mutant(
