@@ -83,6 +83,18 @@ async def test_a_mark_ends_only_the_place_that_it_names(leases_of: LeasesOf) -> 
     assert (await b.claim(again)).elsewhere == again
 
 
+async def test_a_mark_that_proves_nothing_is_taken_but_no_other_and_no_lease(leases_of: LeasesOf) -> None:
+    a, b = leases_of(A), leases_of(B)
+    marked, elsewhere, _, free = batch = arrivals("marked", "elsewhere", "leased", "free")
+    await a.claim(batch[:3])
+    await a.settle([marked, *arrivals("elsewhere", offset=9)])
+    claims = await b.retake(batch)
+    assert (claims.mine, claims.elsewhere, claims.ended) == ([marked, free], [elsewhere], [])
+    assert [x.id for x, _ in claims.taken] == ["leased"]
+    assert all(arrival.leased for arrival in claims.mine)
+    assert [x.id for x, _ in (await a.claim([marked])).taken] == ["marked"]
+
+
 async def test_looking_takes_nothing(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")

@@ -150,8 +150,8 @@ DECISIONS = [
     ),
     Mutant(
         "a mark proves nothing about what is read again",
-        "listener/service.py",
-        "        doubtful = [a for a in claims.ended if a.offset <= a.track.distrusted_to]\n",
+        "listener/gates.py",
+        "        doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]\n",
         "        doubtful = [a for a in claims.ended if a.offset < 0]\n",
     ),
     Mutant(

@@ -140,6 +140,9 @@ class Leases(Protocol):
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
         """Take what is free, for `LEASE_TTL`."""
 
+    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
+        """As `claim`, where marks prove nothing: what is marked at this very place is taken, too."""
+
     async def look(self, arrivals: Sequence[Arrival]) -> Claims:
         """See who has what, taking nothing."""
 

@@ -54,6 +54,7 @@ class LeaseGate:
         if self.is_up:
             try:
                 claims = await self.leases.claim(arrivals)
+                await self._retake(claims)
             except Unavailable as error:
                 self._lost(error)
             else:
@@ -65,6 +66,20 @@ class LeaseGate:
             if arrival.doubted:
                 arrival.rescues = max(arrival.rescues, SUSPECT_RESCUES)
         return Claims(mine=list(arrivals))
+
+    async def _retake(self, claims: Claims) -> None:
+        """Where PostgreSQL may have lost the rows of what is marked.
+
+        With a lease, one listener finds out, and who dies of it is counted.
+        """
+        doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
+        if not doubtful:
+            return
+        retaken = await self.leases.retake(doubtful)
+        gone = set(doubtful)
+        claims.ended = [a for a in claims.ended if a not in gone]
+        for name in ("mine", "taken", "elsewhere"):
+            getattr(claims, name).extend(getattr(retaken, name))
 
     async def look(self, arrivals: Sequence[Arrival]) -> Claims:
         """Who has what now; all is free while Redis is away."""

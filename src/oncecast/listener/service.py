@@ -220,11 +220,7 @@ class ListenerService:
         self._come_back([arrival])
 
     def _sort_out(self, claims: Claims) -> None:
-        """Part with what is not ours; a mark that proves nothing leaves its event to PostgreSQL."""
-        doubtful = [a for a in claims.ended if a.offset <= a.track.distrusted_to]
-        if doubtful:
-            claims.elsewhere.extend(doubtful)
-            claims.ended = [a for a in claims.ended if a.offset > a.track.distrusted_to]
+        """Part with what is not ours."""
         self.settlement.ended_elsewhere(claims.ended)
         self._watch.add(claims.taken)
 

@@ -80,11 +80,19 @@ class MemoryLeases:
 
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
+        return await self._take(arrivals, over_marks=False)
 
+    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        return await self._take(arrivals, over_marks=True)
+
+    async def _take(self, arrivals: Sequence[Arrival], *, over_marks: bool) -> Claims:
         def claim() -> list[Lease | None]:
             found = self._read(arrivals)
             until_s = self._server.now_s() + self._lease_ttl_s
-            for arrival, lease in zip(arrivals, found, strict=True):
+            for n, (arrival, lease) in enumerate(zip(arrivals, found, strict=True)):
+                if over_marks and lease is not None and lease.mark == arrival.cursor:
+                    lease = found[n] = None
                 if lease is None or lease.is_free:
                     rescues = lease.rescues if lease is not None else 0
                     self._server.leases[arrival.identity] = Lease(self.token, until_s, rescues)

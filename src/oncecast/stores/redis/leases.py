@@ -73,8 +73,15 @@ class RedisLeases:
 
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
+        return await self._take(arrivals, [])
+
+    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        return await self._take(arrivals, [f"={arrival.cursor}" for arrival in arrivals])
+
+    async def _take(self, arrivals: Sequence[Arrival], marks: list[str]) -> Claims:
         async with _bounded():
-            found = await self._claim(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
+            found = await self._claim(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms, *marks])
         claims = self._sort(arrivals, found)
         claims.mine.extend(claims.free)  # what was nobody's is ours by this very call
         claims.free.clear()

@@ -1,4 +1,4 @@
--- KEYS: one per event. ARGV: token, ttl_ms.
+-- KEYS: one per event. ARGV: token, ttl_ms, then for a retake one mark per event: where just that stands, it is free.
 -- Takes what is free; answers for each what stood there (false: nothing, so it is ours now). `!N` is free too: it was
 -- rescued N times, and our lease goes on counting.
 local found = {}
@@ -6,6 +6,10 @@ for i, key in ipairs(KEYS) do
   local value = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
   if value and string.sub(value, 1, 1) == '!' then
     redis.call('SET', key, ARGV[1] .. '*' .. string.sub(value, 2), 'PX', ARGV[2])
+  end
+  if value and value == ARGV[i + 2] then
+    redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+    value = false
   end
   found[i] = value
 end
