@@ -56,7 +56,12 @@ def seek(mutant: Mutant, runs: int) -> Find:
 
 
 def _test(mutant: Mutant, environment: Mapping[str, str]) -> Find:
-    ended = _run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(mutant.by)], environment)
+    try:
+        ended = _run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(mutant.by)], environment
+        )
+    except subprocess.TimeoutExpired:
+        return Find(mutant, 1, "stalled: its test does not end")
     failed = [line.partition(" - ")[0] for line in ended.stdout.splitlines() if line.startswith("FAILED ")]
     return Find(mutant, 1 if failed else None, failed[0].rpartition("::")[2] if failed else str(mutant.by))
 
