@@ -442,3 +442,20 @@ async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event
         assert await store.bury(arrival(4, "z"), ValueError("no")) is Outcome.STORED
         over.set()
     await store.close()
+
+
+async def test_a_savepoint_that_cannot_be_rolled_back_fails_the_attempt_whatever_its_handler_makes_of_it(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oncecast.stores.postgres.transaction.UNDO_S", 0.0)
+
+    async def work(tx: Transaction) -> None:
+        with contextlib.suppress(ValueError):
+            async with tx.savepoint():
+                await effect(schema, "half")(tx)
+                raise ValueError
+
+    with pytest.raises(AttemptFailed, match="could not be rolled back"):
+        await store.process(arrival(1, "x"), work)
+    assert await values(sql, "select id from events") == []
+    assert await values(sql, "select id from effects") == []

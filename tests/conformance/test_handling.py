@@ -375,8 +375,9 @@ async def test_a_savepoint_that_is_cancelled_is_rolled_back_and_the_rest_commits
 
     async def work(tx: OpenTransaction) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.05), tx.savepoint():
+            async with asyncio.timeout(None) as deadline, tx.savepoint():
                 await server.effect(tx, "half")
+                deadline.reschedule(asyncio.get_running_loop().time())
                 await asyncio.Event().wait()
         await server.effect(tx, "whole")
 
