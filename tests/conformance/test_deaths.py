@@ -67,3 +67,14 @@ async def test_what_was_survived_is_charged_with_nothing(deaths_of: DeathsOf) ->
     await deaths.acquit(EVENT)
     await deaths.begin_running()
     assert await deaths.accuse(EVENT) == 0
+
+
+async def test_only_what_was_accused_last_is_charged_for_an_acquittal_may_be_lost(deaths_of: DeathsOf) -> None:
+    deaths = await deaths_of("a")
+    before, last = arrivals(2)
+    await deaths.begin_running()
+    await deaths.accuse(before)
+    await deaths.accuse(last)
+    await deaths.begin_running()
+    assert await deaths.accuse(last) == 1
+    assert await deaths.accuse(before) == 0

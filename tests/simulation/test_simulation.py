@@ -29,6 +29,7 @@ FOUND = {
     87: "a listener that knew a lost future of a journal moved the cursor back behind what retention had cut",
     2074: "what stood behind an ordered event that was let go went on, and overtook",
     2599: "an ordered event was buried before the one before it had its row again",
+    107305: "an accusation whose answer was lost stood while its process died of something else",
     88380: "what kills its process, and was marked before PostgreSQL lost its row, was attempted without a lease",
     29851: "the row of an event that was published again stood for what stands between its places",
     6391: "what came after an ordered event that was buried too soon overtook",

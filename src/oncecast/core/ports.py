@@ -228,7 +228,7 @@ class Deaths(Protocol):
         """This listener's process ends in order."""
 
     async def accuse(self, arrival: Arrival) -> int:
-        """This process attempts a suspect, alone, from now on; how many processes have died of it so far."""
+        """This process attempts this suspect alone, and no other, from now on; how many have died of it so far."""
 
     async def acquit(self, arrival: Arrival) -> None:
         """This process has attempted it, and lives."""

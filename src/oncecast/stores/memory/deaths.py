@@ -32,6 +32,9 @@ class MemoryDeaths(Client):
         """See Deaths."""
 
         def accuse() -> int:
+            for (identity, who), (_, n) in list(self._tables.suspects.items()):
+                if who == self._instance:  # that it was acquitted may never have arrived here
+                    self._tables.suspects[identity, who] = (False, n)
             deaths = {
                 who: n for (identity, who), (_, n) in self._tables.suspects.items() if identity == arrival.identity
             }

@@ -371,7 +371,11 @@ delete from {schema}.running where listener = %(listener)s
 
 -- name: accuse
 -- How many processes of the group have died of it so far; a statement does not see its own row.
-with accused as (
+-- Nothing else is attempted by this one any more: that it was acquitted may never have arrived here.
+with acquitted as (
+    update {schema}.suspects set attempting = false
+    where listener = %(listener)s and attempting and (source, id) <> (%(source)s, %(id)s)),
+accused as (
     insert into {schema}.suspects (source, id, listener, attempting)
     values (%(source)s, %(id)s, %(listener)s, true)
     on conflict (source, id, listener) do update set attempting = true)
