@@ -185,6 +185,8 @@ async def is_gone(address: str) -> bool:
             await client.get(f"{address}/livez")
         except httpx.ConnectError:
             return True
+        except httpx.TransportError:
+            return False  # it went while it answered: whoever asks again is told that nobody is there
         return False
 
 
