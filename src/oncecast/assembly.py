@@ -239,6 +239,7 @@ def _database(config: ListenerConfig, token: str) -> Database:
         instance=config.instance_id,
         token=token,
         pool_size=config.db_pool,
+        handlers_max=config.handler_concurrency,
         limits=Limits(
             lock_s=config.lock_timeout,
             statement_s=config.statement_timeout,

@@ -441,8 +441,8 @@ ADAPTERS = [
     ),
     Mutant(
         "COMMIT counts only by its tag",
-        "stores/postgres/work.py",
-        '    if cursor.statusmessage != "COMMIT":\n',
+        "stores/postgres/handover.py",
+        '    if tag != "COMMIT":\n',
         "    if False:\n",
         by=ENDING_ONCE,
     ),
@@ -450,8 +450,8 @@ ADAPTERS = [
         "only what is inserted is handled",
         "stores/postgres/store.py",
         (
-            '                    await connection.execute("rollback")\n'
-            "                    return (await self._compare(connection, [arrival]))[arrival.offset]\n"
+            '                    await held.connection.execute("rollback")\n'
+            "                    return (await self._compare(held.connection, [arrival]))[arrival.offset]\n"
         ),
         "                    pass\n",
         by=ENDING_ONCE,

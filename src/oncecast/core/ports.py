@@ -258,6 +258,10 @@ class EventStore(Protocol):
     All calls raise Unavailable when it is down or slow; the outcome of a write is then unknown.
     """
 
+    @property
+    def ready_ahead(self) -> int:
+        """So many calls of `process` beyond those that may run at a time are welcome to wait: they begin sooner."""
+
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """End a batch that no handler is concerned with, in one transaction; outcomes in the batch's order.
 

@@ -79,7 +79,7 @@ class Attempts:
         self._observe = observe
         self._emitted = emitted
         self._check_emitted = check_emitted
-        self._handler_places = asyncio.Semaphore(limits.handler_concurrency)
+        self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended = 0
 
     async def attempt(self, work: Work) -> None:

@@ -25,7 +25,7 @@ HAIR = 1e-6
 
 
 class Line:
-    """Pending arrivals on their way to `attempt`, at most `lanes` attempts at a time.
+    """Pending arrivals on their way to `attempt`: `lanes` at a time, and `ready_ahead` that wait there.
 
     `claim_max` bounds a claim, and so does `pieces_max`, the pieces of work that it is for. `work_of(arrival)` says
     what may be one piece of work with it, and how many at most. `sort_out` is told of what is not ours.
@@ -37,6 +37,7 @@ class Line:
         lanes: int,
         claim_max: int,
         pieces_max: int | None = None,
+        ready_ahead: int = 0,
         work_of: Callable[[Arrival], tuple[Any, int]],
         leases: LeaseGate,
         database: DatabaseGate,
@@ -46,7 +47,7 @@ class Line:
         self._pending: deque[Arrival] = deque()
         self._arrived = asyncio.Event()
         self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
-        self._lanes = lanes
+        self._lanes = lanes + ready_ahead
         self._claim_max = claim_max
         self._pieces_max = pieces_max
         self._work_of = work_of
@@ -105,7 +106,7 @@ class Line:
 
     @property
     def lanes(self) -> int:
-        """How many attempts may run at a time."""
+        """How many attempts may be under way at a time."""
         return self._lanes
 
     def _take(self) -> Work:

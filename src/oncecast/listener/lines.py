@@ -21,9 +21,9 @@ CLAIM_MAX_EVENTS = 1_000
 
 
 class Lines:
-    """Sends arrivals to their lines. `join` is what all lines have in common, see Line."""
+    """Sends arrivals to their lines. `ready_ahead` is the store's; `join` is for all lines, see Line."""
 
-    def __init__(self, app: Listener, *, handler_concurrency: int, **join: Any) -> None:
+    def __init__(self, app: Listener, *, handler_concurrency: int, ready_ahead: int, **join: Any) -> None:
         self._app = app
         lanes = handler_concurrency
         bulk_work = (None, CLAIM_MAX_EVENTS)
@@ -36,7 +36,13 @@ class Lines:
             work_of=self._work_together,
             **join,
         )
-        self._singles = Line(lanes=lanes, claim_max=4 * lanes, work_of=lambda _: (None, 1), **join)
+        self._singles = Line(
+            lanes=lanes,
+            ready_ahead=ready_ahead,
+            claim_max=max(lanes, 4 * lanes - ready_ahead),
+            work_of=lambda _: (None, 1),
+            **join,
+        )
         self._lines = (self._bulk, self._together, self._singles)
 
     def push(self, arrivals: list[Arrival]) -> None:

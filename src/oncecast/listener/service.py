@@ -149,6 +149,7 @@ class ListenerService:
         self._lines = Lines(
             app,
             handler_concurrency=settings.attempts.handler_concurrency,
+            ready_ahead=store.ready_ahead,
             leases=self.redis,
             database=self.database,
             attempt=threads.attempt,

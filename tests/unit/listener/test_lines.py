@@ -32,6 +32,7 @@ class Harness:
         self.lines = Lines(
             app,
             handler_concurrency=8,
+            ready_ahead=0,
             leases=self,
             database=self,
             attempt=self._attempt,

@@ -17,6 +17,7 @@ class MemoryEvents(Client):
     """See EventStore."""
 
     _revision = 0
+    ready_ahead = 0
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore."""

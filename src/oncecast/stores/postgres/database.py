@@ -12,20 +12,19 @@ from importlib import resources
 from typing import Any, Literal
 
 import psycopg
-from psycopg import AsyncConnection, sql
-from psycopg.rows import TupleRow, tuple_row
+from psycopg import sql
+from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
+from oncecast.stores.postgres.handover import Connection, HandlerConnections, Held, Opening
 from oncecast.stores.postgres.queries import in_schema, load_queries
-
-Connection = AsyncConnection[TupleRow]
 
 # The pool logs every failed try; what they mean for us is reported as facts, once.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
-Purpose = Literal["handle", "insert", "upkeep", "relay", "read"]
+Purpose = Literal["insert", "upkeep", "relay", "read"]
 BESIDES: dict[Purpose, int] = {"insert": 2, "upkeep": 2, "relay": 1, "read": 1}
 """Connections besides those for handlers, which may keep theirs as long as they run: so that events without a
 handler, cursors, look-ups and dead letters always find one."""
@@ -53,8 +52,8 @@ class Limits:
 class Database:
     """A pool of connections whose sessions are set up as the promise needs them.
 
-    `pool_size` is for handlers, and BESIDES comes on top. `token` ends the application_name of each, so that a
-    rescuer can end the sessions of a dead holder.
+    `pool_size` is for handlers, of which `handlers_max` may run at a time, and BESIDES comes on top. `token` ends the
+    application_name of each, so that a rescuer can end the sessions of a dead holder.
     """
 
     def __init__(
@@ -65,6 +64,7 @@ class Database:
         instance: str,
         token: str,
         pool_size: int = 10,
+        handlers_max: int | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.schema = schema
@@ -73,7 +73,7 @@ class Database:
         self.queries = load_queries(schema)
         self._url = url
         self._application_name = f"oncecast {instance.encode()[:30].decode(errors='ignore')} {token}"
-        self._pool = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo=url,
             kwargs=self.connection_options(),
             configure=self.set_up,
@@ -83,9 +83,9 @@ class Database:
             timeout=self.limits.connect_s,
             reconnect_timeout=self.limits.connect_s,
         )
-        self._places = {
-            purpose: asyncio.Semaphore(count) for purpose, count in {"handle": pool_size, **BESIDES}.items()
-        }
+        self.handlers_max = min(pool_size, handlers_max or pool_size)
+        self._handlers = HandlerConnections(self._pool, self.handlers_max)
+        self._places = {purpose: asyncio.Semaphore(count) for purpose, count in BESIDES.items()}
 
     async def open(self) -> None:
         """Open the pool; connections are made as they are needed."""
@@ -153,6 +153,15 @@ class Database:
                 _undisturbed(connection),
             ):
                 yield connection
+        except DATABASE_ERRORS as error:
+            raise translate(error) from error
+
+    @asynccontextmanager
+    async def handling(self, opening: Opening | None = None) -> AsyncIterator[Held]:
+        """A connection for a handler's transaction, which may have begun with `opening`; see HandlerConnections."""
+        try:
+            async with self._handlers.held(opening) as held:
+                yield held
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 

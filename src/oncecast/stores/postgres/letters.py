@@ -22,7 +22,8 @@ from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Event
 from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
-from oncecast.stores.postgres.database import Connection, Database, Purpose, rfc3339
+from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.handover import Connection
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import rows_of, storable
 from oncecast.stores.postgres.work import finish
@@ -106,7 +107,8 @@ class PostgresLetters:
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """See DeadLetters."""
-        async with self._db.connection("handle") as connection:
+        async with self._db.handling() as held:
+            connection = held.connection
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 arrival = await self._lock(connection, source, id)
@@ -115,7 +117,7 @@ class PostgresLetters:
                     return False
                 await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
                 await connection.execute(self._db.queries["note_replayed"], {"source": source, "id": id})
-            failure = await finish(self._db, connection, partial(work, arrival))
+            failure = await finish(self._db, held, partial(work, arrival))
         if failure is not None:
             raise failure
         return True

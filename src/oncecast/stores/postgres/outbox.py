@@ -8,9 +8,9 @@ from psycopg.rows import tuple_row
 
 from oncecast.core.errors import EmissionRefused
 from oncecast.core.ports import Publish
-from oncecast.stores.postgres.database import Connection, Database
+from oncecast.stores.postgres.database import Database
+from oncecast.stores.postgres.handover import Connection, commit
 from oncecast.stores.postgres.rows import storable
-from oncecast.stores.postgres.work import commit
 
 MARGIN_S = 5.0
 """A transaction that nobody goes on with is ended by PostgreSQL so long after it might have been gone on with."""

@@ -18,10 +18,11 @@ from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.cursors import PostgresCursors
-from oncecast.stores.postgres.database import Connection, Database
+from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
+from oncecast.stores.postgres.handover import Connection, Held, Opening, commit
 from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_of, rows_of, storable
-from oncecast.stores.postgres.work import begin, commit, finish
+from oncecast.stores.postgres.work import begin, finish
 
 LOOKED_BACK_MAX = 1_000
 """So many events before one of its key are looked up, where their rows came from other places; then it waits until a
@@ -37,6 +38,11 @@ class PostgresEvents(PostgresCursors):
         super().__init__(database)
         self._revision = ANY_REVISION
 
+    @property
+    def ready_ahead(self) -> int:
+        """See EventStore: one behind each that runs."""
+        return self._db.handlers_max
+
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """See EventStore. All arrivals come from one journal's epoch."""
         rows = rows_of(arrivals, self._db.instance, self._revision)
@@ -51,19 +57,21 @@ class PostgresEvents(PostgresCursors):
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
-        async with self._db.connection("handle") as connection:
+        opening = Opening(self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision))
+        async with self._db.handling(opening if arrival.turn is None else None) as held:
             async with asyncio.timeout(self._deadline_s):
-                if not await self._begin_with(connection, arrival):
-                    await connection.execute("rollback")
-                    return (await self._compare(connection, [arrival]))[arrival.offset]
-            failure = await finish(self._db, connection, work)
+                if not await self._begin_with(held, opening, arrival.turn):
+                    await held.connection.execute("rollback")
+                    return (await self._compare(held.connection, [arrival]))[arrival.offset]
+            failure = await finish(self._db, held, work)
         if failure is not None:
             raise failure
         return Outcome.STORED
 
     async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
         """See EventStore."""
-        async with self._db.connection("handle") as connection:
+        async with self._db.handling() as held:
+            connection = held.connection
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")
                 inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
@@ -75,20 +83,21 @@ class PostgresEvents(PostgresCursors):
                 if new:
                     await work(tx, new)
 
-            failure = await finish(self._db, connection, work_on_new)
+            failure = await finish(self._db, held, work_on_new)
         if failure is not None:
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
-    async def _begin_with(self, connection: Connection, arrival: Arrival) -> bool:
-        """Begin a transaction with its row, in as few round trips as can be; whether that is new."""
-        query, values = self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision)
-        if arrival.turn is None:
-            cursor = await begin(connection, query, values)
+    async def _begin_with(self, held: Held, opening: Opening, turn: Turn | None) -> bool:
+        """Begin a transaction with an event's row, in as few round trips as can be; whether that is new."""
+        if held.opened is not None:
+            return held.opened
+        if turn is None:
+            cursor = await begin(held.connection, opening.query, opening.values)
         else:
-            await self._begin_in_turn(connection, arrival.turn)
-            cursor = AsyncClientCursor(connection)
-            await cursor.execute(query, values)
+            await self._begin_in_turn(held.connection, turn)
+            cursor = AsyncClientCursor(held.connection)
+            await cursor.execute(opening.query, opening.values)
         return await cursor.fetchone() == (True,)
 
     async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:

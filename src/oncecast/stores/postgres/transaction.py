@@ -21,7 +21,7 @@ from psycopg.rows import DictRow, dict_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
 from oncecast.core.transaction import Params
-from oncecast.stores.postgres.database import Connection
+from oncecast.stores.postgres.handover import Connection
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")

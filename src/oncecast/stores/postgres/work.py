@@ -12,8 +12,9 @@ from psycopg.rows import TupleRow
 
 from oncecast.core.errors import AttemptFailed, gist
 from oncecast.core.ports import Work
-from oncecast.stores.postgres.database import Connection, Database
+from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import of_handler
+from oncecast.stores.postgres.handover import Connection, Held
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
@@ -27,8 +28,9 @@ async def begin(connection: Connection, query: bytes, values: Mapping[str, Any])
     return cursor
 
 
-async def finish(database: Database, connection: Connection, work: Work) -> Exception | None:
+async def finish(database: Database, held: Held, work: Work) -> Exception | None:
     """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
+    connection = held.connection
     deadline_s = database.limits.deadline_s
     failure: Exception | None = None
     facade = HandlerTransaction(connection, database.queries["take_key"])
@@ -53,27 +55,13 @@ async def finish(database: Database, connection: Connection, work: Work) -> Exce
         if emitted and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
             async with asyncio.timeout(deadline_s):
                 await connection.execute(database.queries["emit"], {"events": emitted})
-        await commit(connection, deadline_s)
+        await held.commit(deadline_s)
         return None
     await _roll_back(connection, failure, deadline_s)
     translated = of_handler(failure, facade.raised, connection_broken=broken)
     if translated is not failure:
         translated.__cause__ = failure
     return translated
-
-
-async def commit(connection: Connection, deadline_s: float) -> None:
-    """COMMIT, and believe it only if PostgreSQL says so.
-
-    Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
-    """
-    async with asyncio.timeout(deadline_s):
-        cursor = await connection.execute("commit")
-    if cursor.statusmessage != "COMMIT":
-        raise AttemptFailed(
-            "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
-            " use 'async with tx.savepoint()' for errors that it means to survive"
-        )
 
 
 async def _roll_back(connection: Connection, failure: Exception, deadline_s: float) -> None:

@@ -1,0 +1,185 @@
+"""Connections for handlers, and how one goes from a transaction to the next without standing idle.
+
+Under load somebody always waits for a connection. So the COMMIT of one transaction takes along how the next begins,
+in one message; each is a transaction of its own, and no error of one is another's. See decision 023.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import AsyncClientCursor, AsyncConnection
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from oncecast.core.errors import AttemptFailed
+
+Connection = AsyncConnection[TupleRow]
+
+PASSED_ON_MAX = 1_000
+"""So often a connection is passed on; then its pool may see to its age."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first statement of a transaction. It returns one truth value: whether there is anything to do."""
+
+    query: bytes
+    values: Mapping[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """Somebody who waits for a place: is given a connection on which its opening has run, or None: a place only."""
+
+    opening: Opening | None
+    given: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A connection for one transaction. `opened` is what its opening returned, None where it has yet to begin."""
+
+    places: HandlerConnections
+    connection: Connection
+    opened: bool | None = None
+    passed_on: int = 0
+    is_gone: bool = False
+    """Whether somebody else has it now."""
+
+    async def commit(self, deadline_s: float) -> None:
+        """COMMIT, and begin for whoever waits. Raises what `commit` does, and only for our own transaction."""
+        next_one = None
+        if self.passed_on < PASSED_ON_MAX and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS:
+            next_one = self.places.next_with_opening()
+        if next_one is None or next_one.opening is None:
+            await commit(self.connection, deadline_s)
+            return
+        try:
+            async with asyncio.timeout(deadline_s):
+                opened = await self._commit_and_open(next_one.opening)
+            if opened is not None and not next_one.given.done():
+                next_one.given.set_result(Held(self.places, self.connection, opened, self.passed_on + 1))
+                self.is_gone = True
+        finally:
+            if not self.is_gone:
+                next_one.opening = None  # its own trouble, if it was that, it shall meet by itself
+                self.places.put_first(next_one)
+
+    async def _commit_and_open(self, opening: Opening) -> bool | None:
+        """What the next one's opening returned; None if that failed, which is nothing to us."""
+        cursor = AsyncClientCursor(self.connection)
+        try:
+            await cursor.execute(b"commit; begin; " + opening.query, opening.values)
+        except psycopg.Error:
+            # Whatever comes behind a COMMIT that fails is not run: then no transaction is open.
+            if self.connection.pgconn.transaction_status != TransactionStatus.INERROR:
+                raise
+            await self.connection.execute("rollback")
+            return None
+        believe_commit(cursor.statusmessage)
+        cursor.nextset()  # of BEGIN
+        cursor.nextset()
+        return await cursor.fetchone() == (True,)
+
+
+class HandlerConnections:
+    """So many connections of `pool` at a time, to those who ask for one in the order in which they ask."""
+
+    def __init__(self, pool: AsyncConnectionPool[Connection], count: int) -> None:
+        self._pool = pool
+        self._free = count
+        self._waiting: deque[_Waiter] = deque()
+
+    @asynccontextmanager
+    async def held(self, opening: Opening | None = None) -> AsyncIterator[Held]:
+        """A connection for one transaction, which may have begun with `opening` already."""
+        held = await self._take(opening)
+        try:
+            yield held
+        finally:
+            if not held.is_gone:
+                await self._give_back(held)
+
+    def next_with_opening(self) -> _Waiter | None:
+        """Whoever is next, if it is one for whom a transaction can be begun; it waits no longer."""
+        while self._waiting and self._waiting[0].given.done():
+            self._waiting.popleft()
+        if self._waiting and self._waiting[0].opening is not None:
+            return self._waiting.popleft()
+        return None
+
+    def put_first(self, waiter: _Waiter) -> None:
+        """It is the next again."""
+        self._waiting.appendleft(waiter)
+
+    async def _take(self, opening: Opening | None) -> Held:
+        if self._free:
+            self._free -= 1
+        else:
+            waiter = _Waiter(opening)
+            self._waiting.append(waiter)
+            try:
+                given = await waiter.given
+            except asyncio.CancelledError:
+                await self._decline(waiter)
+                raise
+            if given is not None:
+                return given
+        try:
+            return Held(self, await self._pool.getconn())
+        except BaseException:
+            self._free_a_place()
+            raise
+
+    async def _decline(self, waiter: _Waiter) -> None:
+        """It was cancelled: before it was given anything, or in the moment after."""
+        if waiter.given.cancelled():
+            return
+        given = waiter.given.result()
+        if given is None:
+            self._free_a_place()
+        else:
+            await self._give_back(given)
+
+    async def _give_back(self, held: Held) -> None:
+        """Nothing that is open on it, or under way, gets to the next."""
+        try:
+            if held.connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                await held.connection.close()
+            await self._pool.putconn(held.connection)
+        finally:
+            self._free_a_place()
+
+    def _free_a_place(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.given.done():
+                waiter.given.set_result(None)
+                return
+        self._free += 1
+
+
+async def commit(connection: Connection, deadline_s: float) -> None:
+    """COMMIT, and believe it only if PostgreSQL says so.
+
+    Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
+    """
+    async with asyncio.timeout(deadline_s):
+        believe_commit((await connection.execute("commit")).statusmessage)
+
+
+def believe_commit(tag: str | None) -> None:
+    """Raise AttemptFailed unless PostgreSQL says that it did what COMMIT asks for."""
+    if tag != "COMMIT":
+        raise AttemptFailed(
+            "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
+            " use 'async with tx.savepoint()' for errors that it means to survive"
+        )
