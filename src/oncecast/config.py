@@ -240,7 +240,7 @@ class ListenerConfig(Common):
         "each is sent there too: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
         secret=True,
     )
-    handler_concurrency: int = setting("8", count, "handlers that run at a time")
+    handler_concurrency: int = setting("8", count, "handlers that run at a time, replays included")
     handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
     db_pool: int = setting("10", count, "connections to PostgreSQL for handlers; six come on top")
     lock_timeout: float = setting("2s", duration_s, "how long a statement waits for another's lock")

@@ -113,6 +113,34 @@ async def test_a_commit_that_fails_is_its_own_trouble_only(
     assert await ids(sql) == ["second"]
 
 
+async def test_a_commit_that_was_never_run_is_not_believed(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
+) -> None:
+    queue = Queue(store)
+    first = await queue.begin("set local statement_timeout = '1ms'")
+    large = arrival(2, "large")
+    event = {**msgspec.json.decode(large.raw), "data": ["some more"] * 90_000}
+    large.raw = msgspec.Raw(msgspec.json.encode(event))
+    second = await queue.join(large, nothing)
+    queue.go_on.set()
+    outcomes = await asyncio.gather(first, second, return_exceptions=True)
+    told = [id_ for id_, outcome in zip(("first", "large"), outcomes, strict=True) if outcome is Outcome.STORED]
+    assert await ids(sql) == told
+
+
+async def test_an_event_whose_handler_changes_the_encoding_leaves_the_next_as_it_is(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
+) -> None:
+    queue = Queue(store)
+    first = await queue.begin("set local client_encoding = 'LATIN1'")
+    umlaut = arrival(2, "second")
+    umlaut.raw = msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(umlaut.raw), "data": "ä€"}))
+    second = await queue.join(umlaut, nothing)
+    queue.go_on.set()
+    assert (await first, await second) == (Outcome.STORED, Outcome.STORED)
+    assert await (await sql.execute("select data from events where id = 'second'")).fetchone() == ("ä€",)
+
+
 async def test_an_event_that_cannot_be_stored_is_no_trouble_of_the_one_before(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
 ) -> None:

@@ -8,6 +8,7 @@ POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_po
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/test_feed.py"
 HANDLING = "tests/conformance/test_handling.py"
+HANDOVER = "tests/conformance/test_handover.py"
 LEASES = "tests/conformance/test_leases.py"
 ORDER = "tests/unit/listener/test_order_of_duplicates.py"
 
@@ -445,6 +446,13 @@ ADAPTERS = [
         '    if tag != "COMMIT":\n',
         "    if False:\n",
         by=ENDING_ONCE,
+    ),
+    Mutant(
+        "only COMMIT's own tag says that it is done",
+        "stores/postgres/handover.py",
+        '            if cursor.first_tag != "COMMIT":\n',
+        "            if self.connection.pgconn.transaction_status != TransactionStatus.INERROR:\n",
+        by=HANDOVER,
     ),
     Mutant(
         "only what is inserted is handled",

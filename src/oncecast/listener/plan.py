@@ -108,6 +108,9 @@ def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
             found = found.key
         if found is msgspec.UNSET or bytes(found) == b"null":
             return None
-        return f"{ordered_by}={msgspec.json.encode(msgspec.json.decode(found)).decode()}"
+        try:
+            return f"{ordered_by}={msgspec.json.encode(msgspec.json.decode(found)).decode()}"
+        except msgspec.DecodeError:
+            return None  # a number beyond all bounds, which no producer of ours lets pass
 
     return key

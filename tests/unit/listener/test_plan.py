@@ -100,6 +100,7 @@ def test_a_batch_is_of_1_to_1000_events(size: Any) -> None:
         ("data.account", Event.new("t", "text"), None),
         ("data.account", Event.new("t", {"account": None}), None),
         ("data.account", Event.new("t", b"binary"), None),
+        ("data.account", Event(id="1", source="/s", type="t", raw_data=b'{"account":1e999}'), None),
     ],
 )
 def test_a_key_is_its_place_and_what_stands_there_as_json(ordered_by: str, event: Event, key: str | None) -> None:

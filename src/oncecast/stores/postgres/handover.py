@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
@@ -57,7 +58,7 @@ class Held:
     async def commit(self, deadline_s: float) -> None:
         """COMMIT, and begin for whoever waits. Raises what `commit` does, and only for our own transaction."""
         next_one = None
-        if self.passed_on < PASSED_ON_MAX and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS:
+        if self.passed_on < PASSED_ON_MAX and self._is_as_it_was():
             next_one = self.places.next_with_opening()
         if next_one is None or next_one.opening is None:
             await commit(self.connection, deadline_s)
@@ -73,21 +74,37 @@ class Held:
                 next_one.opening = None  # its own trouble, if it was that, it shall meet by itself
                 self.places.put_first(next_one)
 
+    def _is_as_it_was(self) -> bool:
+        """Whether nothing of ours reaches the next one: the message is read before COMMIT ends our SET LOCAL."""
+        is_in_transaction = self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
+        return is_in_transaction and self.connection.info.parameter_status("client_encoding") == "UTF8"
+
     async def _commit_and_open(self, opening: Opening) -> bool | None:
         """What the next one's opening returned; None if that failed, which is nothing to us."""
-        cursor = AsyncClientCursor(self.connection)
+        cursor = _TellingCursor(self.connection)
         try:
             await cursor.execute(b"commit; begin; " + opening.query, opening.values)
         except psycopg.Error:
-            # Whatever comes behind a COMMIT that fails is not run: then no transaction is open.
-            if self.connection.pgconn.transaction_status != TransactionStatus.INERROR:
+            # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
+            if cursor.first_tag != "COMMIT":
                 raise
-            await self.connection.execute("rollback")
             return None
         believe_commit(cursor.statusmessage)
         cursor.nextset()  # of BEGIN
         cursor.nextset()
         return await cursor.fetchone() == (True,)
+
+
+class _TellingCursor(AsyncClientCursor[TupleRow]):
+    """Remembers how the first statement of a message ended, whatever became of the rest."""
+
+    first_tag: str | None = None
+    """None where nothing is known."""
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        if results and results[0].command_status:
+            self.first_tag = results[0].command_status.decode()
+        super()._check_results(results)
 
 
 class HandlerConnections:

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import psycopg
-from psycopg import AsyncClientCursor
 from psycopg.rows import tuple_row
 
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
@@ -93,12 +92,9 @@ class PostgresEvents(PostgresCursors):
         if held.opened is not None:
             return held.opened
         if turn is None:
-            cursor = await begin(held.connection, opening.query, opening.values)
-        else:
-            await self._begin_in_turn(held.connection, turn)
-            cursor = AsyncClientCursor(held.connection)
-            await cursor.execute(opening.query, opening.values)
-        return await cursor.fetchone() == (True,)
+            return await (await begin(held.connection, opening.query, opening.values)).fetchone() == (True,)
+        await self._begin_in_turn(held.connection, turn)
+        return await (await held.connection.execute(opening.query, opening.values)).fetchone() == (True,)
 
     async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
