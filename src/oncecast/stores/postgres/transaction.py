@@ -99,11 +99,11 @@ class HandlerTransaction:
 
     async def _undo(self, savepoint: LiteralString) -> None:
         """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
-        self._is_torn = True
+        was_torn, self._is_torn = self._is_torn, True
         with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
             async with asyncio.timeout(UNDO_S):
                 await self._control(f"rollback to savepoint {savepoint}")
-            self._is_torn = False
+            self._is_torn = was_torn
 
     async def end(self) -> None:
         """The attempt is over, once the statement under way is: nobody who kept the facade can do more with it."""
