@@ -221,15 +221,12 @@ class Turn:
     def rows_needed(self) -> Iterator[Turn]:
         """The turns before it, the nearest first, back to where a cursor was saved.
 
-        What lies behind that had its row, which may have been pruned by now: it is forgotten here.
+        What lies behind that had its row, which may have been pruned by now.
         """
-        turn = self
-        while turn.before is not None:
-            if turn.before.offset <= turn.before.track.saved.offset:
-                turn.before = None
-                return
-            turn = turn.before
+        turn = self.before
+        while turn is not None and turn.offset > turn.track.saved.offset:
             yield turn
+            turn = turn.before
 
     def has_come(self, rows: Mapping[tuple[str, str], tuple[str, int]]) -> bool:
         """Whether all before it have rows; `rows` are epoch and offset that those came from, by identity.

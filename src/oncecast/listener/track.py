@@ -154,5 +154,8 @@ class Track:
         """Let go of what has ended and is saved, by whomever; returns the credit that it held."""
         freed_bytes = 0
         while self._held and self._held[0].offset <= min(self.saved.offset, self.watermark.value):
-            freed_bytes += self._held.popleft().cost_bytes
+            gone = self._held.popleft()
+            freed_bytes += gone.cost_bytes
+            if gone.turn is not None:
+                gone.turn.before = None  # nobody looks back behind a saved cursor, and a key may never be quiet
         return freed_bytes

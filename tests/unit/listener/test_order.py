@@ -10,7 +10,10 @@ from oncecast import Event, Listener
 from oncecast.core.event import Arrival, Cursor
 from oncecast.listener.order import Order
 from oncecast.listener.track import Track
-from tests.support.arrivals import arrivals, track
+from tests.support.arrivals import arrivals, frame, receive, track
+
+
+def nobody(arrival: Arrival) -> None: ...
 
 
 def ordered_app() -> Listener:
@@ -143,6 +146,25 @@ def test_what_stands_behind_an_arrival_that_is_let_go_is_let_go_too_and_never_re
     assert at.order.was_let_go(second) is third
     assert at.order.was_let_go(third) is None
     assert (at.released, at.order.waiting) == ([], 0)
+
+
+def test_a_key_that_is_never_quiet_keeps_only_the_turns_that_no_cursor_is_saved_over_yet() -> None:
+    app = Listener()
+
+    @app.on("tick", ordered_by="source")
+    async def handler(event: Event) -> None: ...
+
+    order, on, chain = Order(app, release=nobody, let_go=nobody), track(), []
+    for offset in range(1, 101):
+        (newest,) = order.let_through(new := receive(on, frame(offset, f"{offset}")), new)
+        order.ended(newest)
+        on.end([newest])
+        on.save(Cursor("e1", offset - 3))
+    turn = newest.turn
+    while turn is not None:
+        chain.append(turn.offset)
+        turn = turn.before
+    assert chain == [100, 99, 98, 97]
 
 
 def test_what_is_saved_is_forgotten_as_a_predecessor_once_there_are_many_keys() -> None:
