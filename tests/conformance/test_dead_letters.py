@@ -309,8 +309,7 @@ def test_both_stores_see_the_same_cause_in_an_error(text: str, patterns: Callabl
 async def patterns(database_of: Callable[..., Database], postgres_url: str, schema: str) -> Any:
     database = database_of()
     await database.migrate()
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'set search_path = "{schema}"')  # type: ignore[call-overload]
+    with psycopg.connect(postgres_url, autocommit=True, options=f"-c search_path={schema}") as connection:
 
         def ask(text: str) -> Any:
             return connection.execute("select error_pattern(%(text)s), cause_of(%(text)s)", {"text": text}).fetchone()

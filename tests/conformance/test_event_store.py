@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -42,12 +44,9 @@ async def store(database_of: Callable[..., Database]) -> AsyncIterator[PostgresE
 
 
 @pytest.fixture
-async def sql(postgres_url: str, schema: str, store: PostgresEvents) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
-    await connection.execute(f'set search_path = "{schema}"')  # type: ignore[call-overload]
-    await connection.execute("create table effects (id text)")
-    yield connection
-    await connection.close()
+async def sql(sql: psycopg.AsyncConnection[Any]) -> psycopg.AsyncConnection[Any]:
+    await sql.execute("create table effects (id text)")
+    return sql
 
 
 async def values(sql: psycopg.AsyncConnection[Any], query: str) -> list[Any]:
@@ -420,6 +419,41 @@ async def test_an_error_that_a_lost_connection_has_led_to_is_the_databases(store
 
     with pytest.raises(Unavailable, match="lost"):
         await store.process(arrival(1, "x"), work)
+
+
+async def test_a_handler_whose_time_ran_out_while_postgresql_stood_still_is_not_to_blame(
+    store: PostgresEvents,
+) -> None:
+    frozen = 0
+
+    async def work(tx: Transaction) -> None:
+        nonlocal frozen
+        row = await tx.fetch_one("select pg_backend_pid() as pid")
+        frozen = row["pid"] if row else 0
+        os.kill(frozen, signal.SIGSTOP)
+        async with asyncio.timeout(0.1):
+            await tx.execute("select 1")
+
+    try:
+        with pytest.raises(Unavailable, match="lost"):
+            await store.process(arrival(1, "x"), work)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+
+
+async def test_a_schema_that_changes_costs_a_statement_that_was_prepared_one_attempt_at_most(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
+) -> None:
+    async def look(tx: Transaction) -> None:
+        await tx.fetch_all(f'select * from "{schema}".effects')
+
+    await store.insert([arrival(1)])
+    assert await store.process(arrival(1), look) is Outcome.PRESENT
+    assert await store.process(arrival(2), look) is Outcome.STORED
+    await sql.execute("alter table effects add other text")
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        await store.process(arrival(3), look)
+    assert await store.process(arrival(3), look) is Outcome.STORED
 
 
 async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event_from_being_stored(

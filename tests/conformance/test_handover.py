@@ -36,13 +36,6 @@ async def store(postgres_url: str, schema: str) -> AsyncIterator[PostgresEvents]
     await store.close()
 
 
-@pytest.fixture
-async def sql(postgres_url: str, schema: str, store: PostgresEvents) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
-        await connection.execute(f'set search_path = "{schema}"')  # type: ignore[call-overload]
-        yield connection
-
-
 async def ids(sql: psycopg.AsyncConnection[Any]) -> list[str]:
     return [id_ for (id_,) in await (await sql.execute("select id from events order by id")).fetchall()]
 
@@ -156,6 +149,37 @@ async def test_an_event_that_cannot_be_stored_is_no_trouble_of_the_one_before(
         await second
     assert await third is Outcome.STORED
     assert await ids(sql) == ["first", "third"]
+
+
+async def test_an_event_that_cannot_even_be_written_down_is_no_trouble_of_the_one_before(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
+) -> None:
+    queue = Queue(store)
+    first = await queue.begin()
+    broken = arrival(2, "broken")
+    broken.raw = msgspec.Raw(bytes(broken.raw).replace(b'{"n":2}', b'"\xff"'))
+    second = await queue.join(broken, nothing)
+    queue.go_on.set()
+    assert await first is Outcome.STORED
+    with pytest.raises((DataRefused, Unavailable)):
+        await second
+    assert await ids(sql) == ["first"]
+
+
+async def test_a_connection_from_before_a_time_of_trouble_is_not_passed_on(store: PostgresEvents) -> None:
+    pids = []
+
+    async def tell(tx: Transaction) -> None:
+        row = await tx.fetch_one("select pg_backend_pid() as pid")
+        pids.append(row and row["pid"])
+
+    queue = Queue(store)
+    first = await queue.begin()
+    second = await queue.join(arrival(2, "second"), tell)
+    await store.renew()
+    queue.go_on.set()
+    assert (await first, await second) == (Outcome.STORED, Outcome.STORED)
+    assert queue.pid not in pids
 
 
 async def test_one_that_has_ended_before_does_not_run_and_the_next_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ class Database:
             places.release()
 
     async def renew(self) -> None:
-        """After a time of trouble: close what is pooled, without asking it how it is."""
+        """After a time of trouble: close what is pooled without asking it how it is, and the rest when it is back."""
+        self._handlers.renewed_at_s = time.monotonic()
         async with asyncio.timeout(self.limits.connect_s):
             await self._pool.drain()
 

@@ -41,7 +41,7 @@ def of_handler(error: Exception, raised: Sequence[BaseException], *, connection_
     again; our lost connection says nothing about the event. `raised` is what the statements of the transaction
     raised: any other error of PostgreSQL's is that of a server of the handler's own.
     """
-    if connection_broken and not isinstance(error, Reject | Retry | TimeoutError):
+    if connection_broken and not isinstance(error, Reject | Retry):
         return Unavailable(f"PostgreSQL: the connection was lost while a handler ran: {type(error).__name__}")
     if not isinstance(error, psycopg.Error) or error.sqlstate in (None, "25P01", "25P02", "57014"):
         return error

@@ -7,13 +7,13 @@ in one message; each is a transaction of its own, and no error of one is another
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -24,8 +24,8 @@ from oncecast.core.errors import AttemptFailed
 
 Connection = AsyncConnection[TupleRow]
 
-PASSED_ON_MAX = 1_000
-"""So often a connection is passed on; then its pool may see to its age."""
+PASSED_ON_MAX_S = 60.0
+"""So long after a connection was taken from its pool it is passed on; then the pool may see to its age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,14 @@ class Held:
 
     places: HandlerConnections
     connection: Connection
+    taken_at_s: float
     opened: bool | None = None
-    passed_on: int = 0
     is_gone: bool = False
     """Whether somebody else has it now."""
 
     async def commit(self, deadline_s: float) -> None:
-        """COMMIT, and begin for whoever waits. Raises what `commit` does, and only for our own transaction."""
-        next_one = None
-        if self.passed_on < PASSED_ON_MAX and self._is_as_it_was():
-            next_one = self.places.next_with_opening()
+        """COMMIT, and begin for whoever waits: what befalls that is no error of ours. Raises what `commit` does."""
+        next_one = self.places.next_with_opening() if self._may_be_passed_on() else None
         if next_one is None or next_one.opening is None:
             await commit(self.connection, deadline_s)
             return
@@ -67,29 +65,34 @@ class Held:
             async with asyncio.timeout(deadline_s):
                 opened = await self._commit_and_open(next_one.opening)
             if opened is not None and not next_one.given.done():
-                next_one.given.set_result(Held(self.places, self.connection, opened, self.passed_on + 1))
+                next_one.given.set_result(Held(self.places, self.connection, self.taken_at_s, opened))
                 self.is_gone = True
         finally:
             if not self.is_gone:
                 next_one.opening = None  # its own trouble, if it was that, it shall meet by itself
                 self.places.put_first(next_one)
 
-    def _is_as_it_was(self) -> bool:
-        """Whether nothing of ours reaches the next one: the message is read before COMMIT ends our SET LOCAL."""
-        is_in_transaction = self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-        return is_in_transaction and self.connection.info.parameter_status("client_encoding") == "UTF8"
+    def _may_be_passed_on(self) -> bool:
+        """Not an old one, and not with what reaches the next: the message is read before COMMIT ends a SET LOCAL."""
+        return (
+            self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
+            and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
+            and self.connection.info.parameter_status("client_encoding") == "UTF8"
+        )
 
     async def _commit_and_open(self, opening: Opening) -> bool | None:
-        """What the next one's opening returned; None if that failed, which is nothing to us."""
+        """What the next one's opening returned; None if that failed."""
         cursor = _TellingCursor(self.connection)
         try:
             await cursor.execute(b"commit; begin; " + opening.query, opening.values)
-        except psycopg.Error:
+        except Exception:  # classified by how far it came
             # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
             if cursor.first_tag != "COMMIT":
-                raise
+                if self.connection.pgconn.transaction_status != TransactionStatus.INTRANS:
+                    raise
+                await self.connection.execute("commit")  # nothing was sent: what the next one begins with cannot be
             return None
-        believe_commit(cursor.statusmessage)
+        believe_commit(cursor.first_tag)
         cursor.nextset()  # of BEGIN
         cursor.nextset()
         return await cursor.fetchone() == (True,)
@@ -114,6 +117,8 @@ class HandlerConnections:
         self._pool = pool
         self._free = count
         self._waiting: deque[_Waiter] = deque()
+        self.renewed_at_s = 0.0
+        """Since when connections are to be trusted, on the monotonic clock."""
 
     @asynccontextmanager
     async def held(self, opening: Opening | None = None) -> AsyncIterator[Held]:
@@ -151,7 +156,7 @@ class HandlerConnections:
             if given is not None:
                 return given
         try:
-            return Held(self, await self._pool.getconn())
+            return Held(self, await self._pool.getconn(), time.monotonic())
         except BaseException:
             self._free_a_place()
             raise

@@ -70,4 +70,4 @@ async def _roll_back(connection: Connection, failure: Exception, deadline_s: flo
         await connection.close()
         return
     async with asyncio.timeout(deadline_s):
-        await connection.execute("rollback")
+        await connection.rollback()  # psycopg's own: a schema that has changed has it prepare statements anew
