@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ from oncecast.listener.selection import Selector
 
 SHARED_MAX_EVENTS = 100
 """So many events of handlers that share a transaction go into one; more would wait longer for each other's locks."""
+
+KEY_MAX_BYTES = 200
+"""Of a key as it stands; a longer one is known by its hash, for it is kept when its event has gone."""
 
 ATTRIBUTE = re.compile(r"[a-z0-9]{1,64}")
 """The names of attributes that a producer takes, extensions included."""
@@ -109,8 +113,11 @@ def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
         if found is msgspec.UNSET or bytes(found) == b"null":
             return None
         try:
-            return f"{ordered_by}={msgspec.json.encode(msgspec.json.decode(found)).decode()}"
+            value = msgspec.json.encode(msgspec.json.decode(found))
         except msgspec.DecodeError:
             return None  # a number beyond all bounds, which no producer of ours lets pass
+        if len(value) > KEY_MAX_BYTES:
+            value = b"#" + blake2b(value, digest_size=32).hexdigest().encode()
+        return f"{ordered_by}={value.decode()}"
 
     return key

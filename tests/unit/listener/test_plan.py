@@ -126,3 +126,11 @@ def test_what_a_group_agrees_on_names_sources_and_orders_too() -> None:
     app.on("account.*", source="/bank", ordered_by="subject")(handler)
     app.on("oncecast.failing", "order.created")(handler)
     assert app.selectors == {"account.* from /bank", "account.* from /bank ordered by subject", "order.created"}
+
+
+def test_a_long_key_is_known_by_its_hash_so_that_publishers_do_not_decide_how_much_is_kept() -> None:
+    key = key_of("data.account")
+    long, same, other = (key(arrival_of(Event.new("t", {"account": text * 100_000}))) for text in ("a", "a", "b"))
+    assert long == same != other
+    assert long is not None
+    assert len(long) < 100
