@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -154,7 +155,9 @@ async def fall_silent(producer: Producer, request: Request, writer: asyncio.Stre
 
 
 def refuse(status: int, problem: Any = b"", headers: str = "") -> Answer:
-    """Answer with this status and problem."""
+    """Answer with this status and the problem that a producer would tell; with none, as a proxy."""
+    if isinstance(problem, dict):
+        problem = {"title": HTTPStatus(status).phrase, "status": status, **problem}
 
     async def answer(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         respond(writer, status, problem, headers)

@@ -35,12 +35,14 @@ class Accepted:
 class Refusal:
     """The producer will not take these events, however often it is asked. Nothing was accepted.
 
-    `index` is the place of the event at fault among those sent, from 0, if the producer named it.
+    `index` is the place of the event at fault among those sent, from 0, if the producer named it. `is_producers`
+    tells its own refusal from that of a proxy before it, which says nothing about events.
     """
 
     status: int
     reason: str
     index: int | None = None
+    is_producers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class _Acknowledgement(msgspec.Struct):
 class _Problem(msgspec.Struct):
     title: str = ""
     detail: str = ""
+    status: int = 0
 
 
 _PLACE = re.compile(r"(?:the event|event (\d+)(?: of \d+)?): ")
@@ -83,10 +86,11 @@ def read_answer(status: int, retry_after: str | None, body: bytes, *, sent: int)
         return Later(reason, _seconds(retry_after))
     if 200 <= status < 400:
         return Refusal(status, f"HTTP {status}: no Oncecast producer answers at this address")
-    place = _PLACE.match(reason)
+    is_producers = problem.status == status and bool(problem.detail)
+    place = _PLACE.match(reason) if is_producers else None
     if place is None:
-        return Refusal(status, reason)
-    return Refusal(status, reason[place.end() :], int(place[1] or 1) - 1)
+        return Refusal(status, reason, is_producers=is_producers)
+    return Refusal(status, reason[place.end() :], int(place[1] or 1) - 1, is_producers)
 
 
 def _read_acknowledgement(body: bytes, sent: int) -> Accepted | Refusal:

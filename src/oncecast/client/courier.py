@@ -25,7 +25,8 @@ REQUEST_DEADLINE_S = 10.0
 RETRY_BASE_S = 0.2
 RETRY_MAX_S = 5.0
 CONNECTIONS_MAX = 32
-ABOUT_THE_BODY = frozenset((400, 413, 422))
+TOO_LARGE = 413
+ABOUT_THE_BODY = frozenset((400, TOO_LARGE, 422))
 """Refusals with these statuses are of what was sent; others would be given to any event."""
 
 
@@ -108,7 +109,8 @@ class Courier:
 
     def _refused(self, refusal: Refusal, batch: Batch) -> PublishRefused:
         index = refusal.index
-        if index is None and refusal.status in ABOUT_THE_BODY:
+        is_told = refusal.is_producers or refusal.status == TOO_LARGE  # a proxy says 400 of anything
+        if index is None and is_told and refusal.status in ABOUT_THE_BODY:
             index = 0 if len(batch.events) == 1 else _first_unreadable(batch.events)
         if index is None or not 0 <= index < len(batch.events):
             return PublishRefused(f"{self._shown}: {refusal.reason}", status=refusal.status)

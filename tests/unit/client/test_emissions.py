@@ -71,3 +71,13 @@ async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() ->
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(*SIZES))
         assert len(producer.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_what_a_proxy_says_of_everything_puts_no_event_aside_and_is_asked_once(status: int) -> None:
+    async with publishing(*[refuse(status)] * 3, accept) as (producer, publisher):
+        for count in (7, 1, 1):
+            with pytest.raises(Unavailable):
+                await publisher.publish(emitted(*SIZES[:count]))
+        await publisher.publish(emitted(1))
+        assert ids(producer) == [0]
