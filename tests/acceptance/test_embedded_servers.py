@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -50,6 +51,18 @@ async def test_postgres_begins_again_after_a_kill_that_left_busy_backends(stack_
         assert await rows(stack, "select current_setting('fsync'), current_setting('synchronous_commit')") == [
             ("on", "on")
         ]
+
+
+async def test_a_stack_of_many_listeners_in_a_folder_with_a_comma_has_connections_for_all(tmp_path: Path) -> None:
+    async with Stack(tmp_path / "a,b" / "stack", listeners=6, producer_port=0, listener_port=0) as stack:
+        assert await rows(stack, "select current_setting('max_connections')") == [("116",)]
+        await until(lambda: all_ready(stack))
+
+
+async def all_ready(stack: Stack) -> bool:
+    async with httpx.AsyncClient() as client:
+        answers = [await client.get(f"{url}/readyz") for url in stack.listener_urls.values()]
+    return all(answer.status_code == 200 for answer in answers)
 
 
 async def test_a_stack_whose_supervisor_was_killed_begins_again_at_once(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ SUBPROTOCOL = "oncecast.v1"
 PLAIN_SUBPROTOCOL = "cloudevents.json"
 VERSION = 1
 OFFSET_MAX = 2**53
+AT_MAX_US = 253_402_300_799_999_999
+"""The end of the year 9999: what every clock and PostgreSQL can tell."""
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True):
@@ -61,7 +63,7 @@ class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
     """
 
     offset: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
-    at: int
+    at: Annotated[int, msgspec.Meta(ge=0, le=AT_MAX_US)]
     events: list[msgspec.Raw]
 
 

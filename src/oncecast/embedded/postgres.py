@@ -147,7 +147,7 @@ class EmbeddedPostgres:
 
     def _near_url(self, password: str) -> str | None:
         folder = str((self._folder / SOCKET).resolve())
-        if len(os.fsencode(folder)) > SOCKET_FOLDER_MAX_BYTES:
+        if len(os.fsencode(folder)) > SOCKET_FOLDER_MAX_BYTES or "," in folder:  # it parts a list of folders
             return None
         return f"postgres://oncecast:{password}@/oncecast?host={quote(folder, safe='')}&port={self.port}"
 

@@ -30,6 +30,10 @@ LISTENERS_MAX = len(ascii_lowercase)
 CLEARING_DEADLINE_S = 15.0
 CLEARING_INTERVAL_S = 0.05
 CLIENT_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=0)
+LISTENER_CONNECTIONS = 16
+"""As many as a listener has of PostgreSQL by default, see DB_POOL."""
+OTHER_CONNECTIONS = 20
+"""For people, and for what watches."""
 
 
 class Stack:
@@ -186,7 +190,14 @@ class Stack:
     def _add_servers(self, taken: set[int]) -> None:
         ports = remembered_ports(self.data / "ports.json", ("postgres", "valkey"), taken)
         url_file = self.data / "postgres.url"
-        self._postgres = EmbeddedPostgres(self.data / "postgres", ports["postgres"], url_file, self._guard)
+        connections = max(100, len(self.listeners) * LISTENER_CONNECTIONS + OTHER_CONNECTIONS)
+        self._postgres = EmbeddedPostgres(
+            self.data / "postgres",
+            ports["postgres"],
+            url_file,
+            self._guard,
+            settings={"max_connections": f"{connections}"},
+        )
         self._exit.callback(self._postgres.close)
         self._valkey = EmbeddedValkey(self.data / "valkey", ports["valkey"], self.data / "redis.url")
         for name, server in (("postgres", self._postgres), ("valkey", self._valkey)):

@@ -43,7 +43,13 @@ def test_the_overlap_of_a_frame_is_dropped() -> None:
     assert receive(on, frame(6, "a", "b", "c")) == []
 
 
-@pytest.mark.parametrize("text", [frame(0, "a"), frame(2, "a"), frame(10**15, "a"), frame(10**20, "a"), frame(1)])
+LATE = frame(1, "a").replace(b'"at":1700000000000000', b'"at":9223372036854775808')
+"""Beyond any clock, and beyond what PostgreSQL takes for a whole number."""
+
+
+@pytest.mark.parametrize(
+    "text", [frame(0, "a"), frame(2, "a"), frame(10**15, "a"), frame(10**20, "a"), frame(1), LATE]
+)
 def test_a_frame_that_no_journal_sends_or_that_would_skip_events_is_an_error(text: bytes) -> None:
     with pytest.raises((ValueError, msgspec.ValidationError)):
         receive(track(), text)
