@@ -241,7 +241,9 @@ class ListenerConfig(Common):
         secret=True,
     )
     handler_concurrency: int = setting("8", count, "handlers that run at a time, replays included")
-    handler_timeout: float = setting("60s", duration_s, "how long one event's handlers may take")
+    handler_timeout: float = setting(
+        "60s", duration_s, "how long the handlers of a transaction may take, for all its events together"
+    )
     db_pool: int = setting("10", count, "connections to PostgreSQL for handlers; six come on top")
     lock_timeout: float = setting("2s", duration_s, "how long a statement waits for another's lock")
     statement_timeout: float = setting("30s", duration_s, "how long a statement may take")

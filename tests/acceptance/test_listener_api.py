@@ -116,3 +116,13 @@ async def test_while_postgresql_is_away_it_says_so_and_comes_back(stack_of: Stac
         metrics = (await client.get("/metrics")).text
         assert "oncecast_stored_total 2.0" in metrics
         assert 'oncecast_dependency_down{dependency="database"} 0.0' in metrics
+
+
+@pytest.mark.parametrize("face", ["producer", "listener"])
+async def test_the_document_tells_every_member_of_health(stack_of: StackOf, face: str) -> None:
+    async with stack_of(listeners=1) as stack, httpx.AsyncClient(timeout=20) as client:
+        url = stack.publish_url if face == "producer" else stack.listener_urls["listener-a"]
+        shown = (await client.get(f"{url}/health")).json()
+        document = (await client.get(f"{url}/openapi.json")).json()
+    answer = document["paths"]["/health"]["get"]["responses"]["200"]
+    assert set(answer["content"]["application/json"]["schema"]["properties"]) == set(shown)

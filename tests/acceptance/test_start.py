@@ -10,8 +10,10 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 
 from oncecast.embedded.ports import free_port
 from tests.support.stacks import until
@@ -81,6 +83,27 @@ async def test_a_listener_tries_its_database_first_and_names_the_setting_but_no_
     assert (status, len(out), len(err)) == (1, 1, 1)
     assert "(tried 2 times); check DATABASE_URL" in err[0]
     assert "hunter2" not in "".join(out + err)
+
+
+async def test_a_role_that_may_not_make_its_schema_is_told_what_to_grant(
+    tmp_path: Path, postgres_url: str, schema: str
+) -> None:
+    database = urlsplit(postgres_url)
+    url = database._replace(netloc=f"{schema}:a-password@{database.netloc.rpartition('@')[2]}").geturl()
+    environment = {"PORT": "0", "DATABASE_URL": url, "LISTENER_GROUP": schema, "START_ATTEMPTS": "1"}
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(f"create role {schema} login password 'a-password'")
+        async with starting(tmp_path, "listener", **environment) as process:
+            status, _, err = await ended(process)
+        assert (status, len(err)) == (1, 1)
+        name = connection.info.dbname
+        assert err[0].startswith(f"oncecast: PostgreSQL: permission denied for database {name}: ")
+        assert f"'grant create on database {name} to {schema}'" in err[0]
+        await connection.execute(f"create schema {schema}")
+        async with starting(tmp_path, "listener", **environment) as process:
+            status, _, err = await ended(process)
+        assert (status, len(err)) == (1, 1)
+        assert f"the schema {schema}, where there is one already, has to be {schema}'s own" in err[0]
 
 
 FAILING = """

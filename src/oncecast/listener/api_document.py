@@ -47,6 +47,8 @@ _HEALTH = record(
     unsent=maybe(WHOLE),
     in_flight=WHOLE,
     taken_by_others=WHOLE,
+    waiting_for_order=WHOLE,
+    emissions_held_up=maybe(TEXT),
     standing_by=maybe(TEXT),
     producers=listing(
         record(

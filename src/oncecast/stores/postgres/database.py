@@ -189,9 +189,10 @@ class Database:
                 connection = await self.connect()
                 async with connection:
                     await self._check_server(connection)
-                    await _migrate(connection, self.schema, deadline)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise StartError(f"PostgreSQL: {error.diag.message_primary}: see 'oncecast migrate --help'") from error
+                    try:
+                        await _migrate(connection, self.schema, deadline)
+                    except psycopg.errors.InsufficientPrivilege as error:
+                        raise StartError(_what_it_takes(connection, error, self.schema)) from error
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
@@ -202,6 +203,14 @@ class Database:
             )
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
             raise StartError(f"the database's encoding is {encoding}: Oncecast needs one with UTF8")
+
+
+def _what_it_takes(connection: Connection, error: psycopg.Error, schema: str) -> str:
+    info = connection.info
+    return (
+        f"PostgreSQL: {error.diag.message_primary}: it takes 'grant create on database {info.dbname} to {info.user}'"
+        f" by the database's owner; and the schema {schema}, where there is one already, has to be {info.user}'s own"
+    )
 
 
 async def _migrate(connection: Connection, schema: str, deadline: asyncio.Timeout) -> None:
