@@ -25,7 +25,8 @@ REQUEST_DEADLINE_S = 10.0
 RETRY_BASE_S = 0.2
 RETRY_MAX_S = 5.0
 CONNECTIONS_MAX = 32
-ABOUT_THE_BODY = frozenset((400, 413, 422))
+TOO_LARGE = 413
+ABOUT_THE_BODY = frozenset((400, TOO_LARGE, 422))
 """Refusals with these statuses are of what was sent; others would be given to any event."""
 
 
@@ -99,7 +100,7 @@ class Courier:
             if self._closed:
                 raise PublisherClosed from None
             return Later(f"{self._shown}: {str(error) or type(error).__name__}")
-        return read_answer(answer.status_code, answer.headers.get("Retry-After"), answer.content, sent=sent)
+        return read_answer(answer.status_code, answer.headers, answer.content, sent=sent)
 
     def _note(self, reason: str) -> None:
         known, self._trouble = self._trouble, reason
@@ -109,7 +110,8 @@ class Courier:
     def _refused(self, refusal: Refusal, batch: Batch) -> PublishRefused:
         index = refusal.index
         if index is None and refusal.status in ABOUT_THE_BODY:
-            index = 0 if len(batch.events) == 1 else _first_unreadable(batch.events)
+            alone = refusal.by_producer and refusal.status == TOO_LARGE and len(batch.events) == 1
+            index = 0 if alone else _first_unreadable(batch.events)
         if index is None or not 0 <= index < len(batch.events):
             return PublishRefused(f"{self._shown}: {refusal.reason}", status=refusal.status)
         return PublishRefused(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
+from oncecast.client.courier import TOO_LARGE
 from oncecast.client.errors import NotAcknowledged, PublishRefused
 from oncecast.client.publisher import Publisher
 from oncecast.core.errors import EmissionRefused, Unavailable
 
 DEADLINE_S = 10.0
-REFUSALS = (400, 413, 422)
-"""Of the event itself; anything else is between us and the producer, and may be mended."""
 
 
 class ProducersPublisher:
@@ -32,10 +31,10 @@ class ProducersPublisher:
         try:
             await self._publishers[self._at].publish_json(_one_run(events))
         except PublishRefused as error:
-            if error.status in REFUSALS and error.position is not None:
+            if error.position is not None:
                 raise EmissionRefused(str(error), first + error.position - 1) from error
-            if error.status not in REFUSALS or len(events) < 2:
-                raise Unavailable(str(error)) from error
+            if error.status != TOO_LARGE or len(events) < 2:
+                raise Unavailable(str(error)) from error  # of no event: between us and the producer, and mendable
             half = len(events) // 2  # too large together, perhaps
             await self._publish(events[:half], first)
             await self._publish(events[half:], first + half)
