@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psycopg
 
+from oncecast import ConfigError
+
 
 def tables(sql: str) -> Callable[[], AsyncIterator[None]]:
     """A lifespan that runs `sql`, which has to bear being run at every start; two listeners take turns."""
@@ -27,5 +29,14 @@ async def make(sql: str) -> None:
 
 
 def database_url() -> str:
-    """As a listener finds it: `oncecast up` gives the name of a file, since environments can be seen by others."""
-    return os.environ.get("DATABASE_URL") or Path(os.environ["DATABASE_URL_FILE"]).read_text("utf-8").strip()
+    """As a listener finds it: `oncecast up` gives the name of a file, since environments can be seen by others.
+
+    Raises ConfigError where neither is set.
+    """
+    if url := os.environ.get("DATABASE_URL"):
+        return url
+    if file := os.environ.get("DATABASE_URL_FILE"):
+        return Path(file).read_text("utf-8").strip()
+    raise ConfigError(
+        "set DATABASE_URL, or DATABASE_URL_FILE: of --database-url only the listener hears, not this example"
+    )

@@ -268,6 +268,9 @@ def load(kind: type[ConfigT], environment: Mapping[str, str], flags: Mapping[str
         except OSError as error:
             wrong.append(f"{variable}_FILE: cannot read {error.filename!r}: {error.strerror}")
             continue
+        except UnicodeDecodeError:
+            wrong.append(f"{variable}_FILE: {environment[f'{variable}_FILE']!r} is not UTF-8")
+            continue
         try:
             values[item.name] = item.metadata["read"](text)
         except ValueError as error:

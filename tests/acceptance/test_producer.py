@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from oncecast.client.emissions import ProducersPublisher
+from oncecast.core.errors import EmissionRefused
 from tests.support.producers import ProducerProcess, last_offset, post, producer_process
 
 EVENT_MAX_BYTES = 100_000
@@ -117,6 +120,25 @@ async def test_what_is_refused_is_a_problem_that_names_the_place_and_accepts_not
     assert said in answer.json()["detail"]
     assert await last_offset(client) == begin
     assert (await post(client, {"id": "afterwards"})).status_code == 202  # over the same connection
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "said"),
+    [(EVENT_MAX_BYTES, "an event may have"), (REQUEST_MAX_BYTES, "a request may have")],
+)
+async def test_an_emitted_event_that_is_too_large_for_it_is_refused_by_its_own_word(
+    producer: ProducerProcess, client: httpx.AsyncClient, begin: int, size_bytes: int, said: str
+) -> None:
+    emitted = [msgspec.json.encode({**STRUCTURED, "id": id_}) for id_ in ("before", "large")]
+    emitted[1] = emitted[1].replace(b"{", b'{"pad":"%s",' % (b"x" * size_bytes), 1)
+    publisher = ProducersPublisher([producer.http])
+    try:
+        with pytest.raises(EmissionRefused, match=said) as refused:
+            await publisher.publish(emitted)
+    finally:
+        await publisher.close()
+    assert refused.value.index == 1
+    assert await last_offset(client) == begin + (size_bytes == REQUEST_MAX_BYTES)
 
 
 async def test_refusals_are_counted_and_write_no_line_of_their_own(

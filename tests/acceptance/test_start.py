@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import psycopg
+import pytest
 
 from oncecast.embedded.ports import free_port
 from tests.support.stacks import until
@@ -125,6 +126,19 @@ async def test_a_lifespan_that_fails_is_a_start_that_fails(tmp_path: Path, postg
         status, out, err = await ended(process)
     assert [line[-1] for line in out if line.startswith("❌ Cannot start it yet: lifespan")] == ["2", "1"]
     assert (status, err) == (1, ["oncecast: lifespan lifespan: ConnectionError: no route"])
+
+
+async def test_an_example_that_cannot_know_its_database_says_what_to_set(
+    tmp_path: Path, postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("DATABASE_URL", "DATABASE_URL_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    examples = str(Path(__file__).parents[2] / "examples")
+    flags = ("--app-dir", examples, "--database-url", postgres_url, "--listener-group", schema, "--port", "0")
+    async with starting(tmp_path, "listener", "stock:app", *flags, START_ATTEMPTS="1") as process:
+        status, _, err = await ended(process)
+    told = "set DATABASE_URL, or DATABASE_URL_FILE: of --database-url only the listener hears, not this example"
+    assert (status, err) == (1, [f"oncecast: lifespan tables.<locals>.made: ConfigError: {told}"])
 
 
 async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: Path) -> None:

@@ -96,9 +96,29 @@ async def test_commands_show_the_tokens_of_their_environment(
         listing = ("dead-letters", "list", "--data", str(stack.data))
         status, _, error = await oncecast(*listing)
         assert (status, "SUBSCRIBE_TOKEN" in error) == (1, True)
+        assert error.endswith("; neither ADMIN_TOKEN nor SUBSCRIBE_TOKEN is set here\n")
+        reading = [
+            ("dead-letters", "list"),
+            ("dead-letters", "causes"),
+            ("dead-letters", "show", "f"),
+            ("dead-letters", "export"),
+            ("dead-letters", "replay", "--all", "--dry-run"),
+            ("groups", "list"),
+            ("journal",),
+        ]
+        monkeypatch.setitem(os.environ, "SUBSCRIBE_TOKEN", TOKENS["SUBSCRIBE_TOKEN"])
+        for words in reading:
+            status, _, error = await oncecast(*words, "--data", str(stack.data))
+            assert (status, error) == (0, ""), words
+        status, _, error = await oncecast("groups", "forget", "other", "--data", str(stack.data))
+        assert (status, "(ADMIN_TOKEN of who asks)" in error) == (1, True)
+        assert error.endswith("; it was shown SUBSCRIBE_TOKEN, since ADMIN_TOKEN is not set here\n")
+        monkeypatch.setitem(os.environ, "ADMIN_TOKEN", "another-stacks")
+        status, _, error = await oncecast(*listing)
+        assert (status, error.endswith("; it was shown ADMIN_TOKEN, which it does not know\n")) == (1, True)
         monkeypatch.setitem(os.environ, "ADMIN_TOKEN", TOKENS["ADMIN_TOKEN"])
-        assert (await oncecast(*listing))[0] == 0
-        assert (await oncecast("groups", "list", "--data", str(stack.data)))[0] == 0
+        for words in reading:
+            assert (await oncecast(*words, "--data", str(stack.data)))[0] == 0, words
 
 
 async def test_a_wider_address_needs_all_tokens_or_a_plain_word(tmp_path: Path) -> None:

@@ -335,6 +335,19 @@ async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server:
     assert await server.refused() == ["too large"]
 
 
+async def test_an_event_that_was_refused_is_published_once_an_operator_has_it_offered_again(server: Server) -> None:
+    store, _ = await server.of("a")
+    producer = Producer()
+    producer.errors = [EmissionRefused("too large", 0)]
+    await store.process_together([arrival(1, "1")], emitting(b"1"))
+    with pytest.raises(EmissionRefused):
+        await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
+    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 0
+    await server.offer_refused_again()
+    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 1
+    assert producer.has == [b"1"]
+
+
 async def test_one_listener_relays_at_a_time(server: Server) -> None:
     store, _ = await server.of("a")
     await server.of("b")

@@ -51,6 +51,9 @@ class Postgres:
             for (why,) in await self._ask(f'select refusal from "{self._schema}".outbox where refusal is not null')
         ]
 
+    async def offer_refused_again(self) -> None:
+        await self._ask(f'update "{self._schema}".outbox set refused_at = null where refused_at is not null')
+
     async def gaps(self) -> list[tuple[str, str, int, int, str]]:
         return await self._ask(f'select journal, epoch, first, last, reason from "{self._schema}".gaps')
 
@@ -99,6 +102,9 @@ class Memory:
 
     async def refused(self) -> list[str]:
         return list(self._server.tables.refused.values())
+
+    async def offer_refused_again(self) -> None:
+        self._server.tables.refused.clear()
 
     async def gaps(self) -> list[tuple[str, str, int, int, str]]:
         return self._server.tables.gaps

@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -155,9 +154,10 @@ async def fall_silent(producer: Producer, request: Request, writer: asyncio.Stre
 
 
 def refuse(status: int, problem: Any = b"", headers: str = "") -> Answer:
-    """Answer with this status and the problem that a producer would tell; with none, as a proxy."""
-    if isinstance(problem, dict):
-        problem = {"title": HTTPStatus(status).phrase, "status": status, **problem}
+    """Answer with this status and problem: a mapping as a producer says it, bytes as anything between us might."""
+    if status >= 400 and isinstance(problem, dict):
+        headers += "Content-Type: application/problem+json\r\n"
+        problem = {"title": "Refused", "status": status, **problem}
 
     async def answer(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         respond(writer, status, problem, headers)

@@ -25,6 +25,9 @@ def test_a_file_can_hold_the_value(tmp_path: Path) -> None:
     assert load(ListenerConfig, {"REDIS_URL_FILE": str(tmp_path / "url")}).redis_url == "redis://:secret@localhost:1"
     with pytest.raises(ConfigError, match="REDIS_URL_FILE: cannot read"):
         load(ListenerConfig, {"REDIS_URL_FILE": str(tmp_path / "none")})
+    (tmp_path / "url").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"REDIS_URL_FILE: '.*url' is not UTF-8"):
+        load(ListenerConfig, {"REDIS_URL_FILE": str(tmp_path / "url")})
 
 
 def test_where_dead_letters_go_can_be_in_a_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -37,15 +38,24 @@ groups = App(name="groups", group="Operations", help="The groups that a producer
 
 @contextmanager
 def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
-    """Whom to ask: as given, else the stack's, else the usual address; ADMIN_TOKEN is shown to it."""
-    from oncecast.client.operator import Operator  # httpx takes a tenth of a second to import
+    """Whom to ask: as given, else the stack's, else the usual address.
 
-    try:
-        token = secret("ADMIN_TOKEN")
-    except OSError as error:
-        raise ConfigError(f"ADMIN_TOKEN_FILE: cannot read {error.filename!r}: {error.strerror}") from None
+    ADMIN_TOKEN is shown to it, or where that is not set, SUBSCRIBE_TOKEN, which will do for reading.
+    """
+    from oncecast.client.operator import Operator, Refused  # httpx takes a tenth of a second to import
+
+    token, told = secret("ADMIN_TOKEN"), "it was shown ADMIN_TOKEN, which it does not know"
+    if token is None:
+        token, told = secret("SUBSCRIBE_TOKEN"), "it was shown SUBSCRIBE_TOKEN, since ADMIN_TOKEN is not set here"
+    if token is None:
+        told = "neither ADMIN_TOKEN nor SUBSCRIBE_TOKEN is set here"
     with Operator(stack_file.addresses(kind, given, data), token=token) as found:
-        yield found
+        try:
+            yield found
+        except Refused as refused:
+            if refused.status != HTTPStatus.UNAUTHORIZED:
+                raise
+            raise Refused(f"{refused}; {told}", refused.status) from None
 
 
 @groups.command(name="list")

@@ -179,9 +179,14 @@ def _producer(given: str | None, data: Path) -> str:
 
 
 def secret(name: str) -> str | None:
-    """The secret in the variable `name`, else in the file that `<name>_FILE` names. Raises OSError."""
+    """The secret in the variable `name`, else in the file that `<name>_FILE` names. Raises ConfigError."""
     if name not in os.environ and (path := os.environ.get(f"{name}_FILE")):
-        return Path(path).read_text("utf-8").strip() or None
+        try:
+            return Path(path).read_text("utf-8").strip() or None
+        except OSError as error:
+            raise ConfigError(f"{name}_FILE: cannot read {path!r}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{name}_FILE: {path!r} is not UTF-8") from None
     return os.environ.get(name) or None
 
 

@@ -6,7 +6,9 @@ Pure: status, headers and body in, a verdict out. Who asks again, and when, is t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -33,16 +35,16 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The producer will not take these events, however often it is asked. Nothing was accepted.
+    """The producer, or a proxy before it, will not take these events as things stand. Nothing was accepted.
 
-    `index` is the place of the event at fault among those sent, from 0, if the producer named it. `is_producers`
-    tells its own refusal from that of a proxy before it, which says nothing about events.
+    `by_producer` is whether an Oncecast producer says so. `index` is the place of the event at fault among those
+    sent, from 0, if the producer named it.
     """
 
     status: int
     reason: str
+    by_producer: bool = False
     index: int | None = None
-    is_producers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,12 @@ class _Acknowledgement(msgspec.Struct):
 class _Problem(msgspec.Struct):
     title: str = ""
     detail: str = ""
-    status: int = 0
+    status: Any = None
+    type: Any = None
+
+
+PROBLEM_TYPE = "application/problem+json"
+"""See `http.problems`, which no client imports."""
 
 
 _PLACE = re.compile(r"(?:the event|event (\d+)(?: of \d+)?): ")
@@ -76,21 +83,31 @@ _decode_receipts = msgspec.json.Decoder(list[_Receipt]).decode
 _decode_problem = msgspec.json.Decoder(_Problem).decode
 
 
-def read_answer(status: int, retry_after: str | None, body: bytes, *, sent: int) -> Accepted | Refusal | Later:
-    """What the answer to a request with `sent` events means; `retry_after` is that header's text."""
+def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, sent: int) -> Accepted | Refusal | Later:
+    """What the answer to a request with `sent` events means; `headers` finds names in any case."""
     if status == 202:
         return _read_acknowledgement(body, sent)
     problem = _read_problem(body)
     reason = problem.detail or problem.title or f"HTTP {status}"
     if status in _AGAIN_STATUSES:
-        return Later(reason, _seconds(retry_after))
+        return Later(reason, _seconds(headers.get("Retry-After")))
     if 200 <= status < 400:
         return Refusal(status, f"HTTP {status}: no Oncecast producer answers at this address")
-    is_producers = problem.status == status and bool(problem.detail)
-    place = _PLACE.match(reason) if is_producers else None
+    if not _is_producers(problem, status, headers.get("Content-Type", "")):
+        return Refusal(status, reason)
+    place = _PLACE.match(reason)
     if place is None:
-        return Refusal(status, reason, is_producers=is_producers)
-    return Refusal(status, reason[place.end() :], int(place[1] or 1) - 1, is_producers)
+        return Refusal(status, reason, by_producer=True)
+    return Refusal(status, reason[place.end() :], by_producer=True, index=int(place[1] or 1) - 1)
+
+
+def _is_producers(problem: _Problem, status: int, content_type: str) -> bool:
+    """Whether it is as producers tell problems: of the status of its answer, with a detail, and of no type.
+
+    A gateway that speaks RFC 9457, too, gives its problems types of its own.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == PROBLEM_TYPE and problem.status == status and bool(problem.detail) and not problem.type
 
 
 def _read_acknowledgement(body: bytes, sent: int) -> Accepted | Refusal:

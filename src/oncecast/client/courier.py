@@ -100,7 +100,7 @@ class Courier:
             if self._closed:
                 raise PublisherClosed from None
             return Later(f"{self._shown}: {str(error) or type(error).__name__}")
-        return read_answer(answer.status_code, answer.headers.get("Retry-After"), answer.content, sent=sent)
+        return read_answer(answer.status_code, answer.headers, answer.content, sent=sent)
 
     def _note(self, reason: str) -> None:
         known, self._trouble = self._trouble, reason
@@ -109,9 +109,9 @@ class Courier:
 
     def _refused(self, refusal: Refusal, batch: Batch) -> PublishRefused:
         index = refusal.index
-        is_told = refusal.is_producers or refusal.status == TOO_LARGE  # a proxy says 400 of anything
-        if index is None and is_told and refusal.status in ABOUT_THE_BODY:
-            index = 0 if len(batch.events) == 1 else _first_unreadable(batch.events)
+        if index is None and refusal.status in ABOUT_THE_BODY:
+            alone = refusal.by_producer and refusal.status == TOO_LARGE and len(batch.events) == 1
+            index = 0 if alone else _first_unreadable(batch.events)
         if index is None or not 0 <= index < len(batch.events):
             return PublishRefused(f"{self._shown}: {refusal.reason}", status=refusal.status)
         return PublishRefused(

@@ -34,8 +34,8 @@ class ProducersPublisher:
             if error.position is not None:
                 raise EmissionRefused(str(error), first + error.position - 1) from error
             if error.status != TOO_LARGE or len(events) < 2:
-                raise Unavailable(str(error)) from error
-            half = len(events) // 2
+                raise Unavailable(str(error)) from error  # of no event: between us and the producer, and mendable
+            half = len(events) // 2  # too large together, perhaps
             await self._publish(events[:half], first)
             await self._publish(events[half:], first + half)
         except NotAcknowledged as error:

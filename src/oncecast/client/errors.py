@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from oncecast.core.errors import OncecastError, Unavailable
-
-
-def _rebuilt(kind: type[Exception], args: tuple[object, ...], members: dict[str, Any]) -> Exception:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(members)
-    return error
-
-
-class _Portable(Exception):
-    """Can be copied, and pickled: a worker process may have to hand it to another."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.args, self.__dict__)
+from oncecast.core.errors import OncecastError, Portable, Unavailable
 
 
 class ProducerRefused(OncecastError):
     """The producer refuses for good: a wrong token, a wrong address, another protocol."""
 
 
-class PublishRefused(_Portable, ProducerRefused):
+class PublishRefused(Portable, ProducerRefused):
     """The producer refuses an event, or the whole request, and always would. It is never tried again.
 
     `position` counts the events of the call from 1, None if no single event is at fault. `accepted` of the
@@ -52,7 +37,7 @@ class PublishRefused(_Portable, ProducerRefused):
         return event + self.reason
 
 
-class NotAcknowledged(_Portable, Unavailable):
+class NotAcknowledged(Portable, Unavailable):
     """No acknowledgement within the deadline. `accepted` of the call's events are on disk; any other may be.
 
     Publishing the same events again is safe: their ids make them the same events.

@@ -10,8 +10,22 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from enum import Enum
 from math import inf, nan
+from typing import Any
 
 from oncecast.core.durations import duration_s
+
+
+def _rebuilt(kind: type[Exception], args: tuple[object, ...], members: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(members)
+    return error
+
+
+class Portable(Exception):
+    """Can be copied, and pickled: a worker process may have to hand it to another."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class OncecastError(Exception):
@@ -97,7 +111,7 @@ class DataInvalid(Reject):
     """The event's data does not fit what its handler asks for; names the path in the data."""
 
 
-class Retry(Exception):
+class Retry(Portable):
     """Raised by a handler: try this event again `after` so long: `"30s"`, `"500ms"`, a timedelta, or seconds.
 
     It is an attempt like any other, the last of which ends the event as dead; only the wait is the handler's. The

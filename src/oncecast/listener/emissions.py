@@ -63,7 +63,7 @@ class Emissions:
         return self._woken.is_set()
 
     async def _relay(self) -> int:
-        """Relay all there is; how many that were, of the last call."""
+        """Relay all there is, and return how many events that were; where it is held up, those before."""
         count = 0
         try:
             while (relayed := await self._relay_chunk()) > 0:

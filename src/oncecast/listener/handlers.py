@@ -227,21 +227,37 @@ class Listener:
     ) -> None:
         """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
 
-        TimeoutError after `timeout_s`, for all together. `check(event)` raises ValueError for an event that no
-        producer would accept. Where one needs a thread, and none is begun now, nothing is run: see `check_threads`.
+        TimeoutError, with a text that says so, after `timeout_s` for all together. `check(event)` raises ValueError
+        for an event that no producer would accept. Where one needs a thread, and none is begun now, nothing is run:
+        see `check_threads`.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan)
         events = [Event.from_json(arrival.raw) for arrival in arrivals]
-        async with asyncio.timeout(timeout_s):
-            if plan.in_batches:
-                for handler in plan.handlers:
-                    for call in [events] if handler.batch_max else [[event] for event in events]:
-                        await self._call(handler, call, tx, check)
-                return
-            for event in events:
-                for handler in plan.handlers:
-                    await self._call(handler, [event], tx, check)
+        is_theirs = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                try:
+                    await self._call_all(plan, events, tx, check)
+                except TimeoutError:
+                    is_theirs = True
+                    raise
+        except TimeoutError as error:
+            if is_theirs:
+                raise
+            raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error
+
+    async def _call_all(
+        self, plan: Plan, events: list[Event], tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> None:
+        if plan.in_batches:
+            for handler in plan.handlers:
+                for call in [events] if handler.batch_max else [[event] for event in events]:
+                    await self._call(handler, call, tx, check)
+            return
+        for event in events:
+            for handler in plan.handlers:
+                await self._call(handler, [event], tx, check)
 
     async def _call(
         self, handler: Handler, events: list[Event], tx: OpenTransaction, check: Callable[[bytes], None] | None

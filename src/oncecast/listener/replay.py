@@ -46,7 +46,10 @@ CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay 
 
 
 class Replays:
-    """Replays dead letters with the handlers of `app`, one at a time: operators' work delays nobody's."""
+    """Replays dead letters with the handlers of `app`, one at a time, so that operators' work delays others' little.
+
+    Its handlers take one of the HANDLER_CONCURRENCY places, for which it waits like any attempt.
+    """
 
     def __init__(
         self,

@@ -7,8 +7,10 @@ import cyclopts
 import msgspec
 import pytest
 
+from oncecast.cli.operate import operator
 from oncecast.cli.publish import send, tail
 from oncecast.cli.stack_file import addresses
+from oncecast.core.errors import ConfigError
 from tests.support.scripted_producer import Producer, accept, refuse, when
 
 
@@ -180,6 +182,31 @@ def test_the_token_comes_from_the_environment(
     assert producer.requests[0].headers["authorization"] == "Bearer s3cret"
     captured = capsys.readouterr()
     assert "s3cret" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "cannot read '{}': No such file or directory"), (b"\xff\xfe", "'{}' is not UTF-8")]
+)
+def test_a_token_file_that_cannot_be_read_is_one_line(
+    content: bytes | None,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the command, it is named with its variable, and the status is 1."""
+    (tmp_path / "events").write_bytes(b'{"id":"a"}\n')
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    for right in ("PUBLISH", "SUBSCRIBE", "ADMIN"):
+        monkeypatch.delenv(f"{right}_TOKEN", raising=False)
+        monkeypatch.setenv(f"{right}_TOKEN_FILE", str(file))
+    assert (send(str(tmp_path / "events")), tail()) == (1, 1)
+    lines = [f"oncecast: {right}_TOKEN_FILE: {told.format(file)}" for right in ("PUBLISH", "SUBSCRIBE")]
+    assert capsys.readouterr().err.splitlines() == lines
+    with pytest.raises(ConfigError, match=r"^ADMIN_TOKEN_FILE: "), operator("producer", "http://localhost", tmp_path):
+        raise AssertionError("nobody is asked")
 
 
 def test_standard_input_is_a_hyphen_and_the_producer_is_named_by_from() -> None:

@@ -19,11 +19,16 @@ def emitted(*sizes: int) -> list[bytes]:
     return [b'{"id":"%d","pad":"%s"}' % (n, b"x" * 100 * size) for n, size in enumerate(sizes)]
 
 
-def at_most(bytes_max: int) -> Answer:
-    """A proxy that takes no more at once, and does not say whose fault that is."""
+TOO_LARGE = {"detail": "a request may have 400 bytes; send the events in several"}
+PAGE = b"<html>no</html>"
+"""What a proxy says."""
+
+
+def at_most(bytes_max: int, refusal: Answer) -> Answer:
+    """Takes no more at once."""
 
     async def answer(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
-        await (accept if len(request.body) <= bytes_max else refuse(413))(producer, request, writer)
+        await (accept if len(request.body) <= bytes_max else refusal)(producer, request, writer)
 
     return answer
 
@@ -42,8 +47,9 @@ def ids(producer: Producer) -> list[int]:
     return [int(event["id"]) for event in producer.acknowledged]
 
 
-async def test_events_that_are_too_large_together_are_published_in_halves_and_in_their_order() -> None:
-    async with publishing(*[at_most(300)] * 20) as (producer, publisher):
+@pytest.mark.parametrize("refusal", [refuse(413, TOO_LARGE), refuse(413, PAGE)])
+async def test_events_that_are_too_large_together_are_published_in_halves_and_in_their_order(refusal: Answer) -> None:
+    async with publishing(*[at_most(300, refusal)] * 20) as (producer, publisher):
         await publisher.publish(emitted(*SIZES))
         assert ids(producer) == [0, 1, 2, 3, 4, 5, 6]
 
@@ -51,11 +57,64 @@ async def test_events_that_are_too_large_together_are_published_in_halves_and_in
 @pytest.mark.parametrize("large", range(7))
 async def test_one_that_is_too_large_by_itself_is_named_wherever_it_stands(large: int) -> None:
     sizes = [5 if n == large else 1 for n in range(7)]
-    async with publishing(*[at_most(400)] * 20) as (producer, publisher):
+    async with publishing(*[at_most(400, refuse(413, TOO_LARGE))] * 20) as (producer, publisher):
         with pytest.raises(EmissionRefused) as refused:
             await publisher.publish(emitted(*sizes))
         assert refused.value.index == large
         assert ids(producer) == list(range(len(producer.acknowledged)))  # none behind it, and none in another order
+
+
+async def test_one_that_is_too_large_for_a_proxy_waits_for_another_proxy() -> None:
+    async with publishing(*[at_most(400, refuse(413, PAGE))] * 20) as (producer, publisher):
+        with pytest.raises(Unavailable, match="HTTP 413"):
+            await publisher.publish(emitted(1, 1, 5, 1))
+        assert ids(producer) == [0, 1]
+
+
+FOREIGN_PROBLEM = b'{"type":"https://gateway.example/size","title":"Too large","status":%d,"detail":"the event: no"}'
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 415, 422])
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/html", PAGE),
+        ("application/json", b'{"title":"no","status":%d,"detail":"event 1: blocked"}'),
+        ("application/problem+json", FOREIGN_PROBLEM),
+        ("application/problem+json", b'{"title":"no","status":1%d,"detail":"event 1: blocked"}'),
+        ("application/problem+json", b'["event 1: blocked"]'),
+    ],
+    ids=["a page", "other JSON", "a problem of its own type", "of another answer", "no problem"],
+)
+async def test_what_anything_but_a_producer_says_puts_no_event_aside(
+    status: int, content_type: str, body: bytes
+) -> None:
+    body = body % status if b"%d" in body else body
+    refusal = refuse(status, body, f"Content-Type: {content_type}\r\n")
+    async with publishing(*[refusal] * 20) as (_producer, publisher):
+        with pytest.raises(Unavailable):
+            await publisher.publish(emitted(1))
+        with pytest.raises(Unavailable):
+            await publisher.publish(emitted(1, 1, 1))
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_only_what_is_too_large_is_brought_in_halves(status: int) -> None:
+    refusal = refuse(status, {"detail": "the request ended before its body did"})
+    async with publishing(*[refusal] * 20) as (producer, publisher):
+        with pytest.raises(Unavailable, match="the request ended"):
+            await publisher.publish(emitted(1, 1, 1))
+        assert len(producer.requests) == 1
+        with pytest.raises(Unavailable, match="the request ended"):
+            await publisher.publish(emitted(1))
+
+
+@pytest.mark.parametrize("answer", [refuse(400, {"detail": "the body is not JSON"}), refuse(400, PAGE)])
+async def test_one_that_is_no_json_is_found_though_nobody_names_it(answer: Answer) -> None:
+    async with publishing(answer) as (_producer, publisher):
+        with pytest.raises(EmissionRefused) as refused:
+            await publisher.publish([b'{"id":"a"}', b'{"id":"b","text":"\xff"}'])
+        assert refused.value.index == 1
 
 
 async def test_what_the_producer_names_in_a_half_is_found_in_the_whole() -> None:
@@ -71,13 +130,3 @@ async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() ->
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(*SIZES))
         assert len(producer.requests) == 1
-
-
-@pytest.mark.parametrize("status", [400, 403, 422])
-async def test_what_a_proxy_says_of_everything_puts_no_event_aside_and_is_asked_once(status: int) -> None:
-    async with publishing(*[refuse(status)] * 3, accept) as (producer, publisher):
-        for count in (7, 1, 1):
-            with pytest.raises(Unavailable):
-                await publisher.publish(emitted(*SIZES[:count]))
-        await publisher.publish(emitted(1))
-        assert ids(producer) == [0]

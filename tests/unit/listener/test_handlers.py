@@ -245,11 +245,50 @@ async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_
         may_end.wait()
         has_ended.set()
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="longer than HANDLER_TIMEOUT"):
         await handled(app, Event.new("t"), timeout_s=0.01)
     assert not has_ended.is_set()
     may_end.set()
     assert await asyncio.to_thread(has_ended.wait, 10)
+
+
+OUT_OF_TIME = "the handler took longer than HANDLER_TIMEOUT, 0.01 s"
+
+
+@pytest.mark.parametrize("batched", [False, True])
+async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_ran_out(batched: bool) -> None:
+    app = Listener()
+
+    async def long() -> None:
+        await asyncio.Event().wait()
+
+    async def own() -> None:
+        async with asyncio.timeout(0):
+            await long()
+
+    async def own_late() -> None:
+        try:
+            await long()
+        except asyncio.CancelledError:
+            raise TimeoutError("its own") from None
+
+    runs = {"long": long, "own": own, "own late": own_late}
+    if batched:
+
+        @app.on_batch("*")
+        async def batch(events: list[Event]) -> None:
+            await runs[events[0].type]()
+    else:
+
+        @app.on("*")
+        async def handler(event: Event) -> None:
+            await runs[event.type]()
+
+    for type_, told in (("long", OUT_OF_TIME), ("own", ""), ("own late", "its own")):
+        with pytest.raises(TimeoutError) as raised:
+            await handled(app, Event.new(type_), timeout_s=0.01 if type_ != "own" else 10.0)
+        assert (type(raised.value), str(raised.value)) == (TimeoutError, told)
+        assert classify(raised.value) is Cost.RETRY
 
 
 async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:

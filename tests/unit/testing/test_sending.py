@@ -154,7 +154,7 @@ def test_a_handler_that_takes_too_long_is_ended_by_its_time(test_listener: MakeT
 
     t = test_listener(app, timeout_s=0.01, event_attempts=2)
     assert (t.send({"type": "t"}).failures, t.send({"type": "nobody's"}).outcome) == (
-        ["TimeoutError: "] * 2,
+        ["TimeoutError: the handler took longer than HANDLER_TIMEOUT, 0.01 s"] * 2,
         "stored",
     )
 
