@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from oncecast.core.errors import AttemptFailed, Contended, DataRefused, Transact
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import Transaction
-from oncecast.core.wire import Epoch
+from oncecast.core.wire import AT_MAX_US, Epoch
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits
 from tests.support.places import EPOCHS, JOURNAL, arrival
@@ -96,6 +97,27 @@ async def test_every_attribute_comes_back_equal_in_value(
             event.extensions,
         )
         assert found[event.id].datacontenttype == event.datacontenttype
+
+
+@pytest.mark.parametrize("at_us", [0, AT_MAX_US])
+async def test_every_time_that_a_frame_may_name_is_stored_and_read_back(
+    store: PostgresEvents, database_of: Callable[..., Database], at_us: int
+) -> None:
+    async def work(tx: Transaction) -> None:
+        return None
+
+    alone, together, dead = batch = [arrival(n + 1) for n in range(3)]
+    for each in batch:
+        each.at_us = at_us
+    assert await store.process(alone, work) == Outcome.STORED
+    assert await store.insert([together]) == [Outcome.STORED]
+    assert await store.bury(dead, ValueError("no")) == Outcome.STORED
+    database = database_of()
+    await database.open()
+    rows = await EventReader(database).newest(limit=10)
+    await database.close()
+    day = datetime.fromtimestamp(at_us / 1e6, UTC).date().isoformat()
+    assert [row["accepted_at"][:10] for row in rows] == [day] * 3
 
 
 async def test_an_os_error_of_the_handlers_own_is_not_taken_for_the_databases(

@@ -19,15 +19,21 @@ SUBPROTOCOL = "oncecast.v1"
 PLAIN_SUBPROTOCOL = "cloudevents.json"
 VERSION = 1
 OFFSET_MAX = 2**53
-AT_MAX_US = 253_402_300_799_999_999
-"""The end of the year 9999: what every clock and PostgreSQL can tell."""
+AT_MAX_US = 253_402_214_400_000_000
+"""The last day of the year 9999: a later time is none to PostgreSQL, or none that it could be asked for again."""
+
+Offset = Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=OFFSET_MAX)]
+"""A number that is no offset, or the offset before the first."""
+Name = Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z]{1,64}$")]
+"""Of a journal or an epoch: it is written into cursors, and kept in PostgreSQL."""
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True):
     """One opening of a journal, `[epoch, first]` on the wire: its name and the first offset written in it."""
 
-    epoch: str
-    first: int
+    epoch: Name
+    first: Offset
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="verb", kw_only=True):
@@ -37,10 +43,10 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="verb", kw_only=True):
     """
 
     version: int = VERSION
-    journal: str
+    journal: Name
     epochs: list[Epoch]
-    first: int
-    last: int
+    first: Offset
+    last: Count
 
 
 class Resume(msgspec.Struct, tag="resume", tag_field="verb", kw_only=True):
@@ -62,7 +68,7 @@ class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
     of the whole frame.
     """
 
-    offset: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
+    offset: Offset
     at: Annotated[int, msgspec.Meta(ge=0, le=AT_MAX_US)]
     events: list[msgspec.Raw]
 
@@ -70,8 +76,8 @@ class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
 class Gap(msgspec.Struct, tag="gap", tag_field="verb", kw_only=True):
     """Events that nobody can read any more: an operator has skipped offsets `first` to `last`."""
 
-    first: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
-    last: Annotated[int, msgspec.Meta(ge=1, le=OFFSET_MAX)]
+    first: Offset
+    last: Offset
 
 
 class Credit(msgspec.Struct, tag="credit", tag_field="verb"):
@@ -86,7 +92,7 @@ class Failure(msgspec.Struct, kw_only=True):
     id: str
     source: str
     error: str
-    retries_left: int
+    retries_left: Count
     at: float
 
 
@@ -98,11 +104,11 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     """
 
     cursor: str | None = None
-    received: int = 0
-    stored: int = 0
-    duplicates: int = 0
-    dead: int = 0
-    in_flight: int = 0
+    received: Count = 0
+    stored: Count = 0
+    duplicates: Count = 0
+    dead: Count = 0
+    in_flight: Count = 0
     rate: float = 0.0
     """Events stored a second, of late."""
     demonstration: bool = False
@@ -118,7 +124,7 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
 class Ask(msgspec.Struct, tag="ask", tag_field="verb", kw_only=True):
     """What an operator asks of the group: a request to the listener's own API. The answer repeats the `id`."""
 
-    id: int
+    id: Count
     method: str
     path: str
     query: str = ""
@@ -128,7 +134,7 @@ class Ask(msgspec.Struct, tag="ask", tag_field="verb", kw_only=True):
 class Answer(msgspec.Struct, tag="answer", tag_field="verb", kw_only=True):
     """The listener's answer: a status as in HTTP, and the body's JSON."""
 
-    id: int
+    id: Count
     status: Annotated[int, msgspec.Meta(ge=200, le=599)]
     body: str
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from oncecast.core.event import Arrival, Cursor
+from oncecast.core.event import IDENTITY_MAX_BYTES, Arrival, Cursor
 from oncecast.core.watermark import Watermark
-from oncecast.core.wire import Epoch, Events, Gap, decode_heads, epoch_of
+from oncecast.core.wire import Epoch, Events, Gap, Head, decode_heads, epoch_of
 
 _NO_BYTES = msgspec.Raw(b"")
 IDENTITY_COST_BYTES = 160
@@ -24,6 +24,18 @@ behind it from being forgotten, and even that must have a bound."""
 
 
 KEYS_LOOKED_AT_MIN = 1_000
+
+
+def _check_identities(heads: Sequence[Head], text: bytes) -> None:
+    """Raise ValueError for one that PostgreSQL cannot keep, not even as that of a dead event; `text` has them all."""
+    if b"\\u0000" not in text:  # nearly always; then short ones need no look of their own
+        heads = [h for h in heads if len(h.id) + len(h.source) + len(h.type) > IDENTITY_MAX_BYTES // 4]
+    for head in heads:
+        for name in (head.id, head.source, head.type):
+            if "\0" in name:
+                raise ValueError(f"{name[:20]!r} holds a NUL")
+            if len(name.encode()) > IDENTITY_MAX_BYTES:
+                raise ValueError(f"{name[:20]!r} goes on beyond {IDENTITY_MAX_BYTES} bytes")
 
 
 def _to_nobody(_count: int) -> None:
@@ -66,12 +78,14 @@ class Track:
     def receive(self, frame: Events, text: bytes) -> list[Arrival]:
         """The new arrivals of `frame`, whose undecoded form is `text`; its overlap is dropped.
 
-        Raises msgspec.DecodeError on heads that are none, ValueError on a frame that would have us skip events.
+        Raises msgspec.DecodeError on heads that are none, ValueError on a frame that would have us skip events, or
+        hold identities that no producer accepts.
         """
         heads = decode_heads(text)
         due = max(self.watermark.received + 1, self.first)
         if frame.offset > due or not heads:
             raise ValueError(f"{len(heads)} events from offset {frame.offset}, where {due} is due")
+        _check_identities(heads, text)
         last = frame.offset + len(heads) - 1
         new = self.watermark.arrive(frame.offset, last) - frame.offset
         epoch = epoch_of(self.epochs, frame.offset)

@@ -248,8 +248,18 @@ async def test_credit_goes_back_as_events_end_and_are_saved_but_for_small_change
         '{"verb":"events","offset":-5,"at":0,"events":[{"id":"x","source":"/s","type":"t"}]}',
         '{"verb":"events","offset":1,"at":0,"events":[]}',
         '{"verb":"events","offset":1,"at":0,"events":[{"id":7}]}',
+        '{"verb":"events","offset":1,"at":0,"events":[{"id":"\\u0000","source":"/s","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":0,"events":[{"id":"x","source":"\\u0000","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":0,"events":[{"id":"x","source":"/s","type":"\\u0000"}]}',
+        '{"verb":"events","offset":1,"at":0,"events":[{"id":"' + "é" * 257 + '","source":"/s","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":0,"events":[{"id":"x","source":"' + "x" * 513 + '","type":"t"}]}',
         '{"verb":"events","offset":1,"at":0,"events":{}}',
         '{"verb":"events","offset":99999999999999999999,"at":0,"events":[{"id":"x","source":"/s","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":9223372036854775808,"events":[{"id":"x","source":"/s","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":253402300799999999,"events":[{"id":"x","source":"/s","type":"t"}]}',
+        '{"verb":"events","offset":1,"at":-1,"events":[{"id":"x","source":"/s","type":"t"}]}',
+        '{"verb":"gap","first":1,"last":9223372036854775808}',
+        '{"verb":"ask","id":9223372036854775808,"method":"GET","path":"/"}',
         '{"verb":"welcome","journal":"j","epochs":[],"first":1,"last":0}',
         '{"verb":"events","offset":1,"at":0,"events":' + "[" * 100_000,
     ],
@@ -259,6 +269,36 @@ async def test_garbage_ends_the_connection_is_told_and_the_next_one_works(text: 
         assert await at.has_arrived(1) == ["fine"]
     assert len(at.told(Connected)) == 2
     assert "sent" in at.told(Disconnected)[0].reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"verb":"welcome","journal":"j","epochs":[["e1",1]],"first":9223372036854775809,"last":9223372036854775809}',
+        '{"verb":"welcome","journal":"j","epochs":[["e1",1]],"first":-9,"last":0}',
+        '{"verb":"welcome","journal":"j","epochs":[["e1",1]],"first":1,"last":9223372036854775808}',
+        '{"verb":"welcome","journal":"j","epochs":[["e1",1]],"first":1,"last":-9}',
+        '{"verb":"welcome","journal":"j","epochs":[["e1",-9]],"first":1,"last":0}',
+        '{"verb":"welcome","journal":"j","epochs":[["e1",9223372036854775808]],"first":1,"last":0}',
+        '{"verb":"welcome","journal":"j","epochs":[["e\\u0000",1]],"first":1,"last":0}',
+        '{"verb":"welcome","journal":"\\u0000","epochs":[["e1",1]],"first":1,"last":0}',
+        '{"verb":"welcome","journal":"' + "j" * 10_000 + '","epochs":[["e1",1]],"first":1,"last":0}',
+    ],
+)
+async def test_a_welcome_that_names_a_place_that_cannot_be_ends_the_connection_before_anything_is_saved(
+    text: str,
+) -> None:
+    saved: list[SavedCursor | None] = []
+
+    async def says(connection: ServerConnection) -> None:
+        await connection.send(text)
+        await connection.wait_closed()
+        saved.append(at.store.saved)
+
+    async with producer(says, sends(frame(1, "fine"))) as at:
+        assert await at.has_arrived(1) == ["fine"]
+    assert saved == [None]
+    assert "cannot be read" in at.told(Disconnected)[0].reason
 
 
 async def test_a_broken_frame_keeps_no_credit_for_ever() -> None:
