@@ -141,11 +141,13 @@ async def test_no_frame_comes_once_credit_is_spent_and_credit_brings_the_next(pr
     assert [second.offset, third.offset] == [first.offset + 1, first.offset + 2]
 
 
-async def test_a_report_is_shown_with_the_lag_whatever_its_numbers(producer: ProducerProcess) -> None:
+async def test_a_report_is_shown_with_the_lag_up_to_the_greatest_number_of_the_wire(
+    producer: ProducerProcess,
+) -> None:
     cursor = (await published(producer, 1))[0]
     async with listening(producer) as connection, producer.client() as client:
         await greeted(connection, instance="reporting", after=cursor, credit=1)
-        for stored in (7, 10**30):
+        for stored in (7, 2**53):
             report = {"verb": "report", "cursor": cursor, "stored": stored}
             await connection.send(msgspec.json.encode(report).decode())
 
@@ -165,6 +167,7 @@ async def test_a_report_is_shown_with_the_lag_whatever_its_numbers(producer: Pro
         '{"verb":"credit","bytes":1000000000000000000}',
         '{"verb":"credit","bytes":1' + "0" * 400 + "}",
         '{"verb":"credit","bytes":1.5}',
+        '{"verb":"report","cursor":"e:1","stored":1' + "0" * 30 + "}",
         '{"verb":"surprise"}',
         '{"verb":"welcome"}',
         "{}",
