@@ -1,7 +1,9 @@
 """How fast handlers run that write one SQL statement an event: a transaction each, a shared one, or a batch.
 
 Starts a stack with two listeners and an application of each kind, has `oncecast send` publish events of 240 bytes,
-waits until every listener has seen all of them end, and prints events/s. Every effect is counted afterwards.
+waits until every listener has seen all of them end, and prints events/s. Every effect is counted afterwards. For
+scale, two processes then write the same rows and effects in the same kind of transaction by hand, see by_hand.py.
+Everything shares one machine: quote the ratio.
 
     python benchmarks/handlers.py [--each 20000] [--shared 60000] [--batch 150000] [--runs 3]
 """
@@ -10,11 +12,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
+import sys
 import tempfile
+import time
 from pathlib import Path
 
+import by_hand
 import psycopg
 from end_to_end import end_to_end, write_events
 
@@ -44,9 +50,37 @@ async def one_statement_a_batch(events: list[Event], tx: Transaction) -> None:
     )
 
 
+async def rate_by_hand(url: str, kind: str, count: int) -> float:
+    """Events/s of two processes that do nothing but write, counted."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(by_hand.TABLES)
+        writers = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, by_hand.__file__), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            )
+            for _ in range(2)
+        ]
+        half = count // 2
+        for n, writer in enumerate(writers):
+            told = {"url": url, "kind": kind, "first": n * half, "count": half}
+            writer.stdin.write(json.dumps(told).encode() + b"\n")  # type: ignore[union-attr]
+            await writer.stdout.readline()  # type: ignore[union-attr]
+        began_s = time.monotonic()
+        for writer in writers:
+            writer.stdin.write(b"\n")  # type: ignore[union-attr]
+        await asyncio.gather(*(writer.communicate() for writer in writers))
+        rate = 2 * half / (time.monotonic() - began_s)
+        cursor = await connection.execute(
+            "select (select count(*) from by_hand_events), count(*) from by_hand_effects"
+        )
+        if await cursor.fetchone() != (2 * half, 2 * half):
+            raise SystemExit("what was written by hand is not all there")
+    return rate
+
+
 async def measure(kind: str, count: int, runs: int) -> None:
     """Print a line for each run, and the median."""
-    rates = []
+    rates, ratios = [], []
     with tempfile.TemporaryDirectory(prefix="oncecast-bench-") as folder:
         os.chmod(folder, 0o755)
         stack = Stack(
@@ -63,13 +97,22 @@ async def measure(kind: str, count: int, runs: int) -> None:
                 file = Path(folder) / "events.ndjson"
                 write_events(file, count, run)
                 rate, spent_us = await end_to_end(stack, file, count)
+                yardstick = await rate_by_hand(stack.database_url, kind, count)
                 rates.append(rate)
+                ratios.append(rate / yardstick)
                 spent = "  ".join(f"{name} {us:.0f}" for name, us in spent_us.items())
-                print(f"{kind}, run {run + 1}: {rate:,.0f} events/s; µs an event: {spent}", flush=True)
+                print(
+                    f"{kind}, run {run + 1}: {rate:,.0f} events/s; by hand {yardstick:,.0f}; "
+                    f"ratio {rate / yardstick:.2f}; µs an event: {spent}",
+                    flush=True,
+                )
             cursor = await connection.execute("select count(*), count(distinct id) from public.effects")
             rows, distinct = await cursor.fetchone() or (0, 0)
     print(f"{kind}, median of {runs}: {statistics.median(rates):,.0f} events/s", end=" ")
-    print(f"(min {min(rates):,.0f}, max {max(rates):,.0f}); {rows:,} effects of {runs * count:,} events")
+    print(
+        f"(min {min(rates):,.0f}, max {max(rates):,.0f}); ratio to by hand {statistics.median(ratios):.2f};", end=" "
+    )
+    print(f"{rows:,} effects of {runs * count:,} events")
     if (rows, distinct) != (runs * count, runs * count):
         raise SystemExit("not exactly once")
 

@@ -17,10 +17,11 @@ import pytest
 from oncecast.core.errors import AttemptFailed, Contended, DataRefused, TransactionClosed, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome
-from oncecast.core.transaction import Transaction
+from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits
+from oncecast.stores.postgres.transaction import HandlerTransaction
 from tests.support.places import EPOCHS, JOURNAL, arrival
 
 LIMITS = Limits(lock_s=0.3, statement_s=5.0)
@@ -140,6 +141,18 @@ async def test_an_sql_error_within_a_savepoint_is_survived(store: PostgresEvents
 
     assert await store.process(arrival(1, "a"), work) is Outcome.STORED
     assert await values(sql, "select id from effects") == ["kept"]
+
+
+async def test_of_the_errors_that_a_handler_survives_only_the_last_are_kept(store: PostgresEvents) -> None:
+    async def work(tx: Transaction) -> None:
+        for _ in range(RAISED_KEPT + 1):
+            with contextlib.suppress(psycopg.errors.DivisionByZero):
+                async with tx.savepoint():
+                    await tx.execute("select 1 / 0")
+        assert isinstance(tx, HandlerTransaction)
+        assert len(tx.raised) == RAISED_KEPT
+
+    assert await store.process(arrival(1, "a"), work) is Outcome.STORED
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,10 @@ class SyncTransaction(Protocol):
         """A stretch whose SQL errors the handler means to survive: on an exception it alone is rolled back."""
 
 
+RAISED_KEPT = 100
+"""A handler may survive any number of errors in a transaction."""
+
+
 class OpenTransaction(Transaction, Protocol):
     """What an event store gives to an attempt."""
 
@@ -56,7 +60,7 @@ class OpenTransaction(Transaction, Protocol):
 
     @property
     def raised(self) -> Sequence[BaseException]:
-        """What its own statements have raised so far."""
+        """What its own statements have raised so far: the last RAISED_KEPT of them."""
 
     async def take(self, key: str) -> None:
         """Have an ordered key to this transaction alone until it ends; raises OutOfTurn where another has it."""

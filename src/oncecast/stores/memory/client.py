@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable, gist
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import Work
-from oncecast.core.transaction import Params
+from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
 
@@ -93,7 +94,7 @@ class MemoryTransaction:
         self._server = server
         self._do = do
         self._emitted: list[bytes] = []
-        self._raised: list[BaseException] = []
+        self._raised = deque[BaseException](maxlen=RAISED_KEPT)
 
     @property
     def emitted(self) -> list[bytes]:

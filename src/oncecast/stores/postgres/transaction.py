@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
@@ -20,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
-from oncecast.core.transaction import Params
+from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.postgres.handover import Connection
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
@@ -42,7 +43,7 @@ class HandlerTransaction:
         self._connection: Connection | None = connection
         self._take_key = take_key
         self._emitted: list[bytes] = []
-        self._raised: list[BaseException] = []
+        self._raised = deque[BaseException](maxlen=RAISED_KEPT)
         self._is_torn = False
         self._one_at_a_time = asyncio.Lock()
         self._savepoints = 0
