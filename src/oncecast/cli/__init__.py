@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from errno import EDQUOT, ENOSPC
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -176,11 +177,22 @@ def main() -> None:
                 output.error(line)
         sys.exit(1)
     except* BrokenPipeError:
-        # Whoever read our output has seen enough. What is buffered cannot be written: nobody shall try at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()  # whoever read our output has seen enough
         sys.exit(0)
+    except* OSError as errors:
+        full = [str(error) for error in _leaves(errors) if getattr(error, "errno", None) in (ENOSPC, EDQUOT)]
+        if not full:
+            raise
+        _write_no_more()
+        output.error(f"what this command writes has no room: {full[0]}")
+        sys.exit(1)
     except* KeyboardInterrupt:
         sys.exit(130)
+
+
+def _write_no_more() -> None:
+    """What is buffered cannot be written: nobody shall try at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
