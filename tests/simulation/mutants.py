@@ -82,9 +82,11 @@ def _simulate(mutant: Mutant, runs: int, environment: Mapping[str, str]) -> Find
     return Find(mutant, None, f"{runs} schedules")
 
 
-def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], environment: Mapping[str, str], deadline_s: float = CHUNK_DEADLINE_S
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=CHUNK_DEADLINE_S
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=deadline_s
     )
 
 
@@ -100,7 +102,7 @@ def passes_as_it_is(runs: int, tests: set[str]) -> bool:
     commands |= {test: ["pytest", "-q", "-p", "no:cacheprovider", test] for test in sorted(tests)}
     passed = True
     for name, command in commands.items():
-        ended = _run([sys.executable, "-m", *command], os.environ)
+        ended = _run([sys.executable, "-m", *command], os.environ, CHUNK_DEADLINE_S * max(1, runs / CHUNK_RUNS))
         passed &= ended.returncode == 0
         print(f"the code as it is: {name}: {ended.stdout.splitlines()[-1]}", flush=True)
     return passed

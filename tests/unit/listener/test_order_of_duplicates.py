@@ -99,6 +99,16 @@ def is_ordered(postgres: Postgres) -> bool:
     return True
 
 
+def test_what_stands_behind_an_event_that_is_let_go_goes_with_it_and_is_not_attempted() -> None:
+    member = Member(Postgres())
+    for id_ in (0, 2, 4):  # of one key
+        member.receive("a", id_)
+    (first,) = member.ready
+    member.begin_again("a")
+    member.out_of_turn(first)
+    assert (member.ready, member.settlement.in_flight, member.order.waiting) == ([], 0, 0)
+
+
 ids = st.lists(st.integers(0, 7), min_size=4, max_size=16)
 
 
