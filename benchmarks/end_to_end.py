@@ -29,6 +29,7 @@ from oncecast.stores.postgres import Database, PostgresEvents
 
 EVENT_BYTES = 240
 BATCH_EVENTS = 500
+LOOK_INTERVAL_S = 0.1
 PERIODS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -65,27 +66,37 @@ def _cpu_s(pid: int) -> float:
 async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[str, float]]:
     """Events/s from the first byte sent until all listeners are through, and µs of CPU an event by process."""
     before = {name: cpu_s(process.pid) for name, process in stack.processes.items()}
-    already = await received(stack)
-    began_s, times = time.monotonic(), os.times()
-    send = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "oncecast", "send", str(file), "--any-order", "--to", stack.publish_url, "--json"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    printed, _ = await send.communicate()
-    if json.loads(printed)["accepted"] != count:
-        raise SystemExit("not all events were accepted")
-    while await received(stack) < already + count:  # noqa: ASYNC110 - other processes set no event of ours
-        await asyncio.sleep(0.02)
-    rate = count / (time.monotonic() - began_s)
+    async with httpx.AsyncClient() as client:
+        already = await received(stack, client)
+        began_s, times = time.monotonic(), os.times()
+        send = await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-m",
+                "oncecast",
+                "send",
+                str(file),
+                "--any-order",
+                "--to",
+                stack.publish_url,
+                "--json",
+            ),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await send.communicate()
+        if json.loads(printed)["accepted"] != count:
+            raise SystemExit("not all events were accepted")
+        while await received(stack, client) < already + count:  # noqa: ASYNC110 - other processes set no event of ours
+            await asyncio.sleep(LOOK_INTERVAL_S)
+        rate = count / (time.monotonic() - began_s)
     sender_s = sum(os.times()[2:4]) - sum(times[2:4])
     spent = {name: cpu_s(process.pid) - before[name] for name, process in stack.processes.items()}
     return rate, {name: seconds / count * 1e6 for name, seconds in {"send": sender_s, **spent}.items()}
 
 
-async def received(stack: Stack) -> int:
+async def received(stack: Stack, client: httpx.AsyncClient) -> int:
     """The offset up to which every listener has seen all events end."""
-    async with httpx.AsyncClient() as client:
-        answers = [(await client.get(f"{url}/health")).json() for url in stack.listener_urls.values()]
+    answers = [(await client.get(f"{url}/health")).json() for url in stack.listener_urls.values()]
     return min(answer["producers"][0]["watermark"] for answer in answers)
 
 
