@@ -289,7 +289,7 @@ DECISIONS = [
     Mutant(
         "a follow-up has its id from its cause",
         "listener/handlers.py",
-        "id=follow_up_id(event.source, event.id, handler, count)",
+        "id=follow_up_id(cause.source, cause.id, handler, count)",
         "id=Event.new(follow_up.type).id",
     ),
 ]
@@ -458,10 +458,10 @@ ADAPTERS = [
         "only what is inserted is handled",
         "stores/postgres/store.py",
         (
-            '                    await held.connection.execute("rollback")\n'
-            "                    return (await self._compare(held.connection, [arrival]))[arrival.offset]\n"
+            '                        await held.connection.execute("rollback")\n'
+            "                        return (await self._compare(held.connection, [arrival]))[arrival.offset]\n"
         ),
-        "                    pass\n",
+        "                        pass\n",
         by=ENDING_ONCE,
     ),
     Mutant(
@@ -530,8 +530,8 @@ ADAPTERS = [
     Mutant(
         "a replay takes its key",
         "stores/postgres/transaction.py",
-        "            if row != (True,):\n                raise OutOfTurn(",
-        "            if False:\n                raise OutOfTurn(",
+        '        if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):\n',
+        '        if await (await self._run(self._take_key, {"key": key})).fetchone() is None:\n',
         by=HANDLING,
     ),
     Mutant(

@@ -23,8 +23,26 @@ CONTEXT_ATTRIBUTES = frozenset(
 )
 """What CloudEvents 1.0 names; any other member but `data` and `data_base64` is an extension."""
 
+KNOWN_MEMBERS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 DEFAULT_SOURCE = "/oncecast"
 
+
+class Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event without extensions: decoding one as this tells cheaply whether it has any."""
+
+    id: str
+    source: str
+    type: str
+    specversion: str = "1.0"
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: str | None = None
+
+
+_decode_known = msgspec.json.Decoder(Known).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -133,24 +151,33 @@ class Event:
         )
 
     @classmethod
-    def from_json(cls, body: bytes | memoryview | msgspec.Raw) -> Self:
+    def from_json(
+        cls, body: bytes | memoryview | msgspec.Raw, emitter: Callable[[Event], Event] | None = None
+    ) -> Self:
         """Read a structured event that a producer has validated; raises msgspec.DecodeError otherwise."""
-        members = _decode_members(body)
-        raw_data = bytes(members.pop("data", b""))
-        base64 = members.pop("data_base64", None)
-        members.pop("specversion", None)
-        attributes = {name: msgspec.json.decode(value) for name, value in members.items()}
-        extensions = {
-            name: attributes.pop(name)
-            for name in list(attributes)
-            if name not in CONTEXT_ATTRIBUTES and attributes[name] is not None
-        }
-        attributes = {name: attributes.get(name) for name in attributes if name in CONTEXT_ATTRIBUTES}
+        extensions: dict[str, Any] = {}
+        try:
+            known = _decode_known(body)
+        except msgspec.ValidationError:
+            members = _decode_members(body)
+            for name in [name for name in members if name not in KNOWN_MEMBERS]:
+                value = msgspec.json.decode(members.pop(name))
+                if value is not None:
+                    extensions[name] = value
+            known = _decode_known(msgspec.json.encode(members))
+        raw_data = bytes(known.data)
         return cls(
-            **attributes,
+            id=known.id,
+            source=known.source,
+            type=known.type,
+            subject=known.subject,
+            time=known.time,
+            datacontenttype=known.datacontenttype,
+            dataschema=known.dataschema,
             extensions=extensions,
             raw_data=b"" if raw_data == b"null" else raw_data,
-            data_bytes=None if base64 is None else b64decode(msgspec.json.decode(base64, type=str)),
+            data_bytes=None if known.data_base64 is None else b64decode(known.data_base64),
+            emitter=emitter,
         )
 
     @property

@@ -233,12 +233,11 @@ class Listener:
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan)
-        events = [Event.from_json(arrival.raw) for arrival in arrivals]
         is_theirs = False
         try:
             async with asyncio.timeout(timeout_s):
                 try:
-                    await self._call_all(plan, events, tx, check)
+                    await self._call_all(plan, arrivals, tx, check)
                 except TimeoutError:
                     is_theirs = True
                     raise
@@ -248,21 +247,25 @@ class Listener:
             raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error
 
     async def _call_all(
-        self, plan: Plan, events: list[Event], tx: OpenTransaction, check: Callable[[bytes], None] | None
+        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
     ) -> None:
         if plan.in_batches:
             for handler in plan.handlers:
-                for call in [events] if handler.batch_max else [[event] for event in events]:
+                for call in [arrivals] if handler.batch_max else [[arrival] for arrival in arrivals]:
                     await self._call(handler, call, tx, check)
             return
-        for event in events:
+        for arrival in arrivals:
             for handler in plan.handlers:
-                await self._call(handler, [event], tx, check)
+                await self._call(handler, [arrival], tx, check)
 
     async def _call(
-        self, handler: Handler, events: list[Event], tx: OpenTransaction, check: Callable[[bytes], None] | None
+        self,
+        handler: Handler,
+        arrivals: Sequence[Arrival],
+        tx: OpenTransaction,
+        check: Callable[[bytes], None] | None,
     ) -> None:
-        events = [_emitting(event, handler.name, tx, check) for event in events]
+        events = [Event.from_json(a.raw, _emitter(a, handler.name, tx, check)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
         proceed: Proceed = partial(self._run, handler, given)
@@ -302,14 +305,16 @@ def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed
     return proceed_once
 
 
-def _emitting(event: Event, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None) -> Event:
-    """`event` as `handler` gets it: what it emits is put down on its transaction."""
+def _emitter(
+    cause: Arrival, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None
+) -> Callable[[Event], Event]:
+    """What puts down on the transaction what `handler` emits of `cause`."""
     count = 0
 
     def emit(follow_up: Event) -> Event:
         nonlocal count
         follow_up = dataclasses.replace(
-            follow_up, id=follow_up_id(event.source, event.id, handler, count), emitter=None
+            follow_up, id=follow_up_id(cause.source, cause.id, handler, count), emitter=None
         )
         raw = follow_up.to_json()
         if check is not None:
@@ -318,4 +323,4 @@ def _emitting(event: Event, handler: str, tx: OpenTransaction, check: Callable[[
         tx.emitted.append(raw)
         return follow_up
 
-    return dataclasses.replace(event, emitter=emit)
+    return emit

@@ -16,7 +16,7 @@ from oncecast.core.ports import Outcome
 from oncecast.listener.gates import CALL_MAX_EVENTS, LeaseGate
 from oncecast.listener.recent import Recent
 
-GATHER_S = 0.02
+GATHER_S = 0.05
 """A call to Redis an event would cost as much as half of its handler."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 
 
 class Solo:
@@ -17,18 +18,19 @@ class Solo:
         self._open.set()
         self._one_at_a_time = asyncio.Lock()
 
-    @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
+    def together(self) -> Self:
         """Run beside others, once nobody is, or waits to be, alone."""
+        return self
+
+    async def __aenter__(self) -> None:
         while not self._open.is_set():
             await self._open.wait()
         self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

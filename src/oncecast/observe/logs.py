@@ -45,7 +45,13 @@ _WARNING = (
     facts.HandlersHeldUp,
     facts.LifespanCutShort,
 )
-
+_SEVERITIES = {
+    **dict.fromkeys(_QUIET, logging.DEBUG),
+    **dict.fromkeys(_WARNING, logging.WARNING),
+    **dict.fromkeys(_LOUD, logging.ERROR),
+}
+_UNDER_LOAD = (facts.Received, facts.Started, facts.Duplicates)
+"""Of several events they are said at level debug: then the line that counts is "Persisted"."""
 
 _DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the broker of dead letters"}
 
@@ -65,13 +71,9 @@ def log_facts(instance: str, *, format: str = "console", level: str = "info") ->
 
 
 def _severity(fact: Fact) -> int:
-    if isinstance(fact, _QUIET):
+    if isinstance(fact, _UNDER_LOAD) and fact.count > 1:
         return logging.DEBUG
-    if isinstance(fact, facts.Received | facts.Started | facts.Duplicates) and fact.count > 1:
-        return logging.DEBUG  # under load the line that counts is "Persisted"
-    if isinstance(fact, _LOUD):
-        return logging.ERROR
-    return logging.WARNING if isinstance(fact, _WARNING) else logging.INFO
+    return _SEVERITIES.get(type(fact), logging.INFO)
 
 
 def _console(instance: str) -> Callable[[Fact, int], None]:

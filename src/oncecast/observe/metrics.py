@@ -30,7 +30,7 @@ class Metrics:
         counter = self._counters.get(type(fact))
         if counter is not None:
             counter.inc(getattr(fact, "count", 1))
-        if isinstance(fact, facts.DependencyLost | facts.DependencyReady):
+        if isinstance(fact, (facts.DependencyLost, facts.DependencyReady)):
             self._down.labels(fact.name).set(isinstance(fact, facts.DependencyLost))
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:

@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.handover import Connection, HandlerConnections, Held, Opening
+from oncecast.stores.postgres.handover import Connection, HandlerConnections, Handling, Opening
 from oncecast.stores.postgres.queries import in_schema, load_queries
 
 # The pool logs every failed try; what they mean for us is reported as facts, once.
@@ -157,14 +157,9 @@ class Database:
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
-    @asynccontextmanager
-    async def handling(self, opening: Opening | None = None) -> AsyncIterator[Held]:
+    def handling(self, opening: Opening | None = None) -> Handling:
         """A connection for a handler's transaction, which may have begun with `opening`; see HandlerConnections."""
-        try:
-            async with self._handlers.held(opening) as held:
-                yield held
-        except DATABASE_ERRORS as error:
-            raise translate(error) from error
+        return Handling(self._handlers, opening)
 
     @asynccontextmanager
     async def _place(self, purpose: Purpose) -> AsyncIterator[None]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import AttemptFailed
+from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 
 Connection = AsyncConnection[TupleRow]
 
@@ -77,7 +77,7 @@ class Held:
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-            and self.connection.info.parameter_status("client_encoding") == "UTF8"
+            and self.connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
         )
 
     async def _commit_and_open(self, opening: Opening) -> bool | None:
@@ -93,8 +93,7 @@ class Held:
                 await self.connection.execute("commit")  # nothing was sent: what the next one begins with cannot be
             return None
         believe_commit(cursor.first_tag)
-        cursor.nextset()  # of BEGIN
-        cursor.nextset()
+        await cursor.set_result(-1)
         return await cursor.fetchone() == (True,)
 
 
@@ -120,16 +119,6 @@ class HandlerConnections:
         self.renewed_at_s = 0.0
         """Since when connections are to be trusted, on the monotonic clock."""
 
-    @asynccontextmanager
-    async def held(self, opening: Opening | None = None) -> AsyncIterator[Held]:
-        """A connection for one transaction, which may have begun with `opening` already."""
-        held = await self._take(opening)
-        try:
-            yield held
-        finally:
-            if not held.is_gone:
-                await self._give_back(held)
-
     def next_with_opening(self) -> _Waiter | None:
         """Whoever is next, if it is one for whom a transaction can be begun; it waits no longer."""
         while self._waiting and self._waiting[0].given.done():
@@ -142,7 +131,8 @@ class HandlerConnections:
         """It is the next again."""
         self._waiting.appendleft(waiter)
 
-    async def _take(self, opening: Opening | None) -> Held:
+    async def take(self, opening: Opening | None) -> Held:
+        """A connection for one transaction, which may have begun with `opening` already."""
         if self._free:
             self._free -= 1
         else:
@@ -169,10 +159,10 @@ class HandlerConnections:
         if given is None:
             self._free_a_place()
         else:
-            await self._give_back(given)
+            await self.give_back(given)
 
-    async def _give_back(self, held: Held) -> None:
-        """Nothing that is open on it, or under way, gets to the next."""
+    async def give_back(self, held: Held) -> None:
+        """It is no longer needed. Nothing that is open on it, or under way, gets to the next."""
         try:
             if held.connection.pgconn.transaction_status != TransactionStatus.IDLE:
                 await held.connection.close()
@@ -187,6 +177,30 @@ class HandlerConnections:
                 waiter.given.set_result(None)
                 return
         self._free += 1
+
+
+class Handling:
+    """`async with`: a connection for one transaction, which may have begun with `opening`. Raises our own errors."""
+
+    def __init__(self, connections: HandlerConnections, opening: Opening | None) -> None:
+        self._connections = connections
+        self._opening = opening
+
+    async def __aenter__(self) -> Held:
+        try:
+            self._held = await self._connections.take(self._opening)
+        except DATABASE_ERRORS as error:
+            raise translate(error) from error
+        return self._held
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            if not self._held.is_gone:
+                await self._connections.give_back(self._held)
+        except DATABASE_ERRORS as failed:
+            raise translate(failed) from failed
+        if isinstance(error, DATABASE_ERRORS):
+            raise translate(error) from error
 
 
 async def commit(connection: Connection, deadline_s: float) -> None:

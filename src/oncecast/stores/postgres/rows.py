@@ -9,7 +9,7 @@ import msgspec
 import psycopg
 from psycopg.adapt import Dumper
 
-from oncecast.core.event import CONTEXT_ATTRIBUTES, Arrival
+from oncecast.core.event import KNOWN_MEMBERS, Arrival, Known
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.stores.postgres.database import rfc3339
 
@@ -30,24 +30,8 @@ class _JsonDumper(Dumper):
 psycopg.adapters.register_dumper(Json, _JsonDumper)
 
 
-class _Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """An event without extensions: decoding a batch as these tells cheaply whether it has any."""
-
-    id: str
-    source: str
-    type: str
-    specversion: str
-    subject: str | None = None
-    time: str | None = None
-    datacontenttype: str | None = None
-    dataschema: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"")
-    data_base64: str | None = None
-
-
-_decode_known = msgspec.json.Decoder(list[_Known]).decode
+_decode_known = msgspec.json.Decoder(list[Known]).decode
 _decode_members = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
-_NOT_EXTENSIONS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 
 
 def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> dict[str, Any]:
@@ -97,7 +81,7 @@ def _extensions(events: bytes) -> list[str | None]:
 
 def _extensions_of(members: dict[str, msgspec.Raw]) -> str | None:
     extensions = {
-        name: value for name, value in members.items() if name not in _NOT_EXTENSIONS and bytes(value) != b"null"
+        name: value for name, value in members.items() if name not in KNOWN_MEMBERS and bytes(value) != b"null"
     }
     return msgspec.json.encode(extensions).decode() if extensions else None
 

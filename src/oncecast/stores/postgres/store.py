@@ -58,10 +58,11 @@ class PostgresEvents(PostgresCursors):
         """See EventStore."""
         opening = Opening(self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision))
         async with self._db.handling(opening if arrival.turn is None else None) as held:
-            async with asyncio.timeout(self._deadline_s):
-                if not await self._begin_with(held, opening, arrival.turn):
-                    await held.connection.execute("rollback")
-                    return (await self._compare(held.connection, [arrival]))[arrival.offset]
+            if not held.opened:
+                async with asyncio.timeout(self._deadline_s):
+                    if not await self._begin_with(held, opening, arrival.turn):
+                        await held.connection.execute("rollback")
+                        return (await self._compare(held.connection, [arrival]))[arrival.offset]
             failure = await finish(self._db, held, work)
         if failure is not None:
             raise failure

@@ -18,7 +18,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import AsyncCursor
 from psycopg.pq import TransactionStatus
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
 from oncecast.core.transaction import RAISED_KEPT, Params
@@ -66,22 +66,22 @@ class HandlerTransaction:
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
-        return (await self._run(query, params)).rowcount
+        return (await self._handlers_own(query, params, tuple_row)).rowcount
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
         """The first row by column name, or None."""
-        return await (await self._run(query, params)).fetchone()
+        return await (await self._handlers_own(query, params, dict_row)).fetchone()
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
         """All rows by column name."""
-        return await (await self._run(query, params)).fetchall()
+        return await (await self._handlers_own(query, params, dict_row)).fetchall()
 
     async def take(self, key: str) -> None:
         """See OpenTransaction."""
-        async with self._alone() as connection:
-            row = await (await connection.execute(self._take_key, {"key": key})).fetchone()
-            if row != (True,):
-                raise OutOfTurn(f"another event of {key[:80]} is under way")
+        if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):
+            error = OutOfTurn(f"another event of {key[:80]} is under way")
+            self._raised.append(error)
+            raise error
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -89,61 +89,64 @@ class HandlerTransaction:
         self._savepoints += 1
         name = f"handler_{self._savepoints}"
         emitted_before = len(self._emitted)
-        await self._control(f"savepoint {name}")
+        await self._run(f"savepoint {name}")
         try:
             yield
         except (Exception, asyncio.CancelledError):
             del self._emitted[emitted_before:]
             await self._undo(name)
             raise
-        await self._control(f"release savepoint {name}")
+        await self._run(f"release savepoint {name}")
 
     async def _undo(self, savepoint: LiteralString) -> None:
         """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
         was_torn, self._is_torn = self._is_torn, True
         with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
             async with asyncio.timeout(UNDO_S):
-                await self._control(f"rollback to savepoint {savepoint}")
+                await self._run(f"rollback to savepoint {savepoint}")
             self._is_torn = was_torn
 
-    async def end(self) -> None:
+    async def end(self, deadline_s: float) -> None:
         """The attempt is over, once the statement under way is: nobody who kept the facade can do more with it."""
-        async with self._one_at_a_time:
-            self.close()
+        if self._one_at_a_time.locked():
+            async with asyncio.timeout(deadline_s), self._one_at_a_time:
+                self.close()
+        self.close()
 
     def close(self) -> None:
         """The attempt is over, and so is its connection."""
         self._connection = None
-
-    async def _control(self, statement: LiteralString) -> None:
-        async with self._alone() as connection:
-            await connection.execute(statement)
 
     def _open(self) -> Connection:
         if self._connection is None:
             raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
         return self._connection
 
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[Connection]:
-        """The connection for one statement, whose error is remembered."""
+    async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:
+        refuse_transaction_control(query)
+        # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
+        # behind another one.
+        return await self._run(query, params, rows, prepare=True)
+
+    async def _run(
+        self,
+        query: str | bytes,
+        params: Params = None,
+        rows: AsyncRowFactory[Any] = tuple_row,
+        *,
+        prepare: bool | None = None,
+    ) -> AsyncCursor[Any]:
+        """One statement at a time, whose error is remembered."""
         async with self._one_at_a_time:
             connection = self._open()
             try:
-                yield connection
+                cursor = connection.cursor(row_factory=rows)
+                await cursor.execute(query, params, prepare=prepare)
+                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
+                    raise AttemptFailed("the statement ended the event's transaction")
             except Exception as error:
                 self._raised.append(error)
                 raise
-
-    async def _run(self, query: str, params: Params) -> AsyncCursor[DictRow]:
-        refuse_transaction_control(query)
-        async with self._alone() as connection:
-            cursor = connection.cursor(row_factory=dict_row)
-            # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
-            # behind another one.
-            await cursor.execute(query, params, prepare=True)
-            if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
-                raise AttemptFailed("the statement ended the event's transaction")
             return cursor
 
 
@@ -163,7 +166,7 @@ def refuse_transaction_control(query: str) -> None:
 
 def _first_words(query: str) -> tuple[str, str]:
     """The statement's first two words, in small letters, behind white space and comments (which nest)."""
-    at = _end_of(_BLANK, query, 0)
+    at = 0 if query[:1].isalpha() else _end_of(_BLANK, query, 0)
     while query.startswith("/*", at):
         depth = 0
         while edge := _COMMENT_EDGE.search(query, at):

@@ -47,8 +47,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     if failure is None and facade.is_torn:
         failure = AttemptFailed("a savepoint could not be rolled back")
     emitted = facade.emitted
-    async with asyncio.timeout(deadline_s):
-        await facade.end()
+    await facade.end(deadline_s)
     broken = connection.broken
     if failure is None:
         # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
