@@ -169,25 +169,26 @@ def _register() -> None:
 def main() -> None:
     """Run the command line; a person's mistake is one line, status 1."""
     _register()
+    status = 0  # some versions of Python make a group of what is raised below an except*, SystemExit too
     try:
         sys.exit(app())
     except* OncecastError as errors:
         for error in _leaves(errors):
             for line in str(error).splitlines():
                 output.error(line)
-        sys.exit(1)
+        status = 1
     except* BrokenPipeError:
         _write_no_more()  # whoever read our output has seen enough
-        sys.exit(0)
     except* OSError as errors:
         full = [str(error) for error in _leaves(errors) if getattr(error, "errno", None) in (ENOSPC, EDQUOT)]
         if not full:
             raise
         _write_no_more()
         output.error(f"what this command writes has no room: {full[0]}")
-        sys.exit(1)
+        status = 1
     except* KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
+    sys.exit(status)
 
 
 def _write_no_more() -> None:

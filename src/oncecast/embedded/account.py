@@ -72,7 +72,11 @@ def is_reachable(folder: Path) -> bool:
 def can_run(program: Path) -> bool:
     """Whether any account may run `program` where it is."""
     resolved = program.resolve()
-    return is_reachable(resolved.parent) and bool(resolved.stat().st_mode & stat.S_IXOTH)
+    return (
+        is_reachable(program.parent)
+        and is_reachable(resolved.parent)
+        and bool(resolved.stat().st_mode & stat.S_IXOTH)
+    )
 
 
 def place_for_all() -> Path:

@@ -145,6 +145,7 @@ class Stack:
 
     async def _start_all(self) -> None:
         """Everything at once; only the listeners wait for PostgreSQL."""
+        failed: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for name in (*self.producers, "valkey"):
@@ -153,7 +154,9 @@ class Stack:
                 for name in self.listeners:
                     group.create_task(self.start(name))
         except* StartError as errors:
-            raise errors.exceptions[0] from None
+            failed = errors.exceptions[0]
+        if failed is not None:  # not above: some versions of Python make a group of what is raised there
+            raise failed
 
     async def _stop_all(self) -> None:
         """Those who use others first."""

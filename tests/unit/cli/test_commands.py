@@ -11,6 +11,8 @@ from typing import Any
 import cyclopts
 import pytest
 
+from oncecast import cli
+from oncecast.core.errors import ConfigError, StartError
 from tests.support.command import command_line
 
 
@@ -56,3 +58,16 @@ def test_a_full_disk_below_what_a_command_prints_is_told_in_one_line(arguments: 
         )
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert "No space left on device" in ended.stderr
+
+
+def test_mistakes_of_several_tasks_are_a_line_each_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ExceptionGroup("tasks", [ConfigError("PORT is none"), ExceptionGroup("more", [StartError("no room")])])
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "_register", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (1, "oncecast: PORT is none\noncecast: no room\n")
