@@ -210,6 +210,35 @@ async def test_a_transaction_kept_beyond_its_attempt_is_dead(store: PostgresEven
         await kept[0].execute("select 1")
 
 
+async def test_a_statement_that_waits_its_turn_when_its_handler_returns_is_the_events_still(
+    store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    waiting: list[asyncio.Task[None]] = []
+
+    async def work(tx: Transaction) -> None:
+        waiting.append(asyncio.create_task(effect(schema, "waited")(tx)))
+        await effect(schema, "a")(tx)
+
+    assert await store.process(arrival(1, "a"), work) is Outcome.STORED
+    await waiting[0]
+    assert await values(sql, "select id from effects order by 1") == ["a", "waited"]
+
+
+async def test_a_statement_that_is_under_way_when_its_handler_returns_is_the_events_still(
+    store: PostgresEvents, sql: Any, schema: str
+) -> None:
+    under_way: list[asyncio.Task[int]] = []
+
+    async def work(tx: Transaction) -> None:
+        slow = f"insert into {schema}.effects select 'slow' from pg_sleep(0.2)"
+        under_way.append(asyncio.create_task(tx.execute(slow)))
+        await asyncio.sleep(0)  # it begins
+
+    assert await store.process(arrival(1, "a"), work) is Outcome.STORED
+    assert await under_way[0] == 1
+    assert await values(sql, "select id from effects") == ["slow"]
+
+
 async def test_a_task_that_outlives_its_attempt_writes_into_no_other_events_transaction(
     database_of: Callable[..., Database], store: PostgresEvents, sql: Any, schema: str
 ) -> None:

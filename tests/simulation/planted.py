@@ -7,6 +7,7 @@ from dataclasses import dataclass
 POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/test_feed.py"
+EVENT_STORE = "tests/conformance/test_event_store.py"
 HANDLING = "tests/conformance/test_handling.py"
 HANDOVER = "tests/conformance/test_handover.py"
 LEASES = "tests/conformance/test_leases.py"
@@ -289,7 +290,7 @@ DECISIONS = [
     Mutant(
         "a follow-up has its id from its cause",
         "listener/handlers.py",
-        "id=follow_up_id(cause.source, cause.id, handler, count)",
+        "id=follow_up_id(source, id, handler, count)",
         "id=Event.new(follow_up.type).id",
     ),
 ]
@@ -526,6 +527,13 @@ ADAPTERS = [
         "            if arrival.turn is not None:\n                await self._begin_in_turn",
         "            if False:\n                await self._begin_in_turn",
         by=HANDLING,
+    ),
+    Mutant(
+        "what a handler has asked for is waited for",
+        "stores/postgres/transaction.py",
+        "        if self._asked:\n",
+        "        if self._one_at_a_time.locked():\n",
+        by=EVENT_STORE,
     ),
     Mutant(
         "a replay takes its key",

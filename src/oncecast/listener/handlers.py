@@ -265,7 +265,7 @@ class Listener:
         tx: OpenTransaction,
         check: Callable[[bytes], None] | None,
     ) -> None:
-        events = [Event.from_json(a.raw, _emitter(a, handler.name, tx, check)) for a in arrivals]
+        events = [Event.from_json(a.raw, _emitter(a.source, a.id, handler.name, tx, check)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
         proceed: Proceed = partial(self._run, handler, given)
@@ -306,16 +306,14 @@ def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed
 
 
 def _emitter(
-    cause: Arrival, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None
+    source: str, id: str, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None
 ) -> Callable[[Event], Event]:
-    """What puts down on the transaction what `handler` emits of `cause`."""
+    """What puts down on the transaction what `handler` emits of the event `(source, id)`."""
     count = 0
 
     def emit(follow_up: Event) -> Event:
         nonlocal count
-        follow_up = dataclasses.replace(
-            follow_up, id=follow_up_id(cause.source, cause.id, handler, count), emitter=None
-        )
+        follow_up = dataclasses.replace(follow_up, id=follow_up_id(source, id, handler, count), emitter=None)
         raw = follow_up.to_json()
         if check is not None:
             check(raw)

@@ -17,7 +17,8 @@ from oncecast.listener.gates import CALL_MAX_EVENTS, LeaseGate
 from oncecast.listener.recent import Recent
 
 GATHER_S = 0.05
-"""A call to Redis an event would cost as much as half of its handler."""
+"""A call to Redis an event would cost as much as half of its handler. The others look every half second; what this
+process leaves unmarked should it die now, they rescue, and find the rows."""
 
 
 class Settlement:

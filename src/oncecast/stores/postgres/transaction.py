@@ -46,6 +46,8 @@ class HandlerTransaction:
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
         self._is_torn = False
         self._one_at_a_time = asyncio.Lock()
+        self._asked = 0
+        """How many statements are under way or wait: a lock that was just released does not tell of those."""
         self._savepoints = 0
 
     @property
@@ -107,10 +109,10 @@ class HandlerTransaction:
             self._is_torn = was_torn
 
     async def end(self, deadline_s: float) -> None:
-        """The attempt is over, once the statement under way is: nobody who kept the facade can do more with it."""
-        if self._one_at_a_time.locked():
+        """The attempt is over, once all is that was asked for: nobody who kept the facade can do more with it."""
+        if self._asked:
             async with asyncio.timeout(deadline_s), self._one_at_a_time:
-                self.close()
+                pass
         self.close()
 
     def close(self) -> None:
@@ -137,17 +139,26 @@ class HandlerTransaction:
         prepare: bool | None = None,
     ) -> AsyncCursor[Any]:
         """One statement at a time, whose error is remembered."""
-        async with self._one_at_a_time:
-            connection = self._open()
-            try:
-                cursor = connection.cursor(row_factory=rows)
-                await cursor.execute(query, params, prepare=prepare)
-                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
-                    raise AttemptFailed("the statement ended the event's transaction")
-            except Exception as error:
-                self._raised.append(error)
-                raise
-            return cursor
+        self._asked += 1
+        try:
+            async with self._one_at_a_time:
+                return await self._run_alone(query, params, rows, prepare)
+        finally:
+            self._asked -= 1
+
+    async def _run_alone(
+        self, query: str | bytes, params: Params, rows: AsyncRowFactory[Any], prepare: bool | None
+    ) -> AsyncCursor[Any]:
+        connection = self._open()
+        try:
+            cursor = connection.cursor(row_factory=rows)
+            await cursor.execute(query, params, prepare=prepare)
+            if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
+                raise AttemptFailed("the statement ended the event's transaction")
+        except Exception as error:
+            self._raised.append(error)
+            raise
+        return cursor
 
 
 def refuse_transaction_control(query: str) -> None:
