@@ -1,7 +1,8 @@
 """What an event is: a CloudEvents 1.0 event, whose identity is `(source, id)`.
 
-Two shapes of it live here. `Event` is what users hold: made by publishers, given to handlers. `Arrival` is
-what a listener's stations pass along: the same event as undecoded bytes, with its place in a journal.
+Two shapes of it live here, and one to read it by, `Known`. `Event` is what users hold: made by publishers, given to
+handlers. `Arrival` is what a listener's stations pass along: the same event as undecoded bytes, with its place in a
+journal.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ CONTEXT_ATTRIBUTES = frozenset(
 KNOWN_MEMBERS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 DEFAULT_SOURCE = "/oncecast"
 
+_NO_DATA = msgspec.Raw(b"")
+
 
 class Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """An event without extensions: decoding one as this tells cheaply whether it has any."""
@@ -38,7 +41,7 @@ class Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     time: str | None = None
     datacontenttype: str | None = None
     dataschema: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"")
+    data: msgspec.Raw = _NO_DATA
     data_base64: str | None = None
 
 
@@ -160,11 +163,13 @@ class Event:
             known = _decode_known(body)
         except msgspec.ValidationError:
             members = _decode_members(body)
+            data = members.pop("data", _NO_DATA)  # not to be copied for its neighbours' sake
             for name in [name for name in members if name not in KNOWN_MEMBERS]:
                 value = msgspec.json.decode(members.pop(name))
                 if value is not None:
                     extensions[name] = value
             known = _decode_known(msgspec.json.encode(members))
+            known.data = data
         raw_data = bytes(known.data)
         return cls(
             id=known.id,
