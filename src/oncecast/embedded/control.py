@@ -38,7 +38,7 @@ Handle = Callable[[Command], Awaitable[None]]
 
 
 async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
-    """Answer commands from now on; `handle` raises OncecastError to refuse one."""
+    """Answer commands from now on; `handle` raises OncecastError to refuse one. Raises StartError."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -56,11 +56,15 @@ async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
             await writer.drain()
             writer.close()
 
-    (folder / NAME).unlink(missing_ok=True)
-    with _within(folder):
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listening.bind(NAME)
-    (folder / NAME).chmod(0o600)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        (folder / NAME).unlink(missing_ok=True)
+        with _within(folder):
+            listening.bind(NAME)
+        (folder / NAME).chmod(0o600)
+    except OSError as error:  # not every file system has sockets
+        listening.close()
+        raise StartError(f"cannot make a socket in {folder}: {error.strerror}; --data names another folder") from None
     return await asyncio.start_unix_server(answer, sock=listening)
 
 
