@@ -48,7 +48,7 @@ def test_header_values_are_unquoted_and_percent_decoded() -> None:
         (b"{", "application/json", ("ce-a", "1"), 400, "the data is not JSON"),
         (b'1,"id":"2"', "application/json", ("ce-a", "1"), 400, "the data is not JSON"),
         (b"1e999", "application/vnd.x+json", ("ce-a", "1"), 422, "the data"),
-        (b"[" * 5_000, "application/json", ("ce-a", "1"), 422, "too deeply"),
+        (b"[" * 1_000_000, "application/json", ("ce-a", "1"), 422, "too deeply"),
         (b"", "", ("ce-id", "2"), 400, "ce-id"),
         (b"", "", ("ce-data", "2"), 400, "ce-data"),
         (b"", "", ("ce-subject", "%ff"), 400, "ce-subject"),
