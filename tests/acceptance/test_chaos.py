@@ -15,7 +15,7 @@ async def test_a_short_run_is_valid_and_tells_what_it_did(tmp_path: Path) -> Non
     run = ("chaos", "--seconds", "15", "--seed", "7", "--rate", "500", "--listeners", "2", "--producers", "1")
     status, out, error = await oncecast(*run, "--history", str(history), "--json", within_s=170)
     report = json.loads(out)
-    assert (status, report["valid"], report["seed"]) == (0, True, 7), error
+    assert (status, report["valid"], report["seed"]) == (0, True, 7), (report, error)
     assert report["verdict"]["acknowledged"] > 1_000
     assert report["looked_at"] > 1_000, "the cursors were watched"
     lines = [json.loads(line) for line in history.read_text().splitlines()]
