@@ -23,7 +23,7 @@ from oncecast.stores import postgres
 from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.queries import in_schema
-from tests.conformance.test_event_store import arrival, database_of, effect, sql, store, values
+from tests.conformance.test_event_store import LIMITS, arrival, database_of, effect, sql, store, values
 from tests.support.event_stores import Server
 
 __all__ = ["database_of", "sql", "store"]
@@ -231,6 +231,19 @@ async def test_a_letter_that_is_being_replayed_is_not_discarded(both: tuple[Even
     go_on.set()
     assert await replaying is True
     assert await all_of(letters, discarded=None) == ["id-2"]
+
+
+async def test_a_letter_whose_line_is_being_filed_is_changed_all_the_same(
+    store: PostgresEvents, letters: PostgresLetters, postgres_url: str, schema: str
+) -> None:
+    one, two = await bury(store, ["no"] * 2)
+    for change in (letters.discard, letters.restore, letters.reset):
+        async with await psycopg.AsyncConnection.connect(postgres_url) as filing:
+            await filing.execute(f"update \"{schema}\".dead_letters set filed_at = now() where id = 'id-1'")
+            changing = asyncio.create_task(change([two, one]))
+            done, _ = await asyncio.wait([changing], timeout=LIMITS.lock_s / 3)
+            assert not done
+        assert await changing == {one, two}
 
 
 async def test_a_failed_replay_moves_no_letter_in_the_list_but_changes_its_cause(

@@ -25,7 +25,7 @@ from oncecast.core.letters import Identity, Selection
 from oncecast.stores.postgres.database import Database, Purpose, rfc3339
 from oncecast.stores.postgres.handover import Connection
 from oncecast.stores.postgres.pages import behind, mark_of
-from oncecast.stores.postgres.rows import rows_of, storable
+from oncecast.stores.postgres.rows import identities_of, rows_of, storable
 from oncecast.stores.postgres.work import finish
 
 
@@ -90,18 +90,19 @@ class PostgresLetters:
 
     async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
-        return await self._change("discard", letters)
+        return await self._change("discard", letters, discarded=False)
 
     async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
-        return await self._change("restore", letters)
+        return await self._change("restore", letters, discarded=True)
 
     async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
-        return await self._change("reset", letters)
+        return await self._change("reset", letters, discarded=False)
 
-    async def _change(self, query: str, letters: Sequence[Identity]) -> set[Identity]:
-        values = {"sources": [letter.source for letter in letters], "ids": [letter.id for letter in letters]}
+    async def _change(self, query: str, letters: Sequence[Identity], *, discarded: bool) -> set[Identity]:
+        """Change those that are not being replayed, and are `discarded` or not; returns which."""
+        values = {**identities_of(letters), "discarded": discarded}
         async with self._ask("upkeep", query, values) as cursor:
             return {Identity(row["source"], row["id"]) for row in await cursor.fetchall()}
 

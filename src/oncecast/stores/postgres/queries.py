@@ -8,8 +8,8 @@ from importlib import resources
 from psycopg import sql
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
-_PART = "chosen"
-"""The condition that several queries share: it stands where they say `{chosen}`."""
+_PARTS = ("chosen", "held")
+"""What several queries share: it stands where they say `{chosen}`, or `{held}`."""
 
 
 def load_queries(schema: str) -> dict[str, bytes]:
@@ -17,8 +17,8 @@ def load_queries(schema: str) -> dict[str, bytes]:
     text = resources.files(__package__).joinpath("sql/queries.sql").read_text("utf-8")
     names_and_bodies = _NAME.split(text)[1:]
     bodies = dict(zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True))
-    part = in_schema(bodies.pop(_PART).strip(), schema)
-    return {name: in_schema(body.strip(), schema, **{_PART: part}).as_bytes() for name, body in bodies.items()}
+    parts = {name: in_schema(bodies.pop(name).strip(), schema) for name in _PARTS}
+    return {name: in_schema(body.strip(), schema, **parts).as_bytes() for name, body in bodies.items()}
 
 
 def in_schema(text: str, schema: str, **parts: sql.Composed) -> sql.Composed:

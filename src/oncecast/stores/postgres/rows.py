@@ -11,6 +11,7 @@ from psycopg.adapt import Dumper
 
 from oncecast.core.event import KNOWN_MEMBERS, Arrival, Known
 from oncecast.core.letter_ports import DeadLetter
+from oncecast.core.letters import Identity
 from oncecast.stores.postgres.database import rfc3339
 
 _JSON_OID = 114
@@ -105,6 +106,6 @@ def letter_of(row: Sequence[Any]) -> DeadLetter:
     )
 
 
-def identities_of(letters: Sequence[DeadLetter]) -> dict[str, list[str]]:
+def identities_of(letters: Sequence[DeadLetter] | Sequence[Identity]) -> dict[str, list[str]]:
     """The parameters of a query on these."""
     return {"sources": [letter.source for letter in letters], "ids": [letter.id for letter in letters]}

@@ -72,8 +72,14 @@ where listener = %(listener)s and filed_at is null
 order by died_at limit %(limit)s
 
 -- name: mark_filed
-update {schema}.dead_letters set filed_at = clock_timestamp()
-where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+-- In the order in which an operator's change locks them.
+with filed as materialized (
+    select source, id from {schema}.dead_letters
+    where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    order by source, id
+    for update)
+update {schema}.dead_letters d set filed_at = clock_timestamp()
+from filed where d.source = filed.source and d.id = filed.id
 
 -- name: begin_sending
 -- What died before the first listener of the group said so is never sent, and what dies later always is.
@@ -299,34 +305,37 @@ select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_
 from {schema}.dead_letters d
 where d.replayed_at is null and d.source = %(source)s and d.id = %(id)s
 
--- name: discard
--- One that is being replayed is left alone.
-update {schema}.dead_letters set discarded_at = clock_timestamp()
-where (source, id) in (
+-- name: held
+-- Not a query: those that an operator's change is about, with their rows locked. One that is being replayed has its
+-- event's row locked, and is left alone; whoever has its own row only, the filing station say, is waited for. In one
+-- order, so that nobody waits in a circle.
+held as materialized (
     select d.source, d.id
-    from {schema}.dead_letters d join unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id) using (source, id)
-    where d.replayed_at is null and d.discarded_at is null
-    for update of d skip locked)
-returning source, id
+    from unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id)
+        join {schema}.events e using (source, id) join {schema}.dead_letters d using (source, id)
+    where d.replayed_at is null and (d.discarded_at is not null) = %(discarded)s
+    order by d.source, d.id
+    for key share of e skip locked
+    for update of d)
+
+-- name: discard
+with {held}
+update {schema}.dead_letters d set discarded_at = clock_timestamp()
+from held where d.source = held.source and d.id = held.id
+returning d.source, d.id
 
 -- name: restore
-update {schema}.dead_letters set discarded_at = null
-where (source, id) in (
-    select d.source, d.id
-    from {schema}.dead_letters d join unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id) using (source, id)
-    where d.replayed_at is null and d.discarded_at is not null
-    for update of d skip locked)
-returning source, id
+with {held}
+update {schema}.dead_letters d set discarded_at = null
+from held where d.source = held.source and d.id = held.id
+returning d.source, d.id
 
 -- name: reset
 -- Replays use the event as it was received again.
-update {schema}.dead_letters set mended_data = null
-where (source, id) in (
-    select d.source, d.id
-    from {schema}.dead_letters d join unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id) using (source, id)
-    where d.replayed_at is null and d.discarded_at is null
-    for update of d skip locked)
-returning source, id
+with {held}
+update {schema}.dead_letters d set mended_data = null
+from held where d.source = held.source and d.id = held.id
+returning d.source, d.id
 
 -- name: newest_group
 select revision, selectors from {schema}.groups order by revision desc limit 1
