@@ -22,7 +22,7 @@ import pytest
 from aiobotocore.session import get_session
 
 from oncecast.embedded.guarded import Guard
-from oncecast.embedded.ports import LOOPBACK, quiet_ports
+from oncecast.embedded.ports import LOOPBACK, free_ports
 from oncecast.embedded.process import announced
 
 RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -109,7 +109,7 @@ class RabbitMQServer:
 
     def __init__(self, folder: Path, guard: Guard) -> None:
         self.password = secrets.token_hex(8)
-        port, distribution, mapper = quiet_ports(3)
+        port, distribution, mapper = free_ports(3)
         config = folder / "rabbitmq.conf"
         config.write_text(
             f"listeners.tcp.default = {LOOPBACK}:{port}\nloopback_users = none\n"
@@ -202,7 +202,7 @@ class SqsServer:
     """moto's SQS, in a process of its own."""
 
     def __init__(self, folder: Path, guard: Guard) -> None:
-        (port,) = quiet_ports(1)
+        (port,) = free_ports(1)
         self.endpoint = f"http://{LOOPBACK}:{port}"
         command = [sys.executable, "-m", "moto.server", "--host", LOOPBACK, "--port", str(port)]
         self.process = Child(guard, command, folder, port, {**os.environ, **AWS, "PYTHONUNBUFFERED": "1"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 import socket
@@ -26,24 +25,10 @@ def free_port() -> int:
 
 
 def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
-    """Different ports that are free now, none of them in `avoid`."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:  # what is still held cannot be found again
-        while len(found) < count:
-            probe = held.enter_context(socket.socket())
-            probe.bind((LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
-            if port not in avoid:
-                found.append(port)
-    return found
-
-
-def quiet_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
     """Different ports of QUIET_PORTS that are free now, none of them in `avoid`; raises StartError without enough."""
-    candidates = (
-        port for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)) if port not in avoid and is_free(port)
-    )
-    found = list(itertools.islice(candidates, count))
+    # By the system's own chance: who has seeded Python's, in two processes alike, still gets different ones.
+    shuffled = random.SystemRandom().sample(QUIET_PORTS, len(QUIET_PORTS))
+    found = list(itertools.islice((port for port in shuffled if port not in avoid and is_free(port)), count))
     if len(found) < count:
         raise StartError(f"no free port from {QUIET_PORTS.start} to {QUIET_PORTS.stop - 1}")
     return found
@@ -86,7 +71,7 @@ def remembered_ports(file: Path, names: Sequence[str], avoid: Collection[int] = 
     except (OSError, msgspec.MsgspecError):
         before = {}
     kept = {name: before[name] for name in names if name in before and _will_do(before[name], avoid)}
-    new = iter(quiet_ports(len(names) - len(kept), {*avoid, *kept.values()}))
+    new = iter(free_ports(len(names) - len(kept), {*avoid, *kept.values()}))
     ports = {name: kept[name] if name in kept else next(new) for name in names}
     file.write_bytes(msgspec.json.encode(ports))
     return ports

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pydantic
@@ -11,6 +10,7 @@ import pytest
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, courier, publisher
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor, Event
+from oncecast.embedded.ports import free_port
 from tests.support.scripted_producer import Producer, Request, accept_but_hang_up, fall_silent, refuse, when
 from tests.support.scripted_producer import accept as acknowledge
 
@@ -96,8 +96,7 @@ async def test_a_silent_producer_is_asked_again(monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_producer_that_is_not_there_yet_is_waited_for() -> None:
     """A refused connection is tried again until there is a producer."""
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
+    port = free_port()
     async with Publisher(f"http://127.0.0.1:{port}") as p:
         publishing = asyncio.create_task(p.publish({"id": "a"}))
         async with Producer().running(port) as producer:

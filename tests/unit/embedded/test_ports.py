@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 from pathlib import Path
 
 import pytest
 
 from oncecast.core.errors import StartError
-from oncecast.embedded.ports import QUIET_PORTS, free_ports, is_free, quiet_ports, remembered_ports, wanted_ports
+from oncecast.embedded.ports import QUIET_PORTS, free_ports, is_free, remembered_ports, wanted_ports
 
 
 def test_free_ports_are_different_and_none_that_is_to_be_avoided() -> None:
@@ -42,22 +44,24 @@ def test_ports_are_those_of_last_time(tmp_path: Path) -> None:
     assert remembered_ports(tmp_path / "ports.json", ("postgres", "valkey")) == before
 
 
-def test_a_port_to_be_remembered_is_one_that_the_system_hands_to_nobody(tmp_path: Path) -> None:
-    handed_out = {port for _ in range(5) for port in free_ports(100)}
-    remembered = {
-        remembered_ports(tmp_path / f"{n}.json", ("postgres", "valkey"))[name]
-        for n in range(50)
-        for name in ("postgres", "valkey")
-    }
-    assert max(remembered) < min(handed_out)
+def test_a_free_port_is_one_that_the_system_hands_to_nobody_while_its_server_is_away() -> None:
+    with contextlib.ExitStack() as held:
+        handed_out = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(100)]
+        system = {server.getsockname()[1] for server in handed_out}
+    assert max(wanted_ports(0, 100, "--port")) < min(system)
 
 
-def test_quiet_ports_are_different_and_none_that_is_to_be_avoided() -> None:
-    first = quiet_ports(50)
-    assert len(set(first)) == 50
-    assert not set(quiet_ports(50, first)) & set(first)
-    with pytest.raises(StartError, match="no free port"):
-        quiet_ports(1, QUIET_PORTS)
+def test_whoever_has_seeded_chance_alike_gets_other_free_ports() -> None:
+    found = []
+    for _ in range(2):
+        random.seed(0)
+        found.append(free_ports(5))
+    assert found[0] != found[1]
+
+
+def test_no_free_port_is_a_clear_word() -> None:
+    with pytest.raises(StartError, match="no free port from 20000 to 31999"):
+        free_ports(1, QUIET_PORTS)
 
 
 def test_a_remembered_port_that_is_taken_is_left_to_its_new_owner(tmp_path: Path) -> None:
