@@ -444,15 +444,18 @@ ADAPTERS = [
     Mutant(
         "COMMIT counts only by its tag",
         "stores/postgres/handover.py",
-        '    if tag != "COMMIT":\n',
+        '    if committed.command_status != b"COMMIT":\n',
         "    if False:\n",
         by=ENDING_ONCE,
     ),
     Mutant(
         "only COMMIT's own tag says that it is done",
         "stores/postgres/handover.py",
-        '            if cursor.first_tag != "COMMIT":\n',
-        "            if self.connection.pgconn.transaction_status != TransactionStatus.INERROR:\n",
+        "        believe_commit(committed)\n        try:\n",
+        (
+            "        if self.connection.pgconn.transaction_status != TransactionStatus.INERROR:\n"
+            "            believe_commit(committed)\n        try:\n"
+        ),
         by=HANDOVER,
     ),
     Mutant(

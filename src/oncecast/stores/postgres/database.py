@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.handover import Connection, HandlerConnections, Handling, Opening
+from oncecast.stores.postgres.handover import HandlerConnections, Handling
+from oncecast.stores.postgres.message import Connection, Statement
 from oncecast.stores.postgres.queries import in_schema, load_queries
 
 # The pool logs every failed try; what they mean for us is reported as facts, once.
@@ -157,7 +158,7 @@ class Database:
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
-    def handling(self, opening: Opening | None = None) -> Handling:
+    def handling(self, opening: Statement | None = None) -> Handling:
         """A connection for a handler's transaction, which may have begun with `opening`; see HandlerConnections."""
         return Handling(self._handlers, opening)
 

@@ -9,38 +9,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from psycopg import AsyncClientCursor, AsyncConnection
+import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
-from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import AttemptFailed
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-
-Connection = AsyncConnection[TupleRow]
+from oncecast.stores.postgres.message import Connection, Statement, raise_failure, row_of, send
 
 PASSED_ON_MAX_S = 60.0
 """So long after a connection was taken from its pool it is passed on; then the pool may see to its age."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """The first statement of a transaction. It returns one truth value: whether there is anything to do."""
-
-    query: bytes
-    values: Mapping[str, Any]
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
     """Somebody who waits for a place: is given a connection on which its opening has run, or None: a place only."""
 
-    opening: Opening | None
+    opening: Statement | None
     given: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -80,33 +68,20 @@ class Held:
             and self.connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
         )
 
-    async def _commit_and_open(self, opening: Opening) -> bool | None:
+    async def _commit_and_open(self, opening: Statement) -> bool | None:
         """What the next one's opening returned; None if that failed."""
-        cursor = _TellingCursor(self.connection)
         try:
-            await cursor.execute(b"commit; begin; " + opening.query, opening.values)
-        except Exception:  # classified by how far it came
-            # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
-            if cursor.first_tag != "COMMIT":
-                if self.connection.pgconn.transaction_status != TransactionStatus.INTRANS:
-                    raise
-                await self.connection.execute("commit")  # nothing was sent: what the next one begins with cannot be
+            message = b"commit; begin; " + opening.written_for(self.connection)
+        except psycopg.Error:  # nothing was sent: what the next one begins with cannot be
+            await commit(self.connection, None)
             return None
-        believe_commit(cursor.first_tag)
-        await cursor.set_result(-1)
-        return await cursor.fetchone() == (True,)
-
-
-class _TellingCursor(AsyncClientCursor[TupleRow]):
-    """Remembers how the first statement of a message ended, whatever became of the rest."""
-
-    first_tag: str | None = None
-    """None where nothing is known."""
-
-    def _check_results(self, results: list[PGresult]) -> None:
-        if results and results[0].command_status:
-            self.first_tag = results[0].command_status.decode()
-        super()._check_results(results)
+        committed, *begun = await send(self.connection, message)
+        # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
+        believe_commit(committed)
+        try:
+            return row_of(begun) == (b"t",)
+        except psycopg.Error:
+            return None
 
 
 class HandlerConnections:
@@ -131,7 +106,7 @@ class HandlerConnections:
         """It is the next again."""
         self._waiting.appendleft(waiter)
 
-    async def take(self, opening: Opening | None) -> Held:
+    async def take(self, opening: Statement | None) -> Held:
         """A connection for one transaction, which may have begun with `opening` already."""
         if self._free:
             self._free -= 1
@@ -182,7 +157,7 @@ class HandlerConnections:
 class Handling:
     """`async with`: a connection for one transaction, which may have begun with `opening`. Raises our own errors."""
 
-    def __init__(self, connections: HandlerConnections, opening: Opening | None) -> None:
+    def __init__(self, connections: HandlerConnections, opening: Statement | None) -> None:
         self._connections = connections
         self._opening = opening
 
@@ -203,18 +178,20 @@ class Handling:
             raise translate(error) from error
 
 
-async def commit(connection: Connection, deadline_s: float) -> None:
+async def commit(connection: Connection, deadline_s: float | None) -> None:
     """COMMIT, and believe it only if PostgreSQL says so.
 
     Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
     """
     async with asyncio.timeout(deadline_s):
-        believe_commit((await connection.execute("commit")).statusmessage)
+        (committed,) = await send(connection, b"commit")
+    believe_commit(committed)
 
 
-def believe_commit(tag: str | None) -> None:
-    """Raise AttemptFailed unless PostgreSQL says that it did what COMMIT asks for."""
-    if tag != "COMMIT":
+def believe_commit(committed: PGresult) -> None:
+    """Raise AttemptFailed unless PostgreSQL says that it did what COMMIT asks for, or psycopg.Error."""
+    raise_failure(committed)
+    if committed.command_status != b"COMMIT":
         raise AttemptFailed(
             "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
             " use 'async with tx.savepoint()' for errors that it means to survive"

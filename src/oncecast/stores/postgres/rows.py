@@ -51,18 +51,19 @@ def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> d
     }
 
 
-def row_of(arrival: Arrival, listener: str, revision: int) -> dict[str, Any]:
-    """The parameters of `insert_one`."""
+def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, bytes | None]:
+    """The values of `insert_one`, as text."""
+    extensions = next(iter(_extensions(json_array([arrival]))), None)
     return {
-        "event": Json(arrival.raw),
-        "extensions": next(iter(_extensions(json_array([arrival]))), None),
-        "journal": arrival.journal,
-        "epoch": arrival.epoch,
-        "offset": arrival.offset,
-        "listener": listener,
-        "attempts": arrival.attempts,
-        "at_us": arrival.at_us,
-        "revision": revision,
+        b"event": bytes(arrival.raw),
+        b"extensions": None if extensions is None else extensions.encode(),
+        b"journal": arrival.journal.encode(),
+        b"epoch": arrival.epoch.encode(),
+        b"offset": b"%d" % arrival.offset,
+        b"listener": listener.encode(),
+        b"attempts": b"%d" % arrival.attempts,
+        b"at_us": b"%d" % arrival.at_us,
+        b"revision": b"%d" % revision,
     }
 
 

@@ -19,9 +19,10 @@ from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.handover import Connection, Held, Opening, commit
-from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_of, rows_of, storable
-from oncecast.stores.postgres.work import begin, finish
+from oncecast.stores.postgres.handover import Held, commit
+from oncecast.stores.postgres.message import Connection, Statement, begin_with, row_of, send
+from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_values, rows_of, storable
+from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
 """So many events before one of its key are looked up, where their rows came from other places; then it waits until a
@@ -56,7 +57,7 @@ class PostgresEvents(PostgresCursors):
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome:
         """See EventStore."""
-        opening = Opening(self._db.queries["insert_one"], row_of(arrival, self._db.instance, self._revision))
+        opening = Statement(self._db.queries["insert_one"], row_values(arrival, self._db.instance, self._revision))
         async with self._db.handling(opening if arrival.turn is None else None) as held:
             if not held.opened:
                 async with asyncio.timeout(self._deadline_s):
@@ -88,22 +89,23 @@ class PostgresEvents(PostgresCursors):
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
-    async def _begin_with(self, held: Held, opening: Opening, turn: Turn | None) -> bool:
+    async def _begin_with(self, held: Held, opening: Statement, turn: Turn | None) -> bool:
         """Begin a transaction with an event's row, in as few round trips as can be; whether that is new."""
         if held.opened is not None:
             return held.opened
         if turn is None:
-            return await (await begin(held.connection, opening.query, opening.values)).fetchone() == (True,)
+            return await begin_with(held.connection, opening) == (b"t",)
         await self._begin_in_turn(held.connection, turn)
-        return await (await held.connection.execute(opening.query, opening.values)).fetchone() == (True,)
+        return row_of(await send(held.connection, opening.written_for(held.connection))) == (b"t",)
 
     async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
         before = next(turn.rows_needed(), turn)
-        values = {"key": turn.key, "source": before.source, "id": before.id}
-        row = await (await begin(connection, self._db.queries["take_turn"], values)).fetchone()
-        is_ours, epoch, offset = row or (False, None, None)
-        rows = {} if epoch is None else {before.identity: (epoch, offset)}
+        values = {b"key": turn.key.encode(), b"source": before.source.encode(), b"id": before.id.encode()}
+        row = await begin_with(connection, Statement(self._db.queries["take_turn"], values))
+        taken, epoch, offset = row or (None, None, None)
+        is_ours = taken == b"t"
+        rows = {} if epoch is None or offset is None else {before.identity: (epoch.decode(), int(offset))}
         if is_ours and rows and not turn.has_come(rows):
             rows = await self._rows_before(connection, turn)
         if not (is_ours and turn.has_come(rows)):

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
 
 import psycopg
-from psycopg import AsyncClientCursor
-from psycopg.rows import TupleRow
 
 from oncecast.core.errors import AttemptFailed, gist
 from oncecast.core.ports import Work
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import of_handler
-from oncecast.stores.postgres.handover import Connection, Held
+from oncecast.stores.postgres.handover import Held
+from oncecast.stores.postgres.message import Connection
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
-
-
-async def begin(connection: Connection, query: bytes, values: Mapping[str, Any]) -> AsyncClientCursor[TupleRow]:
-    """BEGIN and a first statement in one round trip; the cursor has what that returned."""
-    cursor = AsyncClientCursor(connection)
-    await cursor.execute(b"begin; " + query, values)
-    cursor.nextset()
-    return cursor
 
 
 async def finish(database: Database, held: Held, work: Work) -> Exception | None:

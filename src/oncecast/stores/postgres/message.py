@@ -1,0 +1,59 @@
+"""Several statements in one message, and how each of them ended.
+
+A cursor of psycopg can do that too, at several times the price: see decision 022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import AsyncConnection, generators
+from psycopg.pq import Escaping, ExecStatus
+from psycopg.pq.abc import PGresult
+from psycopg.rows import TupleRow
+
+Connection = AsyncConnection[TupleRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A query with values, which are text or null: PostgreSQL gives them the types that they need."""
+
+    query: bytes
+    values: Mapping[bytes, bytes | None]
+
+    def written_for(self, connection: Connection) -> bytes:
+        """As it is sent there, whatever the session's settings. Raises psycopg.Error if that cannot be."""
+        quote = Escaping(connection.pgconn).escape_literal
+        written = {}
+        for name, value in self.values.items():
+            if value is not None and b"\0" in value:
+                raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+            written[name] = b"null" if value is None else quote(value)
+        return self.query % written
+
+
+async def send(connection: Connection, message: bytes) -> list[PGresult]:
+    """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows."""
+    async with connection.lock:
+        connection.pgconn.send_query(message)
+        return await connection.wait(generators.execute(connection.pgconn))
+
+
+async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | None, ...] | None:
+    """BEGIN and a first statement in one message: its first row as text, or None. Raises psycopg.Error."""
+    return row_of(await send(connection, b"begin; " + first.written_for(connection)))
+
+
+def row_of(results: list[PGresult]) -> tuple[bytes | None, ...] | None:
+    """The first row of the last statement, as text; None if it has none. Raises psycopg.Error if it failed."""
+    raise_failure(last := results[-1])
+    return tuple([last.get_value(0, n) for n in range(last.nfields)]) if last.ntuples else None
+
+
+def raise_failure(result: PGresult) -> None:
+    """Raise the psycopg.Error with which a statement failed, if it did."""
+    if result.status == ExecStatus.FATAL_ERROR:
+        raise psycopg.errors.error_from_result(result)
