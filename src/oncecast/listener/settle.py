@@ -13,7 +13,7 @@ from itertools import groupby
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Conflicts, Died, Duplicates, Observe, Persisted
 from oncecast.core.ports import Outcome
-from oncecast.listener.gates import CALL_MAX_EVENTS, LeaseGate
+from oncecast.listener.gates import LeaseGate
 from oncecast.listener.recent import Recent
 
 GATHER_S = 0.05
@@ -47,7 +47,7 @@ class Settlement:
         self._observe = observe
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
-        self._unmarked: deque[Arrival] = deque()
+        self._unmarked: list[Arrival] = []
         self._something = asyncio.Event()
 
     @property
@@ -103,11 +103,10 @@ class Settlement:
             await self.mark()
 
     async def mark(self) -> None:
-        """Mark all that has ended so far."""
-        while self._unmarked:
-            count = min(CALL_MAX_EVENTS, len(self._unmarked))
-            await self._leases.settle([self._unmarked.popleft() for _ in range(count)])
+        """Mark what has ended so far; what ends meanwhile gathers for the next time."""
+        ended, self._unmarked = self._unmarked, []
         self._something.clear()
+        await self._leases.settle(ended)
 
     def _end(self, arrivals: Iterable[Arrival]) -> None:
         for track, group in groupby(arrivals, key=lambda arrival: arrival.track):

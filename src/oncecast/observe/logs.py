@@ -113,7 +113,16 @@ def console_lines(fact: Fact, at: str) -> list[str]:
 
 
 def _lines(fact: Fact, at: str) -> list[str]:
-    match fact:
+    match fact:  # what is said most often comes first
+        case facts.Received():
+            return [f"✅ Received {_events(fact, 'event ')} in {at}"]
+        case facts.Started():
+            return [f"✅ Event processing started for {_events(fact, 'event ')} at {at}"]
+        case facts.Persisted():
+            retried = " (after retry)" if fact.after_retry else ""
+            return [f"✅ Persisted {_count(fact)} in instance {at}{_range(fact)}{retried}"]
+        case facts.Duplicates():
+            return [f"⚠️ Duplicate {_events(fact, 'event ')} at {at}"]
         case facts.StartFailed():
             wait = f"trying again in {fact.delay_s:g} s, retries left: {fact.retries_left}"
             return [f"❌ Cannot start {at} yet: {fact.error}; {wait}"]
@@ -140,17 +149,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"🔄 Attempting to reconnect in {delay_ms}ms (attempt {fact.attempt}) in {at}"]
         case facts.ConnectingAgain():
             return [f"🔄 Reconnecting to WebSocket in {at}..."]
-        case facts.Received():
-            return [f"✅ Received {_events(fact, 'event ')} in {at}"]
-        case facts.Started():
-            return [f"✅ Event processing started for {_events(fact, 'event ')} at {at}"]
         case facts.Suspected():
             return [f"⚠️ Event {fact.id} outlived {fact.rescues} holders: it is attempted alone at {at}"]
-        case facts.Persisted():
-            retried = " (after retry)" if fact.after_retry else ""
-            return [f"✅ Persisted {_count(fact)} in instance {at}{_range(fact)}{retried}"]
-        case facts.Duplicates():
-            return [f"⚠️ Duplicate {_events(fact, 'event ')} at {at}"]
         case facts.Conflicts():
             return [f"⚠️ Conflict: other content under a used identity, {_events(fact, 'event ')} at {at}"]
         case facts.ProcessingFailed():

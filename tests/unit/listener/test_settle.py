@@ -17,9 +17,11 @@ class Gate:
 
     def __init__(self) -> None:
         self.marked: list[str] = []
+        self.meanwhile = lambda: None
 
     async def settle(self, batch: Sequence[Arrival]) -> None:
         self.marked += [x.id for x in batch]
+        self.meanwhile()
 
 
 class Harness:
@@ -49,6 +51,20 @@ async def test_what_has_ended_moves_the_watermark_and_only_our_leases_are_marked
     await at.settlement.mark()
     assert at.gate.marked == ["1", "3"]
     assert [type(fact) for fact in at.facts] == [Persisted, Duplicates, Conflicts]
+
+
+async def test_what_ends_while_marks_are_written_gathers_for_the_next_call() -> None:
+    at = Harness()
+    work = arrivals(2)
+    work[0].leased = work[1].leased = True
+    at.settlement.enter(work)
+    at.gate.meanwhile = lambda: at.settlement.settle(work[1:], [Outcome.STORED] * len(work[1:]))
+    at.settlement.settle(work[:1], [Outcome.STORED])
+    await at.settlement.mark()
+    assert at.gate.marked == ["1"]
+    at.gate.meanwhile = lambda: None
+    await at.settlement.mark()
+    assert at.gate.marked == ["1", "2"]
 
 
 async def test_a_second_arrival_waits_for_the_first_and_is_then_let_go_not_dropped() -> None:

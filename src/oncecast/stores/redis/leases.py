@@ -77,9 +77,9 @@ class RedisLeases:
 
     async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
-        return await self._take(arrivals, [f"={arrival.cursor}" for arrival in arrivals])
+        return await self._take(arrivals, _marks(arrivals))
 
-    async def _take(self, arrivals: Sequence[Arrival], marks: list[str]) -> Claims:
+    async def _take(self, arrivals: Sequence[Arrival], marks: list[bytes]) -> Claims:
         async with _bounded():
             found = await self._claim(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms, *marks])
         claims = self._sort(arrivals, found)
@@ -118,9 +118,8 @@ class RedisLeases:
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""
-        marks = [f"={arrival.cursor}" for arrival in arrivals]
         async with _bounded():
-            await self._settle(keys=self._keys(arrivals), args=[self._own, self._mark_ttl_ms, *marks])
+            await self._settle(keys=self._keys(arrivals), args=[self._own, self._mark_ttl_ms, *_marks(arrivals)])
 
     async def release(self, arrivals: Sequence[Arrival]) -> int:
         """See Leases."""
@@ -167,9 +166,14 @@ class RedisLeases:
         async with _bounded():
             await self._redis.aclose()
 
-    def _keys(self, arrivals: Sequence[Arrival]) -> list[str]:
+    def _keys(self, arrivals: Sequence[Arrival]) -> list[bytes]:
+        """As bytes, like the marks: redis-py asks of anything else what it is."""
         prefix = self._event_prefix
-        return [f"{prefix}{arrival.source}\0{arrival.id}" for arrival in arrivals]
+        return [f"{prefix}{arrival.identity}".encode() for arrival in arrivals]
+
+
+def _marks(arrivals: Sequence[Arrival]) -> list[bytes]:
+    return [f"={arrival.cursor}".encode() for arrival in arrivals]
 
 
 @asynccontextmanager
