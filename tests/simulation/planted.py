@@ -453,8 +453,8 @@ ADAPTERS = [
         "stores/postgres/handover.py",
         "        believe_commit(committed)\n        try:\n",
         (
-            "        if self.connection.pgconn.transaction_status != TransactionStatus.INERROR:\n"
-            "            believe_commit(committed)\n        try:\n"
+            "        if not begun:  # an error alone\n            return None\n"
+            "        believe_commit(committed)\n        try:\n"
         ),
         by=HANDOVER,
     ),
