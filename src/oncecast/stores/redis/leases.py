@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
+import hiredis
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -54,6 +55,8 @@ class RedisLeases:
             retry_on_error=[redis.ConnectionError],
             protocol=2,
         )
+        pool = self._redis.connection_pool
+        pool.connection_class = _packing_in_c(pool.connection_class)
         self._claim = self._script("claim")
         self._settle = self._script("settle")
         self._release = self._script("release")
@@ -79,7 +82,7 @@ class RedisLeases:
         """See Leases."""
         return await self._take(arrivals, _marks(arrivals))
 
-    async def _take(self, arrivals: Sequence[Arrival], marks: list[bytes]) -> Claims:
+    async def _take(self, arrivals: Sequence[Arrival], marks: list[str]) -> Claims:
         async with _bounded():
             found = await self._claim(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms, *marks])
         claims = self._sort(arrivals, found)
@@ -166,14 +169,26 @@ class RedisLeases:
         async with _bounded():
             await self._redis.aclose()
 
-    def _keys(self, arrivals: Sequence[Arrival]) -> list[bytes]:
-        """As bytes, like the marks: redis-py asks of anything else what it is."""
+    def _keys(self, arrivals: Sequence[Arrival]) -> list[str]:
         prefix = self._event_prefix
-        return [f"{prefix}{arrival.identity}".encode() for arrival in arrivals]
+        return [f"{prefix}{arrival.source}\0{arrival.id}" for arrival in arrivals]
 
 
-def _marks(arrivals: Sequence[Arrival]) -> list[bytes]:
-    return [f"={arrival.cursor}".encode() for arrival in arrivals]
+def _packing_in_c(connection_class: type[Any]) -> type[Any]:
+    """With the commands that grow packed by hiredis, which redis-py's asyncio side uses for answers only."""
+
+    class Packing(connection_class):  # type: ignore[misc]
+        def pack_command(self, *args: Any) -> list[bytes]:
+            if args[0] in ("EVALSHA", "MGET"):
+                return [hiredis.pack_command(args)]
+            packed: list[bytes] = super().pack_command(*args)
+            return packed
+
+    return Packing
+
+
+def _marks(arrivals: Sequence[Arrival]) -> list[str]:
+    return [f"={arrival.cursor}" for arrival in arrivals]
 
 
 @asynccontextmanager
