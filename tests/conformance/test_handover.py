@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from psycopg.pq.abc import PGresult
 
 from oncecast.core.errors import DataRefused, Unavailable
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import Transaction
-from oncecast.stores.postgres import Database, PostgresEvents
+from oncecast.stores.postgres import Database, PostgresEvents, handover
 from oncecast.stores.postgres.database import Limits
+from oncecast.stores.postgres.message import Connection, send
 from tests.support.places import arrival
 
 Work = Callable[[Transaction], Awaitable[None]]
@@ -132,6 +134,31 @@ async def test_an_event_whose_handler_changes_the_encoding_leaves_the_next_as_it
     queue.go_on.set()
     assert (await first, await second) == (Outcome.STORED, Outcome.STORED)
     assert await (await sql.execute("select data from events where id = 'second'")).fetchone() == ("ä€",)
+
+
+async def test_a_session_that_a_handler_leaves_in_another_encoding_is_nobody_elses(store: PostgresEvents) -> None:
+    encodings = []
+
+    async def change(tx: Transaction) -> None:
+        encodings.append(await tx.fetch_one("select set_config('client_encoding', 'LATIN1', false) as now"))
+
+    async def look(tx: Transaction) -> None:
+        encodings.append(await tx.fetch_one("select current_setting('client_encoding') as now"))
+
+    await store.process(arrival(1, "first"), change)
+    await store.process(arrival(2, "second"), look)
+    assert encodings == [{"now": "LATIN1"}, {"now": "UTF8"}]
+
+
+async def test_what_a_server_says_behind_its_answer_to_commit_changes_nothing(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send_more(connection: Connection, message: bytes) -> list[PGresult]:
+        return await send(connection, message + b"; select 1 / 0" if message == b"commit" else message)
+
+    monkeypatch.setattr(handover, "send", send_more)
+    assert await store.process(arrival(1, "first"), nothing) is Outcome.STORED
+    assert await ids(sql) == ["first"]
 
 
 async def test_an_event_that_cannot_be_stored_is_no_trouble_of_the_one_before(

@@ -65,7 +65,7 @@ class Held:
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-            and self.connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
+            and _speaks_utf8(self.connection)
         )
 
     async def _commit_and_open(self, opening: Statement) -> bool | None:
@@ -139,7 +139,8 @@ class HandlerConnections:
     async def give_back(self, held: Held) -> None:
         """It is no longer needed. Nothing that is open on it, or under way, gets to the next."""
         try:
-            if held.connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
+            if not (idle and _speaks_utf8(held.connection)):
                 await held.connection.close()
             await self._pool.putconn(held.connection)
         finally:
@@ -178,13 +179,18 @@ class Handling:
             raise translate(error) from error
 
 
+def _speaks_utf8(connection: Connection) -> bool:
+    """As our messages are written; a handler may have changed that, for its transaction or for the session."""
+    return connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
+
+
 async def commit(connection: Connection, deadline_s: float | None) -> None:
     """COMMIT, and believe it only if PostgreSQL says so.
 
     Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
     """
     async with asyncio.timeout(deadline_s):
-        (committed,) = await send(connection, b"commit")
+        committed, *_ = await send(connection, b"commit")  # a server that stops may say so, behind its answer
     believe_commit(committed)
 
 
