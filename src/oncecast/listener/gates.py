@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from oncecast.core.breaker import Breaker
 from oncecast.core.errors import Unavailable
@@ -169,21 +170,6 @@ class LeaseGate:
             self._observe(DependencyLost("redis", str(error)))
 
 
-class _Asked:
-    """Stands in `asked_at_s` for as long as it is entered."""
-
-    __slots__ = ("_asked_at_s",)
-
-    def __init__(self, asked_at_s: dict[object, float]) -> None:
-        self._asked_at_s = asked_at_s
-
-    def __enter__(self) -> None:
-        self._asked_at_s[self] = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        del self._asked_at_s[self]
-
-
 class DatabaseGate:
     """Lets work begin while PostgreSQL takes writes.
 
@@ -222,9 +208,15 @@ class DatabaseGate:
             return False
         return True
 
-    def asked(self) -> _Asked:
-        """`with`: while an attempt is under way; one that takes long has PostgreSQL probed."""
-        return _Asked(self._asked_at_s)
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """While an attempt is under way: one that takes long has PostgreSQL probed."""
+        key = object()
+        self._asked_at_s[key] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._asked_at_s[key]
 
     def lost(self, error: Exception) -> None:
         """The tries are used up: begin nothing until a probe has written."""

@@ -268,13 +268,11 @@ class Listener:
         events = [Event.from_json(a.raw, _emitter(a.source, a.id, handler.name, tx, check)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
-        if not self._middleware:
-            await self._run(handler, given)
-            return
         proceed: Proceed = partial(self._run, handler, given)
-        call = Call(handler.name, events, tx, self._state)
-        for around in reversed(self._middleware):
-            proceed = partial(around, call, _once(proceed, around, handler))
+        if self._middleware:
+            call = Call(handler.name, events, tx, self._state)
+            for around in reversed(self._middleware):
+                proceed = partial(around, call, _once(proceed, around, handler))
         await proceed()
 
     async def _run(self, handler: Handler, given: Given) -> None:

@@ -52,10 +52,11 @@ def test_a_free_port_is_one_that_the_system_hands_to_nobody_while_its_server_is_
 
 
 def test_whoever_has_seeded_chance_alike_gets_other_free_ports() -> None:
-    found = []
+    before, found = random.getstate(), []
     for _ in range(2):
         random.seed(0)
         found.append(free_ports(5))
+    random.setstate(before)
     assert found[0] != found[1]
 
 
