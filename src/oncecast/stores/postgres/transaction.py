@@ -13,7 +13,6 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any, LiteralString
 
 import psycopg
@@ -33,9 +32,6 @@ _TRANSACTION_CONTROL = frozenset(
 )
 UNDO_S = 5.0
 """A savepoint that cannot be rolled back in this time has the attempt fail."""
-
-SHORT_LETTERS = 1_000
-SHORT_KEPT = 256
 
 _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
 
@@ -167,7 +163,7 @@ class HandlerTransaction:
 
 def refuse_transaction_control(query: str) -> None:
     """Raise TransactionClosed if the statement would end or divide a transaction, or change the session."""
-    word, second = (_first_words if len(query) > SHORT_LETTERS else _first_words_of_short)(query)
+    word, second = _first_words(query)
     if word in _SESSION_CONTROL and second not in ("local", "constraints"):
         raise TransactionClosed(
             f"a handler may not run {word.upper()}: its connection is shared with other events; use SET LOCAL"
@@ -194,10 +190,6 @@ def _first_words(query: str) -> tuple[str, str]:
         at = _end_of(_BLANK, query, at)
     match = _WORDS.match(query, at)
     return (match.group(1).lower(), (match.group(2) or "").lower()) if match else ("", "")
-
-
-_first_words_of_short = lru_cache(SHORT_KEPT)(_first_words)
-"""A handler's statements are the same ones, event by event."""
 
 
 def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
