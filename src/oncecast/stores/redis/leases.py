@@ -175,7 +175,11 @@ class RedisLeases:
 
 
 def _packing_in_c(connection_class: type[Any]) -> type[Any]:
-    """With the commands that grow packed by hiredis, which redis-py's asyncio side uses for answers only."""
+    """The same, but with the commands that grow with a batch packed by hiredis.
+
+    redis-py's asyncio side has hiredis read answers only, and cannot be told to pack with it, as its other side can.
+    All others go its own way: some of their names are two words.
+    """
 
     class Packing(connection_class):  # type: ignore[misc]
         def pack_command(self, *args: Any) -> list[bytes]:
