@@ -17,8 +17,9 @@ from oncecast.core.errors import DataRefused, Unavailable
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores.postgres import Database, PostgresEvents, handover
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.message import Connection, send
+from oncecast.stores.postgres.message import send
 from tests.support.places import arrival
 
 Work = Callable[[Transaction], Awaitable[None]]

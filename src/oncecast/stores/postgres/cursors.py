@@ -13,8 +13,8 @@ from psycopg.rows import tuple_row
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.ports import Save, SavedCursor
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.message import Connection
 from oncecast.stores.postgres.rows import Json
 
 _LOOK_UP_MAX = 5_000

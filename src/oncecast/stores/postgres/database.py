@@ -18,9 +18,10 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.handover import HandlerConnections, Handling
-from oncecast.stores.postgres.message import Connection, Statement
+from oncecast.stores.postgres.message import Statement
 from oncecast.stores.postgres.queries import in_schema, load_queries
 
 # The pool logs every failed try; what they mean for us is reported as facts, once.
@@ -77,6 +78,7 @@ class Database:
         self._application_name = f"oncecast {instance.encode()[:30].decode(errors='ignore')} {token}"
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo=url,
+            connection_class=Connection,
             kwargs=self.connection_options(),
             configure=self.set_up,
             min_size=1,
@@ -100,7 +102,7 @@ class Database:
     async def connect(self) -> Connection:
         """A fresh connection of the caller's own; raises psycopg.Error or TimeoutError."""
         async with asyncio.timeout(self.limits.connect_s):
-            connection = await psycopg.AsyncConnection.connect(self._url, **self.connection_options())
+            connection = await Connection.connect(self._url, **self.connection_options())
         try:
             await self.set_up(connection)
         except BaseException:

@@ -17,8 +17,9 @@ from psycopg.pq.abc import PGresult
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import AttemptFailed
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.message import Connection, Statement, raise_failure, row_of, send
+from oncecast.stores.postgres.message import Statement, raise_failure, row_of, send
 
 PASSED_ON_MAX_S = 60.0
 """So long after a connection was taken from its pool it is passed on; then the pool may see to its age."""

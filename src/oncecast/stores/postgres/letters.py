@@ -22,8 +22,8 @@ from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Event
 from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database, Purpose, rfc3339
-from oncecast.stores.postgres.message import Connection
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import identities_of, rows_of, storable
 from oncecast.stores.postgres.work import finish

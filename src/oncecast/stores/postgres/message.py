@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import AsyncConnection, generators
+from psycopg import generators
 from psycopg.pq import Escaping, ExecStatus
 from psycopg.pq.abc import PGresult
-from psycopg.rows import TupleRow
 
-Connection = AsyncConnection[TupleRow]
+from oncecast.stores.postgres.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,12 @@ class Statement:
 
 
 async def send(connection: Connection, message: bytes) -> list[PGresult]:
-    """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows."""
-    async with connection.lock:
-        connection.pgconn.send_query(message)
-        return await connection.wait(generators.execute(connection.pgconn))
+    """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows.
+
+    The connection is the caller's alone.
+    """
+    connection.pgconn.send_query(message)
+    return await connection.wait(generators.execute(connection.pgconn))
 
 
 async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | None, ...] | None:

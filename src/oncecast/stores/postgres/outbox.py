@@ -8,9 +8,9 @@ from psycopg.rows import tuple_row
 
 from oncecast.core.errors import EmissionRefused
 from oncecast.core.ports import Publish
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.handover import commit
-from oncecast.stores.postgres.message import Connection
 from oncecast.stores.postgres.rows import storable
 
 MARGIN_S = 5.0

@@ -16,11 +16,12 @@ from oncecast.core.event import Arrival, Turn
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.handover import Held, commit
-from oncecast.stores.postgres.message import Connection, Statement, begin_with, row_of, send
+from oncecast.stores.postgres.message import Statement, begin_with, row_of, send
 from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_values, rows_of, storable
 from oncecast.stores.postgres.work import finish
 

@@ -22,7 +22,7 @@ from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
 from oncecast.core.transaction import RAISED_KEPT, Params
-from oncecast.stores.postgres.message import Connection
+from oncecast.stores.postgres.connection import Connection
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")

@@ -8,10 +8,10 @@ import psycopg
 
 from oncecast.core.errors import AttemptFailed, gist
 from oncecast.core.ports import Work
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import of_handler
 from oncecast.stores.postgres.handover import Held
-from oncecast.stores.postgres.message import Connection
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
