@@ -9,6 +9,7 @@ soon: what is not claimed, another listener can take.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
@@ -20,6 +21,8 @@ from oncecast.core.taken import is_suspect
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 
 Work = list[Arrival]
+CLAIM_S = 0.05
+"""What lanes work off in this time may be claimed at once: a call to Redis for a few events costs nearly as much."""
 HAIR = 1e-6
 """By so much a sum of many fractions may miss a whole number."""
 
@@ -27,7 +30,8 @@ HAIR = 1e-6
 class Line:
     """Pending arrivals on their way to `attempt`: `lanes` at a time, and `ready_ahead` that wait there.
 
-    `claim_max` bounds a claim, and so does `pieces_max`, the pieces of work that it is for. `work_of(arrival)` says
+    `claim_max` bounds a claim, or `claim_fast_max` while lanes work off as much in CLAIM_S; and so does `pieces_max`,
+    the pieces of work that it is for. `work_of(arrival)` says
     what may be one piece of work with it, and how many at most. `sort_out` is told of what is not ours.
     """
 
@@ -36,6 +40,7 @@ class Line:
         *,
         lanes: int,
         claim_max: int,
+        claim_fast_max: int = 0,
         pieces_max: int | None = None,
         ready_ahead: int = 0,
         work_of: Callable[[Arrival], tuple[Any, int]],
@@ -48,7 +53,8 @@ class Line:
         self._arrived = asyncio.Event()
         self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
         self._lanes = lanes + ready_ahead
-        self._claim_max = claim_max
+        self._claim_max = self._claim_size = claim_max
+        self._claim_fast_max = claim_fast_max
         self._pieces_max = pieces_max
         self._work_of = work_of
         self._leases = leases
@@ -81,6 +87,7 @@ class Line:
             try:
                 claims = await self._leases.claim(batch)
                 self._sort_out(claims)
+                began_s = time.monotonic()
                 for work in self._divide(claims.mine + claims.elsewhere):
                     self._began(1)
                     try:
@@ -88,6 +95,7 @@ class Line:
                     except asyncio.CancelledError:
                         self._ended()
                         raise
+                self._fit(len(batch), time.monotonic() - began_s)
             finally:
                 self._ended()
 
@@ -109,8 +117,15 @@ class Line:
         """How many attempts may be under way at a time."""
         return self._lanes
 
+    def _fit(self, claimed: int, took_s: float) -> None:
+        """The next claim is for more if this one was full, and soon went to the lanes."""
+        if claimed < self._claim_size or took_s > CLAIM_S:
+            self._claim_size = self._claim_max
+        elif took_s < CLAIM_S / 2:
+            self._claim_size = max(self._claim_size, min(2 * self._claim_size, self._claim_fast_max))
+
     def _take(self) -> Work:
-        count = min(self._claim_max, len(self._pending))
+        count = min(self._claim_size, len(self._pending))
         if self._pieces_max is not None:
             count = self._that_make_up(self._pieces_max, count)
         batch = [self._pending.popleft() for _ in range(count)]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 
 from oncecast.core.breaker import Breaker
 from oncecast.core.errors import Unavailable
@@ -187,7 +186,7 @@ class DatabaseGate:
         self._up = asyncio.Event()
         self._up.set()
         self._down = asyncio.Event()
-        self._asked_at_s: dict[object, float] = {}
+        self._asked_at_s: dict[Arrival, float] = {}
         self._looked_at_s = 0.0
 
     @property
@@ -208,15 +207,13 @@ class DatabaseGate:
             return False
         return True
 
-    @contextmanager
-    def asked(self) -> Iterator[None]:
-        """While an attempt is under way: one that takes long has PostgreSQL probed."""
-        key = object()
-        self._asked_at_s[key] = time.monotonic()
-        try:
-            yield
-        finally:
-            del self._asked_at_s[key]
+    def asked(self, first: Arrival) -> None:
+        """An attempt at `first` and its like is under way: one that takes long has PostgreSQL probed."""
+        self._asked_at_s[first] = time.monotonic()
+
+    def answered(self, first: Arrival) -> None:
+        """It is over."""
+        del self._asked_at_s[first]
 
     def lost(self, error: Exception) -> None:
         """The tries are used up: begin nothing until a probe has written."""

@@ -18,6 +18,8 @@ TOGETHER_LANES = 2
 TOGETHER_PIECES = 2
 """Calls of handlers that a claim is for, in each lane: they may take few events, and long."""
 CLAIM_MAX_EVENTS = 1_000
+FAST_LANE_CLAIM = 16
+"""Of events that are attempted one by one, so many for each lane in a claim, while they end in no time."""
 
 
 class Lines:
@@ -40,6 +42,7 @@ class Lines:
             lanes=lanes,
             ready_ahead=ready_ahead,
             claim_max=max(lanes, 4 * lanes - ready_ahead),
+            claim_fast_max=FAST_LANE_CLAIM * lanes,
             work_of=lambda _: (None, 1),
             **join,
         )

@@ -16,7 +16,7 @@ from oncecast.core.ports import Outcome
 from oncecast.listener.gates import LeaseGate
 from oncecast.listener.recent import Recent
 
-GATHER_S = 0.05
+GATHER_S = 0.2
 """A call to Redis an event would cost as much as half of its handler. The others look every half second; what this
 process leaves unmarked should it die now, they rescue, and find the rows."""
 
