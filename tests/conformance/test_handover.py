@@ -154,8 +154,9 @@ async def test_a_session_that_a_handler_leaves_in_another_encoding_is_nobody_els
 async def test_what_a_server_says_behind_its_answer_to_commit_changes_nothing(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def send_more(connection: Connection, message: bytes) -> list[PGresult]:
-        return await send(connection, message + b"; select 1 / 0" if message == b"commit" else message)
+    async def send_more(connection: Connection, message: bytes, deadline_s: float) -> list[PGresult]:
+        more = message + b"; select 1 / 0" if message == b"commit" else message
+        return await send(connection, more, deadline_s)
 
     monkeypatch.setattr(handover, "send", send_more)
     assert await store.process(arrival(1, "first"), nothing) is Outcome.STORED

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from oncecast.core import facts
 from oncecast.core.facts import Fact, Observe
@@ -12,14 +14,13 @@ from oncecast.core.facts import Fact, Observe
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._counters = {
-            fact: Counter(name, text, registry=self._registry) for fact, (name, text) in _COUNTED.items()
-        }
+        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._registry.register(self)
         self._gauges: dict[str, Gauge] = {}
         self._down = Gauge(
             "oncecast_dependency_down", "1 while out of reach.", ["dependency"], registry=self._registry
@@ -27,11 +28,16 @@ class Metrics:
 
     def observe(self, fact: Fact) -> None:
         """Count one fact."""
-        counter = self._counters.get(type(fact))
-        if counter is not None:
-            counter.inc(getattr(fact, "count", 1))
+        kind = type(fact)
+        if kind in self._counts:
+            self._counts[kind] += getattr(fact, "count", 1)
         if isinstance(fact, (facts.DependencyLost, facts.DependencyReady)):
             self._down.labels(fact.name).set(isinstance(fact, facts.DependencyLost))
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """What was counted, for the registry."""
+        for kind, (name, text) in _COUNTED.items():
+            yield CounterMetricFamily(name, text, value=self._counts[kind])
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Show what `read` answers at the moment of the scrape."""

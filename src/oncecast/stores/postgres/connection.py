@@ -32,12 +32,21 @@ class Connection(AsyncConnection[TupleRow]):
         if timeout is not None:
             self._unwatch()
             return await super().wait(gen, interval, timeout)
+        return await self.answer(gen)
+
+    async def answer(self, gen: PQGen[RV], deadline_s: float | None = None) -> RV:
+        """The same; raises TimeoutError where it takes longer than `deadline_s`, as if the caller were cancelled."""
+        loop = asyncio.get_running_loop()
+        timer = None if deadline_s is None else loop.call_later(deadline_s, self._run_out)
         try:
             return await self._answer(gen, None)
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        except (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._cancel(gen)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def close(self) -> None:
         """Close it; whoever waits for an answer is told."""
@@ -79,6 +88,10 @@ class Connection(AsyncConnection[TupleRow]):
             self._unwatch()  # something came that nobody waits for, as when the server ends the session
         elif not self._awaited.done():
             self._awaited.set_result(None)
+
+    def _run_out(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_exception(TimeoutError())
 
     def _unwatch(self) -> None:
         if self._watched is not None:

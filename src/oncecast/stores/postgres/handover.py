@@ -51,8 +51,7 @@ class Held:
             await commit(self.connection, deadline_s)
             return
         try:
-            async with asyncio.timeout(deadline_s):
-                opened = await self._commit_and_open(next_one.opening)
+            opened = await self._commit_and_open(next_one.opening, deadline_s)
             if opened is not None and not next_one.given.done():
                 next_one.given.set_result(Held(self.places, self.connection, self.taken_at_s, opened))
                 self.is_gone = True
@@ -69,14 +68,14 @@ class Held:
             and _speaks_utf8(self.connection)
         )
 
-    async def _commit_and_open(self, opening: Statement) -> bool | None:
+    async def _commit_and_open(self, opening: Statement, deadline_s: float) -> bool | None:
         """What the next one's opening returned; None if that failed."""
         try:
             message = b"commit; begin; " + opening.written_for(self.connection)
         except psycopg.Error:  # nothing was sent: what the next one begins with cannot be
-            await commit(self.connection, None)
+            await commit(self.connection, deadline_s)
             return None
-        committed, *begun = await send(self.connection, message)
+        committed, *begun = await send(self.connection, message, deadline_s)
         # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
         believe_commit(committed)
         try:
@@ -185,13 +184,12 @@ def _speaks_utf8(connection: Connection) -> bool:
     return connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
 
 
-async def commit(connection: Connection, deadline_s: float | None) -> None:
+async def commit(connection: Connection, deadline_s: float) -> None:
     """COMMIT, and believe it only if PostgreSQL says so.
 
     Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
     """
-    async with asyncio.timeout(deadline_s):
-        committed, *_ = await send(connection, b"commit")  # a server that stops may say so, behind its answer
+    committed, *_ = await send(connection, b"commit", deadline_s)  # a server that stops may say so, behind its answer
     believe_commit(committed)
 
 

@@ -34,13 +34,13 @@ class Statement:
         return self.query % written
 
 
-async def send(connection: Connection, message: bytes) -> list[PGresult]:
-    """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows.
+async def send(connection: Connection, message: bytes, deadline_s: float | None = None) -> list[PGresult]:
+    """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows, or too late.
 
     The connection is the caller's alone.
     """
     connection.pgconn.send_query(message)
-    return await connection.wait(generators.execute(connection.pgconn))
+    return await connection.answer(generators.execute(connection.pgconn), deadline_s)
 
 
 async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | None, ...] | None:
