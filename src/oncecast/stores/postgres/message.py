@@ -18,19 +18,22 @@ from oncecast.stores.postgres.connection import Connection
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A query with values, which are text or null: PostgreSQL gives them the types that they need."""
+    """A query with values, which are numbers, null, or text to which PostgreSQL gives the type that it needs."""
 
     query: bytes
-    values: Mapping[bytes, bytes | None]
+    values: Mapping[bytes, bytes | int | None]
 
     def written_for(self, connection: Connection) -> bytes:
         """As it is sent there, whatever the session's settings. Raises psycopg.Error if that cannot be."""
         quote = Escaping(connection.pgconn).escape_literal
         written = {}
         for name, value in self.values.items():
-            if value is not None and b"\0" in value:
-                raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-            written[name] = b"null" if value is None else quote(value)
+            if isinstance(value, bytes):
+                if b"\0" in value:
+                    raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+                written[name] = quote(value)
+            else:
+                written[name] = b"null" if value is None else b"%d" % value
         return self.query % written
 
 

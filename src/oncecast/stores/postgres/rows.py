@@ -51,19 +51,19 @@ def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> d
     }
 
 
-def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, bytes | None]:
-    """The values of `insert_one`, as text."""
+def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, bytes | int | None]:
+    """The values of `insert_one`."""
     extensions = next(iter(_extensions(json_array([arrival]))), None)
     return {
         b"event": bytes(arrival.raw),
         b"extensions": None if extensions is None else extensions.encode(),
         b"journal": arrival.journal.encode(),
         b"epoch": arrival.epoch.encode(),
-        b"offset": b"%d" % arrival.offset,
+        b"offset": arrival.offset,
         b"listener": listener.encode(),
-        b"attempts": b"%d" % arrival.attempts,
-        b"at_us": b"%d" % arrival.at_us,
-        b"revision": b"%d" % revision,
+        b"attempts": arrival.attempts,
+        b"at_us": arrival.at_us,
+        b"revision": revision,
     }
 
 

@@ -142,23 +142,17 @@ class HandlerTransaction:
         self._asked += 1
         try:
             async with self._one_at_a_time:
-                return await self._run_alone(query, params, rows, prepare)
-        finally:
-            self._asked -= 1
-
-    async def _run_alone(
-        self, query: str | bytes, params: Params, rows: AsyncRowFactory[Any], prepare: bool | None
-    ) -> AsyncCursor[Any]:
-        connection = self._open()
-        try:
-            cursor = AsyncCursor(connection, row_factory=rows)
-            await cursor.execute(query, params, prepare=prepare)
-            if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
-                raise AttemptFailed("the statement ended the event's transaction")
+                connection = self._open()
+                cursor = AsyncCursor(connection, row_factory=rows)
+                await cursor.execute(query, params, prepare=prepare)
+                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
+                    raise AttemptFailed("the statement ended the event's transaction")
+                return cursor
         except Exception as error:
             self._raised.append(error)
             raise
-        return cursor
+        finally:
+            self._asked -= 1
 
 
 def refuse_transaction_control(query: str) -> None:
