@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import AsyncConnection
@@ -18,14 +20,25 @@ from psycopg.waiting import READY_RW, WAIT_W
 
 CANCEL_S = 5.0
 """A statement whose caller was cancelled has to end in this time, or its connection is broken."""
+LOOK_INTERVAL_S = 0.25
+"""So often whoever waits looks in any case, and at the clock: uvloop tells nobody of a socket that was reset."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What to end: libpq forgets the number of a socket that it has closed."""
+
+    loop: asyncio.AbstractEventLoop
+    socket: int
+    look: asyncio.TimerHandle
 
 
 class Connection(AsyncConnection[TupleRow]):
     """See psycopg.AsyncConnection."""
 
+    _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
-    _watched: tuple[asyncio.AbstractEventLoop, int] | None = None
-    """The loop that watches, and the socket: libpq forgets the number of one that it has closed."""
+    _due_s = math.inf
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """What `gen` returns. Where the caller is cancelled the statement is too, and the connection stays of use."""
@@ -34,19 +47,15 @@ class Connection(AsyncConnection[TupleRow]):
             return await super().wait(gen, interval, timeout)
         return await self.answer(gen)
 
-    async def answer(self, gen: PQGen[RV], deadline_s: float | None = None) -> RV:
-        """The same; raises TimeoutError where it takes longer than `deadline_s`, as if the caller were cancelled."""
-        loop = asyncio.get_running_loop()
-        timer = None if deadline_s is None else loop.call_later(deadline_s, self._run_out)
+    async def answer(self, gen: PQGen[RV], deadline_s: float = math.inf) -> RV:
+        """The same; raises TimeoutError soon after `deadline_s`, as if the caller were cancelled."""
+        self._due_s = asyncio.get_running_loop().time() + deadline_s
         try:
             return await self._answer(gen, None)
         except (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._cancel(gen)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     async def close(self) -> None:
         """Close it; whoever waits for an answer is told."""
@@ -69,19 +78,22 @@ class Connection(AsyncConnection[TupleRow]):
 
     async def _ready(self, *, to_write: int) -> None:
         """Until there is something to read, or room to write."""
-        if self._watched is None:
-            self._watched = asyncio.get_running_loop(), self.pgconn.socket
-            self._watched[0].add_reader(self._watched[1], self._wake)
-        loop, socket = self._watched
-        self._awaited = loop.create_future()
+        watch = self._watch or self._begin_watch()
+        self._awaited = watch.loop.create_future()
         if to_write:
-            loop.add_writer(socket, self._wake)
+            watch.loop.add_writer(watch.socket, self._wake)
         try:
             await self._awaited
         finally:
             self._awaited = None
-            if to_write and self._watched is not None:
-                loop.remove_writer(socket)
+            if to_write and self._watch is watch:
+                watch.loop.remove_writer(watch.socket)
+
+    def _begin_watch(self) -> _Watch:
+        loop, socket = asyncio.get_running_loop(), self.pgconn.socket
+        loop.add_reader(socket, self._wake)
+        self._watch = _Watch(loop, socket, loop.call_later(LOOK_INTERVAL_S, self._look))
+        return self._watch
 
     def _wake(self) -> None:
         if self._awaited is None:
@@ -89,18 +101,25 @@ class Connection(AsyncConnection[TupleRow]):
         elif not self._awaited.done():
             self._awaited.set_result(None)
 
-    def _run_out(self) -> None:
-        if self._awaited is not None and not self._awaited.done():
-            self._awaited.set_exception(TimeoutError())
+    def _look(self) -> None:
+        loop, awaited = asyncio.get_running_loop(), self._awaited
+        if awaited is not None and not awaited.done() and loop.time() >= self._due_s:
+            awaited.set_exception(TimeoutError())
+        else:
+            self._wake()
+        if self._watch is not None:
+            self._watch.look = loop.call_later(LOOK_INTERVAL_S, self._look)
 
     def _unwatch(self) -> None:
-        if self._watched is not None:
-            (loop, socket), self._watched = self._watched, None
-            loop.remove_reader(socket)
-            loop.remove_writer(socket)
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.look.cancel()
+            watch.loop.remove_reader(watch.socket)
+            watch.loop.remove_writer(watch.socket)
 
     async def _cancel(self, gen: PQGen[RV]) -> None:
         """Have the server end what it is at; a connection where that cannot be is broken."""
+        self._due_s = math.inf
         is_over = False
         try:
             async with asyncio.timeout(CANCEL_S):

@@ -5,6 +5,7 @@ A cursor of psycopg can do that too, at several times the price: see decision 02
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Statement:
         return self.query % written
 
 
-async def send(connection: Connection, message: bytes, deadline_s: float | None = None) -> list[PGresult]:
+async def send(connection: Connection, message: bytes, deadline_s: float = math.inf) -> list[PGresult]:
     """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows, or too late.
 
     The connection is the caller's alone.
