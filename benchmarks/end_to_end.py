@@ -2,7 +2,8 @@
 
 Starts a stack of its own, has `oncecast send` publish events of 240 bytes, waits until every listener has seen
 all of them end, and prints events/s (from the first one accepted) with the CPU time of every process in µs an event.
-For scale it then feeds PostgreSQL alone the same rows in the same way. Everything shares one machine: quote the ratio.
+For scale it then feeds PostgreSQL alone the same rows in the same way. Everything shares one machine: quote the
+ratio.
 
     python benchmarks/end_to_end.py [--events 200000] [--runs 3] [--listeners 2]
 """
