@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -53,6 +54,9 @@ _SEVERITIES = {
 _UNDER_LOAD = (facts.Received, facts.Started, facts.Duplicates)
 """Of several events they are said at level debug: then the line that counts is "Persisted"."""
 
+_GO_ON = contextlib.suppress(OSError)
+"""A full disk, or nobody who reads: the work goes on without its log."""
+
 _DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the broker of dead letters"}
 
 
@@ -64,8 +68,7 @@ def log_facts(instance: str, *, format: str = "console", level: str = "info") ->
     def observe(fact: Fact) -> None:
         severity = _severity(fact)
         if severity >= minimum:
-            with contextlib.suppress(OSError):  # a full disk, or nobody who reads: the work goes on without its log
-                write(fact, severity)
+            write(fact, severity)
 
     return observe
 
@@ -77,10 +80,25 @@ def _severity(fact: Fact) -> int:
 
 
 def _console(instance: str) -> Callable[[Fact, int], None]:
+    waiting: list[str] = []
+
+    def flush() -> None:
+        text = "\n".join(waiting) + "\n"
+        waiting.clear()
+        with _GO_ON:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
     def write(fact: Fact, _severity: int) -> None:
-        for line in console_lines(fact, instance):
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        is_first = not waiting
+        waiting.extend(console_lines(fact, instance))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            flush()
+        else:
+            if is_first:
+                loop.call_soon(flush)  # what is said in a turn of the loop goes out at once
 
     return write
 
@@ -96,13 +114,14 @@ def _json(instance: str) -> Callable[[Fact, int], None]:
     )
 
     def write(fact: Fact, severity: int) -> None:
-        logger.msg(
-            type(fact).__name__,
-            level=logging.getLevelName(severity).lower(),
-            instance=instance,
-            message=" ".join(console_lines(fact, instance)),
-            **{name: value for name, value in dataclasses.asdict(fact).items() if name != "event"},
-        )
+        with _GO_ON:
+            logger.msg(
+                type(fact).__name__,
+                level=logging.getLevelName(severity).lower(),
+                instance=instance,
+                message=" ".join(console_lines(fact, instance)),
+                **{name: value for name, value in dataclasses.asdict(fact).items() if name != "event"},
+            )
 
     return write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -18,6 +19,18 @@ def test_a_full_disk_under_the_log_stops_nobody(format: str, monkeypatch: pytest
         monkeypatch.setattr(sys, "stdout", _Text(full))
         observe = log_facts("here", format=format)
         observe(DependencyReady("redis"))
+
+
+async def test_what_is_said_in_a_turn_of_the_loop_goes_out_at_once_before_anything_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys.stdout, "write", written.append)
+    observe = log_facts("here")
+    observe(DependencyReady("redis"))
+    observe(DependencyReady("database"))
+    await asyncio.sleep(0)
+    assert written == ["✅ Redis ready in here\n✅ PostgreSQL ready in here\n"]
 
 
 class _Text:
