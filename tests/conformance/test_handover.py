@@ -151,6 +151,24 @@ async def test_a_session_that_a_handler_leaves_in_another_encoding_is_nobody_els
     assert encodings == [{"now": "LATIN1"}, {"now": "UTF8"}]
 
 
+async def test_the_encoding_in_which_a_statement_was_written_is_not_that_of_the_next_event(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
+) -> None:
+    query = f'insert into "{schema}".written values (%s)'
+
+    async def write_in_latin(tx: Transaction) -> None:
+        await tx.execute("set local client_encoding = 'LATIN1'")
+        await write(tx)
+
+    async def write(tx: Transaction) -> None:
+        await tx.execute(query, ("\u00e4",))
+
+    await sql.execute("create table written (text text)")
+    await store.process(arrival(1, "first"), write_in_latin)
+    await store.process(arrival(2, "second"), write)
+    assert await (await sql.execute("select text from written")).fetchall() == [("\u00e4",), ("\u00e4",)]
+
+
 async def test_what_a_server_says_behind_its_answer_to_commit_changes_nothing(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.abc import RV, PQGen
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
@@ -39,6 +39,23 @@ class Connection(AsyncConnection[TupleRow]):
     _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
     _due_s = math.inf
+    _rowless: AsyncCursor[TupleRow] | None = None
+
+    @property
+    def speaks_utf8(self) -> bool:
+        """As our messages are written; a handler may have changed that, for its transaction or for the session."""
+        return self.pgconn.parameter_status(b"client_encoding") == b"UTF8"
+
+    def rowless_cursor(self) -> AsyncCursor[TupleRow]:
+        """For a statement whose rows nobody asks for. It is kept: to make one takes a tenth of such a statement.
+
+        What it has learnt to write, it writes in the encoding of that time; so it is for one encoding only.
+        """
+        if not self.speaks_utf8:
+            return AsyncCursor(self)
+        if self._rowless is None:
+            self._rowless = AsyncCursor(self)
+        return self._rowless
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """What `gen` returns. Where the caller is cancelled the statement is too, and the connection stays of use."""

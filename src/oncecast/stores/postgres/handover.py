@@ -65,7 +65,7 @@ class Held:
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-            and _speaks_utf8(self.connection)
+            and self.connection.speaks_utf8
         )
 
     async def _commit_and_open(self, opening: Statement, deadline_s: float) -> bool | None:
@@ -140,7 +140,7 @@ class HandlerConnections:
         """It is no longer needed. Nothing that is open on it, or under way, gets to the next."""
         try:
             idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
-            if not (idle and _speaks_utf8(held.connection)):
+            if not (idle and held.connection.speaks_utf8):
                 await held.connection.close()
             await self._pool.putconn(held.connection)
         finally:
@@ -177,11 +177,6 @@ class Handling:
             raise translate(failed) from failed
         if isinstance(error, DATABASE_ERRORS):
             raise translate(error) from error
-
-
-def _speaks_utf8(connection: Connection) -> bool:
-    """As our messages are written; a handler may have changed that, for its transaction or for the session."""
-    return connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
 
 
 async def commit(connection: Connection, deadline_s: float) -> None:

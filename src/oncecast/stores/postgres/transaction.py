@@ -68,7 +68,7 @@ class HandlerTransaction:
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
-        return (await self._handlers_own(query, params, tuple_row)).rowcount
+        return (await self._handlers_own(query, params)).rowcount
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
         """The first row by column name, or None."""
@@ -80,7 +80,7 @@ class HandlerTransaction:
 
     async def take(self, key: str) -> None:
         """See OpenTransaction."""
-        if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):
+        if await (await self._run(self._take_key, {"key": key}, tuple_row)).fetchone() != (True,):
             error = OutOfTurn(f"another event of {key[:80]} is under way")
             self._raised.append(error)
             raise error
@@ -124,7 +124,9 @@ class HandlerTransaction:
             raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
         return self._connection
 
-    async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:
+    async def _handlers_own(
+        self, query: str, params: Params, rows: AsyncRowFactory[Any] | None = None
+    ) -> AsyncCursor[Any]:
         refuse_transaction_control(query)
         # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
         # behind another one.
@@ -134,7 +136,7 @@ class HandlerTransaction:
         self,
         query: str | bytes,
         params: Params = None,
-        rows: AsyncRowFactory[Any] = tuple_row,
+        rows: AsyncRowFactory[Any] | None = None,
         *,
         prepare: bool | None = None,
     ) -> AsyncCursor[Any]:
@@ -143,7 +145,7 @@ class HandlerTransaction:
         try:
             async with self._one_at_a_time:
                 connection = self._open()
-                cursor = AsyncCursor(connection, row_factory=rows)
+                cursor = AsyncCursor(connection, row_factory=rows) if rows else connection.rowless_cursor()
                 await cursor.execute(query, params, prepare=prepare)
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     raise AttemptFailed("the statement ended the event's transaction")
