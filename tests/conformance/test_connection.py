@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 import pytest
 import uvloop
 from psycopg import generators
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
+from oncecast.chaos.links import Link
+from oncecast.stores.postgres import connection as module
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.message import send
 
@@ -50,6 +57,17 @@ async def sleeping(connection: Connection) -> asyncio.Task[Any]:
     while connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
         await asyncio.sleep(0)
     return task
+
+
+@contextmanager
+def frozen(connection: Connection) -> Iterator[None]:
+    """Its session stands still."""
+    pid = connection.info.backend_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def end_session(connection: Connection, operator: Connection) -> None:
@@ -95,10 +113,82 @@ async def test_what_no_socket_takes_at_once_arrives_and_comes_back_whole(
 
 
 @on_each_loop
+async def test_a_cancel_that_the_server_refuses_leaves_the_statement_to_end_by_itself(
+    connection: Connection, operator: Connection
+) -> None:
+    async def refuse(**_: Any) -> None:
+        raise psycopg.OperationalError("no cancel here")
+
+    with patch.object(connection, "cancel_safe", refuse), pytest.raises(TimeoutError):
+        await send(connection, b"select pg_sleep(0.6)", 0.05)
+    assert await answer(connection, "select 7") == (7,)
+
+
+@on_each_loop
+async def test_a_statement_that_cannot_be_ended_breaks_its_connection(
+    connection: Connection, operator: Connection
+) -> None:
+    with frozen(connection), patch.object(module, "CANCEL_S", 0.3):
+        task = await sleeping(connection)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert connection.broken
+
+
+@on_each_loop
+async def test_a_caller_that_is_cancelled_twice_is_let_go_at_once_and_its_connection_is_broken(
+    connection: Connection, operator: Connection
+) -> None:
+    cancelling = asyncio.Event()
+
+    async def wait_for_ever(**_: Any) -> None:
+        cancelling.set()
+        await asyncio.Event().wait()
+
+    with patch.object(connection, "cancel_safe", wait_for_ever):
+        task = await sleeping(connection)
+        task.cancel()
+        await cancelling.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert connection.broken
+
+
+@on_each_loop
+async def test_a_statement_that_is_cancelled_while_it_is_sent_leaves_its_connection_of_use(
+    connection: Connection, operator: Connection
+) -> None:
+    with frozen(connection):  # it reads nothing, so that the message stands half way
+        task = asyncio.create_task(send(connection, b"select '" + b"x" * LARGE + b"'"))
+        while connection._awaited is None:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await answer(connection, "select 7") == (7,)
+
+
+@on_each_loop
+async def test_whoever_waits_on_a_socket_that_is_reset_is_told(connection: Connection, operator: Connection) -> None:
+    async with Link("postgresql", operator.info.port) as link:
+        address = make_conninfo(operator.info.dsn, port=link.port, password=operator.info.password)
+        async with await Connection.connect(address, autocommit=True) as far:
+            task = await sleeping(far)
+            link.hurt("reset", "both")
+            with pytest.raises(psycopg.OperationalError):
+                await task
+            assert far.broken
+
+
+@on_each_loop
 async def test_a_session_that_the_server_ends_is_no_longer_watched_and_says_so(
     connection: Connection, operator: Connection
 ) -> None:
-    await answer(connection, "select 1")
+    with patch.object(module, "LOOK_INTERVAL_S", 3600.0):  # it is the server's word that ends the watch
+        await answer(connection, "select 1")
     socket, loop = connection.pgconn.socket, asyncio.get_running_loop()
     await end_session(connection, operator)
     while connection._watch is not None:
@@ -131,6 +221,7 @@ async def serves_the_next(connection: Connection, operator: Connection, lost: Aw
         await end_session(connection, operator)
         with pytest.raises(psycopg.OperationalError):
             await lost
+        assert connection._watch is None
     else:
         await connection.close()
     async with await Connection.connect(

@@ -541,8 +541,8 @@ ADAPTERS = [
     Mutant(
         "a replay takes its key",
         "stores/postgres/transaction.py",
-        '        if await (await self._run(self._take_key, {"key": key}, tuple_row)).fetchone() != (True,):\n',
-        '        if await (await self._run(self._take_key, {"key": key}, tuple_row)).fetchone() is None:\n',
+        '        if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):\n',
+        '        if await (await self._run(self._take_key, {"key": key})).fetchone() is None:\n',
         by=HANDLING,
     ),
     Mutant(

@@ -125,15 +125,16 @@ class Attempts:
             tries -= 1
             self._database.asked(work[0])
             try:
-                return await self._end(work)
+                try:
+                    return await self._end(work)
+                finally:
+                    self._database.answered(work[0])
             except Unavailable as error:
                 if len(work) > 1 and isinstance(error, Contended):
                     raise  # in parts it will be in nobody's way
                 self._observe(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
-            finally:
-                self._database.answered(work[0])
 
     async def _end(self, work: Work) -> list[Outcome]:
         first = work[0]

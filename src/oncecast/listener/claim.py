@@ -21,7 +21,7 @@ from oncecast.core.taken import is_suspect
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 
 Work = list[Arrival]
-CLAIM_S = 0.05
+CLAIM_S = 0.1
 """What lanes work off in this time may be claimed at once: a call to Redis for a few events costs nearly as much."""
 HAIR = 1e-6
 """By so much a sum of many fractions may miss a whole number."""
@@ -30,8 +30,8 @@ HAIR = 1e-6
 class Line:
     """Pending arrivals on their way to `attempt`: `lanes` at a time, and `ready_ahead` that wait there.
 
-    `claim_max` bounds a claim, or `claim_fast_max` while lanes work off as much in CLAIM_S; and so does `pieces_max`,
-    the pieces of work that it is for. `work_of(arrival)` says
+    `claim_max` bounds a claim, and so does `pieces_max`, the pieces of work that it is for. While lanes work off more
+    in CLAIM_S, a claim may be for as much, up to `claim_fast_max`. `work_of(arrival)` says
     what may be one piece of work with it, and how many at most. `sort_out` is told of what is not ours.
     """
 
@@ -54,7 +54,9 @@ class Line:
         self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
         self._lanes = lanes + ready_ahead
         self._claim_max = self._claim_size = claim_max
-        self._claim_fast_max = claim_fast_max
+        self._claim_fast_max = max(claim_max, claim_fast_max)
+        self._worked_off = 0
+        self._fitted_at_s = time.monotonic()
         self._pieces_max = pieces_max
         self._work_of = work_of
         self._leases = leases
@@ -87,7 +89,6 @@ class Line:
             try:
                 claims = await self._leases.claim(batch)
                 self._sort_out(claims)
-                began_s = time.monotonic()
                 for work in self._divide(claims.mine + claims.elsewhere):
                     self._began(1)
                     try:
@@ -95,7 +96,6 @@ class Line:
                     except asyncio.CancelledError:
                         self._ended()
                         raise
-                self._fit(len(batch), time.monotonic() - began_s)
             finally:
                 self._ended()
 
@@ -106,6 +106,7 @@ class Line:
             try:
                 await self._attempt(work)
             finally:
+                self._worked_off += 1
                 self._ended()
 
     async def idle(self) -> None:
@@ -117,14 +118,17 @@ class Line:
         """How many attempts may be under way at a time."""
         return self._lanes
 
-    def _fit(self, claimed: int, took_s: float) -> None:
-        """The next claim is for more if this one was full, and soon went to the lanes."""
-        if claimed < self._claim_size or took_s > CLAIM_S:
-            self._claim_size = self._claim_max
-        elif took_s < CLAIM_S / 2:
-            self._claim_size = max(self._claim_size, min(2 * self._claim_size, self._claim_fast_max))
+    def _fit(self) -> None:
+        """A claim is for as much as the lanes have lately worked off in CLAIM_S, within its bounds."""
+        now_s = time.monotonic()
+        since_s = now_s - self._fitted_at_s
+        if since_s >= CLAIM_S:
+            in_time = int(self._worked_off * CLAIM_S / since_s)
+            self._claim_size = min(max(self._claim_max, in_time), self._claim_fast_max)
+            self._worked_off, self._fitted_at_s = 0, now_s
 
     def _take(self) -> Work:
+        self._fit()
         count = min(self._claim_size, len(self._pending))
         if self._pieces_max is not None:
             count = self._that_make_up(self._pieces_max, count)

@@ -41,8 +41,8 @@ class Lines:
         self._singles = Line(
             lanes=lanes,
             ready_ahead=ready_ahead,
-            claim_max=max(lanes, 4 * lanes - ready_ahead),
-            claim_fast_max=FAST_LANE_CLAIM * lanes,
+            claim_max=min(max(lanes, 4 * lanes - ready_ahead), CLAIM_MAX_EVENTS),
+            claim_fast_max=min(FAST_LANE_CLAIM * lanes, CLAIM_MAX_EVENTS),
             work_of=lambda _: (None, 1),
             **join,
         )

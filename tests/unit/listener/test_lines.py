@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from oncecast import Event, Listener
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
+from oncecast.listener import claim
 from oncecast.listener.claim import Work
-from oncecast.listener.lines import Lines
+from oncecast.listener.lines import FAST_LANE_CLAIM, Lines
 from tests.support.arrivals import arrivals
 
 LANES = 2
@@ -101,3 +103,64 @@ async def test_what_is_only_stored_is_claimed_a_thousand_at_a_time() -> None:
     at.lines.push(arrivals(5_000))
     async with at.running():
         assert set(at.claimed) == {1_000}
+
+
+async def single_handler(event: Event) -> None: ...
+
+
+class Timed(Harness):
+    """Lines whose attempts take as long as they are told to, by a clock of their own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_ours: bool = True) -> None:
+        self.now_s = self.attempt_s = 0.0
+        self._is_ours = is_ours
+        monkeypatch.setattr(claim, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        app = Listener()
+        app.on("tick")(single_handler)
+        super().__init__(app)
+
+    async def claim(self, batch: Sequence[Arrival]) -> Claims:
+        claims = await super().claim(batch)
+        return claims if self._is_ours else Claims(taken=[(arrival, "another") for arrival in batch])
+
+    async def _attempt(self, work: Work) -> None:
+        await asyncio.sleep(0)
+        self.now_s += self.attempt_s
+
+    async def work_off(self, count: int, *, attempt_s: float) -> list[int]:
+        """How large the claims were in which so many events went through."""
+        self.attempt_s = attempt_s
+        self.claimed.clear()
+        self.lines.push(arrivals(count))
+        while sum(self.claimed) < count:
+            await asyncio.sleep(0)
+        return self.claimed
+
+
+async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = Timed(monkeypatch)
+    async with at.running():
+        slow = await at.work_off(2_000, attempt_s=0.05)
+        assert max(slow) == 32
+        quick = await at.work_off(5_000, attempt_s=0.001)
+        assert quick[0] == 32
+        assert 95 <= max(quick) <= 100
+        quickest = await at.work_off(10_000, attempt_s=0.0001)
+        assert max(quickest) == 8 * FAST_LANE_CLAIM
+        slow_again = await at.work_off(2_000, attempt_s=0.05)
+        assert sum(count > 32 for count in slow_again) <= 3
+
+
+async def test_what_others_have_makes_no_claim_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = Timed(monkeypatch, is_ours=False)
+    async with at.running():
+        assert set(await at.work_off(3_200, attempt_s=0.001)) == {32}
+
+
+async def test_lanes_that_have_ended_nothing_make_no_claim_larger() -> None:
+    app = Listener()
+    app.on("tick")(single_handler)
+    at = Harness(app)
+    at.lines.push(arrivals(1_000))
+    async with at.running():
+        assert set(at.claimed) == {32}

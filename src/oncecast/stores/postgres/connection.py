@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 from psycopg.abc import RV, PQGen
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
@@ -21,7 +21,7 @@ from psycopg.waiting import READY_RW, WAIT_W
 CANCEL_S = 5.0
 """A statement whose caller was cancelled has to end in this time, or its connection is broken."""
 LOOK_INTERVAL_S = 0.25
-"""So often whoever waits looks in any case, and at the clock: uvloop tells nobody of a socket that was reset."""
+"""So often whoever waits looks in any case, and at the clock: uvloop says nothing of a socket reset before."""
 
 
 @dataclass(slots=True)
@@ -39,23 +39,11 @@ class Connection(AsyncConnection[TupleRow]):
     _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
     _due_s = math.inf
-    _rowless: AsyncCursor[TupleRow] | None = None
 
     @property
     def speaks_utf8(self) -> bool:
         """As our messages are written; a handler may have changed that, for its transaction or for the session."""
         return self.pgconn.parameter_status(b"client_encoding") == b"UTF8"
-
-    def rowless_cursor(self) -> AsyncCursor[TupleRow]:
-        """For a statement whose rows nobody asks for. It is kept: to make one takes a tenth of such a statement.
-
-        What it has learnt to write, it writes in the encoding of that time; so it is for one encoding only.
-        """
-        if not self.speaks_utf8:
-            return AsyncCursor(self)
-        if self._rowless is None:
-            self._rowless = AsyncCursor(self)
-        return self._rowless
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """What `gen` returns. Where the caller is cancelled the statement is too, and the connection stays of use."""
@@ -68,7 +56,7 @@ class Connection(AsyncConnection[TupleRow]):
         """The same; raises TimeoutError soon after `deadline_s`, as if the caller were cancelled."""
         self._due_s = asyncio.get_running_loop().time() + deadline_s
         try:
-            return await self._answer(gen, None)
+            return await self._answer(gen)
         except (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._cancel(gen)
@@ -80,12 +68,12 @@ class Connection(AsyncConnection[TupleRow]):
         await super().close()
         self._wake()
 
-    async def _answer(self, gen: PQGen[RV], sent: int | None) -> RV:
+    async def _answer(self, gen: PQGen[RV], *, has_begun: bool = False) -> RV:
         try:
+            wanted = gen.send(READY_RW) if has_begun else next(gen)
             while True:
-                wanted = gen.send(sent)  # type: ignore[arg-type]  # None begins it
                 await self._ready(to_write=wanted & WAIT_W)
-                sent = READY_RW  # to try in vain does no harm
+                wanted = gen.send(READY_RW)  # to try in vain does no harm
         except StopIteration as end:
             answer: RV = end.value
             return answer
@@ -97,9 +85,9 @@ class Connection(AsyncConnection[TupleRow]):
         """Until there is something to read, or room to write."""
         watch = self._watch or self._begin_watch()
         self._awaited = watch.loop.create_future()
-        if to_write:
-            watch.loop.add_writer(watch.socket, self._wake)
         try:
+            if to_write:
+                watch.loop.add_writer(watch.socket, self._wake)
             await self._awaited
         finally:
             self._awaited = None
@@ -137,16 +125,14 @@ class Connection(AsyncConnection[TupleRow]):
     async def _cancel(self, gen: PQGen[RV]) -> None:
         """Have the server end what it is at; a connection where that cannot be is broken."""
         self._due_s = math.inf
-        is_over = False
         try:
-            async with asyncio.timeout(CANCEL_S):
+            with contextlib.suppress(psycopg.Error):  # it may end by itself
                 await self.cancel_safe(timeout=CANCEL_S)
+            async with asyncio.timeout(CANCEL_S):
                 with contextlib.suppress(psycopg.errors.QueryCanceled):
-                    await self._answer(gen, READY_RW)
-            is_over = True
-        except (psycopg.Error, TimeoutError):
-            pass
-        finally:
-            if not is_over:
-                self._unwatch()
-                self.pgconn.finish()
+                    await self._answer(gen, has_begun=True)
+        except BaseException as error:  # nobody knows what would come next on it
+            self._unwatch()
+            self.pgconn.finish()
+            if not isinstance(error, (psycopg.Error, TimeoutError)):
+                raise

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import generators
+from psycopg.abc import PQGen
 from psycopg.pq import Escaping, ExecStatus
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
 
 from oncecast.stores.postgres.connection import Connection
 
@@ -43,8 +44,13 @@ async def send(connection: Connection, message: bytes, deadline_s: float = math.
 
     The connection is the caller's alone.
     """
-    connection.pgconn.send_query(message)
-    return await connection.answer(generators.execute(connection.pgconn), deadline_s)
+    return await connection.answer(_asked(connection.pgconn, message), deadline_s)
+
+
+def _asked(pgconn: PGconn, message: bytes) -> PQGen[list[PGresult]]:
+    pgconn.send_query(message)
+    results: list[PGresult] = yield from generators.execute(pgconn)
+    return results
 
 
 async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | None, ...] | None:

@@ -80,7 +80,7 @@ class HandlerTransaction:
 
     async def take(self, key: str) -> None:
         """See OpenTransaction."""
-        if await (await self._run(self._take_key, {"key": key}, tuple_row)).fetchone() != (True,):
+        if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):
             error = OutOfTurn(f"another event of {key[:80]} is under way")
             self._raised.append(error)
             raise error
@@ -125,7 +125,7 @@ class HandlerTransaction:
         return self._connection
 
     async def _handlers_own(
-        self, query: str, params: Params, rows: AsyncRowFactory[Any] | None = None
+        self, query: str, params: Params, rows: AsyncRowFactory[Any] = tuple_row
     ) -> AsyncCursor[Any]:
         refuse_transaction_control(query)
         # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
@@ -136,7 +136,7 @@ class HandlerTransaction:
         self,
         query: str | bytes,
         params: Params = None,
-        rows: AsyncRowFactory[Any] | None = None,
+        rows: AsyncRowFactory[Any] = tuple_row,
         *,
         prepare: bool | None = None,
     ) -> AsyncCursor[Any]:
@@ -145,7 +145,7 @@ class HandlerTransaction:
         try:
             async with self._one_at_a_time:
                 connection = self._open()
-                cursor = AsyncCursor(connection, row_factory=rows) if rows else connection.rowless_cursor()
+                cursor = AsyncCursor(connection, row_factory=rows)
                 await cursor.execute(query, params, prepare=prepare)
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     raise AttemptFailed("the statement ended the event's transaction")
