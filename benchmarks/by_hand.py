@@ -1,8 +1,8 @@
 """What a consumer written by hand reaches that does nothing but the SQL of benchmarks/handlers.py: the yardstick.
 
 Reads `{"url": …, "kind": "each" | "shared" | "batch", "first": 0, "count": 1000}` from its standard input, connects,
-says "ready", waits for a line, writes `count` events with their effects, each once, and ends. No wire, no Redis, no
-agreement, no retry: whoever adds those is slower.
+says "ready", waits for a line, writes `count` events with their effects, each once, says "done", and ends. No wire,
+no Redis, no agreement, no retry: whoever adds those is slower.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ async def main(url: str, kind: str, first: int, count: int) -> None:
     async with asyncio.TaskGroup() as group:
         for connection in connections:
             group.create_task(consume(connection, kind, transactions))
+    print("done", flush=True)
     for connection in connections:
         await connection.close()
 

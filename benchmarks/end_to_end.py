@@ -1,9 +1,9 @@
 """How fast events travel end to end, stored exactly once, and what each process spends on one.
 
-Starts a stack of its own, has `oncecast send` publish events of 240 bytes, waits until every listener has seen
-all of them end, and prints events/s (from the first one accepted) with the CPU time of every process in µs an event.
-For scale it then feeds PostgreSQL alone the same rows in the same way. Everything shares one machine: quote the
-ratio.
+Starts a stack of its own, has `oncecast send` publish events of 240 bytes, waits until every listener has seen all of
+them end, and prints events/s (from when its first line was accepted) with the CPU time of every process in µs an
+event. For scale it then feeds PostgreSQL alone the same rows in the same way. Everything shares one machine: quote
+the ratio.
 
     python benchmarks/end_to_end.py [--events 200000] [--runs 3] [--listeners 2]
 """
@@ -68,7 +68,7 @@ def _cpu_s(pid: int) -> float:
 
 
 async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[str, float]]:
-    """Events/s from the first one accepted until all listeners are through, and µs of CPU an event by process."""
+    """Events/s from the first line accepted until all listeners are through, and µs of CPU an event by process."""
     before = {name: cpu_s(process.pid) for name, process in stack.processes.items()}
     async with httpx.AsyncClient() as client:
         already = await received(stack, client)
@@ -91,7 +91,7 @@ async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[
         if json.loads(printed)["accepted"] != count:
             raise SystemExit("not all events were accepted")
         while (done := await received(stack, client) - already) < count:
-            left_s = (time.monotonic() - began_s) * (count - done) / max(done, 1)
+            left_s = (time.monotonic() - began_s) * (count - done) / done if done else 0.0
             await asyncio.sleep(min(max(LOOK_INTERVAL_S, left_s / 2), LOOK_SELDOM_S))
         rate = count / (time.time() - await accepted_at_s(stack, client, file))
     sender_s = sum(os.times()[2:4]) - sum(times[2:4])
@@ -100,7 +100,7 @@ async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[
 
 
 async def accepted_at_s(stack: Stack, client: httpx.AsyncClient, file: Path) -> float:
-    """When a producer took the first event of `file`: how long the sender takes to start is no part of the rate."""
+    """When a producer took the first line of `file`: how long the sender takes to start is no part of the rate."""
     with file.open("rb") as lines:
         id_ = json.loads(next(lines))["id"]
     answer = await client.get(f"{next(iter(stack.listener_urls.values()))}/api/events/{id_}")

@@ -1,9 +1,9 @@
 """How fast handlers run that write one SQL statement an event: a transaction each, a shared one, or a batch.
 
 Starts a stack with two listeners and an application of each kind, has `oncecast send` publish events of 240 bytes,
-waits until every listener has seen all of them end, and prints events/s, from the first one accepted. Every effect is
-counted afterwards. For scale, two processes then write the same rows and effects in the same kind of transaction by
-hand, see by_hand.py. Everything shares one machine: quote the ratio.
+waits until every listener has seen all of them end, and prints events/s, from when its first line was accepted. Every
+effect is counted afterwards. For scale, two processes then write the same rows and effects in the same kind of
+transaction by hand, see by_hand.py. Everything shares one machine: quote the ratio.
 
     python benchmarks/handlers.py [--each 60000] [--shared 60000] [--batch 150000] [--runs 3]
 """
@@ -68,8 +68,10 @@ async def rate_by_hand(url: str, kind: str, count: int) -> float:
         began_s = time.monotonic()
         for writer in writers:
             writer.stdin.write(b"\n")  # type: ignore[union-attr]
-        await asyncio.gather(*(writer.communicate() for writer in writers))
+        for writer in writers:
+            await writer.stdout.readline()  # type: ignore[union-attr]
         rate = 2 * half / (time.monotonic() - began_s)
+        await asyncio.gather(*(writer.communicate() for writer in writers))
         cursor = await connection.execute(
             "select (select count(*) from by_hand_events), count(*) from by_hand_effects"
         )
