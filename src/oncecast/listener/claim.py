@@ -31,8 +31,8 @@ class Line:
     """Pending arrivals on their way to `attempt`: `lanes` at a time, and `ready_ahead` that wait there.
 
     `claim_max` bounds a claim, and so does `pieces_max`, the pieces of work that it is for. While lanes work off more
-    in CLAIM_S, a claim may be for as much, up to `claim_fast_max`. `work_of(arrival)` says
-    what may be one piece of work with it, and how many at most. `sort_out` is told of what is not ours.
+    in CLAIM_S, a claim may be for as much, up to `claim_fast_max`. `work_of(arrival)` says what may be one piece of
+    work with it, and how many at most. `sort_out` is told of what is not ours.
     """
 
     def __init__(

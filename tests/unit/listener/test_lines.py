@@ -121,6 +121,7 @@ class Timed(Harness):
 
     async def claim(self, batch: Sequence[Arrival]) -> Claims:
         claims = await super().claim(batch)
+        self.now_s += 0.001
         return claims if self._is_ours else Claims(taken=[(arrival, "another") for arrival in batch])
 
     async def _attempt(self, work: Work) -> None:
@@ -144,7 +145,7 @@ async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off(monkey
         assert max(slow) == 32
         quick = await at.work_off(5_000, attempt_s=0.001)
         assert quick[0] == 32
-        assert 95 <= max(quick) <= 100
+        assert 90 <= max(quick) <= 100
         quickest = await at.work_off(10_000, attempt_s=0.0001)
         assert max(quickest) == 8 * FAST_LANE_CLAIM
         slow_again = await at.work_off(2_000, attempt_s=0.05)

@@ -68,7 +68,7 @@ class HandlerTransaction:
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
-        return (await self._handlers_own(query, params)).rowcount
+        return (await self._handlers_own(query, params, tuple_row)).rowcount
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
         """The first row by column name, or None."""
@@ -124,9 +124,7 @@ class HandlerTransaction:
             raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
         return self._connection
 
-    async def _handlers_own(
-        self, query: str, params: Params, rows: AsyncRowFactory[Any] = tuple_row
-    ) -> AsyncCursor[Any]:
+    async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:
         refuse_transaction_control(query)
         # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
         # behind another one.
