@@ -57,7 +57,7 @@ def _by_msgspec(wanted: Any) -> Decode:
         try:
             return decode(_json_of(event))
         except msgspec.ValidationError as error:
-            raise DataInvalid(f"the data does not fit {named(wanted)}: {error}") from None
+            raise _misfit(event, wanted, str(error)) from None
 
     return decoded
 
@@ -81,9 +81,19 @@ def _by_pydantic(wanted: Any) -> Decode:
             errors = error.errors(include_url=False, include_input=False)
             told = "; ".join(f"{e['msg']} - at `{_path(e['loc'])}`" for e in errors[:ERRORS_SHOWN_MAX])
             more = f"; and {len(errors) - ERRORS_SHOWN_MAX} more" if len(errors) > ERRORS_SHOWN_MAX else ""
-            raise DataInvalid(f"the data does not fit {named(wanted)}: {told}{more}") from None
+            raise _misfit(event, wanted, told + more) from None
 
     return decoded
+
+
+def _misfit(event: Event, wanted: Any, told: str) -> DataInvalid:
+    """With what to do where bare JSON was meant to be an event with data of its own."""
+    data = event.data
+    is_whole = isinstance(data, dict) and {"type", "data"} <= data.keys() and "specversion" not in data
+    hint = (
+        '; bare JSON is data as a whole: what has its data in "data" needs "specversion": "1.0"' if is_whole else ""
+    )
+    return DataInvalid(f"the data does not fit {named(wanted)}: {told}{hint}")
 
 
 def _json_of(event: Event) -> bytes:

@@ -95,6 +95,20 @@ def test_data_that_does_not_fit_is_dead_at_once_and_names_its_path(wanted: Any, 
     assert wanted.__name__ in str(caught.value)
 
 
+@pytest.mark.parametrize("wanted", [Struct, Model])
+def test_bare_json_that_was_meant_to_have_data_of_its_own_is_told_what_it_lacks(wanted: Any) -> None:
+    async def handler(order: Any) -> None: ...
+
+    handler.__annotations__ = {"order": wanted}
+    meant = {"id": "o-1", "type": "order", "data": {"lines": []}}
+    with pytest.raises(DataInvalid, match='needs "specversion": "1.0"'):
+        served(handler, Event.new("order", meant))
+    for other in ({"data": 1}, {"type": "order"}, ["type", "data"]):
+        with pytest.raises(DataInvalid, match="fit") as caught:
+            served(handler, Event.new("order", other))
+        assert "specversion" not in str(caught.value)
+
+
 @pytest.mark.parametrize("event", [Event.new("order", b"binary"), Event.new("order")])
 def test_an_event_without_json_data_does_not_fit_a_type(event: Event) -> None:
     async def handler(order: Struct) -> None: ...
