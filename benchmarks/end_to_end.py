@@ -33,7 +33,8 @@ EVENT_BYTES = 240
 BATCH_EVENTS = 500
 LOOK_INTERVAL_S = 0.1
 """At least: whoever looks takes time from what is measured, so what is far from its end is looked at seldom."""
-LOOK_SELDOM_S = 5.0
+LOOK_SELDOM_S = 0.5
+"""At most: listeners are quicker once `oncecast send` is through, so the time left is guessed too long."""
 PERIODS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
