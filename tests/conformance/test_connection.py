@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +16,7 @@ import uvloop
 from psycopg import generators
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
+from psycopg.waiting import WAIT_R
 
 from oncecast.chaos.links import Link
 from oncecast.stores.postgres import connection as module
@@ -239,6 +240,76 @@ async def test_whoever_waits_on_a_connection_that_is_closed_is_told(
     await connection.close()
     with pytest.raises(psycopg.OperationalError):
         await task
+
+
+@on_each_loop
+async def test_nothing_that_libpq_has_freed_is_touched_when_a_connection_is_closed(
+    connection: Connection, operator: Connection
+) -> None:
+    resumed: list[object] = []
+
+    def asks() -> Generator[int, int, None]:
+        connection.pgconn.send_query(b"select pg_sleep(60)")
+        resumed.append((yield WAIT_R))
+
+    task = asyncio.create_task(connection.wait(asks()))
+    while connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
+        await asyncio.sleep(0)
+    await connection.close()
+    with pytest.raises(psycopg.OperationalError, match="the connection is closed"):
+        await task
+    assert resumed == []
+
+
+@on_each_loop
+async def test_an_error_of_its_own_that_a_cancelled_statement_ends_with_leaves_the_connection_of_use(
+    connection: Connection, operator: Connection
+) -> None:
+    async def late(**_: Any) -> None:
+        await answer(operator, "select 1 from pg_sleep(0.2)")
+
+    fails_soon = "do $$ begin perform pg_sleep(0.1); raise 'its own'; end $$"
+    with patch.object(connection, "cancel_safe", late):
+        task = asyncio.create_task(connection.execute(fails_soon))
+        while connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await answer(connection, "select 7") == (7,)
+
+
+@on_each_loop
+async def test_a_cancel_that_may_come_yet_breaks_its_connection(connection: Connection, operator: Connection) -> None:
+    async def in_vain(**_: Any) -> None:
+        raise psycopg.errors.CancellationTimeout("no answer")
+
+    with patch.object(connection, "cancel_safe", in_vain), pytest.raises(TimeoutError):
+        await send(connection, b"select pg_sleep(0.4)", 0.05)
+    assert connection.broken
+
+
+@on_each_loop
+async def test_a_commit_that_we_do_not_wait_for_any_more_is_not_cancelled(
+    connection: Connection, operator: Connection
+) -> None:
+    """One that waits for a standby would be done then, without it; one that is held up here would be rolled back."""
+    schema = f"commits_{connection.info.backend_pid}"
+    await operator.execute(
+        f"create schema {schema}; create table {schema}.rows (n integer);"
+        f" create function {schema}.wait() returns trigger language plpgsql as"
+        " 'begin perform pg_sleep(0.5); return null; end';"
+        f" create constraint trigger waits after insert on {schema}.rows initially deferred"
+        f" for each row execute function {schema}.wait()"
+    )
+    await connection.execute("begin")
+    await connection.execute(f"insert into {schema}.rows values (1)")
+    with pytest.raises(TimeoutError):
+        await send(connection, b"commit", 0.01, commits=True)
+    assert connection.broken
+    while await answer(operator, f"select count(*) from {schema}.rows") != (1,):
+        await asyncio.sleep(0)
+    await operator.execute(f"drop schema {schema} cascade")
 
 
 @on_each_loop

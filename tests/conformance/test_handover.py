@@ -172,9 +172,11 @@ async def test_the_encoding_in_which_a_statement_was_written_is_not_that_of_the_
 async def test_what_a_server_says_behind_its_answer_to_commit_changes_nothing(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def send_more(connection: Connection, message: bytes, deadline_s: float) -> list[PGresult]:
+    async def send_more(
+        connection: Connection, message: bytes, deadline_s: float, *, commits: bool
+    ) -> list[PGresult]:
         more = message + b"; select 1 / 0" if message == b"commit" else message
-        return await send(connection, more, deadline_s)
+        return await send(connection, more, deadline_s, commits=commits)
 
     monkeypatch.setattr(handover, "send", send_more)
     assert await store.process(arrival(1, "first"), nothing) is Outcome.STORED

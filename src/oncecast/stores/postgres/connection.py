@@ -36,14 +36,18 @@ class _Watch:
 class Connection(AsyncConnection[TupleRow]):
     """See psycopg.AsyncConnection."""
 
+    writes = False
+    """Whether what is under way commits by itself: to cancel what waits for a standby is to have it committed."""
+    has_traces = False
+    """Whether a handler may have left something that stays with the session."""
     _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
     _due_s = math.inf
 
     @property
-    def speaks_utf8(self) -> bool:
-        """As our messages are written; a handler may have changed that, for its transaction or for the session."""
-        return self.pgconn.parameter_status(b"client_encoding") == b"UTF8"
+    def is_as_new(self) -> bool:
+        """Whether somebody else may have it now: in UTF-8, as our messages are, and with nothing of a handler's."""
+        return self.pgconn.parameter_status(b"client_encoding") == b"UTF8" and not self.has_traces
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """What `gen` returns. Where the caller is cancelled the statement is too, and the connection stays of use."""
@@ -52,14 +56,21 @@ class Connection(AsyncConnection[TupleRow]):
             return await super().wait(gen, interval, timeout)
         return await self.answer(gen)
 
-    async def answer(self, gen: PQGen[RV], deadline_s: float = math.inf) -> RV:
-        """The same; raises TimeoutError soon after `deadline_s`, as if the caller were cancelled."""
+    async def answer(self, gen: PQGen[RV], deadline_s: float = math.inf, *, commits: bool = False) -> RV:
+        """The same; raises TimeoutError soon after `deadline_s`, as if the caller were cancelled.
+
+        What `commits` is never cancelled, for a COMMIT that waits for a standby would be done then: nobody waits for
+        its answer any more, and the connection is broken.
+        """
         self._due_s = asyncio.get_running_loop().time() + deadline_s
         try:
             return await self._answer(gen)
         except (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                await self._cancel(gen)
+                if commits or self.writes:
+                    self._break()
+                else:
+                    await self._cancel(gen)
             raise
 
     async def close(self) -> None:
@@ -70,16 +81,22 @@ class Connection(AsyncConnection[TupleRow]):
 
     async def _answer(self, gen: PQGen[RV], *, has_begun: bool = False) -> RV:
         try:
-            wanted = gen.send(READY_RW) if has_begun else next(gen)
+            wanted = self._go_on(gen) if has_begun else next(gen)
             while True:
                 await self._ready(to_write=wanted & WAIT_W)
-                wanted = gen.send(READY_RW)  # to try in vain does no harm
+                wanted = self._go_on(gen)
         except StopIteration as end:
             answer: RV = end.value
             return answer
         finally:
             if self.pgconn.status != ConnStatus.OK:
                 self._unwatch()  # libpq has closed the socket, and the number may be another's by the next turn
+
+    def _go_on(self, gen: PQGen[RV]) -> int:
+        """Have it read and write what it can; to try in vain does no harm, but on memory that libpq has freed."""
+        if self.pgconn.status != ConnStatus.OK:
+            raise psycopg.OperationalError("the connection is closed")
+        return gen.send(READY_RW)
 
     async def _ready(self, *, to_write: int) -> None:
         """Until there is something to read, or room to write."""
@@ -126,13 +143,22 @@ class Connection(AsyncConnection[TupleRow]):
         """Have the server end what it is at; a connection where that cannot be is broken."""
         self._due_s = math.inf
         try:
-            with contextlib.suppress(psycopg.Error):  # it may end by itself
+            try:
                 await self.cancel_safe(timeout=CANCEL_S)
+            except psycopg.errors.CancellationTimeout:
+                raise  # it may come yet, and end what is under way then
+            except psycopg.Error:
+                pass  # it may end by itself
             async with asyncio.timeout(CANCEL_S):
-                with contextlib.suppress(psycopg.errors.QueryCanceled):
+                with contextlib.suppress(psycopg.Error):  # that of the statement: as it ended
                     await self._answer(gen, has_begun=True)
         except BaseException as error:  # nobody knows what would come next on it
-            self._unwatch()
-            self.pgconn.finish()
+            self._break()
             if not isinstance(error, (psycopg.Error, TimeoutError)):
                 raise
+        if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            self._break()
+
+    def _break(self) -> None:
+        self._unwatch()
+        self.pgconn.finish()

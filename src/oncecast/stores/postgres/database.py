@@ -154,7 +154,7 @@ class Database:
             async with (
                 self._place(purpose),
                 self._pool.connection() as connection,
-                _undisturbed(connection),
+                _undisturbed(connection, writes=purpose != "read"),
             ):
                 yield connection
         except DATABASE_ERRORS as error:
@@ -243,14 +243,17 @@ async def _migrate(connection: Connection, schema: str, deadline: asyncio.Timeou
 
 
 @asynccontextmanager
-async def _undisturbed(connection: Connection) -> AsyncIterator[None]:
+async def _undisturbed(connection: Connection, *, writes: bool) -> AsyncIterator[None]:
     """Close the connection if its work was cut short: a statement or a transaction may still be open on it."""
+    connection.writes = writes
     try:
         yield
     except (Exception, asyncio.CancelledError):
         if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             await connection.close()
         raise
+    finally:
+        connection.writes = False
 
 
 def _ms(seconds: float) -> str:

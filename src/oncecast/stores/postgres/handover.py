@@ -65,7 +65,7 @@ class Held:
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-            and self.connection.speaks_utf8
+            and self.connection.is_as_new
         )
 
     async def _commit_and_open(self, opening: Statement, deadline_s: float) -> bool | None:
@@ -75,7 +75,7 @@ class Held:
         except psycopg.Error:  # nothing was sent: what the next one begins with cannot be
             await commit(self.connection, deadline_s)
             return None
-        committed, *begun = await send(self.connection, message, deadline_s)
+        committed, *begun = await send(self.connection, message, deadline_s, commits=True)
         # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
         believe_commit(committed)
         try:
@@ -140,7 +140,7 @@ class HandlerConnections:
         """It is no longer needed. Nothing that is open on it, or under way, gets to the next."""
         try:
             idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
-            if not (idle and held.connection.speaks_utf8):
+            if not (idle and held.connection.is_as_new):
                 await held.connection.close()
             await self._pool.putconn(held.connection)
         finally:
@@ -184,7 +184,8 @@ async def commit(connection: Connection, deadline_s: float) -> None:
 
     Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
     """
-    committed, *_ = await send(connection, b"commit", deadline_s)  # a server that stops may say so, behind its answer
+    # A server that stops may say so, behind its answer.
+    committed, *_ = await send(connection, b"commit", deadline_s, commits=True)
     believe_commit(committed)
 
 

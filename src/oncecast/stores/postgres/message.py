@@ -39,12 +39,14 @@ class Statement:
         return self.query % written
 
 
-async def send(connection: Connection, message: bytes, deadline_s: float = math.inf) -> list[PGresult]:
+async def send(
+    connection: Connection, message: bytes, deadline_s: float = math.inf, *, commits: bool = False
+) -> list[PGresult]:
     """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows, or too late.
 
-    The connection is the caller's alone.
+    The connection is the caller's alone. For what `commits` see Connection.answer.
     """
-    return await connection.answer(_asked(connection.pgconn, message), deadline_s)
+    return await connection.answer(_asked(connection.pgconn, message), deadline_s, commits=commits)
 
 
 def _asked(pgconn: PGconn, message: bytes) -> PQGen[list[PGresult]]:
