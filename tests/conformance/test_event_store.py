@@ -14,14 +14,23 @@ import msgspec
 import psycopg
 import pytest
 
-from oncecast.core.errors import AttemptFailed, Contended, DataRefused, TransactionClosed, Unavailable
+from oncecast.core.errors import (
+    AttemptFailed,
+    Contended,
+    Cost,
+    DataRefused,
+    TransactionClosed,
+    Unavailable,
+    classify,
+)
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome
-from oncecast.core.transaction import RAISED_KEPT, Transaction
+from oncecast.core.transaction import RAISED_KEPT, OpenTransaction, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
+from oncecast.listener.threads import ThreadTransaction
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.transaction import HandlerTransaction
+from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_traces
 from tests.support.places import EPOCHS, JOURNAL, arrival
 
 LIMITS = Limits(lock_s=0.3, statement_s=5.0)
@@ -61,6 +70,10 @@ def effect(schema: str, id: str) -> Callable[[Transaction], Any]:
         await tx.execute(f'insert into "{schema}".effects values (%s)', (id,))
 
     return work
+
+
+async def no_effect(_tx: Transaction) -> None:
+    """A handler that only looks."""
 
 
 async def test_every_attribute_comes_back_equal_in_value(
@@ -505,19 +518,139 @@ async def test_a_handler_whose_time_ran_out_while_postgresql_stood_still_is_not_
         os.kill(frozen, signal.SIGCONT)
 
 
-async def test_a_schema_that_changes_costs_a_statement_that_was_prepared_one_attempt_at_most(
+async def test_a_schema_that_changes_under_statements_that_were_prepared_costs_no_attempt_and_one_try_for_all(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
 ) -> None:
+    connections, all_look = 3, asyncio.Barrier(3)
+
     async def look(tx: Transaction) -> None:
         await tx.fetch_all(f'select * from "{schema}".effects')
 
-    await store.insert([arrival(1)])
-    assert await store.process(arrival(1), look) is Outcome.PRESENT
-    assert await store.process(arrival(2), look) is Outcome.STORED
+    async def look_together(tx: Transaction) -> None:
+        await look(tx)
+        await all_look.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(1, connections + 1):
+            group.create_task(store.process(arrival(n, f"{n}"), look_together))
     await sql.execute("alter table effects add other text")
-    with pytest.raises(psycopg.errors.FeatureNotSupported):
-        await store.process(arrival(3), look)
-    assert await store.process(arrival(3), look) is Outcome.STORED
+    with pytest.raises(Contended, match="cached plan"):
+        await store.process(arrival(9, "9"), look)
+    for n in range(9, 9 + connections):
+        assert await store.process(arrival(n, f"{n}"), look) is Outcome.STORED
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "set local transaction isolation level serializable",
+        "do $$ begin raise exception using errcode = 'XX000'; end $$",
+        "do $$ begin raise exception using errcode = '58P01'; end $$",
+        "do $$ begin raise exception using errcode = '08001'; end $$",
+    ],
+)
+async def test_what_says_nothing_of_the_database_is_an_error_of_the_handlers(
+    store: PostgresEvents, query: str
+) -> None:
+    async def work(tx: Transaction) -> None:
+        await tx.execute(query)
+
+    with pytest.raises(psycopg.Error) as raised:
+        await store.process(arrival(1, "x"), work)
+    assert classify(raised.value) is Cost.RETRY
+
+
+@pytest.mark.parametrize("state", ["25006", "53100", "57P03", "58030", "XX001"])
+async def test_what_tells_of_the_databases_trouble_costs_the_event_nothing(store: PostgresEvents, state: str) -> None:
+    async def work(tx: Transaction) -> None:
+        await tx.execute(f"do $$ begin raise exception using errcode = '{state}'; end $$")
+
+    with pytest.raises(Unavailable):
+        await store.process(arrival(1, "x"), work)
+
+
+async def test_a_copy_that_a_handler_has_begun_and_forgotten_fails_its_attempt(store: PostgresEvents) -> None:
+    async def work(tx: Transaction) -> None:
+        with contextlib.suppress(psycopg.Error):
+            await tx.execute("copy (select 1) to stdout")
+
+    with pytest.raises(AttemptFailed, match="COPY"):
+        await store.process(arrival(1, "x"), work)
+    assert await store.process(arrival(1, "x"), no_effect) is Outcome.STORED
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("select set_config('app.tenant', 'a', false)", "current_setting('app.tenant', true)"),
+        (
+            "select pg_advisory_lock(pg_backend_pid())",
+            "(select max(objid::text) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())",
+        ),
+        ("create temporary table leftover (n integer)", "to_regclass('pg_temp.leftover')::text"),
+        ("declare kept cursor with hold for select 1", "(select max(name) from pg_cursors)"),
+    ],
+)
+async def test_nothing_that_a_handler_leaves_to_its_session_is_there_for_the_next_event(
+    store: PostgresEvents, query: str, found: str
+) -> None:
+    seen: list[Any] = []
+
+    async def leave(tx: Transaction) -> None:
+        await tx.execute(query)
+
+    async def look(tx: Transaction) -> None:
+        seen.append(await tx.fetch_one(f"select {found} as found"))
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(1, 31):
+            group.create_task(store.process(arrival(n, f"{n}"), leave if n % 2 else look))
+    assert {row["found"] or None for row in seen} == {None}
+
+
+@pytest.mark.parametrize(
+    ("query", "leaves"),
+    [
+        ("select set_config('app.tenant', %s, true)", False),
+        ("select set_config('app.tenant', %s, false)", True),
+        ("select pg_advisory_xact_lock(1)", False),
+        ("select pg_try_advisory_lock(1)", True),
+        ("create temp table x (n int) on commit drop", False),
+        ("create temp table x (n int)", True),
+        ("select * into temp x from y", True),
+        ("insert into weather (temp, temporary) values (1, 2)", False),
+    ],
+)
+def test_a_session_is_given_up_for_what_may_stay_with_it_and_for_nothing_else(query: str, leaves: bool) -> None:
+    assert leaves_traces(query) is leaves
+
+
+async def test_a_threads_statement_that_outlasts_all_bounds_is_ended_and_costs_its_own_event_only(
+    postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Limits, "deadline_s", 0.3)
+    database = Database(postgres_url, schema=schema, instance="a", token="a" * 16)
+    await database.open()
+    await database.migrate()
+    store = PostgresEvents(database)
+    begun, threads = asyncio.Event(), []
+
+    async def of_a_thread(tx: Transaction) -> None:
+        await tx.execute("set local statement_timeout = 0")
+        begun.set()
+        await tx.execute("select pg_sleep(600)")
+
+    async def work(tx: Transaction) -> None:
+        threads.append(asyncio.create_task(of_a_thread(tx)))
+        await begun.wait()
+        raise TimeoutError("HANDLER_TIMEOUT")
+
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await store.process(arrival(1, "x"), work)
+    (result,) = await asyncio.gather(*threads, return_exceptions=True)
+    assert isinstance(result, psycopg.errors.QueryCanceled)
+    assert await store.process(arrival(1, "x"), no_effect) is Outcome.STORED
+    await store.close()
 
 
 async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event_from_being_stored(
@@ -540,6 +673,82 @@ async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event
         assert await store.bury(arrival(4, "z"), ValueError("no")) is Outcome.STORED
         over.set()
     await store.close()
+
+
+@pytest.mark.parametrize("how", ["statement", "savepoint", "emission"])
+async def test_a_savepoint_that_takes_back_what_another_task_did_meanwhile_fails_the_attempt(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, how: str
+) -> None:
+    """The event would be stored without it, and nothing would say so."""
+
+    async def work(tx: OpenTransaction) -> None:
+        opened, done = asyncio.Event(), asyncio.Event()
+
+        async def survives() -> None:
+            with contextlib.suppress(ValueError):
+                async with tx.savepoint():
+                    opened.set()
+                    await done.wait()
+                    raise ValueError
+
+        async def writes() -> None:
+            await opened.wait()
+            if how == "emission":
+                tx.emitted.append(b"{}")
+            else:
+                async with tx.savepoint() if how == "savepoint" else contextlib.nullcontext():
+                    await effect(schema, "its")(tx)
+            done.set()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(survives())
+            group.create_task(writes())
+
+    with pytest.raises(AttemptFailed, match="another task"):
+        await store.process(arrival(1, "x"), work)
+    assert await values(sql, "select id from events") == []
+
+
+async def test_a_savepoint_takes_back_what_tasks_did_that_were_begun_in_its_block(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
+) -> None:
+    async def work(tx: Transaction) -> None:
+        with contextlib.suppress(ValueError):
+            async with tx.savepoint():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(effect(schema, "a")(tx))
+                    group.create_task(effect(schema, "b")(tx))
+                async with tx.savepoint():
+                    await effect(schema, "c")(tx)
+                raise ValueError
+        await effect(schema, "d")(tx)
+
+    assert await store.process(arrival(1, "x"), work) is Outcome.STORED
+    assert await values(sql, "select id from effects") == ["d"]
+
+
+async def test_a_savepoint_of_a_thread_takes_back_its_block_alone(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
+) -> None:
+    insert = f'insert into "{schema}".effects values (%s)'
+
+    async def work(tx: Transaction) -> None:
+        in_thread = ThreadTransaction(tx)
+
+        def handler() -> None:
+            in_thread.execute(insert, ("before",))
+            for survived in (True, False):
+                with contextlib.suppress(ValueError), in_thread.savepoint():
+                    in_thread.execute(insert, (f"{survived}",))
+                    with in_thread.savepoint():
+                        in_thread.execute(insert, (f"within {survived}",))
+                    if not survived:
+                        raise ValueError
+
+        await asyncio.to_thread(handler)
+
+    assert await store.process(arrival(1, "x"), work) is Outcome.STORED
+    assert await values(sql, "select id from effects order by id") == ["True", "before", "within True"]
 
 
 async def test_a_savepoint_that_cannot_be_rolled_back_fails_the_attempt_whatever_its_handler_makes_of_it(

@@ -59,6 +59,10 @@ class RowLocked(OncecastError):
     """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
 
 
+class HeldUp(RowLocked):
+    """A handler's statement waited in vain for a lock that another's open transaction has."""
+
+
 class OutOfTurn(RowLocked):
     """An ordered event whose turn has not come: another of its key is under way, or the one before has no row."""
 

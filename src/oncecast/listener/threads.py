@@ -10,11 +10,11 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 from oncecast.core.errors import NoThread
-from oncecast.core.transaction import Params, Transaction
+from oncecast.core.transaction import WITHIN, Params, Transaction
 
 T = TypeVar("T")
 ABANDONED_MAX = 100
@@ -90,7 +90,7 @@ class ThreadTransaction:
     def savepoint(self) -> Iterator[None]:
         """See SyncTransaction."""
         savepoint = self._tx.savepoint()
-        self._wait(_awaited(savepoint.__aenter__))
+        outer = WITHIN.set(self._wait(_entered(savepoint)))
         try:
             yield
         except Exception as error:
@@ -98,9 +98,17 @@ class ThreadTransaction:
                 raise
         else:
             self._wait(_awaited(savepoint.__aexit__, None, None, None))
+        finally:
+            WITHIN.reset(outer)
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+async def _entered(savepoint: AbstractAsyncContextManager[None]) -> tuple[int, ...]:
+    """What stands in WITHIN now: every call of a thread is a task of its own."""
+    await savepoint.__aenter__()
+    return WITHIN.get()
 
 
 async def _awaited(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from oncecast.core.errors import Contended, DataRefused, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.errors import Contended, DataRefused, HeldUp, Reject, Retry, RowLocked, Unavailable
 
 DATA_CLASSES = ("22", "23", "54")
 """Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
 
-PAUSE_CLASSES = ("08", "25", "40", "53", "57", "58", "F0", "XX")
-"""Connection, read-only or aborted, serialisation and deadlock, resources, shutdown and cancellation, disk,
-configuration, corruption: the database's trouble, not the event's."""
+PAUSE_STATES = ("25006", "40", "53100", "53200", "53300", "57", "58000", "58030", "F0", "XX001", "XX002")
+"""How the states begin that tell of the database's trouble: read-only, serialisation and deadlock, disk, memory,
+connections, shutdown, system, input and output, configuration, corruption. In a handler's SQL all else is its own:
+that a server behind its foreign table is away, that SET comes too late, that an extension fails on this data."""
 
 CONTENDED_STATES = ("40001", "40P01")
 """A serialisation failure, a deadlock: another transaction was in the way."""
@@ -48,10 +49,19 @@ def of_handler(error: Exception, raised: Sequence[BaseException], *, connection_
     if error not in raised:
         return error
     if error.sqlstate == "55P03":
-        return RowLocked(_first_line(error))
+        return HeldUp(_first_line(error))
     if error.sqlstate in CONTENDED_STATES:
         return Contended(_first_line(error))
-    return Unavailable(_first_line(error)) if error.sqlstate[:2] in PAUSE_CLASSES else error
+    if is_stale_plan(error):
+        return Contended(_first_line(error))
+    return Unavailable(_first_line(error)) if error.sqlstate.startswith(PAUSE_STATES) else error
+
+
+def is_stale_plan(error: BaseException) -> bool:
+    """Whether a schema has changed under a statement that a connection had prepared: as with all that are as old."""
+    return isinstance(error, psycopg.errors.FeatureNotSupported) and (
+        error.diag.source_function == "RevalidateCachedQuery"
+    )
 
 
 def _first_line(error: psycopg.Error) -> str:

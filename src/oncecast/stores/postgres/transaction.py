@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, LiteralString
 
 import psycopg
@@ -21,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
-from oncecast.core.transaction import RAISED_KEPT, Params
+from oncecast.core.transaction import RAISED_KEPT, WITHIN, Params
 from oncecast.stores.postgres.connection import Connection
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
@@ -32,6 +33,18 @@ _TRANSACTION_CONTROL = frozenset(
 )
 UNDO_S = 5.0
 """A savepoint that cannot be rolled back in this time has the attempt fail."""
+
+_LEAVES_TRACES = re.compile(
+    r"set_config\s*\((?![^()]*,\s*true\s*\))"
+    r"|pg_(?:try_)?advisory_lock"
+    r"|create\s+(?:local\s+|global\s+)?temp(?:orary)?\s(?!.*\son\s+commit\s+drop\b)"
+    r"|\binto\s+temp(?:orary)?\s|\bpg_temp\.|\swith\s+hold\s",
+    re.IGNORECASE | re.DOTALL,
+).search
+"""What may stay with the session beyond the transaction, besides what is refused; to find one too many is no harm."""
+
+KNOWN_MAX_LETTERS = 4_096
+"""Of a statement of which it is remembered whether it leaves traces: longer ones are seldom run again."""
 
 _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
 
@@ -44,16 +57,21 @@ class HandlerTransaction:
         self._take_key = take_key
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
-        self._is_torn = False
+        self._torn: str | None = None
         self._one_at_a_time = asyncio.Lock()
         self._asked = 0
         """How many statements are under way or wait: a lock that was just released does not tell of those."""
         self._savepoints = 0
+        self._opened: list[int] = []
+        """The savepoints that are open, outermost first."""
+        self._entered: set[int] = set()
+        """Those of them that something is in which was not done in their block."""
 
     @property
     def emitted(self) -> list[bytes]:
         """See OpenTransaction; once the attempt is over nobody can emit any more."""
         self._open()
+        self._note_strangers()
         return self._emitted
 
     @property
@@ -62,9 +80,9 @@ class HandlerTransaction:
         return self._raised
 
     @property
-    def is_torn(self) -> bool:
-        """Whether a part of it that was to be rolled back may still be there."""
-        return self._is_torn
+    def torn(self) -> str | None:
+        """Why it must not commit: a part of it that was to be rolled back is there, or one that was not is gone."""
+        return self._torn
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
@@ -89,24 +107,37 @@ class HandlerTransaction:
     async def savepoint(self) -> AsyncIterator[None]:
         """A stretch whose SQL errors the handler means to survive. One that is cancelled is rolled back, too."""
         self._savepoints += 1
-        name = f"handler_{self._savepoints}"
+        number, outer = self._savepoints, WITHIN.get()
+        name = f"handler_{number}"
         emitted_before = len(self._emitted)
         await self._run(f"savepoint {name}")
+        self._opened.append(number)
+        WITHIN.set((*outer, number))
         try:
             yield
         except (Exception, asyncio.CancelledError):
             del self._emitted[emitted_before:]
             await self._undo(name)
+            if number in self._entered:
+                self._torn = "a savepoint was rolled back with what another task wrote meanwhile"
             raise
+        finally:
+            self._opened.remove(number)
+            WITHIN.set(outer)
         await self._run(f"release savepoint {name}")
 
     async def _undo(self, savepoint: LiteralString) -> None:
         """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
-        was_torn, self._is_torn = self._is_torn, True
+        torn_before, self._torn = self._torn, "a savepoint could not be rolled back"
         with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
             async with asyncio.timeout(UNDO_S):
                 await self._run(f"rollback to savepoint {savepoint}")
-            self._is_torn = was_torn
+            self._torn = torn_before
+
+    def _note_strangers(self) -> None:
+        """What is done now is in all savepoints that are open: told from those in whose block it stands."""
+        if self._opened:
+            self._entered.update(set(self._opened).difference(WITHIN.get()))
 
     async def end(self, deadline_s: float) -> None:
         """The attempt is over, once all is that was asked for: nobody who kept the facade can do more with it."""
@@ -126,6 +157,8 @@ class HandlerTransaction:
 
     async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:
         refuse_transaction_control(query)
+        if leaves_traces(query):
+            self._open().has_traces = True
         # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
         # behind another one.
         return await self._run(query, params, rows, prepare=True)
@@ -143,6 +176,7 @@ class HandlerTransaction:
         try:
             async with self._one_at_a_time:
                 connection = self._open()
+                self._note_strangers()
                 cursor = AsyncCursor(connection, row_factory=rows)
                 await cursor.execute(query, params, prepare=prepare)
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
@@ -167,6 +201,16 @@ def refuse_transaction_control(query: str) -> None:
             f"a handler may not run {word.upper()}: its transaction commits with the event;"
             " use 'async with tx.savepoint()' for errors that it means to survive"
         )
+
+
+def leaves_traces(query: str) -> bool:
+    """Whether a later event would find something of the statement, were it given the same session."""
+    return _known_to(query) if len(query) <= KNOWN_MAX_LETTERS else _LEAVES_TRACES(query) is not None
+
+
+@lru_cache
+def _known_to(query: str) -> bool:
+    return _LEAVES_TRACES(query) is not None
 
 
 def _first_words(query: str) -> tuple[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import psycopg
 
 from oncecast.core.errors import AttemptFailed, gist
 from oncecast.core.ports import Work
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import CANCEL_S, Connection
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.errors import of_handler
+from oncecast.stores.postgres.errors import is_stale_plan, of_handler
 from oncecast.stores.postgres.handover import Held
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
@@ -21,22 +22,11 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
     connection = held.connection
     deadline_s = database.limits.deadline_s
-    failure: Exception | None = None
     facade = HandlerTransaction(connection, database.queries["take_key"])
-    try:
-        await work(facade)
-    except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
-        failure = gist(error, facade.raised)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            facade.close()  # the connection is closed on the way out
-            raise
-        failure = AttemptFailed("the handler was cancelled, by a task of its own that was")
-    if failure is None and facade.is_torn:
-        failure = AttemptFailed("a savepoint could not be rolled back")
+    failure = await _outcome(work, facade)
     emitted = facade.emitted
-    await facade.end(deadline_s)
+    left_over = await _end(facade, connection, deadline_s)
+    failure = failure or left_over
     broken = connection.broken
     if failure is None:
         # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
@@ -47,9 +37,40 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         return None
     await _roll_back(connection, failure, deadline_s)
     translated = of_handler(failure, facade.raised, connection_broken=broken)
+    if is_stale_plan(failure):
+        await database.renew()
     if translated is not failure:
         translated.__cause__ = failure
     return translated
+
+
+async def _outcome(work: Work, facade: HandlerTransaction) -> Exception | None:
+    """What came of users' code: its error, or ours for it."""
+    try:
+        await work(facade)
+    except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
+        return gist(error, facade.raised)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            facade.close()  # the connection is closed on the way out
+            raise
+        return AttemptFailed("the handler was cancelled, by a task of its own that was")
+    return AttemptFailed(facade.torn) if facade.torn else None
+
+
+async def _end(facade: HandlerTransaction, connection: Connection, deadline_s: float) -> Exception | None:
+    """Let what is under way come to its end; returns the error if that is none to commit after."""
+    try:
+        await facade.end(deadline_s)
+    except TimeoutError:  # a thread's statement, with a SET LOCAL statement_timeout; or nobody answers any more
+        with contextlib.suppress(psycopg.Error, OSError):
+            await connection.cancel_safe(timeout=CANCEL_S)
+        await facade.end(CANCEL_S)
+        return AttemptFailed("a statement was still under way when its handler had returned")
+    if not connection.broken and connection.pgconn.transaction_status not in _IN_TRANSACTION:
+        return AttemptFailed("a statement was left unfinished that is none for tx.execute, such as COPY")
+    return None
 
 
 async def _roll_back(connection: Connection, failure: Exception, deadline_s: float) -> None:
