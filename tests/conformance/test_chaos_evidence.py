@@ -82,8 +82,8 @@ async def test_follow_ups_are_recorded_with_the_transaction_that_emits_them_and_
     app.on("order")(reserve)
     order = Event.new("order")
     await store(connection, "shop", order)
-    caused = Event.new("reserved", id=follow_up_id(order.source, order.id, "reserve", 0))
-    orphan = Event.new("reserved", id=follow_up_id(order.source, "another", "reserve", 0))
+    caused = Event.new("reserved", id=follow_up_id(order.source, order.id, "shop", "reserve", 0))
+    orphan = Event.new("reserved", id=follow_up_id(order.source, "another", "shop", "reserve", 0))
     insert = "insert into shop.outbox (event) values (%s)"
     await connection.execute(insert, (caused.to_json(),))
     await connection.execute(insert, (orphan.to_json(),))

@@ -57,7 +57,7 @@ def follow_up_of(type: str, id: str) -> str | None:
     if type != "wavering" and "chained" not in type:
         return None
     handler, index = _FOLLOW_UPS[type.partition(".")[0]]
-    return follow_up_id(DEFAULT_SOURCE, id, f"application.<locals>.{handler}", index)
+    return follow_up_id(DEFAULT_SOURCE, id, GROUP, f"application.<locals>.{handler}", index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,13 +222,13 @@ DECISIONS = [
     Mutant(
         "one that fails charges nobody who was with it",
         "listener/attempt.py",
-        "            for arrival in part:\n                arrival.attempts -= 1\n",
-        "",
+        "            arrival.attempts -= 1\n            arrival.part_max",
+        "            arrival.part_max",
     ),
     Mutant(
         "what was together has ended only if its transaction committed",
         "listener/attempt.py",
-        "            await self._part(work)\n",
+        "            self._part(work, held_up=isinstance(error, HeldUp))\n",
         "            self._settle(work, [Outcome.STORED] * len(work))\n",
     ),
     Mutant(
@@ -290,7 +290,7 @@ DECISIONS = [
     Mutant(
         "a follow-up has its id from its cause",
         "listener/handlers.py",
-        "id=follow_up_id(source, id, handler, count)",
+        "id=id_",
         "id=Event.new(follow_up.type).id",
     ),
 ]

@@ -94,7 +94,7 @@ async def collect(
 def derived_ids(app: Listener, stored: Collection[tuple[str, str, str]]) -> set[str]:
     """The ids of all follow-ups that handlers can have emitted for events with these sources, ids and types."""
     return {
-        follow_up_id(source, id_, handler.name, index)
+        follow_up_id(source, id_, app.name, handler.name, index)
         for source, id_, type_ in stored
         for handler in app.plan_of(type_, source).handlers
         for index in range(EMITTED_MAX)

@@ -86,9 +86,12 @@ def new_id() -> str:
     return f"evt_{uuid_utils.uuid7()}"
 
 
-def follow_up_id(source: str, id: str, handler: str, index: int) -> str:
-    """The id of the `index`-th event that `handler` emitted for the event `(source, id)`: the same every time."""
-    return "evt_" + blake2b("\0".join((source, id, handler, str(index))).encode(), digest_size=16).hexdigest()
+def follow_up_id(source: str, id: str, app: str, handler: str, index: int) -> str:
+    """The id of the `index`-th event that `handler` of `app` emitted for the event `(source, id)`, every time.
+
+    The application is in it, for those of two groups may call a handler the same.
+    """
+    return "evt_" + blake2b("\0".join((source, id, app, handler, str(index))).encode(), digest_size=16).hexdigest()
 
 
 class Emitted:
@@ -308,6 +311,10 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     journal: str = ""
     turn: Turn | None = None
     """Set if a handler asked for order."""
+    part_max: int = 0
+    """At most so many may be attempted with it, since it was among more that failed; 0 where it was not."""
+    held_up: bool = False
+    """Whether the last that came of it is that another transaction's lock was in its way."""
 
     @property
     def identity(self) -> str:

@@ -2,7 +2,7 @@
 
 `Event`, `Transaction` (`SyncTransaction` in a plain `def`), the lifespan's state by its type; any other annotation is
 for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each. `Annotated`
-says what is asked of the data besides.
+says what is asked of the data besides. A parameter that has a default and no annotation is left to its default.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event
 from oncecast.core.transaction import SyncTransaction, Transaction
 from oncecast.listener.functions import bound_in, name_of, written
-from oncecast.listener.parts import bare, checks_of
+from oncecast.listener.parts import bare, checks_of, named
 from oncecast.listener.payload import decoder_of
 
 
@@ -31,6 +32,8 @@ class Given:
 
 
 Serve = Callable[[Given], Any]
+FOREIGN = frozenset(("Context", "Depends", "Security"))
+"""How other frameworks say what a parameter is for: to us it would be the event's data."""
 
 
 class Arguments:
@@ -49,7 +52,8 @@ class Arguments:
         self._state = state
         self._serves: list[tuple[str, Serve]] = []
         self._data: str | None = None
-        annotations = self._annotations(written(handler), names)
+        self._names = dict(names or {})
+        annotations = self._annotations(written(handler))
         bound = bound_in(handler)
         for parameter in inspect.signature(handler).parameters.values():
             if parameter.name in bound:
@@ -62,13 +66,21 @@ class Arguments:
         """The keyword arguments of a call. Raises DataInvalid."""
         return {name: serve(given) for name, serve in self._serves}
 
-    def _annotations(self, handler: Callable[..., Any], names: Mapping[str, Any] | None) -> dict[str, Any]:
-        try:
-            return typing.get_type_hints(handler, localns=dict(names or {}), include_extras=True)
-        except NameError as error:
-            raise ConfigError(
-                f"handler {self._handler}: an annotation names {error.name!r}, which is not known"
-            ) from None
+    def _annotations(self, handler: Callable[..., Any]) -> dict[str, Any]:
+        """The annotations of its parameters; what it returns is nobody's."""
+        known = getattr(inspect.unwrap(handler), "__globals__", {})
+        hints: dict[str, Any] = {}
+        for name, annotation in inspect.get_annotations(handler).items():
+            if name == "return":
+                continue
+            one = SimpleNamespace(__annotations__={name: annotation})
+            try:
+                hints |= typing.get_type_hints(one, known, self._names, include_extras=True)
+            except NameError as error:
+                raise self._refusal(name, f"its annotation names {error.name!r}, which is not known") from None
+            except (AttributeError, SyntaxError, TypeError) as error:
+                raise self._refusal(name, f"its annotation {annotation!r} cannot be read: {error}") from None
+        return hints
 
     def _serve(self, parameter: inspect.Parameter, wanted: Any) -> Serve | None:
         name = parameter.name
@@ -85,7 +97,25 @@ class Arguments:
             return self._serve_transaction(name, kind)
         if self._state is not None and kind == self._state:
             return lambda given: given.state
+        self._check_data(parameter, wanted)
         return self._serve_batch(name, wanted) if self._in_batches else self._serve_event(name, wanted)
+
+    def _check_data(self, parameter: inspect.Parameter, wanted: Any) -> None:
+        """Raise ConfigError for what would be taken for the event's data, and can hardly be meant so."""
+        metadata = (*typing.get_args(wanted)[1:], parameter.default)
+        foreign = next((type(part).__name__ for part in metadata if type(part).__name__ in FOREIGN), None)
+        if foreign:
+            raise self._refusal(
+                parameter.name, f"{foreign} is another framework's: what handlers share is yielded by the lifespan"
+            )
+        if self._state is not None and self._state in typing.get_args(bare(wanted)):
+            raise self._refusal(parameter.name, f"the lifespan always yields {named(self._state)}: ask for just that")
+        if parameter.default is not parameter.empty and bare(wanted) is not Event:
+            raise self._refusal(
+                parameter.name,
+                "it would be given the event's data, and never its default: leave out the default; or the annotation,"
+                " and it keeps the default",
+            )
 
     def _known_by_name(self, name: str) -> Any:
         if name == "tx":

@@ -10,7 +10,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oncecast.core.errors import Contended, Cost, CrashLoop, OutOfTurn, Retry, Unavailable, classify
+from oncecast.core.errors import (
+    Contended,
+    Cost,
+    CrashLoop,
+    HeldUp,
+    OutOfTurn,
+    Retry,
+    RowLocked,
+    Unavailable,
+    classify,
+)
 from oncecast.core.event import Arrival
 from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started, Suspected
 from oncecast.core.ports import EventStore, Outcome
@@ -46,7 +56,8 @@ class Attempts:
 
     `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back to its
     line, `let_go(arrival)` is for one whose turn its abandoned track cannot bring about. `paused()` is called when
-    the database is found to be down, `emitted()` when handlers have left something in the outbox.
+    the database is found to be down, `emitted()` when handlers have left something in the outbox, `buried()` when one
+    has its row as dead: it may be another's, or ours of a try whose answer was lost.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class Attempts:
         solo: Solo,
         observe: Observe,
         emitted: Callable[[], None],
+        buried: Callable[[], None],
         check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._app = app
@@ -78,6 +90,7 @@ class Attempts:
         self._solo = solo
         self._observe = observe
         self._emitted = emitted
+        self._buried = buried
         self._check_emitted = check_emitted
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended = 0
@@ -116,6 +129,8 @@ class Attempts:
             await self._failed(work, error)
         else:
             self._ended += len(work)
+            if work[0].doom is not None:
+                self._buried()
             self._settle(work, outcomes)
 
     async def _try_database(self, work: Work) -> list[Outcome]:
@@ -161,8 +176,8 @@ class Attempts:
 
     async def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
-        if len(work) > 1 and (isinstance(error, Contended) or cost in (Cost.RETRY, Cost.DEAD)):
-            await self._part(work)
+        if len(work) > 1 and (isinstance(error, Contended | HeldUp) or cost in (Cost.RETRY, Cost.DEAD)):
+            self._part(work, held_up=isinstance(error, HeldUp))
         elif isinstance(error, Contended):
             self._spare(work, error, delay_s=WAIT_S)
         elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
@@ -172,6 +187,7 @@ class Attempts:
             self._paused()  # each time: a claim under way may have brought leases since the last hand-back
             self._spare(work, error)
         elif cost is Cost.WAIT:
+            work[0].held_up = len(work) == 1 and isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
             self._spare(work, error, delay_s=WAIT_S)
         else:
             self._spend(work[0], error, last=cost is Cost.DEAD)
@@ -195,18 +211,21 @@ class Attempts:
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.pauses_max and arrival.doom is None
 
-    async def _part(self, work: Work) -> None:
-        """One of these is bad, and the good ones must not suffer: it is sought among fewer."""
-        for part in self._app.plan_of(work[0].type, work[0].source).parts(work):
-            for arrival in part:
-                arrival.attempts -= 1
-            await self._attempt(list(part))
+    def _part(self, work: Work, *, held_up: bool) -> None:
+        """One of these is bad, and the good ones must not suffer: they come back to be attempted with fewer."""
+        part_max = self._app.plan_of(work[0].type, work[0].source).part_max(len(work))
+        for arrival in work:
+            arrival.attempts -= 1
+            arrival.part_max = part_max
+            arrival.held_up = held_up
+        self._come_back(work, 0.0)
 
     def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
         self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left, arrival.source))
         arrival.pauses = 0
+        arrival.held_up = False
         arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
         buried_before = arrival.doom is not None
         if not left and not buried_before:

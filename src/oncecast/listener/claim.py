@@ -1,9 +1,8 @@
 """The claim station: of what has arrived, what is ours to do now?
 
-A *line* is the way from here to the attempts. There are three: one for events that only want to be stored, in
-batches as large as what has arrived, one for events whose handlers take several at a time, and one for those that
-are each a piece of work of their own. So none stands behind the other. A line claims no more than it can work on
-soon: what is not claimed, another listener can take.
+A *line* is the way from here to the attempts. There are several, see `lines`: events that only want to be stored, in
+batches as large as what has arrived, do not stand behind those that are each a piece of work of their own. A line
+claims no more than it can work on soon: what is not claimed, another listener can take.
 """
 
 from __future__ import annotations

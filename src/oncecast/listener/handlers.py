@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import inspect
 import sys
@@ -19,6 +18,7 @@ from oncecast.listener.functions import check_function, name_of, written
 from oncecast.listener.lifespan import Bounds, Lifespan
 from oncecast.listener.plan import NOTHING, Handler, Plan, check_place
 from oncecast.listener.selection import selectors_of
+from oncecast.listener.tasks import apart
 from oncecast.listener.threads import Threads, ThreadTransaction
 
 OWN_TYPES = "oncecast."
@@ -233,18 +233,7 @@ class Listener:
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan)
-        is_theirs = False
-        try:
-            async with asyncio.timeout(timeout_s):
-                try:
-                    await self._call_all(plan, arrivals, tx, check)
-                except TimeoutError:
-                    is_theirs = True
-                    raise
-        except TimeoutError as error:
-            if is_theirs:
-                raise
-            raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error
+        await apart(self._call_all(plan, arrivals, tx, check), timeout_s=timeout_s)
 
     async def _call_all(
         self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
@@ -265,7 +254,7 @@ class Listener:
         tx: OpenTransaction,
         check: Callable[[bytes], None] | None,
     ) -> None:
-        events = [Event.from_json(a.raw, _emitter(a.source, a.id, handler.name, tx, check)) for a in arrivals]
+        events = [Event.from_json(a.raw, self._emitter(a, handler, tx, check)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
         proceed: Proceed = partial(self._run, handler, given)
@@ -274,6 +263,25 @@ class Listener:
             for around in reversed(self._middleware):
                 proceed = partial(around, call, _once(proceed, around, handler))
         await proceed()
+
+    def _emitter(
+        self, arrival: Arrival, handler: Handler, tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> Callable[[Event], Event]:
+        """What puts down on the transaction what `handler` emits of the event that `arrival` is."""
+        count = 0
+
+        def emit(follow_up: Event) -> Event:
+            nonlocal count
+            id_ = follow_up_id(arrival.source, arrival.id, self.name, handler.name, count)
+            follow_up = dataclasses.replace(follow_up, id=id_, emitter=None)
+            raw = follow_up.to_json()
+            if check is not None:
+                check(raw)
+            count += 1
+            tx.emitted.append(raw)
+            return follow_up
+
+        return emit
 
     async def _run(self, handler: Handler, given: Given) -> None:
         arguments = handler.arguments.of(given)
@@ -303,22 +311,3 @@ def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed
         await proceed()
 
     return proceed_once
-
-
-def _emitter(
-    source: str, id: str, handler: str, tx: OpenTransaction, check: Callable[[bytes], None] | None
-) -> Callable[[Event], Event]:
-    """What puts down on the transaction what `handler` emits of the event `(source, id)`."""
-    count = 0
-
-    def emit(follow_up: Event) -> Event:
-        nonlocal count
-        follow_up = dataclasses.replace(follow_up, id=follow_up_id(source, id, handler, count), emitter=None)
-        raw = follow_up.to_json()
-        if check is not None:
-            check(raw)
-        count += 1
-        tx.emitted.append(raw)
-        return follow_up
-
-    return emit

@@ -1,7 +1,8 @@
 """The lines side by side, and which of them an arrival takes: none stands behind another's.
 
 One is for events that only want to be stored, one for those whose handlers take several at a time, one for those
-that are attempted one by one: by their handlers' wish, or because they have failed before.
+that are attempted one by one: by their handlers' wish, or because they have failed before. The last has few lanes,
+for those that wait for a lock of somebody else's: each keeps its lane until PostgreSQL gives up, and comes again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ TOGETHER_LANES = 2
 TOGETHER_PIECES = 2
 """Calls of handlers that a claim is for, in each lane: they may take few events, and long."""
 CLAIM_MAX_EVENTS = 1_000
+HELD_UP_SHARE = 4
+"""Of so many lanes for events attempted one by one there is one more for those that are held up."""
 FAST_LANE_CLAIM = 16
 """Of events that are attempted one by one, so many for each lane in a claim, while they end in no time."""
 
@@ -35,7 +38,7 @@ class Lines:
             lanes=together_lanes,
             claim_max=CLAIM_MAX_EVENTS,
             pieces_max=TOGETHER_PIECES * together_lanes,
-            work_of=self._work_together,
+            work_of=self._piece_of,
             **join,
         )
         self._singles = Line(
@@ -43,10 +46,18 @@ class Lines:
             ready_ahead=ready_ahead,
             claim_max=min(max(lanes, 4 * lanes - ready_ahead), CLAIM_MAX_EVENTS),
             claim_fast_max=min(FAST_LANE_CLAIM * lanes, CLAIM_MAX_EVENTS),
-            work_of=lambda _: (None, 1),
+            work_of=self._piece_of,
             **join,
         )
-        self._lines = (self._bulk, self._together, self._singles)
+        held_up_lanes = max(1, lanes // HELD_UP_SHARE)
+        self._held_up = Line(
+            lanes=held_up_lanes,
+            claim_max=CLAIM_MAX_EVENTS,
+            pieces_max=TOGETHER_PIECES * held_up_lanes,
+            work_of=self._piece_of,
+            **join,
+        )
+        self._lines = (self._bulk, self._together, self._singles, self._held_up)
 
     def push(self, arrivals: list[Arrival]) -> None:
         """New ones, behind those that wait."""
@@ -74,9 +85,12 @@ class Lines:
         bulk: list[Arrival] = []
         together: list[Arrival] = []
         singles: list[Arrival] = []
+        held_up: list[Arrival] = []
         for arrival in arrivals:
             plan = plan_of(arrival.type, arrival.source)
-            if arrival.attempts or arrival.doom is not None:
+            if arrival.held_up:
+                held_up.append(arrival)
+            elif arrival.attempts or arrival.part_max or arrival.doom is not None:
                 singles.append(arrival)
             elif not plan.handlers:
                 bulk.append(arrival)
@@ -84,9 +98,10 @@ class Lines:
                 together.append(arrival)
             else:
                 singles.append(arrival)
-        for line, part in zip(self._lines, (bulk, together, singles), strict=True):
-            push(line, part)
+        push(self._bulk, bulk)
+        push(self._together, together)
+        push(self._singles, singles)
+        self._held_up.push(held_up)  # behind the others of these: each shall have its try
 
-    def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
-        plan = self._app.plan_of(arrival.type, arrival.source)
-        return plan, plan.together_max
+    def _piece_of(self, arrival: Arrival) -> tuple[object, int]:
+        return self._app.plan_of(arrival.type, arrival.source).piece_of(arrival)

@@ -30,7 +30,8 @@ class Selector(NamedTuple):
 def selectors_of(types: tuple[object, ...], source: object) -> list[Selector]:
     """A selector for each of `types`; raises ConfigError for what is no pattern."""
     if not types:
-        raise ConfigError("a handler needs the event types that it is for, such as @app.on('order.created')")
+        such_as = "'order.created'" if source is None else f"'*', source={source!r}"
+        raise ConfigError(f"a handler needs the event types that it is for, such as @app.on({such_as})")
     sources = [] if source is None else [(source, "source")]
     for pattern, what in [*((type, "event type") for type in types), *sources]:
         if not isinstance(pattern, str) or not pattern:

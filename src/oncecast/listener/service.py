@@ -16,7 +16,7 @@ from typing import Any
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.facts import Died, Fact, Observe, Stopped, Stopping
+from oncecast.core.facts import Fact, Observe, Stopped, Stopping
 from oncecast.core.letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
 from oncecast.core.ports import Claims, Deaths, EventStore, Leases, Outbox, Publish
 from oncecast.core.wire import Answer, Ask, Report
@@ -141,6 +141,7 @@ class ListenerService:
             solo=solo,
             observe=self._observe,
             emitted=self._emissions.wake,
+            buried=self._wake_for_the_dead,
             check_emitted=check_emitted,
         )
         threads = ThreadGate(
@@ -336,10 +337,11 @@ class ListenerService:
 
     def _observe(self, fact: Fact) -> None:
         self.tally.observe(fact)
-        if isinstance(fact, Died):
-            self._filer.wake()
-            if self.sender:
-                self.sender.wake()
+
+    def _wake_for_the_dead(self) -> None:
+        self._filer.wake()
+        if self.sender:
+            self.sender.wake()
 
     def report(self) -> Report:
         """The report of this moment, without a cursor: each feed adds that of its journal."""

@@ -1,9 +1,9 @@
-"""Tasks and events: the first of several, and an end for all."""
+"""Tasks and events: the first of several, an end for all, and users' code apart from ours."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,6 +40,51 @@ async def unless(event: asyncio.Event) -> AsyncIterator[None]:
     except Exception:  # classified: only of a block that was cut short
         if not deadline.expired():
             raise
+
+
+async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> None:
+    """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
+
+    What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,
+    and users may swallow a cancellation. Here, whoever was cancelled, or ran out of time, never returns.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(handling)
+    over: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(wake)
+    timer = loop.call_later(timeout_s, wake, None)
+    try:
+        await over
+    finally:
+        timer.cancel()
+        in_time = task.done()
+        await _end(task)
+    if not in_time:
+        raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from _error_of(task)
+    task.result()
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel it until it has ended, even if we are cancelled meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=CANCEL_INTERVAL_S)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    _error_of(task)  # or it would be told as never retrieved
+    if cancelled is not None:
+        raise cancelled
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
 
 
 async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -102,6 +102,7 @@ class Bench:
             let_go=self._settlement.let_go,
             paused=_nothing,
             emitted=_nothing,
+            buried=_nothing,
             trial=Trial(leases, self._stores.deaths),
             solo=Solo(),
             observe=self._observe,
@@ -178,10 +179,9 @@ class Bench:
     def _work_of(self, arrival: Arrival) -> tuple[Any, int]:
         """As in the lines of the service: see `listener.lines`."""
         plan = self._app.plan_of(arrival.type, arrival.source)
-        if not plan.handlers and not arrival.attempts:
+        if not plan.handlers and not arrival.attempts and not arrival.part_max:
             return plan, CLAIM_MAX_EVENTS
-        alone = arrival.attempts or arrival.doom is not None or plan.together_max == 1
-        return (None, 1) if alone else (plan, plan.together_max)
+        return plan.piece_of(arrival)
 
     def _settle(self, work: list[Arrival], outcomes: list[Outcome]) -> None:
         for arrival, outcome in zip(work, outcomes, strict=True):
@@ -253,7 +253,7 @@ class Bench:
         causes: dict[str, Result] = {}
         for index in range(EMITTED_MAX):
             for arrival, handler, result in handled:
-                id_ = follow_up_id(arrival.source, arrival.id, handler, index)
+                id_ = follow_up_id(arrival.source, arrival.id, self._app.name, handler, index)
                 if id_ in ids:
                     causes[id_] = result
             if len(causes) == len(ids):

@@ -126,5 +126,5 @@ def test_the_ids_of_follow_ups_are_known_from_what_is_stored_and_who_handles_it(
 
     derived = derived_ids(app, [("/s", "1", "order.created"), ("/s", "2", "other")])
     name = "test_the_ids_of_follow_ups_are_known_from_what_is_stored_and_who_handles_it.<locals>.reserve"
-    assert follow_up_id("/s", "1", name, 3) in derived
-    assert follow_up_id("/s", "2", name, 0) not in derived
+    assert follow_up_id("/s", "1", "shop", name, 3) in derived
+    assert follow_up_id("/s", "2", "shop", name, 0) not in derived

@@ -51,15 +51,10 @@ def served(
 
 
 def test_event_transaction_data_and_state_are_told_apart_by_their_annotations_in_any_order() -> None:
-    async def handler(order: Struct, tx: Transaction, shop: Unserved, event: Event, limit: int = 3) -> None: ...
+    async def handler(order: Struct, tx: Transaction, shop: Unserved, event: Event, limit=3) -> None: ...  # type: ignore[no-untyped-def]
 
     shop = Unserved()
-    with pytest.raises(ConfigError, match="'limit': 'order' takes the event's data already"):
-        served(handler, ORDER, state=shop)
-
-    async def without_limit(order: Struct, tx: Transaction, shop: Unserved, event: Event, limit=3) -> None: ...  # type: ignore[no-untyped-def]
-
-    found = served(without_limit, ORDER, state=shop)
+    found = served(handler, ORDER, state=shop)
     assert found == {"order": Struct([Line("A", 2)]), "tx": "tx", "shop": shop, "event": ORDER}
 
 
@@ -137,6 +132,10 @@ def test_without_annotations_event_and_tx_are_known_by_name() -> None:
     assert served(handler, ORDER, in_batches=True) == {"event": [ORDER], "tx": "tx"}
 
 
+class Depends:
+    """As other frameworks have it."""
+
+
 async def unannotated(event: Event, more) -> None: ...  # type: ignore[no-untyped-def]
 async def unserved(thing: Unserved) -> None: ...
 async def everything(*args: Any) -> None: ...
@@ -146,6 +145,11 @@ async def two_data(order: Struct, other: Typed) -> None: ...
 async def sync_in_async(tx: SyncTransaction) -> None: ...
 def async_in_sync(tx: Transaction) -> None: ...
 async def unknown_name(order: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+async def unknown_attribute(order: msgspec.Nowhere) -> None: ...  # type: ignore[name-defined]
+async def misspelt(order: "dict[str") -> None: ...  # type: ignore[syntax]  # noqa: F722
+async def with_a_default(event: Event, dry_run: bool = False) -> None: ...
+async def depending(event: Event, shop: Annotated[int, Depends()]) -> None: ...
+async def depending_by_default(event: Event, shop: int = Depends()) -> None: ...  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
@@ -159,13 +163,36 @@ async def unknown_name(order: Nowhere) -> None: ...  # type: ignore[name-defined
         (two_data, "other"),
         (sync_in_async, "tx"),
         (async_in_sync, "tx.*SyncTransaction"),
-        (unknown_name, "Nowhere"),
+        (unknown_name, "'order': .*'Nowhere', which is not known"),
+        (unknown_attribute, "'order': .*Nowhere"),
+        (misspelt, "'order': .*cannot be read"),
+        (with_a_default, "'dry_run': .*leave out the default"),
+        (depending, "'shop': Depends is another framework's.*lifespan"),
+        (depending_by_default, "'shop': Depends is another framework's"),
     ],
 )
 def test_what_cannot_be_served_fails_at_registration_naming_handler_and_parameter(handler: Any, named: str) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
         Listener("shop").on("t")(handler)
     assert handler.__name__ in str(caught.value)
+
+
+def test_what_may_be_the_state_or_nothing_fails_at_registration_for_it_would_be_the_data() -> None:
+    @dataclasses.dataclass
+    class Shop:
+        name: str
+
+    async def handler(shop: Shop | None) -> None: ...
+
+    handler.__annotations__ = {"shop": Shop | None}
+    with pytest.raises(ConfigError, match=r"'shop': the lifespan always yields .*Shop"):
+        served(handler, ORDER, state=Shop("here"))
+
+
+def test_what_a_handler_says_that_it_returns_is_nobodys() -> None:
+    async def handler(event: Event) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert served(handler, ORDER) == {"event": ORDER}
 
 
 def test_a_batch_handler_that_asks_for_one_event_fails_at_registration() -> None:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from oncecast.core.errors import Contended, CrashLoop, DataRefused, OutOfTurn, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.errors import (
+    Contended,
+    CrashLoop,
+    DataRefused,
+    HeldUp,
+    OutOfTurn,
+    Reject,
+    Retry,
+    RowLocked,
+    Unavailable,
+)
 from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
 from oncecast.core.ports import Outcome, Work, WorkTogether
@@ -40,6 +50,7 @@ class Store:
         self.bad: set[str] = set()
         self.stored: list[str] = []
         self.buried: list[tuple[str, BaseException]] = []
+        self.burial = Outcome.STORED
 
     async def insert(self, batch: Sequence[Arrival]) -> list[Outcome]:
         self._refuse()
@@ -63,7 +74,7 @@ class Store:
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         self._refuse()
         self.buried.append((arrival.id, cause))
-        return Outcome.STORED
+        return self.burial
 
     def _refuse(self) -> None:
         if self.refusals:
@@ -95,10 +106,12 @@ class Harness:
         self.back: list[tuple[list[str], float]] = []
         self.let_go: list[str] = []
         self.pauses = 0
-        self.wakes = 0
+        self.wakes = self.buried = 0
         self.accused: list[tuple[str, bool]] = []
         self.deaths = Deaths()
         self.is_up = True
+        self._app = app or Listener()
+        self._parted: list[Arrival] = []
         self.database = DatabaseGate(
             self.store,  # type: ignore[arg-type]
             probe_interval_s=1.0,
@@ -106,22 +119,41 @@ class Harness:
             observe=self.facts.append,
         )
         self.station = Attempts(
-            app or Listener(),
+            self._app,
             self.store,  # type: ignore[arg-type]
             self.database,
             limits=LIMITS,
             settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
-            come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
+            come_back=self._come_back,
             let_go=lambda arrival: self.let_go.append(arrival.id),
             paused=self._paused,
             trial=Trial(self, self.deaths),  # type: ignore[arg-type]
             solo=Solo(),
             observe=self.facts.append,
             emitted=self._wake,
+            buried=self._bury,
         )
+
+    async def attempt_with_parts(self, work: Sequence[Arrival]) -> None:
+        """Attempt `work`, and what came of it at once and at no cost as the lines would."""
+        await self.station.attempt(list(work))
+        while self._parted:
+            first, *_ = self._parted
+            _, count = self._app.plan_of(first.type, first.source).piece_of(first)
+            part, self._parted = self._parted[:count], self._parted[count:]
+            await self.station.attempt(part)
+
+    def _come_back(self, work: Sequence[Arrival], delay_s: float) -> None:
+        if any(x.attempts or not x.part_max or delay_s or x.doom is not None for x in work):
+            self.back.append(([x.id for x in work], delay_s))
+        else:
+            self._parted[:0] = work
 
     async def accuse(self, arrival: Arrival, accused: bool) -> None:
         self.accused.append((arrival.id, accused))
+
+    def _bury(self) -> None:
+        self.buried += 1
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -200,7 +232,7 @@ async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> Non
     at = Harness()
     at.store.bad = {"137"}
     work = arrivals(500)
-    await at.station.attempt(work)
+    await at.attempt_with_parts(work)
     assert len(at.store.stored) == len(at.settled) == 499
     assert at.back == [(["137"], LIMITS.event_retry_delay_s)]
     assert {x.attempts for x in work} == {1}
@@ -224,6 +256,18 @@ async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with
     await at.station.attempt([arrival])
     ((buried, cause),) = at.store.buried
     assert (buried, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.PRESENT])
+async def test_of_a_burial_is_told_even_if_the_answer_to_its_first_try_was_lost(outcome: Outcome) -> None:
+    at = Harness()
+    at.store.burial = outcome
+    (arrival,) = arrivals(1)
+    arrival.doom = ValueError("no")
+    await at.station.attempt([arrival])
+    assert at.buried == 1
+    await at.station.attempt(arrivals(1))
+    assert at.buried == 1
 
 
 async def test_a_burial_that_the_database_cannot_take_waits_and_the_handler_does_not_run_again() -> None:
@@ -321,7 +365,7 @@ async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_on
 
     at = Harness(app)
     work = handled_by(app, 64)
-    await at.station.attempt(work)
+    await at.attempt_with_parts(work)
     assert len(at.settled) == 63
     assert at.back == [(["37"], LIMITS.event_retry_delay_s)]
     assert {arrival.attempts for arrival in work} == {1}
@@ -338,7 +382,7 @@ async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() ->
             raise Reject("no")
 
     at = Harness(app)
-    await at.station.attempt(handled_by(app, 3))
+    await at.attempt_with_parts(handled_by(app, 3))
     assert calls == ["1", "2", "1", "2", "3"]
     assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
 
@@ -352,9 +396,57 @@ async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_
     at = Harness(app)
     at.store.refusals = [Contended("deadlock detected")]
     work = handled_by(app, 3)
-    await at.station.attempt(work)
+    await at.attempt_with_parts(work)
     assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
     assert at.told(InsertFailed) == []
+
+
+@pytest.mark.parametrize("kind", ["batch", "shared"])
+async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_one_waits(kind: str) -> None:
+    app = Listener()
+
+    async def of_batch(events: list[Event]) -> None:
+        for event in events:
+            await of_one(event)
+
+    async def of_one(event: Event) -> None:
+        if event.id == "2":
+            raise HeldUp("canceling statement due to lock timeout")
+
+    if kind == "batch":
+        app.on_batch("order")(of_batch)
+    else:
+        app.on("order", share_transaction=True)(of_one)
+    at = Harness(app)
+    work = handled_by(app, 5)
+    await at.attempt_with_parts(work)
+    assert sorted(at.settled) == ["1", "3", "4", "5"]
+    ((ids, delay_s),) = at.back
+    assert (ids, delay_s > 0) == (["2"], True)
+    assert [(x.attempts, x.held_up) for x in work if x.id == "2"] == [(0, True)]
+
+
+async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_take_a_batch_apart() -> None:
+    app = Listener()
+
+    @app.on_batch("order")
+    async def count(events: list[Event]) -> None: ...
+
+    at = Harness(app)
+    at.store.refusals = [RowLocked("x")]
+    await at.attempt_with_parts(handled_by(app, 3))
+    ((ids, delay_s),) = at.back
+    assert (ids, delay_s > 0) == (["1", "2", "3"], True)
+
+
+async def test_whatever_costs_an_event_an_attempt_it_is_not_held_up_any_more() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    at.store.refusals = [RowLocked("x"), DataRefused("x")]
+    await at.station.attempt([arrival])
+    assert arrival.held_up
+    await at.station.attempt([arrival])
+    assert (arrival.held_up, arrival.attempts) == (False, 1)
 
 
 async def test_an_event_that_deadlocks_alone_comes_back_and_no_other_pauses_for_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -173,7 +173,7 @@ async def test_an_object_that_is_called_is_a_handler_named_by_its_class(kind: ty
     app.on("t")(counting)
     tx = await handled(app, Event.new("t", 1, id="1", source="/s"))
     assert counting.seen == [1]
-    assert Event.from_json(tx.emitted[0]).id == follow_up_id("/s", "1", kind.__qualname__, 0)
+    assert Event.from_json(tx.emitted[0]).id == follow_up_id("/s", "1", app.name, kind.__qualname__, 0)
 
 
 async def of_shop(shop: str, event: Event, tx: Transaction, *, seen: list[Any], limit: int) -> None:
@@ -284,11 +284,97 @@ async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_r
         async def handler(event: Event) -> None:
             await runs[event.type]()
 
-    for type_, told in (("long", OUT_OF_TIME), ("own", ""), ("own late", "its own")):
+    for type_, told in (("long", OUT_OF_TIME), ("own", ""), ("own late", OUT_OF_TIME)):
         with pytest.raises(TimeoutError) as raised:
             await handled(app, Event.new(type_), timeout_s=0.01 if type_ != "own" else 10.0)
         assert (type(raised.value), str(raised.value)) == (TimeoutError, told)
         assert classify(raised.value) is Cost.RETRY
+
+
+@pytest.mark.parametrize("swallowed", [asyncio.CancelledError, BaseException])
+async def test_a_handler_that_swallows_the_end_of_its_time_fails_all_the_same(swallowed: type[BaseException]) -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler() -> None:
+        with suppress(swallowed):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError) as raised:
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert str(raised.value) == OUT_OF_TIME
+
+
+async def test_a_handler_that_swallows_its_cancellation_leaves_nothing_behind() -> None:
+    app, runs = Listener(), asyncio.Event()
+
+    @app.on("t")
+    async def handler() -> None:
+        runs.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    attempt = asyncio.create_task(handled(app, Event.new("t")))
+    await runs.wait()
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    assert attempt.cancelled()
+
+
+async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again() -> None:
+    app, seen = Listener(), []
+
+    @app.on("t")
+    async def handler() -> None:
+        while len(seen) < 3:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            seen.append("cancelled")
+
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("survives", [False, True])
+async def test_a_task_group_that_fails_in_a_handler_leaves_nothing_to_the_next_attempt(survives: bool) -> None:
+    """Up to Python 3.12 it leaves its task as if cancelled: no time limit works in that any more."""
+    app, stored = Listener(), []
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        with suppress(ExceptionGroup) if survives else nullcontext():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail_soon())
+        stored.append(event.id)
+
+    async def fail_soon() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    with nullcontext() if survives else pytest.raises(ExceptionGroup):
+        await handled(app, Event.new("t", id="1"))
+    assert stored == (["1"] if survives else [])
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
+    app, ends = Listener(), []
+
+    @app.on("t")
+    async def handler() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.Event().wait()).cancel()
+        ends.append("ended")
+
+    await handled(app, Event.new("t"))
+    assert ends == ["ended"]
 
 
 async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,14 +423,26 @@ async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_nu
     @app.on("t")
     async def handler(event: Event) -> None:
         emitted = await event.emit(Event.new("next", {"n": 1}))
-        assert emitted.id == follow_up_id("/s", "cause", handler.__qualname__, 0)
+        assert emitted.id == follow_up_id("/s", "cause", app.name, handler.__qualname__, 0)
         event.emit(Event.new("next", {"n": 2}, source="/mine"))
 
     first, again = await handled(app, cause), await handled(app, cause)
     assert first.emitted == again.emitted
     one, two = map(Event.from_json, first.emitted)
     assert (one.source, two.source, one.id != two.id) == ("/oncecast", "/mine", True)
-    assert two.id == follow_up_id("/s", "cause", handler.__qualname__, 1)
+    assert two.id == follow_up_id("/s", "cause", app.name, handler.__qualname__, 1)
+
+
+async def test_handlers_of_two_applications_that_are_called_the_same_emit_different_events() -> None:
+    async def handler(event: Event) -> None:
+        event.emit(Event.new("next"))
+
+    ids = set()
+    for name in ("shop", "billing"):
+        app = Listener(name)
+        app.on("t")(handler)
+        ids.add(Event.from_json((await handled(app, Event.new("t", id="cause"))).emitted[0]).id)
+    assert len(ids) == 2
 
 
 async def test_an_event_that_no_producer_would_accept_fails_the_handler_that_emits_it() -> None:

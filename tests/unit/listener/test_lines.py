@@ -108,6 +108,46 @@ async def test_what_is_only_stored_is_claimed_a_thousand_at_a_time() -> None:
 async def single_handler(event: Event) -> None: ...
 
 
+async def test_events_that_are_held_up_by_a_lock_have_few_lanes_and_leave_the_others_alone() -> None:
+    app = Listener()
+    app.on("tick")(single_handler)
+    at = Harness(app)
+    held_up = arrivals(100)
+    for arrival in held_up:
+        arrival.held_up = True
+    at.lines.push_first(held_up)
+    async with at.running():
+        assert at.attempted == [[held_up[0]], [held_up[1]]]
+        at.lines.push(arrivals(8, first=101))
+        while len(at.attempted) < 2 + 8:
+            await asyncio.sleep(0)
+
+
+async def test_what_is_held_up_stands_behind_all_others_that_are() -> None:
+    app = Listener()
+    app.on("tick")(single_handler)
+    at = Harness(app)
+    first, second, third = arrivals(3)
+    for arrival in (first, second, third):
+        arrival.held_up = True
+        at.lines.push_first([arrival])
+    async with at.running():
+        assert at.attempted == [[first], [second]]
+
+
+async def test_parts_of_what_failed_are_attempted_beside_new_batches_each_as_large_as_it_may_be() -> None:
+    app = Listener()
+    app.on_batch("tick", max_events=10)(batch_handler)
+    at = Harness(app)
+    parted = arrivals(10)
+    for arrival in parted:
+        arrival.part_max = 5
+    at.lines.push_first(parted)
+    at.lines.push(arrivals(20, first=11))
+    async with at.running():
+        assert sorted(len(work) for work in at.attempted) == [5, 5, 10, 10]
+
+
 class Timed(Harness):
     """Lines whose attempts take as long as they are told to, by a clock of their own."""
 
