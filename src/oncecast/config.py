@@ -240,7 +240,7 @@ class ListenerConfig(Common):
         "each is sent there too: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
         secret=True,
     )
-    handler_concurrency: int = setting("8", count, "handlers that run at a time, replays included")
+    handler_concurrency: int = setting("8", count, "handlers that run at a time, replays included; DB_POOL at most")
     handler_timeout: float = setting(
         "60s", duration_s, "how long the handlers of a transaction may take, for all its events together"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -11,19 +12,24 @@ from oncecast.client.publisher import Publisher
 from oncecast.core.errors import EmissionRefused, Unavailable
 
 DEADLINE_S = 10.0
+RETURN_S = 60.0
+"""So long after the first producer did not answer it is asked again: the listeners of a group are to agree on one."""
 
 
 class ProducersPublisher:
-    """Publishes to the first of `producers` for as long as that answers, then to the next: order is one journal's."""
+    """Publishes to the first of `producers` that answers: order is one journal's."""
 
     def __init__(self, producers: Sequence[str], *, token: str | None = None) -> None:
         # One request at a time: two could be accepted in either order.
         publisher = partial(Publisher, token=token, deadline_s=DEADLINE_S, requests_max=1, on_trouble=_ignore)
         self._publishers = [publisher(url) for url in producers]
         self._at = 0
+        self._moved_at_s = 0.0
 
     async def publish(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`."""
+        if self._at and time.monotonic() >= self._moved_at_s + RETURN_S:
+            self._at = 0
         await self._publish(events, 0)
 
     async def _publish(self, events: Sequence[bytes], first: int) -> None:
@@ -40,6 +46,7 @@ class ProducersPublisher:
             await self._publish(events[half:], first + half)
         except NotAcknowledged as error:
             self._at = (self._at + 1) % len(self._publishers)
+            self._moved_at_s = time.monotonic()
             raise Unavailable(str(error)) from error
 
     async def close(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from oncecast.client import emissions
 from oncecast.client.emissions import ProducersPublisher
 from oncecast.core.errors import EmissionRefused, Unavailable
 from tests.support.scripted_producer import Answer, Producer, Request, accept, refuse
@@ -130,3 +132,27 @@ async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() ->
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(*SIZES))
         assert len(producer.requests) == 1
+
+
+async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Listeners that had met different troubles would publish to different journals for ever."""
+    now_s, is_away = 100.0, True
+    monkeypatch.setattr(emissions, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(emissions, "DEADLINE_S", 0.2)
+
+    async def now_and_then(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
+        await (refuse(503, {}) if is_away else accept)(producer, request, writer)
+
+    async with Producer([now_and_then] * 100).running() as first, Producer().running() as second:
+        publisher = ProducersPublisher([first.url, second.url])
+        with pytest.raises(Unavailable):
+            await publisher.publish(emitted(1))
+        is_away = False
+        await publisher.publish(emitted(1))
+        assert (ids(first), ids(second)) == ([], [0])
+        now_s += emissions.RETURN_S
+        await publisher.publish(emitted(1, 1))
+        assert (ids(first), ids(second)) == ([0, 1], [0])
+        await publisher.close()
