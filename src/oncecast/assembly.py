@@ -263,7 +263,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
             pauses_max=config.pauses_max,
             claims_max=config.claims_max,
             handler_timeout_s=config.handler_timeout,
-            handler_concurrency=config.handler_concurrency,
+            handler_concurrency=min(config.handler_concurrency, config.db_pool),
             retry_after_max_s=config.retry_after_max,
         ),
         lease_ttl_s=config.lease_ttl,

@@ -126,6 +126,27 @@ async def test_a_cancel_that_the_server_refuses_leaves_the_statement_to_end_by_i
 
 
 @on_each_loop
+async def test_a_server_that_has_not_heard_is_asked_again(connection: Connection, operator: Connection) -> None:
+    """A cancel that comes before the statement it is meant for is none."""
+    asked = 0
+    cancel = connection.cancel_safe
+
+    async def too_early(**options: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await cancel(**options)
+
+    with patch.object(module, "CANCEL_AGAIN_S", 0.05), patch.object(connection, "cancel_safe", too_early):
+        task = await sleeping(connection)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert asked >= 2
+    assert await answer(connection, "select 7") == (7,)
+
+
+@on_each_loop
 async def test_a_statement_that_cannot_be_ended_breaks_its_connection(
     connection: Connection, operator: Connection
 ) -> None:
@@ -285,7 +306,7 @@ async def test_a_cancel_that_may_come_yet_breaks_its_connection(connection: Conn
         raise psycopg.errors.CancellationTimeout("no answer")
 
     with patch.object(connection, "cancel_safe", in_vain), pytest.raises(TimeoutError):
-        await send(connection, b"select pg_sleep(0.4)", 0.05)
+        await send(connection, b"select pg_sleep(5)", 0.05)
     assert connection.broken
 
 
@@ -298,7 +319,7 @@ async def test_a_commit_that_we_do_not_wait_for_any_more_is_not_cancelled(
     await operator.execute(
         f"create schema {schema}; create table {schema}.rows (n integer);"
         f" create function {schema}.wait() returns trigger language plpgsql as"
-        " 'begin perform pg_sleep(0.5); return null; end';"
+        " 'begin perform pg_sleep(2); return null; end';"
         f" create constraint trigger waits after insert on {schema}.rows initially deferred"
         f" for each row execute function {schema}.wait()"
     )

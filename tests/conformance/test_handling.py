@@ -398,6 +398,61 @@ async def test_a_savepoint_that_is_cancelled_is_rolled_back_and_the_rest_commits
     assert await server.effects() == {"whole": 1}
 
 
+@pytest.mark.parametrize("how", ["statement", "savepoint", "emission"])
+async def test_a_savepoint_that_takes_back_what_another_task_did_meanwhile_fails_the_attempt(
+    server: Server, how: str
+) -> None:
+    """The event would be stored without it, and nothing would say so."""
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        opened, done = asyncio.Event(), asyncio.Event()
+
+        async def survives() -> None:
+            with contextlib.suppress(ValueError):
+                async with tx.savepoint():
+                    opened.set()
+                    await done.wait()
+                    raise ValueError
+
+        async def writes() -> None:
+            await opened.wait()
+            if how == "emission":
+                tx.emitted.append(b"{}")
+            else:
+                async with tx.savepoint() if how == "savepoint" else contextlib.nullcontext():
+                    await server.effect(tx, "its")
+            done.set()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(survives())
+            group.create_task(writes())
+
+    with pytest.raises(AttemptFailed, match="another task"):
+        await store.process(arrival(1, "x"), work)
+    assert (await server.statuses(), await server.effects()) == ({}, {})
+
+
+async def test_a_savepoint_takes_back_what_tasks_did_that_were_begun_in_its_block(
+    server: Server,
+) -> None:
+    store, _ = await server.of("a")
+
+    async def work(tx: OpenTransaction) -> None:
+        with contextlib.suppress(ValueError):
+            async with tx.savepoint():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(server.effect(tx, "a"))
+                    group.create_task(server.effect(tx, "b"))
+                async with tx.savepoint():
+                    await server.effect(tx, "c")
+                raise ValueError
+        await server.effect(tx, "d")
+
+    assert await store.process(arrival(1, "x"), work) is Outcome.STORED
+    assert await server.effects() == {"d": 1}
+
+
 @pytest.mark.parametrize("error", [Unavailable("another system"), RowLocked("another system's row")])
 async def test_that_another_system_is_away_or_busy_is_an_error_of_the_handler(
     server: Server, error: Exception

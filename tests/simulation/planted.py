@@ -222,13 +222,13 @@ DECISIONS = [
     Mutant(
         "one that fails charges nobody who was with it",
         "listener/attempt.py",
-        "            arrival.attempts -= 1\n            arrival.part_max",
-        "            arrival.part_max",
+        "            for arrival in part:\n                arrival.attempts -= 1\n",
+        "",
     ),
     Mutant(
         "what was together has ended only if its transaction committed",
         "listener/attempt.py",
-        "            self._part(work, held_up=isinstance(error, HeldUp))\n",
+        "            await self._part(work)\n",
         "            self._settle(work, [Outcome.STORED] * len(work))\n",
     ),
     Mutant(

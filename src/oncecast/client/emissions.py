@@ -13,7 +13,9 @@ from oncecast.core.errors import EmissionRefused, Unavailable
 
 DEADLINE_S = 10.0
 RETURN_S = 60.0
-"""So long after the first producer did not answer it is asked again: the listeners of a group are to agree on one."""
+"""So long after the first producer did not answer it is asked again, for a group's listeners are to agree on one;
+each time in vain twice as long, up to RETURN_MAX_S: while it is asked nothing is relayed."""
+RETURN_MAX_S = 1_800.0
 
 
 class ProducersPublisher:
@@ -24,13 +26,17 @@ class ProducersPublisher:
         publisher = partial(Publisher, token=token, deadline_s=DEADLINE_S, requests_max=1, on_trouble=_ignore)
         self._publishers = [publisher(url) for url in producers]
         self._at = 0
+        self._return_s = RETURN_S
         self._moved_at_s = 0.0
 
     async def publish(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`."""
-        if self._at and time.monotonic() >= self._moved_at_s + RETURN_S:
+        if self._at and time.monotonic() >= self._moved_at_s + self._return_s:
             self._at = 0
+            self._return_s = min(2 * self._return_s, RETURN_MAX_S)
         await self._publish(events, 0)
+        if not self._at:
+            self._return_s = RETURN_S
 
     async def _publish(self, events: Sequence[bytes], first: int) -> None:
         """Publish those that begin at index `first` of the call's."""

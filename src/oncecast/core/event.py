@@ -311,8 +311,6 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     journal: str = ""
     turn: Turn | None = None
     """Set if a handler asked for order."""
-    part_max: int = 0
-    """At most so many may be attempted with it, since it was among more that failed; 0 where it was not."""
     held_up: bool = False
     """Whether the last that came of it is that another transaction's lock was in its way."""
 

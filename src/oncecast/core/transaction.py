@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from contextvars import ContextVar
 from typing import Any, Protocol
 
 Params = Sequence[Any] | Mapping[str, Any] | None
@@ -45,8 +44,6 @@ class SyncTransaction(Protocol):
         """A stretch whose SQL errors the handler means to survive: on an exception it alone is rolled back."""
 
 
-WITHIN: ContextVar[tuple[int, ...]] = ContextVar("within", default=())
-"""The savepoints whose block a task of a handler is in, outermost first; what it begins is in them too."""
 RAISED_KEPT = 100
 """A handler may survive any number of errors in a transaction."""
 

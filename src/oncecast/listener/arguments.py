@@ -70,7 +70,13 @@ class Arguments:
         """The annotations of its parameters; what it returns is nobody's."""
         known = getattr(inspect.unwrap(handler), "__globals__", {})
         hints: dict[str, Any] = {}
-        for name, annotation in inspect.get_annotations(handler).items():
+        try:
+            annotations = inspect.get_annotations(handler)
+        except NameError as error:  # Python 3.14 evaluates them here
+            raise ConfigError(
+                f"handler {self._handler}: an annotation names {error.name!r}, which is not known"
+            ) from None
+        for name, annotation in annotations.items():
             if name == "return":
                 continue
             one = SimpleNamespace(__annotations__={name: annotation})

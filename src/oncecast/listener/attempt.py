@@ -177,7 +177,7 @@ class Attempts:
     async def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
         if len(work) > 1 and (isinstance(error, Contended | HeldUp) or cost in (Cost.RETRY, Cost.DEAD)):
-            self._part(work, held_up=isinstance(error, HeldUp))
+            await self._part(work)
         elif isinstance(error, Contended):
             self._spare(work, error, delay_s=WAIT_S)
         elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
@@ -187,7 +187,8 @@ class Attempts:
             self._paused()  # each time: a claim under way may have brought leases since the last hand-back
             self._spare(work, error)
         elif cost is Cost.WAIT:
-            work[0].held_up = len(work) == 1 and isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
+            if len(work) == 1:
+                work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
             self._spare(work, error, delay_s=WAIT_S)
         else:
             self._spend(work[0], error, last=cost is Cost.DEAD)
@@ -211,14 +212,12 @@ class Attempts:
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.pauses_max and arrival.doom is None
 
-    def _part(self, work: Work, *, held_up: bool) -> None:
-        """One of these is bad, and the good ones must not suffer: they come back to be attempted with fewer."""
-        part_max = self._app.plan_of(work[0].type, work[0].source).part_max(len(work))
-        for arrival in work:
-            arrival.attempts -= 1
-            arrival.part_max = part_max
-            arrival.held_up = held_up
-        self._come_back(work, 0.0)
+    async def _part(self, work: Work) -> None:
+        """One of these is bad, and the good ones must not suffer: it is sought among fewer."""
+        for part in self._app.plan_of(work[0].type, work[0].source).parts(work):
+            for arrival in part:
+                arrival.attempts -= 1
+            await self._attempt(list(part))
 
     def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""

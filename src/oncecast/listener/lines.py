@@ -38,7 +38,7 @@ class Lines:
             lanes=together_lanes,
             claim_max=CLAIM_MAX_EVENTS,
             pieces_max=TOGETHER_PIECES * together_lanes,
-            work_of=self._piece_of,
+            work_of=self._work_together,
             **join,
         )
         self._singles = Line(
@@ -46,17 +46,11 @@ class Lines:
             ready_ahead=ready_ahead,
             claim_max=min(max(lanes, 4 * lanes - ready_ahead), CLAIM_MAX_EVENTS),
             claim_fast_max=min(FAST_LANE_CLAIM * lanes, CLAIM_MAX_EVENTS),
-            work_of=self._piece_of,
+            work_of=lambda _: (None, 1),
             **join,
         )
         held_up_lanes = max(1, lanes // HELD_UP_SHARE)
-        self._held_up = Line(
-            lanes=held_up_lanes,
-            claim_max=CLAIM_MAX_EVENTS,
-            pieces_max=TOGETHER_PIECES * held_up_lanes,
-            work_of=self._piece_of,
-            **join,
-        )
+        self._held_up = Line(lanes=held_up_lanes, claim_max=held_up_lanes, work_of=lambda _: (None, 1), **join)
         self._lines = (self._bulk, self._together, self._singles, self._held_up)
 
     def push(self, arrivals: list[Arrival]) -> None:
@@ -90,7 +84,7 @@ class Lines:
             plan = plan_of(arrival.type, arrival.source)
             if arrival.held_up:
                 held_up.append(arrival)
-            elif arrival.attempts or arrival.part_max or arrival.doom is not None:
+            elif arrival.attempts or arrival.doom is not None:
                 singles.append(arrival)
             elif not plan.handlers:
                 bulk.append(arrival)
@@ -103,5 +97,6 @@ class Lines:
         push(self._singles, singles)
         self._held_up.push(held_up)  # behind the others of these: each shall have its try
 
-    def _piece_of(self, arrival: Arrival) -> tuple[object, int]:
-        return self._app.plan_of(arrival.type, arrival.source).piece_of(arrival)
+    def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        return plan, plan.together_max

@@ -63,19 +63,15 @@ class Plan:
         object.__setattr__(self, "in_threads", not all(h.is_async for h in self.handlers))
         object.__setattr__(self, "key_of", key_of(ordered_by) if ordered_by else None)
 
-    def part_max(self, count: int) -> int:
-        """How many events are to be attempted together where `count` of them have failed as a whole.
+    def parts(self, work: Sequence[Arrival]) -> list[Sequence[Arrival]]:
+        """What to attempt one after the other when `work` has failed as a whole.
 
         Halves lead to the bad one in few calls; where an event is a call anyway, each alone is no more.
         """
-        return 1 if self.handlers and not self.in_batches else (count + 1) // 2
-
-    def piece_of(self, arrival: Arrival) -> tuple[object, int]:
-        """What may be one piece of work with `arrival`, and how many events at most."""
-        if arrival.attempts or arrival.doom is not None:
-            return None, 1
-        count = arrival.part_max or self.together_max
-        return (self if count > 1 else None), count
+        if self.handlers and not self.in_batches:
+            return [[arrival] for arrival in work]
+        middle = len(work) // 2
+        return [work[:middle], work[middle:]]
 
 
 NOTHING = Plan(())

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 CANCEL_INTERVAL_S = 0.2
+CANCEL_AGAIN_S = 15.0
+"""Users' code may take so long to clean up, and a statement of theirs to be ended, before it is cancelled again."""
 
 
 async def first_of(*events: asyncio.Event) -> asyncio.Event:
@@ -70,12 +72,12 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
-    """Cancel it until it has ended, even if we are cancelled meanwhile."""
+    """Cancel it until it has ended: whenever we are cancelled meanwhile, and else with time to clean up."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         task.cancel()
         try:
-            await asyncio.wait([task], timeout=CANCEL_INTERVAL_S)
+            await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
         except asyncio.CancelledError as error:
             cancelled = error
     _error_of(task)  # or it would be told as never retrieved

@@ -14,7 +14,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 from oncecast.core.errors import NoThread
-from oncecast.core.transaction import WITHIN, Params, Transaction
+from oncecast.core.savepoints import WITHIN
+from oncecast.core.transaction import Params, Transaction
 
 T = TypeVar("T")
 ABANDONED_MAX = 100

@@ -179,9 +179,10 @@ class Bench:
     def _work_of(self, arrival: Arrival) -> tuple[Any, int]:
         """As in the lines of the service: see `listener.lines`."""
         plan = self._app.plan_of(arrival.type, arrival.source)
-        if not plan.handlers and not arrival.attempts and not arrival.part_max:
+        if not plan.handlers and not arrival.attempts:
             return plan, CLAIM_MAX_EVENTS
-        return plan.piece_of(arrival)
+        alone = arrival.attempts or arrival.doom is not None or plan.together_max == 1
+        return (None, 1) if alone else (plan, plan.together_max)
 
     def _settle(self, work: list[Arrival], outcomes: list[Outcome]) -> None:
         for arrival, outcome in zip(work, outcomes, strict=True):

@@ -110,8 +110,6 @@ class Harness:
         self.accused: list[tuple[str, bool]] = []
         self.deaths = Deaths()
         self.is_up = True
-        self._app = app or Listener()
-        self._parted: list[Arrival] = []
         self.database = DatabaseGate(
             self.store,  # type: ignore[arg-type]
             probe_interval_s=1.0,
@@ -119,12 +117,12 @@ class Harness:
             observe=self.facts.append,
         )
         self.station = Attempts(
-            self._app,
+            app or Listener(),
             self.store,  # type: ignore[arg-type]
             self.database,
             limits=LIMITS,
             settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
-            come_back=self._come_back,
+            come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
             let_go=lambda arrival: self.let_go.append(arrival.id),
             paused=self._paused,
             trial=Trial(self, self.deaths),  # type: ignore[arg-type]
@@ -133,21 +131,6 @@ class Harness:
             emitted=self._wake,
             buried=self._bury,
         )
-
-    async def attempt_with_parts(self, work: Sequence[Arrival]) -> None:
-        """Attempt `work`, and what came of it at once and at no cost as the lines would."""
-        await self.station.attempt(list(work))
-        while self._parted:
-            first, *_ = self._parted
-            _, count = self._app.plan_of(first.type, first.source).piece_of(first)
-            part, self._parted = self._parted[:count], self._parted[count:]
-            await self.station.attempt(part)
-
-    def _come_back(self, work: Sequence[Arrival], delay_s: float) -> None:
-        if any(x.attempts or not x.part_max or delay_s or x.doom is not None for x in work):
-            self.back.append(([x.id for x in work], delay_s))
-        else:
-            self._parted[:0] = work
 
     async def accuse(self, arrival: Arrival, accused: bool) -> None:
         self.accused.append((arrival.id, accused))
@@ -232,7 +215,7 @@ async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> Non
     at = Harness()
     at.store.bad = {"137"}
     work = arrivals(500)
-    await at.attempt_with_parts(work)
+    await at.station.attempt(work)
     assert len(at.store.stored) == len(at.settled) == 499
     assert at.back == [(["137"], LIMITS.event_retry_delay_s)]
     assert {x.attempts for x in work} == {1}
@@ -365,7 +348,7 @@ async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_on
 
     at = Harness(app)
     work = handled_by(app, 64)
-    await at.attempt_with_parts(work)
+    await at.station.attempt(work)
     assert len(at.settled) == 63
     assert at.back == [(["37"], LIMITS.event_retry_delay_s)]
     assert {arrival.attempts for arrival in work} == {1}
@@ -382,7 +365,7 @@ async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() ->
             raise Reject("no")
 
     at = Harness(app)
-    await at.attempt_with_parts(handled_by(app, 3))
+    await at.station.attempt(handled_by(app, 3))
     assert calls == ["1", "2", "1", "2", "3"]
     assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
 
@@ -396,7 +379,7 @@ async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_
     at = Harness(app)
     at.store.refusals = [Contended("deadlock detected")]
     work = handled_by(app, 3)
-    await at.attempt_with_parts(work)
+    await at.station.attempt(work)
     assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
     assert at.told(InsertFailed) == []
 
@@ -419,7 +402,7 @@ async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_
         app.on("order", share_transaction=True)(of_one)
     at = Harness(app)
     work = handled_by(app, 5)
-    await at.attempt_with_parts(work)
+    await at.station.attempt(work)
     assert sorted(at.settled) == ["1", "3", "4", "5"]
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["2"], True)
@@ -434,7 +417,7 @@ async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_tak
 
     at = Harness(app)
     at.store.refusals = [RowLocked("x")]
-    await at.attempt_with_parts(handled_by(app, 3))
+    await at.station.attempt(handled_by(app, 3))
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["1", "2", "3"], True)
 

@@ -322,7 +322,26 @@ async def test_a_handler_that_swallows_its_cancellation_leaves_nothing_behind() 
     assert attempt.cancelled()
 
 
-async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again() -> None:
+async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
+    app, seen = Listener(), []
+
+    @app.on("t")
+    async def handler() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.3)
+            seen.append("clean")
+
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert seen == ["clean"]
+
+
+async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
     app, seen = Listener(), []
 
     @app.on("t")

@@ -135,19 +135,6 @@ async def test_what_is_held_up_stands_behind_all_others_that_are() -> None:
         assert at.attempted == [[first], [second]]
 
 
-async def test_parts_of_what_failed_are_attempted_beside_new_batches_each_as_large_as_it_may_be() -> None:
-    app = Listener()
-    app.on_batch("tick", max_events=10)(batch_handler)
-    at = Harness(app)
-    parted = arrivals(10)
-    for arrival in parted:
-        arrival.part_max = 5
-    at.lines.push_first(parted)
-    at.lines.push(arrivals(20, first=11))
-    async with at.running():
-        assert sorted(len(work) for work in at.attempted) == [5, 5, 10, 10]
-
-
 class Timed(Harness):
     """Lines whose attempts take as long as they are told to, by a clock of their own."""
 

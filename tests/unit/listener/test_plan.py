@@ -75,13 +75,9 @@ def test_a_failed_batch_is_halved_and_a_failed_shared_transaction_is_taken_apart
     app = Listener()
     app.on_batch("batch")(batch_handler)
     app.on("shared", share_transaction=True)(handler)
-    halves, singles = app.plan_of("batch", "/s"), app.plan_of("shared", "/s")
-    assert [halves.part_max(count) for count in (500, 5, 3, 2)] == [250, 3, 2, 1]
-    assert [singles.part_max(count) for count in (100, 2)] == [1, 1]
-    (arrival,) = arrivals(1)
-    for plan, part_max in ((halves, 250), (singles, 1)):
-        arrival.part_max = part_max
-        assert plan.piece_of(arrival)[1] == part_max
+    work = arrivals(5)
+    assert list(map(len, app.plan_of("batch", "/s").parts(work))) == [2, 3]
+    assert list(map(len, app.plan_of("shared", "/s").parts(work))) == [1] * 5
 
 
 @pytest.mark.parametrize("size", [0, 1001, 2.5, "many"])

@@ -11,6 +11,7 @@ from typing import Any
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable, gist
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import Work
+from oncecast.core.savepoints import MIXED, Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
@@ -56,6 +57,8 @@ class Client:
         facade = MemoryTransaction(self._server, session, self._do)
         try:
             await _run(work, facade)
+            if facade.is_torn:
+                raise AttemptFailed(MIXED)
             session.emitted = facade.emitted
             facade.session = None
             committed = await self._do(lambda: self._server.commit(session))
@@ -95,11 +98,15 @@ class MemoryTransaction:
         self._do = do
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
+        self._savepoints = Savepoints()
+        self.is_torn = False
+        """Whether a savepoint took back what another task wrote."""
 
     @property
     def emitted(self) -> list[bytes]:
         """See OpenTransaction."""
         self._open()
+        self._savepoints.note()
         return self._emitted
 
     @property
@@ -134,6 +141,7 @@ class MemoryTransaction:
                 session.failed = True
                 raise
 
+        self._savepoints.note(query)
         answer: tuple[int, list[dict[str, Any]]] = await self._ask(run)
         return answer
 
@@ -161,12 +169,15 @@ class MemoryTransaction:
         self._server.check_goes_on(session)
         effects = dict(session.effects)
         emitted_before = len(self._emitted)
-        try:
-            yield
-        except (Exception, asyncio.CancelledError):
-            session.effects, session.failed = effects, False
-            del self._emitted[emitted_before:]
-            raise
+        number = self._savepoints.new()
+        with self._savepoints.block_of(number):
+            try:
+                yield
+            except (Exception, asyncio.CancelledError):
+                session.effects, session.failed = effects, False
+                del self._emitted[emitted_before:]
+                self.is_torn |= self._savepoints.is_mixed(number)
+                raise
         self._server.check_goes_on(session)
 
     def _open(self) -> Session:

@@ -7,9 +7,9 @@ event whose handler writes one row. See decision 024.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
@@ -19,7 +19,9 @@ from psycopg.rows import TupleRow
 from psycopg.waiting import READY_RW, WAIT_W
 
 CANCEL_S = 5.0
-"""A statement whose caller was cancelled has to end in this time, or its connection is broken."""
+"""A server that is asked to end a statement has so long to hear, and as long again to do it, or the connection is
+broken."""
+CANCEL_AGAIN_S = 1.0
 LOOK_INTERVAL_S = 0.25
 """So often whoever waits looks in any case, and at the clock: uvloop says nothing of a socket reset before."""
 
@@ -141,23 +143,36 @@ class Connection(AsyncConnection[TupleRow]):
 
     async def _cancel(self, gen: PQGen[RV]) -> None:
         """Have the server end what it is at; a connection where that cannot be is broken."""
-        self._due_s = math.inf
+        # By our own deadline: in a task that is cancelled already, asyncio.timeout raises no TimeoutError on 3.11.
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + CANCEL_S
         try:
-            try:
-                await self.cancel_safe(timeout=CANCEL_S)
-            except psycopg.errors.CancellationTimeout:
-                raise  # it may come yet, and end what is under way then
-            except psycopg.Error:
-                pass  # it may end by itself
-            async with asyncio.timeout(CANCEL_S):
-                with contextlib.suppress(psycopg.Error):  # that of the statement: as it ended
-                    await self._answer(gen, has_begun=True)
+            while not await self._ends_when_asked(gen):
+                if loop.time() >= ends_at_s:
+                    raise TimeoutError
         except BaseException as error:  # nobody knows what would come next on it
             self._break()
             if not isinstance(error, (psycopg.Error, TimeoutError)):
                 raise
         if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
             self._break()
+
+    async def _ends_when_asked(self, gen: PQGen[Any]) -> bool:
+        """Whether it ends soon after it was asked to. A server that had yet to begin with it did not hear."""
+        try:
+            await self.cancel_safe(timeout=CANCEL_S)
+        except psycopg.errors.CancellationTimeout:
+            raise  # the request may come yet, and end what is under way then
+        except psycopg.Error:
+            pass  # refused: it may end by itself
+        self._due_s = asyncio.get_running_loop().time() + CANCEL_AGAIN_S
+        try:
+            await self._answer(gen, has_begun=True)
+        except TimeoutError:
+            return False
+        except psycopg.Error:
+            pass  # that of the statement: as it ended
+        return True
 
     def _break(self) -> None:
         self._unwatch()

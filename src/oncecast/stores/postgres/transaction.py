@@ -22,7 +22,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
-from oncecast.core.transaction import RAISED_KEPT, WITHIN, Params
+from oncecast.core.savepoints import MIXED, Savepoints
+from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.postgres.connection import Connection
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
@@ -34,14 +35,16 @@ _TRANSACTION_CONTROL = frozenset(
 UNDO_S = 5.0
 """A savepoint that cannot be rolled back in this time has the attempt fail."""
 
+_NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
 _LEAVES_TRACES = re.compile(
-    r"set_config\s*\((?![^()]*,\s*true\s*\))"
+    rf"set_config\s*\((?!{_NESTED},\s*(?:is_local\s*(?:=>|:=)\s*)?true\s*\))"
     r"|pg_(?:try_)?advisory_lock"
-    r"|create\s+(?:local\s+|global\s+)?temp(?:orary)?\s(?!.*\son\s+commit\s+drop\b)"
-    r"|\binto\s+temp(?:orary)?\s|\bpg_temp\.|\swith\s+hold\s",
+    r"|create\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s(?!.*\son\s+commit\s+drop\b)"
+    r'|\binto\s+temp(?:orary)?\s|\bpg_temp"?\.|\swith\s+hold\s'
+    r"|(?:;|\bbegin|\bthen|\belse|\bloop)\s+(?:re)?set\s+(?!local\s|constraints\s)",
     re.IGNORECASE | re.DOTALL,
 ).search
-"""What may stay with the session beyond the transaction, besides what is refused; to find one too many is no harm."""
+"""What may stay with the session beyond the transaction, besides what is refused: of the usual ways to say it."""
 
 KNOWN_MAX_LETTERS = 4_096
 """Of a statement of which it is remembered whether it leaves traces: longer ones are seldom run again."""
@@ -61,17 +64,13 @@ class HandlerTransaction:
         self._one_at_a_time = asyncio.Lock()
         self._asked = 0
         """How many statements are under way or wait: a lock that was just released does not tell of those."""
-        self._savepoints = 0
-        self._opened: list[int] = []
-        """The savepoints that are open, outermost first."""
-        self._entered: set[int] = set()
-        """Those of them that something is in which was not done in their block."""
+        self._savepoints = Savepoints()
 
     @property
     def emitted(self) -> list[bytes]:
         """See OpenTransaction; once the attempt is over nobody can emit any more."""
         self._open()
-        self._note_strangers()
+        self._savepoints.note()
         return self._emitted
 
     @property
@@ -106,24 +105,19 @@ class HandlerTransaction:
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """A stretch whose SQL errors the handler means to survive. One that is cancelled is rolled back, too."""
-        self._savepoints += 1
-        number, outer = self._savepoints, WITHIN.get()
+        number = self._savepoints.new()
         name = f"handler_{number}"
         emitted_before = len(self._emitted)
         await self._run(f"savepoint {name}")
-        self._opened.append(number)
-        WITHIN.set((*outer, number))
-        try:
-            yield
-        except (Exception, asyncio.CancelledError):
-            del self._emitted[emitted_before:]
-            await self._undo(name)
-            if number in self._entered:
-                self._torn = "a savepoint was rolled back with what another task wrote meanwhile"
-            raise
-        finally:
-            self._opened.remove(number)
-            WITHIN.set(outer)
+        with self._savepoints.block_of(number):
+            try:
+                yield
+            except (Exception, asyncio.CancelledError):
+                del self._emitted[emitted_before:]
+                await self._undo(name)
+                if self._savepoints.is_mixed(number):
+                    self._torn = MIXED
+                raise
         await self._run(f"release savepoint {name}")
 
     async def _undo(self, savepoint: LiteralString) -> None:
@@ -133,11 +127,6 @@ class HandlerTransaction:
             async with asyncio.timeout(UNDO_S):
                 await self._run(f"rollback to savepoint {savepoint}")
             self._torn = torn_before
-
-    def _note_strangers(self) -> None:
-        """What is done now is in all savepoints that are open: told from those in whose block it stands."""
-        if self._opened:
-            self._entered.update(set(self._opened).difference(WITHIN.get()))
 
     async def end(self, deadline_s: float) -> None:
         """The attempt is over, once all is that was asked for: nobody who kept the facade can do more with it."""
@@ -159,9 +148,7 @@ class HandlerTransaction:
         refuse_transaction_control(query)
         if leaves_traces(query):
             self._open().has_traces = True
-        # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
-        # behind another one.
-        return await self._run(query, params, rows, prepare=True)
+        return await self._run(query, params, rows, of_handler=True)
 
     async def _run(
         self,
@@ -169,16 +156,19 @@ class HandlerTransaction:
         params: Params = None,
         rows: AsyncRowFactory[Any] = tuple_row,
         *,
-        prepare: bool | None = None,
+        of_handler: bool = False,
     ) -> AsyncCursor[Any]:
         """One statement at a time, whose error is remembered."""
         self._asked += 1
         try:
             async with self._one_at_a_time:
                 connection = self._open()
-                self._note_strangers()
+                if isinstance(query, str) and of_handler:
+                    self._savepoints.note(query)
                 cursor = AsyncCursor(connection, row_factory=rows)
-                await cursor.execute(query, params, prepare=prepare)
+                # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
+                # behind another one.
+                await cursor.execute(query, params, prepare=of_handler or None)
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     raise AttemptFailed("the statement ended the event's transaction")
                 return cursor

@@ -37,10 +37,10 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         return None
     await _roll_back(connection, failure, deadline_s)
     translated = of_handler(failure, facade.raised, connection_broken=broken)
-    if is_stale_plan(failure):
-        await database.renew()
     if translated is not failure:
         translated.__cause__ = failure
+        if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:
+            await database.renew()  # the others have prepared it, too
     return translated
 
 

@@ -1,0 +1,68 @@
+"""What is done while a savepoint is open is told from what stands in its block."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from oncecast.core.savepoints import Savepoints
+
+
+async def test_what_is_done_in_its_block_and_by_tasks_that_are_begun_there_is_its_own() -> None:
+    savepoints = Savepoints()
+
+    async def write() -> None:
+        savepoints.note("insert")
+
+    outer, inner = savepoints.new(), savepoints.new()
+    with savepoints.block_of(outer):
+        await asyncio.create_task(write())
+        with savepoints.block_of(inner):
+            savepoints.note()
+    savepoints.note()
+    assert not savepoints.is_mixed(outer)
+    assert not savepoints.is_mixed(inner)
+
+
+async def test_what_a_task_does_that_was_begun_elsewhere_is_in_every_savepoint_that_is_open() -> None:
+    savepoints, opened = Savepoints(), asyncio.Event()
+
+    async def write() -> None:
+        await opened.wait()
+        savepoints.note("insert")
+
+    other = asyncio.create_task(write())
+    with savepoints.block_of(1), savepoints.block_of(2):
+        opened.set()
+        await other
+    with savepoints.block_of(3):
+        pass
+    assert [savepoints.is_mixed(number) for number in (1, 2, 3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("query", "writes"),
+    [
+        ("select 1", False),
+        (" Select 1", False),
+        ("values (1)", False),
+        ("select * from t for update skip locked", True),
+        ("select * from t for key share", True),
+        ("with x as (delete from t returning *) select * from x", True),
+        ("update t set n = 1", True),
+        ("/* why */ select 1", True),
+    ],
+)
+async def test_a_statement_that_only_reads_leaves_nothing_to_lose(query: str, writes: bool) -> None:
+    savepoints, opened = Savepoints(), asyncio.Event()
+
+    async def do() -> None:
+        await opened.wait()
+        savepoints.note(query)
+
+    other = asyncio.create_task(do())
+    with savepoints.block_of(1):
+        opened.set()
+        await other
+    assert savepoints.is_mixed(1) is writes
