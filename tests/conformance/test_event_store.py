@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -295,7 +296,8 @@ async def test_a_savepoint_kept_beyond_its_attempt_reaches_no_other_events_trans
             await leaked[0]
         await effect(schema, "b")(tx)
 
-    assert await store.process(arrival(1, "a"), leak) is Outcome.STORED
+    with pytest.raises(AttemptFailed, match="still open"):
+        await store.process(arrival(1, "a"), leak)
     assert await store.process(arrival(2, "b"), meanwhile) is Outcome.STORED
     assert await values(sql, "select id from effects") == ["b"]
 
@@ -640,7 +642,7 @@ async def test_a_threads_statement_that_outlasts_all_bounds_is_ended_and_costs_i
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)
-    monkeypatch.setattr(Limits, "deadline_s", 1.0)
+    monkeypatch.setattr(Limits, "deadline_s", 3.0)
     begun, threads = asyncio.Event(), []
 
     async def of_a_thread(tx: Transaction) -> None:
@@ -683,6 +685,32 @@ async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event
     await store.close()
 
 
+async def test_a_savepoint_that_a_task_is_still_in_when_its_handler_returns_fails_the_attempt(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
+) -> None:
+    """Its end is not to be known, and its block may have been to be rolled back."""
+    forgotten = []
+
+    async def work(tx: Transaction) -> None:
+        opened = asyncio.Event()
+
+        async def goes_on() -> None:
+            async with tx.savepoint():
+                await effect(schema, "half")(tx)
+                opened.set()
+                await asyncio.Event().wait()
+
+        forgotten.append(asyncio.create_task(goes_on()))
+        await opened.wait()
+
+    with pytest.raises(AttemptFailed, match="still open"):
+        await store.process(arrival(1, "x"), work)
+    for task in forgotten:
+        task.cancel()
+    await asyncio.wait(forgotten)
+    assert await values(sql, "select id from effects") == []
+
+
 @pytest.mark.parametrize("query", ["select id from {}.effects", "values (1)"])
 async def test_what_another_task_reads_meanwhile_is_nothing_that_a_savepoint_could_lose(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, query: str
@@ -722,8 +750,8 @@ async def test_a_savepoint_of_a_thread_takes_back_its_block_alone(
             for survived in (True, False):
                 with contextlib.suppress(ValueError), in_thread.savepoint():
                     in_thread.execute(insert, (f"{survived}",))
-                    with in_thread.savepoint():
-                        in_thread.execute(insert, (f"within {survived}",))
+                    with in_thread.savepoint(), ThreadPoolExecutor() as pool:
+                        pool.submit(in_thread.execute, insert, (f"within {survived}",)).result()
                     if not survived:
                         raise ValueError
 

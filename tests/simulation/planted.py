@@ -222,14 +222,14 @@ DECISIONS = [
     Mutant(
         "one that fails charges nobody who was with it",
         "listener/attempt.py",
-        "            for arrival in part:\n                arrival.attempts -= 1\n",
+        "                for arrival in part:\n                    arrival.attempts -= 1\n",
         "",
     ),
     Mutant(
         "what was together has ended only if its transaction committed",
         "listener/attempt.py",
-        "            await self._part(work)\n",
-        "            self._settle(work, [Outcome.STORED] * len(work))\n",
+        "                left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))\n",
+        "                self._settle(part, [Outcome.STORED] * len(part))\n",
     ),
     Mutant(
         "Retry spends an attempt",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import version
 from pathlib import Path
@@ -140,13 +141,18 @@ def _reload(target: str | None, app_dir: Path, flags: dict[str, Any]) -> None:
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        asyncio.run(main)
-        return
+    from oncecast.listener.tasks import left_behind
+
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        new_event_loop = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main)
+        if left_behind:  # the runner would wait for it
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def _register() -> None:

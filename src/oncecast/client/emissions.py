@@ -31,12 +31,19 @@ class ProducersPublisher:
 
     async def publish(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`."""
-        if self._at and time.monotonic() >= self._moved_at_s + self._return_s:
-            self._at = 0
-            self._return_s = min(2 * self._return_s, RETURN_MAX_S)
-        await self._publish(events, 0)
-        if not self._at:
+        if not self._at or time.monotonic() < self._moved_at_s + self._return_s:
+            await self._publish(events, 0)
+            return
+        works, self._at = self._at, 0
+        try:
+            await self._publish(events, 0)
             self._return_s = RETURN_S
+        except EmissionRefused:
+            raise
+        except BaseException:  # whatever it was, cut short too: we know of one that works
+            self._at, self._moved_at_s = works, time.monotonic()
+            self._return_s = min(2 * self._return_s, RETURN_MAX_S)
+            raise
 
     async def _publish(self, events: Sequence[bytes], first: int) -> None:
         """Publish those that begin at index `first` of the call's."""

@@ -15,10 +15,18 @@ WITHIN: ContextVar[tuple[int, ...]] = ContextVar("within", default=())
 """The savepoints in whose blocks a task of a handler is, outermost first; so are the tasks that it begins there."""
 MIXED = "a savepoint was rolled back with what another task wrote meanwhile"
 
-_only_reads = re.compile(
-    r"\s*(?:select|show|values|table)\b(?!.*\sfor\s+(?:no\s+key\s+)?(?:update|(?:key\s+)?share)\b)",
+_READS = re.compile(
+    r"\s*(?:select|show|values|table)\b(?!.*\b(?:into\b|for\s+(?:no\s+key\s+)?(?:update|(?:key\s+)?share)\b))",
     re.IGNORECASE | re.DOTALL,
-).match
+)
+_CALLED = re.compile(r'([\w"]+)\s*\(')
+_HARMLESS = frozenset(
+    """
+    abs avg cast coalesce count extract greatest least length lower max min now nullif round sum trim upper
+    all and any as by distinct exists filter from having in join not on or over select using values where
+    """.split()  # noqa: SIM905 - to be read as lines
+)
+"""What may stand before a parenthesis in a statement that only reads; any other function may write."""
 
 
 class Savepoints:
@@ -47,10 +55,20 @@ class Savepoints:
             WITHIN.set(outer)
 
     def note(self, query: str = "") -> None:
-        """Something is done now; a statement that only reads leaves nothing to lose."""
-        if self._open and not (query and _only_reads(query)):
+        """Something is done now; a statement that surely only reads leaves nothing to lose."""
+        if self._open and not (query and only_reads(query)):
             self._mixed.update(set(self._open).difference(WITHIN.get()))
+
+    @property
+    def any_open(self) -> bool:
+        """Whether any block goes on."""
+        return bool(self._open)
 
     def is_mixed(self, number: int) -> bool:
         """Whether there is something in it that was not done in its block."""
         return number in self._mixed
+
+
+def only_reads(query: str) -> bool:
+    """Whether the statement writes nothing and takes no lock, for sure."""
+    return bool(_READS.match(query)) and all(name.lower() in _HARMLESS for name in _CALLED.findall(query))

@@ -34,6 +34,8 @@ from oncecast.listener.trial import Trial
 
 WAIT_S = 0.5
 """Before an event is tried again that another's open transaction holds."""
+HELD_UP_PARTS_MAX = 14
+"""So many parts in a row may wait in vain for a lock: ten halvings lead from the largest batch to one event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class Attempts:
         try:
             deaths = await self._trial.begin(suspect)
         except Unavailable as error:
-            await self._failed([suspect], error)
+            self._failed([suspect], error)
             return
         if deaths >= self._limits.claims_max:
             suspect.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
@@ -121,17 +123,40 @@ class Attempts:
         await self._trial.end(suspect)
 
     async def _attempt(self, work: Work) -> None:
+        """Attempt it, and in parts what fails together: one of them is bad, and the good ones must not suffer.
+
+        Where it is a lock that all of them wait for, one part after the other, the rest comes back as it is.
+        """
+        left, held_up = [work], 0
+        while left:
+            part = left.pop()
+            error = await self._attempt_once(part)
+            held_up = held_up + 1 if isinstance(error, HeldUp) else 0
+            if error is None:
+                continue
+            if len(part) > 1 and _may_be_of_one(error):
+                for arrival in part:
+                    arrival.attempts -= 1
+                left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))
+            else:
+                self._failed(part, error)
+            if held_up > HELD_UP_PARTS_MAX:
+                break
+        for part in left:
+            self._come_back(part, WAIT_S)
+
+    async def _attempt_once(self, work: Work) -> Exception | None:
         for arrival in work:
             arrival.attempts += arrival.doom is None
         try:
             outcomes = await self._try_database(work)
         except Exception as error:  # classified: every error is a decision about these events
-            await self._failed(work, error)
-        else:
-            self._ended += len(work)
-            if work[0].doom is not None:
-                self._buried()
-            self._settle(work, outcomes)
+            return error
+        self._ended += len(work)
+        if work[0].doom is not None:
+            self._buried()
+        self._settle(work, outcomes)
+        return None
 
     async def _try_database(self, work: Work) -> list[Outcome]:
         """End `work`, trying again while the database fails; raises the last error."""
@@ -174,11 +199,9 @@ class Attempts:
             self._emitted()
         return outcomes
 
-    async def _failed(self, work: Work, error: Exception) -> None:
+    def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
-        if len(work) > 1 and (isinstance(error, Contended | HeldUp) or cost in (Cost.RETRY, Cost.DEAD)):
-            await self._part(work)
-        elif isinstance(error, Contended):
+        if isinstance(error, Contended):
             self._spare(work, error, delay_s=WAIT_S)
         elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
             self._let_go(work[0])
@@ -212,13 +235,6 @@ class Attempts:
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.pauses_max and arrival.doom is None
 
-    async def _part(self, work: Work) -> None:
-        """One of these is bad, and the good ones must not suffer: it is sought among fewer."""
-        for part in self._app.plan_of(work[0].type, work[0].source).parts(work):
-            for arrival in part:
-                arrival.attempts -= 1
-            await self._attempt(list(part))
-
     def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
@@ -235,3 +251,8 @@ class Attempts:
         if isinstance(error, Retry):
             return min(error.after_s, self._limits.retry_after_max_s)
         return self._limits.event_retry_delay_s
+
+
+def _may_be_of_one(error: Exception) -> bool:
+    """Whether the error of several events may be that of one of them."""
+    return isinstance(error, Contended | HeldUp) or classify(error) in (Cost.RETRY, Cost.DEAD)

@@ -63,7 +63,7 @@ class Plan:
         object.__setattr__(self, "in_threads", not all(h.is_async for h in self.handlers))
         object.__setattr__(self, "key_of", key_of(ordered_by) if ordered_by else None)
 
-    def parts(self, work: Sequence[Arrival]) -> list[Sequence[Arrival]]:
+    def parts(self, work: list[Arrival]) -> list[list[Arrival]]:
         """What to attempt one after the other when `work` has failed as a whole.
 
         Halves lead to the bad one in few calls; where an event is a call anyway, each alone is no more.

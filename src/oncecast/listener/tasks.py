@@ -10,6 +10,11 @@ from typing import Any
 CANCEL_INTERVAL_S = 0.2
 CANCEL_AGAIN_S = 15.0
 """Users' code may take so long to clean up, and a statement of theirs to be ended, before it is cancelled again."""
+CANCELS_MAX = 10
+"""So often it is cancelled before it is left behind."""
+
+left_behind: set[asyncio.Task[Any]] = set()
+"""Users' code that goes on and on, though it was cancelled as often as it may be."""
 
 
 async def first_of(*events: asyncio.Event) -> asyncio.Event:
@@ -74,19 +79,24 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
 async def _end(task: asyncio.Task[Any]) -> None:
     """Cancel it until it has ended: whenever we are cancelled meanwhile, and else with time to clean up."""
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
+    for _ in range(CANCELS_MAX):
+        if task.done():
+            break
         task.cancel()
         try:
             await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
         except asyncio.CancelledError as error:
             cancelled = error
-    _error_of(task)  # or it would be told as never retrieved
+    else:
+        left_behind.add(task)
+        task.add_done_callback(left_behind.discard)
+    task.add_done_callback(_error_of)  # or it would be told as never retrieved
     if cancelled is not None:
         raise cancelled
 
 
 def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
-    return None if task.cancelled() else task.exception()
+    return task.exception() if task.done() and not task.cancelled() else None
 
 
 async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -74,6 +74,7 @@ class ThreadTransaction:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
         self._loop = asyncio.get_running_loop()
+        self._within: tuple[int, ...] = ()
 
     def execute(self, query: str, params: Params = None) -> int:
         """See SyncTransaction."""
@@ -90,8 +91,8 @@ class ThreadTransaction:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """See SyncTransaction."""
-        savepoint = self._tx.savepoint()
-        outer = WITHIN.set(self._wait(_entered(savepoint)))
+        savepoint, outer = self._tx.savepoint(), self._within
+        self._within = self._wait(_entered(savepoint))
         try:
             yield
         except Exception as error:
@@ -100,9 +101,10 @@ class ThreadTransaction:
         else:
             self._wait(_awaited(savepoint.__aexit__, None, None, None))
         finally:
-            WITHIN.reset(outer)
+            self._within = outer
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
+        WITHIN.set(self._within)  # in whatever thread: its context goes with the call
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 

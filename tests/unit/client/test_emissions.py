@@ -134,25 +134,49 @@ async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() ->
         assert len(producer.requests) == 1
 
 
-async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_come_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Listeners that had met different troubles would publish to different journals for ever."""
-    now_s, is_away = 100.0, True
-    monkeypatch.setattr(emissions, "time", SimpleNamespace(monotonic=lambda: now_s))
+@asynccontextmanager
+async def returning(
+    monkeypatch: pytest.MonkeyPatch, *answers: Answer
+) -> AsyncIterator[tuple[Producer, Producer, ProducersPublisher]]:
+    """Two producers: the first was away, and answers so when it is asked again; that time has come."""
+    clock = SimpleNamespace(monotonic=lambda: clock.now_s, now_s=100.0)
+    monkeypatch.setattr(emissions, "time", clock)
     monkeypatch.setattr(emissions, "DEADLINE_S", 0.2)
+    away, answers_left = True, list(answers)
 
     async def now_and_then(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
-        await (refuse(503, {}) if is_away else accept)(producer, request, writer)
+        await (refuse(503, {}) if away else answers_left.pop(0))(producer, request, writer)
 
     async with Producer([now_and_then] * 100).running() as first, Producer().running() as second:
         publisher = ProducersPublisher([first.url, second.url])
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(1))
-        is_away = False
+        away = False
         await publisher.publish(emitted(1))
         assert (ids(first), ids(second)) == ([], [0])
-        now_s += emissions.RETURN_S
+        clock.now_s += emissions.RETURN_S
+        try:
+            yield first, second, publisher
+        finally:
+            await publisher.close()
+
+
+async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Listeners that had met different troubles would publish to different journals for ever."""
+    async with returning(monkeypatch, accept, accept) as (first, second, publisher):
         await publisher.publish(emitted(1, 1))
-        assert (ids(first), ids(second)) == ([0, 1], [0])
-        await publisher.close()
+        await publisher.publish(emitted(1))
+        assert (ids(first), ids(second)) == ([0, 1, 0], [0])
+
+
+@pytest.mark.parametrize("answer", [refuse(503, {}), refuse(404, PAGE), refuse(401, {"detail": "who are you?"})])
+async def test_a_first_producer_that_is_not_what_it_was_is_left_for_the_one_that_works(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    async with returning(monkeypatch, *[answer] * 9) as (first, second, publisher):
+        with pytest.raises(Unavailable):
+            await publisher.publish(emitted(1))
+        await publisher.publish(emitted(1, 1))
+        assert (ids(first), ids(second)) == ([], [0, 0, 1])

@@ -23,7 +23,7 @@ from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
 from oncecast.core.ports import Outcome, Work, WorkTogether
 from oncecast.core.transaction import Transaction
-from oncecast.listener.attempt import AttemptLimits, Attempts
+from oncecast.listener.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
@@ -407,6 +407,30 @@ async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["2"], True)
     assert [(x.attempts, x.held_up) for x in work if x.id == "2"] == [(0, True)]
+
+
+@pytest.mark.parametrize("kind", ["batch", "shared"])
+async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alone(kind: str) -> None:
+    app, calls = Listener(), []
+
+    async def of_batch(events: list[Event]) -> None:
+        calls.append(len(events))
+        raise HeldUp("canceling statement due to lock timeout")
+
+    async def of_one(event: Event) -> None:
+        await of_batch([event])
+
+    if kind == "batch":
+        app.on_batch("order")(of_batch)
+    else:
+        app.on("order", share_transaction=True)(of_one)
+    at = Harness(app)
+    work = handled_by(app, 100)
+    await at.station.attempt(work)
+    assert len(calls) == HELD_UP_PARTS_MAX + 1
+    assert sorted(int(id_) for ids, _ in at.back for id_ in ids) == list(range(1, 101))
+    assert all(delay_s > 0 for _, delay_s in at.back)
+    assert {x.attempts for x in work} == {0}
 
 
 async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_take_a_batch_apart() -> None:

@@ -19,6 +19,7 @@ from oncecast.core.errors import ConfigError, Cost, NoThread, ProceededTwice, St
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.facts import Fact, LifespanCutShort
 from oncecast.listener.lifespan import Bounds
+from oncecast.listener.tasks import left_behind
 from tests.support.arrivals import arrivals
 
 
@@ -354,6 +355,26 @@ async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled
     with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
         await handled(app, Event.new("t"), timeout_s=0.01)
     assert len(seen) == 3
+
+
+async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
+    app, may_end = Listener(), asyncio.Event()
+
+    @app.on("t")
+    async def handler() -> None:
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert len(left_behind) == 1
+    may_end.set()
+    await asyncio.wait(left_behind)
+    assert not left_behind
 
 
 @pytest.mark.parametrize("survives", [False, True])

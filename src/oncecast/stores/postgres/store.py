@@ -64,7 +64,10 @@ class PostgresEvents(PostgresCursors):
                 async with asyncio.timeout(self._deadline_s):
                     if not await self._begin_with(held, opening, arrival.turn):
                         await held.connection.execute("rollback")
-                        return (await self._compare(held.connection, [arrival]))[arrival.offset]
+                        held.connection.writes = True
+                        outcome = (await self._compare(held.connection, [arrival]))[arrival.offset]
+                        held.connection.writes = False
+                        return outcome
             failure = await finish(self._db, held, work)
         if failure is not None:
             raise failure

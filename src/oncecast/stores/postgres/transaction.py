@@ -81,7 +81,7 @@ class HandlerTransaction:
     @property
     def torn(self) -> str | None:
         """Why it must not commit: a part of it that was to be rolled back is there, or one that was not is gone."""
-        return self._torn
+        return self._torn or ("a savepoint was still open at the end" if self._savepoints.any_open else None)
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""

@@ -26,7 +26,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     failure = await _outcome(work, facade)
     emitted = facade.emitted
     left_over = await _end(facade, connection, deadline_s)
-    failure = failure or left_over
+    failure = failure or left_over or (AttemptFailed(facade.torn) if facade.torn else None)
     broken = connection.broken
     if failure is None:
         # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
@@ -56,7 +56,7 @@ async def _outcome(work: Work, facade: HandlerTransaction) -> Exception | None:
             facade.close()  # the connection is closed on the way out
             raise
         return AttemptFailed("the handler was cancelled, by a task of its own that was")
-    return AttemptFailed(facade.torn) if facade.torn else None
+    return None
 
 
 async def _end(facade: HandlerTransaction, connection: Connection, deadline_s: float) -> Exception | None:
