@@ -463,6 +463,7 @@ ADAPTERS = [
         "stores/postgres/store.py",
         (
             '                        await held.connection.execute("rollback")\n'
+            "                        held.connection.writes = True  # a conflict is kept by a statement of its own\n"
             "                        return (await self._compare(held.connection, [arrival]))[arrival.offset]\n"
         ),
         "                        pass\n",

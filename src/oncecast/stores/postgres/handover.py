@@ -138,6 +138,7 @@ class HandlerConnections:
 
     async def give_back(self, held: Held) -> None:
         """It is no longer needed. Nothing that is open on it, or under way, gets to the next."""
+        held.connection.writes = False
         try:
             idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
             if not (idle and held.connection.is_as_new):

@@ -64,10 +64,8 @@ class PostgresEvents(PostgresCursors):
                 async with asyncio.timeout(self._deadline_s):
                     if not await self._begin_with(held, opening, arrival.turn):
                         await held.connection.execute("rollback")
-                        held.connection.writes = True
-                        outcome = (await self._compare(held.connection, [arrival]))[arrival.offset]
-                        held.connection.writes = False
-                        return outcome
+                        held.connection.writes = True  # a conflict is kept by a statement of its own
+                        return (await self._compare(held.connection, [arrival]))[arrival.offset]
             failure = await finish(self._db, held, work)
         if failure is not None:
             raise failure
