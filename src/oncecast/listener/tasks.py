@@ -70,7 +70,10 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
     finally:
         timer.cancel()
         in_time = task.done()
-        await _end(task)
+        if in_time:
+            _error_of(task)  # or it would be told as never retrieved
+        else:
+            await _end(task)
     if not in_time:
         raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from _error_of(task)
     task.result()
@@ -90,7 +93,7 @@ async def _end(task: asyncio.Task[Any]) -> None:
     else:
         left_behind.add(task)
         task.add_done_callback(left_behind.discard)
-    task.add_done_callback(_error_of)  # or it would be told as never retrieved
+    task.add_done_callback(_error_of)
     if cancelled is not None:
         raise cancelled
 
