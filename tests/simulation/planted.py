@@ -375,6 +375,7 @@ STORES = [
         "stores/memory/events.py",
         "            if arrival.turn is not None:\n",
         "            if False:\n",
+        by=HANDLING,
     ),
     Mutant(
         "what is emitted commits with its cause",
@@ -389,7 +390,7 @@ STORES = [
     Mutant(
         "a savepoint that is rolled back takes its emissions with it",
         "stores/memory/client.py",
-        "            del self._emitted[emitted_before:]\n",
+        "                del self._emitted[emitted_before:]\n",
         "",
     ),
     Mutant(
@@ -561,7 +562,7 @@ ADAPTERS = [
     Mutant(
         "a savepoint that is rolled back takes its emissions with it",
         "stores/postgres/transaction.py",
-        "            del self._emitted[emitted_before:]\n",
+        "                del self._emitted[emitted_before:]\n",
         "",
         by=HANDLING,
     ),
