@@ -33,6 +33,7 @@ from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_traces
 from tests.support.places import EPOCHS, JOURNAL, arrival
+from tests.support.savepoints import beside_a_savepoint_that_is_rolled_back
 
 LIMITS = Limits(lock_s=0.3, statement_s=5.0)
 
@@ -685,54 +686,12 @@ async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event
     await store.close()
 
 
-async def test_a_savepoint_that_a_task_is_still_in_when_its_handler_returns_fails_the_attempt(
-    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
-) -> None:
-    """Its end is not to be known, and its block may have been to be rolled back."""
-    forgotten = []
-
-    async def work(tx: Transaction) -> None:
-        opened = asyncio.Event()
-
-        async def goes_on() -> None:
-            async with tx.savepoint():
-                await effect(schema, "half")(tx)
-                opened.set()
-                await asyncio.Event().wait()
-
-        forgotten.append(asyncio.create_task(goes_on()))
-        await opened.wait()
-
-    with pytest.raises(AttemptFailed, match="still open"):
-        await store.process(arrival(1, "x"), work)
-    for task in forgotten:
-        task.cancel()
-    await asyncio.wait(forgotten)
-    assert await values(sql, "select id from effects") == []
-
-
 @pytest.mark.parametrize("query", ["select id from {}.effects", "values (1)"])
 async def test_what_another_task_reads_meanwhile_is_nothing_that_a_savepoint_could_lose(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, query: str
 ) -> None:
     async def work(tx: Transaction) -> None:
-        opened, done = asyncio.Event(), asyncio.Event()
-
-        async def survives() -> None:
-            with contextlib.suppress(ValueError):
-                async with tx.savepoint():
-                    opened.set()
-                    await done.wait()
-                    raise ValueError
-
-        async def reads() -> None:
-            await opened.wait()
-            await tx.fetch_all(query.format(f'"{schema}"'))
-            done.set()
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(survives())
-            group.create_task(reads())
+        await beside_a_savepoint_that_is_rolled_back(tx, lambda: tx.fetch_all(query.format(f'"{schema}"')))
 
     assert await store.process(arrival(1, "x"), work) is Outcome.STORED
 

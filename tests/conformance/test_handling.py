@@ -24,6 +24,7 @@ from oncecast.core.transaction import OpenTransaction
 from tests.support.arrivals import track
 from tests.support.event_stores import Server
 from tests.support.places import arrival
+from tests.support.savepoints import beside_a_savepoint_that_is_rolled_back
 
 
 def counting(server: Server, failing: str | None = None) -> WorkTogether:
@@ -406,30 +407,42 @@ async def test_a_savepoint_that_takes_back_what_another_task_did_meanwhile_fails
     store, _ = await server.of("a")
 
     async def work(tx: OpenTransaction) -> None:
-        opened, done = asyncio.Event(), asyncio.Event()
-
-        async def survives() -> None:
-            with contextlib.suppress(ValueError):
-                async with tx.savepoint():
-                    opened.set()
-                    await done.wait()
-                    raise ValueError
-
-        async def writes() -> None:
-            await opened.wait()
+        async def write() -> None:
             if how == "emission":
                 tx.emitted.append(b"{}")
-            else:
-                async with tx.savepoint() if how == "savepoint" else contextlib.nullcontext():
-                    await server.effect(tx, "its")
-            done.set()
+                return
+            async with tx.savepoint() if how == "savepoint" else contextlib.nullcontext():
+                await server.effect(tx, "its")
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(survives())
-            group.create_task(writes())
+        await beside_a_savepoint_that_is_rolled_back(tx, write)
 
     with pytest.raises(AttemptFailed, match="another task"):
         await store.process(arrival(1, "x"), work)
+    assert (await server.statuses(), await server.effects()) == ({}, {})
+
+
+async def test_a_savepoint_that_a_task_is_still_in_when_its_handler_returns_fails_the_attempt(server: Server) -> None:
+    """Its end is not to be known, and its block may have been to be rolled back."""
+    store, _ = await server.of("a")
+    forgotten = []
+
+    async def work(tx: OpenTransaction) -> None:
+        opened = asyncio.Event()
+
+        async def goes_on() -> None:
+            async with tx.savepoint():
+                await server.effect(tx, "half")
+                opened.set()
+                await asyncio.Event().wait()
+
+        forgotten.append(asyncio.create_task(goes_on()))
+        await opened.wait()
+
+    with pytest.raises(AttemptFailed, match="still open"):
+        await store.process(arrival(1, "x"), work)
+    for task in forgotten:
+        task.cancel()
+    await asyncio.wait(forgotten)
     assert (await server.statuses(), await server.effects()) == ({}, {})
 
 

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 WITHIN: ContextVar[tuple[int, ...]] = ContextVar("within", default=())
 """The savepoints in whose blocks a task of a handler is, outermost first; so are the tasks that it begins there."""
 MIXED = "a savepoint was rolled back with what another task wrote meanwhile"
+STILL_OPEN = "a savepoint was still open at the end"
 
 _READS = re.compile(
     r"\s*(?:select|show|values|table)\b(?!.*\b(?:into\b|for\s+(?:no\s+key\s+)?(?:update|(?:key\s+)?share)\b))",
@@ -36,6 +37,8 @@ class Savepoints:
         self._count = 0
         self._open: list[int] = []
         self._mixed: set[int] = set()
+        """Those with something in them that was not done in their blocks."""
+        self._lost = False
 
     def new(self) -> int:
         """The number of one that is about to be opened."""
@@ -59,14 +62,14 @@ class Savepoints:
         if self._open and not (query and only_reads(query)):
             self._mixed.update(set(self._open).difference(WITHIN.get()))
 
-    @property
-    def any_open(self) -> bool:
-        """Whether any block goes on."""
-        return bool(self._open)
+    def undone(self, number: int) -> None:
+        """It was rolled back, with all that is in it."""
+        self._lost = self._lost or number in self._mixed
 
-    def is_mixed(self, number: int) -> bool:
-        """Whether there is something in it that was not done in its block."""
-        return number in self._mixed
+    @property
+    def fault(self) -> str | None:
+        """Why its transaction must not commit, if that is so."""
+        return MIXED if self._lost else STILL_OPEN if self._open else None
 
 
 def only_reads(query: str) -> bool:

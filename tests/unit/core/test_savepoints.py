@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from oncecast.core.savepoints import Savepoints
+from oncecast.core.savepoints import MIXED, STILL_OPEN, Savepoints
 
 
 async def test_what_is_done_in_its_block_and_by_tasks_that_are_begun_there_is_its_own() -> None:
@@ -21,8 +21,9 @@ async def test_what_is_done_in_its_block_and_by_tasks_that_are_begun_there_is_it
         with savepoints.block_of(inner):
             savepoints.note()
     savepoints.note()
-    assert not savepoints.is_mixed(outer)
-    assert not savepoints.is_mixed(inner)
+    for number in (inner, outer):
+        savepoints.undone(number)
+    assert savepoints.fault is None
 
 
 async def test_what_a_task_does_that_was_begun_elsewhere_is_in_every_savepoint_that_is_open() -> None:
@@ -38,7 +39,18 @@ async def test_what_a_task_does_that_was_begun_elsewhere_is_in_every_savepoint_t
         await other
     with savepoints.block_of(3):
         pass
-    assert [savepoints.is_mixed(number) for number in (1, 2, 3)] == [True, True, False]
+    found = []
+    for number in (3, 2, 1):
+        savepoints.undone(number)
+        found.append(savepoints.fault)
+    assert found == [None, MIXED, MIXED]
+
+
+def test_a_savepoint_that_is_still_open_says_nothing_of_its_end() -> None:
+    savepoints = Savepoints()
+    with savepoints.block_of(savepoints.new()):
+        assert savepoints.fault == STILL_OPEN
+    assert savepoints.fault is None
 
 
 @pytest.mark.parametrize(
@@ -71,4 +83,5 @@ async def test_a_statement_that_only_reads_leaves_nothing_to_lose(query: str, wr
     with savepoints.block_of(1):
         opened.set()
         await other
-    assert savepoints.is_mixed(1) is writes
+    savepoints.undone(1)
+    assert savepoints.fault == (MIXED if writes else None)

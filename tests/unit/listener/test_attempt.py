@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -384,22 +384,27 @@ async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_
     assert at.told(InsertFailed) == []
 
 
-@pytest.mark.parametrize("kind", ["batch", "shared"])
-async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_one_waits(kind: str) -> None:
+def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> Listener:
+    """A batch or shared handler of `order` that waits in vain for a lock where `waits` says so."""
     app = Listener()
 
     async def of_batch(events: list[Event]) -> None:
-        for event in events:
-            await of_one(event)
+        if waits(events):
+            raise HeldUp("canceling statement due to lock timeout")
 
     async def of_one(event: Event) -> None:
-        if event.id == "2":
-            raise HeldUp("canceling statement due to lock timeout")
+        await of_batch([event])
 
     if kind == "batch":
         app.on_batch("order")(of_batch)
     else:
         app.on("order", share_transaction=True)(of_one)
+    return app
+
+
+@pytest.mark.parametrize("kind", ["batch", "shared"])
+async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_one_waits(kind: str) -> None:
+    app = waiting(kind, lambda events: any(event.id == "2" for event in events))
     at = Harness(app)
     work = handled_by(app, 5)
     await at.station.attempt(work)
@@ -411,19 +416,8 @@ async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_
 
 @pytest.mark.parametrize("kind", ["batch", "shared"])
 async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alone(kind: str) -> None:
-    app, calls = Listener(), []
-
-    async def of_batch(events: list[Event]) -> None:
-        calls.append(len(events))
-        raise HeldUp("canceling statement due to lock timeout")
-
-    async def of_one(event: Event) -> None:
-        await of_batch([event])
-
-    if kind == "batch":
-        app.on_batch("order")(of_batch)
-    else:
-        app.on("order", share_transaction=True)(of_one)
+    calls: list[int] = []
+    app = waiting(kind, lambda events: calls.append(len(events)) is None)
     at = Harness(app)
     work = handled_by(app, 100)
     await at.station.attempt(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -19,7 +19,8 @@ from oncecast.core.errors import ConfigError, Cost, NoThread, ProceededTwice, St
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.facts import Fact, LifespanCutShort
 from oncecast.listener.lifespan import Bounds
-from oncecast.listener.tasks import left_behind
+from oncecast.listener.tasks import CANCEL_AGAIN_S, left_behind
+from oncecast.stores.postgres.connection import CANCEL_S
 from tests.support.arrivals import arrivals
 
 
@@ -323,19 +324,33 @@ async def test_a_handler_that_swallows_its_cancellation_leaves_nothing_behind() 
     assert attempt.cancelled()
 
 
+async def outcome_of(attempt: Awaitable[object]) -> Exception | None:
+    try:
+        await attempt
+    except Exception as error:
+        return error
+    return None
+
+
 async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
-    app, seen = Listener(), []
+    """And to have a statement ended that it waits for: cancelled again meanwhile, it would break its connection."""
+    assert CANCEL_AGAIN_S > 2 * CANCEL_S
+    app, seen, cleaning, over = Listener(), [], asyncio.Event(), asyncio.Event()
 
     @app.on("t")
     async def handler() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.3)
+            cleaning.set()
+            await over.wait()
             seen.append("clean")
 
-    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
-        await handled(app, Event.new("t"), timeout_s=0.01)
+    async with asyncio.TaskGroup() as group:
+        attempt = group.create_task(outcome_of(handled(app, Event.new("t"), timeout_s=0.01)))
+        await cleaning.wait()
+        over.set()
+    assert isinstance(attempt.result(), TimeoutError)
     assert seen == ["clean"]
 
 

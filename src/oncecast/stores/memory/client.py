@@ -11,7 +11,7 @@ from typing import Any
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable, gist
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import Work
-from oncecast.core.savepoints import MIXED, Savepoints
+from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.memory.call import Act, Call, at_once
 from oncecast.stores.memory.postgres import MemoryPostgres, Session, Tables
@@ -57,8 +57,8 @@ class Client:
         facade = MemoryTransaction(self._server, session, self._do)
         try:
             await _run(work, facade)
-            if facade.is_torn:
-                raise AttemptFailed(MIXED)
+            if facade.torn:
+                raise AttemptFailed(facade.torn)
             session.emitted = facade.emitted
             facade.session = None
             committed = await self._do(lambda: self._server.commit(session))
@@ -99,8 +99,6 @@ class MemoryTransaction:
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
         self._savepoints = Savepoints()
-        self.is_torn = False
-        """Whether a savepoint took back what another task wrote."""
 
     @property
     def emitted(self) -> list[bytes]:
@@ -108,6 +106,11 @@ class MemoryTransaction:
         self._open()
         self._savepoints.note()
         return self._emitted
+
+    @property
+    def torn(self) -> str | None:
+        """Why it must not commit, if that is so."""
+        return self._savepoints.fault
 
     @property
     def raised(self) -> Sequence[BaseException]:
@@ -176,7 +179,7 @@ class MemoryTransaction:
             except (Exception, asyncio.CancelledError):
                 session.effects, session.failed = effects, False
                 del self._emitted[emitted_before:]
-                self.is_torn |= self._savepoints.is_mixed(number)
+                self._savepoints.undone(number)
                 raise
         self._server.check_goes_on(session)
 

@@ -22,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
-from oncecast.core.savepoints import MIXED, Savepoints
+from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.postgres.connection import Connection
 
@@ -81,7 +81,7 @@ class HandlerTransaction:
     @property
     def torn(self) -> str | None:
         """Why it must not commit: a part of it that was to be rolled back is there, or one that was not is gone."""
-        return self._torn or ("a savepoint was still open at the end" if self._savepoints.any_open else None)
+        return self._torn or self._savepoints.fault
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
@@ -115,8 +115,7 @@ class HandlerTransaction:
             except (Exception, asyncio.CancelledError):
                 del self._emitted[emitted_before:]
                 await self._undo(name)
-                if self._savepoints.is_mixed(number):
-                    self._torn = MIXED
+                self._savepoints.undone(number)
                 raise
         await self._run(f"release savepoint {name}")
 
