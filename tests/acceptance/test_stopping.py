@@ -40,6 +40,23 @@ async def handler(event: Event, shop: Shop) -> None:
 """
 
 
+ENDLESS = """
+import asyncio
+from oncecast import Event, Listener
+
+app = Listener("shop")
+
+@app.on("tick")
+async def handler(event: Event) -> None:
+    print("handling", flush=True)
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except BaseException:
+            pass
+"""
+
+
 async def bury(url: str, schema: str, *ids: str) -> None:
     database = Database(url, schema=schema, instance="x", token="x")
     await database.open()
@@ -85,3 +102,38 @@ async def test_a_replay_that_is_under_way_finishes_before_the_lifespan_ends_and_
     one, two = first.result().json()["results"]
     assert (one["outcome"], one["error"]) == ("stored", None)
     assert (two["outcome"], two["error"]) == ("unknown", "this listener is stopping")
+
+
+async def test_a_handler_that_never_ends_however_often_it_is_cancelled_does_not_keep_a_listener_from_stopping(
+    tmp_path: Path, postgres_url: str, schema: str
+) -> None:
+    await bury(postgres_url, schema, "one")
+    (tmp_path / "shop.py").write_text(ENDLESS)
+    port = free_port()
+    environment = {
+        "PORT": str(port),
+        "DATABASE_URL": postgres_url,
+        "LISTENER_GROUP": schema,
+        "DRAIN_TIMEOUT": "200ms",
+    }
+    async with (
+        starting(tmp_path, "listener", "shop:app", **environment) as process,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+
+        async def replaying() -> bool:
+            try:
+                answer = await client.post("/api/dead-letters/replay", json={"events": [{"id": "one"}]})
+            except httpx.RemoteProtocolError:
+                return True
+            except httpx.TransportError:
+                return False  # it has not begun
+            return answer.status_code == 200
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(until(replaying))
+            await said(process, "handling")
+            process.send_signal(signal.SIGTERM)
+            status, out, err = await ended(process)
+    assert (status, err) == (0, [])
+    assert any("Stopped" in line for line in out)
