@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oncecast.core.errors import DataRefused, Reject, RowLocked
+from oncecast.core.errors import DataRefused, Reject, RowLocked, Unstorable
 from oncecast.core.event import Arrival, Event
 from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
@@ -449,3 +449,19 @@ async def test_an_event_whose_payload_postgresql_refused_is_stored_whole_once_it
     await database.close()
     event = msgspec.json.decode(msgspec.json.encode(row["event"]))
     assert (row["status"], event["data"], event["subject"], event["x"]) == ("stored", "mended", "s", "y")
+
+
+async def test_an_event_that_cannot_be_read_is_stored_once_its_data_is_edited(
+    store: PostgresEvents, letters: PostgresLetters, sql: Any
+) -> None:
+    dead = arrival(1)
+    dead.raw = msgspec.Raw(
+        b'{"specversion":"1.0","id":"id-1","source":"/oncecast","type":"tick","data_base64":"YWJj=","x":"y"}'
+    )
+    await store.bury(dead, Unstorable("no"))
+    with pytest.raises(DataRefused, match="base64"):
+        await letters.replay(dead.source, dead.id, nothing)
+    assert await letters.mend(dead.source, dead.id, b'"mended"')
+    assert await letters.replay(dead.source, dead.id, nothing)
+    rows = await values(sql, "select status, data, data_bytes, extensions from events")
+    assert rows == [("stored", "mended", None, {"x": "y"})]

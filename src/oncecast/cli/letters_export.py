@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from oncecast.cli import output, stack_file
 from oncecast.cli.letters_choice import PATH, Choice, as_of_now, count, letters, query_of
 from oncecast.cli.operate import Listener, operator
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Event
+from oncecast.core.event import with_data
 from oncecast.core.letters import Selection
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ def _event(letter: bytes) -> bytes:
     content = msgspec.json.decode(letter, type=Content)
     raw = bytes(content.event)
     if content.mended:
-        mended = bytes(content.mended_data)
-        raw = dataclasses.replace(Event.from_json(raw), raw_data=mended, data_bytes=None).to_json()
+        raw = with_data(raw, bytes(content.mended_data))
     return bytes(msgspec.json.format(raw, indent=-1))
 
 

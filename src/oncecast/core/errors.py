@@ -55,6 +55,10 @@ class DataRefused(OncecastError):
     """PostgreSQL refuses what this event holds; another event would have gone in."""
 
 
+class Unstorable(DataRefused):
+    """PostgreSQL can never hold this event's row: another attempt would end the same way."""
+
+
 class RowLocked(OncecastError):
     """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
 
@@ -182,7 +186,7 @@ def classify(error: BaseException) -> Cost:
             return Cost.PAUSE
         case RowLocked() | NoThread():
             return Cost.WAIT
-        case Reject() | CrashLoop():
+        case Reject() | CrashLoop() | Unstorable():
             return Cost.DEAD
         case _:
             return Cost.RETRY

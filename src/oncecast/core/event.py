@@ -81,6 +81,16 @@ encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
 """The JSON of what users give; of a pydantic model what it dumps itself as. Raises TypeError for what has none."""
 
 
+def with_data(raw: bytes | msgspec.Raw, data: bytes) -> bytes:
+    """Return the structured event `raw` with the JSON `data` instead of what it carried, readable or not.
+
+    Raises msgspec.DecodeError if `raw` is no JSON object.
+    """
+    members = _decode_members(raw)
+    members.pop("data_base64", None)
+    return msgspec.json.encode({**members, "data": msgspec.Raw(data)})
+
+
 def new_id() -> str:
     """A fresh event id, `evt_` + UUIDv7: ids made later sort later."""
     return f"evt_{uuid_utils.uuid7()}"

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from oncecast.core.errors import ConfigError, ProceededTwice
+import msgspec
+
+from oncecast.core.errors import ConfigError, DataInvalid, ProceededTwice
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.arguments import Arguments, Given
@@ -254,7 +256,7 @@ class Listener:
         tx: OpenTransaction,
         check: Callable[[bytes], None] | None,
     ) -> None:
-        events = [Event.from_json(a.raw, self._emitter(a, handler, tx, check)) for a in arrivals]
+        events = [_read(a, self._emitter(a, handler, tx, check)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
         proceed: Proceed = partial(self._run, handler, given)
@@ -294,6 +296,14 @@ class Listener:
             raise TypeError(
                 f"{handler.name} is a plain 'def' that returns a coroutine: what wraps it must be 'async def'"
             )
+
+
+def _read(arrival: Arrival, emitter: Callable[[Event], Event]) -> Event:
+    """The event that a handler is given; raises DataInvalid if its JSON cannot be read, now or in any attempt."""
+    try:
+        return Event.from_json(arrival.raw, emitter)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataInvalid(f"the event's JSON cannot be read: {error}") from error
 
 
 def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +21,8 @@ _TIME = re.compile(
     re.ASCII,
 )
 _OFFSET_MAX_HOURS = 15
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+"""Together with a length that is a multiple of four; Python's own decoder takes padding behind a full quad, too."""
 
 
 def check_text(text: str, place: str) -> None:
@@ -116,12 +116,8 @@ def _check_time(time: object, place: str) -> None:
 def _check_base64(base64: object, place: str, *, beside_data: bool) -> None:
     if beside_data:
         raise Problem(422, f'{place}: "data" and "data_base64" exclude each other')
-    try:
-        if not isinstance(base64, str):
-            raise ValueError("not a text")
-        b64decode(base64, validate=True)
-    except (Base64Error, ValueError):
-        raise Problem(422, f'{place}: "data_base64" is not base64') from None
+    if not isinstance(base64, str) or len(base64) % 4 or not _BASE64.fullmatch(base64):
+        raise Problem(422, f'{place}: "data_base64" is not base64 (RFC 4648, padded, without line breaks)')
 
 
 def _check_extension(name: str, value: object, place: str) -> None:

@@ -18,6 +18,7 @@ from oncecast.core.errors import (
     Retry,
     RowLocked,
     Unavailable,
+    Unstorable,
 )
 from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
@@ -48,6 +49,7 @@ class Store:
     def __init__(self) -> None:
         self.refusals: list[Exception] = []
         self.bad: set[str] = set()
+        self.never: set[str] = set()
         self.stored: list[str] = []
         self.buried: list[tuple[str, BaseException]] = []
         self.burial = Outcome.STORED
@@ -56,6 +58,8 @@ class Store:
         self._refuse()
         if bad := self.bad & {x.id for x in batch}:
             raise DataRefused(f"{bad}")
+        if never := self.never & {x.id for x in batch}:
+            raise Unstorable(f"{never}")
         self.stored += [x.id for x in batch]
         return [Outcome.STORED] * len(batch)
 
@@ -438,6 +442,20 @@ async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_tak
     await at.station.attempt(handled_by(app, 3))
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["1", "2", "3"], True)
+
+
+async def test_an_event_that_can_never_be_stored_is_dead_after_its_first_attempt_and_its_neighbours_are_stored() -> (
+    None
+):
+    at = Harness()
+    at.store.never = {"2"}
+    work = arrivals(3)
+    await at.station.attempt(work)
+    assert at.store.stored == ["1", "3"]
+    assert at.back == [(["2"], 0.0)]
+    await at.station.attempt([work[1]])
+    assert [(id_, type(cause)) for id_, cause in at.store.buried] == [("2", Unstorable)]
+    assert work[1].attempts == 1
 
 
 async def test_whatever_costs_an_event_an_attempt_it_is_not_held_up_any_more() -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
-from oncecast.core.errors import ConfigError, Cost, NoThread, ProceededTwice, StartError, classify
+from oncecast.core.errors import ConfigError, Cost, DataInvalid, NoThread, ProceededTwice, StartError, classify
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.facts import Fact, LifespanCutShort
 from oncecast.listener.lifespan import Bounds
@@ -69,6 +69,23 @@ async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **opti
     tx = Written()
     await app.handle(arriving(*events), tx, timeout_s=timeout_s, **options)  # type: ignore[arg-type]
     return tx
+
+
+@pytest.mark.parametrize("member", [b'"subject":"\\ud800"', b'"data_base64":"YQ="', b'"ext":{"a":' + b"[" * 9_999])
+async def test_an_event_whose_json_cannot_be_read_is_dead_at_once_and_its_handler_is_not_called(
+    member: bytes,
+) -> None:
+    app, called = Listener("shop"), []
+
+    @app.on("tick")
+    async def handle(event: Event) -> None:
+        called.append(event)
+
+    (arrival,) = arrivals(1)
+    arrival.raw = msgspec.Raw(b'{"specversion":"1.0","id":"a","source":"/s","type":"tick",' + member + b"}")
+    with pytest.raises(DataInvalid, match="cannot be read") as raised:
+        await app.handle([arrival], Written(), timeout_s=10.0)  # type: ignore[arg-type]
+    assert (classify(raised.value), called) == (Cost.DEAD, [])
 
 
 @pytest.mark.parametrize("types", [(), ("",), (print,), ("a*b",)])

@@ -140,6 +140,7 @@ def test_what_cannot_be_taken_is_refused_with_the_place(
         ({"time": "9999-12-31T23:59:60Z"}, '"time"'),
         ({"time": "9999-12-31T23:59:59.9999999Z"}, '"time"'),
         ({"data_base64": "?"}, "base64"),
+        ({"data_base64": "YWJj="}, "base64"),
         ({"data_base64": "AAAA", "data": 1}, "exclude"),
         ({"Trace-Parent": "x"}, "Trace-Parent"),
         ({"ext": 2**31}, '"ext"'),

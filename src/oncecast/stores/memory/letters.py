@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival, with_data
 from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
 from oncecast.core.transaction import OpenTransaction
@@ -162,8 +162,7 @@ class MemoryLetters(Client):
                 return None
             raw = letter.raw
             if letter.mended is not None:
-                mended = dataclasses.replace(Event.from_json(raw), raw_data=letter.mended, data_bytes=None)
-                raw = mended.to_json()
+                raw = with_data(raw, letter.mended)
             session.rows[identity] = dataclasses.replace(row, status="stored", listener=self._instance)
             return Arrival(
                 track=None,

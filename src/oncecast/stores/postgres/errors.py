@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from oncecast.core.errors import Contended, DataRefused, HeldUp, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.errors import Contended, DataRefused, HeldUp, Reject, Retry, RowLocked, Unavailable, Unstorable
 
 DATA_CLASSES = ("22", "23", "54")
 """Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
+
+CONTENT_CLASSES = ("22", "54")
+"""Of DATA_CLASSES those that an event's content alone brings about; a constraint may depend on other rows."""
 
 PAUSE_STATES = ("25006", "40", "53100", "53200", "53300", "57", "58000", "58030", "F0", "XX001", "XX002")
 """How the states begin that tell of the database's trouble: read-only, serialisation and deadlock, disk, memory,
@@ -28,11 +31,20 @@ def translate(error: BaseException) -> Exception:
     if not isinstance(error, psycopg.Error):
         return Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": "))
     state = error.sqlstate or ""
+    if not state and isinstance(error, psycopg.DataError):
+        return Unstorable(_first_line(error))  # refused before it was sent
     if state == "55P03":
         return RowLocked(_first_line(error))
     if state[:2] in DATA_CLASSES:
         return DataRefused(_first_line(error))
     return Contended(_first_line(error)) if state in CONTENDED_STATES else Unavailable(_first_line(error))
+
+
+def of_insert(error: psycopg.Error) -> Exception:
+    """The error of an insert of event rows: Unstorable where a row's own content is what PostgreSQL cannot hold."""
+    if (error.sqlstate or "")[:2] in CONTENT_CLASSES or isinstance(error, psycopg.DataError):
+        return Unstorable(_first_line(error))
+    return error
 
 
 def of_handler(error: Exception, raised: Sequence[BaseException], *, connection_broken: bool) -> Exception:

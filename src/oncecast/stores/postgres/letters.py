@@ -6,7 +6,6 @@ The row of `events` is what is dead; that of `dead_letters` follows it in the sa
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row, tuple_row
 
 from oncecast.core.errors import DataRefused
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival, with_data
 from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
 from oncecast.stores.postgres.connection import Connection
@@ -143,7 +142,7 @@ class PostgresLetters:
             return None
         raw, is_mended, mended, type_, journal, epoch, offset, attempts, at_us = row
         if is_mended:
-            raw = dataclasses.replace(Event.from_json(raw), raw_data=mended.encode(), data_bytes=None).to_json()
+            raw = with_data(raw, mended.encode())
         return Arrival(
             track=None,
             offset=offset,

@@ -33,7 +33,10 @@ class Statement:
             if isinstance(value, bytes):
                 if b"\0" in value:
                     raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-                written[name] = quote(value)
+                try:
+                    written[name] = quote(value)
+                except psycopg.OperationalError as error:  # invalid UTF-8: the value's fault, not the connection's
+                    raise psycopg.DataError(str(error)) from None
             else:
                 written[name] = b"null" if value is None else b"%d" % value
         return self.query % written

@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 from psycopg.adapt import Dumper
 
+from oncecast.core.errors import Unstorable
 from oncecast.core.event import KNOWN_MEMBERS, Arrival, Known
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.letters import Identity
@@ -73,11 +74,17 @@ def json_array(arrivals: Sequence[Arrival]) -> Json:
 
 
 def _extensions(events: bytes) -> list[str | None]:
-    """Each event's extension attributes as a JSON object, or nothing where no event of the batch has any."""
+    """Each event's extension attributes as a JSON object, or nothing where no event of the batch has any.
+
+    Raises Unstorable where an event is JSON that nobody can read. No producer of ours accepts that.
+    """
     try:
-        _decode_known(events)
-    except msgspec.ValidationError:
-        return [_extensions_of(members) for members in _decode_members(events)]
+        try:
+            _decode_known(events)
+        except msgspec.ValidationError:
+            return [_extensions_of(members) for members in _decode_members(events)]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unstorable(f"the event's JSON cannot be read: {error}") from error
     return []
 
 

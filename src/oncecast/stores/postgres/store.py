@@ -19,7 +19,7 @@ from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
+from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_insert, translate
 from oncecast.stores.postgres.handover import Held, commit
 from oncecast.stores.postgres.message import Statement, begin_with, row_of, send
 from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_values, rows_of, storable
@@ -95,10 +95,13 @@ class PostgresEvents(PostgresCursors):
         """Begin a transaction with an event's row, in as few round trips as can be; whether that is new."""
         if held.opened is not None:
             return held.opened
-        if turn is None:
-            return await begin_with(held.connection, opening) == (b"t",)
-        await self._begin_in_turn(held.connection, turn)
-        return row_of(await send(held.connection, opening.written_for(held.connection))) == (b"t",)
+        try:
+            if turn is None:
+                return await begin_with(held.connection, opening) == (b"t",)
+            await self._begin_in_turn(held.connection, turn)
+            return row_of(await send(held.connection, opening.written_for(held.connection))) == (b"t",)
+        except psycopg.Error as error:
+            raise of_insert(error) from error
 
     async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
         """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
@@ -175,8 +178,8 @@ class PostgresEvents(PostgresCursors):
                 key = {"source": arrival.source, "id": arrival.id}
                 await connection.execute(self._db.queries["mark_dead"], key)
                 return True
-        except psycopg.Error as error:
-            if not isinstance(translate(error), DataRefused):
+        except (psycopg.Error, DataRefused) as error:
+            if isinstance(error, psycopg.Error) and not isinstance(translate(error), DataRefused):
                 raise
             place = {name: getattr(arrival, name) for name in ("source", "id", "type", "journal", "epoch", "offset")}
             cursor = await connection.execute(
@@ -193,7 +196,10 @@ class PostgresEvents(PostgresCursors):
 
     async def _insert(self, connection: Connection, rows: dict[str, Any]) -> set[int]:
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(self._db.queries["insert"], rows)
+            try:
+                await cursor.execute(self._db.queries["insert"], rows)
+            except psycopg.Error as error:
+                raise of_insert(error) from error
             return {offset for (offset,) in await cursor.fetchall()}
 
     async def _compare(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
@@ -219,7 +225,9 @@ class PostgresEvents(PostgresCursors):
         """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
         try:
             return (await self._compare(connection, [arrival]))[arrival.offset]
-        except psycopg.DataError:
+        except psycopg.Error as error:
+            if not isinstance(translate(error), DataRefused):
+                raise
             place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
             same_place = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
         if same_place is None:
