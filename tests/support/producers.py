@@ -26,7 +26,7 @@ from oncecast.http.server import bind, serve
 from oncecast.journal import SqliteJournal
 from oncecast.producer.app import Producer, ProducerSettings
 
-READY_WITHIN_S = 20.0
+READY_WITHIN_S = 60.0
 
 
 class Address:

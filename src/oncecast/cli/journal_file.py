@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,11 +56,12 @@ def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
     last
         As `oncecast journal check` prints it.
     """
-    from oncecast.journal.file import damages, lock
+    from oncecast.journal.file import damages
     from oncecast.journal.file import skip as skip_damage
+    from oncecast.journal.place import Place
 
     _must_exist(file)
-    held = lock(file)
+    place = Place(file)
     try:
         with _opened(file, read_only=False) as connection:
             damage = next((damage for damage in damages(connection) if damage == (first, last)), None)
@@ -69,7 +69,7 @@ def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
                 raise StartError(f"offsets {first} to {last} are no damage of {file}: see 'oncecast journal check'")
             skip_damage(connection, damage, time.time_ns() // 1000)
     finally:
-        os.close(held)
+        place.close()
     if output.wants_json(json):
         output.json({"file": str(file), "skipped": damage._asdict()})
     else:
@@ -88,8 +88,10 @@ def _opened(file: Path, *, read_only: bool) -> Iterator[apsw.Connection]:
     import apsw
 
     from oncecast.journal.file import open_file
+    from oncecast.journal.place import check_only_name
 
     _must_exist(file)
+    check_only_name(file)
     try:
         connection = open_file(file, read_only=read_only)
         try:

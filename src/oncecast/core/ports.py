@@ -82,6 +82,10 @@ class Journal(Protocol):
     def groups(self) -> Mapping[str, KnownGroup]:
         """The groups that it has been told of, by name."""
 
+    @property
+    def failing(self) -> str | None:
+        """Why it accepts nothing now; None while it works."""
+
     async def append(self, events: Sequence[bytes]) -> int:
         """Write `events` (structured JSON each) and sync; returns the first's offset, the rest follow densely.
 

@@ -5,8 +5,6 @@ SQLite with a write-ahead log and `synchronous=FULL`: a commit that has returned
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,22 +48,11 @@ class Extent(NamedTuple):
     groups: list[KnownGroup]
 
 
-def lock(path: Path) -> int:
-    """Take the journal for this process; returns the descriptor that holds it, or raises StartError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise StartError(f"the journal {path} is in use by another process: give each producer its own") from None
-    return descriptor
-
-
 def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
-    """A connection to the journal's file; made, for its owner only, where there is none."""
-    if not read_only:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    """Connect to the journal's file, which exists.
+
+    Nothing here opens and closes the file by itself: that would end SQLite's locks in this process.
+    """
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)

@@ -66,6 +66,11 @@ class MemoryJournal:
         """See Journal."""
         return self._kept.groups
 
+    @property
+    def failing(self) -> str | None:
+        """See Journal."""
+        return None if self.failure is None else str(self.failure)
+
     async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
         """See Journal."""
         self._kept.groups |= {group.name: group for group in groups}

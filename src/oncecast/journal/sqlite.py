@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -22,11 +21,14 @@ from oncecast.core.facts import JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import Epoch
 from oncecast.journal import file
+from oncecast.journal.place import Misplaced, Place
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 READ_DEADLINE_S = 30.0
 APPEND_DEADLINE_S = 30.0
 REOPEN_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 0.5
+"""While nothing is appended: whether the files are still at their places."""
 
 OnCommit = Callable[[Sequence[Batch]], None]
 
@@ -51,11 +53,14 @@ class SqliteJournal:
 
     A commit that fails refuses its appends; then the file is closed, opened again, checked, and given a new
     epoch, before anything else is taken: what a failed sync left behind can so never pass for acknowledged.
+
+    After each commit the files must still be at their places. While they are not, every append is refused, and the
+    connections stay open: readers still get what was accepted.
     """
 
-    def __init__(self, path: Path, lock: int, *, frame_max_bytes: int, observe: Observe) -> None:
+    def __init__(self, path: Path, *, frame_max_bytes: int, observe: Observe) -> None:
         self._path = path
-        self._lock = lock
+        self._place = Place(path)
         self._frame_max_bytes = frame_max_bytes
         self._observe = observe
         self._loop = asyncio.get_running_loop()
@@ -65,6 +70,8 @@ class SqliteJournal:
         self._closing = False
         self._failed_at_s: float | None = None
         self._connection: apsw.Connection | None = None
+        self._misplaced = False
+        self._reported: str | None = None
         self._written = 0  # the writing thread's own; `last` follows on the loop
         self._reading = ThreadPoolExecutor(1, "journal-read")
         self._reader: apsw.Connection | None = None
@@ -75,15 +82,17 @@ class SqliteJournal:
         self.last = 0
         self.used_bytes = 0
         self.groups: dict[str, KnownGroup] = {}
+        self.failing: str | None = None
 
     @classmethod
     async def open(cls, path: Path, *, frame_max_bytes: int = 1024 * 1024, observe: Observe) -> SqliteJournal:
         """Open the journal, made where there is none; raises StartError or JournalUnavailable."""
-        journal = cls(path, file.lock(path), frame_max_bytes=frame_max_bytes, observe=observe)
+        journal = cls(path, frame_max_bytes=frame_max_bytes, observe=observe)
         try:
             await asyncio.to_thread(journal._open)
+            await journal._loop.run_in_executor(journal._reading, journal._open_reader)
         except BaseException as error:
-            os.close(journal._lock)
+            await journal._abandon()
             if isinstance(error, apsw.Error | OSError):
                 raise _translate(error, path) from error
             raise
@@ -156,7 +165,14 @@ class SqliteJournal:
         await self._loop.run_in_executor(self._reading, self._close_reader)
         self._reading.shutdown()
         await asyncio.to_thread(self._writer.join)  # the last to close tidies up, and only the writer may
-        os.close(self._lock)
+        self._place.close()
+
+    async def _abandon(self) -> None:
+        """The opening has failed: nothing runs yet."""
+        await self._loop.run_in_executor(self._reading, self._close_reader)
+        self._reading.shutdown()
+        self._give_up()
+        self._place.close()
 
     # --- the reading thread --------------------------------------------------------------------------------
 
@@ -164,9 +180,7 @@ class SqliteJournal:
         batches: list[Batch] = []
         size_bytes = 0
         try:
-            if self._reader is None:
-                self._reader = file.open_file(self._path, read_only=True)
-            for batch in file.read(self._reader, after):
+            for batch in file.read(self._open_reader(), after):
                 size_bytes += len(batch.body)
                 if batches and size_bytes > max_bytes:
                     break
@@ -179,6 +193,19 @@ class SqliteJournal:
                 raise
         return batches
 
+    def _open_reader(self) -> apsw.Connection:
+        if self._reader is None:
+            self._place.check()
+            reader = file.open_file(self._path, read_only=True)
+            try:
+                reader.execute("select 1 from batches limit 1").get  # noqa: B018 - opens the log, too
+                self._place.check()  # it is the journal's own file that was opened
+            except BaseException:
+                reader.close()
+                raise
+            self._reader = reader
+        return self._reader
+
     def _close_reader(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -190,12 +217,16 @@ class SqliteJournal:
     def _write_for_ever(self) -> None:
         stopping = False
         while not stopping:
-            group, jobs, stopping = self._gather()
+            try:
+                group, jobs, stopping = self._gather()
+            except queue.Empty:
+                self._look()
+                continue
             if group:
                 try:
                     batches = self._commit(group)
                 except Exception as error:  # whatever it was: the outcome is unknown, so the file is checked first
-                    self._give_up()
+                    self._distrust(error)
                     self._tell(self._refused, group, _translate(error, self._path))
                 else:
                     self._tell(self._committed, group, batches)
@@ -206,10 +237,13 @@ class SqliteJournal:
                 self._connection.close()
 
     def _gather(self) -> tuple[list[_Append], list[_Job], bool]:
-        """Wait for something to do, and take with it all that came meanwhile; whether to stop afterwards."""
+        """Wait for something to do, and take with it all that came meanwhile; whether to stop afterwards.
+
+        Raises queue.Empty after LOOK_INTERVAL_S.
+        """
         group: list[_Append] = []
         jobs: list[_Job] = []
-        item = self._appends.get()
+        item = self._appends.get(timeout=LOOK_INTERVAL_S)
         while item is not None:
             if isinstance(item, _Append):
                 group.append(item)
@@ -224,45 +258,82 @@ class SqliteJournal:
     def _run(self, job: _Job) -> None:
         try:
             result = job.run(self._checked())
+            self._place.check()
         except Exception as error:  # as after a commit
-            self._give_up()
+            self._distrust(error)
             self._tell(_fail, job.done, _translate(error, self._path))
         else:
             self._tell(_succeed, job.done, result)
 
+    def _look(self) -> None:
+        """While nothing is appended: notice that the files are gone, or that the journal works again."""
+        if self._connection is None and self._has_just_failed:
+            return
+        try:
+            self._checked()
+            self._place.check()
+        except Exception as error:
+            self._distrust(error)
+            reason = _translate(error, self._path)
+            if str(reason) != self._reported:
+                self._tell(self._refused, [], reason)
+            self._reported = str(reason)
+        else:
+            self._reported = None
+
     def _checked(self) -> apsw.Connection:
         """The connection; after a failure it is made anew, and the file checked."""
+        if self._misplaced:
+            self._place.check()
+            self._give_up()  # they are there again: what was refused meanwhile may be in them
+            self._failed_at_s = None
         if self._connection is None:
-            if self._failed_at_s is not None and time.monotonic() - self._failed_at_s < REOPEN_INTERVAL_S:
+            if self._has_just_failed:
                 raise JournalUnavailable(f"the journal {self._path} failed and is being checked")
             self._open()
         assert self._connection is not None  # noqa: S101 - _open made it
         return self._connection
+
+    @property
+    def _has_just_failed(self) -> bool:
+        return self._failed_at_s is not None and time.monotonic() - self._failed_at_s < REOPEN_INTERVAL_S
 
     def _commit(self, group: list[_Append]) -> list[Batch]:
         connection = self._checked()
         events = [event for append in group for event in append.events]
         batches = divide(events, self._written + 1, time.time_ns() // 1000, self._frame_max_bytes)
         file.write(connection, batches)
+        self._place.check()  # before anybody is answered: a file without its name is gone at the next start
         self._written = batches[-1].last_offset
         return batches
 
     def _open(self) -> None:
+        self._place.check_file()
         connection = file.open_file(self._path)
         try:
             extent = file.begin_epoch(connection, self._path)
+            self._place.opened()
         except BaseException:
             connection.close()
             raise
         self._connection, self._failed_at_s, self._written = connection, None, extent.last
         self._tell(self._opened, extent)
 
+    def _distrust(self, error: Exception) -> None:
+        """After an error: the connection is of no use, except to read from where the files are gone."""
+        if not isinstance(error, Misplaced):
+            self._give_up()
+        elif not self._misplaced and self._connection is not None:
+            self._misplaced = True
+            with contextlib.suppress(apsw.Error, OSError):  # a log without a name: save into the database what it has
+                self._connection.execute("pragma wal_checkpoint(passive)")
+
     def _give_up(self) -> None:
         """Trust nothing of this connection any more; refusals meanwhile do not put the check off."""
         now_s = time.monotonic()
         if self._failed_at_s is None or now_s - self._failed_at_s >= REOPEN_INTERVAL_S:
             self._failed_at_s = now_s
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._misplaced = self._connection, None, False
         if connection is not None:
             with contextlib.suppress(apsw.Error, OSError):  # it has failed, and may fail at closing too
                 connection.close(True)
@@ -279,6 +350,7 @@ class SqliteJournal:
     def _opened(self, extent: file.Extent) -> None:
         self.name, self.epochs, self.first, self.last, self.used_bytes, groups = extent
         self.groups = {group.name: group for group in groups}
+        self.failing = None
         self._observe(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
 
     def _committed(self, group: list[_Append], batches: list[Batch]) -> None:
@@ -293,6 +365,7 @@ class SqliteJournal:
             callback(batches)
 
     def _refused(self, group: list[_Append], error: JournalUnavailable) -> None:
+        self.failing = str(error)
         self._observe(JournalFailed(str(error)))
         for append in group:
             self._pending_bytes -= append.size_bytes

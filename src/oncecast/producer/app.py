@@ -157,8 +157,10 @@ class Producer:
 
     def status(self) -> dict[str, Any]:
         """What `/health` and the page show."""
+        failing = self._journal.failing
         return {
-            "status": "ok",
+            "status": "ok" if failing is None else "down",
+            **({} if failing is None else {"reason": failing}),
             "instance": self._settings.instance,
             "journal": self.retention.journal_status(),
             "subscribers": self._clients.count,

@@ -1,0 +1,138 @@
+"""The place of a journal's files: locked for one process, and compared with what is open.
+
+SQLite finds `-wal` and `-shm` by the name of the file. A second name of the same file would lead to another
+write-ahead log, so a journal has exactly one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import sys
+from pathlib import Path
+
+from oncecast.core.errors import JournalUnavailable, StartError
+
+LOCKED_BYTE = 2**62
+"""Neither SQLite nor anybody else reads, writes or locks that far."""
+_WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCKED_BYTE, 1, 0)
+"""A `struct flock`."""
+
+
+class Misplaced(JournalUnavailable):
+    """A file of the journal was deleted, moved or replaced: what is written now would be found by nobody."""
+
+
+class Place:
+    """The file at `path`, locked for this process until `close`.
+
+    The lock belongs to the file (device and inode), not to one of its names or to one descriptor of SQLite: SQLite's
+    own locks are per process, and end when any descriptor of the file is closed. Raises StartError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open_files: dict[str, tuple[int, int]] = {}
+        self._descriptors: list[int] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open(path)
+            self._lock()
+            check_only_name(path)
+            self._remember()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                reason = f"{error.strerror or error}; JOURNAL_PATH names its file"
+                raise StartError(f"cannot use the journal {path}: {reason}") from None
+            raise
+
+    def _open(self, path: Path | str) -> None:
+        self._descriptors.append(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+    def _lock(self) -> None:
+        path = self._path
+        try:
+            if sys.platform == "linux":
+                fcntl.fcntl(self._descriptors[0], fcntl.F_OFD_SETLK, _WRITE_LOCK)
+            else:  # macOS lets flock and the locks of SQLite exclude each other, so a file next to it is locked
+                self._open(f"{os.path.realpath(path)}.lock")
+                fcntl.flock(self._descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise StartError(
+                f"the journal {path} is in use by another process: give each producer a journal of its own"
+            ) from None
+
+    def _remember(self) -> None:
+        status = os.fstat(self._descriptors[0])
+        self._open_files = {str(self._path): (status.st_dev, status.st_ino)}
+        try:
+            self.check()
+        except Misplaced as error:
+            raise StartError(str(error)) from None
+
+    def opened(self) -> None:
+        """SQLite has opened its files: from now on `check` looks for these."""
+        self.check_file()
+        real = os.path.realpath(self._path)
+        for name in (f"{real}-wal", f"{real}-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._open_files[name] = _identity(name)
+
+    def check_file(self) -> None:
+        """Raise Misplaced unless the path still leads to the locked file."""
+        _check(self._path, str(self._path), self._open_files[str(self._path)])
+
+    def check(self) -> None:
+        """Raise Misplaced unless every file of the journal that is open is still at its place."""
+        for name, identity in self._open_files.items():
+            _check(self._path, name, identity)
+
+    def close(self) -> None:
+        """Release the lock; only after SQLite has closed the file, whose own locks end with this descriptor."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+def check_only_name(path: Path) -> None:
+    """Raise StartError unless the file at `path` has no other name; OSError where there is none."""
+    if (names := path.stat().st_nlink) > 1:
+        raise StartError(
+            f"the journal {path} has {names} names (hard links), and SQLite finds its write-ahead log by the name:"
+            " remove all names but one"
+        )
+    if is_mount_point(path):
+        raise StartError(
+            f"the journal {path} is mounted as a single file, so its write-ahead log would stay outside:"
+            " mount the folder that holds it"
+        )
+
+
+def _check(path: Path, name: str, identity: tuple[int, int]) -> None:
+    try:
+        if _identity(name) == identity:
+            return
+        what = "has been replaced by another file"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "has been deleted or moved"
+    raise Misplaced(
+        f"{name} {what}, so the journal {path} accepts nothing: put that very file back, or restart the producer"
+    )
+
+
+def _identity(name: str) -> tuple[int, int]:
+    status = os.stat(name)
+    return status.st_dev, status.st_ino
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether the file `path` itself is mounted, as containers do with a single file (Linux)."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return False
+    real = os.path.realpath(path)
+    escaped = real.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    return any(escaped == mount.split(" ")[4] for mount in mounts)
