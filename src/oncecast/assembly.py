@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from importlib.metadata import version
 
 from starlette.types import ASGIApp
 
 from oncecast.client.emissions import ProducersPublisher
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
-from oncecast.core.facts import Observe, StartFailed
+from oncecast.core.facts import Observe, ProcessStarted, StartFailed
 from oncecast.core.letter_ports import LetterBroker
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
 from oncecast.http.guard import LOCAL_HOSTS, Guard
@@ -29,7 +32,7 @@ from oncecast.listener.letters_api import letters_routes
 from oncecast.listener.pruning_api import pruning_routes
 from oncecast.listener.relayed import Relayed
 from oncecast.listener.service import ListenerService, ListenerSettings
-from oncecast.observe.logs import log_facts
+from oncecast.observe.logs import start_logging
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.app import right_for as producer_needs
@@ -55,7 +58,7 @@ async def run_producer(config: ProducerConfig) -> None:
     """Run a producer until SIGTERM or SIGINT; raises StartError where it cannot start."""
     _check_exposure(config, publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
     metrics = Metrics()
-    observe = all_of(metrics.observe, _log(config))
+    observe = all_of(metrics.observe, log_of(config))
     async with _stop_on_signals() as stop:
         await _start_patiently(lambda: _produce(config, metrics, observe, stop), config, observe, stop)
 
@@ -71,6 +74,7 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
             raise StartError(f"{what}; 'oncecast journal check' tells what can be done") from error
         except JournalUnavailable as error:
             raise StartError(str(error)) from error
+        observe(_started("producer", listening, f"journal {config.journal_path} ({journal.name})"))
         try:
             settings = ProducerSettings(
                 instance=config.instance_id,
@@ -103,7 +107,7 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
     _check_exposure(config, subscribe=config.subscribe_token, admin=config.admin_token)
     letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
     metrics = Metrics()
-    observe = all_of(metrics.observe, _log(config))
+    observe = all_of(metrics.observe, log_of(config, app.packages))
     async with _stop_on_signals() as stop:
 
         async def listen() -> None:
@@ -119,6 +123,7 @@ async def _listen(
 ) -> None:
     token = secrets.token_hex(8)
     with closing(bind(config.host, config.port)) as listening:
+        observe(_started("listener", listening, f"group {config.listener_group}"))
         database = _database(config, token)
         leases = RedisLeases(
             config.redis_url,
@@ -319,8 +324,15 @@ def _guarded(app: ASGIApp, config: Common) -> Guard:
     )
 
 
-def _log(config: Common) -> Observe:
-    return log_facts(config.instance_id, format=config.log_format, level=config.log_level)
+def log_of(config: Common, packages: Iterable[str] = ()) -> Observe:
+    """Begin to log as `config` says, users' code and libraries included; returns what writes telemetry events."""
+    return start_logging(config.instance_id, format=config.log_format, level=config.log_level, packages=packages)
+
+
+def _started(what: str, listening: socket.socket, serving: str) -> ProcessStarted:
+    host, port = listening.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return ProcessStarted(what, version("oncecast"), os.getpid(), address, serving)
 
 
 @asynccontextmanager

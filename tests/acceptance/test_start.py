@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -51,7 +52,7 @@ async def test_a_start_that_fails_is_tried_so_many_times_and_ends_with_one_line_
         async with starting(tmp_path, "producer", PORT=str(port)) as process:
             status, out, err = await ended(process)
     assert (status, len(out), len(err)) == (1, 2, 1)
-    assert out[0].startswith(f"❌ Cannot start it yet: cannot listen on 127.0.0.1 port {port}")
+    assert f"❌ Cannot start it yet: cannot listen on 127.0.0.1 port {port}" in out[0]
     assert [line[-1] for line in out] == ["2", "1"]
     assert err[0].startswith(f"oncecast: cannot listen on 127.0.0.1 port {port}")
     assert err[0].endswith("choose another with --port or PORT")
@@ -81,7 +82,10 @@ async def test_a_listener_tries_its_database_first_and_names_the_setting_but_no_
     url = f"postgres://user:hunter2@127.0.0.1:{free_port()}/db"
     async with starting(tmp_path, "listener", PORT="0", DATABASE_URL=url, START_ATTEMPTS="1") as process:
         status, out, err = await ended(process)
-    assert (status, len(out), len(err)) == (1, 1, 1)
+    assert (status, len(out), len(err)) == (1, 2, 1)
+    assert re.search(
+        r" ▶️ Oncecast listener \S+ started in it: pid \d+, http://127.0.0.1:\d+, group oncecast$", out[0]
+    )
     assert "(tried 2 times); check DATABASE_URL" in err[0]
     assert "hunter2" not in "".join(out + err)
 
@@ -124,7 +128,7 @@ async def test_a_lifespan_that_fails_is_a_start_that_fails(tmp_path: Path, postg
     environment = {"PORT": "0", "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
     async with starting(tmp_path, "listener", "shop:app", **environment) as process:
         status, out, err = await ended(process)
-    assert [line[-1] for line in out if line.startswith("❌ Cannot start it yet: lifespan")] == ["2", "1"]
+    assert [line[-1] for line in out if "❌ Cannot start it yet: lifespan" in line] == ["2", "1"]
     assert (status, err) == (1, ["oncecast: lifespan lifespan: ConnectionError: no route"])
 
 
@@ -199,7 +203,7 @@ async def test_a_lifespan_that_does_not_end_is_cut_short_and_that_is_told(
         process.send_signal(signal.SIGTERM)
         status, out, err = await ended(process)
     assert (status, err) == (0, [])
-    assert out[-1] == "⚠️ Lifespan lifespan of it did not end within 0.3 s (DRAIN_TIMEOUT): it was cut short"
+    assert out[-1].endswith("⚠️ Lifespan lifespan of it did not end within 0.3 s (DRAIN_TIMEOUT): it was cut short")
 
 
 async def test_wrong_settings_are_told_at_once_one_line_each(tmp_path: Path) -> None:

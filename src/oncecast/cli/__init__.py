@@ -118,14 +118,16 @@ def listener(
         debug, info, warning or error. [LOG_LEVEL, info]
     """
     flags = {name: value for name, value in locals().items() if name not in ("target", "app_dir", "reload")}
-    from oncecast.config import ListenerConfig, load
+    from oncecast.config import Common, ListenerConfig, load
 
     if reload:
         load(ListenerConfig, os.environ, flags)  # a wrong setting is nothing that a change of code would mend
         return _reload(target, app_dir.resolve(), flags)
-    from oncecast.assembly import run_listener
+    from oncecast.assembly import log_of, run_listener
     from oncecast.listener.loading import load_app
 
+    with contextlib.suppress(ConfigError):  # reported below, together with the other settings
+        log_of(load(Common, os.environ, flags))  # the application may log while it is imported
     loaded = load_app(target, app_dir.resolve())
     defaults = {"LISTENER_GROUP": loaded.name}
     return _run(run_listener(load(ListenerConfig, {**defaults, **os.environ}, flags), loaded))
@@ -175,6 +177,7 @@ def _register() -> None:
 def main() -> None:
     """Run the command line; a person's mistake is one line, status 1."""
     _register()
+    output.escape_what_streams_lack()
     status = 0  # some versions of Python make a group of what is raised below an except*, SystemExit too
     try:
         sys.exit(app())

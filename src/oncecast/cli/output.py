@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json as standard_json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +18,20 @@ PREFIX = "oncecast: "
 def wants_json(flag: bool | None) -> bool:
     """Whether to print JSON: as `--json` or `--no-json` say, else when stdout is not a terminal."""
     return not sys.stdout.isatty() if flag is None else flag
+
+
+def escape_what_streams_lack() -> None:
+    """Have characters that standard output or error cannot encode written as JSON escapes, in text as in JSON."""
+    codecs.register_error("oncecast.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="oncecast.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return standard_json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def line(text: str) -> None:

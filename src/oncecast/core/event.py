@@ -321,6 +321,8 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     journal: str = ""
     turn: Turn | None = None
     """Set if a handler asked for order."""
+    retried: bool = False
+    """Whether the database has failed under it."""
     held_up: bool = False
     """Whether the last that came of it is that another transaction's lock was in its way."""
 

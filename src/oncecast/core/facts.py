@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Fact:
 
 
 Observe = Callable[[Fact], None]
+Cause = Literal["retries", "rejected", "data", "crashes"]
+"""Why an event is dead: its attempts failed, its handler rejected it, its data does not fit, processes died of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,17 @@ class StartFailed(Fact):
     error: str
     retries_left: int
     delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted(Fact):
+    """A producer or listener has begun to listen at `address`; `serving` is its journal, or its group."""
+
+    what: str
+    version: str
+    pid: int
+    address: str
+    serving: str
 
 
 # --- producer ---------------------------------------------------------------------------------------------
@@ -186,6 +200,8 @@ class ProcessingFailed(Fact):
     error: str
     retries_left: int
     source: str = ""
+    traceback: str = ""
+    """From the user's first frame on; empty where the error is none of the user's code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +226,7 @@ class Died(Fact):
 
     id: str
     error: str
+    cause: Cause = "retries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +274,7 @@ class ReplayFailed(Fact):
 
     id: str
     error: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

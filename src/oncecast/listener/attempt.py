@@ -16,6 +16,7 @@ from oncecast.core.errors import (
     CrashLoop,
     HeldUp,
     OutOfTurn,
+    Reject,
     Retry,
     RowLocked,
     Unavailable,
@@ -31,6 +32,7 @@ from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
 from oncecast.listener.trial import Trial
+from oncecast.observe.tracebacks import users_traceback
 
 WAIT_S = 0.5
 """Before an event is tried again that another's open transaction holds."""
@@ -96,6 +98,8 @@ class Attempts:
         self._check_emitted = check_emitted
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended = 0
+        self._unannounced: set[Arrival] = set()
+        """Events whose attempt has begun, but of which it is not known yet that it is no duplicate."""
 
     async def attempt(self, work: Work) -> None:
         """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
@@ -105,8 +109,11 @@ class Attempts:
                 await self._attempt_suspect(first)
             return
         async with self._solo.together():
-            self._observe(Started(len(work), first.id, work[-1].id))
-            await self._attempt(work)
+            self._unannounced.update(arrival for arrival in work if arrival.doom is None)
+            try:
+                await self._attempt(work)
+            finally:
+                self._unannounced.difference_update(work)
 
     async def _attempt_suspect(self, suspect: Arrival) -> None:
         """It stands in Redis or PostgreSQL what is going on: should this process die now, it was this event."""
@@ -153,6 +160,7 @@ class Attempts:
         except Exception as error:  # classified: every error is a decision about these events
             return error
         self._ended += len(work)
+        self._announce([a for a, outcome in zip(work, outcomes, strict=True) if outcome is Outcome.STORED])
         if work[0].doom is not None:
             self._buried()
         self._settle(work, outcomes)
@@ -172,6 +180,9 @@ class Attempts:
             except Unavailable as error:
                 if len(work) > 1 and isinstance(error, Contended):
                     raise  # in parts it will be in nobody's way
+                self._announce(work)
+                for arrival in work:
+                    arrival.retried = True
                 self._observe(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
@@ -186,6 +197,7 @@ class Attempts:
 
         async def handle(tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
             nonlocal emitted
+            self._announce(arrivals)
             timeout_s = self._limits.handler_timeout_s
             await self._app.handle(arrivals, tx, timeout_s=timeout_s, check=self._check_emitted)
             emitted = bool(tx.emitted)
@@ -198,6 +210,12 @@ class Attempts:
         if emitted:
             self._emitted()
         return outcomes
+
+    def _announce(self, arrivals: Sequence[Arrival]) -> None:
+        """Report, once for each attempt, that its events are being processed: a duplicate never is."""
+        if new := [arrival for arrival in arrivals if arrival in self._unannounced]:
+            self._unannounced.difference_update(new)
+            self._observe(Started(len(new), new[0].id, new[-1].id))
 
     def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
@@ -238,7 +256,9 @@ class Attempts:
     def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
-        self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left, arrival.source))
+        trace = "" if isinstance(error, Reject | Retry | CrashLoop) else users_traceback(error)
+        self._announce([arrival])
+        self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left, arrival.source, trace))
         arrival.pauses = 0
         arrival.held_up = False
         arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake

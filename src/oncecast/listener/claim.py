@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from oncecast.core.event import Arrival
@@ -22,6 +23,7 @@ from oncecast.listener.gates import DatabaseGate, LeaseGate
 Work = list[Arrival]
 CLAIM_S = 0.1
 """What lanes work off in this time may be claimed at once: a call to Redis for a few events costs nearly as much."""
+_OFFSET = attrgetter("offset")
 HAIR = 1e-6
 """By so much a sum of many fractions may miss a whole number."""
 
@@ -155,6 +157,7 @@ class Line:
             kind, work_max = self._work_of(arrival)
             pieces.setdefault((arrival.epoch, kind), ([], work_max))[0].append(arrival)
         for run, work_max in pieces.values():
+            run.sort(key=_OFFSET)  # retried events may have come back in any order
             for begin in range(0, len(run), work_max):
                 yield run[begin : begin + work_max]
 

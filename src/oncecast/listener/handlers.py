@@ -22,6 +22,7 @@ from oncecast.listener.plan import NOTHING, Handler, Plan, check_place
 from oncecast.listener.selection import selectors_of
 from oncecast.listener.tasks import apart
 from oncecast.listener.threads import Threads, ThreadTransaction
+from oncecast.observe.context import handling
 
 OWN_TYPES = "oncecast."
 """How the types of Oncecast's own events begin."""
@@ -162,6 +163,11 @@ class Listener:
                     f" {handler.ordered_by!r} and {new.ordered_by!r}"
                 )
 
+    @property
+    def packages(self) -> frozenset[str]:
+        """The names of the packages or modules that its handlers are written in."""
+        return frozenset(written(handler.function).__module__.partition(".")[0] for handler in self._handlers)
+
     # --- what is for which event -----------------------------------------------------------------------------
 
     @property
@@ -264,7 +270,8 @@ class Listener:
             call = Call(handler.name, events, tx, self._state)
             for around in reversed(self._middleware):
                 proceed = partial(around, call, _once(proceed, around, handler))
-        await proceed()
+        with handling([arrival.id for arrival in arrivals]):
+            await proceed()
 
     def _emitter(
         self, arrival: Arrival, handler: Handler, tx: OpenTransaction, check: Callable[[bytes], None] | None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from oncecast.core.errors import NoThread, RowLocked, Unavailable
+from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
 from oncecast.core.letter_ports import DeadLetters
@@ -20,6 +20,7 @@ from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
 from oncecast.listener.tasks import end_all
+from oncecast.observe.tracebacks import users_traceback
 
 
 class Replay(Enum):
@@ -121,7 +122,8 @@ class Replays:
 
     async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
         reason = f"{type(error).__name__}: {error}"
-        self._observe(ReplayFailed(id, reason))
+        trace = "" if isinstance(error, Reject | Retry) else users_traceback(error)
+        self._observe(ReplayFailed(id, reason, trace))
         with contextlib.suppress(Unavailable, RowLocked):  # then its earlier cause stays
             await self._letters.note_failure(source, id, error)
         return ReplayResult(Replay.FAILED, reason)

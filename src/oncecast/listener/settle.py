@@ -9,9 +9,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from operator import attrgetter
 
+from oncecast.core.errors import CrashLoop, DataInvalid, Reject
 from oncecast.core.event import Arrival
-from oncecast.core.facts import Conflicts, Died, Duplicates, Observe, Persisted
+from oncecast.core.facts import Cause, Conflicts, Died, Duplicates, Observe, Persisted
 from oncecast.core.ports import Outcome
 from oncecast.listener.gates import LeaseGate
 from oncecast.listener.recent import Recent
@@ -82,7 +84,9 @@ class Settlement:
     def ended_elsewhere(self, arrivals: Sequence[Arrival]) -> None:
         """Marks say that another listener has ended these."""
         if arrivals:
-            self._observe(Duplicates(len(arrivals), arrivals[0].id, arrivals[-1].id))
+            place = attrgetter("at_us", "offset")
+            first, last = min(arrivals, key=place), max(arrivals, key=place)
+            self._observe(Duplicates(len(arrivals), first.id, last.id))
             self._end(arrivals)
 
     def let_go(self, arrival: Arrival) -> None:
@@ -137,10 +141,16 @@ class Settlement:
             batch = (len(group), group[0].id, group[-1].id)
             match outcome:
                 case Outcome.STORED if group[0].doom is not None:
-                    self._observe(Died(group[0].id, f"{type(group[0].doom).__name__}: {group[0].doom}"))
+                    self._observe(_death_of(group[0].id, group[0].doom))
                 case Outcome.STORED:
-                    self._observe(Persisted(*batch, after_retry=any(a.attempts > 1 for a in group)))
+                    self._observe(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
                 case Outcome.CONFLICT:
                     self._observe(Conflicts(*batch))
                 case _:
                     self._observe(Duplicates(*batch))
+
+
+def _death_of(id: str, error: BaseException) -> Died:
+    causes: dict[type[BaseException], Cause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
+    cause: Cause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
+    return Died(id, f"{type(error).__name__}: {error}", cause)

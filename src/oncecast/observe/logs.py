@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import logging
-import sys
-from collections.abc import Callable
-from typing import Any
-
-import structlog
+from collections.abc import Iterable
 
 from oncecast.core import facts
 from oncecast.core.facts import Fact, Observe
+from oncecast.observe.output import Entry, Write, printable, writer
+from oncecast.observe.standard import capture
 
 _QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.SubscriberLeft)
 """Said at level debug: true every second, or of interest to few."""
@@ -54,23 +50,91 @@ _SEVERITIES = {
 _UNDER_LOAD = (facts.Received, facts.Started, facts.Duplicates)
 """Of several events they are said at level debug: then the line that counts is "Persisted"."""
 
-_GO_ON = contextlib.suppress(OSError)
-"""A full disk, or nobody who reads: the work goes on without its log."""
+_COMPONENTS: dict[str, tuple[type[Fact], ...]] = {
+    "process": (
+        facts.ProcessStarted,
+        facts.StartFailed,
+        facts.StandingBy,
+        facts.Stopping,
+        facts.Stopped,
+        facts.LifespanCutShort,
+    ),
+    "journal": (facts.JournalOpened, facts.Accepted, facts.JournalFailed, facts.JournalFilling, facts.GroupExpired),
+    "http": (facts.Refused,),
+    "broadcast": (facts.SubscriberJoined, facts.SubscriberLeft),
+    "feed": (facts.Connected, facts.Disconnected, facts.Reconnecting, facts.ConnectingAgain, facts.Received),
+    "cursor": (facts.CursorSaved, facts.RowsMissing, facts.GapNoted),
+    "outbox": (facts.EmissionsRelayed, facts.EmissionsHeldUp, facts.EmissionRefused),
+    "dead-letters": (
+        facts.Filed,
+        facts.FilingFailed,
+        facts.Sent,
+        facts.SendingRefused,
+        facts.Replayed,
+        facts.ReplayFailed,
+        facts.Discarded,
+        facts.Restored,
+    ),
+    "retention": (facts.Pruned,),
+}
+_COMPONENT_OF = {kind: component for component, kinds in _COMPONENTS.items() for kind in kinds}
+_OF_EVENTS = "events"
+"""The component of everything else: what happens to events in a listener."""
 
+_DEATHS: dict[facts.Cause, str] = {
+    "retries": "failed after all retries",
+    "rejected": "was rejected by its handler",
+    "data": "has data that does not fit its handler",
+    "crashes": "ended the processes that handled it, and is not tried again",
+}
+"""What is said of an event that is dead, by its cause."""
 _DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the broker of dead letters"}
+
+
+def start_logging(
+    instance: str, *, format: str = "console", level: str = "info", packages: Iterable[str] = ()
+) -> Observe:
+    """Return an observer as `log_facts` does, and have log lines of users' code and libraries written alike.
+
+    `packages` are the names of the application's own packages.
+    """
+    write = writer(instance, format)
+    capture(write, logging.getLevelNamesMapping()[level.upper()], packages)
+    return _observer(write, instance, level)
 
 
 def log_facts(instance: str, *, format: str = "console", level: str = "info") -> Observe:
     """An observer that writes each fact as a line to standard output."""
+    return _observer(writer(instance, format), instance, level)
+
+
+def _observer(write: Write, instance: str, level: str) -> Observe:
     minimum = logging.getLevelNamesMapping()[level.upper()]
-    write = _console(instance) if format == "console" else _json(instance)
 
     def observe(fact: Fact) -> None:
         severity = _severity(fact)
         if severity >= minimum:
-            write(fact, severity)
+            values = {name: value for name, value in dataclasses.asdict(fact).items() if name != "event"}
+            traceback = values.pop("traceback", "")
+            message = " ".join(console_lines(fact, instance))
+            write(
+                Entry(
+                    severity=severity,
+                    component=_component(fact),
+                    kind=type(fact).__name__,
+                    message=message,
+                    traceback=traceback,
+                    values=values,
+                )
+            )
 
     return observe
+
+
+def _component(fact: Fact) -> str:
+    if isinstance(fact, facts.DependencyLost | facts.DependencyTried | facts.DependencyReady):
+        return fact.name
+    return _COMPONENT_OF.get(type(fact), _OF_EVENTS)
 
 
 def _severity(fact: Fact) -> int:
@@ -79,55 +143,11 @@ def _severity(fact: Fact) -> int:
     return _SEVERITIES.get(type(fact), logging.INFO)
 
 
-def _console(instance: str) -> Callable[[Fact, int], None]:
-    waiting: list[str] = []
-
-    def flush() -> None:
-        text = "\n".join(waiting) + "\n"
-        waiting.clear()
-        with _GO_ON:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-    def write(fact: Fact, _severity: int) -> None:
-        is_first = not waiting
-        waiting.extend(console_lines(fact, instance))
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            flush()
-        else:
-            if is_first:
-                loop.call_soon(flush)  # what is said in a turn of the loop goes out at once
-
-    return write
-
-
-def _json(instance: str) -> Callable[[Fact, int], None]:
-    logger: Any = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stdout),
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.BoundLogger,
-    )
-
-    def write(fact: Fact, severity: int) -> None:
-        with _GO_ON:
-            logger.msg(
-                type(fact).__name__,
-                level=logging.getLevelName(severity).lower(),
-                instance=instance,
-                message=" ".join(console_lines(fact, instance)),
-                **{name: value for name, value in dataclasses.asdict(fact).items() if name != "event"},
-            )
-
-    return write
-
-
 def console_lines(fact: Fact, at: str) -> list[str]:
     """What the console says of `fact` in instance `at`; text of others comes without control characters."""
+    error = getattr(fact, "error", "")
+    if "\n" in error:
+        fact = dataclasses.replace(fact, error=error.partition("\n")[0])  # type: ignore[call-arg]
     return [_printable(line) for line in _lines(fact, at)]
 
 
@@ -142,6 +162,9 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"✅ Persisted {_count(fact)} in instance {at}{_range(fact)}{retried}"]
         case facts.Duplicates():
             return [f"⚠️ Duplicate {_events(fact, 'event ')} at {at}"]
+        case facts.ProcessStarted():
+            where = f"pid {fact.pid}, {fact.address}, {fact.serving}"
+            return [f"▶️ Oncecast {fact.what} {fact.version} started in {at}: {where}"]
         case facts.StartFailed():
             wait = f"trying again in {fact.delay_s:g} s, retries left: {fact.retries_left}"
             return [f"❌ Cannot start {at} yet: {fact.error}; {wait}"]
@@ -151,7 +174,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
                 f"⚠️ Journal of {at} is {fact.percent} % full of events that {fact.group} has not processed; {told}"
             ]
         case facts.GroupExpired():
-            return [f"⚠️ Group {fact.group} was not seen for so long that {at} keeps no events for it any more"]
+            why = "no listener joined it for GROUP_EXPIRES"
+            return [f"⚠️ Group {fact.group} expired in {at}: {why}; it holds no events back any more"]
         case facts.GapNoted():
             gone = f"{fact.first} to {fact.last} of journal {fact.journal}"
             return [f"⚠️ Events {gone} were gone before {at} could read them"]
@@ -169,7 +193,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.ConnectingAgain():
             return [f"🔄 Reconnecting to WebSocket in {at}..."]
         case facts.Suspected():
-            return [f"⚠️ Event {fact.id} outlived {fact.rescues} holders: it is attempted alone at {at}"]
+            died = f"{fact.rescues} processes died while handling it"
+            return [f"⚠️ Quarantined event {fact.id} at {at}: {died}; running it alone"]
         case facts.Conflicts():
             return [f"⚠️ Conflict: other content under a used identity, {_events(fact, 'event ')} at {at}"]
         case facts.ProcessingFailed():
@@ -180,7 +205,7 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.InsertFailed():
             return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
         case facts.Died():
-            return [f"❌ Event {fact.id} failed after all retries in {at} ({fact.error})"]
+            return [f"❌ Event {fact.id} {_DEATHS.get(fact.cause, _DEATHS['retries'])} in {at} ({fact.error})"]
         case facts.Filed():
             return [f"📝 Logged failed event {fact.id} to {fact.file}"]
         case facts.FilingFailed():
@@ -207,7 +232,7 @@ def _lines(fact: Fact, at: str) -> list[str]:
             within = f"within {fact.after_s:g} s (DRAIN_TIMEOUT)"
             return [f"⚠️ Lifespan {fact.name} of {at} did not end {within}: it was cut short"]
         case facts.Rescued():
-            return [f"✅ Rescued {fact.count} events of holder {fact.holder} in {at}"]
+            return [f"✅ Took over {fact.count} events of dead process {fact.holder} in {at}"]
         case facts.DependencyTried():
             return [f"🔄 Connecting to {_DEPENDENCIES.get(fact.name, fact.name)} in {at}..."]
         case facts.DependencyLost(name="redis"):
@@ -247,5 +272,4 @@ def _words(name: str) -> str:
 
 def _printable(text: str) -> str:
     """One line, without what could forge another or drive a terminal."""
-    line = text.partition("\n")[0]
-    return line if line.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return printable(text.partition("\n")[0])

@@ -1,15 +1,20 @@
-"""Logs tell; they decide nothing."""
+"""Logs report; they decide nothing, and lose nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from oncecast.core.facts import DependencyReady
-from oncecast.observe.logs import log_facts
+from oncecast.core.facts import DependencyReady, Died, InsertFailed, ProcessingFailed, ProcessStarted
+from oncecast.observe.logs import console_lines, log_facts
+
+HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -30,10 +35,70 @@ async def test_what_is_said_in_a_turn_of_the_loop_goes_out_at_once_before_anythi
     observe(DependencyReady("redis"))
     observe(DependencyReady("database"))
     await asyncio.sleep(0)
-    assert written == ["✅ Redis ready in here\n✅ PostgreSQL ready in here\n"]
+    [text] = written
+    redis = rf"{HEAD} INFO here \[redis\] ✅ Redis ready in here\n"
+    assert re.fullmatch(redis + rf"{HEAD} INFO here \[database\] ✅ PostgreSQL ready in here\n", text)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_a_stream_that_lacks_characters_gets_every_line_with_them_escaped(
+    format: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    observe = log_facts("here", format=format)
+    observe(DependencyReady("redis"))
+    observe(ProcessingFailed("é-1", "ValueError: \udcff", 0))
+    first, second = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert r"\u2705 Redis ready in here" in first
+    assert "Processing failed for event" in second
+
+
+def test_a_failed_attempt_is_logged_with_its_traceback_on_lines_that_no_other_line_looks_like(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = ProcessingFailed(
+        "o-1", "ValueError: no\nsecond", 2, "/s", '  File "shop.py", line 1, in f\n\x1b[31mValueError: no'
+    )
+    log_facts("here")(failed)
+    first, *further = capsys.readouterr().out.splitlines()
+    assert first.endswith("❌ Processing failed for event o-1 at here, retries left: 2 (ValueError: no)")
+    assert further == ['      File "shop.py", line 1, in f', "    \ufffd[31mValueError: no"]
+    log_facts("here", format="json")(failed)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["component"], line["traceback"], line["id"]) == ("events", failed.traceback, "o-1")
+
+
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [
+        ("retries", "failed after all retries"),
+        ("rejected", "was rejected by its handler"),
+        ("data", "has data that does not fit its handler"),
+    ],
+)
+def test_a_dead_event_is_logged_with_what_happened(cause: str, text: str) -> None:
+    died = Died("o-1", "Reject: sold out", cause)  # type: ignore[arg-type]
+    assert console_lines(died, "here") == [f"❌ Event o-1 {text} in here (Reject: sold out)"]
+
+
+def test_the_first_line_names_what_started_its_version_pid_address_and_what_it_serves() -> None:
+    started = ProcessStarted("producer", "1.2.3", 77, "http://127.0.0.1:8080", "journal journal.db (1f)")
+    assert console_lines(started, "here") == [
+        "▶️ Oncecast producer 1.2.3 started in here: pid 77, http://127.0.0.1:8080, journal journal.db (1f)"
+    ]
+
+
+def test_an_error_of_several_lines_is_logged_by_its_first() -> None:
+    assert console_lines(InsertFailed("1", "disk\nERROR forged", 2), "here") == [
+        "❌ DB insert failed for 1, retries left: 2 (disk)"
+    ]
 
 
 class _Text:
+    encoding = "utf-8"
+
     def __init__(self, raw: object) -> None:
         self._raw = raw
 

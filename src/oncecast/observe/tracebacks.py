@@ -1,0 +1,91 @@
+"""Tracebacks of users' code: they begin at the user's first frame, without frames of Oncecast and of libraries."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+LINES_MAX = 60
+_OURS = str(Path(__file__).parents[1]) + "/"
+_STANDARD = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib")})
+_INSTALLED = ("/site-packages/", "/dist-packages/")
+_HEADERS = ("Traceback (most recent call last):", "Exception Group Traceback (most recent call last):")
+
+
+def users_traceback(error: BaseException) -> str:
+    """Return the traceback of what a handler raised, causes and groups included; empty without a user's frame.
+
+    It has no header line: a log that has one shows that Oncecast itself failed.
+    """
+    if not _has_users_frame(error, set()):
+        return ""
+    shown = traceback.TracebackException.from_exception(error)
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup) and cause.subgroup(lambda part: part is error):
+        shown.__cause__, shown.__suppress_context__ = None, True  # a group around the error itself adds nothing
+    _cut(shown, set())
+    lines = [line for chunk in shown.format() for line in chunk.rstrip("\n").split("\n")]
+    return "\n".join(_shortened([line for line in lines if line.strip(" +|-") not in _HEADERS]))
+
+
+def is_library(file: str) -> bool:
+    """Whether a file is of Python itself or of an installed package, Oncecast included."""
+    return file.startswith((_OURS, "<frozen ", *_STANDARD)) or any(part in file for part in _INSTALLED)
+
+
+def _has_users_frame(error: BaseException | None, seen: set[int]) -> bool:
+    if error is None or id(error) in seen:
+        return False
+    seen.add(id(error))
+    if any(_may_be_users(file) for file in _files(error.__traceback__)):
+        return True
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return any(_has_users_frame(other, seen) for other in (error.__cause__, error.__context__, *parts))
+
+
+def _files(trace: TracebackType | None) -> Iterable[str]:
+    return (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+
+
+def _may_be_users(file: str) -> bool:
+    """Whether a traceback may begin here: an application may itself be an installed package."""
+    is_installed = any(part in file for part in _INSTALLED)
+    return not file.startswith((_OURS, "<frozen ")) and (is_installed or not file.startswith(_STANDARD))
+
+
+def _cut(shown: traceback.TracebackException, seen: set[int]) -> None:
+    if id(shown) in seen:
+        return
+    seen.add(id(shown))
+    shown.stack[:] = _users(list(shown.stack))
+    for other in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
+        if other is not None:
+            _cut(other, seen)
+
+
+def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The frames from the user's first to the user's last, without Oncecast's."""
+    begin = next((n for n, frame in enumerate(frames) if _may_be_users(frame.filename)), len(frames))
+    frames = [frame for frame in frames[begin:] if not frame.filename.startswith(_OURS)]
+    while frames and is_library(frames[-1].filename) and not _is_of(frames[0].filename, frames[-1].filename):
+        frames.pop()
+    return frames
+
+
+def _is_of(first: str, file: str) -> bool:
+    """Whether `file` is of the installed package that `first` is of."""
+    for part in _INSTALLED:
+        root, found, rest = first.partition(part)
+        if found:
+            return file.startswith(root + found + rest.partition("/")[0])
+    return False
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    if len(lines) <= LINES_MAX:
+        return lines
+    half = LINES_MAX // 2
+    return [*lines[:half], f"… {len(lines) - LINES_MAX} lines left out …", *lines[-half:]]
