@@ -29,7 +29,7 @@ async def raised_by(app: Listener) -> Exception:
     try:
         await app.handle(work, tx, timeout_s=5)
     except Exception as error:
-        return error
+        return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)  # without this very frame
     raise AssertionError("the handler raised nothing")
 
 
