@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from starlette.types import ASGIApp
 
+from oncecast import forks
 from oncecast.client.emissions import ProducersPublisher
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
@@ -57,6 +58,7 @@ WS_MARGIN_BYTES = 64 * 1024
 async def run_producer(config: ProducerConfig) -> None:
     """Run a producer until SIGTERM or SIGINT; raises StartError where it cannot start."""
     _check_exposure(config, publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
+    forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
     observe = all_of(metrics.observe, log_of(config))
     async with _stop_on_signals() as stop:
@@ -106,6 +108,7 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
     """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
     _check_exposure(config, subscribe=config.subscribe_token, admin=config.admin_token)
     letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
+    forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
     observe = all_of(metrics.observe, log_of(config, app.packages))
     async with _stop_on_signals() as stop:

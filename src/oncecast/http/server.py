@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from oncecast import forks
 from oncecast.core.errors import OncecastError, StartError
 
 GRACEFUL_SHUTDOWN_S = 3
@@ -25,6 +26,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)  # asyncio sends at once only what it knows to be TCP
     except OSError as error:
         raise StartError(f"cannot listen on {host}: {error.strerror or error}; HOST names the address") from None
+    forks.silence_in_children(listening)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if user_timeout := getattr(socket, "TCP_USER_TIMEOUT", None):  # connections inherit it

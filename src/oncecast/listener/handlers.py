@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import sys
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from oncecast import forks
 from oncecast.core.errors import ConfigError, DataInvalid, ProceededTwice
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
@@ -216,12 +218,14 @@ class Listener:
     @asynccontextmanager
     async def alive(self, bounds: Bounds | None = None) -> AsyncIterator[None]:
         """Its lifespan: what that yields is there for handlers within. Raises StartError if it cannot begin."""
+        forks.guard(asyncio.get_running_loop())
         async with self._lifespan.begun(bounds) as self._state:
             yield
 
     @asynccontextmanager
     async def given(self, state: Any) -> AsyncIterator[None]:
         """With `state` instead of its lifespan's."""
+        forks.guard(asyncio.get_running_loop())
         self._state = state
         yield
 
@@ -241,7 +245,18 @@ class Listener:
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan)
-        await apart(self._call_all(plan, arrivals, tx, check), timeout_s=timeout_s)
+        await apart(self._call_in_parent(plan, arrivals, tx, check), timeout_s=timeout_s)
+
+    async def _call_in_parent(
+        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> None:
+        """Call all; a child that a handler forked ends where the handler does."""
+        try:
+            await self._call_all(plan, arrivals, tx, check)
+        except BaseException as error:
+            forks.end_child(error)
+            raise
+        forks.end_child()
 
     async def _call_all(
         self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None

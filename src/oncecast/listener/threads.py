@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
-from oncecast.core.errors import NoThread
+from oncecast import forks
+from oncecast.core.errors import NoThread, TransactionClosed
 from oncecast.core.savepoints import WITHIN
 from oncecast.core.transaction import Params, Transaction
 
@@ -56,6 +57,7 @@ class Threads:
                 error = RuntimeError(f"the handler raised {stopped!r}")
             except BaseException as raised:  # whatever it was, it belongs to whoever waits
                 error = raised
+            forks.end_child(error)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, result, error)
 
@@ -104,6 +106,9 @@ class ThreadTransaction:
             self._within = outer
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
+        if forks.is_child():  # where no loop runs that could make the call
+            call.close()
+            raise TransactionClosed("a forked process has no transaction: only its parent may write on it")
         WITHIN.set(self._within)  # in whatever thread: its context goes with the call
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 

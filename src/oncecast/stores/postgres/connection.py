@@ -18,6 +18,8 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.waiting import READY_RW, WAIT_W
 
+from oncecast import forks
+
 CANCEL_S = 5.0
 """A server that is asked to end a statement has so long to hear, and as long again to do it, or the connection is
 broken."""
@@ -45,6 +47,10 @@ class Connection(AsyncConnection[TupleRow]):
     _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
     _due_s = math.inf
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        forks.silence_in_children(self)
 
     @property
     def is_as_new(self) -> bool:

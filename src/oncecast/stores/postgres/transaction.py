@@ -21,6 +21,7 @@ from psycopg import AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
+from oncecast import forks
 from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
@@ -141,6 +142,8 @@ class HandlerTransaction:
     def _open(self) -> Connection:
         if self._connection is None:
             raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
+        if forks.is_child():
+            raise TransactionClosed("a forked process has no transaction: only its parent may write on it")
         return self._connection
 
     async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:

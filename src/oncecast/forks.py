@@ -1,0 +1,230 @@
+"""What a forked child of our process may do: its own work, but nothing in the name of its parent.
+
+A child has its parent's sockets, its event loop and all that was about to run on it. In a child of a guarded process
+every such socket is replaced at once by one that says and hears nothing, and where users' code returns to ours, the
+child ends. See decision 027.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import thread as executors
+from typing import Any, Protocol
+
+STANDARD_STREAMS = 3
+"""The descriptors below this number stay as they are."""
+
+
+class _HasDescriptor(Protocol):
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+
+_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+_owners: weakref.WeakSet[_HasDescriptor] = weakref.WeakSet()
+_kept: list[object] = []
+"""In a child: what must not be finalized there."""
+_is_child = False
+_signals_before: set[signal.Signals | int] | None = None
+"""While a fork is under way: the signals that its thread had blocked."""
+
+
+def guard(loop: asyncio.AbstractEventLoop) -> None:
+    """Have no child that is forked while `loop` runs go on with it, or speak on a connection that it watches."""
+    _loops.add(loop)
+
+
+def silence_in_children(owner: _HasDescriptor) -> None:
+    """Have no child speak on this connection, whether or not a loop watches it at the time of the fork."""
+    _owners.add(owner)
+
+
+def is_child() -> bool:
+    """Whether this process was forked from a guarded one."""
+    return _is_child
+
+
+def end_child(error: BaseException | None = None) -> None:
+    """End a forked child here, with the status of `error`; does nothing in the process that was not forked."""
+    if not _is_child:
+        return
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        _tell(f"{type(error).__name__}: {error} ({_place_of(error)})")
+        status = 1
+    _exit(status & 0xFF)
+
+
+def _place_of(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
+
+
+def _tell(why: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads
+        print(f"forked process {os.getpid()} ends: {why}", file=sys.stderr)  # noqa: T201
+
+
+def _exit(status: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+# --- at a fork ----------------------------------------------------------------------------------------------
+
+
+def _is_guarded() -> bool:
+    return any(loop.is_running() for loop in _loops)
+
+
+def _before() -> None:
+    """Write what is buffered, or parent and child both write it; and have signals wait.
+
+    One that reached the child before its signals are its own would reach the loop of its parent.
+    """
+    global _signals_before
+    if not _is_guarded():
+        return
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    _signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def _restore_signals() -> None:
+    global _signals_before
+    if _signals_before is not None:
+        mask, _signals_before = _signals_before, None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _in_child() -> None:
+    global _is_child
+    if not _is_guarded():
+        return
+    _is_child = True
+    _reset_signals()
+    _silence()
+    for loop in _loops:
+        if loop.is_running():
+            _end_with_next_turn(loop)
+    _end_after_work_item()
+    _restore_signals()
+
+
+def _reset_signals() -> None:
+    """A signal of the child's is none of its parent's, whose loop would hear of it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGCHLD) is None:  # uvloop's own, which writes to its parent's loop
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _silence() -> None:
+    """Replace our sockets by one whose other end nobody reads or writes, and a loop's epoll by a new one.
+
+    With the epoll that it shares, the child could end what its parent waits for.
+    """
+    silent, other_end = socket.socketpair()
+    _kept.extend((silent, other_end))
+    descriptors = {descriptor for owner in list(_owners) if (descriptor := _descriptor_of(owner)) >= 0}
+    if sys.platform == "linux":
+        for epoll, watched in _epolls():
+            descriptors |= watched
+            with select.epoll() as fresh:
+                os.dup2(fresh.fileno(), epoll, inheritable=False)
+    else:
+        descriptors |= _network_sockets()
+    for descriptor in descriptors:
+        if descriptor >= STANDARD_STREAMS:
+            os.dup2(silent.fileno(), descriptor, inheritable=False)
+
+
+def _descriptor_of(owner: _HasDescriptor) -> int:
+    try:
+        return owner.fileno()
+    except Exception:  # whatever a library says of a connection that is closed
+        return -1
+
+
+def _epolls() -> Iterator[tuple[int, set[int]]]:
+    """Every epoll of the process, with the descriptors that it watches."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") != "anon_inode:[eventpoll]":
+                continue
+            with open(f"/proc/self/fdinfo/{name}", encoding="ascii") as info:
+                yield int(name), {int(line.split()[1]) for line in info if line.startswith("tfd:")}
+        except FileNotFoundError:  # that of the listing itself
+            continue
+
+
+def _network_sockets() -> set[int]:
+    """All TCP sockets, where the system does not say which of them a loop watches."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as copy:
+                if copy.family in (socket.AF_INET, socket.AF_INET6):
+                    found.add(int(name))
+        except OSError:  # closed by now, or no socket
+            continue
+    return found
+
+
+def _end_with_next_turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the child end where users' code returns to `loop`, before anything else that was about to run there."""
+    own: Any = vars(loop).values() if hasattr(loop, "_ready") else gc.get_referents(loop)  # uvloop shows nothing
+    for ready in [found for found in own if type(found) is deque]:
+        _kept.append(list(ready))
+        ready.clear()
+    for timers in [found for found in own if type(found) is set]:
+        _kept.append(list(timers))
+        for timer in list(timers):
+            if isinstance(timer, asyncio.TimerHandle) or type(timer).__name__ == "TimerHandle":
+                timer.cancel()  # uvloop's come before what is to run next
+    loop.call_soon(_refuse_to_go_on)
+
+
+def _refuse_to_go_on() -> None:
+    _tell("it cannot go on with the event loop of its parent")
+    _exit(1)
+
+
+class _End:
+    """A work item of an executor that ends the process."""
+
+    def run(self) -> None:
+        _exit(0)
+
+
+def _end_after_work_item() -> None:
+    """Where an executor's thread has forked: have the child end after this work item, before it takes another."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is executors._worker.__code__:
+            queue = frame.f_locals["work_queue"]
+            while not queue.empty():
+                _kept.append(queue.get_nowait())
+            queue.put(_End())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_restore_signals, after_in_child=_in_child)
