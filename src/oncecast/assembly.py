@@ -21,6 +21,7 @@ from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable
 from oncecast.core.facts import Observe, ProcessStarted, StartFailed
 from oncecast.core.letter_ports import LetterBroker
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
+from oncecast.core.wire import ANSWER_MAX_BYTES
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens
@@ -98,7 +99,8 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
             app = _guarded(Gatekeeper(producer.app, tokens, producer_needs) if tokens else producer.app, config)
             async with asyncio.TaskGroup() as group:
                 retention = group.create_task(producer.retention.run_for_ever())
-                await serve(app, listening, stop, ws_max_bytes=config.event_max_bytes + WS_MARGIN_BYTES)
+                frame_max_bytes = max(config.event_max_bytes, ANSWER_MAX_BYTES) + WS_MARGIN_BYTES
+                await serve(app, listening, stop, ws_max_bytes=frame_max_bytes)
                 retention.cancel()
         finally:
             await journal.close()

@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
+from oncecast.core.wire import LARGEST_EVENT_MAX_BYTES
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 TOKEN_MIN_LETTERS = 8
+FRAME_MAX_MIB = LARGEST_EVENT_MAX_BYTES // 1024**2
 _GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -40,6 +42,18 @@ def size_bytes(text: str) -> int:
     if match is None or not int(match.group(1)):
         raise ValueError("a size such as 32MiB or 1048576")
     return int(match.group(1)) * _BYTES[match.group(2)]
+
+
+def size_bytes_up_to(most_mib: int) -> Callable[[str], int]:
+    """Return what reads a size of at most `most_mib` MiB."""
+
+    def read(text: str) -> int:
+        size = size_bytes(text)
+        if size > most_mib * 1024**2:
+            raise ValueError(f"at most {most_mib}MiB: larger frames reach no listener")
+        return size
+
+    return read
 
 
 def count(text: str) -> int:
@@ -190,9 +204,23 @@ class ProducerConfig(Common):
     )
     group_expires: float = setting("7d", duration_s, "a group unseen for so long holds nothing back any more")
     window_bytes: int = setting("32MiB", size_bytes, "recent frames kept in memory for readers that are not behind")
-    frame_max_bytes: int = setting("1MiB", size_bytes, "the largest frame of several events")
-    event_max_bytes: int = setting("1MiB", size_bytes, "the largest event")
-    request_max_bytes: int = setting("16MiB", size_bytes, "the largest request")
+    frame_max_bytes: int = setting(
+        "1MiB", size_bytes_up_to(FRAME_MAX_MIB), f"the largest frame of several events; at most {FRAME_MAX_MIB}MiB"
+    )
+    event_max_bytes: int = setting(
+        "1MiB",
+        size_bytes_up_to(FRAME_MAX_MIB),
+        f"the largest event; at most {FRAME_MAX_MIB}MiB, and REQUEST_MAX_BYTES",
+    )
+    request_max_bytes: int = setting("16MiB", size_bytes, "the largest request; at least EVENT_MAX_BYTES")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if an event could not be published though its size is accepted."""
+        if self.event_max_bytes > self.request_max_bytes:
+            raise ConfigError(
+                f"EVENT_MAX_BYTES: {self.event_max_bytes} bytes are more than REQUEST_MAX_BYTES"
+                f" ({self.request_max_bytes}), and no request could hold such an event: raise REQUEST_MAX_BYTES too"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +276,7 @@ class ListenerConfig(Common):
     lock_timeout: float = setting("2s", duration_s, "how long a statement waits for another's lock")
     statement_timeout: float = setting("30s", duration_s, "how long a statement may take")
     probe_interval: float = setting("1s", duration_s, "between probes of a database that is down")
-    window_bytes: int = setting("32MiB", size_bytes, "what may be in flight; bounds memory")
+    window_bytes: int = setting("64MiB", size_bytes, "what may be in flight, objects included; bounds memory")
 
 
 ConfigT = TypeVar("ConfigT", bound=Common)

@@ -100,7 +100,7 @@ class World:
         """How far the wall clock has jumped."""
         self._told = told
         self._wires: list[Wire] = []
-        self._window_bytes = self.draw.choice((4_000, 64 * 1024))
+        self._window_bytes = self.draw.choice((32_000, 512 * 1024))
         self._ring_bytes = self.draw.choice((1_000, 64 * 1024))
         self._call_deadline_s = self.draw.choice((5.0, 32.0))
         self._mark_ttl_s = self.draw.choice((15.0, 600.0))

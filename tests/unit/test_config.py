@@ -54,6 +54,23 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(variable: str, value:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"EVENT_MAX_BYTES": "100MiB"}, "EVENT_MAX_BYTES: '100MiB' will not do; it takes at most 16MiB"),
+        ({"FRAME_MAX_BYTES": "17MiB"}, "FRAME_MAX_BYTES: '17MiB' will not do; it takes at most 16MiB"),
+        ({"EVENT_MAX_BYTES": "2MiB", "REQUEST_MAX_BYTES": "1MiB"}, "raise REQUEST_MAX_BYTES"),
+    ],
+)
+def test_a_limit_that_a_listener_or_a_request_cannot_keep_is_refused_at_the_start(
+    settings: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ProducerConfig, settings)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_all_wrong_values_are_told_together_and_secrets_are_not() -> None:
     with pytest.raises(ConfigError) as caught:
         load(ListenerConfig, {"PORT": "x", "LEASE_TTL": "y", "DATABASE_URL": "mysql://user:hunter2@host/db"})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,7 @@ from oncecast.client.errors import ProducerRefused
 from oncecast.core.event import Cursor, Event
 from oncecast.core.retry import backoff
 from oncecast.core.wire import (
+    FRAME_LIMIT_BYTES,
     SUBPROTOCOL,
     VERSION,
     Credit,
@@ -41,8 +43,8 @@ DEADLINE_S = 10.0
 PING_INTERVAL_S = 5.0
 RECONNECT_BASE_S = 0.5
 RECONNECT_MAX_S = 15.0
+CONNECTION_LASTS_S = 2 * RECONNECT_MAX_S
 CREDIT_BYTES = 4 * 1024 * 1024
-FRAME_BYTES_MAX = 64 * 1024 * 1024
 
 OnDisconnect = Callable[[str, float], None]
 
@@ -89,11 +91,12 @@ class Tail:
     async def __aiter__(self) -> AsyncIterator[Received]:
         attempt = 1
         while True:
+            began_s = time.monotonic()
             try:
                 async with self._connect() as connection:
                     await self._resume(connection)
-                    attempt = 1
                     async for received in self._read(connection):
+                        attempt = 1
                         yield received
             except InvalidStatus as error:
                 status = error.response.status_code
@@ -104,7 +107,8 @@ class Tail:
                 reason = "no answer"
             except (OSError, WebSocketException, EOFError) as error:
                 reason = str(error) or type(error).__name__
-            attempt += 1
+            # The wait grows until a connection has brought an event, or has lasted.
+            attempt = 2 if time.monotonic() - began_s >= CONNECTION_LASTS_S else attempt + 1
             delay_s = backoff(attempt, base_s=RECONNECT_BASE_S, max_s=RECONNECT_MAX_S, jitter=random.random())
             if self._on_disconnect is not None:
                 self._on_disconnect(f"{self._shown}: {reason}", delay_s)
@@ -121,7 +125,7 @@ class Tail:
             ping_interval=PING_INTERVAL_S,
             ping_timeout=DEADLINE_S,
             close_timeout=1.0,
-            max_size=FRAME_BYTES_MAX,
+            max_size=FRAME_LIMIT_BYTES,
             max_queue=4,
         )
 

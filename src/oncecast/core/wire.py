@@ -19,6 +19,15 @@ SUBPROTOCOL = "oncecast.v1"
 PLAIN_SUBPROTOCOL = "cloudevents.json"
 VERSION = 1
 OFFSET_MAX = 2**53
+EVENT_COST_MAX_BYTES = 1024 * 1024
+ANSWER_MAX_BYTES = 1024 * 1024
+"""A listener's answer to what an operator asks is a frame of at most this size."""
+FRAME_MAX_EVENTS = 10_000
+"""A producer writes at most this many events into a frame: a listener holds at least one whole frame."""
+LARGEST_EVENT_MAX_BYTES = 16 * 1024 * 1024
+"""The most that EVENT_MAX_BYTES and FRAME_MAX_BYTES may be: every listener takes what any producer accepts."""
+FRAME_LIMIT_BYTES = LARGEST_EVENT_MAX_BYTES + 1024 * 1024
+"""Every reader takes frames up to this size: the largest event, and what a producer writes around it."""
 AT_MAX_US = 253_402_214_400_000_000
 """The last day of the year 9999: a later time is none to PostgreSQL, or none that it could be asked for again."""
 
@@ -52,20 +61,23 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="verb", kw_only=True):
 class Resume(msgspec.Struct, tag="resume", tag_field="verb", kw_only=True):
     """The client's answer: who it is, the cursor after which it reads on, and how many bytes it can take.
 
-    Without `after` it reads from the earliest.
+    Without `after` it reads from the earliest. Each event takes `event_cost` bytes of credit on top of its frame's,
+    because a client that keeps events holds more than their text.
     """
 
     instance: str
     group: str
     after: str | None = None
     credit: int
+    event_cost: Annotated[int, msgspec.Meta(ge=0, le=EVENT_COST_MAX_BYTES)] = 0
 
 
 class Events(msgspec.Struct, tag="events", tag_field="verb", kw_only=True):
     """A run of events, dense from `offset`; `at` is the Unix time in µs at which the journal took them.
 
     It may begin before the cursor that was asked for: the reader drops the overlap. Credit counts the bytes
-    of the whole frame.
+    of the whole frame, and the `event_cost` of each event. A server sends while some credit is left: the last frame
+    may take more than that, so that an event larger than the client's window still arrives, alone.
     """
 
     offset: Offset

@@ -19,7 +19,7 @@ import apsw
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable
 from oncecast.core.facts import JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch, KnownGroup
-from oncecast.core.wire import Epoch
+from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
 from oncecast.journal.place import Misplaced, Place
 
@@ -383,11 +383,12 @@ def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
 
 
 def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[Batch]:
-    """Rows of at most `frame_max_bytes`, or one larger event."""
+    """Rows of at most `frame_max_bytes`, or one larger event; and of at most FRAME_MAX_EVENTS."""
     batches: list[Batch] = []
     begin = size_bytes = 0
     for index, event in enumerate(events):
-        if size_bytes and size_bytes + len(event) + 2 > frame_max_bytes:
+        is_full = index - begin == FRAME_MAX_EVENTS or size_bytes + len(event) + 2 > frame_max_bytes
+        if size_bytes and is_full:
             batches.append(_batch(events[begin:index], first_offset + begin, at_us))
             begin, size_bytes = index, 0
         size_bytes += len(event) + 1

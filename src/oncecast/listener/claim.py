@@ -23,9 +23,27 @@ from oncecast.listener.gates import DatabaseGate, LeaseGate
 Work = list[Arrival]
 CLAIM_S = 0.1
 """What lanes work off in this time may be claimed at once: a call to Redis for a few events costs nearly as much."""
+WORK_MAX_BYTES = 4 * 1024 * 1024
+"""A piece of work of several events has at most this much credit: an insert holds their text several times."""
 _OFFSET = attrgetter("offset")
 HAIR = 1e-6
 """By so much a sum of many fractions may miss a whole number."""
+
+
+def _of_bounded_size(work: Work) -> Iterable[Work]:
+    """Divide what is larger than WORK_MAX_BYTES; a larger event is alone."""
+    if len(work) == 1 or sum(arrival.cost_bytes for arrival in work) <= WORK_MAX_BYTES:
+        yield work
+        return
+    piece: Work = []
+    room_bytes = WORK_MAX_BYTES
+    for arrival in work:
+        if piece and arrival.cost_bytes > room_bytes:
+            yield piece
+            piece, room_bytes = [], WORK_MAX_BYTES
+        piece.append(arrival)
+        room_bytes -= arrival.cost_bytes
+    yield piece
 
 
 class Line:
@@ -159,7 +177,7 @@ class Line:
         for run, work_max in pieces.values():
             run.sort(key=_OFFSET)  # retried events may have come back in any order
             for begin in range(0, len(run), work_max):
-                yield run[begin : begin + work_max]
+                yield from _of_bounded_size(run[begin : begin + work_max])
 
     def _began(self, pieces: int) -> None:
         self._busy += pieces

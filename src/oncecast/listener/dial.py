@@ -10,13 +10,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
-from oncecast.core.wire import SUBPROTOCOL
+from oncecast.core.wire import FRAME_LIMIT_BYTES, SUBPROTOCOL
 
 CONNECT_DEADLINE_S = 10.0
 PING_INTERVAL_S = 5.0
 PING_DEADLINE_S = 10.0
-FRAME_LIMIT_BYTES = 64 * 1024 * 1024
-"""No frame of a sane producer is larger: one event of its largest size, or FRAME_MAX_BYTES."""
+QUEUE_MAX_FRAMES = 1
+"""Frames that wait to be read, besides the one that completes: no credit counts them yet."""
 
 
 class Lost(ConnectionError):
@@ -54,7 +54,7 @@ def websocket_dial(token: str | None) -> Dial:
                 ping_timeout=PING_DEADLINE_S,
                 close_timeout=1.0,
                 max_size=FRAME_LIMIT_BYTES,
-                max_queue=4,
+                max_queue=QUEUE_MAX_FRAMES,
             ) as connection:
                 if connection.subprotocol != SUBPROTOCOL:
                     raise Lost(f"{url} does not speak {SUBPROTOCOL}: is it a producer?")

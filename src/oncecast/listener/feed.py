@@ -18,6 +18,7 @@ from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNot
 from oncecast.core.ports import EventStore, SavedCursor
 from oncecast.core.retry import backoff
 from oncecast.core.wire import (
+    FRAME_MAX_EVENTS,
     VERSION,
     Answer,
     Ask,
@@ -36,12 +37,17 @@ from oncecast.core.wire import (
     resume_after,
 )
 from oncecast.listener.dial import Connection, Dial, Lost
-from oncecast.listener.track import Track
+from oncecast.listener.track import EVENT_COST_BYTES, Track, cost_bytes
 
 WELCOME_DEADLINE_S = 10.0
 WRITE_DEADLINE_S = 10.0
 REPORT_INTERVAL_S = 1.0
+FRAME_EVENTS_TAKEN_MAX = 10 * FRAME_MAX_EVENTS
+"""Of a journal that an earlier release wrote, a frame may have more than FRAME_MAX_EVENTS."""
 ASKED_MAX = 100
+ASK_MAX_BYTES = 4 * 1024 * 1024
+"""A producer relays requests of at most 1 MiB; as a JSON string they are longer."""
+WELCOME_MAX_BYTES = 4 * 1024 * 1024
 
 
 class ProducerError(Exception):
@@ -93,6 +99,10 @@ class Feed:
         self.used_bytes = 0
         """What is held of this producer's events."""
         self._owed_bytes = 0
+        self._credit_bytes = 0
+        """What the producer may still send on this connection."""
+        self._brought_something = False
+        """Whether this connection has brought a frame after its welcome."""
         self._owing = asyncio.Event()
         self._doubted_epochs: list[Epoch] | None = None
         """Those of the group's cursor, when they were last found to be none of the journal's."""
@@ -104,21 +114,30 @@ class Feed:
         self._owing.set()
 
     async def run_for_ever(self) -> None:
-        """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter."""
+        """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter.
+
+        The wait grows until a connection has brought something, or has lasted: one that breaks as soon as it is
+        made would be made again every second.
+        """
         attempt = 1
         while True:
             await self._has_room()
+            began_s = asyncio.get_running_loop().time()
+            self._brought_something = False
             try:
                 await self._connect_once()
-            except (Lost, ProducerError, Unavailable, RowLocked) as error:
+            except ProducerError as error:
+                reason, self._brought_something = str(error), False
+            except (Lost, Unavailable, RowLocked) as error:
                 reason = str(error)
             except (OSError, TimeoutError) as error:
                 reason = f"{type(error).__name__}: {error}"
             else:
                 reason = "rows are read again"
-            if self.connected:
+            lasted_s = asyncio.get_running_loop().time() - began_s if self.connected else 0.0
+            if self._brought_something or lasted_s >= self._reconnect_max_s:
                 attempt = 1
-                self.connected = False
+            self.connected = False
             self._observe(Disconnected(self.url, reason))
             attempt += 1
             delay_s = backoff(
@@ -163,18 +182,23 @@ class Feed:
 
     async def _resume(self, connection: Connection) -> Track:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
-            welcome = _decode(await connection.recv())
+            text = await connection.recv()
+        if len(text) > WELCOME_MAX_BYTES:
+            raise ProducerError(f"{self.url} sent a welcome of {len(text)} bytes; {WELCOME_MAX_BYTES} are the most")
+        welcome = _decode(text)
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
             raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
         track = await self._track_for(welcome)
         track.first = welcome.first
         self._owed_bytes = 0
+        self._credit_bytes = self._window_bytes - self.used_bytes
         after = track.watermark.received
         resume = Resume(
             instance=self._instance,
             group=self._group,
             after=str(track.cursor_at(after)) if after else None,
-            credit=self._window_bytes - self.used_bytes,
+            credit=self._credit_bytes,
+            event_cost=EVENT_COST_BYTES,
         )
         async with asyncio.timeout(WRITE_DEADLINE_S):
             await connection.send(encode(resume).decode())
@@ -245,32 +269,54 @@ class Feed:
             if isinstance(frame, Ask):
                 if len(asked) >= ASKED_MAX:
                     raise ProducerError(f"{self.url} asks without waiting for answers")
+                if len(text) > ASK_MAX_BYTES:
+                    raise ProducerError(f"{self.url} asked with {len(text)} bytes; {ASK_MAX_BYTES} are the most")
                 task = group.create_task(self._give_answer(connection, frame))
                 asked.add(task)
                 task.add_done_callback(asked.discard)
                 continue
             if isinstance(frame, Gap):
+                self._spend(len(text))
                 self._pass(track, frame, len(text))
                 continue
             if not isinstance(frame, Events):
                 raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
-            self.used_bytes += len(text)
-            try:
-                arrivals = track.receive(frame, text)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                self.used_bytes -= len(text)
-                raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
-            if arrivals:
-                self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
-                self._receive(arrivals)
+            self._receive_events(track, frame, text)
+            del frame, text  # the next frame may be long in coming
             # Let the stations work on what there is before the next frame is decoded.
             await asyncio.sleep(0)
+
+    def _receive_events(self, track: Track, frame: Events, text: bytes) -> None:
+        if len(frame.events) > FRAME_EVENTS_TAKEN_MAX:
+            raise ProducerError(f"{self.url} sent {len(frame.events)} events in one frame")
+        spent_bytes = cost_bytes(frame, text)
+        self._spend(spent_bytes)
+        self.used_bytes += spent_bytes
+        try:
+            arrivals = track.receive(frame, text)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self.used_bytes -= spent_bytes
+            raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
+        self._brought_something = True
+        if arrivals:
+            self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
+            self._receive(arrivals)
+
+    def _spend(self, count: int) -> None:
+        """Count a frame against the credit; one that comes when none is left could be followed by any number."""
+        if self._credit_bytes <= 0:
+            raise ProducerError(
+                f"{self.url} sent more than its credit: {count} bytes after {self._window_bytes} in flight"
+                " (WINDOW_BYTES); it is a producer of another release, or does not count credit"
+            )
+        self._credit_bytes -= count
 
     def _pass(self, track: Track, gap: Gap, size_bytes: int) -> None:
         try:
             track.skip(gap)
         except ValueError as error:
             raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
+        self._brought_something = True
         self.used_bytes += size_bytes
         self._freed(track, size_bytes)
 
@@ -288,6 +334,7 @@ class Feed:
             self._owing.clear()
             owed_bytes, self._owed_bytes = self._owed_bytes, 0
             if owed_bytes > 0:
+                self._credit_bytes += owed_bytes
                 async with asyncio.timeout(WRITE_DEADLINE_S):
                     await connection.send(encode(Credit(owed_bytes)).decode())
 

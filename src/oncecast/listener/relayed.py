@@ -7,13 +7,11 @@ import asyncio
 import httpx
 from starlette.types import ASGIApp
 
-from oncecast.core.wire import Answer, Ask
+from oncecast.core.wire import ANSWER_MAX_BYTES, Answer, Ask, encode
 from oncecast.http.problems import Problem
 from oncecast.listener.letters_api import CAUSES_PATH, PATH
 
 AT_A_TIME = 4
-ANSWER_MAX_BYTES = 1024 * 1024
-"""A producer takes frames of one event's size and a little more."""
 
 
 class Relayed:
@@ -40,9 +38,12 @@ class Relayed:
                 content = answer.content.decode()
             except (httpx.InvalidURL, UnicodeError):
                 return _problem(ask, Problem(400, "this address cannot be read"))
-        if len(content) > ANSWER_MAX_BYTES // 4 and len(content.encode()) > ANSWER_MAX_BYTES:
-            return _problem(ask, Problem(502, "the answer is too large to be relayed; use a smaller limit"))
-        return Answer(id=ask.id, status=answer.status_code, body=content)
+        answered = Answer(id=ask.id, status=answer.status_code, body=content)
+        # A producer closes the connection at a larger frame. Quotes are escaped in it, so only the frame tells.
+        if len(content) > ANSWER_MAX_BYTES // 16 and len(encode(answered)) > ANSWER_MAX_BYTES:
+            reason = "the answer is too large to be relayed; use a smaller limit, or ask the listener itself"
+            return _problem(ask, Problem(502, reason))
+        return answered
 
 
 def _problem(ask: Ask, problem: Problem) -> Answer:

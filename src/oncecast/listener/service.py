@@ -179,7 +179,7 @@ class ListenerService:
             instance=settings.instance,
             group=settings.group,
             dial=self._dial,
-            window_bytes=settings.window_bytes // len(settings.producer_urls),
+            window_bytes=max(1, settings.window_bytes // len(settings.producer_urls)),
             reconnect_base_s=settings.reconnect_base_s,
             reconnect_max_s=settings.reconnect_max_s,
             from_latest=settings.from_latest,

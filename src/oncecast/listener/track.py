@@ -18,11 +18,11 @@ from oncecast.core.watermark import Watermark
 from oncecast.core.wire import Epoch, Events, Gap, Head, decode_heads, epoch_of
 
 _NO_BYTES = msgspec.Raw(b"")
-IDENTITY_COST_BYTES = 160
+EVENT_COST_BYTES = 768
+"""What an event in flight takes up on top of its text: Python objects, by measurement (decision 039)."""
+ENDED_COST_BYTES = 512
 """Of an event's credit, what is kept back while only its identity is held: one event that is stuck keeps all
 behind it from being forgotten, and even that must have a bound."""
-
-
 KEYS_LOOKED_AT_MIN = 1_000
 
 
@@ -36,6 +36,11 @@ def _check_identities(heads: Sequence[Head], text: bytes) -> None:
                 raise ValueError(f"{name[:20]!r} holds a NUL")
             if len(name.encode()) > IDENTITY_MAX_BYTES:
                 raise ValueError(f"{name[:20]!r} goes on beyond {IDENTITY_MAX_BYTES} bytes")
+
+
+def cost_bytes(frame: Events, text: bytes) -> int:
+    """Return the credit that `frame`, whose undecoded form is `text`, takes."""
+    return len(text) + EVENT_COST_BYTES * len(frame.events)
 
 
 def _to_nobody(_count: int) -> None:
@@ -97,8 +102,9 @@ class Track:
                 id=head.id,
                 source=head.source,
                 type=head.type,
-                raw=raw,
-                cost_bytes=len(raw) + 1,
+                # A copy, for a part of the frame would keep all of the frame in memory until the event ends.
+                raw=raw.copy() if len(heads) > 1 else raw,
+                cost_bytes=len(raw) + 1 + EVENT_COST_BYTES,
                 epoch=epoch,
                 journal=self.journal,
             )
@@ -106,12 +112,12 @@ class Track:
                 range(frame.offset + new, last + 1), heads[new:], frame.events[new:], strict=True
             )
         ]
-        self.doubted_bytes = max(0, self.doubted_bytes - len(text))
+        frame_cost = cost_bytes(frame, text)
+        self.doubted_bytes = max(0, self.doubted_bytes - frame_cost)
         if not self.abandoned.is_set():
             self._held.extend(arrivals)
         # Credit counts whole frames: what is not an arrival's own goes back at once.
-        spare_bytes = len(text) - sum(arrival.cost_bytes for arrival in arrivals)
-        self._on_credit(spare_bytes)
+        self._on_credit(frame_cost - sum(arrival.cost_bytes for arrival in arrivals))
         return arrivals
 
     def skip(self, gap: Gap) -> None:
@@ -135,7 +141,7 @@ class Track:
         self.watermark.end([arrival.offset for arrival in arrivals])
         freed_bytes = 0
         for arrival in arrivals:
-            kept_bytes = min(arrival.cost_bytes, IDENTITY_COST_BYTES)
+            kept_bytes = min(arrival.cost_bytes, ENDED_COST_BYTES)
             freed_bytes += arrival.cost_bytes - kept_bytes
             arrival.raw, arrival.cost_bytes = _NO_BYTES, kept_bytes
         self._on_credit(freed_bytes + self._forget())

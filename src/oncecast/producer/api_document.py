@@ -290,7 +290,7 @@ def websocket_document() -> dict[str, Any]:
                 "title": f"Listeners, {SUBPROTOCOL}",
                 "description": "The producer opens with `welcome`, the listener answers `resume`; then `events`, and"
                 " a `gap` where they are gone, come for as long as its credit lasts. Credit counts the bytes of whole"
-                " frames.",
+                " frames, and the `event_cost` of each event.",
                 "messages": {f.__name__: {"$ref": f"#/components/messages/{f.__name__}"} for f in frames},
             },
         },

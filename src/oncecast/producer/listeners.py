@@ -99,7 +99,7 @@ class ListenerHub:
             self._observe(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
             try:
-                await _Session(socket, self._journal, self._ring, reader, resume.credit).run()
+                await _Session(socket, self._journal, self._ring, reader, resume).run()
             finally:
                 self.readers.remove(reader)
                 reader.left()
@@ -161,13 +161,14 @@ class ListenerHub:
 class _Session:
     """What runs while a listener is connected: one task sends, the other hears."""
 
-    def __init__(self, socket: WebSocket, journal: Journal, ring: Ring, reader: Reader, credit_bytes: int) -> None:
+    def __init__(self, socket: WebSocket, journal: Journal, ring: Ring, reader: Reader, resume: Resume) -> None:
         self._socket = socket
         self._journal = journal
         self._epoch = journal.epochs[-1]
         self._ring = ring
         self._reader = reader
-        self._credit_bytes = credit_bytes
+        self._credit_bytes = resume.credit
+        self._event_cost_bytes = resume.event_cost
         self._credited = asyncio.Event()
 
     async def run(self) -> None:
@@ -184,7 +185,7 @@ class _Session:
                     await self._credited.wait()
                 async with asyncio.timeout(SEND_DEADLINE_S):
                     await self._socket.send_text(frame.text)
-                self._credit_bytes -= frame.size_bytes
+                self._credit_bytes -= frame.size_bytes + self._event_cost_bytes * frame.event_count
                 self._reader.offset = frame.batch.last_offset
 
     async def _hear_for_ever(self) -> None:

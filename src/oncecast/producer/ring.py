@@ -17,13 +17,15 @@ from oncecast.core.wire import Gap, encode, events_frame
 class Frame:
     """A batch as it goes to listeners: made once, shared by all of them."""
 
-    __slots__ = ("batch", "size_bytes", "text")
+    __slots__ = ("batch", "event_count", "size_bytes", "text")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         if batch.is_gap:
+            self.event_count = 0
             frame = encode(Gap(first=batch.first_offset, last=batch.last_offset))
         else:
+            self.event_count = batch.count
             frame = events_frame(batch.first_offset, batch.at_us, batch.body)
         self.size_bytes = len(frame)
         self.text = frame.decode()

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, Fact
+from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, Fact, Reconnecting
 from oncecast.core.ports import SavedCursor
-from oncecast.core.wire import Answer, Ask, Credit, Epoch, Report, Resume, Welcome, decode_client_frame, encode
+from oncecast.core.wire import (
+    Answer,
+    Ask,
+    Credit,
+    Epoch,
+    Report,
+    Resume,
+    Welcome,
+    decode_client_frame,
+    encode,
+    events_frame,
+)
 from oncecast.listener.dial import websocket_dial
 from oncecast.listener.feed import Feed
+from oncecast.listener.track import EVENT_COST_BYTES
 from tests.support.arrivals import frame
 from tests.support.stacks import until
 
@@ -482,3 +497,58 @@ async def test_a_feed_that_is_cancelled_ends_though_its_connection_breaks_in_the
             feed.cancel()
             done, _ = await asyncio.wait([feed], timeout=5)
             assert done, f"cancelled {turns % 30} turns after it was connected"
+
+
+async def test_a_producer_that_sends_beyond_its_credit_is_disconnected_with_the_reason() -> None:
+    resumed: list[int] = []
+
+    async def ignores_credit(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection)).credit)
+        with contextlib.suppress(ConnectionClosed):
+            for first in range(1, 10_000):
+                await connection.send(frame(first, str(first), size_bytes=WINDOW_BYTES // 3).decode())
+
+    async with producer(ignores_credit) as at:
+
+        async def disconnected() -> list[Disconnected]:
+            return at.told(Disconnected)
+
+        (first, *_) = await until(disconnected)
+        held = at.feed.used_bytes
+    assert "sent more than its credit" in first.reason
+    assert "WINDOW_BYTES" in first.reason
+    assert held < 3 * WINDOW_BYTES, "one frame may be larger than the window, further ones are not taken"
+
+
+async def test_small_events_take_up_the_window_with_the_objects_that_they_become() -> None:
+    count = WINDOW_BYTES // EVENT_COST_BYTES + 1
+    text = events_frame(1, 0, encode([msgspec.Raw(b'{"id":"%d","source":"/","type":"t"}' % n) for n in range(count)]))
+    assert len(text) < WINDOW_BYTES // 10
+    async with producer(sends(text)) as at:
+        await at.has_arrived(count)
+        assert at.feed.used_bytes >= WINDOW_BYTES
+
+
+async def test_an_event_larger_than_the_window_arrives_alone() -> None:
+    async with producer(sends(frame(1, "large", size_bytes=3 * WINDOW_BYTES))) as at:
+        assert await at.has_arrived(1) == ["large"]
+        assert not at.told(Disconnected)
+
+
+async def test_the_wait_grows_until_a_connection_has_brought_something() -> None:
+    """A connection that breaks right after its welcome is made again ever more seldom, and is counted on."""
+
+    async def hangs_up(connection: ServerConnection) -> None:
+        await greet(connection)
+
+    async def brings(connection: ServerConnection) -> None:
+        await greet(connection)
+        await connection.send(frame(1, "a").decode())
+
+    async with producer(hangs_up, hangs_up, hangs_up, brings) as at:
+
+        async def tried_often() -> bool:
+            return len(at.told(Reconnecting)) >= 5
+
+        await until(tried_often)
+    assert [fact.attempt for fact in at.told(Reconnecting)][:5] == [1, 2, 3, 1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from oncecast.core.event import Cursor
 from oncecast.core.wire import Gap
+from oncecast.listener.track import EVENT_COST_BYTES
 from tests.support.arrivals import Credit, frame, receive, track
 
 
@@ -94,7 +96,7 @@ def test_all_credit_of_what_has_ended_and_is_saved_goes_back_to_the_byte(
     for count, size_bytes in frames:
         begin = data.draw(st.integers(max(1, on.watermark.received), on.watermark.received + 1))
         text = frame(begin, *(f"{begin + n}" for n in range(count)), size_bytes=size_bytes)
-        sent_bytes += len(text)
+        sent_bytes += len(text) + count * EVENT_COST_BYTES
         everything += receive(on, text)
     assert credit.bytes <= sent_bytes
     for arrival in data.draw(st.permutations(everything)):
@@ -117,6 +119,15 @@ def test_what_has_ended_is_told_up_to_the_watermark_and_forgotten_once_saved() -
     assert on.saved == Cursor("e1", 2)
 
 
+def test_an_event_that_stays_does_not_keep_the_rest_of_its_frame_in_memory() -> None:
+    """A `msgspec.Raw` of a decoded frame is a view: one retried event would hold a frame of a MiB."""
+    text = frame(1, "a", "b", "c", size_bytes=1_000)
+    references = sys.getrefcount(text)
+    (stays, *_) = receive(track(), text)
+    assert sys.getrefcount(text) == references
+    assert msgspec.json.decode(stays.raw)["id"] == "a"
+
+
 def test_what_ends_behind_a_cursor_that_another_has_saved_gives_all_its_credit_back() -> None:
     credit = Credit()
     on = track(0, credit)
@@ -126,4 +137,4 @@ def test_what_ends_behind_a_cursor_that_another_has_saved_gives_all_its_credit_b
     on.save(Cursor("e1", 2))
     on.end([b])
     assert on.ended() == []
-    assert credit.bytes == len(text)
+    assert credit.bytes == len(text) + 2 * EVENT_COST_BYTES

@@ -26,7 +26,7 @@ class _JsonDumper(Dumper):
     oid = _JSON_OID
 
     def dump(self, obj: Json) -> bytes:
-        return bytes(obj)
+        return obj  # not copied: it may be large
 
 
 psycopg.adapters.register_dumper(Json, _JsonDumper)
@@ -70,7 +70,7 @@ def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, by
 
 def json_array(arrivals: Sequence[Arrival]) -> Json:
     """The events as one JSON array."""
-    return Json(b"[" + b",".join([a.raw for a in arrivals]) + b"]")
+    return Json(b"[%b]" % b",".join([a.raw for a in arrivals]))
 
 
 def _extensions(events: bytes) -> list[str | None]:
