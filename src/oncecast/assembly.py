@@ -88,7 +88,7 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
                 retention=RetentionLimits(
                     max_bytes=config.journal_max_bytes,
                     max_age_s=config.journal_max_age,
-                    retain_for=config.retain_for,
+                    initial_groups=config.initial_groups,
                     group_expires_s=config.group_expires,
                 ),
             )

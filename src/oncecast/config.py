@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
+from oncecast.core.groups import FIRST_TO_JOIN, is_group_name
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
 from oncecast.core.wire import LARGEST_EVENT_MAX_BYTES
 
@@ -23,7 +24,6 @@ _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 TOKEN_MIN_LETTERS = 8
 FRAME_MAX_MIB = LARGEST_EVENT_MAX_BYTES // 1024**2
-_GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -124,13 +124,15 @@ def words(text: str) -> tuple[str, ...]:
 
 def group(text: str) -> str:
     """A group's name is its schema's, too."""
-    if not _GROUP.fullmatch(text):
+    if not is_group_name(text):
         raise ValueError("a name of a-z, 0-9 and _, at most 40 long, such as shop")
     return text
 
 
 def groups(text: str) -> tuple[str, ...]:
-    """Comma-separated names of groups."""
+    """Comma-separated names of groups; or the word for the first that joins."""
+    if text.strip() == FIRST_TO_JOIN:
+        return (FIRST_TO_JOIN,)
     return tuple(group(name) for name in words(text))
 
 
@@ -199,10 +201,15 @@ class ProducerConfig(Common):
     journal_path: Path = setting("journal.db", file_path, "the journal's file")
     journal_max_bytes: int = setting("10GiB", size_bytes, "what the journal may take up; then publishing is refused")
     journal_max_age: float = setting("7d", duration_s, "events older than that go, once every group has them")
-    retain_for: tuple[str, ...] = setting(
-        "oncecast", groups, "groups that events are kept for before they first come"
+    initial_groups: tuple[str, ...] = setting(
+        FIRST_TO_JOIN,
+        groups,
+        "groups that events are kept for before they join, comma-separated; `first-to-join` is whichever group joins"
+        " first; if empty, events are kept for no group",
     )
-    group_expires: float = setting("7d", duration_s, "a group unseen for so long holds nothing back any more")
+    group_expires: float = setting(
+        "7d", duration_s, "a group without a connected listener for this long does not hold back retention any more"
+    )
     window_bytes: int = setting("32MiB", size_bytes, "recent frames kept in memory for readers that are not behind")
     frame_max_bytes: int = setting(
         "1MiB", size_bytes_up_to(FRAME_MAX_MIB), f"the largest frame of several events; at most {FRAME_MAX_MIB}MiB"

@@ -66,14 +66,14 @@ async def test_a_full_producer_is_waited_for_as_long_as_it_asks(tmp_path: Path) 
     said: list[str] = []
     with producer_process(tmp_path, JOURNAL_MAX_BYTES="100KiB") as producer:
         async with Publisher(producer.http, deadline_s=1.0, batch_events_max=10) as hasty:
-            with pytest.raises(NotAcknowledged, match="the journal is full: the group 'oncecast' has not") as refused:
+            with pytest.raises(NotAcknowledged, match="kept for the first group to join") as refused:
                 await hasty.publish_many({"text": "x" * 1000} for _ in range(1_000))
         async with Publisher(producer.http, on_trouble=said.append) as patient:
             publishing = asyncio.create_task(patient.publish({"id": "patient"}))
             while not said:
                 await asyncio.sleep(0.01)
             async with producer.client() as client:
-                (await client.delete("/api/groups/oncecast")).raise_for_status()
+                (await client.delete("/api/groups/first-to-join")).raise_for_status()
             await publishing
         found = await ids_of(producer)
     assert found["patient"] == 1

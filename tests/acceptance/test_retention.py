@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from oncecast.embedded import Stack
 from tests.acceptance.test_recovery import oncecast
 from tests.support.stacks import StackOf, drained, rows, until
 
+SHOP = "from oncecast import Listener\n\napp = Listener('shop')\n"
 SMALL = {"JOURNAL_MAX_BYTES": str(512 * 1024)}
 EVENTS = [Event.new("tick", "x" * 1_000) for _ in range(100)]
 
@@ -36,10 +38,20 @@ async def fill(stack: Stack, rounds: int = 20) -> int:
     return accepted
 
 
+async def is_known(stack: Stack, name: str) -> None:
+    """Wait until the producer knows that group."""
+
+    async def listed() -> bool:
+        return name in [group["name"] for group in (await ask(stack, "/api/groups"))["groups"]]
+
+    await until(listed)
+
+
 async def test_a_full_journal_refuses_names_who_holds_it_back_and_takes_again_once_that_one_has_processed(
     stack_of: StackOf,
 ) -> None:
     async with stack_of(listeners=1, environment=SMALL) as stack:
+        await is_known(stack, "oncecast")
         await stack.stop("listener-a")
         accepted = await fill(stack)
         assert 300 <= accepted <= 600, "a full journal is about its cap"
@@ -68,6 +80,23 @@ async def test_a_full_journal_refuses_names_who_holds_it_back_and_takes_again_on
         assert await fill(stack, rounds=20) > 0
         await drained(stack)
         assert (await rows(stack, "select count(*) from oncecast.gaps"))[0] == (0,)
+
+
+async def test_an_application_of_any_name_works_without_a_setting_and_gets_what_came_before_it_joined(
+    tmp_path: Path, stack_of: StackOf
+) -> None:
+    """The journal is filled several times over: it would be full for good if it kept events for somebody else."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    options = {"app": "shop:app", "app_dir": tmp_path, "environment": SMALL, "listeners": 1}
+    async with stack_of(**options) as stack, Publisher(stack.publish_url) as publisher:
+        await stack.stop("listener-a")
+        await publisher.publish_many(EVENTS)
+        await stack.start("listener-a")
+        for _ in range(10):
+            await publisher.publish_many([Event.new("tick", "x" * 1_000) for _ in range(100)])
+        await drained(stack)
+        assert await rows(stack, "select count(*) from shop.events") == [(1_100,)]
+        assert await rows(stack, "select count(*) from shop.gaps") == [(0,)]
 
 
 async def test_a_group_that_was_forgotten_finds_a_gap_with_its_bounds_and_goes_on(stack_of: StackOf) -> None:
@@ -109,11 +138,7 @@ async def test_a_group_that_was_forgotten_finds_a_gap_with_its_bounds_and_goes_o
 async def test_a_new_group_may_begin_at_the_end_and_goes_on_from_there_after_a_restart(stack_of: StackOf) -> None:
     environment = {"LISTENER_GROUP": "late", "START_FROM": "latest"}
     async with stack_of(listeners=1, environment=environment) as stack, Publisher(stack.publish_url) as publisher:
-
-        async def is_known() -> bool:
-            return "late" in [group["name"] for group in (await ask(stack, "/api/groups"))["groups"]]
-
-        await until(is_known)
+        await is_known(stack, "late")
         await publisher.publish(Event.new("tick", id="first"))
         await drained(stack)
         await stack.stop("listener-a")

@@ -184,7 +184,7 @@ class World:
             settings = ProducerSettings(
                 instance=process.name,
                 ring_max_bytes=self._ring_bytes,
-                retention=RetentionLimits(max_age_s=self._max_age_s, retain_for=(GROUP,)),
+                retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
             process.service = Producer(journal, settings, metrics=lambda: b"", observe=lambda _fact: None)
             begin(process.service.retention.run_for_ever())

@@ -86,7 +86,7 @@ def forget(
         As `oncecast groups list` prints it.
     """
     with operator("producer", producer, data) as producer_:
-        answer = producer_.ask("DELETE", f"/api/groups/{quote(name, safe='')}")
+        answer = producer_.ask("DELETE", f"/api/groups/{_in_path(name)}")
     if output.wants_json(json):
         output.json(answer)
     else:
@@ -155,6 +155,11 @@ def prune(
         output.json({"rows": rows, "dry_run": dry_run})
     else:
         output.line(f"{rows:,} rows {'would go' if dry_run else 'are gone'}.")
+
+
+def _in_path(name: str) -> str:
+    """`name` as one part of a path, whatever it holds: `..` would be taken for another place."""
+    return "%2E" * len(name) if name in (".", "..") else quote(name, safe="")
 
 
 def _state(group: dict[str, object]) -> str:

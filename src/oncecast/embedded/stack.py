@@ -217,9 +217,7 @@ class Stack:
             if self._detour is not None:
                 own |= await self._detour(name)
             # All listeners of a stack begin together, with one application: that one is the group's.
-            # Its group comes at once, and nobody waits for the usual one.
-            usual = {"ADOPT_HANDLERS": "1", **({"RETAIN_FOR": ""} if self._app else {})}
-            given = {**usual, **os.environ, **self._environment}
+            given = {"ADOPT_HANDLERS": "1", **os.environ, **self._environment}
             for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
                 given.pop(variable.removesuffix("_FILE"), None)
             return Launch(

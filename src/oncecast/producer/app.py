@@ -107,7 +107,7 @@ class Producer:
                 Route("/api/status", self._status, methods=["GET"]),
                 Route("/api/journal", self._journal_status, methods=["GET"]),
                 Route("/api/groups", self._groups, methods=["GET"]),
-                Route("/api/groups/{name}", self._forget, methods=["DELETE"]),
+                Route("/api/groups/{name:path}", self._forget, methods=["DELETE"]),
                 *self._relay.routes(),
                 Route("/health", self._health, methods=["GET"]),
                 Route("/livez", self._live, methods=["GET"]),

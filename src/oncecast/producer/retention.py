@@ -1,14 +1,15 @@
 """How long the journal keeps events: by age and size, but never past the saved cursor of a group that is known.
 
-A group is known from the start (`RETAIN_FOR`), or since a listener of it came. It holds back what it has not
-processed, until it is forgotten on an operator's word, or was not seen for too long. When such events fill the
-journal, publishing is refused: rather say no than lose.
+A group is known from the start (`INITIAL_GROUPS`), or since a listener of it joined. It holds back what it has not
+processed, until an operator forgets it, or no listener of it was seen for `GROUP_EXPIRES`. When such events fill the
+journal, publishing is refused: rather say no than lose. Until the first group joins, everything is kept for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import GroupExpired, JournalFilling, Observe
+from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.ports import Journal, KnownGroup
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
@@ -41,7 +43,7 @@ class RetentionLimits:
 
     max_bytes: int = 10 * 1024**3
     max_age_s: float = 7 * 86_400.0
-    retain_for: Sequence[str] = ("oncecast",)
+    initial_groups: Sequence[str] = (FIRST_TO_JOIN,)
     group_expires_s: float = 7 * 86_400.0
 
 
@@ -53,7 +55,7 @@ class Retention:
         self._hub = hub
         self._limits = limits
         self._observe = observe
-        self._groups = dict(journal.groups)
+        self._groups = self._known_groups()
         self._kept_at_s = self._ticked_at_s = time.monotonic()
         self._full = asyncio.Event()
         self._warned_percent = 0
@@ -66,11 +68,24 @@ class Retention:
         if self._journal.used_bytes < self._limits.max_bytes:
             return
         self._full.set()
-        if holder := self.holder():
-            reason = f"the group {holder.name!r} has not processed {self._behind(holder):,} events"
-        else:
-            reason = "what nobody needs any more is just being let go"
-        raise Problem(503, f"the journal is full: {reason}; nothing was accepted", headers=RETRY_AFTER)
+        holder = self.holder()
+        reason, remedy = self._hold_up(holder) if holder else ("old events are being deleted", "try again")
+        detail = f"the journal is full: {reason}; nothing was accepted; {remedy}"
+        raise Problem(503, detail, headers=RETRY_AFTER)
+
+    def _hold_up(self, holder: KnownGroup) -> tuple[str, str]:
+        """Why there is no room, and what an operator can do."""
+        count = self._behind(holder)
+        forget = f"oncecast groups forget {shlex.quote(holder.name)}"
+        if holder.name == FIRST_TO_JOIN:
+            reason = f"{count:,} events are kept for the first group to join, and no listener has joined"
+            return (
+                reason,
+                f"start a listener, raise JOURNAL_MAX_BYTES, or run: oncecast groups forget {FIRST_TO_JOIN}",
+            )
+        reason = f"the group {holder.name!r} has not processed {count:,} events"
+        forget = f"oncecast groups forget {shlex.quote(holder.name)}"
+        return reason, f"start its listeners, raise JOURNAL_MAX_BYTES, or give the group up: {forget}"
 
     def holder(self) -> KnownGroup | None:
         """Of the groups that hold something back, the one that is furthest behind."""
@@ -81,6 +96,16 @@ class Retention:
     def _look(self) -> None:
         if self._journal.used_bytes >= self._limits.max_bytes * FULL_AT:
             self._full.set()
+
+    def _known_groups(self) -> dict[str, KnownGroup]:
+        """Those that the journal remembers; nobody waits for the first to join any more if one has joined."""
+        known = dict(self._journal.groups)
+        if FIRST_TO_JOIN not in self._limits.initial_groups:
+            known.pop(FIRST_TO_JOIN, None)
+        elif known:
+            first = known.get(FIRST_TO_JOIN, KnownGroup(FIRST_TO_JOIN, 0))
+            known[FIRST_TO_JOIN] = replace(first, forgotten=first.forgotten or len(known) > 1)
+        return known
 
     def _holds(self, group: KnownGroup) -> bool:
         return not group.forgotten and not self._expired(group)
@@ -132,10 +157,12 @@ class Retention:
         passed_s, self._ticked_at_s = min(now_s - self._ticked_at_s, PASSED_MAX_S), now_s
         connected = {reader.group for reader in self._hub.readers if reader.group}
         is_news = now_s - self._kept_at_s >= KEEP_INTERVAL_S
-        for name in {*self._groups, *connected, *self._limits.retain_for}:
+        for name in {*self._groups, *connected, *self._limits.initial_groups}:
             before = self._groups.get(name)
             group = before or KnownGroup(name, self._journal.first - 1)
-            if name in connected:
+            if name == FIRST_TO_JOIN and connected:
+                group = replace(group, forgotten=True)
+            elif name in connected:
                 group = replace(group, saved=self._saved(group), unseen_s=0.0, forgotten=False)
             else:
                 group = replace(group, unseen_s=group.unseen_s + passed_s)
@@ -202,6 +229,7 @@ class Retention:
                 "forgotten": group.forgotten,
             }
             for group in sorted(self._groups.values(), key=lambda group: group.name)
+            if group.name != FIRST_TO_JOIN or self._holds(group)
         ]
 
     def knows(self, name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oncecast.core.facts import Fact, GroupExpired, JournalFilling
+from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.wire import Report
 from oncecast.http.problems import Problem
 from oncecast.journal.memory import Kept, MemoryJournal
@@ -37,7 +38,7 @@ class Harness:
         self.journal = MemoryJournal(kept)
         self.facts: list[Fact] = []
         self.hub: Any = SimpleNamespace(readers=[])
-        defaults = {"max_bytes": CAP_BYTES, "max_age_s": 8e9}
+        defaults = {"max_bytes": CAP_BYTES, "max_age_s": 8e9, "initial_groups": ("oncecast",)}
         self.retention = Retention(
             self.journal, self.hub, RetentionLimits(**{**defaults, **limits}), self.facts.append
         )
@@ -82,9 +83,68 @@ async def test_a_group_that_has_never_come_holds_everything_back_until_publishin
     await at.publish(20)
     await at.retention.tick()
     assert (at.journal.first, at.journal.last) == (1, 20)
-    assert (
-        at.refusal() == "the journal is full: the group 'oncecast' has not processed 20 events; nothing was accepted"
+    assert at.refusal() == (
+        "the journal is full: the group 'oncecast' has not processed 20 events; nothing was accepted; start its"
+        " listeners, raise JOURNAL_MAX_BYTES, or give the group up: oncecast groups forget oncecast"
     )
+
+
+async def test_everything_is_kept_for_the_first_group_to_join_whichever_it_is_and_no_longer_than_that() -> None:
+    at = Harness(initial_groups=(FIRST_TO_JOIN,))
+    await at.publish(20)
+    await at.retention.tick()
+    assert at.journal.first == 1
+    assert at.refusal() == (
+        "the journal is full: 20 events are kept for the first group to join, and no listener has joined; nothing was"
+        " accepted; start a listener, raise JOURNAL_MAX_BYTES, or run: oncecast groups forget first-to-join"
+    )
+    reader = at.connect("shop", None)
+    await at.retention.tick()
+    assert (at.journal.first, at.journal.groups["shop"].saved) == (1, 0), "it has everything before it"
+    at.report(reader, 15)
+    await at.retention.tick()
+    assert (at.journal.first, at.refusal()) == (3, None)
+    assert [group["name"] for group in at.retention.groups_status()] == ["shop"]
+
+
+async def test_after_a_restart_nobody_waits_for_the_first_group_again(clock: Clock) -> None:
+    kept = Kept()
+    first = Harness(kept, initial_groups=(FIRST_TO_JOIN,))
+    first.connect("shop", None)
+    await first.retention.tick()
+    again = Harness(kept, initial_groups=(FIRST_TO_JOIN,))
+    await again.publish(20)
+    await again.retention.forget("shop")
+    await again.retention.tick()
+    assert again.journal.first == 3
+
+
+async def test_the_first_group_is_waited_for_until_it_expires_or_an_operator_gives_it_up(clock: Clock) -> None:
+    for expires in (True, False):
+        at = Harness(initial_groups=(FIRST_TO_JOIN,), group_expires_s=100.0)
+        await at.publish(20)
+        await at.retention.tick()
+        assert at.refusal() is not None
+        await (at.pass_time(clock, 120) if expires else at.retention.forget(FIRST_TO_JOIN))
+        await at.retention.tick()
+        assert (at.journal.first, at.refusal()) == (3, None)
+
+
+async def test_events_are_kept_for_no_group_where_that_is_said() -> None:
+    at = Harness(initial_groups=())
+    await at.publish(20)
+    await at.retention.tick()
+    assert (at.journal.first, at.refusal()) == (3, None)
+
+
+async def test_who_was_waited_for_by_another_setting_is_waited_for_no_more() -> None:
+    kept = Kept()
+    await Harness(kept, initial_groups=(FIRST_TO_JOIN,)).retention.tick()
+    at = Harness(kept, initial_groups=("shop",))
+    await at.publish(20)
+    at.connect("shop", 15)
+    await at.retention.tick()
+    assert at.journal.first == 3
 
 
 async def test_what_every_group_has_goes_when_the_journal_is_nearly_full_oldest_first() -> None:
