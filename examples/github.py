@@ -11,7 +11,8 @@ its error names the place in the data. Webhooks have no order; the newest that i
     oncecast sql "select repository, ref, commits, pushed_by from pushes order by delivery"
     oncecast dead-letters list
 
-GitHub itself can deliver to a producer, a webhook for each kind: `https://…/events?type=com.github.issues`.
+GitHub itself can deliver to a producer, all kinds by one webhook whose content type is JSON:
+`https://…/events?preset=github`. The event's id is that of the delivery, so that a redelivery is handled once.
 """
 
 from __future__ import annotations

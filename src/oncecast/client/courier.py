@@ -42,6 +42,7 @@ class Courier:
         self._closed = False
         self._http = httpx.AsyncClient(
             headers={**authorization(token), "Content-Type": "application/json"},
+            params={"id": "/id"},  # of bare events
             timeout=httpx.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
             trust_env=not is_loopback(url),

@@ -59,6 +59,10 @@ class Unstorable(DataRefused):
     """PostgreSQL can never hold this event's row: another attempt would end the same way."""
 
 
+class InvalidPageMark(OncecastError, ValueError):
+    """A text that is not the `next` of a page."""
+
+
 class RowLocked(OncecastError):
     """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
 

@@ -65,7 +65,7 @@ class DeadLetters(Protocol):
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Up to `limit` of `selection`, newest first, behind the page mark `after`.
 
-        A failed replay moves none. Raises ValueError for a mark that is none.
+        A failed replay moves none. Raises InvalidPageMark.
         """
 
     async def read(

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
-from oncecast.core.errors import DataRefused, RowLocked, Unavailable
+from oncecast.core.errors import DataRefused, InvalidPageMark, RowLocked, Unavailable
 from oncecast.http.openapi import document_routes
 from oncecast.http.params import texts, whole_number
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
@@ -44,7 +44,7 @@ class Reader(Protocol):
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` events behind the page mark `after`; raises ValueError for a mark that is none."""
+        """Up to `limit` events behind the page mark `after`; raises InvalidPageMark."""
 
     async def gaps(self) -> list[dict[str, Any]]:
         """What the group could never read, newest first."""
@@ -158,7 +158,7 @@ def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
             raise Problem(503, f"PostgreSQL cannot be asked now: {error}", headers=RETRY_AFTER) from None
         except DataRefused as error:
             raise Problem(422, f"PostgreSQL cannot store this: {error}") from None
-        except ValueError:
+        except InvalidPageMark:
             raise Problem(400, "after is what 'next' of the page before says") from None
 
     return Route(path, answer, methods=list(methods) or ["GET"])

@@ -37,6 +37,7 @@ from oncecast.http.openapi import (
     record,
     ref,
 )
+from oncecast.producer.presets import PRESETS
 
 _JOURNAL = record(
     name=TEXT,
@@ -82,17 +83,46 @@ def _status(**further: Any) -> Any:
 
 _BARE = {
     "type": "object",
-    "description": "An object without `specversion`: it becomes an event's data; `id` and `type` are taken from it.",
+    "description": "An object without `specversion`: it becomes an event's data. Its members `id` and"
+    " `type` are the event's, unless the request says where those are.",
     "properties": {
         "specversion": False,
         "id": {name: limit for name, limit in NAME.items() if name != "type"},
     },
 }
+_PLACE = " Itself, or where it is: `body:` and a JSON Pointer, `header:` and a name."
+_BARE_PARAMETERS: list[dict[str, Any]] = [
+    {
+        **query(
+            "id",
+            "Where the id of bare events is: a JSON Pointer into the body such as `/order/number`, or `header:` and a"
+            " name. Several together are one id. `new` draws one. Without it: the Idempotency-Key, else the body's"
+            " member `id`, else a fresh one.",
+            listing(TEXT),
+        ),
+        "explode": True,
+    },
+    query(
+        "preset",
+        "A sender of webhooks of which it is known where its id, type, source and subject are.",
+        {"enum": sorted(PRESETS)},
+    ),
+    query("type", f"The type of bare events.{_PLACE}", NAME),
+    query("source", f"The source of bare events.{_PLACE}", NAME),
+    query("subject", f"The subject of bare events.{_PLACE}", NAME),
+    query("time", f"The time of bare events.{_PLACE}", TEXT),
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Makes the ids of bare events the same over retries. Those of a batch differ from each other.",
+        "schema": NAME,
+    },
+]
 _PUBLICATION: dict[str, Any] = {
     "required": True,
     "content": {
         "application/json": {
-            "schema": {"anyOf": [_BARE, ref("Event"), listing({"anyOf": [_BARE, ref("Event")]}, minItems=1)]},
+            "schema": {"anyOf": [_BARE, ref("Event"), listing({"anyOf": [_BARE, ref("Event")]})]},
             "example": {"id": "o-1", "type": "order.created", "sku": "A-1", "quantity": 2},
         },
         "application/x-ndjson": {"schema": TEXT, "example": '{"type": "tick"}\n{"type": "tock"}\n'},
@@ -100,16 +130,14 @@ _PUBLICATION: dict[str, Any] = {
             "schema": ref("Event"),
             "example": {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.created", "data": {}},
         },
-        "application/cloudevents-batch+json": {"schema": listing(ref("Event"), minItems=1)},
+        "application/cloudevents-batch+json": {"schema": listing(ref("Event"))},
     },
 }
 
 
 def producer_document() -> dict[str, Any]:
     """What a producer's HTTP face does."""
-    accepted = record(
-        accepted={"type": "integer", "minimum": 1}, events=listing(record(id=TEXT, source=TEXT, cursor=TEXT))
-    )
+    accepted = record(accepted=WHOLE, events=listing(record(id=TEXT, source=TEXT, cursor=TEXT)))
     paths = {
         "/events": {
             "post": operation(
@@ -121,19 +149,11 @@ def producer_document() -> dict[str, Any]:
                 about="All or nothing; answered once they are on disk. CloudEvents' binary mode is taken too: the"
                 " attributes as `ce-` headers, the body as data, whatever its content type.",
                 parameters=[
-                    query("type", "The type of bare events.", NAME),
-                    query("source", "The source of bare events.", NAME),
-                    query("subject", "The subject of bare events.", NAME),
-                    {
-                        "name": "Idempotency-Key",
-                        "in": "header",
-                        "description": "Makes the ids of bare events without one the same over retries.",
-                        "schema": NAME,
-                    },
+                    *_BARE_PARAMETERS,
                 ],
                 body=_PUBLICATION,
                 problems={
-                    400: "Not JSON, not UTF-8, or ended early.",
+                    400: "Not JSON, not UTF-8, ended early, or a parameter that cannot be read.",
                     408: "The body did not come in time.",
                     413: "An event, or the request, is too large.",
                     415: "This content type or encoding is not taken.",

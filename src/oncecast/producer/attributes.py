@@ -87,7 +87,7 @@ def _check_optional(value: dict[str, Any], place: str) -> None:
                 raise Problem(422, f'{place}: "{name}" must be a text')
             check_text(text, f'{place}: "{name}"')
     if (time := value.get("time")) is not None:
-        _check_time(time, f'{place}: "time"')
+        check_time(time, f'{place}: "time"')
     if (base64 := value.get("data_base64")) is not None:
         _check_base64(base64, place, beside_data=value.get("data") is not None)
     if not value.keys() <= _KNOWN:
@@ -95,7 +95,7 @@ def _check_optional(value: dict[str, Any], place: str) -> None:
             _check_extension(name, value[name], place)
 
 
-def _check_time(time: object, place: str) -> None:
+def check_time(time: object, place: str) -> None:
     """RFC 3339, and an instant of the years 1 to 9999 in UTC."""
     match = _TIME.fullmatch(time) if isinstance(time, str) else None
     if match is None or int(match["hours"] or 0) > _OFFSET_MAX_HOURS:

@@ -16,6 +16,7 @@ import msgspec
 from oncecast.http.problems import Problem
 
 _PREFIX = b"ce-"
+_CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\(.)")
 _NOT_HEADERS = frozenset(("data", "data_base64", "datacontenttype"))
 
@@ -41,9 +42,29 @@ def to_structured(body: bytes, content_type: str, headers: Iterable[tuple[bytes,
     if body and (media_type.endswith("+json") or media_type in ("", "application/json", "text/json")):
         _check_json(body)
         members["data"] = msgspec.Raw(body)
+    elif (text := _text(body, content_type)) is not None:
+        members["data"] = text
     elif body:
         members["data_base64"] = b64encode(body).decode()
     return msgspec.json.encode(members)
+
+
+def _text(body: bytes, content_type: str) -> str | None:
+    """A body of text in UTF-8, which is a JSON text in structured mode; None for anything else.
+
+    A NUL, which PostgreSQL's `jsonb` cannot hold, makes it binary data.
+    """
+    media_type, _, parameters = content_type.partition(";")
+    media_type = media_type.strip().lower()
+    if not body or not (media_type.startswith("text/") or media_type.endswith(("/xml", "+xml"))):
+        return None
+    charset = _CHARSET.search(parameters)
+    if (charset and charset.group(1).lower() not in ("utf-8", "utf8", "us-ascii")) or b"\0" in body:
+        return None
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _unescape(value: str, header: bytes) -> str:

@@ -6,20 +6,17 @@ could not hold is refused here, before anything is acknowledged.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
 
-from oncecast.core.event import DEFAULT_SOURCE, new_id
 from oncecast.http.problems import Problem
 from oncecast.producer.attributes import check_members, check_structured, check_text
+from oncecast.producer.bare import JSON, Bare, wrap
 from oncecast.producer.jsonb import check_storable
 
-JSON = "application/json"
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -28,16 +25,6 @@ _decode = msgspec.json.decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bare:
-    """How JSON objects that are no CloudEvents become such: what the request says, or the defaults."""
-
-    source: str = DEFAULT_SOURCE
-    type: str | None = None
-    subject: str | None = None
-    idempotency_key: str | None = None
 
 
 class Publication(NamedTuple):
@@ -56,8 +43,9 @@ def read_publication(body: bytes, content_type: str, bare: Bare, *, event_max_by
     media_type = _media_type(content_type)
     only_structured = media_type in (STRUCTURED, BATCHED)
     values, raws, place = _split(body, media_type)
-    if not values:
-        raise Problem(422, "there is no event in this request")
+    is_batch = media_type in NDJSON or body.lstrip().startswith(b"[")
+    if not values:  # a batch of zero events is a valid batch: CloudEvents' HTTP binding says so
+        return Publication([], [])
     check_storable(body, raws, place)
     publication = Publication([], [])
     for index, (value, raw) in enumerate(zip(values, raws, strict=True)):
@@ -72,7 +60,7 @@ def read_publication(body: bytes, content_type: str, bare: Bare, *, event_max_by
         elif only_structured:
             raise Problem(422, f'{place(index)}: "specversion" is missing; send bare events as {JSON}')
         else:
-            event, identity = _wrap(value, raw, bare, index, place)
+            event, identity = wrap(value, raw, bare, index if is_batch else None, place(index))
         publication.events.append(event)
         publication.identities.append(identity)
     return publication
@@ -130,37 +118,6 @@ def _check_bare(bare: Bare) -> None:
     for name in ("source", "type", "subject", "idempotency_key"):
         if (text := getattr(bare, name)) is not None:
             check_text(text, f"the request's {name.replace('_', ' ')}")
-
-
-def _wrap(
-    value: dict[str, Any], raw: bytes | msgspec.Raw, bare: Bare, index: int, place: Place
-) -> tuple[bytes, tuple[str, str]]:
-    """A bare object as the data of a structured event."""
-    given = value.get("id")
-    if isinstance(given, str):
-        check_text(given, f'{place(index)}: "id"')
-        id_ = given
-    elif type(given) is int:
-        id_ = str(given)
-        check_text(id_, f'{place(index)}: "id"')
-    elif bare.idempotency_key is not None:
-        id_ = "evt_" + hashlib.sha256(f"{bare.idempotency_key}\0{index}".encode()).hexdigest()[:32]
-    else:
-        id_ = new_id()
-    type_ = bare.type or value.get("type")
-    if isinstance(type_, str):
-        check_text(type_, f'{place(index)}: "type"')
-    members: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": id_,
-        "source": bare.source,
-        "type": type_ if isinstance(type_, str) else "event",
-    }
-    if bare.subject is not None:
-        members["subject"] = bare.subject
-    members["datacontenttype"] = JSON
-    members["data"] = msgspec.Raw(raw)
-    return msgspec.json.encode(members), (bare.source, id_)
 
 
 def _kind(value: object) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -16,8 +15,9 @@ from oncecast.core.facts import Accepted, Observe, Refused
 from oncecast.core.ports import Journal
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
+from oncecast.producer.bare import JSON, Bare, bare_of
 from oncecast.producer.binary import is_binary, to_structured
-from oncecast.producer.ingest import JSON, STRUCTURED, Bare, read_publication
+from oncecast.producer.ingest import STRUCTURED, read_publication
 
 BODY_DEADLINE_S = 60.0
 RETRY_AFTER = {"Retry-After": "1"}
@@ -51,7 +51,7 @@ class Intake:
             content_type = headers.get(b"content-type", b"").decode("latin-1")
             if is_binary(content_type, headers):
                 body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
-            answer = await self.publish(body, content_type, self._bare_of(scope["query_string"], headers))
+            answer = await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
         except Problem as problem:
             self._observe(Refused(problem.status, problem.detail))
             await problem.response()(scope, receive, send)
@@ -66,6 +66,8 @@ class Intake:
     async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
         """Validate, journal, and say so: the ids, and their cursors; raises Problem."""
         publication = read_publication(body, content_type, bare or self._bare, event_max_bytes=self._event_max_bytes)
+        if not publication.events:
+            return {"accepted": 0, "events": []}
         self._check_room()
         started_s = time.monotonic()
         try:
@@ -115,16 +117,3 @@ class Intake:
 
     def _too_large(self) -> Problem:
         return Problem(413, f"a request may have {self._request_max_bytes} bytes; send the events in several")
-
-    def _bare_of(self, query_string: bytes, headers: dict[bytes, bytes]) -> Bare:
-        """What the request says about events that are no CloudEvents."""
-        key = headers.get(b"idempotency-key")
-        if not query_string and key is None:
-            return self._bare
-        query = dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True))
-        return Bare(
-            source=query.get("source", self._bare.source),
-            type=query.get("type"),
-            subject=query.get("subject"),
-            idempotency_key=None if key is None else key.decode("latin-1"),
-        )

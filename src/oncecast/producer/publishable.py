@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from oncecast.http.problems import Problem
-from oncecast.producer.ingest import STRUCTURED, Bare, read_publication
+from oncecast.producer.bare import Bare
+from oncecast.producer.ingest import STRUCTURED, read_publication
 
 EVENT_MAX_BYTES = 1024 * 1024
 """A producer that takes less refuses later."""

@@ -13,7 +13,8 @@ from oncecast.core.transaction import Params
 from oncecast.http.problems import Problem
 from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.handlers import Listener
-from oncecast.producer.ingest import JSON, Bare, read_publication
+from oncecast.producer.bare import JSON, Bare
+from oncecast.producer.ingest import read_publication
 from oncecast.producer.publishable import EVENT_MAX_BYTES
 from oncecast.testing.bench import Bench
 from oncecast.testing.results import Result, Statement

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from oncecast.http.problems import Problem
+from oncecast.producer.bare import Bare
 from oncecast.producer.binary import is_binary, to_structured
-from oncecast.producer.ingest import STRUCTURED, Bare, read_publication
+from oncecast.producer.ingest import STRUCTURED, read_publication
 
 HEADERS = {b"ce-specversion": b"1.0", b"ce-id": b"1", b"ce-source": b"/s", b"ce-type": b"t"}
 
@@ -35,6 +36,23 @@ def test_json_is_the_data_as_it_came() -> None:
 def test_anything_but_json_is_kept_as_bytes_and_no_body_is_no_data() -> None:
     assert read(b"\x00\xff", "image/png")["data_base64"] == "AP8="
     assert not {"data", "data_base64", "datacontenttype"} & read(b"", "").keys()
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "text/plain; charset=UTF-8", "Text/CSV", "application/xml", "image/svg+xml"]
+)
+def test_text_in_utf8_is_a_string_in_binary_mode_as_in_structured_mode(content_type: str) -> None:
+    event = read("a €\n".encode(), content_type)
+    assert (event["data"], event["datacontenttype"]) == ("a €\n", content_type)
+    assert "data_base64" not in event
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(b"\xff", "text/plain"), (b"a\x00b", "text/plain"), (b"abc", "text/plain; charset=utf-16")],
+)
+def test_text_that_is_not_utf8_or_that_postgresql_cannot_hold_stays_bytes(body: bytes, content_type: str) -> None:
+    assert "data_base64" in read(body, content_type)
 
 
 def test_header_values_are_unquoted_and_percent_decoded() -> None:

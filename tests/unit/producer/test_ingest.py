@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from oncecast.core.wire import decode_heads, events_frame
 from oncecast.http.problems import Problem
-from oncecast.producer.ingest import Bare, Publication, read_publication
+from oncecast.producer.bare import Bare
+from oncecast.producer.ingest import Publication, read_publication
 
 MAX_BYTES = 10_000
 
@@ -59,6 +60,19 @@ def test_a_bare_id_that_is_neither_text_nor_whole_number_is_only_data(identifier
     assert read(json.dumps({"id": identifier})).identities[0][1].startswith("evt_")
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        ("[]", "application/json"),
+        (" [ ] ", "application/cloudevents-batch+json"),
+        ("", "application/x-ndjson"),
+        ("\n \n", "application/x-ndjson"),
+    ],
+)
+def test_an_empty_batch_is_a_valid_publication_of_zero_events(body: str, content_type: str) -> None:
+    assert read(body, content_type) == Publication([], [])
+
+
 def test_an_idempotency_key_makes_the_same_ids_again() -> None:
     body = '[{"a":1},{"a":2}]'
     first, again = (read(body, idempotency_key="k").identities for _ in range(2))
@@ -78,8 +92,6 @@ def test_an_idempotency_key_makes_the_same_ids_again() -> None:
         ("null", "application/json", 422, "null"),
         ("7", "application/json", 422, "a number"),
         ('"x"', "application/json", 422, "a text"),
-        ("[]", "application/json", 422, "no event"),
-        ("\n \n", "application/x-ndjson", 422, "no event"),
         ("{}\n{\n", "application/x-ndjson", 400, "line 2"),
         ("{} {}\n", "application/x-ndjson", 400, "line 1"),
         ('{} {}\n{"a":\n1}', "application/x-ndjson", 400, "line 1"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.errors import InvalidPageMark, RowLocked, Unavailable
 from oncecast.core.event import Arrival, with_data
 from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
@@ -66,7 +66,7 @@ class MemoryLetters(Client):
 
     def _chosen(self, selection: Selection, after: str | None) -> list[tuple[Row, Letter]]:
         if after is not None and not after.isdigit():
-            raise ValueError("no mark of a page")
+            raise InvalidPageMark("no mark of a page")
         tables = self._tables
         found = [
             (tables.rows[identity], letter)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from oncecast.core.errors import InvalidPageMark
 from oncecast.stores.postgres.database import rfc3339
 
 
@@ -17,13 +18,13 @@ def mark_of(at: datetime, source: str, id: str) -> str:
 
 
 def behind(mark: str | None) -> dict[str, Any]:
-    """The parameters that begin a list behind `mark`, or at its newest; raises ValueError for what is no mark."""
+    """The parameters that begin a list behind `mark`, or at its newest; raises InvalidPageMark."""
     if mark is None:
         return {"before_at": None, "before_source": None, "before_id": None}
     try:
         at, source, id_ = msgspec.json.decode(urlsafe_b64decode(mark), type=tuple[datetime, str, str])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ValueError("no mark of a page") from error
+        raise InvalidPageMark("no mark of a page") from error
     if at.tzinfo is None or "\0" in source + id_:
-        raise ValueError("no mark of a page")
+        raise InvalidPageMark("no mark of a page")
     return {"before_at": at, "before_source": source, "before_id": id_}

@@ -31,7 +31,7 @@ class EventReader:
     ) -> list[dict[str, Any]]:
         """Up to `limit` events, newest first, as `{"event": CloudEvent, "status": …, "stored_at": …, "mark": …}`.
 
-        `mark` of the last one, given as `after`, brings the next page; raises ValueError for any other text.
+        `mark` of the last one, given as `after`, brings the next page; raises InvalidPageMark for any other text.
         """
         parameters = {"limit": limit, "type": type, "status": status, "source": source, "id": id, **behind(after)}
         async with (
