@@ -29,11 +29,14 @@ from oncecast.journal import SqliteJournal
 from oncecast.listener.api import listener_app
 from oncecast.listener.api import right_for as listener_needs
 from oncecast.listener.attempt import AttemptLimits
+from oncecast.listener.conflicts_api import conflicts_routes
 from oncecast.listener.handlers import Listener
 from oncecast.listener.letters_api import letters_routes
+from oncecast.listener.open_conflicts import OpenConflicts
 from oncecast.listener.pruning_api import pruning_routes
 from oncecast.listener.relayed import Relayed
 from oncecast.listener.service import ListenerService, ListenerSettings
+from oncecast.listener.tasks import end_all
 from oncecast.observe.logs import start_logging
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
@@ -44,6 +47,7 @@ from oncecast.stores.dead_letter_file import DeadLetterFile
 from oncecast.stores.postgres import (
     Database,
     EventReader,
+    PostgresConflicts,
     PostgresDeaths,
     PostgresEvents,
     PostgresLetters,
@@ -143,6 +147,9 @@ async def _listen(
         store = PostgresEvents(database)
         deaths = PostgresDeaths(database)
         letters = PostgresLetters(database)
+        conflicts = PostgresConflicts(database)
+        open_conflicts = OpenConflicts(conflicts)
+        observe = all_of(open_conflicts.observe, observe)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         broker = letter_broker(config.dead_letter_url, config.instance_id)
@@ -168,12 +175,15 @@ async def _listen(
             service.recent,
             [
                 *letters_routes(letters, service.replays, objection=lambda: service.objection, observe=observe),
+                *conflicts_routes(conflicts, service.replays, objection=lambda: service.objection, observe=observe),
                 *pruning_routes(store),
             ],
-            health=service.health,
+            health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
             metrics=metrics.text,
         )
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
+        text = "Conflicts that nobody has replayed or discarded, of the whole group."
+        metrics.gauge("oncecast_conflicts_open", text, lambda: open_conflicts.count or 0)
         if (sender := service.sender) is not None:
             text = "Dead letters that the broker has not got yet, of the whole group."
             metrics.gauge("oncecast_dead_letters_unsent", text, lambda: sender.unsent or 0)
@@ -182,10 +192,12 @@ async def _listen(
         drained = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(_guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
+            counting = group.create_task(open_conflicts.run())
             try:
                 await service.run(stop)
             finally:
                 drained.set()
+                await end_all([counting])
                 await publisher.close()
 
 

@@ -9,12 +9,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from oncecast.core.conflicts import Conflicts
 from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.ports import EventStore, Outbox
 from oncecast.core.transaction import Transaction
-from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
+from oncecast.stores.memory import MemoryConflicts, MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
 from oncecast.stores.memory.postgres import EFFECT
-from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters, PostgresOutbox
+from oncecast.stores.postgres import Database, PostgresConflicts, PostgresEvents, PostgresLetters, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
 
 
@@ -25,6 +26,7 @@ class Postgres:
         self._url, self._schema = url, schema
         self._databases: list[Database] = []
         self.outboxes: dict[str, Outbox] = {}
+        self.operated: dict[str, Conflicts] = {}
 
     async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
         limits = Limits(lock_s=0.3, statement_s=5.0, idle_in_transaction_s=idle_in_transaction_s)
@@ -33,6 +35,7 @@ class Postgres:
         await database.migrate()
         self._databases.append(database)
         self.outboxes[token] = PostgresOutbox(database)
+        self.operated[token] = PostgresConflicts(database)
         await self._ask(f'create table if not exists "{self._schema}".effects (id text)')
         return PostgresEvents(database), PostgresLetters(database)
 
@@ -83,9 +86,11 @@ class Memory:
         self._server = MemoryPostgres()
         self._server.lock_timeout_s = 0.3
         self.outboxes: dict[str, Outbox] = {}
+        self.operated: dict[str, Conflicts] = {}
 
     async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
         self.outboxes[token] = MemoryOutbox(self._server, instance=token, token=token)
+        self.operated[token] = MemoryConflicts(self._server, instance=token, token=token)
         return (
             MemoryEvents(self._server, instance=token, token=token),
             MemoryLetters(self._server, instance=token, token=token),

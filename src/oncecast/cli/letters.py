@@ -137,9 +137,9 @@ def show(
         output.line(f"{name:10}{output.cell(letter[name])}")
     if letter["discarded_at"] is not None:
         output.line(f"discarded {output.cell(letter['discarded_at'])}")
-    output.line("event     " + _indented(letter["event"]))
+    output.line("event     " + indented(letter["event"]))
     if letter["mended"]:
-        output.line("mended    " + _indented(letter["mended_data"]))
+        output.line("mended    " + indented(letter["mended_data"]))
     output.line("trace")
     for line in letter["trace"].splitlines():
         output.line("  " + output.printable(line))
@@ -149,6 +149,7 @@ def _mended(letter: dict[str, Any]) -> str:
     return "(mended) " if letter["mended"] else ""
 
 
-def _indented(value: Any) -> str:
+def indented(value: Any) -> str:
+    """JSON for people, below a first column of ten characters."""
     lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().splitlines()
     return "\n          ".join(output.printable(line) for line in lines)

@@ -59,6 +59,10 @@ class Unstorable(DataRefused):
     """PostgreSQL can never hold this event's row: another attempt would end the same way."""
 
 
+class IdentityTaken(OncecastError):
+    """An event of this source has this id already."""
+
+
 class InvalidPageMark(OncecastError, ValueError):
     """A text that is not the `next` of a page."""
 

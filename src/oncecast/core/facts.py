@@ -292,6 +292,29 @@ class Restored(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class ConflictReplayed(Fact):
+    """The event of the conflict at `cursor` is stored as `id`."""
+
+    id: str
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictReplayFailed(Fact):
+    """A conflict that was replayed stays open."""
+
+    cursor: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictsDiscarded(Fact):
+    """An operator has closed conflicts without processing them; their rows are kept."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class EmissionsRelayed(Fact):
     """So many events that handlers emitted have been accepted by a producer."""
 

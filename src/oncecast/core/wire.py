@@ -120,6 +120,7 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     stored: Count = 0
     duplicates: Count = 0
     dead: Count = 0
+    conflicts: Count = 0
     in_flight: Count = 0
     rate: float = 0.0
     """Events stored a second, of late."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from oncecast.http.conflicts_document import CONFLICT_SCHEMAS, conflicts_paths
 from oncecast.http.letters_document import AFTER, AWAY, LIMIT, SCHEMAS, SOURCE, letters_paths
 from oncecast.http.openapi import (
     DOCUMENTS,
@@ -45,6 +46,7 @@ _HEALTH = record(
     dead=WHOLE,
     broker={"enum": ["ready", "down", None]},
     unsent=maybe(WHOLE),
+    conflicts_open=maybe(WHOLE),
     in_flight=WHOLE,
     taken_by_others=WHOLE,
     waiting_for_order=WHOLE,
@@ -116,6 +118,7 @@ def listener_document() -> dict[str, Any]:
             )
         },
         **letters_paths(),
+        **conflicts_paths(),
         "/api/prune": {
             "post": operation(
                 "prune",
@@ -163,4 +166,4 @@ def listener_document() -> dict[str, Any]:
         **DOCUMENTS,
     }
     about = "A listener processes the events of its producers and stores each exactly once, together with its group."
-    return openapi("Oncecast listener", about, paths, SCHEMAS)
+    return openapi("Oncecast listener", about, paths, {**SCHEMAS, **CONFLICT_SCHEMAS})

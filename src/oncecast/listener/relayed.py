@@ -1,4 +1,4 @@
-"""Answers what operators ask of the group through a producer's page: dead letters, by the listener's own API."""
+"""Answers what operators ask of the group through a producer: dead letters and conflicts, by the listener's API."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from oncecast.core.wire import ANSWER_MAX_BYTES, Answer, Ask, encode
 from oncecast.http.problems import Problem
+from oncecast.listener.conflicts_api import PATH as CONFLICTS_PATH
 from oncecast.listener.letters_api import CAUSES_PATH, PATH
 
 AT_A_TIME = 4
@@ -22,10 +23,12 @@ class Relayed:
         self._places = asyncio.Semaphore(AT_A_TIME)
 
     async def answer(self, ask: Ask) -> Answer:
-        """The answer of the API; only what is about dead letters is asked for others."""
+        """The answer of the API; only what is about dead letters and conflicts is asked for others."""
         if self.app is None or self._places.locked():
             return _problem(ask, Problem(503, "this listener is busy; ask again in a moment"))
-        if ask.path not in (PATH, CAUSES_PATH) and not ask.path.startswith(f"{PATH}/"):
+        if ask.path not in (PATH, CAUSES_PATH, CONFLICTS_PATH) and not ask.path.startswith(
+            (f"{PATH}/", f"{CONFLICTS_PATH}/")
+        ):
             return _problem(ask, Problem(404, "there is nothing here"))
         async with self._places:
             return await self._ask(self.app, ask)

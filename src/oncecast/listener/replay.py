@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from functools import partial
 from typing import NamedTuple
 
 from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Replayed, ReplayFailed
-from oncecast.core.letter_ports import DeadLetters
+from oncecast.core.letter_ports import DeadLetters, ReplayWork
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
@@ -41,6 +42,9 @@ class ReplayResult(NamedTuple):
     outcome: Replay
     error: str | None = None
 
+
+ReplayAttempt = Callable[[ReplayWork], Awaitable[ReplayResult]]
+"""Replays something with the handlers that it is given."""
 
 REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
 CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
@@ -75,9 +79,13 @@ class Replays:
 
     async def replay(self, source: str, id: str) -> ReplayResult:
         """Replay one dead letter. Raises nothing but cancellation, and goes on then without whoever asked."""
+        return await self.run(partial(self._replay, source, id))
+
+    async def run(self, attempt: ReplayAttempt) -> ReplayResult:
+        """Run `attempt` in its turn, as `replay` does; what it raises of Unavailable and its like is UNKNOWN."""
         if self.draining:
             return REFUSED
-        task = asyncio.create_task(self._replay(source, id))
+        task = asyncio.create_task(self._in_turn(attempt))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         await asyncio.wait([task])
@@ -90,16 +98,22 @@ class Replays:
             _, late = await asyncio.wait(self._under_way, timeout=within_s)
             await end_all(list(late))
 
-    async def _replay(self, source: str, id: str) -> ReplayResult:
+    async def _in_turn(self, attempt: ReplayAttempt) -> ReplayResult:
         async with self._one_at_a_time, self._solo.together():
             if self.draining:
                 return REFUSED
             try:
-                stored = await self._letters.replay(source, id, self._handle)
+                return await attempt(self._handle)
             except (Unavailable, RowLocked, NoThread) as error:
                 return ReplayResult(Replay.UNKNOWN, str(error))
-            except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
-                return await self._failed(source, id, error)
+
+    async def _replay(self, source: str, id: str, work: ReplayWork) -> ReplayResult:
+        try:
+            stored = await self._letters.replay(source, id, work)
+        except (Unavailable, RowLocked, NoThread):
+            raise
+        except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
+            return await self._failed(source, id, error)
         if stored:
             self._observe(Replayed(id))
             return ReplayResult(Replay.STORED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from oncecast.core.facts import Died, Duplicates, Fact, Observe, Persisted, ProcessingFailed, Received
+from oncecast.core.facts import Conflicts, Died, Duplicates, Fact, Observe, Persisted, ProcessingFailed, Received
 from oncecast.core.wire import Failure
 
 FAILURES_KEPT = 20
@@ -21,6 +21,7 @@ class Tally:
         self.stored = 0
         self.duplicates = 0
         self.dead = 0
+        self.conflicts = 0
         self.failures: deque[Failure] = deque(maxlen=FAILURES_KEPT)
         self._observe = observe
         self._rate = 0.0
@@ -36,6 +37,8 @@ class Tally:
                 self.stored += fact.count
             case Duplicates():
                 self.duplicates += fact.count
+            case Conflicts():
+                self.conflicts += fact.count
             case Died():
                 self.dead += 1
             case ProcessingFailed():

@@ -350,6 +350,7 @@ class ListenerService:
             stored=self.tally.stored,
             duplicates=self.tally.duplicates,
             dead=self.tally.dead,
+            conflicts=self.tally.conflicts,
             in_flight=self.settlement.in_flight,
             rate=self.tally.rate,
             demonstration=self._app.concerns(FAILING),

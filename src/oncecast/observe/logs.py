@@ -27,6 +27,7 @@ _WARNING = (
     facts.Suspected,
     facts.ProcessingFailed,
     facts.ReplayFailed,
+    facts.ConflictReplayFailed,
     facts.SendingRefused,
     facts.InsertFailed,
     facts.Disconnected,
@@ -218,6 +219,12 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"✅ Replayed {fact.id}: stored by {at}"]
         case facts.ReplayFailed():
             return [f"❌ Replay of {fact.id} failed at {at}: it stays dead ({fact.error})"]
+        case facts.ConflictReplayed():
+            return [f"✅ Replayed the conflict {fact.cursor} as event {fact.id}: stored by {at}"]
+        case facts.ConflictReplayFailed():
+            return [f"❌ Replay of the conflict {fact.cursor} failed at {at}: it stays open ({fact.error})"]
+        case facts.ConflictsDiscarded():
+            return [f"· Discarded {fact.count} conflicts in {at}; their rows are kept"]
         case facts.EmissionsRelayed():
             return [f"✅ Published {fact.count} events of handlers from {at}"]
         case facts.EmissionsHeldUp():

@@ -19,6 +19,7 @@ from oncecast.core.wire import (
     Resume,
     Welcome,
 )
+from oncecast.http.conflicts_document import CONFLICT_SCHEMAS, conflicts_paths
 from oncecast.http.letters_document import SCHEMAS, letters_paths
 from oncecast.http.openapi import (
     DOCUMENTS,
@@ -60,6 +61,7 @@ _LISTENER = {
     "stored": WHOLE,
     "duplicates": WHOLE,
     "dead": WHOLE,
+    "conflicts": WHOLE,
     "in_flight": WHOLE,
     "rate": NUMBER,
     "demonstration": FLAG,
@@ -138,6 +140,13 @@ _PUBLICATION: dict[str, Any] = {
 def producer_document() -> dict[str, Any]:
     """What a producer's HTTP face does."""
     accepted = record(accepted=WHOLE, events=listing(record(id=TEXT, source=TEXT, cursor=TEXT)))
+    group = query("group", "Of which group; needed where several listen.", NAME)
+    relayed = {
+        404: "There is no such group, dead letter or conflict (any more).",
+        413: "The body is too large.",
+        502: "The answer is too large to be relayed.",
+        504: "The listener did not answer: whether it was done is unknown; asking again is safe.",
+    }
     paths = {
         "/events": {
             "post": operation(
@@ -188,15 +197,8 @@ def producer_document() -> dict[str, Any]:
                 right="subscribe",
             ),
         },
-        **letters_paths(
-            query("group", "Of which group; needed where several listen.", NAME),
-            {
-                404: "There is no such group, or dead letter (any more).",
-                413: "The body is too large.",
-                502: "The answer is too large to be relayed.",
-                504: "The listener did not answer: whether it was done is unknown; asking again is safe.",
-            },
-        ),
+        **letters_paths(group, relayed),
+        **conflicts_paths(group, relayed),
         "/api/status": {
             "get": operation(
                 "status", "What the page shows", _status(failures=_FAILURES), tag="Operations", right="subscribe"
@@ -253,7 +255,7 @@ def producer_document() -> dict[str, Any]:
         "A producer accepts events, keeps them in its journal, and broadcasts them over the WebSocket at `/`"
         " ([asyncapi.json](/asyncapi.json))."
     )
-    return openapi("Oncecast producer", about, paths, SCHEMAS)
+    return openapi("Oncecast producer", about, paths, {**SCHEMAS, **CONFLICT_SCHEMAS})
 
 
 def websocket_document() -> dict[str, Any]:

@@ -18,12 +18,14 @@ from oncecast.producer.listeners import ListenerHub, Reader
 PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"
 CHANGES = ("replay", "discard", "restore", "reset")
+CONFLICTS_PATH = "/api/conflicts"
+CONFLICT_CHANGES = ("replay", "discard", "restore")
 ANSWER_DEADLINE_S = 120.0
 RETRY_AFTER = {"Retry-After": "2"}
 
 
 class Relay:
-    """The routes about dead letters, answered by whoever is connected of a group that `is_known`."""
+    """The routes about dead letters and conflicts, answered by whoever is connected of a group that `is_known`."""
 
     def __init__(self, hub: ListenerHub, is_known: Callable[[str], bool]) -> None:
         self._hub = hub
@@ -37,6 +39,9 @@ class Relay:
             Route(CAUSES_PATH, self._relay, methods=["GET"]),
             *(Route(f"{PATH}/{change}", self._relay, methods=["POST"]) for change in CHANGES),
             Route(f"{PATH}/{{id:path}}", self._relay, methods=["GET", "PUT"]),
+            Route(CONFLICTS_PATH, self._relay, methods=["GET"]),
+            *(Route(f"{CONFLICTS_PATH}/{change}", self._relay, methods=["POST"]) for change in CONFLICT_CHANGES),
+            Route(f"{CONFLICTS_PATH}/{{cursor}}", self._relay, methods=["GET"]),
         ]
 
     async def _relay(self, request: Request) -> Response:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from oncecast.core.errors import RowLocked
+from oncecast.core.event import Cursor
 from oncecast.core.ports import SavedCursor
 from oncecast.core.transaction import Params
 
@@ -63,6 +64,8 @@ class Tables:
     rows: dict[str, Row] = field(default_factory=dict)
     letters: dict[str, Letter] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
+    closed_conflicts: dict[Cursor, str | None] = field(default_factory=dict)
+    """The id that a conflict was replayed as, by its place; None if it was discarded."""
     effects: dict[str, int] = field(default_factory=dict)
     cursors: dict[str, SavedCursor] = field(default_factory=dict)
     gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
@@ -88,6 +91,7 @@ class Session:
         self.rows: dict[str, Row] = {}
         self.letters: dict[str, Letter] = {}
         self.effects: dict[str, int] = {}
+        self.closed_conflicts: dict[Cursor, str | None] = {}
         self.emitted: list[bytes] = []
         self.relayed: list[int] = []
         self.refused: dict[int, str] = {}
@@ -168,6 +172,7 @@ class MemoryPostgres:
         if not session.failed:
             self.tables.rows |= session.rows
             self.tables.letters |= session.letters
+            self.tables.closed_conflicts |= session.closed_conflicts
             for id_, count in session.effects.items():
                 self.tables.effects[id_] = self.tables.effects.get(id_, 0) + count
             for event in session.emitted:

@@ -1,5 +1,6 @@
 """Events, cursors and dead letters in PostgreSQL, which makes the promise true."""
 
+from oncecast.stores.postgres.conflicts import PostgresConflicts
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.deaths import PostgresDeaths
 from oncecast.stores.postgres.letters import PostgresLetters
@@ -11,6 +12,7 @@ from oncecast.stores.postgres.unsent import PostgresUnsent
 __all__ = [
     "Database",
     "EventReader",
+    "PostgresConflicts",
     "PostgresDeaths",
     "PostgresEvents",
     "PostgresLetters",

@@ -433,3 +433,60 @@ delete from {schema}.outbox where number = any(%(numbers)s)
 
 -- name: refuse_emission
 update {schema}.outbox set refused_at = clock_timestamp(), refusal = %(reason)s where number = %(number)s
+
+-- name: list_conflicts
+-- Newest first, behind the one that ended the page before.
+select source, id, {schema}.event_type(raw) as type, journal, epoch, "offset", listener, seen_at,
+    replayed_at, replayed_as, discarded_at
+from {schema}.conflicts
+where (case when discarded_at is not null then 'discarded' when replayed_at is not null then 'replayed'
+       else 'open' end) = %(state)s
+    and (%(state)s <> 'open' or (replayed_at is null and discarded_at is null))
+    and (%(source)s::text is null or source = %(source)s)
+    and (%(id)s::text is null or id = %(id)s)
+    and (%(before_at)s::timestamptz is null
+         or (seen_at, epoch, "offset") < (%(before_at)s, %(before_epoch)s::text, %(before_offset)s::bigint))
+order by seen_at desc, epoch desc, "offset" desc
+limit %(limit)s
+
+-- name: get_conflict
+-- With the row that has its identity, which may have been pruned.
+select c.source, c.id, {schema}.event_type(c.raw) as type, c.journal, c.epoch, c."offset", c.listener, c.seen_at,
+    c.replayed_at, c.replayed_as, c.discarded_at, c.raw,
+    e.status as row_status, e.stored_at as row_stored_at, e.epoch as row_epoch, e."offset" as row_offset
+from {schema}.conflicts c left join {schema}.events e on e.source = c.source and e.id = c.id
+where c.epoch = %(epoch)s and c."offset" = %(offset)s
+
+-- name: count_conflicts
+select count(*) from {schema}.conflicts where replayed_at is null and discarded_at is null
+
+-- name: discard_conflicts
+with chosen as materialized (
+    select epoch, "offset" from {schema}.conflicts
+    where (epoch, "offset") in (select * from unnest(%(epochs)s::text[], %(offsets)s::bigint[]))
+        and replayed_at is null and discarded_at is null
+    for update skip locked)
+update {schema}.conflicts c set discarded_at = clock_timestamp()
+from chosen where c.epoch = chosen.epoch and c."offset" = chosen."offset"
+returning c.epoch, c."offset"
+
+-- name: restore_conflicts
+with chosen as materialized (
+    select epoch, "offset" from {schema}.conflicts
+    where (epoch, "offset") in (select * from unnest(%(epochs)s::text[], %(offsets)s::bigint[]))
+        and discarded_at is not null
+    for update skip locked)
+update {schema}.conflicts c set discarded_at = null
+from chosen where c.epoch = chosen.epoch and c."offset" = chosen."offset"
+returning c.epoch, c."offset"
+
+-- name: lock_conflict
+-- An open conflict to be replayed; a second session waits here, and then finds it replayed.
+select source, journal, raw, (extract(epoch from seen_at) * 1000000)::bigint
+from {schema}.conflicts
+where epoch = %(epoch)s and "offset" = %(offset)s and replayed_at is null and discarded_at is null
+for update
+
+-- name: note_conflict_replayed
+update {schema}.conflicts set replayed_at = clock_timestamp(), replayed_as = %(id)s
+where epoch = %(epoch)s and "offset" = %(offset)s

@@ -1,0 +1,271 @@
+"""The commands `conflicts …`: other content that came under a used identity, and what an operator does about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+from cyclopts import App, Parameter
+
+from oncecast.cli import output, stack_file
+from oncecast.cli.letters import indented
+from oncecast.cli.letters_change import confirm
+from oncecast.cli.letters_replay import REPLAY_DEADLINE_S
+from oncecast.cli.operate import Json, Listener, operator
+from oncecast.core.errors import ConfigError
+from oncecast.core.event import Cursor
+
+if TYPE_CHECKING:
+    from oncecast.client.operator import Operator
+
+PATH = "/api/conflicts"
+PAGE = 1_000
+REPLAYED_AT_ONCE = 10
+CHANGED_AT_ONCE = 500
+TOLD_FAILURES = 20
+
+app = App(
+    name="conflicts",
+    group="Operations",
+    help="Other content that came under a used identity: see it, process it under an id of its own, or discard it.",
+)
+
+Id = Annotated[str | None, Parameter(help="Only events with this id.", show_default=False, group="Which ones")]
+Source = Annotated[str | None, Parameter(help="Only events of this source.", show_default=False, group="Which ones")]
+All = Annotated[bool, Parameter(negative=(), group="Which ones", help="All open conflicts.")]
+
+
+@app.command(name="list")
+def list_(
+    *,
+    id: Id = None,
+    source: Source = None,
+    replayed: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    discarded: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    limit: int = 50,
+    listener: Listener = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """List open conflicts, newest first.
+
+    Parameters
+    ----------
+    replayed
+        Those that were replayed, instead of the open ones.
+    discarded
+        Those that were discarded, instead of the open ones.
+    limit
+        How many at most.
+    """
+    if limit < 1:
+        raise ConfigError("--limit: it takes a whole number, 1 or more")
+    if replayed and discarded:
+        raise ConfigError("--replayed and --discarded exclude each other")
+    state = "replayed" if replayed else "discarded" if discarded else "open"
+    with operator("listener", listener, data) as asked:
+        found = _all(asked, state=state, id=id, source=source)
+        shown = list(islice(found, limit))
+        has_more = next(found, None) is not None
+    if output.wants_json(json):
+        for conflict in shown:
+            output.json(conflict)
+        return
+    if not shown:
+        output.line(f"There is no {state} conflict.")
+        return
+    rows = [(x["seen_at"][:19], x["cursor"], x["type"], x["id"], x["source"], x["replayed_as"]) for x in shown]
+    output.table("", ("seen (UTC)", "conflict", "type", "id", "source", "replayed as"), rows)
+    if has_more:
+        output.line(f"There are more than these {limit:,}; --limit shows more.")
+
+
+@app.command
+def show(
+    cursor: str,
+    /,
+    *,
+    listener: Listener = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """Show one conflict: its event as it was received, and the row that has its identity.
+
+    Parameters
+    ----------
+    cursor
+        The conflict, as `oncecast conflicts list` prints it.
+    """
+    with operator("listener", listener, data) as asked:
+        found = asked.ask("GET", f"{PATH}/{quote(_checked(cursor), safe='')}")
+    if output.wants_json(json):
+        output.json(found)
+        return
+    plain = ("cursor", "id", "source", "type", "seen_at", "listener")
+    for name in (*plain, "replayed_at", "replayed_as", "discarded_at"):
+        if found[name] is not None:
+            output.line(f"{name:14}{output.cell(found[name])}")
+    if (row := found["row"]) is not None:
+        output.line(f"{'identity of':14}{row['cursor']}, {row['status']} at {row['stored_at']}")
+    output.line("event     " + indented(found["event"]))
+
+
+@app.command
+def replay(
+    *cursors: str,
+    all: All = False,
+    id: Id = None,
+    source: Source = None,
+    new_id: Annotated[str | None, Parameter(show_default=False)] = None,
+    listener: Listener = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> int:
+    """Process conflicts under ids of their own: each is stored with what its handler writes, or stays open.
+
+    Name conflicts, choose by flags, or say --all. Several are processed in the order of their journals. A conflict is
+    replayed once, however often it is asked for. Exits with 0 when every one is stored.
+
+    Parameters
+    ----------
+    cursors
+        The conflicts, as `oncecast conflicts list` prints them.
+    new_id
+        The id of the new event, of one conflict only; by default each gets a fresh one.
+    """
+    if new_id is not None and len(cursors) != 1:
+        raise ConfigError("--new-id: it takes exactly one conflict")
+    results: list[dict[str, Any]] = []
+    as_json = output.wants_json(json)
+    with operator("listener", listener, data) as asked:
+        for part in _parts(_chosen(asked, cursors, "open", all=all, id=id, source=source), REPLAYED_AT_ONCE):
+            body = msgspec.json.encode({"conflicts": [{"cursor": cursor, "id": new_id} for cursor in part]})
+            answer = asked.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)
+            results += answer["results"]
+            for result in answer["results"]:
+                _tell(result, as_json=as_json)
+    stored = sum(result["outcome"] == "stored" for result in results)
+    if not as_json:
+        output.line(f"{stored:,} of {len(results):,} conflicts stored." if results else "There is no such conflict.")
+    return 0 if stored == len(results) else 1
+
+
+@app.command
+def discard(
+    *cursors: str,
+    all: All = False,
+    id: Id = None,
+    source: Source = None,
+    yes: Annotated[bool, Parameter(negative=())] = False,
+    listener: Listener = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> int:
+    """Close conflicts without processing them. Their rows stay, and `restore` undoes it.
+
+    Name conflicts, choose by flags, or say --all. Exits with 0 when every one is discarded.
+
+    Parameters
+    ----------
+    cursors
+        The conflicts, as `oncecast conflicts list` prints them.
+    yes
+        Do not ask before discarding more than one.
+    """
+    with operator("listener", listener, data) as asked:
+        chosen = _chosen(asked, cursors, "open", all=all, id=id, source=source)
+        if len(chosen) > 1 and not yes:
+            confirm(f"{len(chosen):,} conflicts")
+        return _change(asked, "discard", chosen, as_json=output.wants_json(json))
+
+
+@app.command
+def restore(
+    *cursors: str,
+    all: Annotated[bool, Parameter(negative=(), group="Which ones", help="All discarded conflicts.")] = False,
+    id: Id = None,
+    source: Source = None,
+    listener: Listener = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> int:
+    """Open discarded conflicts again.
+
+    Name conflicts, choose by flags, or say --all. Exits with 0 when every one is restored.
+
+    Parameters
+    ----------
+    cursors
+        The conflicts, as `oncecast conflicts list --discarded` prints them.
+    """
+    with operator("listener", listener, data) as asked:
+        chosen = _chosen(asked, cursors, "discarded", all=all, id=id, source=source)
+        return _change(asked, "restore", chosen, as_json=output.wants_json(json))
+
+
+def _all(asked: Operator, **filters: str | None) -> Iterator[dict[str, Any]]:
+    """All conflicts of these filters, newest first, page by page."""
+    mark: str | None = None
+    while True:
+        answer = asked.ask("GET", PATH, query={**filters, "limit": PAGE, "after": mark})
+        yield from answer["conflicts"]
+        mark = answer["next"]
+        if mark is None:
+            return
+
+
+def _chosen(
+    asked: Operator, cursors: Sequence[str], state: str, *, all: bool, id: str | None, source: str | None
+) -> list[str]:
+    """The cursors that a command is about, each journal's in its order. Raises ConfigError."""
+    filtered = all or id is not None or source is not None
+    if bool(cursors) == filtered:
+        raise ConfigError("name conflicts, or choose them with --id, --source or --all")
+    if cursors:
+        return [_checked(cursor) for cursor in dict.fromkeys(cursors)]
+    found = list(_all(asked, state=state, id=id, source=source))
+    found.sort(key=lambda conflict: (conflict["journal"], Cursor.parse(conflict["cursor"]).offset))
+    return [conflict["cursor"] for conflict in found]
+
+
+def _checked(cursor: str) -> str:
+    try:
+        return str(Cursor.parse(cursor))
+    except ValueError:
+        raise ConfigError(
+            f"{cursor[:80]!r} names no conflict: it takes one as 'oncecast conflicts list' prints it"
+        ) from None
+
+
+def _tell(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.json(result)
+    elif result["outcome"] == "stored":
+        output.line(f"{result['cursor']} is stored as {output.printable(result['id'])}.")
+    else:
+        output.note(f"{result['cursor']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
+
+
+def _change(asked: Operator, what: str, cursors: Sequence[str], *, as_json: bool) -> int:
+    done, failures = 0, []
+    for part in _parts(cursors, CHANGED_AT_ONCE):
+        answer = asked.ask("POST", f"{PATH}/{what}", body=msgspec.json.encode({"cursors": part}))
+        done += answer["done"]
+        failures += answer["not_done"]
+    changed = f"{what.removesuffix('e')}ed"
+    if as_json:
+        output.json({changed: done, f"not_{changed}": len(failures), "failures": failures[:TOLD_FAILURES]})
+    else:
+        for failure in failures[:TOLD_FAILURES]:
+            output.note(f"{failure['cursor']}: {failure['error']}")
+        output.line(f"{done:,} conflict{'' if done == 1 else 's'} {changed}.")
+    return 1 if failures else 0
+
+
+def _parts(cursors: Iterable[str], size: int) -> Iterator[list[str]]:
+    left = iter(cursors)
+    while part := list(islice(left, size)):
+        yield part

@@ -1,0 +1,158 @@
+"""Conflicts for operators: list, count, look at, discard, replay under an id of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row, tuple_row
+
+from oncecast.core.conflicts import ConflictState
+from oncecast.core.errors import IdentityTaken, InvalidPageMark
+from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.letter_ports import ReplayWork
+from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.pages import behind, mark_of
+from oncecast.stores.postgres.rows import rows_of
+from oncecast.stores.postgres.work import finish
+
+_OFFSET_MAX_DIGITS = 18
+_TIMES = ("seen_at", "replayed_at", "discarded_at")
+
+
+class PostgresConflicts:
+    """The Conflicts of `core.conflicts` on PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._deadline_s = database.limits.deadline_s
+
+    async def newest(
+        self,
+        *,
+        limit: int,
+        state: ConflictState = "open",
+        after: str | None = None,
+        source: str | None = None,
+        id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """See Conflicts."""
+        values = {**_behind(after), "limit": limit, "state": state, "source": source, "id": id}
+        async with self._ask("read", "list_conflicts", values) as cursor:
+            return [_marked(row) for row in await cursor.fetchall()]
+
+    async def get(self, place: Cursor) -> dict[str, Any] | None:
+        """See Conflicts."""
+        async with self._ask("read", "get_conflict", place._asdict()) as cursor:
+            row = await cursor.fetchone()
+        return None if row is None else {**_shown(row), "event": msgspec.Raw(row["raw"]), "row": _row(row)}
+
+    async def count(self) -> int:
+        """See Conflicts."""
+        async with self._ask("read", "count_conflicts", {}) as cursor:
+            row = await cursor.fetchone()
+        return row["count"] if row else 0
+
+    async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
+        """See Conflicts."""
+        return await self._change("discard_conflicts", places)
+
+    async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
+        """See Conflicts."""
+        return await self._change("restore_conflicts", places)
+
+    async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
+        """See Conflicts."""
+        async with self._db.handling() as held:
+            connection = held.connection
+            async with asyncio.timeout(self._deadline_s):
+                await connection.execute("begin")
+                arrival = await self._lock(connection, place, new_id)
+                if arrival is None:
+                    await connection.execute("rollback")
+                    return False
+                rows = rows_of([arrival], self._db.instance)
+                if (await connection.execute(self._db.queries["insert"], rows)).rowcount == 0:
+                    await connection.execute("rollback")
+                    raise IdentityTaken(f"{arrival.source} has an event {new_id[:100]!r} already")
+                values = {**place._asdict(), "id": new_id}
+                await connection.execute(self._db.queries["note_conflict_replayed"], values)
+            failure = await finish(self._db, held, partial(work, arrival))
+        if failure is not None:
+            raise failure
+        return True
+
+    async def _lock(self, connection: Connection, place: Cursor, new_id: str) -> Arrival | None:
+        """Return the conflict's event under its new id, with the conflict's row locked; None if it is not open."""
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["lock_conflict"], place._asdict())
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        source, journal, raw, at_us = row
+        event = dataclasses.replace(Event.from_json(raw), id=new_id)
+        return Arrival(
+            track=None,
+            offset=place.offset,
+            at_us=at_us,
+            id=new_id,
+            source=source,
+            type=event.type,
+            raw=msgspec.Raw(event.to_json()),
+            cost_bytes=0,
+            attempts=1,
+            epoch=place.epoch,
+            journal=journal,
+        )
+
+    async def _change(self, query: str, places: Sequence[Cursor]) -> set[Cursor]:
+        values = {"epochs": [place.epoch for place in places], "offsets": [place.offset for place in places]}
+        async with self._ask("upkeep", query, values) as cursor:
+            return {Cursor(row["epoch"], row["offset"]) for row in await cursor.fetchall()}
+
+    @asynccontextmanager
+    async def _ask(self, purpose: Purpose, query: str, values: dict[str, Any]) -> AsyncIterator[AsyncCursor[DictRow]]:
+        async with (
+            self._db.connection(purpose) as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            # Without a prepared plan: absent filters are null, and fold away when the statement is planned.
+            await cursor.execute(self._db.queries[query], values, prepare=False)
+            yield cursor
+
+
+def _behind(mark: str | None) -> dict[str, Any]:
+    values = behind(mark)
+    offset = values["before_id"]
+    if offset is not None and not (offset.isascii() and offset.isdigit() and len(offset) <= _OFFSET_MAX_DIGITS):
+        raise InvalidPageMark("no mark of a page")
+    return {"before_at": values["before_at"], "before_epoch": values["before_source"], "before_offset": offset}
+
+
+def _marked(row: DictRow) -> dict[str, Any]:
+    return {**_shown(row), "mark": mark_of(row["seen_at"], row["epoch"], str(row["offset"]))}
+
+
+def _shown(row: DictRow) -> dict[str, Any]:
+    times = {name: None if row[name] is None else rfc3339(row[name]) for name in _TIMES}
+    plain = ("source", "id", "type", "journal", "listener", "replayed_as")
+    return {"cursor": f"{row['epoch']}:{row['offset']}", **{name: row[name] for name in plain}, **times}
+
+
+def _row(row: DictRow) -> dict[str, Any] | None:
+    """The row of `events` that has the conflict's identity."""
+    if row["row_status"] is None:
+        return None
+    return {
+        "status": row["row_status"],
+        "stored_at": rfc3339(row["row_stored_at"]),
+        "cursor": f"{row['row_epoch']}:{row['row_offset']}",
+    }
