@@ -16,6 +16,7 @@ from oncecast.core import wire
 from oncecast.journal.memory import MemoryJournal
 from oncecast.listener.api import listener_app
 from oncecast.listener.api_document import listener_document
+from oncecast.listener.conflicts_api import conflicts_routes
 from oncecast.listener.letters_api import letters_routes
 from oncecast.listener.pruning_api import pruning_routes
 from oncecast.producer.api_document import producer_document, websocket_document
@@ -34,7 +35,8 @@ def producer_routes() -> Iterable[BaseRoute]:
 
 def listener_routes() -> Iterable[BaseRoute]:
     letters = letters_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
-    further = [*letters, *pruning_routes(NOTHING)]
+    conflicts = conflicts_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
+    further = [*letters, *conflicts, *pruning_routes(NOTHING)]
     return listener_app(NOTHING, NOTHING, further, health=dict, metrics=bytes).routes
 
 
