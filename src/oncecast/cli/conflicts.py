@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,6 @@ from cyclopts import App, Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters import indented
-from oncecast.cli.letters_change import confirm
 from oncecast.cli.letters_replay import REPLAY_DEADLINE_S
 from oncecast.cli.operate import Json, Listener, operator
 from oncecast.core.errors import ConfigError
@@ -178,7 +178,7 @@ def discard(
     with operator("listener", listener, data) as asked:
         chosen = _chosen(asked, cursors, "open", all=all, id=id, source=source)
         if len(chosen) > 1 and not yes:
-            confirm(f"{len(chosen):,} conflicts")
+            _confirm(len(chosen))
         return _change(asked, "discard", chosen, as_json=output.wants_json(json))
 
 
@@ -247,6 +247,16 @@ def _tell(result: dict[str, Any], *, as_json: bool) -> None:
         output.line(f"{result['cursor']} is stored as {output.printable(result['id'])}.")
     else:
         output.note(f"{result['cursor']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
+
+
+def _confirm(number: int) -> None:
+    """Raises ConfigError without a yes."""
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{number:,} conflicts would be discarded: say --yes, or look at them first")
+    sys.stderr.write(f"Discard {number:,} conflicts? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfigError("nothing is discarded")
 
 
 def _change(asked: Operator, what: str, cursors: Sequence[str], *, as_json: bool) -> int:

@@ -60,7 +60,7 @@ def discard(
         if dry_run:
             return plan(counted, "discard", as_json=as_json)
         if counted.letters > 1 and not yes:
-            confirm(letters(counted.letters))
+            _confirm(counted.letters)
         return _change(asked, "discard", ids, choice, selections, as_json=as_json)
 
 
@@ -97,11 +97,11 @@ def restore(
         return _change(asked, "restore", ids, choice, selections, as_json=as_json)
 
 
-def confirm(what: str) -> None:
+def _confirm(number: int) -> None:
     """Raises ConfigError without a yes."""
     if not sys.stdin.isatty():
-        raise ConfigError(f"{what} would be discarded: say --yes, or look at them first")
-    sys.stderr.write(f"Discard {what}? [y/N] ")
+        raise ConfigError(f"{letters(number)} would be discarded: say --yes, or look first with --dry-run")
+    sys.stderr.write(f"Discard {letters(number)}? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ConfigError("nothing is discarded")
