@@ -259,7 +259,9 @@ class ListenerConfig(Common):
     db_connect_delay: float = setting("3s", duration_s, "between them")
     db_attempts: int = setting("3", count, "tries of an insert within one attempt")
     db_retry_delay: float = setting("2s", duration_s, "between them")
-    event_attempts: int = setting("3", count, "attempts of an event before it is dead")
+    event_attempts: int = setting(
+        "3", count, "attempts of an event before it is dead, of all listeners together and over restarts"
+    )
     event_retry_delay: float = setting("2s", duration_s, "between them")
     retry_after_max: float = setting("5m", duration_s, "the longest wait that a handler may ask for")
     reconnect_base: float = setting("1s", duration_s, "first wait before a producer is tried again; doubles")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from oncecast.core.ports import FailedAttempt
 from oncecast.core.transaction import Transaction
 from oncecast.journal.memory import Kept
 from oncecast.stores.memory.client import MemoryTransaction
@@ -24,8 +25,8 @@ class Handled:
         self._under_way: dict[str, list[Session]] = defaultdict(list)
         self._caused: set[str] = set()
         """Those whose cause was stored. Should PostgreSQL have lost it since, they may be on their way already."""
-        self.failures: Counter[str] = Counter()
-        """How many attempts of an id were spent, as the listeners tell."""
+        self._failures: dict[str, set[str]] = defaultdict(set)
+        """Of an id, the names of the failed attempts that listeners counted, or tried to."""
         self.violations: list[str] = []
 
     # --- order ----------------------------------------------------------------------------------------------
@@ -70,10 +71,13 @@ class Handled:
         for row in new:
             if row.type.startswith("ordered"):
                 self._check_order(row)
-            if row.attempts > self.failures[row.id] + (row.status == "stored"):
-                self.violations.append(
-                    f"attempts: {row.id!r} was charged {row.attempts}, and {self.failures[row.id]} failed"
-                )
+            failures = len(self._failures[row.id])
+            if row.attempts > failures + (row.status == "stored"):
+                self.violations.append(f"attempts: {row.id!r} was charged {row.attempts}, and {failures} failed")
+
+    def fails(self, failure: FailedAttempt) -> None:
+        """A listener is about to count a failed attempt."""
+        self._failures[failure.arrival.id].add(failure.name)
 
     def relayed(self, ids: Sequence[str]) -> None:
         """These leave the outbox: their causes are committed."""

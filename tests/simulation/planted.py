@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
+ATTEMPTS = "tests/conformance/test_attempts.py"
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/test_feed.py"
 EVENT_STORE = "tests/conformance/test_event_store.py"
@@ -458,6 +459,20 @@ ADAPTERS = [
             "        believe_commit(committed)\n        try:\n"
         ),
         by=HANDOVER,
+    ),
+    Mutant(
+        "attempts outlive their process",
+        "stores/postgres/sql/migrations/0021_attempts.sql",
+        "a.id = e.id and a.attempts >= $7)",
+        "a.id = e.id and a.attempts >= $7 + 1000)",
+        by=ATTEMPTS,
+    ),
+    Mutant(
+        "a failed attempt whose answer was lost counts once",
+        "stores/postgres/sql/queries.sql",
+        "when a.failure = excluded.failure then a.attempts\n",
+        "when false then a.attempts\n",
+        by=ATTEMPTS,
     ),
     Mutant(
         "only what is inserted is handled",

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from oncecast.core.event import DEFAULT_SOURCE
-from oncecast.core.ports import Batch, SavedCursor
+from oncecast.core.ports import Batch, FailedAttempt, SavedCursor
 from oncecast.core.wire import decode_heads, events_frame, resume_after
 from oncecast.journal.memory import Kept, MemoryJournal
+from oncecast.stores.memory import MemoryEvents
 from oncecast.stores.memory.call import Act, Call
 from oncecast.stores.memory.leases import Lease
 from oncecast.stores.memory.postgres import MemoryPostgres, Session
@@ -182,6 +183,19 @@ class WatchedJournal(MemoryJournal):
         await super().retire(upto, before_us=before_us, keep_bytes=keep_bytes)
         if gone := before[: len(before) - len(self._kept.batches)]:
             self._watch.retired(self._kept, gone)
+
+
+class WatchedEvents(MemoryEvents):
+    """Tells of the failed attempts that a listener counts."""
+
+    def __init__(self, world: World, **client: Any) -> None:
+        super().__init__(world.postgres, **client)
+        self._world = world
+
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        """See EventStore."""
+        self._world.handled.fails(failure)
+        return await super().count_failure(failure)
 
 
 class WatchedPostgres(MemoryPostgres):

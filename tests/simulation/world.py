@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oncecast.chaos.judge import Evidence, Verdict, judge
-from oncecast.core.facts import Fact, ProcessingFailed
+from oncecast.core.facts import Fact
 from oncecast.core.wire import Answer, Ask
 from oncecast.journal.memory import Kept
 from oncecast.listener.attempt import AttemptLimits
@@ -20,7 +20,6 @@ from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.memory import (
     MemoryDeaths,
-    MemoryEvents,
     MemoryLeases,
     MemoryLetters,
     MemoryOutbox,
@@ -36,7 +35,7 @@ from tests.simulation.network import Wire
 from tests.simulation.publishers import Publishers, event_of
 from tests.simulation.schedule import Schedule
 from tests.simulation.servers import Servers
-from tests.simulation.watch import Watch, WatchedJournal, WatchedPostgres
+from tests.simulation.watch import Watch, WatchedEvents, WatchedJournal, WatchedPostgres
 
 REDIS_DEADLINE_S = 2.0
 DIAL_DEADLINE_S = 10.0
@@ -225,15 +224,13 @@ class World:
             return Answer(id=ask.id, status=404, body="{}")
 
         def observe(fact: Fact) -> None:
-            if isinstance(fact, ProcessingFailed):
-                self.handled.failures[fact.id] += 1
             if self._told:
                 self.tell(f"{process.name}: {fact}")
 
         return ListenerService(
             self._application,
             MemoryLeases(self.redis, token=token, call=redis_call, **ttls),
-            MemoryEvents(self.postgres, **client),
+            WatchedEvents(self, **client),
             MemoryDeaths(self.postgres, **client),
             MemoryLetters(self.postgres, **client),
             _Log(),

@@ -45,6 +45,12 @@ class Postgres:
     async def statuses(self) -> dict[str, str]:
         return dict(await self._ask(f'select id, status from "{self._schema}".events'))
 
+    async def attempts(self) -> dict[str, int]:
+        return dict(await self._ask(f'select id, attempts from "{self._schema}".events'))
+
+    async def failures(self) -> dict[str, int]:
+        return dict(await self._ask(f'select id, attempts from "{self._schema}".attempts'))
+
     async def effects(self) -> dict[str, int]:
         return dict(await self._ask(f'select id, count(*) from "{self._schema}".effects group by 1'))
 
@@ -101,6 +107,13 @@ class Memory:
 
     async def statuses(self) -> dict[str, str]:
         return {row.id: row.status for row in self._server.tables.rows.values()}
+
+    async def attempts(self) -> dict[str, int]:
+        return {row.id: row.attempts for row in self._server.tables.rows.values()}
+
+    async def failures(self) -> dict[str, int]:
+        tables = self._server.tables
+        return {identity.partition("\0")[2]: failed.attempts for identity, failed in tables.attempts.items()}
 
     async def effects(self) -> dict[str, int]:
         return self._server.tables.effects

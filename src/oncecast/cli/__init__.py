@@ -158,7 +158,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import chaos, conflicts, journal_file, letters, operate, publish, sql, stack, status
+    from oncecast.cli import chaos, conflicts, events, journal_file, letters, operate, publish, sql, stack, status
 
     journal_file.register(operate.journal)
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
@@ -168,6 +168,7 @@ def _register() -> None:
     app.command(chaos.chaos, group="The embedded stack")
     for command_of_events in (publish.send, publish.tail):
         app.command(command_of_events, group="Events")
+    app.command(events.app)
     app.command(letters.app)
     app.command(conflicts.app)
     app.command(operate.groups)

@@ -87,6 +87,10 @@ class NoThread(OncecastError):
     """As many threads of plain `def` handlers as may run on beyond their time do so: no attempt is begun for now."""
 
 
+class AttemptsSpent(OncecastError):
+    """The last attempt failed in a process that ended before the dead letter was written; its text is that error."""
+
+
 class CrashLoop(OncecastError):
     """Process after process died while it attempted this event alone."""
 
@@ -150,6 +154,11 @@ class Retry(Portable):
         super().__init__(reason or f"the handler asked for another attempt after {after}")
 
 
+def error_text(error: BaseException) -> str:
+    """The error as dead letters, logs and lists show it."""
+    return str(error) if isinstance(error, AttemptsSpent) else f"{type(error).__name__}: {error}"
+
+
 def gist(error: Exception, raised: Sequence[BaseException]) -> Exception:
     """What a handler's error comes to; `raised` is what the statements of its transaction have raised.
 
@@ -194,7 +203,7 @@ def classify(error: BaseException) -> Cost:
             return Cost.PAUSE
         case RowLocked() | NoThread():
             return Cost.WAIT
-        case Reject() | CrashLoop() | Unstorable():
+        case Reject() | CrashLoop() | Unstorable() | AttemptsSpent():
             return Cost.DEAD
         case _:
             return Cost.RETRY

@@ -194,6 +194,26 @@ class Outcome(Enum):
     """The same identity with other content; kept in `conflicts`."""
 
 
+class EarlierAttempts(NamedTuple):
+    """Failed attempts of an event that this process did not know of: nothing was begun, and its row is not there."""
+
+    attempts: int
+    due_in_s: float
+    """When the next attempt is due."""
+    error: str
+    """Of the newest failed attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A failed attempt, to be counted where the count outlives the process. `name` is its own among all of them."""
+
+    name: str
+    arrival: Arrival
+    error: str
+    next_in_s: float
+
+
 class SavedCursor(NamedTuple):
     """A group's cursor in a journal as PostgreSQL has it, with the openings known when it was saved."""
 
@@ -266,27 +286,42 @@ class EventStore(Protocol):
     def ready_ahead(self) -> int:
         """So many calls of `process` beyond those that may run at a time are welcome to wait: they begin sooner."""
 
-    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """End a batch that no handler is concerned with, in one transaction; outcomes in the batch's order.
 
+        An event stays out if `Arrival.attempts`, the number of this attempt, does not exceed its failed attempts.
         Raises DataRefused if any one cannot be stored, RowLocked if another session holds any: then none is.
         """
 
-    async def process(self, arrival: Arrival, work: Work) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """End one event together with what `work` writes. `work` does not run unless the row is new.
 
         Raises what `work` raises (then nothing is kept), AttemptFailed if the transaction was not ours to
         the end, and what `insert` raises; OutOfTurn if the event has a turn, and that has not come.
         """
 
-    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+    async def process_together(
+        self, arrivals: Sequence[Arrival], work: WorkTogether
+    ) -> list[Outcome | EarlierAttempts]:
         """End several events of one epoch together with what `work` writes for those whose rows are new.
 
         All in one transaction, or none. Raises what `process` does. None of them has a turn.
         """
 
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        """Count a failed attempt; returns how many of its event there are. Safe to call again with the same failure.
+
+        The event's end takes the count away. Raises RowLocked while another session attempts the event.
+        """
+
+    async def prune_attempts(self) -> int:
+        """Delete the counts of events that have ended all the same; how many."""
+
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
-        """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does."""
+        """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does.
+
+        Raises `Arrival.attempts` to the failed attempts that were counted.
+        """
 
     async def unfiled(self, limit: int) -> list[DeadLetter]:
         """This listener's oldest dead letters whose line has not been written yet."""

@@ -46,6 +46,9 @@ class Reader(Protocol):
     ) -> list[dict[str, Any]]:
         """Up to `limit` events behind the page mark `after`; raises InvalidPageMark."""
 
+    async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
+        """Up to `limit` events that wait for their next attempt, the soonest first; `after` as for `newest`."""
+
     async def gaps(self) -> list[dict[str, Any]]:
         """What the group could never read, newest first."""
 
@@ -108,6 +111,12 @@ def listener_app(
             raise Problem(404, "no event with this id has ended")
         return json_response({**without_mark(rows[0]), "stale": stale})
 
+    async def retrying(request: Request) -> Response:
+        """`GET /api/retrying?limit=&after=`."""
+        limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
+        rows = await reader.retrying(limit=limit, after=request.query_params.get("after"))
+        return json_response(page("retrying", rows, limit))
+
     async def gaps(_request: Request) -> Response:
         return json_response({"gaps": await reader.gaps()})
 
@@ -129,6 +138,7 @@ def listener_app(
         routes=[
             route("/api/events", events),
             route("/api/events/{id:path}", event),
+            route("/api/retrying", retrying),
             route("/api/gaps", gaps),
             *further,
             route("/health", healthy),

@@ -103,6 +103,32 @@ def listener_document() -> dict[str, Any]:
                 right="subscribe",
             )
         },
+        "/api/retrying": {
+            "get": operation(
+                "listRetrying",
+                "List the events that wait for their next attempt, the soonest first",
+                record(
+                    retrying=listing(
+                        record(
+                            source=TEXT,
+                            id=TEXT,
+                            type=TEXT,
+                            attempts=WHOLE,
+                            error=TEXT,
+                            listener=TEXT,
+                            failed_at=TIME,
+                            next_at=TIME,
+                        )
+                    ),
+                    next=maybe(TEXT),
+                ),
+                tag="Events",
+                about="`attempts` have failed so far, the newest with `error` at `listener`. The whole group's.",
+                parameters=[LIMIT, AFTER],
+                problems={400: "A parameter cannot be read.", **AWAY},
+                right="subscribe",
+            )
+        },
         "/api/gaps": {
             "get": operation(
                 "listGaps",

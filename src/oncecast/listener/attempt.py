@@ -7,10 +7,15 @@ the attempt: when they are used up the system pauses, the leases are handed back
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import TypeVar
 
 from oncecast.core.errors import (
+    AttemptsSpent,
     Contended,
     Cost,
     CrashLoop,
@@ -21,10 +26,11 @@ from oncecast.core.errors import (
     RowLocked,
     Unavailable,
     classify,
+    error_text,
 )
 from oncecast.core.event import Arrival
 from oncecast.core.facts import InsertFailed, Observe, ProcessingFailed, Started, Suspected
-from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.ports import EarlierAttempts, EventStore, FailedAttempt, Outcome
 from oncecast.core.taken import is_suspect
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.claim import Work
@@ -34,8 +40,12 @@ from oncecast.listener.solo import Solo
 from oncecast.listener.trial import Trial
 from oncecast.observe.tracebacks import users_traceback
 
+Answer = TypeVar("Answer")
+
 WAIT_S = 0.5
 """Before an event is tried again that another's open transaction holds."""
+UNLEASED_JITTER_S = 0.5
+"""Without a lease another listener waits for the same attempt: the two do not begin it in one moment."""
 HELD_UP_PARTS_MAX = 14
 """So many parts in a row may wait in vain for a lock: ten halvings lead from the largest batch to one event."""
 
@@ -96,6 +106,8 @@ class Attempts:
         self._emitted = emitted
         self._buried = buried
         self._check_emitted = check_emitted
+        self._process = secrets.token_hex(8)
+        self._failures = count(1)
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended = 0
         self._unannounced: set[Arrival] = set()
@@ -120,7 +132,8 @@ class Attempts:
         try:
             deaths = await self._trial.begin(suspect)
         except Unavailable as error:
-            self._failed([suspect], error)
+            suspect.attempts += 1  # which `_failed` takes back
+            await self._failed([suspect], error)
             return
         if deaths >= self._limits.claims_max:
             suspect.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
@@ -146,7 +159,7 @@ class Attempts:
                     arrival.attempts -= 1
                 left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))
             else:
-                self._failed(part, error)
+                await self._failed(part, error)
             if held_up > HELD_UP_PARTS_MAX:
                 break
         for part in left:
@@ -156,25 +169,48 @@ class Attempts:
         for arrival in work:
             arrival.attempts += arrival.doom is None
         try:
-            outcomes = await self._try_database(work)
+            outcomes = await self._try_database(work, lambda: self._end(work))
         except Exception as error:  # classified: every error is a decision about these events
             return error
-        self._ended += len(work)
-        self._announce([a for a, outcome in zip(work, outcomes, strict=True) if outcome is Outcome.STORED])
-        if work[0].doom is not None:
-            self._buried()
-        self._settle(work, outcomes)
+        ended, outcomes_of_ended = self._heed_earlier(work, outcomes)
+        if ended:
+            self._ended += len(ended)
+            self._announce(
+                [a for a, outcome in zip(ended, outcomes_of_ended, strict=True) if outcome is Outcome.STORED]
+            )
+            if ended[0].doom is not None:
+                self._buried()
+            self._settle(ended, outcomes_of_ended)
         return None
 
-    async def _try_database(self, work: Work) -> list[Outcome]:
-        """End `work`, trying again while the database fails; raises the last error."""
+    def _heed_earlier(self, work: Work, outcomes: list[Outcome | EarlierAttempts]) -> tuple[Work, list[Outcome]]:
+        """What has ended. The rest has failed before, elsewhere: it comes back when its next attempt is due."""
+        ended: Work = []
+        outcomes_of_ended: list[Outcome] = []
+        for arrival, outcome in zip(work, outcomes, strict=True):
+            if isinstance(outcome, Outcome):
+                ended.append(arrival)
+                outcomes_of_ended.append(outcome)
+                continue
+            arrival.attempts = outcome.attempts
+            if outcome.attempts >= self._limits.event_attempts:
+                arrival.doom = AttemptsSpent(outcome.error)
+                self._come_back([arrival], 0.0)
+            else:
+                arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame must not stay for its sake
+                apart_s = 0.0 if arrival.leased else random.random() * UNLEASED_JITTER_S
+                self._come_back([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s)
+        return ended, outcomes_of_ended
+
+    async def _try_database(self, work: Work, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the database about `work`, again while it fails; raises the last error."""
         tries = self._limits.db_attempts
         while True:
             tries -= 1
             self._database.asked(work[0])
             try:
                 try:
-                    return await self._end(work)
+                    return await ask()
                 finally:
                     self._database.answered(work[0])
             except Unavailable as error:
@@ -187,11 +223,13 @@ class Attempts:
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
 
-    async def _end(self, work: Work) -> list[Outcome]:
+    async def _end(self, work: Work) -> list[Outcome | EarlierAttempts]:
         first = work[0]
         if first.doom is not None:
             return [await self._store.bury(first, first.doom)]
         if not self._app.concerns(first.type, first.source):
+            if first.attempts > 1:  # alone, since it has failed before
+                return [await self._store.process(first, _store_only)]
             return await self._store.insert(work)
         emitted = False
 
@@ -217,27 +255,27 @@ class Attempts:
             self._unannounced.difference_update(new)
             self._observe(Started(len(new), new[0].id, new[-1].id))
 
-    def _failed(self, work: Work, error: Exception) -> None:
+    async def _failed(self, work: Work, error: Exception) -> None:
         cost = classify(error)
         if isinstance(error, Contended):
-            self._spare(work, error, delay_s=WAIT_S)
+            await self._spare(work, error, delay_s=WAIT_S)
         elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
             self._let_go(work[0])
         elif cost is Cost.PAUSE:
             self._database.lost(error)
             self._paused()  # each time: a claim under way may have brought leases since the last hand-back
-            self._spare(work, error)
+            await self._spare(work, error)
         elif cost is Cost.WAIT:
             if len(work) == 1:
                 work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
-            self._spare(work, error, delay_s=WAIT_S)
+            await self._spare(work, error, delay_s=WAIT_S)
         else:
-            self._spend(work[0], error, last=cost is Cost.DEAD)
+            await self._spend(work[0], error, last=cost is Cost.DEAD)
 
-    def _spare(self, work: Work, error: Exception, *, delay_s: float = 0.0) -> None:
+    async def _spare(self, work: Work, error: Exception, *, delay_s: float = 0.0) -> None:
         """No attempt is spent. But an event that fails alone on the database, while others end, pays in the end."""
         if len(work) == 1 and isinstance(error, Unavailable) and self._is_its_own(work[0]):
-            self._spend(work[0], error, last=False)
+            await self._spend(work[0], error, last=False)
             return
         for arrival in work:
             arrival.attempts -= arrival.doom is None
@@ -253,24 +291,55 @@ class Attempts:
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.pauses_max and arrival.doom is None
 
-    def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
+    async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
+        delay_s = self._delay_s(error)
+        buried_before = arrival.doom is not None
+        if not last and not buried_before:
+            await self._count(arrival, error, delay_s)
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
         trace = "" if isinstance(error, Reject | Retry | CrashLoop) else users_traceback(error)
         self._announce([arrival])
-        self._observe(ProcessingFailed(arrival.id, f"{type(error).__name__}: {error}", left, arrival.source, trace))
+        self._observe(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
         arrival.pauses = 0
         arrival.held_up = False
         arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
-        buried_before = arrival.doom is not None
         if not left and not buried_before:
             arrival.doom = error
-        self._come_back([arrival], self._delay_s(error) if left or buried_before else 0.0)
+        self._come_back([arrival], delay_s if left or buried_before else 0.0)
+
+    async def _count(self, arrival: Arrival, error: Exception, delay_s: float) -> None:
+        """Have PostgreSQL count the failed attempt, so that the count outlives this process.
+
+        Where that cannot be, after one more round of tries behind a pause, the event's next failure makes up for it.
+        """
+        name = f"{self._process}:{next(self._failures)}"
+        failure = FailedAttempt(name, arrival, error_text(error), delay_s)
+        for _ in range(2):
+            try:
+                counted = await self._try_database([arrival], lambda: self._store.count_failure(failure))
+            except RowLocked:
+                return  # another listener is attempting it, and counts what comes of that
+            except Unavailable as unavailable:
+                self._database.lost(unavailable)
+                self._paused()
+                await self._database.wait()
+            else:
+                arrival.attempts = max(arrival.attempts, counted)
+                return
+
+    @property
+    def _delay_max_s(self) -> float:
+        return max(self._limits.retry_after_max_s, self._limits.event_retry_delay_s)
 
     def _delay_s(self, error: Exception) -> float:
         if isinstance(error, Retry):
             return min(error.after_s, self._limits.retry_after_max_s)
         return self._limits.event_retry_delay_s
+
+
+async def _store_only(_tx: OpenTransaction) -> None:
+    """What is run for an event that no handler is concerned with."""
 
 
 def _may_be_of_one(error: Exception) -> bool:

@@ -1,4 +1,7 @@
-"""How long rows are kept: the oldest go in small batches, never above a saved cursor; dead letters stay."""
+"""How long rows are kept: the oldest go in small batches, never above a saved cursor; dead letters stay.
+
+The counts of failed attempts go with their events; what a race between two listeners left of them is deleted here.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,14 @@ class Pruner:
 
     async def prune_for_ever(self) -> None:
         """Every half minute, with jitter, so that the listeners of a group do not always meet."""
-        while self._keep_s is not None:
+        interval_s = min(INTERVAL_S, self._keep_s or INTERVAL_S)
+        while True:
             await self._database.wait()
             with contextlib.suppress(Unavailable, RowLocked):  # the inserts will find out; old rows only get older
-                await self._prune(self._keep_s)
-            await asyncio.sleep(min(INTERVAL_S, self._keep_s) * random.uniform(0.8, 1.2))
+                await self._store.prune_attempts()
+                if self._keep_s is not None:
+                    await self._prune(self._keep_s)
+            await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))
 
     async def _prune(self, keep_s: float) -> None:
         count = 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from oncecast.core.errors import CrashLoop, DataInvalid, Reject
+from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Cause, Conflicts, Died, Duplicates, Observe, Persisted
 from oncecast.core.ports import Outcome
@@ -153,4 +153,4 @@ class Settlement:
 def _death_of(id: str, error: BaseException) -> Died:
     causes: dict[type[BaseException], Cause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
     cause: Cause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
-    return Died(id, f"{type(error).__name__}: {error}", cause)
+    return Died(id, error_text(error), cause)

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from oncecast.core.event import Arrival
-from oncecast.core.ports import EventStore, Outcome, Work, WorkTogether
+from oncecast.core.ports import EarlierAttempts, EventStore, Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction, Params
 from oncecast.stores.postgres.errors import of_handler
 from oncecast.testing.results import Statement
@@ -32,12 +32,12 @@ class WatchedEvents:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._events, name)
 
-    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """See EventStore."""
         with self._remembering([]):
             return await self._events.insert(arrivals)
 
-    async def process(self, arrival: Arrival, work: Work) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """See EventStore."""
 
         raised: list[Sequence[BaseException]] = []
@@ -49,7 +49,9 @@ class WatchedEvents:
         with self._remembering(raised):
             return await self._events.process(arrival, watched)
 
-    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+    async def process_together(
+        self, arrivals: Sequence[Arrival], work: WorkTogether
+    ) -> list[Outcome | EarlierAttempts]:
         """See EventStore."""
 
         raised: list[Sequence[BaseException]] = []

@@ -22,7 +22,7 @@ from oncecast.core.errors import (
 )
 from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, InsertFailed, ProcessingFailed, Suspected
-from oncecast.core.ports import Outcome, Work, WorkTogether
+from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
 from oncecast.core.transaction import Transaction
 from oncecast.listener.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
@@ -53,6 +53,9 @@ class Store:
         self.stored: list[str] = []
         self.buried: list[tuple[str, BaseException]] = []
         self.burial = Outcome.STORED
+        self.counted: list[FailedAttempt] = []
+        self.counts: list[int | Exception] = []
+        self.earlier: list[EarlierAttempts] = []
 
     async def insert(self, batch: Sequence[Arrival]) -> list[Outcome]:
         self._refuse()
@@ -63,8 +66,10 @@ class Store:
         self.stored += [x.id for x in batch]
         return [Outcome.STORED] * len(batch)
 
-    async def process(self, arrival: Arrival, work: Work) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         self._refuse()
+        if self.earlier:
+            return self.earlier.pop()
         await work(Written())  # type: ignore[arg-type]
         self.stored.append(arrival.id)
         return Outcome.STORED
@@ -79,6 +84,13 @@ class Store:
         self._refuse()
         self.buried.append((arrival.id, cause))
         return self.burial
+
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        self.counted.append(failure)
+        answer = self.counts.pop(0) if self.counts else failure.arrival.attempts
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _refuse(self) -> None:
         if self.refusals:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable
+from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Event, Turn
 from oncecast.core.letter_ports import DeadLetter
-from oncecast.core.ports import Outcome, Save, SavedCursor, Work, WorkTogether
+from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Save, SavedCursor, Work, WorkTogether
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
-from oncecast.stores.memory.postgres import Letter, Row, Session
+from oncecast.stores.memory.postgres import Failed, Letter, Row, Session
 
 
 class MemoryEvents(Client):
@@ -19,10 +19,10 @@ class MemoryEvents(Client):
     _revision = 0
     ready_ahead = 0
 
-    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """See EventStore."""
 
-        async def insert() -> list[Outcome]:
+        async def insert() -> list[Outcome | EarlierAttempts]:
             session = self._server.begin(self._token)
             inserted = await self._insert(session, arrivals)
             others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
@@ -30,20 +30,24 @@ class MemoryEvents(Client):
             found = {identity: self._compare(arrival) for identity, arrival in others.items()}
             return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
-        found: list[Outcome] = await self._do(insert)
+        found: list[Outcome | EarlierAttempts] = await self._do(insert)
         return found
 
-    async def process(self, arrival: Arrival, work: Work) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """See EventStore."""
         return (await self._process([arrival], lambda tx, _new: work(tx), arrival.turn))[0]
 
-    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+    async def process_together(
+        self, arrivals: Sequence[Arrival], work: WorkTogether
+    ) -> list[Outcome | EarlierAttempts]:
         """See EventStore."""
         return await self._process(arrivals, work, None)
 
-    async def _process(self, arrivals: Sequence[Arrival], work: WorkTogether, turn: Turn | None) -> list[Outcome]:
+    async def _process(
+        self, arrivals: Sequence[Arrival], work: WorkTogether, turn: Turn | None
+    ) -> list[Outcome | EarlierAttempts]:
         session = self._server.begin(self._token)
-        found: dict[int, Outcome] = {}
+        found: dict[int, Outcome | EarlierAttempts] = {}
 
         async def insert() -> list[Arrival]:
             if turn is not None:
@@ -74,6 +78,31 @@ class MemoryEvents(Client):
             self._server.roll_back(session)
             raise OutOfTurn(f"the turn of another event of {turn.key}")
 
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        """See EventStore."""
+        arrival = failure.arrival
+        identity = arrival.identity
+
+        async def count() -> int:
+            session = self._server.begin(self._token)
+            await self._server.lock(session, [identity])
+            self._server.roll_back(session)
+            if identity in self._tables.rows:
+                return arrival.attempts
+            counted, known = arrival.attempts, self._tables.attempts.get(identity)
+            if known is not None:
+                counted = known.attempts if known.name == failure.name else max(known.attempts + 1, counted)
+            due_at_s = self._now_s() + failure.next_in_s
+            self._tables.attempts[identity] = Failed(counted, failure.error, failure.name, due_at_s)
+            return counted
+
+        counted: int = await self._do(count)
+        return counted
+
+    async def prune_attempts(self) -> int:
+        """A row takes its failed attempts along, here."""
+        return 0
+
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""
 
@@ -81,11 +110,16 @@ class MemoryEvents(Client):
             session = self._server.begin(self._token)
             if arrival.turn is not None:
                 self._take_turn(session, arrival.turn)
-            if not await self._insert(session, [arrival]):
+            if (failed := self._tables.attempts.get(arrival.identity)) is not None:
+                arrival.attempts = max(arrival.attempts, failed.attempts)
+            if not await self._insert(session, [arrival], heeds_earlier=False):
                 self._server.roll_back(session)
-                return self._compare(arrival)
+                outcome = self._compare(arrival)
+                if not isinstance(outcome, Outcome):
+                    raise RowLocked("nothing goes in any more in the name of this application")
+                return outcome
             session.rows[arrival.identity].status = "dead"
-            error = f"{type(cause).__name__}: {cause}"
+            error = error_text(cause)
             number = len(self._tables.letters) + 1
             letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number, self._now_s())
             session.letters[arrival.identity] = letter
@@ -95,20 +129,33 @@ class MemoryEvents(Client):
         outcome: Outcome = await self._do(bury)
         return outcome
 
-    async def _insert(self, session: Session, arrivals: Sequence[Arrival]) -> set[str]:
-        """The identities whose rows are new; nothing in the name of an application that is not the newest."""
+    async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
+        """The identities whose rows are new; nothing in the name of an application that is not the newest.
+
+        An event whose failed attempts its listener does not know of stays out where that is heeded.
+        """
         if self._revision and self._revision != len(self._tables.revisions):
             return set()
-        await self._server.lock(session, (arrival.identity for arrival in arrivals))
+        has_waited = await self._server.lock(session, (arrival.identity for arrival in arrivals))
         for arrival in arrivals:
-            if arrival.identity not in self._tables.rows:
+            fails_elsewhere = has_waited and arrival.attempts > 1
+            stays_out = heeds_earlier and (fails_elsewhere or self._failed_before(arrival) is not None)
+            if arrival.identity not in self._tables.rows and not stays_out:
                 session.rows.setdefault(arrival.identity, _row(arrival, self._instance))
         return set(session.rows)
 
-    def _compare(self, arrival: Arrival) -> Outcome:
+    def _failed_before(self, arrival: Arrival) -> EarlierAttempts | None:
+        failed = self._tables.attempts.get(arrival.identity)
+        if failed is None or failed.attempts < arrival.attempts:
+            return None
+        return EarlierAttempts(failed.attempts, max(0.0, failed.due_at_s - self._now_s()), failed.error)
+
+    def _compare(self, arrival: Arrival) -> Outcome | EarlierAttempts:
         row, given = self._tables.rows.get(arrival.identity), _row(arrival, self._instance)
         if row is None:
-            raise RowLocked("nothing goes in any more in the name of this application")
+            if (earlier := self._failed_before(arrival)) is not None:
+                return earlier
+            raise RowLocked("another attempt has just failed, or nothing goes in any more for this application")
         if (row.epoch, row.offset) == (given.epoch, given.offset):
             return Outcome.PRESENT
         if (row.type, row.content) == (given.type, given.content):

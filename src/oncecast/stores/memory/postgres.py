@@ -57,12 +57,23 @@ class Letter:
         return (BEGINNING + timedelta(seconds=self.number)).isoformat().replace("+00:00", "Z")
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The failed attempts of an event that has not ended. `name` is that of the newest."""
+
+    attempts: int
+    error: str
+    name: str
+    due_at_s: float
+
+
 @dataclass(slots=True)
 class Tables:
     """Everything that commits together, and goes back together when the database does."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     letters: dict[str, Letter] = field(default_factory=dict)
+    attempts: dict[str, Failed] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
     closed_conflicts: dict[Cursor, str | None] = field(default_factory=dict)
     """The id that a conflict was replayed as, by its place; None if it was discarded."""
@@ -121,10 +132,15 @@ class MemoryPostgres:
         self._sessions[session] = None
         return session
 
-    async def lock(self, session: Session, identities: Iterable[str]) -> None:
-        """Have the rows of `identities` to oneself; raises RowLocked where another has one for too long."""
+    async def lock(self, session: Session, identities: Iterable[str]) -> bool:
+        """Have the rows of `identities` to oneself; whether that took waiting for another session.
+
+        Raises RowLocked where another has one for too long.
+        """
+        has_waited = False
         for identity in sorted(identities):
             while (holder := self._locks.get(identity)) not in (None, session):
+                has_waited = True
                 try:
                     async with asyncio.timeout(self.lock_timeout_s):
                         await holder.ended.wait()
@@ -134,6 +150,7 @@ class MemoryPostgres:
             if session.ended.is_set():
                 raise ConnectionError("terminated by another session")
             self._locks[identity] = session
+        return has_waited
 
     def try_lock(self, session: Session, name: str) -> bool:
         """Have what `name` stands for to oneself until the session ends, if nobody has it."""
@@ -173,6 +190,8 @@ class MemoryPostgres:
             self.tables.rows |= session.rows
             self.tables.letters |= session.letters
             self.tables.closed_conflicts |= session.closed_conflicts
+            for identity in session.rows:
+                self.tables.attempts.pop(identity, None)
             for id_, count in session.effects.items():
                 self.tables.effects[id_] = self.tables.effects.get(id_, 0) + count
             for event in session.emitted:

@@ -42,6 +42,24 @@ class EventReader:
             await cursor.execute(self._db.queries["newest"], parameters)
             return [_present(row) for row in await cursor.fetchall()]
 
+    async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
+        """Up to `limit` events that wait for their next attempt, the soonest first; pages as those of `newest`."""
+        async with (
+            self._db.connection("read") as connection,
+            asyncio.timeout(self._db.limits.deadline_s),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            await cursor.execute(self._db.queries["retrying"], {"limit": limit, **behind(after)})
+            return [
+                {
+                    **row,
+                    "failed_at": rfc3339(row["failed_at"]),
+                    "next_at": rfc3339(row["next_at"]),
+                    "mark": mark_of(row["next_at"], row["source"], row["id"]),
+                }
+                for row in await cursor.fetchall()
+            ]
+
     async def gaps(self) -> list[dict[str, Any]]:
         """The stretches of journals that the group could never read, newest first."""
         async with (

@@ -53,7 +53,7 @@ def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> d
 
 
 def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, bytes | int | None]:
-    """The values of `insert_one`."""
+    """The values of `begin_attempt`."""
     extensions = next(iter(_extensions(json_array([arrival]))), None)
     return {
         b"event": bytes(arrival.raw),

@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked
+from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, error_text
 from oncecast.core.event import Arrival, Turn
 from oncecast.core.letter_ports import DeadLetter
-from oncecast.core.ports import Outcome, Work, WorkTogether
+from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.cursors import PostgresCursors
@@ -44,7 +44,7 @@ class PostgresEvents(PostgresCursors):
         """See EventStore: one behind each that runs."""
         return self._db.handlers_max
 
-    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """See EventStore. All arrivals come from one journal's epoch."""
         rows = rows_of(arrivals, self._db.instance, self._revision)
         async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
@@ -56,9 +56,9 @@ class PostgresEvents(PostgresCursors):
             found = await self._compare(connection, others)
         return [Outcome.STORED if a.offset in inserted else found[a.offset] for a in arrivals]
 
-    async def process(self, arrival: Arrival, work: Work) -> Outcome:
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """See EventStore."""
-        opening = Statement(self._db.queries["insert_one"], row_values(arrival, self._db.instance, self._revision))
+        opening = Statement(self._db.queries["begin_attempt"], row_values(arrival, self._db.instance, self._revision))
         async with self._db.handling(opening if arrival.turn is None else None) as held:
             if not held.opened:
                 async with asyncio.timeout(self._deadline_s):
@@ -71,7 +71,9 @@ class PostgresEvents(PostgresCursors):
             raise failure
         return Outcome.STORED
 
-    async def process_together(self, arrivals: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+    async def process_together(
+        self, arrivals: Sequence[Arrival], work: WorkTogether
+    ) -> list[Outcome | EarlierAttempts]:
         """See EventStore."""
         async with self._db.handling() as held:
             connection = held.connection
@@ -125,6 +127,28 @@ class PostgresEvents(PostgresCursors):
             await cursor.execute(self._db.queries["places"], values)
             return {(source, id_): (epoch, offset) for source, id_, epoch, offset in await cursor.fetchall()}
 
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        """See EventStore."""
+        arrival = failure.arrival
+        values = {
+            "source": arrival.source,
+            "id": arrival.id,
+            "type": arrival.type,
+            "attempts": arrival.attempts,
+            "error": storable(failure.error),
+            "failure": failure.name,
+            "listener": self._db.instance,
+            "delay_s": failure.next_in_s,
+        }
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            row = await (await connection.execute(self._db.queries["count_failure"], values)).fetchone()
+            return row[0] if row else arrival.attempts
+
+    async def prune_attempts(self) -> int:
+        """See EventStore."""
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            return (await connection.execute(self._db.queries["prune_attempts"])).rowcount
+
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""
         async with (
@@ -135,6 +159,7 @@ class PostgresEvents(PostgresCursors):
                 await self._begin_in_turn(connection, arrival.turn)
             else:
                 await connection.execute("begin")
+            await self._end_attempts(connection, arrival)
             if not await self._insert_dead(connection, arrival):
                 await connection.execute("rollback")
                 return await self._compare_dead(connection, arrival)
@@ -144,7 +169,7 @@ class PostgresEvents(PostgresCursors):
                     "source": arrival.source,
                     "id": arrival.id,
                     "type": arrival.type,
-                    "error": storable(f"{type(cause).__name__}: {cause}"),
+                    "error": storable(error_text(cause)),
                     "trace": storable("".join(traceback.format_exception(cause))),
                     "attempts": arrival.attempts,
                     "raw": bytes(arrival.raw),
@@ -168,6 +193,13 @@ class PostgresEvents(PostgresCursors):
         """See EventStore."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await connection.execute(self._db.queries["mark_filed"], identities_of(letters))
+
+    async def _end_attempts(self, connection: Connection, arrival: Arrival) -> None:
+        """The event ends with the transaction: the count of its failed attempts goes into its row."""
+        key = {"source": arrival.source, "id": arrival.id}
+        row = await (await connection.execute(self._db.queries["end_attempts"], key)).fetchone()
+        if row is not None:
+            arrival.attempts = max(arrival.attempts, row[0])
 
     async def _insert_dead(self, connection: Connection, arrival: Arrival) -> bool:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
@@ -202,8 +234,10 @@ class PostgresEvents(PostgresCursors):
                 raise of_insert(error) from error
             return {offset for (offset,) in await cursor.fetchall()}
 
-    async def _compare(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
-        """What stands where these were not inserted; conflicts are kept."""
+    async def _compare(
+        self, connection: Connection, arrivals: Sequence[Arrival]
+    ) -> dict[int, Outcome | EarlierAttempts]:
+        """Why these were not inserted, by offset; conflicts are kept."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(
                 self._db.queries["compare"],
@@ -213,7 +247,12 @@ class PostgresEvents(PostgresCursors):
                     "epoch": arrivals[0].epoch,
                 },
             )
+            found: dict[int, Outcome | EarlierAttempts]
             found = {offset: _outcome(place, content) for offset, place, content in await cursor.fetchall()}
+            if len(found) < len(arrivals):
+                missing = [arrival for arrival in arrivals if arrival.offset not in found]
+                await cursor.execute(self._db.queries["failed_before"], _numbered(missing))
+                found |= {offset: EarlierAttempts(*earlier) for offset, *earlier in await cursor.fetchall()}
             for arrival in arrivals:
                 if arrival.offset not in found:  # the row was deleted between the two statements
                     raise RowLocked(f"the row of {arrival.id!r} came and went")
@@ -224,12 +263,16 @@ class PostgresEvents(PostgresCursors):
     async def _compare_dead(self, connection: Connection, arrival: Arrival) -> Outcome:
         """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
         try:
-            return (await self._compare(connection, [arrival]))[arrival.offset]
+            outcome = (await self._compare(connection, [arrival]))[arrival.offset]
         except psycopg.Error as error:
             if not isinstance(translate(error), DataRefused):
                 raise
             place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
             same_place = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
+        else:
+            if isinstance(outcome, Outcome):
+                return outcome
+            same_place = None
         if same_place is None:
             raise RowLocked(f"the row of {arrival.id!r} came and went")
         if same_place == (True,):
@@ -312,3 +355,13 @@ def _outcome(same_place: bool, same_content: bool) -> Outcome:
     if same_place:
         return Outcome.PRESENT
     return Outcome.DUPLICATE if same_content else Outcome.CONFLICT
+
+
+def _numbered(arrivals: Sequence[Arrival]) -> dict[str, Any]:
+    """Identities with the numbers of their attempts."""
+    return {
+        "sources": [a.source for a in arrivals],
+        "ids": [a.id for a in arrivals],
+        "offsets": [a.offset for a in arrivals],
+        "attempts": [a.attempts for a in arrivals],
+    }

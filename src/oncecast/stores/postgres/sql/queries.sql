@@ -2,7 +2,8 @@
 
 -- name: insert
 -- A batch in one statement, in (source, id) order so that overlapping batches cannot deadlock; nothing of it goes
--- in if the group has another application by now.
+-- in if the group has another application by now. An event stays out whose failed attempts the caller did not know
+-- of: a look at `attempts` for each, but only while anything is in it.
 insert into {schema}.events (
     source, id, type, subject, time, datacontenttype, dataschema, data, data_bytes, extensions,
     journal, epoch, "offset", listener, attempts, accepted_at)
@@ -17,14 +18,18 @@ from rows from (
     unnest(%(offsets)s::bigint[], %(attempts)s::integer[], %(at_us)s::bigint[], %(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64,
         "offset", attempts, at_us, extensions)
-where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups)
+where (%(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups))
+    and (not (select exists (select from {schema}.attempts))
+         or not exists (
+             select from {schema}.attempts a
+             where a.source = e.source and a.id = e.id and a.attempts >= e.attempts))
 order by e.source, e.id
 on conflict do nothing
 returning "offset"
 
--- name: insert_one
+-- name: begin_attempt
 -- The same for one event, whose transaction goes on; whether its row is new.
-select {schema}.insert_one(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
+select {schema}.begin_attempt(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
     %(attempts)s, %(at_us)s, %(revision)s)
 
 -- name: compare
@@ -39,6 +44,46 @@ from rows from (
     unnest(%(offsets)s::bigint[])
 ) as w (source, id, type, data, data_base64, "offset")
 join {schema}.events e on e.source = w.source and e.id = w.id
+
+-- name: failed_before
+-- The failed attempts of events that were not inserted, and in how many seconds the next is due.
+select w."offset", a.attempts, greatest(0, extract(epoch from a.next_at - clock_timestamp()))::float8, a.error
+from unnest(%(sources)s::text[], %(ids)s::text[], %(offsets)s::bigint[], %(attempts)s::integer[])
+    as w (source, id, "offset", attempts)
+join {schema}.attempts a on a.source = w.source and a.id = w.id
+where a.attempts >= w.attempts
+
+-- name: count_failure
+-- One more failed attempt, but at least as many as the caller knows of; a failure that is written again, because the
+-- answer was lost, counts once. Nothing is written for an event that has ended.
+insert into {schema}.attempts as a (source, id, type, attempts, error, failure, listener, next_at)
+select %(source)s, %(id)s, %(type)s, %(attempts)s, %(error)s, %(failure)s, %(listener)s,
+    clock_timestamp() + %(delay_s)s * interval '1 second'
+where not exists (select from {schema}.events where source = %(source)s and id = %(id)s)
+on conflict (source, id) do update
+set attempts = case when a.failure = excluded.failure then a.attempts
+                    else greatest(a.attempts + 1, excluded.attempts) end,
+    error = excluded.error, failure = excluded.failure, listener = excluded.listener,
+    failed_at = clock_timestamp(), next_at = excluded.next_at
+returning attempts
+
+-- name: end_attempts
+-- The event ends: how many attempts of it have failed.
+delete from {schema}.attempts where source = %(source)s and id = %(id)s returning attempts
+
+-- name: prune_attempts
+-- What a failure left that was written while another listener ended the event.
+delete from {schema}.attempts a using {schema}.events e where a.source = e.source and a.id = e.id
+
+-- name: retrying
+-- Events that wait for their next attempt, the soonest first, behind the one that ended the page before.
+select a.source, a.id, a.type, a.attempts, a.error, a.listener, a.failed_at, a.next_at
+from {schema}.attempts a
+where (%(before_at)s::timestamptz is null
+       or (a.next_at, a.source, a.id) > (%(before_at)s, %(before_source)s::text, %(before_id)s::text))
+    and not exists (select from {schema}.events e where e.source = a.source and e.id = a.id)
+order by a.next_at, a.source, a.id
+limit %(limit)s
 
 -- name: compare_place
 -- Whether the row of an identity came from this place.
