@@ -319,8 +319,8 @@ STORES = [
     Mutant(
         "an identity is inserted once",
         "stores/memory/events.py",
-        "            if arrival.identity not in self._tables.rows:\n",
-        "            if True:\n",
+        "            if arrival.identity not in self._tables.rows and not stays_out:\n",
+        "            if not stays_out:\n",
     ),
     Mutant(
         "a row in another's transaction is waited for",
@@ -516,8 +516,8 @@ ADAPTERS = [
     Mutant(
         "nothing goes in for an application of before",
         "stores/postgres/sql/queries.sql",
-        ("where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups)\norder by"),
-        "order by",
+        "where (%(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups))\n    and (not",
+        "where (not",
         by=ENDING_ONCE,
     ),
     Mutant(
