@@ -36,7 +36,6 @@ from oncecast.listener.open_conflicts import OpenConflicts
 from oncecast.listener.pruning_api import pruning_routes
 from oncecast.listener.relayed import Relayed
 from oncecast.listener.service import ListenerService, ListenerSettings
-from oncecast.listener.tasks import end_all
 from oncecast.observe.logs import start_logging
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
@@ -56,8 +55,13 @@ from oncecast.stores.postgres import (
 )
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
+from oncecast.tasks import Essentials, LastResort
 
 WS_MARGIN_BYTES = 64 * 1024
+STOP_DRAINS = 2
+"""How often DRAIN_TIMEOUT may pass when a process stops: for the drain, and for a lifespan's end."""
+STOP_MARGIN_S = 10.0
+"""What the rest of a stop may take: answers under way, cursors, connections."""
 
 
 async def run_producer(config: ProducerConfig) -> None:
@@ -66,11 +70,14 @@ async def run_producer(config: ProducerConfig) -> None:
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
     observe = all_of(metrics.observe, log_of(config))
-    async with _stop_on_signals() as stop:
-        await _start_patiently(lambda: _produce(config, metrics, observe, stop), config, observe, stop)
+    last_resort = LastResort()
+    async with _stop_on_signals(config, last_resort) as stop:
+        await _start_patiently(lambda: _produce(config, metrics, observe, stop, last_resort), config, observe, stop)
 
 
-async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, stop: asyncio.Event) -> None:
+async def _produce(
+    config: ProducerConfig, metrics: Metrics, observe: Observe, stop: asyncio.Event, last_resort: LastResort
+) -> None:
     with closing(bind(config.host, config.port)) as listening:
         try:
             journal = await SqliteJournal.open(
@@ -86,6 +93,7 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
             settings = ProducerSettings(
                 instance=config.instance_id,
                 source=config.event_source,
+                drain_timeout_s=config.drain_timeout,
                 event_max_bytes=config.event_max_bytes,
                 request_max_bytes=config.request_max_bytes,
                 ring_max_bytes=config.window_bytes,
@@ -96,16 +104,13 @@ async def _produce(config: ProducerConfig, metrics: Metrics, observe: Observe, s
                     group_expires_s=config.group_expires,
                 ),
             )
-            producer = Producer(journal, settings, metrics=metrics.text, observe=observe)
+            producer = Producer(journal, settings, metrics=metrics.text, observe=observe, last_resort=last_resort)
             metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
             metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
             tokens = Tokens(publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
             app = _guarded(Gatekeeper(producer.app, tokens, producer_needs) if tokens else producer.app, config)
-            async with asyncio.TaskGroup() as group:
-                retention = group.create_task(producer.retention.run_for_ever())
-                frame_max_bytes = max(config.event_max_bytes, ANSWER_MAX_BYTES) + WS_MARGIN_BYTES
-                await serve(app, listening, stop, ws_max_bytes=frame_max_bytes)
-                retention.cancel()
+            frame_max_bytes = max(config.event_max_bytes, ANSWER_MAX_BYTES) + WS_MARGIN_BYTES
+            await producer.run(serve(app, listening, stop, ws_max_bytes=frame_max_bytes))
         finally:
             await journal.close()
 
@@ -117,18 +122,24 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
     observe = all_of(metrics.observe, log_of(config, app.packages))
-    async with _stop_on_signals() as stop:
+    last_resort = LastResort()
+    async with _stop_on_signals(config, last_resort) as stop:
 
         async def listen() -> None:
-            await _listen(config, app, metrics, observe, stop)
+            await _listen(config, app, metrics, observe, stop, last_resort)
             while not stop.is_set():  # its application is the group's no longer: it stands by, and adopts nothing
-                await _listen(replace(config, adopt_handlers=False), app, metrics, observe, stop)
+                await _listen(replace(config, adopt_handlers=False), app, metrics, observe, stop, last_resort)
 
         await _start_patiently(listen, config, observe, stop)
 
 
 async def _listen(
-    config: ListenerConfig, app: Listener, metrics: Metrics, observe: Observe, stop: asyncio.Event
+    config: ListenerConfig,
+    app: Listener,
+    metrics: Metrics,
+    observe: Observe,
+    stop: asyncio.Event,
+    last_resort: LastResort,
 ) -> None:
     token = secrets.token_hex(8)
     with closing(bind(config.host, config.port)) as listening:
@@ -169,6 +180,7 @@ async def _listen(
             observe,
             check_emitted=check_publishable,
             sending=None if broker is None else (PostgresUnsent(database), broker),
+            last_resort=last_resort,
         )
         face = relayed.app = listener_app(
             EventReader(database),
@@ -179,6 +191,7 @@ async def _listen(
                 *pruning_routes(store),
             ],
             health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
+            essentials=service.essentials,
             metrics=metrics.text,
         )
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
@@ -190,15 +203,23 @@ async def _listen(
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = Gatekeeper(face, tokens, listener_needs) if tokens else face
         drained = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(serve(_guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES))
-            counting = group.create_task(open_conflicts.run())
+        face_ends = Essentials(end_within_s=config.drain_timeout, last_resort=last_resort)
+        serving = face_ends.start(
+            serve(_guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES), "HTTP server"
+        )
+        counting = face_ends.start(open_conflicts.run(), "count of open conflicts")
+
+        async def listen_and_close() -> None:
             try:
                 await service.run(stop)
             finally:
+                face_ends.may_end(serving)
                 drained.set()
-                await end_all([counting])
+                await face_ends.end([counting])
+                await asyncio.wait([serving])
                 await publisher.close()
+
+        await face_ends.run(listen_and_close())
 
 
 def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> LetterBroker | None:
@@ -226,23 +247,13 @@ async def _start_patiently(
     for left in range(config.start_attempts - 1, -1, -1):
         try:
             return await start()
-        except (StartError, ExceptionGroup) as raised:
-            error = _start_error(raised)
-            if error is None:
-                raise
+        except StartError as error:
             if not left or stop.is_set():
-                raise error from None
+                raise
             observe(StartFailed(str(error), left, config.start_retry_delay))
         if await _stopped_within(stop, config.start_retry_delay):
             return None
     return None
-
-
-def _start_error(raised: Exception) -> StartError | None:
-    """The StartError that `raised` is: one that left through task groups is wrapped by each of them."""
-    while isinstance(raised, ExceptionGroup) and len(raised.exceptions) == 1:
-        (raised,) = raised.exceptions
-    return raised if isinstance(raised, StartError) else None
 
 
 async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
@@ -353,22 +364,30 @@ def _started(what: str, listening: socket.socket, serving: str) -> ProcessStarte
 
 
 @asynccontextmanager
-async def _stop_on_signals() -> AsyncIterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set; a second one ends the process at once."""
+async def _stop_on_signals(config: Common, last_resort: LastResort) -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set; a second one ends the process at once.
+
+    The handler is Python's, not the loop's: it is heard although a user's handler blocks the loop.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    stopping = False
 
-    def on_signal(number: int) -> None:
-        if stop.is_set():
+    def on_signal(number: int, _frame: object) -> None:
+        nonlocal stopping
+        if stopping:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        stop.set()
+        stopping = True
+        within_s = STOP_DRAINS * config.drain_timeout + STOP_MARGIN_S
+        last_resort.arm(
+            within_s, status=1, why=f"it did not end within {within_s:g} s of {signal.Signals(number).name}"
+        )
+        loop.call_soon_threadsafe(stop.set)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal, number)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)

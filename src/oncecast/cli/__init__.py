@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import version
 from pathlib import Path
@@ -143,18 +143,9 @@ def _reload(target: str | None, app_dir: Path, flags: dict[str, Any]) -> None:
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
-    from oncecast.listener.tasks import left_behind
+    from oncecast.cli.event_loop import run
 
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        new_event_loop = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main)
-        if left_behind:  # the runner would wait for it
-            sys.stdout.flush()
-            os._exit(0)
+    run(main)
 
 
 def _register() -> None:

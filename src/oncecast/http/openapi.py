@@ -158,7 +158,13 @@ def document_routes(**documents: Mapping[str, Any]) -> list[BaseRoute]:
 
 HEALTH = {
     "/livez": {
-        "get": operation("livez", "Whether the process runs", record(status=TEXT), tag="Health"),
+        "get": operation(
+            "livez",
+            "Whether the process works, or has to be restarted",
+            record(status=TEXT),
+            tag="Health",
+            problems={503: "An essential task has ended or stands still: restart the process."},
+        ),
     },
     "/metrics": {
         "get": operation(

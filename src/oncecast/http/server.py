@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oncecast import forks
 from oncecast.core.errors import OncecastError, StartError
+from oncecast.tasks import cancel_all
 
 GRACEFUL_SHUTDOWN_S = 3
 BACKLOG = 2048
@@ -84,9 +85,10 @@ async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, 
         await stop.wait()
         server.should_exit = True
 
-    async with asyncio.TaskGroup() as group:
-        watcher = group.create_task(watch())
+    watcher = asyncio.create_task(watch())
+    try:
         await server.serve(sockets=[listening])
-        watcher.cancel()
-        if not stop.is_set():
-            raise OncecastError("the HTTP server ended by itself")
+    finally:
+        await cancel_all([watcher])
+    if not stop.is_set():
+        raise OncecastError("the HTTP server ended by itself")

@@ -13,11 +13,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from oncecast.core.errors import DataRefused, InvalidPageMark, RowLocked, Unavailable
+from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
 from oncecast.http.params import texts, whole_number
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 from oncecast.http.tokens import Right
 from oncecast.listener.api_document import listener_document
+from oncecast.tasks import Essentials
 
 PAGE_MAX_EVENTS = 1_000
 PAGE_DEFAULT_EVENTS = 100
@@ -74,6 +76,7 @@ def listener_app(
     further: Sequence[BaseRoute],
     *,
     health: Callable[[], dict[str, Any]],
+    essentials: Essentials,
     metrics: Callable[[], bytes],
 ) -> Starlette:
     """The ASGI application, with `further` routes; `health()` tells whether PostgreSQL is worth asking."""
@@ -124,7 +127,7 @@ def listener_app(
         return json_response(health())
 
     async def live(_request: Request) -> Response:
-        return json_response({"status": "ok"})
+        return liveness(essentials)
 
     async def ready(_request: Request) -> Response:
         report = health()

@@ -39,6 +39,7 @@ from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
 from oncecast.listener.trial import Trial
 from oncecast.observe.tracebacks import users_traceback
+from oncecast.tasks import STALL_S, working
 
 Answer = TypeVar("Answer")
 
@@ -166,6 +167,7 @@ class Attempts:
             self._come_back(part, WAIT_S)
 
     async def _attempt_once(self, work: Work) -> Exception | None:
+        working(self._limits.db_attempts * (self._limits.handler_timeout_s + STALL_S))
         for arrival in work:
             arrival.attempts += arrival.doom is None
         try:

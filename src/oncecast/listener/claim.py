@@ -19,6 +19,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
 from oncecast.core.taken import is_suspect
 from oncecast.listener.gates import DatabaseGate, LeaseGate
+from oncecast.tasks import STALL_S, idle, working
 
 Work = list[Arrival]
 CLAIM_S = 0.1
@@ -101,13 +102,16 @@ class Line:
     async def claim_for_ever(self) -> None:
         """Claim what is pending, as soon as a lane has room for it."""
         while True:
+            idle()
             await self._arrived.wait()
             await self._database.wait()
+            working(STALL_S)
             batch = self._take()
             self._began(1)
             try:
                 claims = await self._leases.claim(batch)
                 self._sort_out(claims)
+                idle()
                 for work in self._divide(claims.mine + claims.elsewhere):
                     self._began(1)
                     try:
@@ -121,6 +125,7 @@ class Line:
     async def work_for_ever(self) -> None:
         """One lane: attempt one piece of work after the other."""
         while True:
+            idle()
             work = await self._work.get()
             try:
                 await self._attempt(work)

@@ -17,6 +17,7 @@ from oncecast.core.ports import EventStore
 from oncecast.core.wire import Gap
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.track import Track
+from oncecast.tasks import STALL_S, working
 
 SAVE_INTERVAL_S = 1.0
 LOOK_INTERVAL_S = 5.0
@@ -44,6 +45,7 @@ class CursorSaver:
     async def save_for_ever(self) -> None:
         """About every second; with jitter, so that listeners of a group do not always meet."""
         while True:
+            working(STALL_S)
             await asyncio.sleep(SAVE_INTERVAL_S * random.uniform(0.8, 1.2))
             await self.save()
 

@@ -16,6 +16,7 @@ from oncecast.core.facts import EmissionsHeldUp, EmissionsRelayed, Observe
 from oncecast.core.ports import Outbox, Publish
 from oncecast.core.retry import backoff
 from oncecast.listener.gates import DatabaseGate
+from oncecast.tasks import STALL_S, idle, working
 
 LOOK_INTERVAL_S = 1.0
 """Another listener may have died with events in the outbox."""
@@ -49,6 +50,7 @@ class Emissions:
     async def relay_for_ever(self) -> None:
         """Relay whenever there is something to."""
         while True:
+            idle()
             woken = await self._wait()
             await self._database.wait()
             self._woken.clear()
@@ -66,7 +68,9 @@ class Emissions:
         """Relay all there is, and return how many events that were; where it is held up, those before."""
         count = 0
         try:
+            working(STALL_S)
             while (relayed := await self._relay_chunk()) > 0:
+                working(STALL_S)
                 count += relayed
                 self._failures = 0
                 self._chunk = min(2 * self._chunk, CHUNK_EVENTS)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -38,6 +39,7 @@ from oncecast.core.wire import (
 )
 from oncecast.listener.dial import Connection, Dial, Lost
 from oncecast.listener.track import EVENT_COST_BYTES, Track, cost_bytes
+from oncecast.tasks import cancel_all, error_of, run_until_first_end
 
 WELCOME_DEADLINE_S = 10.0
 WRITE_DEADLINE_S = 10.0
@@ -162,23 +164,17 @@ class Feed:
             track = await self._resume(connection)
             self.connected = True
             self._observe(Connected(self.url, track.watermark.received))
-            asked: set[asyncio.Task[None]] = set()
+            answers = _Answers()
             try:
-                async with asyncio.TaskGroup() as group:
-                    reader = group.create_task(self._read(connection, track, group, asked))
-                    others = [
-                        group.create_task(self._give_credit(connection)),
-                        group.create_task(self._make_reports(connection)),
-                        group.create_task(self._watch_for_reread(track, reader)),
-                    ]
-                    await asyncio.wait([reader])
-                    for task in (*others, *asked):
-                        task.cancel()
-            except BaseExceptionGroup as errors:
-                ours = asyncio.current_task()
-                if ours is not None and ours.cancelling():  # 3.11 forgets it where a child fails in the same turn
-                    raise asyncio.CancelledError from None
-                raise errors.exceptions[0] from None
+                await run_until_first_end(
+                    self._read(connection, track, answers),
+                    self._give_credit(connection),
+                    self._make_reports(connection),
+                    self._watch_for_reread(track),
+                    answers.failed(),
+                )
+            finally:
+                await cancel_all(answers.under_way)
 
     async def _resume(self, connection: Connection) -> Track:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
@@ -258,22 +254,18 @@ class Feed:
             raise Lost("the group's cursor is of an opening that the journal does not name: asking it again")
         await self._store.adopt_cursor(welcome.journal, welcome.epochs, instead_of=saved.epochs)
 
-    async def _read(
-        self, connection: Connection, track: Track, group: asyncio.TaskGroup, asked: set[asyncio.Task[None]]
-    ) -> None:
+    async def _read(self, connection: Connection, track: Track, answers: _Answers) -> None:
         while True:
             text = await connection.recv()
             if track.abandoned.is_set():
                 return  # its successor brings it again; here it would have lost its place in the order
             frame = _decode(text)
             if isinstance(frame, Ask):
-                if len(asked) >= ASKED_MAX:
+                if len(answers.under_way) >= ASKED_MAX:
                     raise ProducerError(f"{self.url} asks without waiting for answers")
                 if len(text) > ASK_MAX_BYTES:
                     raise ProducerError(f"{self.url} asked with {len(text)} bytes; {ASK_MAX_BYTES} are the most")
-                task = group.create_task(self._give_answer(connection, frame))
-                asked.add(task)
-                task.add_done_callback(asked.discard)
+                answers.begin(self._give_answer(connection, frame))
                 continue
             if isinstance(frame, Gap):
                 self._spend(len(text))
@@ -352,9 +344,30 @@ class Feed:
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await connection.send(encode(report).decode())
 
-    async def _watch_for_reread(self, track: Track, reader: asyncio.Task[None]) -> None:
+    async def _watch_for_reread(self, track: Track) -> None:
         await track.abandoned.wait()
-        reader.cancel()
+
+
+class _Answers:
+    """The answers that are being made over one connection; the first that fails breaks it."""
+
+    def __init__(self) -> None:
+        self.under_way: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self, answer: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(answer)
+        self.under_way.add(task)
+        task.add_done_callback(self._ended)
+
+    async def failed(self) -> None:
+        """Wait for the first that fails, and raise its error."""
+        await self._failed
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.under_way.discard(task)
+        if (error := error_of(task)) is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
 
 def _decode(text: bytes) -> ServerFrame:

@@ -14,6 +14,7 @@ from oncecast.core.letter_ports import DeadLetterLog
 from oncecast.core.ports import EventStore
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.letter_line import line_of
+from oncecast.tasks import STALL_S, idle, working
 
 CHUNK_LETTERS = 100
 RETRY_INTERVAL_S = 5.0
@@ -41,8 +42,10 @@ class DeadLetterFiler:
         except Unavailable as error:
             self._observe(FilingFailed(str(error)))
         while True:
+            idle()
             await self._woken.wait()
             await self._database.wait()
+            working(STALL_S)
             self._woken.clear()
             if not await self.file():
                 await asyncio.sleep(RETRY_INTERVAL_S)

@@ -16,6 +16,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe
 from oncecast.core.ports import Claims, EventStore, Leases
 from oncecast.core.taken import SUSPECT_RESCUES
+from oncecast.tasks import STALL_S, working
 
 HEARTBEAT_INTERVAL_S = 1.0
 LOOK_INTERVAL_S = 1.0
@@ -145,6 +146,7 @@ class LeaseGate:
     async def beat_for_ever(self) -> None:
         """Move our counter every second, and so find out when Redis is back."""
         while True:
+            working(STALL_S)
             started_s = time.monotonic()
             if self.breaker.allows(started_s):
                 await self._beat()
@@ -226,6 +228,7 @@ class DatabaseGate:
     async def probe_for_ever(self) -> None:
         """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
         while True:
+            working(STALL_S)
             if await self.wait_down(LOOK_INTERVAL_S):
                 await self._probe_until_up()
             elif self._is_slow() and (error := await self._probe()):
@@ -234,6 +237,7 @@ class DatabaseGate:
     async def _probe_until_up(self) -> None:
         self._observe(DependencyTried("database"))
         while not self.is_up:
+            working(STALL_S)
             await asyncio.sleep(max(0.0, self.breaker.probe_at_s - time.monotonic()))
             if not self.breaker.allows(time.monotonic()):
                 continue

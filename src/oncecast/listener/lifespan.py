@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from oncecast.core.errors import ConfigError, StartError
+from oncecast.core.errors import ConfigError, OncecastError, StartError
 from oncecast.core.facts import LifespanCutShort, Observe
 from oncecast.listener.parts import named
 from oncecast.listener.tasks import unless
@@ -92,7 +92,7 @@ class Lifespan:
     async def _begin(self, context: AbstractAsyncContextManager[Any]) -> Any:
         try:
             return await context.__aenter__()
-        except Exception as error:  # whatever users' code raises: the application cannot start
+        except (Exception, SystemExit) as error:  # whatever users' code raises: the application cannot start
             raise StartError(f"lifespan {self._name}: {type(error).__name__}: {error}") from error
 
     async def _end(self, context: AbstractAsyncContextManager[Any], bounds: Bounds | None) -> None:
@@ -102,6 +102,8 @@ class Lifespan:
         try:
             async with asyncio.timeout(bounds.end_within_s) as deadline:
                 await context.__aexit__(None, None, None)
+        except SystemExit as error:
+            raise OncecastError(f"lifespan {self._name} ended with SystemExit: {error}") from error
         except Exception:  # classified: its own goes on its way, what it makes of being cut short does not
             if not deadline.expired():
                 raise

@@ -34,7 +34,7 @@ def load_app(target: str | None, app_dir: Path) -> Listener:
 def _import(module_name: str, app_dir: Path) -> ModuleType:
     try:
         return importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # It is the user's code that fails, whatever with: no attempt of ours would end otherwise.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and (module_name + ".").startswith(missing + "."):
@@ -43,7 +43,7 @@ def _import(module_name: str, app_dir: Path) -> ModuleType:
         raise ConfigError(_told(error, app_dir)) from error
 
 
-def _told(error: Exception, app_dir: Path) -> str:
+def _told(error: Exception | SystemExit, app_dir: Path) -> str:
     """The error with its place: the innermost line of the application itself, rather than of what that uses."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_shown(error.filename, app_dir)}:{error.lineno}: {type(error).__name__}: {error.msg}"

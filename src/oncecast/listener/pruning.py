@@ -13,6 +13,7 @@ from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Observe, Pruned
 from oncecast.core.ports import EventStore
 from oncecast.listener.gates import DatabaseGate
+from oncecast.tasks import STALL_S, idle, working
 
 CHUNK_ROWS = 1_000
 INTERVAL_S = 30.0
@@ -33,7 +34,9 @@ class Pruner:
         """Every half minute, with jitter, so that the listeners of a group do not always meet."""
         interval_s = min(INTERVAL_S, self._keep_s or INTERVAL_S)
         while True:
+            idle()
             await self._database.wait()
+            working(2 * STALL_S)
             with contextlib.suppress(Unavailable, RowLocked):  # the inserts will find out; old rows only get older
                 await self._store.prune_attempts()
                 if self._keep_s is not None:
@@ -44,6 +47,7 @@ class Pruner:
         count = 0
         while chunk := await self._store.prune(older_than_s=keep_s, limit=CHUNK_ROWS):
             count += chunk
+            working(2 * STALL_S)
             await asyncio.sleep(REST_S)
         if count:
             self._observe(Pruned(count))

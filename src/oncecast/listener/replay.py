@@ -20,8 +20,8 @@ from oncecast.core.letter_ports import DeadLetters, ReplayWork
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
-from oncecast.listener.tasks import end_all
 from oncecast.observe.tracebacks import users_traceback
+from oncecast.tasks import cancel_all
 
 
 class Replay(Enum):
@@ -96,7 +96,7 @@ class Replays:
         self.draining = True
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=within_s)
-            await end_all(list(late))
+            await cancel_all(late)
 
     async def _in_turn(self, attempt: ReplayAttempt) -> ReplayResult:
         async with self._one_at_a_time, self._solo.together():

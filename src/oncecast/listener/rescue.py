@@ -18,6 +18,7 @@ from oncecast.core.facts import Observe, Rescued
 from oncecast.core.ports import EventStore
 from oncecast.core.taken import Holders
 from oncecast.listener.gates import LeaseGate
+from oncecast.tasks import STALL_S, working
 
 LOOK_INTERVAL_S = 0.5
 DEAD_AFTER_S = 4.0
@@ -55,6 +56,7 @@ class TakenWatch:
     async def watch_for_ever(self) -> None:
         """Look every half second."""
         while True:
+            working(STALL_S)
             await asyncio.sleep(LOOK_INTERVAL_S)
             if self._taken:
                 await self.look()

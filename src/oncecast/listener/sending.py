@@ -17,6 +17,7 @@ from oncecast.core.letter_ports import DeadLetter, LetterBroker, UnsentLetters
 from oncecast.core.retry import backoff
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.letter_line import message_of
+from oncecast.tasks import STALL_S, idle, working
 
 NAME = "broker"
 CHUNK_LETTERS = 20
@@ -63,6 +64,7 @@ class DeadLetterSender:
         failures = 0
         self._observe(DependencyTried(NAME))
         while True:
+            idle()
             await self._database.wait()
             self._woken.clear()
             if await self.send():
@@ -111,6 +113,7 @@ class DeadLetterSender:
 
     async def _send_all(self) -> bool:
         while letters := await self._letters.claim(CHUNK_LETTERS):
+            working(STALL_S)
             try:
                 answers = await self._broker.send([message_of(letter, self._broker.max_bytes) for letter in letters])
             except Unavailable as error:

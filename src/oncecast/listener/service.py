@@ -41,10 +41,10 @@ from oncecast.listener.sending import DeadLetterSender
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
-from oncecast.listener.tasks import end_all, first_of
 from oncecast.listener.thread_gate import ThreadGate
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
+from oncecast.tasks import STALL_S, Essentials, LastResort, idle, wait_any, working
 
 LAST_SENDING_MIN_S = 1.0
 """What a drain leaves for dead letters at least, however long the rest of it took."""
@@ -92,7 +92,9 @@ class ListenerService:
         dial: Dial | None = None,
         check_emitted: Callable[[bytes], None] | None = None,
         sending: tuple[UnsentLetters, LetterBroker] | None = None,
+        last_resort: LastResort | None = None,
     ) -> None:
+        self.essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._dial = dial or websocket_dial(settings.token)
         self.tally = Tally(observe)
         self.standing = Standing(store, app.selectors, adopt=settings.adopt_handlers, observe=observe)
@@ -239,8 +241,11 @@ class ListenerService:
     async def run(self, stop: asyncio.Event) -> None:
         """Work as soon as it may, until `stop` is set or it may not any more, then drain.
 
-        Any task that dies ends it all with its error.
+        Any essential task that ends by itself ends it all with its error.
         """
+        await self.essentials.run(self._live(stop))
+
+    async def _live(self, stop: asyncio.Event) -> None:
         try:
             async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._observe)):
                 try:
@@ -252,51 +257,47 @@ class ListenerService:
             await asyncio.shield(self._close())
 
     async def _work_when_allowed(self, stop: asyncio.Event) -> None:
-        async with asyncio.TaskGroup() as group:
-            standing = group.create_task(self.standing.watch_until_lost())
-            if await first_of(stop, self.standing.allowed) is self.standing.allowed:
-                await self._work(first_of(stop, self.standing.lost))
-            await end_all([standing])
+        standing = self.essentials.start(self.standing.watch_for_ever(), "standby watch")
+        if await wait_any(stop, self.standing.allowed) is self.standing.allowed:
+            await self._work(wait_any(stop, self.standing.lost))
+        await self.essentials.end([standing])
 
     async def _work(self, ending: Awaitable[object]) -> None:
-        async with asyncio.TaskGroup() as group:
-            intake = [group.create_task(feed.run_for_ever()) for feed in self.feeds]
-            intake += [group.create_task(claiming) for claiming in self._lines.claiming()]
-            intake.append(group.create_task(self._watch.watch_for_ever()))
-            work = [group.create_task(working) for working in self._lines.working()]
-            sending = (self.sender.send_for_ever(),) if self.sender else ()
-            upkeep = [
-                group.create_task(task)
-                for task in (
-                    *sending,
-                    self.redis.beat_for_ever(),
-                    self.database.probe_for_ever(),
-                    self.settlement.mark_for_ever(),
-                    self._cursors.save_for_ever(),
-                    self._filer.file_for_ever(),
-                    self._emissions.relay_for_ever(),
-                    self._pruner.prune_for_ever(),
-                    self._renew_for_ever(),
-                    self._hand_back_for_ever(),
-                )
-            ]
-            await ending
-            await self._drain(intake, work)
-            await end_all(upkeep)
+        start = self.essentials.start
+        intake = [start(feed.run_for_ever(), f"feed from {feed.url}") for feed in self.feeds]
+        intake += [start(claiming, "claim loop") for claiming in self._lines.claiming()]
+        intake.append(start(self._watch.watch_for_ever(), "takeover watch"))
+        work = [start(worker, "worker") for worker in self._lines.working()]
+        upkeep = [
+            start(self.redis.beat_for_ever(), "heartbeat"),
+            start(self.database.probe_for_ever(), "PostgreSQL probe"),
+            start(self.settlement.mark_for_ever(), "done markers"),
+            start(self._cursors.save_for_ever(), "cursor saver"),
+            start(self._filer.file_for_ever(), "dead-letter file"),
+            start(self._emissions.relay_for_ever(), "outbox relay"),
+            start(self._renew_for_ever(), "lease renewal"),
+            start(self._hand_back_for_ever(), "lease release"),
+            start(self._pruner.prune_for_ever(), "retention"),
+        ]
+        if self.sender:
+            upkeep.append(start(self.sender.send_for_ever(), "dead-letter sender"))
+        await ending
+        await self._drain(intake, work)
+        await self.essentials.end(upkeep)
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
         self._draining = self.replays.draining = True
         ends_at_s = time.monotonic() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
-        await end_all(intake)
+        await self.essentials.end(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
                 await self._lines.idle()
         except TimeoutError:
             pass  # what is still being attempted is rolled back, and another listener's
         await self.replays.drain(within_s=max(0.0, ends_at_s - time.monotonic()))
-        await end_all(work)
+        await self.essentials.end(work)
         await self.settlement.mark()
         left = self.settlement.all_in_flight()
         for arrival in left:  # a claim may have been under way: ask for all of them
@@ -318,13 +319,16 @@ class ListenerService:
 
     async def _renew_for_ever(self) -> None:
         while True:
+            working(STALL_S)
             await asyncio.sleep(self.settings.lease_ttl_s / 10)
             await self.redis.renew(self.settlement.all_in_flight())
 
     async def _hand_back_for_ever(self) -> None:
         """When PostgreSQL is out of reach, another listener may still reach it: let go of everything."""
         while True:
+            idle()
             await self._paused.wait()
+            working(STALL_S)
             self._paused.clear()
             await self.redis.hand_back(self.settlement.all_in_flight())
 

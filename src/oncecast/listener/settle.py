@@ -17,6 +17,7 @@ from oncecast.core.facts import Cause, Conflicts, Died, Duplicates, Observe, Per
 from oncecast.core.ports import Outcome
 from oncecast.listener.gates import LeaseGate
 from oncecast.listener.recent import Recent
+from oncecast.tasks import STALL_S, idle, working
 
 GATHER_S = 0.2
 """A call to Redis an event would cost as much as half of its handler. The others look every half second; what this
@@ -102,7 +103,9 @@ class Settlement:
     async def mark_for_ever(self) -> None:
         """Mark what has ended, as much at a time as has gathered: nobody asks about it sooner than that."""
         while True:
+            idle()
             await self._something.wait()
+            working(STALL_S)
             await asyncio.sleep(GATHER_S)
             await self.mark()
 

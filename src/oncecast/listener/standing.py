@@ -12,6 +12,7 @@ import asyncio
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Observe, StandingBy
 from oncecast.core.ports import EventStore
+from oncecast.tasks import STALL_S, working
 
 INTERVAL_S = 1.0
 
@@ -35,10 +36,12 @@ class Standing:
         """Why it may not work now, if it may not."""
         return self.reason or (None if self.allowed.is_set() else "it has just begun")
 
-    async def watch_until_lost(self) -> None:
-        """Until this listener, having been allowed to work, may not any more."""
-        while not self.lost.is_set():
-            await self.ask()
+    async def watch_for_ever(self) -> None:
+        """Ask about every second, until `lost` is set: then this listener may not work any more."""
+        while True:
+            working(STALL_S)
+            if not self.lost.is_set():
+                await self.ask()
             await asyncio.sleep(INTERVAL_S)
 
     async def ask(self) -> None:

@@ -1,30 +1,19 @@
-"""Tasks and events: the first of several, an end for all, and users' code apart from ours."""
+"""Users' code apart from ours: cut short by an event, and in a task of its own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-CANCEL_INTERVAL_S = 0.2
+from oncecast.core.errors import AttemptFailed
+from oncecast.tasks import error_of
+
 CANCEL_AGAIN_S = 15.0
 """Users' code may take so long to clean up, and a statement of theirs to be ended, before it is cancelled again."""
 CANCELS_MAX = 10
 """So often it is cancelled before it is left behind."""
-
-left_behind: set[asyncio.Task[Any]] = set()
-"""Users' code that goes on and on, though it was cancelled as often as it may be."""
-
-
-async def first_of(*events: asyncio.Event) -> asyncio.Event:
-    """The first of `events` that is set."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        return next(event for event in events if event.is_set())
-    finally:
-        await end_all(waiting)
 
 
 @asynccontextmanager
@@ -53,10 +42,11 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
     """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
 
     What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,
-    and users may swallow a cancellation. Here, whoever was cancelled, or ran out of time, never returns.
+    and users may swallow a cancellation. Here, whoever was cancelled, or ran out of time, never returns. SystemExit
+    and the like, which would end the event loop, are an AttemptFailed.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(handling)
+    task = loop.create_task(_contained(handling))
     over: asyncio.Future[None] = loop.create_future()
 
     def wake(_: object = None) -> None:
@@ -71,12 +61,27 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
         timer.cancel()
         in_time = task.done()
         if in_time:
-            _error_of(task)  # or it would be told as never retrieved
+            error_of(task)  # or it would be told as never retrieved
         else:
             await _end(task)
     if not in_time:
-        raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from _error_of(task)
+        raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error_of(task)
+    if (error := error_of(task)) is not None and not isinstance(error, Exception):
+        raise failed_attempt(error) from error
     task.result()
+
+
+async def _contained(handling: Coroutine[Any, Any, None]) -> None:
+    try:
+        await handling
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise failed_attempt(error) from error
+
+
+def failed_attempt(error: BaseException) -> AttemptFailed:
+    """What an error that is no Exception means where users' code raises it: this attempt has failed, no more."""
+    told = f": {error}" if str(error) else ""
+    return AttemptFailed(f"the handler raised {type(error).__name__}{told}")
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
@@ -90,22 +95,6 @@ async def _end(task: asyncio.Task[Any]) -> None:
             await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
         except asyncio.CancelledError as error:
             cancelled = error
-    else:
-        left_behind.add(task)
-        task.add_done_callback(left_behind.discard)
-    task.add_done_callback(_error_of)
+    task.add_done_callback(error_of)
     if cancelled is not None:
         raise cancelled
-
-
-def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
-    return task.exception() if task.done() and not task.cancelled() else None
-
-
-async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """End `tasks`, however often that takes: a library that uses `wait_for` can swallow a cancellation on 3.11."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_INTERVAL_S)

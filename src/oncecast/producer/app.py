@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -22,6 +22,7 @@ from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.facts import Observe
 from oncecast.core.ports import Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
+from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 from oncecast.http.tokens import Right
@@ -33,6 +34,7 @@ from oncecast.producer.relay import Relay
 from oncecast.producer.retention import Retention, RetentionLimits
 from oncecast.producer.ring import Ring
 from oncecast.producer.session import start_after
+from oncecast.tasks import Essentials, LastResort
 
 EVENTS = "/events"
 API = "/api/"
@@ -46,6 +48,7 @@ class ProducerSettings:
     """Plain values; see the table of settings for what each means."""
 
     instance: str
+    drain_timeout_s: float = 10.0
     source: str = DEFAULT_SOURCE
     event_max_bytes: int = 1024 * 1024
     request_max_bytes: int = 16 * 1024 * 1024
@@ -69,10 +72,17 @@ class Producer:
     """Accepts events, journals them, and broadcasts them. `app` is its ASGI application."""
 
     def __init__(
-        self, journal: Journal, settings: ProducerSettings, *, metrics: Callable[[], bytes], observe: Observe
+        self,
+        journal: Journal,
+        settings: ProducerSettings,
+        *,
+        metrics: Callable[[], bytes],
+        observe: Observe,
+        last_resort: LastResort | None = None,
     ) -> None:
         self._journal = journal
         self._settings = settings
+        self._essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
         self._listeners = ListenerHub(journal, self._ring, observe)
@@ -87,6 +97,16 @@ class Producer:
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
         self._relay = Relay(self._listeners, self.retention.knows)
+
+    async def run(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Serve until `serving` has ended; raises the error of an essential task that ends before."""
+
+        async def serve() -> None:
+            await serving
+            await self._essentials.end([retention])
+
+        retention = self._essentials.start(self.retention.run_for_ever(), "retention")
+        await self._essentials.run(serve())
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application. What is hot, and what is no page, goes past the router."""
@@ -111,7 +131,7 @@ class Producer:
                 *self._relay.routes(),
                 Route("/health", self._health, methods=["GET"]),
                 Route("/livez", self._live, methods=["GET"]),
-                Route("/readyz", self._live, methods=["GET"]),
+                Route("/readyz", self._ready, methods=["GET"]),
                 Route("/metrics", self._metrics_text, methods=["GET"]),
                 *document_routes(openapi=producer_document(), asyncapi=websocket_document()),
             ],
@@ -191,6 +211,9 @@ class Producer:
         return json_response(status)
 
     async def _live(self, _request: Request) -> Response:
+        return liveness(self._essentials)
+
+    async def _ready(self, _request: Request) -> Response:
         return json_response({"status": "ok"})
 
     async def _metrics_text(self, _request: Request) -> Response:

@@ -16,10 +16,12 @@ from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem
 from oncecast.http.tokens import may
 from oncecast.producer.ring import Frame, Ring
-from oncecast.producer.session import close, start_after, together
+from oncecast.producer.session import close, start_after
+from oncecast.tasks import run_until_first_end
 
 SEND_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 256 * 1024
+
 
 _NO_RIGHT = Problem(401, "publishing here needs the publish token; this connection came without it")
 
@@ -117,7 +119,7 @@ class _Session:
         self._may_publish = may(socket.scope, "publish")
 
     async def run(self) -> None:
-        await together(self._send_for_ever(), self._hear_for_ever())
+        await run_until_first_end(self._send_for_ever(), self._hear_for_ever())
 
     async def _send_for_ever(self) -> None:
         while True:

@@ -26,7 +26,8 @@ from oncecast.core.wire import (
     encode,
 )
 from oncecast.producer.ring import Ring
-from oncecast.producer.session import close, start_after, together
+from oncecast.producer.session import close, start_after
+from oncecast.tasks import run_until_first_end
 
 RESUME_DEADLINE_S = 30.0
 SEND_DEADLINE_S = 30.0
@@ -172,7 +173,7 @@ class _Session:
         self._credited = asyncio.Event()
 
     async def run(self) -> None:
-        await together(self._send_for_ever(), self._hear_for_ever())
+        await run_until_first_end(self._send_for_ever(), self._hear_for_ever())
 
     async def _send_for_ever(self) -> None:
         while True:

@@ -24,6 +24,7 @@ from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
 from oncecast.producer.listeners import ListenerHub
 from oncecast.producer.session import start_after
+from oncecast.tasks import STALL_S, working
 
 TICK_S = 2.0
 KEEP_INTERVAL_S = 30.0
@@ -121,6 +122,7 @@ class Retention:
     async def run_for_ever(self) -> None:
         """Look every now and then, and at once when the journal is nearly full."""
         while True:
+            working(STALL_S)
             with contextlib.suppress(JournalUnavailable):  # it has said so, and is tried again
                 await self.tick()
             try:

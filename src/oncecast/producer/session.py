@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -19,16 +17,6 @@ def start_after(journal: Journal, cursor: Cursor) -> int:
     """The offset after which a reader at `cursor` goes on; never beyond what the journal has."""
     offset = resume_after(cursor, [Epoch(cursor.epoch, 0)], journal.epochs)
     return max(journal.first - 1, min(offset, journal.last))
-
-
-async def together(*sides: Coroutine[Any, Any, None]) -> None:
-    """Run the sides of a conversation until the first of them ends with an error, and raise that."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for side in sides:
-                group.create_task(side)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 async def close(socket: WebSocket, code: int, reason: str) -> None:

@@ -25,11 +25,11 @@ from oncecast.listener.order import Order
 from oncecast.listener.recent import Recent
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
-from oncecast.listener.tasks import end_all
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
 from oncecast.producer.publishable import check_publishable
 from oncecast.stores.memory import MemoryLeases, MemoryRedis
+from oncecast.tasks import cancel_all
 from oncecast.testing.results import Ending, NotEnded, Result
 from oncecast.testing.stores import NAME, Stores
 from oncecast.testing.watched import WatchedEvents
@@ -154,7 +154,7 @@ class Bench:
                 try:
                     await self._go_rounds(self._order.let_through(arrivals, self._settlement.enter(arrivals)))
                 finally:
-                    await end_all(tasks)
+                    await cancel_all(tasks)
         except BaseExceptionGroup as raised:
             if len(raised.exceptions) > 1:
                 raise

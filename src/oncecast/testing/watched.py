@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from oncecast.core.errors import AttemptFailed
 from oncecast.core.event import Arrival
 from oncecast.core.ports import EarlierAttempts, EventStore, Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction, Params
@@ -78,6 +79,11 @@ class WatchedEvents:
             if self.last_error is error:
                 raise
             raise self.last_error from error
+        except AttemptFailed as error:
+            self.last_error = error
+            if isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, Exception | SystemExit):
+                raise error.__cause__ from None  # such as `pytest.fail` in a handler: the test's own outcome
+            raise
         except Exception as error:
             self.last_error = error
             raise

@@ -21,6 +21,7 @@ from oncecast.listener.letters_api import letters_routes
 from oncecast.listener.pruning_api import pruning_routes
 from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.tasks import Essentials
 
 NOTHING: Any = SimpleNamespace()
 ANYTHING: Any = Mock()
@@ -37,7 +38,9 @@ def listener_routes() -> Iterable[BaseRoute]:
     letters = letters_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
     conflicts = conflicts_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
     further = [*letters, *conflicts, *pruning_routes(NOTHING)]
-    return listener_app(NOTHING, NOTHING, further, health=dict, metrics=bytes).routes
+    return listener_app(
+        NOTHING, NOTHING, further, health=dict, essentials=Essentials(end_within_s=1), metrics=bytes
+    ).routes
 
 
 def served(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:

@@ -15,11 +15,20 @@ import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
-from oncecast.core.errors import ConfigError, Cost, DataInvalid, NoThread, ProceededTwice, StartError, classify
+from oncecast.core.errors import (
+    AttemptFailed,
+    ConfigError,
+    Cost,
+    DataInvalid,
+    NoThread,
+    ProceededTwice,
+    StartError,
+    classify,
+)
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.facts import Fact, LifespanCutShort
 from oncecast.listener.lifespan import Bounds
-from oncecast.listener.tasks import CANCEL_AGAIN_S, left_behind
+from oncecast.listener.tasks import CANCEL_AGAIN_S
 from oncecast.stores.postgres.connection import CANCEL_S
 from tests.support.arrivals import arrivals
 
@@ -393,20 +402,49 @@ async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_b
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
-    app, may_end = Listener(), asyncio.Event()
+    app, may_end, running = Listener(), asyncio.Event(), []
 
     @app.on("t")
     async def handler() -> None:
+        running.append(asyncio.current_task())
         while not may_end.is_set():
             with suppress(asyncio.CancelledError):
                 await may_end.wait()
 
     with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
         await handled(app, Event.new("t"), timeout_s=0.01)
-    assert len(left_behind) == 1
+    assert not running[0].done()
     may_end.set()
-    await asyncio.wait(left_behind)
-    assert not left_behind
+    await asyncio.wait(running)
+
+
+class Unusual(BaseException):
+    """What a library may raise past `except Exception`, such as gevent's Timeout."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Unusual("odd")], ids=repr)
+@pytest.mark.parametrize("kind", ["async def", "def", "in a child task"])
+async def test_what_is_no_exception_is_a_failed_attempt_too(error: BaseException, kind: str) -> None:
+    if kind == "in a child task" and isinstance(error, SystemExit | KeyboardInterrupt):
+        pytest.skip("asyncio stops the loop for these: tests/acceptance/test_exits.py has them")
+    app = Listener()
+
+    async def fail() -> None:
+        raise error
+
+    if kind == "def":
+
+        @app.on("t")
+        def in_a_thread() -> None:
+            raise error
+    else:
+
+        @app.on("t")
+        async def handler() -> None:
+            await (asyncio.create_task(fail()) if kind == "in a child task" else fail())
+
+    with pytest.raises(AttemptFailed, match=f"the handler raised {type(error).__name__}"):
+        await handled(app, Event.new("t"))
 
 
 @pytest.mark.parametrize("survives", [False, True])

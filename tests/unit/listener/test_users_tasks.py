@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from oncecast.listener.tasks import end_all, unless
+from oncecast.listener.tasks import unless
+from oncecast.tasks import cancel_all
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
@@ -25,7 +26,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        await end_all([task])
+        await cancel_all([task])
     assert (swallowed, task.cancelled()) == (2, True)
 
 

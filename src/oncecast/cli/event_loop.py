@@ -1,0 +1,84 @@
+"""Running a producer's or a listener's event loop, in which users' code may do whatever it likes."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from oncecast.cli import output
+from oncecast.core.errors import OncecastError
+from oncecast.tasks import LastResort, cancel_all
+
+TASKS_END_WITHIN_S = 2.0
+EXIT_WITHIN_S = 5.0
+"""Threads of users' code that do not end, and their exit functions, get so long after the last task."""
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` to its end, and have the process end soon after, whatever users' code has left behind."""
+    loop = _new_event_loop()
+    asyncio.set_event_loop(loop)
+    task = loop.create_task(main)
+    status = 1
+    try:
+        _complete(loop, task)
+        status = 0
+    finally:
+        LastResort().arm(EXIT_WITHIN_S, status=status, why="threads of the application do not end")
+        if not _close(loop):
+            atexit.register(_leave, status)
+
+
+def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    """Run `loop` until `task` has ended.
+
+    `sys.exit()` in a task or callback of users' code stops the loop, and so does `loop.stop()`. Neither is a reason
+    to end: their events have failed, if any have. Ctrl-C is one while no handler of ours takes it.
+    """
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            raise OncecastError("other code cancelled every task of this process") from None
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            is_ours = isinstance(error, KeyboardInterrupt) and _ctrl_c_is_not_handled()
+            if task.done() or is_ours:
+                raise
+            output.error(f"code outside of a handler stopped the event loop ({type(error).__name__}); it goes on")
+
+
+def _ctrl_c_is_not_handled() -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether every task has ended, and with them the loop."""
+    if loop.run_until_complete(cancel_all(asyncio.all_tasks(loop), within_s=TASKS_END_WITHIN_S)):
+        return False
+    with contextlib.suppress(RuntimeError):
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    loop.close()
+    return True
+
+
+def _leave(status: int) -> None:
+    """Exit without clearing up: Python would close the tasks that are left, and they swallow that too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        new_event_loop = uvloop.new_event_loop
+    return new_event_loop()
