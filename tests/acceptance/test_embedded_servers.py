@@ -224,3 +224,55 @@ def processes() -> list[tuple[int, int]]:
     listing = subprocess.run(["ps", "-axo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
     split = [line.split() for line in listing.splitlines()]
     return [(int(pid), int(parent)) for pid, parent, state in split if not state.startswith("Z")]
+
+
+@pytest.mark.parametrize("cancelled_times", [1, 2, 3])
+async def test_a_stack_leaves_no_process_however_often_whoever_runs_it_is_cancelled(
+    tmp_path: Path, cancelled_times: int
+) -> None:
+    stacks: list[Stack] = []
+
+    async def run() -> None:
+        async with Stack(tmp_path / "stack", producer_port=0, listener_port=0, listeners=1) as stack:
+            stacks.append(stack)
+            await asyncio.Event().wait()
+
+    async def runs() -> bool:
+        return bool(stacks)
+
+    running = asyncio.create_task(run())
+    await until(runs)
+    pids = [process.pid for process in stacks[0].processes.values()]
+    for _ in range(cancelled_times):
+        running.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert not [pid for pid in pids if pid and Path(f"/proc/{pid}").exists()]
+
+
+UNDER_A_TIME_OUT = """
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from oncecast.embedded import Stack
+
+
+@pytest.mark.timeout(6)
+async def test_that_takes_too_long(tmp_path):
+    async with Stack(tmp_path / "stack", producer_port=0, listener_port=0) as stack:
+        Path("pids").write_text(" ".join(str(process.pid) for process in stack.processes.values()))
+        await asyncio.Event().wait()
+"""
+
+
+def test_a_test_of_a_stack_that_times_out_ends_and_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(UNDER_A_TIME_OUT)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "t")]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "1 failed" in ended.stdout, ended.stdout[-3000:]
+    pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

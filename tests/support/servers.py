@@ -43,18 +43,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             postgres.close()
 
     async def serve(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, guard: Guard) -> None:
-        async with asyncio.TaskGroup() as group:
-            processes = [
-                Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.tell, guard.pipe)
-                for name, server in (("postgres", postgres), ("valkey", valkey))
-            ]
+        processes = [
+            Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.tell, guard.pipe)
+            for name, server in (("postgres", postgres), ("valkey", valkey))
+        ]
+        try:
             for process in processes:
-                await process.start(group)
+                await process.start()
             for process in processes:
                 await process.wait_ready()
             urls.append(Servers(postgres.url, valkey.url))
             began.set()
             await asyncio.to_thread(end.wait)
+        finally:
             for process in processes:
                 await process.stop()
 

@@ -47,12 +47,12 @@ async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | No
     guard = Guard()
     listener = Process("listener", "", prepare, is_ready, changed, guard.pipe)
     try:
-        async with changes_in(app_dir) as changes, asyncio.TaskGroup() as group:
+        async with changes_in(app_dir) as changes:
             try:
                 while True:
                     await until_it_loads(target, app_dir, changes)
                     await listener.stop()
-                    await listener.start(group)
+                    await listener.start()
                     tell_changed(await changes.next())
             finally:
                 await listener.stop()

@@ -16,6 +16,7 @@ from oncecast.core.errors import StartError
 READY_DEADLINE_S = 60.0
 READY_INTERVAL_S = 0.03
 LOG_TAIL_BYTES = 2_000
+KILL_DEADLINE_S = 10.0
 _ANNOUNCE = """trap '' PIPE; echo "+$$ $0" >&0 2>/dev/null; trap - PIPE; exec "$@" </dev/null"""
 
 
@@ -64,7 +65,6 @@ class Process:
         self.name = name
         self.address = address
         self.wanted = False
-        self.returncode: int | None = None
         self._prepare = prepare
         self._ready = ready
         self._changed = changed
@@ -75,13 +75,17 @@ class Process:
         self._paused = False
         self._was_ready = False
         self._turn = asyncio.Lock()
-        self._ended = asyncio.Event()
-        self._ended.set()
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
         """Its process id while it runs."""
-        return self._child.pid if self._child is not None and not self._ended.is_set() else None
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status of its last run, negative for a signal; None while it runs."""
+        return None if self._child is None else self._child.returncode
 
     @property
     def state(self) -> str:
@@ -95,13 +99,13 @@ class Process:
         """Whether it ended unasked after it could be used; before that, `wait_ready` tells."""
         return self.state == "ended" and self._was_ready
 
-    async def start(self, group: asyncio.TaskGroup) -> None:
-        """Begin it and return at once; `group` watches over it. Does nothing while it runs."""
+    async def start(self) -> None:
+        """Begin it and return at once. Does nothing while it runs."""
         async with self._turn:
             if self.pid is None:
-                await self._begin(group)
+                await self._begin()
 
-    async def _begin(self, group: asyncio.TaskGroup) -> None:
+    async def _begin(self) -> None:
         launch = self._launch = await self._prepare()
         launch.folder.mkdir(parents=True, exist_ok=True)
         log = None
@@ -123,10 +127,9 @@ class Process:
         finally:
             if log is not None:
                 os.close(log)
-        self.wanted, self.returncode, self._paused, self._was_ready = True, None, False, False
-        self._ended.clear()
+        self.wanted, self._paused, self._was_ready = True, False, False
         self._changed(self)
-        group.create_task(self._watch(self._child))
+        self._watcher = asyncio.create_task(self._watch(self._child))
 
     async def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         """Until it can be used; raises StartError with the end of its log if it ends or takes too long."""
@@ -140,24 +143,44 @@ class Process:
         self._was_ready = True
 
     async def stop(self, deadline_s: float = 20.0) -> None:
-        """End it the way it likes, by force after `deadline_s`. Whoever starts it meanwhile waits for that."""
+        """End it the way it likes, by force after `deadline_s`, or at once when this call is cancelled.
+
+        Whoever starts it meanwhile waits for that.
+        """
         async with self._turn:
             self.wanted = False
             if self.pid is not None and self._launch is not None:
                 self.resume()
                 self._signal(self._launch.stop_signal)
                 try:
-                    async with asyncio.timeout(deadline_s):
-                        await self._ended.wait()
-                except TimeoutError:
-                    await self.kill()
+                    if not await self._has_ended(deadline_s):
+                        await self.kill()
+                finally:
+                    self._signal(signal.SIGKILL)
             self._changed(self)
 
     async def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """SIGKILL; returns when it is gone. Raises StartError when the system does not end it in time."""
+        self.wanted = False
+        pid = self.pid
+        self._signal(signal.SIGKILL)
+        if not await self._has_ended(KILL_DEADLINE_S):
+            raise StartError(f"{self.name} (process {pid}) does not end, not even by SIGKILL")
+
+    def abort(self) -> None:
+        """SIGKILL, without waiting."""
         self.wanted = False
         self._signal(signal.SIGKILL)
-        await self._ended.wait()
+
+    async def _has_ended(self, within_s: float) -> bool:
+        """Wait for its end; asks the child itself, since its watcher may have been cancelled."""
+        try:
+            async with asyncio.timeout(within_s):
+                if self._child is not None:
+                    await self._child.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def pause(self) -> None:
         """SIGSTOP."""
@@ -185,12 +208,11 @@ class Process:
         return " | ".join([line.strip() for line in lines if line.strip()][-3:])
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
-        self.returncode = await child.wait()
-        self._ended.set()
+        await child.wait()
         self._changed(self)
 
     def _signal(self, number: int) -> None:
-        if self._child is not None and not self._ended.is_set():
+        if self._child is not None and self._child.returncode is None:
             try:
                 self._child.send_signal(number)
             except ProcessLookupError:

@@ -115,14 +115,29 @@ class Stack:
         try:
             await self._start()
         except BaseException:
-            await self._exit.aclose()
+            await self._close()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._exit.aclose()
+        await self._close()
+
+    async def _close(self) -> None:
+        """End everything, in a task of its own: a cancellation has processes ended at once, and is raised then."""
+        closing = asyncio.create_task(self._exit.aclose())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                for process in self.processes.values():
+                    process.abort()
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
 
     async def _start(self) -> None:
         if self._was_there:  # then a stack that runs in it is the news, not that its ports are in use
@@ -132,7 +147,6 @@ class Stack:
         if not self._was_there:
             await self._hold_folder()
         self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
-        self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
         self._exit.push_async_callback(self._stop_all)
         self._add_servers({*producer_ports, *listener_ports})
         for name, port in zip(self.producers, producer_ports, strict=True):
@@ -256,7 +270,7 @@ class Stack:
 
     async def begin(self, name: str) -> None:
         """Begin a process, and do not wait."""
-        await self.process(name).start(self._group)
+        await self.process(name).start()
 
     async def start(self, name: str) -> None:
         """Begin a process, and wait until it can be used."""

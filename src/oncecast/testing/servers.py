@@ -72,15 +72,14 @@ class Server:
     async def _run_process(self, process: Process, postgres: EmbeddedPostgres) -> None:
         """Nothing here may need another thread to end: when Python ends, it lets none begin."""
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            await process.start(group)
-            try:
-                await process.wait_ready()
-                self._end = lambda: loop.call_soon_threadsafe(ending.set)
-                self.url.set_result(postgres.url)
-                await ending.wait()
-            finally:
-                await process.stop()
+        await process.start()
+        try:
+            await process.wait_ready()
+            self._end = lambda: loop.call_soon_threadsafe(ending.set)
+            self.url.set_result(postgres.url)
+            await ending.wait()
+        finally:
+            await process.stop()
 
 
 _lock = threading.Lock()

@@ -26,24 +26,23 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     """`await begin(code)` begins a child that runs `code`; all are gone at the end."""
     begun: list[Process] = []
     read, guard_pipe = os.pipe()
-    async with asyncio.TaskGroup() as group:
 
-        async def make(code: str, changed: Callable[[Process], None] = lambda _process: None) -> Process:
-            async def prepare() -> Launch:
-                await asyncio.sleep(0)
-                return Launch(command=[sys.executable, "-c", code], folder=tmp_path, environment=os.environ)
+    async def make(code: str, changed: Callable[[Process], None] = lambda _process: None) -> Process:
+        async def prepare() -> Launch:
+            await asyncio.sleep(0)
+            return Launch(command=[sys.executable, "-c", code], folder=tmp_path, environment=os.environ)
 
-            async def ready() -> bool:
-                return (tmp_path / "ready").exists()
+        async def ready() -> bool:
+            return (tmp_path / "ready").exists()
 
-            process = Process("child", "", prepare, ready, changed, guard_pipe)
-            begun.append(process)
-            await asyncio.gather(process.start(group), process.start(group))
-            return process
+        process = Process("child", "", prepare, ready, changed, guard_pipe)
+        begun.append(process)
+        await asyncio.gather(process.start(), process.start())
+        return process
 
-        yield make
-        for process in begun:
-            await process.kill()
+    yield make
+    for process in begun:
+        await process.kill()
     os.close(guard_pipe)
     os.close(read)
 
@@ -102,3 +101,23 @@ async def test_a_ready_child_that_ends_unasked_has_failed(begin: Begin) -> None:
 
     await until(has_failed)
     assert process.state == "ended"
+
+
+async def test_a_child_is_gone_when_stopping_it_was_cancelled(begin: Begin) -> None:
+    process = await begin(STUBBORN)
+    await process.wait_ready()
+    stopping = asyncio.create_task(process.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    await process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_a_child_is_stopped_although_every_other_task_was_cancelled(begin: Begin) -> None:
+    process = await begin(GENTLE)
+    await process.wait_ready()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await process.stop()
+    assert process.returncode == -signal.SIGTERM
