@@ -29,7 +29,7 @@ from oncecast.core.ports import Outcome
 from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
 from oncecast.listener.threads import ThreadTransaction
-from oncecast.stores.postgres import Database, EventReader, PostgresEvents
+from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_traces
 from tests.support.places import EPOCHS, JOURNAL, arrival
@@ -113,6 +113,50 @@ async def test_every_attribute_comes_back_equal_in_value(
             event.extensions,
         )
         assert found[event.id].datacontenttype == event.datacontenttype
+
+
+TIMES = (
+    "2026-01-02T03:04:05Z",
+    "2026-01-02T03:04:05.123456Z",
+    "2026-01-02T03:04:05.000000Z",
+    "2026-01-02T03:04:05.12Z",
+    "2026-01-02T03:04:05.123456789Z",
+    "2026-01-02T03:04:05.1+05:30",
+    "2026-01-02t03:04:05z",
+    "2026-01-02T03:04:05-00:00",
+    "2016-12-31T23:59:60Z",
+    "0001-01-01T00:00:00Z",
+)
+
+
+async def test_an_events_time_is_read_back_as_it_was_given_and_is_a_timestamp_in_sql(
+    store: PostgresEvents, database_of: Callable[..., Database], sql: psycopg.AsyncConnection[Any]
+) -> None:
+    def timed(offset: int, time: str) -> Arrival:
+        made = arrival(offset)
+        made.raw = msgspec.Raw(Event.new(made.type, id=made.id, source=made.source, time=time).to_json())
+        return made
+
+    count = len(TIMES)
+    alone = [timed(n, time) for n, time in enumerate(TIMES, 1)]
+    together = [timed(n, time) for n, time in enumerate(TIMES, count + 1)]
+    replayed = [timed(n, time) for n, time in enumerate(TIMES, 2 * count + 1)]
+    for each in alone:
+        assert await store.process(each, no_effect) is Outcome.STORED
+    assert await store.insert(together) == [Outcome.STORED] * count
+    database = database_of()
+    await database.open()
+    for each in replayed:
+        assert await store.bury(each, ValueError("no")) is Outcome.STORED
+        assert await PostgresLetters(database).replay(each.source, each.id, lambda _arrival, tx: no_effect(tx))
+    rows = await EventReader(database).newest(limit=100)
+    await database.close()
+    read = {row["event"]["id"]: row["event"]["time"] for row in rows}
+    assert read == {each.id: Event.from_json(each.raw).time for each in (*alone, *together, *replayed)}
+    found = await values(sql, "select count(distinct time) from events where time = '2026-01-02T03:04:05.12Z'")
+    assert found == [1]
+    kept = await values(sql, "select count(*) from events where time_as_given is null")
+    assert kept == [3 * 3], "nothing is kept where the timestamp says it all"
 
 
 @pytest.mark.parametrize("at_us", [0, AT_MAX_US])

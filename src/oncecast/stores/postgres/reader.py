@@ -82,7 +82,7 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
         if row[name] is not None:
             event[name] = row[name]
     if row["time"] is not None:
-        event["time"] = rfc3339(row["time"])
+        event["time"] = row["time_as_given"] or rfc3339(row["time"])
     event.update(row["extensions"] or {})
     if row["data_bytes"] is not None:
         event["data_base64"] = b64encode(row["data_bytes"]).decode()

@@ -5,15 +5,15 @@
 -- in if the group has another application by now. An event stays out whose failed attempts the caller did not know
 -- of: a look at `attempts` for each, but only while anything is in it.
 insert into {schema}.events (
-    source, id, type, subject, time, datacontenttype, dataschema, data, data_bytes, extensions,
+    source, id, type, subject, time, time_as_given, datacontenttype, dataschema, data, data_bytes, extensions,
     journal, epoch, "offset", listener, attempts, accepted_at)
-select e.source, e.id, e.type, e.subject, e.time, e.datacontenttype, e.dataschema, e.data,
-    decode(e.data_base64, 'base64'), e.extensions::jsonb,
+select e.source, e.id, e.type, e.subject, e.time::timestamptz, {schema}.time_as_given(e.time),
+    e.datacontenttype, e.dataschema, e.data, decode(e.data_base64, 'base64'), e.extensions::jsonb,
     %(journal)s, %(epoch)s, e."offset", %(listener)s, e.attempts,
     timestamptz 'epoch' + e.at_us * interval '1 microsecond'
 from rows from (
     json_to_recordset(%(events)s) as (
-        source text, id text, type text, subject text, time timestamptz,
+        source text, id text, type text, subject text, time text,
         datacontenttype text, dataschema text, data jsonb, data_base64 text),
     unnest(%(offsets)s::bigint[], %(attempts)s::integer[], %(at_us)s::bigint[], %(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64,
@@ -217,8 +217,8 @@ where right(application_name, length(%(token)s)) = %(token)s and pid <> pg_backe
 
 -- name: newest
 -- Newest first, behind the event that ended the page before; data as text keeps numbers as they were written.
-select source, id, type, subject, time, datacontenttype, dataschema, data::text, data_bytes, extensions,
-    status, journal, epoch, "offset", listener, attempts, accepted_at, stored_at
+select source, id, type, subject, time, time_as_given, datacontenttype, dataschema, data::text, data_bytes,
+    extensions, status, journal, epoch, "offset", listener, attempts, accepted_at, stored_at
 from {schema}.events
 where (%(before_at)s::timestamptz is null
        or (stored_at, source, id) < (%(before_at)s, %(before_source)s::text, %(before_id)s::text))
@@ -244,13 +244,14 @@ for update of e, d
 -- A dead letter's row turns into that of a stored event, its content written anew: it may have been mended, or
 -- have been what PostgreSQL refused.
 update {schema}.events t
-set type = e.type, subject = e.subject, time = e.time, datacontenttype = e.datacontenttype,
+set type = e.type, subject = e.subject, time = e.time::timestamptz,
+    time_as_given = {schema}.time_as_given(e.time), datacontenttype = e.datacontenttype,
     dataschema = e.dataschema, data = e.data, data_bytes = decode(e.data_base64, 'base64'),
     extensions = e.extensions::jsonb, status = 'stored', listener = %(listener)s, attempts = e.attempts,
     stored_at = clock_timestamp()
 from rows from (
     json_to_recordset(%(events)s) as (
-        source text, id text, type text, subject text, time timestamptz,
+        source text, id text, type text, subject text, time text,
         datacontenttype text, dataschema text, data jsonb, data_base64 text),
     unnest(%(attempts)s::integer[], %(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64, attempts, extensions)
