@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
+from oncecast import Event, Publisher
 from tests.acceptance.test_recovery import FAILING
 from tests.support.browsers import PageOf
 from tests.support.stacks import StackOf, drained, rows
@@ -164,6 +165,32 @@ async def test_a_dead_letter_is_discarded_and_brought_back(stack_of: StackOf, pa
         await expect(letter.get_by_role("status")).to_have_text("Restored.")
         await expect(page.locator("#dead")).to_have_text("1")
         await expect(letter.get_by_role("button", name="Replay")).to_be_visible()
+
+
+async def test_conflicts_appear_with_their_count_and_are_replayed_or_discarded(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    async with stack_of() as stack, page_of(stack.publish_url) as page, Publisher(stack.publish_url) as publisher:
+        await is_live(page)
+        await expect(page.locator("#conflicts")).to_be_hidden()
+        for status in ("pending", "paid", "refunded"):
+            await publisher.publish(Event.new(f"order.{status}", {"status": status}, id="order"))
+        conflicts = page.locator("#conflicts-list > li")
+        await expect(conflicts.locator(".type")).to_have_text(["order.refunded", "order.paid"])
+        await expect(page.locator("#conflicts-count")).to_have_text("2")
+        paid = conflicts.filter(has_text="order.paid")
+        await paid.locator("summary").first.click()
+        await expect(paid.locator("pre")).to_contain_text('"status": "paid"')
+        await paid.get_by_role("textbox").fill("order-paid")
+        await paid.get_by_role("button", name="Replay").click()
+        await expect(paid.get_by_role("status")).to_have_text("Replayed: it is stored as order-paid.")
+        await expect(page.locator("#conflicts-count")).to_have_text("1")
+        assert await rows(stack, "select id from oncecast.events order by id") == [("order",), ("order-paid",)]
+        refunded = conflicts.filter(has_text="order.refunded")
+        await refunded.locator("summary").first.click()
+        await refunded.get_by_role("button", name="Discard").click()
+        await expect(refunded.get_by_role("status")).to_contain_text("Discarded")
+        await expect(page.locator("#conflicts-count")).to_have_text("0")
 
 
 async def test_without_a_listener_that_fails_on_request_the_page_says_so(stack_of: StackOf, page_of: PageOf) -> None:
