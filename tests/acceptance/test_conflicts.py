@@ -72,10 +72,6 @@ async def test_conflicts_are_listed_shown_replayed_and_discarded_by_command(stac
         status, out, _ = await oncecast("conflicts", "restore", cake, *data, "--no-json")
         assert (status, out.strip()) == (0, "1 conflict restored.")
 
-        for wrong in (["replay"], ["replay", "x"], ["replay", cake, "--all"], ["replay", "--all", "--new-id", "a"]):
-            status, out, error = await oncecast("conflicts", *wrong, *data)
-            assert (status, error.startswith("oncecast: ")) == (1, True), wrong
-
 
 async def test_a_listener_and_a_producer_show_and_replay_conflicts_and_count_them(stack_of: StackOf) -> None:
     async with stack_of(**APP, listeners=1) as stack, httpx.AsyncClient(timeout=20) as client:
