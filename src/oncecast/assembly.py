@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from importlib.metadata import version
@@ -281,6 +281,16 @@ def _database(config: ListenerConfig, token: str) -> Database:
     )
 
 
+async def migrate_database(config: ListenerConfig, *, grant_to: str | None) -> Sequence[str]:
+    """Bring the group's schema up to date; returns the names of what was applied. Raises StartError, Unavailable."""
+    return await _database(config, secrets.token_hex(8)).migrate(grant_to=grant_to)
+
+
+async def migration_script(config: ListenerConfig, *, grant_to: str | None) -> str:
+    """Return the SQL that would bring the group's schema up to date. Raises StartError, Unavailable."""
+    return await _database(config, secrets.token_hex(8)).migration_script(grant_to=grant_to)
+
+
 def _listener_settings(config: ListenerConfig) -> ListenerSettings:
     return ListenerSettings(
         instance=config.instance_id,
@@ -318,7 +328,7 @@ async def _prepare(database: Database, config: ListenerConfig, observe: Observe,
     await database.open()
     for left in range(config.db_connect_attempts - 1, -1, -1):
         try:
-            await database.migrate()
+            await database.prepare()
         except Unavailable as error:
             if not left:
                 await database.close()

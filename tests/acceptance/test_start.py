@@ -101,14 +101,15 @@ async def test_a_role_that_may_not_make_its_schema_is_told_what_to_grant(
         async with starting(tmp_path, "listener", **environment) as process:
             status, _, err = await ended(process)
         assert (status, len(err)) == (1, 1)
-        name = connection.info.dbname
-        assert err[0].startswith(f"oncecast: PostgreSQL: permission denied for database {name}: ")
-        assert f"'grant create on database {name} to {schema}'" in err[0]
+        assert err[0].startswith(f"oncecast: PostgreSQL: there is no schema {schema}, and the role {schema} may not")
+        assert f"'create schema {schema} authorization {schema}'" in err[0]
+        assert "'oncecast migrate --dry-run'" in err[0]
         await connection.execute(f"create schema {schema}")
         async with starting(tmp_path, "listener", **environment) as process:
             status, _, err = await ended(process)
         assert (status, len(err)) == (1, 1)
-        assert f"the schema {schema}, where there is one already, has to be {schema}'s own" in err[0]
+        assert f"the schema {schema} lacks the migrations 0001, " in err[0]
+        assert f"the role {schema} may not make that (permission denied for schema {schema})" in err[0]
 
 
 FAILING = """

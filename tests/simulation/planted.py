@@ -516,7 +516,8 @@ ADAPTERS = [
     Mutant(
         "nothing goes in for an application of before",
         "stores/postgres/sql/queries.sql",
-        "where (%(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups))\n    and (not",
+        "where (%(revision)s < 0 or %(revision)s = (select pg_catalog.max(revision) from {schema}.groups))\n"
+        "    and (not",
         "where (not",
         by=ENDING_ONCE,
     ),
@@ -530,7 +531,7 @@ ADAPTERS = [
     Mutant(
         "one of a key is under way at a time",
         "stores/postgres/sql/queries.sql",
-        "from pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0)) taken\n",
+        "from pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({schema_text} || %(key)s, 0)) taken\n",
         "from (select true) as t (taken)\n",
         by=HANDLING,
     ),

@@ -26,6 +26,7 @@ from oncecast.chaos.system import System, running
 from oncecast.chaos.watching import CursorWatch
 from oncecast.core.errors import ConfigError
 from oncecast.embedded import Stack
+from oncecast.stores.postgres.session import READABLE
 
 DRAIN_DEADLINE_S = 180.0
 """So long after the last event has ended; a busy machine may take its time for a backlog."""
@@ -100,7 +101,9 @@ def _own(settings: Settings) -> Subject:
 
 
 async def _connect(stack: Stack) -> psycopg.AsyncConnection[Any]:
-    return await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True, connect_timeout=5)
+    connection = await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True, connect_timeout=5)
+    await connection.execute(READABLE.encode())
+    return connection
 
 
 def _plan(settings: Settings, system: System) -> list[Fault]:

@@ -149,7 +149,19 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _register() -> None:
-    from oncecast.cli import chaos, conflicts, events, journal_file, letters, operate, publish, sql, stack, status
+    from oncecast.cli import (
+        chaos,
+        conflicts,
+        events,
+        journal_file,
+        letters,
+        migrate,
+        operate,
+        publish,
+        sql,
+        stack,
+        status,
+    )
 
     journal_file.register(operate.journal)
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):
@@ -165,6 +177,7 @@ def _register() -> None:
     app.command(operate.groups)
     app.command(operate.journal)
     app.command(operate.prune, group="Operations")
+    app.command(migrate.migrate, group="Operations")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from oncecast.cli import output, stack_file
 from oncecast.cli.publish import secret
 from oncecast.core.errors import ConfigError, Unavailable
+from oncecast.stores.postgres.session import READABLE
 
 CONNECT_DEADLINE_S = 5
 STATEMENT_DEADLINE_S = 300
@@ -68,7 +69,7 @@ async def _run(text: str, url: str) -> list[Result]:
             url, autocommit=True, connect_timeout=CONNECT_DEADLINE_S, application_name="oncecast sql"
         )
     async with connection, asyncio.timeout(STATEMENT_DEADLINE_S):
-        await connection.execute("set time zone 'UTC'")
+        await connection.execute(f"{READABLE}; set time zone 'UTC'".encode())
         cursor = await connection.execute(text.encode())
         results = [await _result(cursor)]
         while cursor.nextset():

@@ -16,6 +16,7 @@ from oncecast.core.transaction import Params
 from oncecast.stores.memory import MemoryDeaths, MemoryEvents, MemoryOutbox
 from oncecast.stores.postgres import Database, PostgresDeaths, PostgresEvents, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
+from oncecast.stores.postgres.session import READABLE
 from oncecast.testing.scripted import ScriptedPostgres
 from oncecast.testing.servers import embedded_postgres_url
 
@@ -82,6 +83,7 @@ class PostgresStores:
         )
         await self._database.migrate()
         self._connection = await psycopg.AsyncConnection.connect(self.url, autocommit=True, row_factory=dict_row)
+        await self._connection.execute(READABLE.encode())
         await self._database.open()
         self.events: EventStore = PostgresEvents(self._database)
         self.deaths: Deaths = PostgresDeaths(self._database)

@@ -19,6 +19,7 @@ from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.letter_ports import ReplayWork
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import rows_of
 from oncecast.stores.postgres.work import finish
@@ -73,7 +74,7 @@ class PostgresConflicts:
         async with self._db.handling() as held:
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
-                await connection.execute("begin")
+                await begin_with(connection, BEGIN)
                 arrival = await self._lock(connection, place, new_id)
                 if arrival is None:
                     await connection.execute("rollback")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,8 @@ class Connection(AsyncConnection[TupleRow]):
     """Whether what is under way commits by itself: to cancel what waits for a standby is to have it committed."""
     has_traces = False
     """Whether a handler may have left something that stays with the session."""
+    server_pid: bytes | None = None
+    """The process of the server that serves it, once the session is set up."""
     _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
     _due_s = math.inf
@@ -51,6 +54,8 @@ class Connection(AsyncConnection[TupleRow]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         forks.silence_in_children(self)
+        # Behind a pooler that mixes sessions, no name of ours is that of another connection's prepared statement.
+        self._prepared._prepared_idx = secrets.randbits(48)
 
     @property
     def is_as_new(self) -> bool:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
+from functools import partial
 from typing import Any, Literal
 
 import psycopg
-from psycopg import sql
-from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.connection import Connection
-from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
+from oncecast.stores.postgres.errors import DATABASE_ERRORS, SessionShared, translate
 from oncecast.stores.postgres.handover import HandlerConnections, Handling
 from oncecast.stores.postgres.message import Statement
-from oncecast.stores.postgres.queries import in_schema, load_queries
+from oncecast.stores.postgres.pooling import check_each_has_its_own
+from oncecast.stores.postgres.queries import load_queries
+from oncecast.stores.postgres.schema import bring_up_to_date, look, script
+from oncecast.stores.postgres.session import set_up_statement
 
 # The pool logs every failed try; what they mean for us is reported as facts, once.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
@@ -33,8 +34,6 @@ BESIDES: dict[Purpose, int] = {"insert": 2, "upkeep": 2, "relay": 1, "read": 1}
 handler, cursors, look-ups and dead letters always find one."""
 
 SERVER_VERSION_MIN = 140000
-MIGRATION_DEADLINE_S = 900.0
-"""A migration may have to rewrite a large table; to be cut short would only have it begin again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class Limits:
 
 
 class Database:
-    """A pool of connections whose sessions are set up as the promise needs them.
+    """Pools of connections whose sessions are set up as the promise needs them: the listener's own, and handlers'.
 
     `pool_size` is for handlers, of which `handlers_max` may run at a time, and BESIDES comes on top. `token` ends the
     application_name of each, so that a rescuer can end the sessions of a dead holder.
@@ -76,28 +75,37 @@ class Database:
         self.queries = load_queries(schema)
         self._url = url
         self._application_name = f"oncecast {instance.encode()[:30].decode(errors='ignore')} {token}"
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            conninfo=url,
+        self._pool = self._make_pool(sum(BESIDES.values()), self.set_up)
+        self._handlers_pool = self._make_pool(pool_size, partial(self.set_up, for_handlers=True))
+        self.handlers_max = min(pool_size, handlers_max or pool_size)
+        self._handlers = HandlerConnections(self._handlers_pool, self.handlers_max)
+        self._places = {purpose: asyncio.Semaphore(count) for purpose, count in BESIDES.items()}
+
+    def _make_pool(
+        self, max_size: int, set_up: Callable[[Connection], Awaitable[None]]
+    ) -> AsyncConnectionPool[Connection]:
+        return AsyncConnectionPool(
+            conninfo=self._url,
             connection_class=Connection,
             kwargs=self.connection_options(),
-            configure=self.set_up,
+            configure=set_up,
             min_size=1,
-            max_size=pool_size + sum(BESIDES.values()),
+            max_size=max_size,
             open=False,
             timeout=self.limits.connect_s,
             reconnect_timeout=self.limits.connect_s,
         )
-        self.handlers_max = min(pool_size, handlers_max or pool_size)
-        self._handlers = HandlerConnections(self._pool, self.handlers_max)
-        self._places = {purpose: asyncio.Semaphore(count) for purpose, count in BESIDES.items()}
 
     async def open(self) -> None:
-        """Open the pool; connections are made as they are needed."""
+        """Open the pools; connections are made as they are needed."""
         await self._pool.open(wait=False)
+        await self._handlers_pool.open(wait=False)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.close(timeout=2.0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._pool.close(timeout=2.0))
+            group.create_task(self._handlers_pool.close(timeout=2.0))
 
     async def connect(self) -> Connection:
         """A fresh connection of the caller's own; raises psycopg.Error or TimeoutError."""
@@ -123,26 +131,20 @@ class Database:
             "tcp_user_timeout": int(self.limits.deadline_s * 1000),
         }
 
-    async def set_up(self, connection: Connection) -> None:
-        """The session's settings: commits are durable whatever the server's default, and nothing waits for ever.
-
-        An earlier session's setting (behind a pooler) does not survive either.
-        """
+    async def set_up(self, connection: Connection, *, for_handlers: bool = False) -> None:
+        """Set what the promise needs in a new session, in one round trip; see the module `session`."""
         limits = self.limits
+        settings = {
+            "lock_timeout": _ms(limits.lock_s),
+            "statement_timeout": _ms(limits.statement_s),
+            "idle_in_transaction_session_timeout": _ms(limits.idle_in_transaction_s),
+            "application_name": self._application_name,
+        }
+        version = connection.info.server_version
+        query, values = set_up_statement(settings, version, for_handlers=for_handlers)
         async with asyncio.timeout(limits.connect_s):
-            await connection.execute(
-                "select set_config('client_encoding', 'UTF8', false), set_config('synchronous_commit', 'on', false),"
-                " set_config('lock_timeout', %s, false),"
-                " set_config('statement_timeout', %s, false),"
-                " set_config('idle_in_transaction_session_timeout', %s, false),"
-                " set_config('TimeZone', 'UTC', false), set_config('application_name', %s, false)",
-                (
-                    _ms(limits.lock_s),
-                    _ms(limits.statement_s),
-                    _ms(limits.idle_in_transaction_s),
-                    self._application_name,
-                ),
-            )
+            row = await (await connection.execute(query.encode(), values)).fetchone()
+        connection.server_pid = b"%d" % row[-1] if row else None
 
     @asynccontextmanager
     async def connection(self, purpose: Purpose) -> AsyncIterator[Connection]:
@@ -179,18 +181,53 @@ class Database:
         self._handlers.renewed_at_s = time.monotonic()
         async with asyncio.timeout(self.limits.connect_s):
             await self._pool.drain()
+            await self._handlers_pool.drain()
 
-    async def migrate(self) -> None:
-        """Bring the schema up to date, one process at a time; raises StartError where that cannot be."""
+    async def check_sessions(self) -> None:
+        """Raise SessionShared if a pooler has connections share server processes."""
+        async with await self.connect() as first:
+            try:
+                second = await self.connect()
+            except TimeoutError:
+                raise psycopg.OperationalError(
+                    f"DATABASE_URL: a second connection had no answer within {self.limits.connect_s:g} s; if there is"
+                    " a pooler, its pool is too small (PgBouncer: default_pool_size); see docs/poolers.md"
+                ) from None
+            async with second, asyncio.timeout(self.limits.connect_s):
+                await check_each_has_its_own(first, second)
+
+    async def prepare(self) -> None:
+        """Check what DATABASE_URL leads to, and migrate. Raises what `migrate` does."""
         try:
-            async with asyncio.timeout(self.limits.deadline_s) as deadline:
-                connection = await self.connect()
-                async with connection:
-                    await self._check_server(connection)
-                    try:
-                        await _migrate(connection, self.schema, deadline)
-                    except psycopg.errors.InsufficientPrivilege as error:
-                        raise StartError(_what_it_takes(connection, error, self.schema)) from error
+            await self.check_sessions()
+        except SessionShared as error:
+            raise StartError(str(error)) from error
+        except DATABASE_ERRORS as error:
+            raise translate(error) from error
+        await self.migrate()
+
+    async def migrate(self, *, grant_to: str | None = None) -> Sequence[str]:
+        """Bring the schema up to date, one process at a time; returns the names of what was applied.
+
+        The role `grant_to` may run listeners in it then; without one, that of the connection has to have the rights.
+        Raises StartError where that cannot be.
+        """
+        async with self._for_schema() as (connection, deadline):
+            return await bring_up_to_date(connection, self.schema, deadline, grant_to=grant_to)
+
+    async def migration_script(self, *, grant_to: str | None = None) -> str:
+        """Return the SQL that `migrate` would run, for psql; grants rights to the connection's role by default."""
+        async with self._for_schema() as (connection, _):
+            row = await (await connection.execute("select current_user::text")).fetchone()
+            state = await look(connection, self.schema)
+            return script(self.schema, state, grant_to=grant_to or (row[0] if row else connection.info.user))
+
+    @asynccontextmanager
+    async def _for_schema(self) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
+        try:
+            async with asyncio.timeout(self.limits.deadline_s) as deadline, await self.connect() as connection:
+                await self._check_server(connection)
+                yield connection, deadline
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
@@ -201,45 +238,6 @@ class Database:
             )
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
             raise StartError(f"the database's encoding is {encoding}: Oncecast needs one with UTF8")
-
-
-def _what_it_takes(connection: Connection, error: psycopg.Error, schema: str) -> str:
-    info = connection.info
-    return (
-        f"PostgreSQL: {error.diag.message_primary}: it takes 'grant create on database {info.dbname} to {info.user}'"
-        f" by the database's owner; and the schema {schema}, where there is one already, has to be {info.user}'s own"
-    )
-
-
-async def _migrate(connection: Connection, schema: str, deadline: asyncio.Timeout) -> None:
-    async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(
-            "set local lock_timeout = 0"
-        )  # another's migration takes what it takes; we have a deadline
-        await cursor.execute("select pg_advisory_xact_lock(hashtext('oncecast'), hashtext(%s))", (schema,))
-        name = sql.Identifier(schema)
-        await cursor.execute("select to_regclass(%s)", (f'"{schema}".migrations',))
-        if await cursor.fetchone() == (None,):
-            await cursor.execute(sql.SQL("create schema if not exists {}").format(name))
-            await cursor.execute(
-                sql.SQL(
-                    "create table {}.migrations (number integer primary key, name text not null,"
-                    " applied_at timestamptz not null default clock_timestamp())"
-                ).format(name)
-            )
-        await cursor.execute(sql.SQL("select number from {}.migrations").format(name))
-        applied = {number for (number,) in await cursor.fetchall()}
-        for file in sorted(resources.files(__package__).joinpath("sql/migrations").iterdir(), key=lambda f: f.name):
-            number = int(file.name.partition("_")[0])
-            if number in applied:
-                continue
-            deadline.reschedule(asyncio.get_running_loop().time() + MIGRATION_DEADLINE_S)
-            await cursor.execute(f"set local statement_timeout = '{_ms(MIGRATION_DEADLINE_S)}'")
-            await cursor.execute(in_schema(file.read_text("utf-8"), schema))
-            await cursor.execute(
-                sql.SQL("insert into {}.migrations (number, name) values (%s, %s)").format(name),
-                (number, file.name),
-            )
 
 
 @asynccontextmanager

@@ -26,11 +26,27 @@ CONTENDED_STATES = ("40001", "40P01")
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError, OSError)
 
 
+SESSION_POOLING = (
+    "use session pooling (PgBouncer: pool_mode=session) or connect to PostgreSQL itself; see docs/poolers.md"
+)
+
+
+class SessionShared(psycopg.OperationalError):
+    """A connection has no server process of its own: there is a pooler in transaction or statement mode."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"DATABASE_URL leads to a pooler in transaction or statement mode ({found}): {SESSION_POOLING}"
+        )
+
+
 def translate(error: BaseException) -> Exception:
     """Our own error for one of DATABASE_ERRORS that a statement of ours raised."""
     if not isinstance(error, psycopg.Error):
         return Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": "))
     state = error.sqlstate or ""
+    if state in ("26000", "42P05"):  # a prepared statement that another server process has, or that was another's
+        return Unavailable(f"PostgreSQL: {SessionShared(_words(error))}")
     if not state and isinstance(error, psycopg.DataError):
         return Unstorable(_first_line(error))  # refused before it was sent
     if state == "55P03":
@@ -77,5 +93,8 @@ def is_stale_plan(error: BaseException) -> bool:
 
 
 def _first_line(error: psycopg.Error) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"PostgreSQL: {text or type(error).__name__}"
+    return f"PostgreSQL: {_words(error)}"
+
+
+def _words(error: psycopg.Error) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

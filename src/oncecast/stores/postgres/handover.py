@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 from oncecast.core.errors import AttemptFailed
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.message import Statement, raise_failure, row_of, send
+from oncecast.stores.postgres.message import Statement, own_row, raise_failure, send
 
 PASSED_ON_MAX_S = 60.0
 """So long after a connection was taken from its pool it is passed on; then the pool may see to its age."""
@@ -79,7 +79,7 @@ class Held:
         # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
         believe_commit(committed)
         try:
-            return row_of(begun) == (b"t",)
+            return own_row(self.connection, begun) == (b"t",)
         except psycopg.Error:
             return None
 

@@ -23,6 +23,7 @@ from oncecast.core.letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.letters import Identity, Selection
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import identities_of, rows_of, storable
 from oncecast.stores.postgres.work import finish
@@ -110,7 +111,7 @@ class PostgresLetters:
         async with self._db.handling() as held:
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
-                await connection.execute("begin")
+                await begin_with(connection, BEGIN)
                 arrival = await self._lock(connection, source, id)
                 if arrival is None:
                     await connection.execute("rollback")

@@ -16,6 +16,7 @@ from psycopg.pq import Escaping, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.errors import SessionShared
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,28 @@ def _asked(pgconn: PGconn, message: bytes) -> PQGen[list[PGresult]]:
     return results
 
 
+BEGIN = Statement(b"select pg_catalog.pg_backend_pid()", {})
+"""For `begin_with`, where the transaction has no first statement of its own."""
+
+
 async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | None, ...] | None:
-    """BEGIN and a first statement in one message: its first row as text, or None. Raises psycopg.Error."""
-    return row_of(await send(connection, b"begin; " + first.written_for(connection)))
+    """BEGIN and a first statement in one message; returns what `own_row` does."""
+    return own_row(connection, await send(connection, b"begin; " + first.written_for(connection)))
+
+
+def own_row(connection: Connection, results: list[PGresult]) -> tuple[bytes | None, ...] | None:
+    """As `row_of`, without the last column: the server process, which has to be the connection's own.
+
+    Raises SessionShared where it is another, for what is prepared there is not ours.
+    """
+    row = row_of(results)
+    if row is None:
+        return None
+    *values, pid = row
+    if connection.server_pid not in (None, pid):
+        was, now = (str(one or b"", "ascii") for one in (connection.server_pid, pid))
+        raise SessionShared(f"a connection was moved from server process {was} to {now}")
+    return tuple(values)
 
 
 def row_of(results: list[PGresult]) -> tuple[bytes | None, ...] | None:

@@ -21,7 +21,7 @@ from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_insert, translate
 from oncecast.stores.postgres.handover import Held, commit
-from oncecast.stores.postgres.message import Statement, begin_with, row_of, send
+from oncecast.stores.postgres.message import BEGIN, Statement, begin_with, own_row, send
 from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_values, rows_of, storable
 from oncecast.stores.postgres.work import finish
 
@@ -78,7 +78,7 @@ class PostgresEvents(PostgresCursors):
         async with self._db.handling() as held:
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
-                await connection.execute("begin")
+                await begin_with(connection, BEGIN)
                 inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
                 others = [arrival for arrival in arrivals if arrival.offset not in inserted]
                 found = await self._compare(connection, others) if others else {}
@@ -101,7 +101,8 @@ class PostgresEvents(PostgresCursors):
             if turn is None:
                 return await begin_with(held.connection, opening) == (b"t",)
             await self._begin_in_turn(held.connection, turn)
-            return row_of(await send(held.connection, opening.written_for(held.connection))) == (b"t",)
+            opened = await send(held.connection, opening.written_for(held.connection))
+            return own_row(held.connection, opened) == (b"t",)
         except psycopg.Error as error:
             raise of_insert(error) from error
 
@@ -332,6 +333,7 @@ class PostgresEvents(PostgresCursors):
     async def renew(self) -> None:
         """See EventStore."""
         try:
+            await self._db.check_sessions()
             await self._db.renew()
         except DATABASE_ERRORS as error:
             raise translate(error) from error
@@ -341,7 +343,9 @@ class PostgresEvents(PostgresCursors):
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
+            connection.transaction(),
         ):
+            await connection.execute("set local role none")  # by the role that logged in, as the others did
             cursor = await connection.execute(self._db.queries["end_sessions"], {"token": token})
             row = await cursor.fetchone()
             return row[0] if row else 0

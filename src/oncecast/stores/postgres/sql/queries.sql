@@ -1,4 +1,5 @@
--- Each query is named by the line above it and described by the one below.
+-- Each query is named by the line above it and described by the one below. Those that run in a handler's transaction
+-- name the schema of every function: the search_path is the application's there.
 
 -- name: insert
 -- A batch in one statement, in (source, id) order so that overlapping batches cannot deadlock; nothing of it goes
@@ -8,17 +9,18 @@ insert into {schema}.events (
     source, id, type, subject, time, time_as_given, datacontenttype, dataschema, data, data_bytes, extensions,
     journal, epoch, "offset", listener, attempts, accepted_at)
 select e.source, e.id, e.type, e.subject, e.time::timestamptz, {schema}.time_as_given(e.time),
-    e.datacontenttype, e.dataschema, e.data, decode(e.data_base64, 'base64'), e.extensions::jsonb,
+    e.datacontenttype, e.dataschema, e.data, pg_catalog.decode(e.data_base64, 'base64'), e.extensions::jsonb,
     %(journal)s, %(epoch)s, e."offset", %(listener)s, e.attempts,
     timestamptz 'epoch' + e.at_us * interval '1 microsecond'
 from rows from (
-    json_to_recordset(%(events)s) as (
+    pg_catalog.json_to_recordset(%(events)s) as (
         source text, id text, type text, subject text, time text,
         datacontenttype text, dataschema text, data jsonb, data_base64 text),
-    unnest(%(offsets)s::bigint[], %(attempts)s::integer[], %(at_us)s::bigint[], %(extensions)s::text[])
+    pg_catalog.unnest(%(offsets)s::bigint[]), pg_catalog.unnest(%(attempts)s::integer[]),
+    pg_catalog.unnest(%(at_us)s::bigint[]), pg_catalog.unnest(%(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64,
         "offset", attempts, at_us, extensions)
-where (%(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.groups))
+where (%(revision)s < 0 or %(revision)s = (select pg_catalog.max(revision) from {schema}.groups))
     and (not (select exists (select from {schema}.attempts))
          or not exists (
              select from {schema}.attempts a
@@ -28,9 +30,9 @@ on conflict do nothing
 returning "offset"
 
 -- name: begin_attempt
--- The same for one event, whose transaction goes on; whether its row is new.
+-- The same for one event, whose transaction goes on; whether its row is new, and which process of the server says so.
 select {schema}.begin_attempt(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
-    %(attempts)s, %(at_us)s, %(revision)s)
+    %(attempts)s, %(at_us)s, %(revision)s), pg_catalog.pg_backend_pid()
 
 -- name: compare
 -- What stands under the identities of arrivals that were not inserted.
@@ -38,18 +40,20 @@ select w."offset",
     e.epoch = %(epoch)s and e."offset" = w."offset" as same_place,
     e.type = w.type
         and e.data is not distinct from w.data
-        and e.data_bytes is not distinct from decode(w.data_base64, 'base64') as same_content
+        and e.data_bytes is not distinct from pg_catalog.decode(w.data_base64, 'base64') as same_content
 from rows from (
-    json_to_recordset(%(events)s) as (source text, id text, type text, data jsonb, data_base64 text),
-    unnest(%(offsets)s::bigint[])
+    pg_catalog.json_to_recordset(%(events)s) as (source text, id text, type text, data jsonb, data_base64 text),
+    pg_catalog.unnest(%(offsets)s::bigint[])
 ) as w (source, id, type, data, data_base64, "offset")
 join {schema}.events e on e.source = w.source and e.id = w.id
 
 -- name: failed_before
 -- The failed attempts of events that were not inserted, and in how many seconds the next is due.
-select w."offset", a.attempts, greatest(0, extract(epoch from a.next_at - clock_timestamp()))::float8, a.error
-from unnest(%(sources)s::text[], %(ids)s::text[], %(offsets)s::bigint[], %(attempts)s::integer[])
-    as w (source, id, "offset", attempts)
+select w."offset", a.attempts, greatest(0, extract(epoch from a.next_at - pg_catalog.clock_timestamp()))::float8, a.error
+from rows from (
+    pg_catalog.unnest(%(sources)s::text[]), pg_catalog.unnest(%(ids)s::text[]),
+    pg_catalog.unnest(%(offsets)s::bigint[]), pg_catalog.unnest(%(attempts)s::integer[])
+) as w (source, id, "offset", attempts)
 join {schema}.attempts a on a.source = w.source and a.id = w.id
 where a.attempts >= w.attempts
 
@@ -211,9 +215,13 @@ insert into {schema}.probes (listener, at) values (%(listener)s, clock_timestamp
 on conflict (listener) do update set at = excluded.at
 
 -- name: end_sessions
--- The holder's token ends the application_name of all its sessions.
-select count(pg_terminate_backend(pid)) from pg_stat_activity
-where right(application_name, length(%(token)s)) = %(token)s and pid <> pg_backend_pid()
+-- The holder's token ends the application_name of all its sessions. Those of a role whose sessions this one may not end
+-- are left to their time-outs.
+select count(pg_terminate_backend(s.pid))
+from pg_stat_activity s join pg_roles r on r.oid = s.usesysid
+where right(s.application_name, length(%(token)s)) = %(token)s and s.pid <> pg_backend_pid()
+    and (pg_has_role(r.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'))
+    and (not r.rolsuper or current_setting('is_superuser')::boolean)
 
 -- name: newest
 -- Newest first, behind the event that ended the page before; data as text keeps numbers as they were written.
@@ -246,19 +254,19 @@ for update of e, d
 update {schema}.events t
 set type = e.type, subject = e.subject, time = e.time::timestamptz,
     time_as_given = {schema}.time_as_given(e.time), datacontenttype = e.datacontenttype,
-    dataschema = e.dataschema, data = e.data, data_bytes = decode(e.data_base64, 'base64'),
+    dataschema = e.dataschema, data = e.data, data_bytes = pg_catalog.decode(e.data_base64, 'base64'),
     extensions = e.extensions::jsonb, status = 'stored', listener = %(listener)s, attempts = e.attempts,
-    stored_at = clock_timestamp()
+    stored_at = pg_catalog.clock_timestamp()
 from rows from (
-    json_to_recordset(%(events)s) as (
+    pg_catalog.json_to_recordset(%(events)s) as (
         source text, id text, type text, subject text, time text,
         datacontenttype text, dataschema text, data jsonb, data_base64 text),
-    unnest(%(attempts)s::integer[], %(extensions)s::text[])
+    pg_catalog.unnest(%(attempts)s::integer[]), pg_catalog.unnest(%(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64, attempts, extensions)
 where t.source = e.source and t.id = e.id
 
 -- name: note_replayed
-update {schema}.dead_letters set replayed_at = clock_timestamp() where source = %(source)s and id = %(id)s
+update {schema}.dead_letters set replayed_at = pg_catalog.clock_timestamp() where source = %(source)s and id = %(id)s
 
 -- name: note_failed_replay
 -- The newest cause is what an operator needs to know.
@@ -397,13 +405,16 @@ order by noted_at desc, journal, epoch, first limit 1000
 -- name: prune
 -- The oldest rows, below the saved cursor of their journal: what a cursor has yet to pass is looked up. Dead letters
 -- wait for an operator, however old they are.
-delete from {schema}.events where (source, id) in (
+-- Replayed ones go with their events here, for the foreign key does nothing under session_replication_role = replica.
+with pruned as materialized (
     select e.source, e.id
     from {schema}.events e join {schema}.cursors c using (journal)
     where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s * interval '1 second'
         and e."offset" <= c."offset" and e.stored_at < c.saved_at
     order by e.stored_at limit %(limit)s
-    for update of e skip locked)
+    for update of e skip locked),
+replayed as (delete from {schema}.dead_letters where (source, id) in (select source, id from pruned))
+delete from {schema}.events where (source, id) in (select source, id from pruned)
 
 -- name: count_prunable
 select count(*)
@@ -441,24 +452,24 @@ delete from {schema}.suspects where source = %(source)s and id = %(id)s and list
 
 -- name: take_turn
 -- Whether no other event of the key is under way, and where the row of the one before came from, if it is there.
-select taken, e.epoch, e."offset"
-from pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0)) taken
+select taken, e.epoch, e."offset", pg_catalog.pg_backend_pid()
+from pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({schema_text} || %(key)s, 0)) taken
 left join {schema}.events e on e.source = %(source)s and e.id = %(id)s
 
 -- name: places
 -- Where the rows of these came from.
 select source, id, epoch, "offset"
-from unnest(%(sources)s::text[], %(ids)s::text[]) as w (source, id)
+from rows from (pg_catalog.unnest(%(sources)s::text[]), pg_catalog.unnest(%(ids)s::text[])) as w (source, id)
 join {schema}.events using (source, id)
 
 -- name: take_key
 -- The same lock, for a dead letter that is replayed: it has no place in the order any more.
-select pg_try_advisory_xact_lock(hashtextextended({schema_text} || %(key)s, 0))
+select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({schema_text} || %(key)s, 0))
 
 -- name: emit
 -- In the order in which they were emitted.
 insert into {schema}.outbox (event)
-select e.event from unnest(%(events)s::bytea[]) with ordinality as e (event, place) order by e.place
+select e.event from pg_catalog.unnest(%(events)s::bytea[]) with ordinality as e (event, place) order by e.place
 
 -- name: lock_outbox
 -- The session's own time-out is for handlers, who may have less time than a producer.
@@ -534,5 +545,5 @@ where epoch = %(epoch)s and "offset" = %(offset)s and replayed_at is null and di
 for update
 
 -- name: note_conflict_replayed
-update {schema}.conflicts set replayed_at = clock_timestamp(), replayed_as = %(id)s
+update {schema}.conflicts set replayed_at = pg_catalog.clock_timestamp(), replayed_as = %(id)s
 where epoch = %(epoch)s and "offset" = %(offset)s

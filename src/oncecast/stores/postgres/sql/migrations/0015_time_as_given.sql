@@ -7,7 +7,7 @@ language sql immutable parallel safe as $$
     select case
         when given ~ ('^[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T'
             || '[0-9][0-9]:[0-9][0-9]:[0-5][0-9]([.][0-9][0-9][0-9][0-9][0-9][0-9])?Z$')
-            and right(given, 8) <> '.000000Z' then null
+            and pg_catalog.right(given, 8) <> '.000000Z' then null
         else given
     end
 $$;

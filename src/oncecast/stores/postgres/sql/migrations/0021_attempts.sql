@@ -21,17 +21,18 @@ create function {schema}.begin_attempt(
     at_us bigint, revision integer
 ) returns boolean language plpgsql as $$
 declare
-    began_at constant timestamptz := clock_timestamp();
+    began_at constant timestamptz := pg_catalog.clock_timestamp();
 begin
     insert into {schema}.events (
-        source, id, type, subject, time, datacontenttype, dataschema, data, data_bytes, extensions,
+        source, id, type, subject, time, time_as_given, datacontenttype, dataschema, data, data_bytes, extensions,
         journal, epoch, "offset", listener, attempts, accepted_at)
-    select e.source, e.id, e.type, e.subject, e.time, e.datacontenttype, e.dataschema, e.data,
-        decode(e.data_base64, 'base64'), $2, $3, $4, $5, $6, $7, timestamptz 'epoch' + $8 * interval '1 microsecond'
-    from json_to_record($1) as e (
-        source text, id text, type text, subject text, time timestamptz,
+    select e.source, e.id, e.type, e.subject, e.time::timestamptz, {schema}.time_as_given(e.time),
+        e.datacontenttype, e.dataschema, e.data, pg_catalog.decode(e.data_base64, 'base64'),
+        $2, $3, $4, $5, $6, $7, timestamp with time zone 'epoch' + $8 * interval '1 microsecond'
+    from pg_catalog.json_to_record($1) as e (
+        source text, id text, type text, subject text, time text,
         datacontenttype text, dataschema text, data jsonb, data_base64 text)
-    where ($9 < 0 or $9 = (select max(g.revision) from {schema}.groups g))
+    where ($9 < 0 or $9 = (select pg_catalog.max(g.revision) from {schema}.groups g))
         and not exists (
             select from {schema}.attempts a where a.source = e.source and a.id = e.id and a.attempts >= $7)
     on conflict do nothing;
@@ -39,10 +40,10 @@ begin
         return false;
     end if;
     if $7 > 1 then
-        if clock_timestamp() - began_at > interval '50 milliseconds' then
+        if pg_catalog.clock_timestamp() - began_at > interval '50 milliseconds' then
             return false;
         end if;
-        delete from {schema}.attempts a using json_to_record($1) as e (source text, id text)
+        delete from {schema}.attempts a using pg_catalog.json_to_record($1) as e (source text, id text)
         where a.source = e.source and a.id = e.id;
     end if;
     return true;

@@ -1,0 +1,65 @@
+"""The command `migrate`: the group's schema in PostgreSQL, made by a role that may, or printed for one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from oncecast.cli import output
+
+Text = Annotated[str | None, Parameter(show_default=False)]
+
+
+def migrate(
+    target: Annotated[str | None, Parameter(name="APP", show_default=False)] = None,
+    /,
+    *,
+    app_dir: Path = Path(),
+    dry_run: bool = False,
+    grant_to: Text = None,
+    database_url: Text = None,
+    listener_group: Text = None,
+) -> None:
+    """Bring the schema of a group up to date. A listener does so at its start, where its role may.
+
+    With `--dry-run` nothing is changed: the SQL is printed, for an administrator to run with psql. It ends with the
+    grants that the role of DATABASE_URL needs to run listeners.
+
+    Parameters
+    ----------
+    target
+        The application, such as shop:app, whose name is the group's.
+    app_dir
+        The folder that APP's module is in, besides the installed ones.
+    dry_run
+        Print the SQL instead of running it.
+    grant_to
+        The role that runs the listeners, where it is not the one of DATABASE_URL.
+    database_url
+        PostgreSQL 14 or newer. [DATABASE_URL, postgres://localhost/oncecast]
+    listener_group
+        The group, and its schema. [LISTENER_GROUP, the application's name]
+    """
+    from oncecast.assembly import migrate_database, migration_script
+    from oncecast.config import ListenerConfig, load
+    from oncecast.listener.loading import load_app
+
+    defaults = {"LISTENER_GROUP": load_app(target, app_dir.resolve()).name}
+    flags = {"database_url": database_url, "listener_group": listener_group}
+    config = load(ListenerConfig, {**defaults, **os.environ}, flags)
+    if dry_run:
+        sys.stdout.write(asyncio.run(migration_script(config, grant_to=grant_to)))
+    else:
+        _tell(asyncio.run(migrate_database(config, grant_to=grant_to)), config.listener_group, grant_to)
+
+
+def _tell(applied: Sequence[str], schema: str, grant_to: str | None) -> None:
+    for name in applied:
+        output.line(f"Applied {name}.")
+    output.line(f"The schema {schema} is up to date." + (f" {grant_to} may run listeners." if grant_to else ""))

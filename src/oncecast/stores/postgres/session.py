@@ -1,0 +1,79 @@
+"""What the sessions of a listener are set to, whatever server, database and role have been given.
+
+Sessions of the listener's own have all that could change a result fixed. Those in which handlers run keep what a
+role or database has been given for the application's SQL, such as `search_path` and `TimeZone`. See decision 032.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+SERVER_VERSION_OF = {"transaction_timeout": 170000}
+"""The first server version of a setting that the oldest supported server does not have."""
+
+EVERY_SESSION: Mapping[str, str] = {
+    # How values travel: psycopg reads no other formats.
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "array_nulls": "on",
+    "standard_conforming_strings": "on",
+    # What is committed stays, and what is begun may write.
+    "default_transaction_read_only": "off",
+    "exit_on_error": "off",
+    # Each is bounded by a time-out of the listener's own.
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
+    # Nobody reads them.
+    "client_min_messages": "warning",
+}
+"""Settings of all sessions."""
+
+OWN_SESSION: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "extra_float_digits": "1",
+    "transform_null_equals": "off",
+    "row_security": "on",
+    "check_function_bodies": "on",
+    "default_table_access_method": "heap",
+    "plan_cache_mode": "auto",
+    "jit": "off",
+}
+"""Further settings of sessions in which no handler runs."""
+
+READABLE = "select " + ", ".join(
+    f"pg_catalog.set_config('{name}', '{value}', false)"
+    for name, value in {
+        **{name: EVERY_SESSION[name] for name in ("client_encoding", "DateStyle", "IntervalStyle")},
+        "extra_float_digits": "1",
+    }.items()
+)
+"""A statement for the sessions of tools: psycopg can read everything that they select."""
+
+_SYNCHRONOUS_COMMIT = (
+    "pg_catalog.set_config('synchronous_commit', case pg_catalog.current_setting('synchronous_commit')"
+    " when 'remote_apply' then 'remote_apply' else 'on' end, false)"
+)
+"""A commit is durable, or more than that where a role or database asks for more."""
+_SEARCH_PATH = (
+    "pg_catalog.set_config('search_path', pg_catalog.concat_ws("
+    "', ', 'pg_catalog', nullif(pg_catalog.current_setting('search_path'), ''), 'pg_temp'), false)"
+)
+"""Built-in names mean what is built in; triggers of the application find its own names behind them."""
+
+
+def set_up_statement(
+    settings: Mapping[str, str], server_version: int, *, for_handlers: bool
+) -> tuple[str, Sequence[str]]:
+    """Return the statement that sets up a session and its values. Its last column is the session's process id."""
+    fixed = EVERY_SESSION if for_handlers else {**EVERY_SESSION, **OWN_SESSION}
+    chosen = {
+        name: value
+        for name, value in {**fixed, **settings}.items()
+        if server_version >= SERVER_VERSION_OF.get(name, 0)
+    }
+    calls = [f"pg_catalog.set_config('{name}', %s, false)" for name in chosen]
+    calls += [_SYNCHRONOUS_COMMIT, *([] if for_handlers else [_SEARCH_PATH]), "pg_catalog.pg_backend_pid()"]
+    return "select " + ", ".join(calls), list(chosen.values())
