@@ -22,6 +22,7 @@ from oncecast.core.facts import Observe, ProcessStarted, StartFailed
 from oncecast.core.letter_ports import LetterBroker
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
 from oncecast.core.wire import ANSWER_MAX_BYTES
+from oncecast.http.connections import HttpLimits
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens
@@ -96,6 +97,8 @@ async def _produce(
                 drain_timeout_s=config.drain_timeout,
                 event_max_bytes=config.event_max_bytes,
                 request_max_bytes=config.request_max_bytes,
+                request_max_events=config.request_max_events,
+                requests_max_bytes=config.requests_max_bytes,
                 ring_max_bytes=config.window_bytes,
                 retention=RetentionLimits(
                     max_bytes=config.journal_max_bytes,
@@ -109,8 +112,16 @@ async def _produce(
             metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
             tokens = Tokens(publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
             app = _guarded(Gatekeeper(producer.app, tokens, producer_needs) if tokens else producer.app, config)
-            frame_max_bytes = max(config.event_max_bytes, ANSWER_MAX_BYTES) + WS_MARGIN_BYTES
-            await producer.run(serve(app, listening, stop, ws_max_bytes=frame_max_bytes))
+            limits, frame_max_bytes = _http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
+            face = serve(
+                app,
+                listening,
+                stop,
+                ws_max_bytes=frame_max_bytes + WS_MARGIN_BYTES,
+                limits=limits,
+                observe=observe,
+            )
+            await producer.run(face)
         finally:
             await journal.close()
 
@@ -204,9 +215,11 @@ async def _listen(
         door = Gatekeeper(face, tokens, listener_needs) if tokens else face
         drained = asyncio.Event()
         face_ends = Essentials(end_within_s=config.drain_timeout, last_resort=last_resort)
-        serving = face_ends.start(
-            serve(_guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES), "HTTP server"
+        limits = _http_limits(config)
+        served = serve(
+            _guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES, limits=limits, observe=observe
         )
+        serving = face_ends.start(served, "HTTP server")
         counting = face_ends.start(open_conflicts.run(), "count of open conflicts")
 
         async def listen_and_close() -> None:
@@ -220,6 +233,15 @@ async def _listen(
                 await publisher.close()
 
         await face_ends.run(listen_and_close())
+
+
+def _http_limits(config: Common) -> HttpLimits:
+    return HttpLimits(
+        head_max_bytes=config.request_head_max_bytes,
+        head_timeout_s=config.request_head_timeout,
+        connections_max=config.connections_max,
+        connections_per_address=config.connections_per_address,
+    )
 
 
 def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> LetterBroker | None:

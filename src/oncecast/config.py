@@ -182,6 +182,16 @@ class Common:
     )
     allowed_hosts: tuple[str, ...] = setting("", words, "further Host headers to answer to")
     allowed_origins: tuple[str, ...] = setting("", words, "further web origins that may write")
+    request_head_max_bytes: int = setting("16KiB", size_bytes, "the largest head of a request: its line and headers")
+    request_head_timeout: float = setting(
+        "10s", duration_s, "how long a client may take to send the head of a request"
+    )
+    connections_max: int = setting(
+        "1000", count, "open connections of clients; less where 'ulimit -n' is low. The oldest idle one makes room"
+    )
+    connections_per_address: int = setting(
+        "500", count, "open connections of one client address; never more than three quarters of all"
+    )
     start_attempts: int = setting("3", count, "starts of the whole application before it gives up, with status 1")
     start_retry_delay: float = setting("3s", duration_s, "between them")
     log_format: str = setting("console", one_of("console", "json"), "lines for people, or one JSON object a line")
@@ -220,6 +230,10 @@ class ProducerConfig(Common):
         f"the largest event; at most {FRAME_MAX_MIB}MiB, and REQUEST_MAX_BYTES",
     )
     request_max_bytes: int = setting("16MiB", size_bytes, "the largest request; at least EVENT_MAX_BYTES")
+    request_max_events: int = setting("100000", count, "the most events of one request")
+    requests_max_bytes: int = setting(
+        "64MiB", size_bytes, "bodies of all requests under way; beyond, publishing is refused with 503"
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError if an event could not be published though its size is accepted."""

@@ -63,7 +63,7 @@ async def test_any_client_publishes_and_receives_and_only_the_publisher_is_told(
         assert (await next_event(one))["id"] == "b"
 
 
-@pytest.mark.parametrize("text", ["", "null", "{", "[]", '"' + "x" * 900_000 + '"', "[" * 100_000, '{"x":"\\ud800"}'])
+@pytest.mark.parametrize("text", ["", "null", "{", '"' + "x" * 900_000 + '"', "[" * 100_000, '{"x":"\\ud800"}'])
 async def test_what_cannot_be_taken_is_refused_and_the_connection_goes_on(
     producer: ProducerProcess, client: httpx.AsyncClient, text: str
 ) -> None:

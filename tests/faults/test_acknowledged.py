@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from oncecast.core.wire import SUBPROTOCOL, Resume, Welcome, decode_server_frame, encode
-from oncecast.producer import intake
+from oncecast.http import body
 from tests.support.producers import (
     ProducerProcess,
     closed,
@@ -142,7 +142,7 @@ async def test_a_reader_that_never_reads_does_not_hold_up_the_end(tmp_path: Path
 async def test_a_body_that_does_not_come_is_ended_by_a_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "BODY_DEADLINE_S", 0.1)
+    monkeypatch.setattr(body, "GRACE_S", 0.1)
     async with producer_here(tmp_path) as producer:
         reader, writer = await asyncio.open_connection("127.0.0.1", producer.port)
         writer.write(b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{")

@@ -80,6 +80,14 @@ class Refused(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionRefused(Fact):
+    """A client went beyond a limit of the server before its request was read; `status` is what it was answered."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class JournalFailed(Fact):
     """The journal refused a batch; it is opened anew and checked before the next."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterable
 from typing import TypeVar
@@ -10,11 +9,11 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
+from oncecast.http.body import read_body
 from oncecast.http.problems import Problem
 
 TEXT_MAX_LETTERS = 512
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-BODY_DEADLINE_S = 60.0
 BODY_MAX_BYTES = 1024 * 1024
 StructT = TypeVar("StructT")
 
@@ -37,19 +36,8 @@ def texts(request: Request, names: Iterable[str]) -> dict[str, str | None]:
 
 
 async def body(request: Request) -> bytes:
-    """The request's body; raises Problem 408 or 413."""
-    chunks: list[bytes] = []
-    size_bytes = 0
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            async for chunk in request.stream():
-                size_bytes += len(chunk)
-                if size_bytes > BODY_MAX_BYTES:
-                    raise Problem(413, f"a request may have {BODY_MAX_BYTES} bytes here")
-                chunks.append(chunk)
-    except TimeoutError:
-        raise Problem(408, f"the body did not come within {BODY_DEADLINE_S:.0f} s") from None
-    return b"".join(chunks)
+    """The request's body; raises Problem 400, 408 or 413."""
+    return await read_body(request.receive, max_bytes=BODY_MAX_BYTES, hint=" here")
 
 
 async def struct(request: Request, kind: type[StructT]) -> StructT:

@@ -6,16 +6,23 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oncecast import forks
 from oncecast.core.errors import OncecastError, StartError
+from oncecast.core.facts import Fact, Observe
+from oncecast.http.connection import Connection
+from oncecast.http.connections import Connections, HttpLimits
+from oncecast.http.websocket import Socket
 from oncecast.tasks import cancel_all
 
 GRACEFUL_SHUTDOWN_S = 3
 BACKLOG = 2048
+ACCEPTED_PER_TURN = 16
+"""asyncio accepts as many connections at a time as its backlog says: more would take all descriptors at once."""
 UNREAD_TIMEOUT_MS = 30_000
 """After so long the system drops a connection whose other side takes nothing, closed by us or not (Linux only)."""
 
@@ -50,9 +57,30 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)  # what waits in the kernel is not bounded by what is accepted at a time
 
-async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, ws_max_bytes: int) -> None:
-    """Serve `app` until `stop` is set, then let what is under way finish for a few seconds."""
+
+def _unobserved(_fact: Fact) -> None:
+    """Nobody wants to know."""
+
+
+async def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    stop: asyncio.Event,
+    *,
+    ws_max_bytes: int,
+    limits: HttpLimits | None = None,
+    observe: Observe = _unobserved,
+) -> None:
+    """Serve `app` until `stop` is set, then let what is under way finish for a few seconds.
+
+    `limits` bound what clients may take; `observe` is told of those that were refused.
+    """
+    connections = Connections(limits or HttpLimits(), observe)
 
     async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -63,8 +91,8 @@ async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, 
 
     config = uvicorn.Config(
         until_stopped,
-        http="httptools",
-        ws="websockets-sansio",
+        http=partial(Connection, connections),  # type: ignore[arg-type]
+        ws=partial(Socket, connections),  # type: ignore[arg-type]
         ws_max_size=ws_max_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=10.0,
@@ -77,6 +105,7 @@ async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, 
         server_header=False,
         date_header=False,
         timeout_keep_alive=65,
+        backlog=ACCEPTED_PER_TURN,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
     )
     server = _Server(config)

@@ -111,12 +111,19 @@ class SqliteJournal:
         self._pending_bytes += size_bytes
         self._appends.put(append)
         try:
-            async with asyncio.timeout(APPEND_DEADLINE_S):
-                return await append.done
-        except TimeoutError:  # the commit cannot be taken back: whoever stops waiting does not know its outcome
-            raise JournalUnavailable(
-                f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
-            ) from None
+            await asyncio.wait([append.done], timeout=APPEND_DEADLINE_S)
+            if not append.done.done():
+                await asyncio.sleep(
+                    0
+                )  # where the event loop was late, the outcome stands in line behind the deadline
+            if append.done.done():
+                return append.done.result()
+        finally:
+            append.done.cancel()  # nobody waits any more
+        # The commit cannot be taken back: whoever stops waiting does not know its outcome.
+        raise JournalUnavailable(
+            f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
+        )
 
     async def read(self, after: int, max_bytes: int) -> list[Batch]:
         """See Journal."""

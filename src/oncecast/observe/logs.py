@@ -11,7 +11,13 @@ from oncecast.core.facts import Fact, Observe
 from oncecast.observe.output import Entry, Write, printable, writer
 from oncecast.observe.standard import capture
 
-_QUIET = (facts.CursorSaved, facts.Accepted, facts.SubscriberJoined, facts.SubscriberLeft)
+_QUIET = (
+    facts.CursorSaved,
+    facts.Accepted,
+    facts.SubscriberJoined,
+    facts.SubscriberLeft,
+    facts.ConnectionRefused,
+)
 """Said at level debug: true every second, or of interest to few."""
 
 _LOUD = (
@@ -174,6 +180,8 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [
                 f"⚠️ Journal of {at} is {fact.percent} % full of events that {fact.group} has not processed; {told}"
             ]
+        case facts.ConnectionRefused():
+            return [f"⚠️ Refused a connection at {at} with {fact.status}: {fact.reason}"]
         case facts.GroupExpired():
             why = "no listener joined it for GROUP_EXPIRES"
             return [f"⚠️ Group {fact.group} expired in {at}: {why}; it holds no events back any more"]

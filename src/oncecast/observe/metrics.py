@@ -53,6 +53,10 @@ class Metrics(Collector):
 _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.Accepted: ("oncecast_accepted_total", "Events on disk and acknowledged."),
     facts.Refused: ("oncecast_refused_total", "Publications refused before anything was accepted."),
+    facts.ConnectionRefused: (
+        "oncecast_connections_refused_total",
+        "Connections refused or closed for going beyond a limit before a request was read.",
+    ),
     facts.JournalFailed: ("oncecast_journal_failures_total", "Commits that the disk refused."),
     facts.Received: ("oncecast_received_total", "Events that arrived from producers."),
     facts.Persisted: ("oncecast_stored_total", "Events that this listener stored."),

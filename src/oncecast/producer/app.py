@@ -52,6 +52,8 @@ class ProducerSettings:
     source: str = DEFAULT_SOURCE
     event_max_bytes: int = 1024 * 1024
     request_max_bytes: int = 16 * 1024 * 1024
+    request_max_events: int = 100_000
+    requests_max_bytes: int = 64 * 1024 * 1024
     ring_max_bytes: int = 32 * 1024 * 1024
     retention: RetentionLimits = field(default_factory=RetentionLimits)
 
@@ -93,6 +95,8 @@ class Producer:
             source=settings.source,
             event_max_bytes=settings.event_max_bytes,
             request_max_bytes=settings.request_max_bytes,
+            request_max_events=settings.request_max_events,
+            requests_max_bytes=settings.requests_max_bytes,
             check_room=self.retention.check_room,
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)

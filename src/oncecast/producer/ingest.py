@@ -6,24 +6,21 @@ could not hold is refused here, before anything is acknowledged.
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
-
-import msgspec
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from oncecast.http.problems import Problem
 from oncecast.producer.attributes import check_members, check_structured, check_text
 from oncecast.producer.bare import JSON, Bare, wrap
 from oncecast.producer.jsonb import check_storable
+from oncecast.producer.splitting import BATCHED, NDJSON, STRUCTURED, Part, kind_of, split
 
-NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-STRUCTURED = "application/cloudevents+json"
-BATCHED = "application/cloudevents-batch+json"
+__all__ = ["BATCHED", "JSON", "NDJSON", "STRUCTURED", "Bare", "Publication", "read_in_slices", "read_publication"]
 
-_decode = msgspec.json.decode
-_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
-_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+MAX_EVENTS = 100_000
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
 
 
@@ -35,35 +32,82 @@ class Publication(NamedTuple):
     """`(source, id)`."""
 
 
-def read_publication(body: bytes, content_type: str, bare: Bare, *, event_max_bytes: int) -> Publication:
+def read_publication(
+    body: bytes, content_type: str, bare: Bare, *, event_max_bytes: int, max_events: int = MAX_EVENTS
+) -> Publication:
     """The events of a request's `body`; raises Problem 400, 413, 415 or 422 naming what is wrong and where."""
+    publication = Publication([], [])
+    media_type = _begin(body, content_type, bare)
+    for part in split(body, media_type, event_max_bytes=event_max_bytes, max_events=max_events):
+        if part is not None:
+            _read_part(publication, part, bare, media_type)
+    return publication
+
+
+def read_in_slices(
+    body: bytes, content_type: str, bare: Bare, *, event_max_bytes: int, max_events: int
+) -> Generator[None, None, Publication]:
+    """As `read_publication`, but yields after some milliseconds of work, so that others can have their turn."""
+    publication = Publication([], [])
+    media_type = _begin(body, content_type, bare)
+    parts = iter(split(body, media_type, event_max_bytes=event_max_bytes, max_events=max_events))
+    go_on = True
+    while go_on:
+        with _no_collection():
+            go_on = _read_next_part(publication, parts, bare, media_type)
+        yield
+    return publication
+
+
+def _begin(body: bytes, content_type: str, bare: Bare) -> str:
+    """The media type of a body that may be read."""
     if body.startswith(b"\xef\xbb\xbf"):
         raise Problem(400, "the body begins with a byte order mark; send UTF-8 without one")
     _check_bare(bare)
-    media_type = _media_type(content_type)
-    only_structured = media_type in (STRUCTURED, BATCHED)
-    values, raws, place = _split(body, media_type)
-    is_batch = media_type in NDJSON or body.lstrip().startswith(b"[")
-    if not values:  # a batch of zero events is a valid batch: CloudEvents' HTTP binding says so
-        return Publication([], [])
-    check_storable(body, raws, place)
-    publication = Publication([], [])
-    for index, (value, raw) in enumerate(zip(values, raws, strict=True)):
-        if len(raw) > event_max_bytes:
-            raise Problem(413, f"{place(index)}: {len(raw)} bytes; an event may have {event_max_bytes}")
+    return _media_type(content_type)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking at a large body's values again and again: they are freed here."""
+    paused = gc.isenabled()
+    if paused:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
+
+
+def _read_next_part(publication: Publication, parts: Iterator[Part | None], bare: Bare, media_type: str) -> bool:
+    """Add the events of the next part; False if there is none."""
+    try:
+        part = next(parts)
+    except StopIteration:
+        return False
+    if part is not None:
+        _read_part(publication, part, bare, media_type)
+    return True
+
+
+def _read_part(publication: Publication, part: Part, bare: Bare, media_type: str) -> None:
+    """Add the events of `part` to `publication`."""
+    place = part.place
+    check_storable(part.text, part.raws, place)
+    for index, (value, raw) in enumerate(zip(part.values, part.raws, strict=True)):
         if type(value) is not dict:
-            raise Problem(422, f"{place(index)}: an event is a JSON object, not {_kind(value)}")
+            raise Problem(422, f"{place(index)}: an event is a JSON object, not {kind_of(value)}")
         if "specversion" in value:
             check_structured(value, index, place)
             check_members(raw, index, place)
             event, identity = bytes(raw), (value["source"], value["id"])
-        elif only_structured:
+        elif media_type in (STRUCTURED, BATCHED):
             raise Problem(422, f'{place(index)}: "specversion" is missing; send bare events as {JSON}')
         else:
-            event, identity = wrap(value, raw, bare, index if is_batch else None, place(index))
+            event, identity = wrap(value, raw, bare, part.number(index), place(index))
         publication.events.append(event)
         publication.identities.append(identity)
-    return publication
 
 
 def _media_type(content_type: str) -> str:
@@ -74,59 +118,7 @@ def _media_type(content_type: str) -> str:
     return media_type.strip().lower() or JSON
 
 
-Place = Callable[[int], str]
-
-
-def _split(body: bytes, media_type: str) -> tuple[list[Any], list[bytes | msgspec.Raw], Place]:
-    """Each event decoded, each as its bytes, and the words for where the n-th one stands."""
-    if media_type in NDJSON:
-        return _split_lines(body)
-    if media_type not in (JSON, STRUCTURED, BATCHED):
-        raise Problem(
-            415,
-            f"{media_type[:80]!r} is not taken; send content-type {JSON}, {NDJSON[0]}, {STRUCTURED} or {BATCHED}",
-        )
-    value = _decoded(body, "the body")
-    if isinstance(value, list):
-        if media_type == STRUCTURED:
-            raise Problem(422, f"the body is an array; send that as {BATCHED}")
-        return value, list(_decode_raws(body)), lambda index: f"event {index + 1}"
-    if media_type == BATCHED:
-        raise Problem(422, f"a batch is a JSON array, not {_kind(value)}")
-    return [value], [_decode_raw(body)], lambda _index: "the event"
-
-
-def _split_lines(body: bytes) -> tuple[list[Any], list[bytes | msgspec.Raw], Place]:
-    numbered = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line and not line.isspace()]
-    # Line by line: a decoder of lines would also take two values of one line, or one value of two.
-    values = [_decoded(line, f"line {number}") for number, line in numbered]
-    return values, [line for _, line in numbered], lambda index: f"line {numbered[index][0]}"
-
-
-def _decoded(text: bytes, place: str) -> Any:
-    try:
-        return _decode(text)
-    except RecursionError:
-        raise Problem(422, f"{place}: nested too deeply") from None
-    except msgspec.ValidationError as error:  # valid JSON that no computer's numbers can hold
-        raise Problem(422, f"{place}: {error}") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Problem(400, f"{place} is not JSON in UTF-8: {error}") from None
-
-
 def _check_bare(bare: Bare) -> None:
     for name in ("source", "type", "subject", "idempotency_key"):
         if (text := getattr(bare, name)) is not None:
             check_text(text, f"the request's {name.replace('_', ' ')}")
-
-
-def _kind(value: object) -> str:
-    kinds: Iterable[tuple[type, str]] = (
-        (dict, "an object"),
-        (list, "an array"),
-        (str, "a text"),
-        (bool, "a boolean"),
-    )
-    return next(
-        (kind for class_, kind in kinds if isinstance(value, class_)), "null" if value is None else "a number"
-    )

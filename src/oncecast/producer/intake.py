@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,13 +14,18 @@ from oncecast.core.errors import JournalFull, JournalUnavailable
 from oncecast.core.facts import Accepted, Observe, Refused
 from oncecast.core.ports import Journal
 from oncecast.core.wire import epoch_of
+from oncecast.http.body import read_body, too_large
 from oncecast.http.problems import Problem
 from oncecast.producer.bare import JSON, Bare, bare_of
 from oncecast.producer.binary import is_binary, to_structured
-from oncecast.producer.ingest import STRUCTURED, read_publication
+from oncecast.producer.ingest import STRUCTURED, Publication, read_in_slices, read_publication
 
-BODY_DEADLINE_S = 60.0
 RETRY_AFTER = {"Retry-After": "1"}
+SEVERAL = "; send the events in several"
+SMALL_BYTES = 32 * 1024
+"""A body that is read at once: some hundred events."""
+SLICE_EVENTS = 2_000
+"""So many are acknowledged at a time."""
 
 
 class Intake:
@@ -34,6 +39,8 @@ class Intake:
         source: str,
         event_max_bytes: int,
         request_max_bytes: int,
+        request_max_events: int,
+        requests_max_bytes: int,
         check_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
@@ -41,31 +48,48 @@ class Intake:
         self._bare = Bare(source=source)
         self._event_max_bytes = event_max_bytes
         self._request_max_bytes = request_max_bytes
+        self._request_max_events = request_max_events
+        self._requests_max_bytes = max(requests_max_bytes, request_max_bytes)
+        self._under_way_bytes = 0
         self._check_room = check_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 with ids and cursors, or a problem."""
+        taken_bytes = 0
+
+        def take(count: int) -> None:
+            nonlocal taken_bytes
+            self._take(count)
+            taken_bytes += count
+
         try:
-            headers = dict(scope["headers"])
-            body = await self._body(headers, receive)
-            content_type = headers.get(b"content-type", b"").decode("latin-1")
-            if is_binary(content_type, headers):
-                body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
-            answer = await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
+            content = msgspec.json.encode(await self._accept(scope, receive, take))
         except Problem as problem:
             self._observe(Refused(problem.status, problem.detail))
             await problem.response()(scope, receive, send)
             return
-        content = msgspec.json.encode(answer)
+        finally:
+            self._under_way_bytes -= taken_bytes
         length = (b"content-length", b"%d" % len(content))
         await send(
             {"type": "http.response.start", "status": 202, "headers": [(b"content-type", JSON.encode()), length]}
         )
         await send({"type": "http.response.body", "body": content})
 
+    async def _accept(self, scope: Scope, receive: Receive, take: Callable[[int], None]) -> dict[str, Any]:
+        headers = dict(scope["headers"])
+        self._check_headers(headers)
+        body = await read_body(receive, max_bytes=self._request_max_bytes, hint=SEVERAL, take=take)
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        if is_binary(content_type, headers):
+            if len(body) > self._event_max_bytes:
+                raise Problem(413, f"the event: {len(body)} bytes; an event may have {self._event_max_bytes}")
+            body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
+        return await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
+
     async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
         """Validate, journal, and say so: the ids, and their cursors; raises Problem."""
-        publication = read_publication(body, content_type, bare or self._bare, event_max_bytes=self._event_max_bytes)
+        publication = await self._read(body, content_type, bare or self._bare)
         if not publication.events:
             return {"accepted": 0, "events": []}
         self._check_room()
@@ -79,41 +103,44 @@ class Intake:
         identities = publication.identities
         commit_s = time.monotonic() - started_s
         self._observe(Accepted(len(identities), identities[0][1], identities[-1][1], len(body), commit_s))
-        epoch = epoch_of(self._journal.epochs, first)
-        return {
-            "accepted": len(identities),
-            "events": [
-                {"id": id_, "source": source, "cursor": f"{epoch}:{offset}"}
-                for offset, (source, id_) in enumerate(identities, first)
-            ],
-        }
+        return {"accepted": len(identities), "events": await self._acknowledged(identities, first)}
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read(self, body: bytes, content_type: str, bare: Bare) -> Publication:
+        """The events of a body. A large one is worked on between others' requests."""
+        limits = {"event_max_bytes": self._event_max_bytes, "max_events": self._request_max_events}
+        if len(body) <= SMALL_BYTES:
+            return read_publication(body, content_type, bare, **limits)
+        reading = read_in_slices(body, content_type, bare, **limits)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as end:
+                publication: Publication = end.value
+                return publication
+            await asyncio.sleep(0)
+
+    async def _acknowledged(self, identities: Sequence[tuple[str, str]], first: int) -> list[dict[str, str]]:
+        epoch = epoch_of(self._journal.epochs, first)
+        acknowledged: list[dict[str, str]] = []
+        for begin in range(0, len(identities), SLICE_EVENTS):
+            if begin:
+                await asyncio.sleep(0)
+            acknowledged += [
+                {"id": id_, "source": source, "cursor": f"{epoch}:{offset}"}
+                for offset, (source, id_) in enumerate(identities[begin : begin + SLICE_EVENTS], first + begin)
+            ]
+        return acknowledged
+
+    def _check_headers(self, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Problem(415, "compressed bodies are not taken")
         length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > self._request_max_bytes):
-            raise self._too_large()
-        try:
-            async with asyncio.timeout(BODY_DEADLINE_S):
-                return await self._chunks(receive)
-        except TimeoutError:
-            raise Problem(408, f"the body did not come within {BODY_DEADLINE_S:.0f} s") from None
+            raise too_large(self._request_max_bytes, SEVERAL)
 
-    async def _chunks(self, receive: Receive) -> bytes:
-        chunks: list[bytes] = []
-        size_bytes = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Problem(400, "the request ended before its body did")
-            chunk = message.get("body", b"")
-            size_bytes += len(chunk)
-            if size_bytes > self._request_max_bytes:
-                raise self._too_large()
-            if not message.get("more_body"):
-                return chunk if not chunks else b"".join((*chunks, chunk))
-            chunks.append(chunk)
-
-    def _too_large(self) -> Problem:
-        return Problem(413, f"a request may have {self._request_max_bytes} bytes; send the events in several")
+    def _take(self, count: int) -> None:
+        """Count what a request holds; raise Problem where all of them hold too much."""
+        if self._under_way_bytes and self._under_way_bytes + count > self._requests_max_bytes:
+            what = f"requests under way hold {self._requests_max_bytes} bytes (REQUESTS_MAX_BYTES)"
+            raise Problem(503, f"{what}; nothing of this one was accepted", headers=RETRY_AFTER)
+        self._under_way_bytes += count

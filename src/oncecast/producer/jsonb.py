@@ -8,7 +8,9 @@ the raw bytes: a decoded object has only the last of two members of one name, Po
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -32,7 +34,8 @@ _ODD_NUMBERS = tuple(
 _FRACTION_BYTES = 15_000  # with an exponent of three digits that may be too long already
 _LONG_FRACTION = re.compile(rb"\d{%d}" % _FRACTION_BYTES)
 _ONLY_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ALIKE = bytes.maketrans(b"{}", b"[]")
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""As signed bytes: 1 where something opens, -1 where it closes."""
 
 Raws = Sequence[bytes | msgspec.Raw]
 
@@ -60,12 +63,8 @@ def _is_deep(raw: bytes) -> bool:
     """Whether what is in the event is nested deeper than DEPTH_MAX; the event itself is not counted."""
     if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return False
-    brackets = _STRINGS.sub(b"", raw).translate(_ALIKE, _ONLY_BRACKETS)
-    for _ in range(DEPTH_MAX + 1):
-        brackets = brackets.replace(b"[]", b"")  # takes the innermost of every nest away
-        if not brackets:
-            return False
-    return True
+    steps = array("b", _STRINGS.sub(b"", raw).translate(_STEPS, _ONLY_BRACKETS))
+    return max(accumulate(steps)) > DEPTH_MAX + 1
 
 
 def _numbers_fit(raw: bytes) -> Iterator[bool]:

@@ -1,0 +1,49 @@
+"""Reading a request's body: so many bytes, and no slower than a network of these days."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.types import Receive
+
+from oncecast.http.problems import Problem
+
+GRACE_S = 10.0
+RATE_MIN_BYTES_S = 16 * 1024
+"""A body has `GRACE_S`, and a second more for each `RATE_MIN_BYTES_S` that have come."""
+
+
+def _nothing(_count: int) -> None:
+    """Nobody counts."""
+
+
+async def read_body(
+    receive: Receive, *, max_bytes: int, hint: str = "", take: Callable[[int], None] = _nothing
+) -> bytes:
+    """The body. `take(count)` is called with what has come, and may raise Problem.
+
+    Raises Problem 400 if the client left, 408 if it is too slow, 413 (with `hint`) beyond `max_bytes`.
+    """
+    begun_s = asyncio.get_running_loop().time()
+    body = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout_at(begun_s + GRACE_S + len(body) / RATE_MIN_BYTES_S):
+                message = await receive()
+        except TimeoutError:
+            raise Problem(408, f"the body came too slowly: {len(body)} bytes in {GRACE_S:.0f} s and more") from None
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "the request ended before its body did")
+        chunk: bytes = message.get("body", b"")
+        if len(body) + len(chunk) > max_bytes:
+            raise too_large(max_bytes, hint)
+        take(len(chunk))
+        if not message.get("more_body"):
+            return bytes(body + chunk) if body else chunk
+        body += chunk
+
+
+def too_large(max_bytes: int, hint: str = "") -> Problem:
+    """The refusal of a body that is too large."""
+    return Problem(413, f"a request may have {max_bytes} bytes" + hint)
