@@ -108,6 +108,8 @@ async def _produce(
                 ),
             )
             producer = Producer(journal, settings, metrics=metrics.text, observe=observe, last_resort=last_resort)
+            producer.stop = stop
+            metrics.show_health(producer.look)
             metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
             metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
             tokens = Tokens(publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
@@ -205,6 +207,7 @@ async def _listen(
             essentials=service.essentials,
             metrics=metrics.text,
         )
+        metrics.show_health(service.look)
         metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
         text = "Conflicts that nobody has replayed or discarded, of the whole group."
         metrics.gauge("oncecast_conflicts_open", text, lambda: open_conflicts.count or 0)

@@ -80,7 +80,7 @@ async def test_a_replay_that_is_under_way_finishes_before_the_lifespan_ends_and_
 
         async def ready() -> bool:
             try:
-                return bool((await client.get("/health")).json()["status"] != "starting")
+                return bool((await client.get("/health")).json()["reason"] != "it is starting")
             except httpx.TransportError:
                 return False
 

@@ -24,6 +24,8 @@ class Entry(msgspec.Struct, kw_only=True):
     address: str | None = None
     state: str = ""
     health: dict[str, Any] | None = None
+    trouble: str = ""
+    """Why it did not answer."""
 
     @property
     def is_well(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from oncecast.client.address import is_loopback, publish_url, shown
 from oncecast.core.errors import ConfigError
 
 ANSWER_DEADLINE_S = 2.0
+_QUESTIONS = {"postgres": struct.pack("!ii", 8, 80877103)}
+"""An SSLRequest, which PostgreSQL answers with one letter; Redis answers any command."""
 
 
 def status(
@@ -71,20 +74,27 @@ async def _ask(entry: Entry, address: str) -> None:
     try:
         async with asyncio.timeout(ANSWER_DEADLINE_S):
             if not address.startswith(("http://", "https://")):
-                await _reach(address)
+                await _reach(address, entry.name)
+                entry.state = "ok"
                 return
             entry.address = shown(address)
             entry.health = await _health(address)
             entry.state = str(entry.health.get("status", "ok"))
-    except (OSError, ValueError, msgspec.MsgspecError):
-        entry.state = "no answer"  # TimeoutError is an OSError
+    except (OSError, ValueError, msgspec.MsgspecError) as error:  # TimeoutError is an OSError
+        entry.state = "down"
+        entry.trouble = f"no answer: {error}" if str(error) else f"no answer within {ANSWER_DEADLINE_S:g} s"
 
 
-async def _reach(address: str) -> None:
-    """Connect to HOST:PORT and hang up: all that a database tells without its password."""
+async def _reach(address: str, name: str) -> None:
+    """Ask a server at HOST:PORT what it answers without a password; the kernel takes connections for a frozen one."""
     host, _, port = address.rpartition(":")
-    _, writer = await asyncio.open_connection(host, int(port))
-    writer.close()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(_QUESTIONS.get(name, b"PING\r\n"))
+        if not await reader.read(1):
+            raise ConnectionError("it closes connections")
+    finally:
+        writer.close()
 
 
 async def _health(address: str) -> dict[str, Any]:
@@ -101,6 +111,15 @@ async def _health(address: str) -> dict[str, Any]:
 def _told(entry: Entry) -> str:
     """What its health says, in a few words; whatever is missing is left out."""
     health = entry.health or {}
+    counted = _counted(health)
+    if entry.is_well or not health.get("reason"):
+        return counted or entry.trouble
+    since = f"since {output.cell(health['since'])[:19]}Z: " if health.get("since") else ""
+    remedy = f"; {output.cell(health['remedy'])}" if health.get("remedy") else ""
+    return f"{since}{output.cell(health['reason'])}{remedy}" + (f" ({counted})" if counted else "")
+
+
+def _counted(health: dict[str, Any]) -> str:
     journal = health.get("journal")
     if isinstance(journal, dict):
         listeners = len(health.get("listeners") or [])
@@ -110,5 +129,4 @@ def _told(entry: Entry) -> str:
         for name in ("stored", "duplicates", "dead", "in_flight")
         if name in health
     ]
-    words += [f"{name} {health[name]}" for name in ("redis", "database") if health.get(name, "ready") != "ready"]
     return ", ".join(words)

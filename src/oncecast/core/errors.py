@@ -112,7 +112,11 @@ class JournalFull(JournalUnavailable):
 
 
 class JournalCorrupt(JournalUnavailable):
-    """What the journal holds fails its checksum; names the offsets."""
+    """What the journal holds fails its checksum; names the offsets, of which `last` is the last."""
+
+    def __init__(self, reason: str, last: int = 0) -> None:
+        super().__init__(reason)
+        self.last = last
 
 
 class EmissionRefused(OncecastError):

@@ -95,6 +95,13 @@ class JournalFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalDamaged(Fact):
+    """A reader came to offsets of the journal that cannot be read; said once, however many readers come there."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class JournalFilling(Fact):
     """Events that `group` has not processed take up so much of what the journal may have."""
 

@@ -86,6 +86,10 @@ class Journal(Protocol):
     def failing(self) -> str | None:
         """Why it accepts nothing now; None while it works."""
 
+    @property
+    def damage(self) -> str | None:
+        """Which of the offsets that it keeps were found to be unreadable; None while all could be read."""
+
     async def append(self, events: Sequence[bytes]) -> int:
         """Write `events` (structured JSON each) and sync; returns the first's offset, the rest follow densely.
 
@@ -378,8 +382,8 @@ class EventStore(Protocol):
     async def count_prunable(self, *, older_than_s: float) -> int:
         """How many rows `prune` would delete."""
 
-    async def probe(self) -> None:
-        """Write something on a fresh connection, to know that writes work."""
+    async def probe(self, *, writes: bool = True) -> None:
+        """Ask on a fresh connection whether writes are taken; with `writes`, write. Raises RowLocked too."""
 
     async def renew(self) -> None:
         """After a time of trouble: use none of the connections from before again."""

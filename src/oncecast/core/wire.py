@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from oncecast.core.event import Cursor
+from oncecast.core.health import Health
 
 SUBPROTOCOL = "oncecast.v1"
 PLAIN_SUBPROTOCOL = "cloudevents.json"
@@ -130,8 +131,8 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     """The newest last."""
     standing_by: str | None = None
     """Why it does not work, if it does not."""
-    redis: str = "ready"
-    database: str = "ready"
+    health: Health | None = None
+    """How it says that it is."""
 
 
 class Ask(msgspec.Struct, tag="ask", tag_field="verb", kw_only=True):

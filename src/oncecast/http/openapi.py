@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from oncecast.core.health import Status
 from oncecast.http.problems import PROBLEM_TYPE, json_response
 from oncecast.http.tokens import Right
 
@@ -156,6 +157,17 @@ def document_routes(**documents: Mapping[str, Any]) -> list[BaseRoute]:
     ]
 
 
+_STATUS = {
+    "status": {"enum": [str(status) for status in Status]},
+    "since": TIME,
+    "reason": maybe(TEXT),
+    "remedy": maybe(TEXT),
+}
+STATUS: Mapping[str, Schema] = {
+    **_STATUS,
+    "parts": {"type": "object", "additionalProperties": record(**_STATUS)},
+}
+"""How a process is: the whole as its worst part, and each part."""
 HEALTH = {
     "/livez": {
         "get": operation(

@@ -165,10 +165,10 @@ def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
             last = _claimed_last(first, count)
             if last <= after:  # nobody asks for it; nor does it tell where the next one begins
                 continue
-            raise JournalCorrupt(f"the journal's offsets {first} to {last} fail their checksum")
+            raise JournalCorrupt(f"the journal's offsets {first} to {last} fail their checksum", last)
         batch = Batch(first, count, at_us, body)
         if expected is not None and first != expected:
-            raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing")
+            raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing", first - 1)
         expected = batch.last_offset + 1
         if expected > after + 1:
             yield batch

@@ -37,6 +37,11 @@ class MemoryJournal:
         self._kept.epochs.append(Epoch(secrets.token_hex(8), self.last + 1))
 
     @property
+    def damage(self) -> str | None:
+        """Memory is whole."""
+        return None
+
+    @property
     def name(self) -> str:
         """See Journal."""
         return self._kept.name

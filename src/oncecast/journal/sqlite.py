@@ -17,7 +17,7 @@ from typing import Any
 import apsw
 
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable
-from oncecast.core.facts import JournalFailed, JournalOpened, Observe
+from oncecast.core.facts import JournalDamaged, JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
@@ -83,6 +83,7 @@ class SqliteJournal:
         self.used_bytes = 0
         self.groups: dict[str, KnownGroup] = {}
         self.failing: str | None = None
+        self._damage: JournalCorrupt | None = None
 
     @classmethod
     async def open(cls, path: Path, *, frame_max_bytes: int = 1024 * 1024, observe: Observe) -> SqliteJournal:
@@ -99,6 +100,11 @@ class SqliteJournal:
         journal._writer.start()
         await asyncio.sleep(0)  # what the opening has told the loop comes first
         return journal
+
+    @property
+    def damage(self) -> str | None:
+        """See Journal."""
+        return str(self._damage) if self._damage is not None and self._damage.last >= self.first else None
 
     async def append(self, events: Sequence[bytes]) -> int:
         """See Journal."""
@@ -132,6 +138,11 @@ class SqliteJournal:
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes)
+        except JournalCorrupt as error:
+            if self._damage is None or str(self._damage) != str(error):
+                self._observe(JournalDamaged(str(error)))
+            self._damage = error
+            raise
         except TimeoutError:
             raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
 

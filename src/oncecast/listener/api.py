@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from oncecast.core.errors import DataRefused, InvalidPageMark, RowLocked, Unavailable
+from oncecast.core.health import Status
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
 from oncecast.http.params import texts, whole_number
@@ -94,7 +95,7 @@ def listener_app(
         limit: int, after: str | None, filters: dict[str, str | None]
     ) -> tuple[list[dict[str, Any]], bool]:
         try:
-            if after is None and health()["database"] != "ready":
+            if after is None and health()["parts"]["database"].status is not Status.OK:
                 raise Unavailable("PostgreSQL is away")
             return await reader.newest(limit=limit, after=after, **filters), False
         except Unavailable:
@@ -131,8 +132,7 @@ def listener_app(
 
     async def ready(_request: Request) -> Response:
         report = health()
-        is_ready = report["database"] == "ready" and report["status"] in ("ok", "degraded")
-        return json_response(report, 200 if is_ready else 503)
+        return json_response(report, 200 if report["status"].is_ready else 503)
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

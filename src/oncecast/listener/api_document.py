@@ -11,6 +11,7 @@ from oncecast.http.openapi import (
     FLAG,
     HEALTH,
     NAME,
+    STATUS,
     TEXT,
     TIME,
     WHOLE,
@@ -35,16 +36,13 @@ _ENDED = {
     "stored_at": TIME,
 }
 _HEALTH = record(
-    status={"enum": ["ok", "degraded", "starting", "standing by"]},
+    **STATUS,
     instance=TEXT,
     group=TEXT,
-    redis={"enum": ["ready", "down"]},
-    database={"enum": ["ready", "down"]},
     received=WHOLE,
     stored=WHOLE,
     duplicates=WHOLE,
     dead=WHOLE,
-    broker={"enum": ["ready", "down", None]},
     unsent=maybe(WHOLE),
     conflicts_open=maybe(WHOLE),
     in_flight=WHOLE,
@@ -182,7 +180,7 @@ def listener_document() -> dict[str, Any]:
                 "responses": {
                     **ready["responses"],
                     "503": {
-                        "description": "PostgreSQL is away, or it stands by: `standing_by` says why.",
+                        "description": "It is down or draining: `reason` says why.",
                         "content": {"application/json": {"schema": _HEALTH}},
                     },
                 },

@@ -211,11 +211,11 @@ class Attempts:
             tries -= 1
             self._database.asked(work[0])
             try:
-                try:
-                    return await ask()
-                finally:
-                    self._database.answered(work[0])
-            except Unavailable as error:
+                answer = await ask()
+            except BaseException as error:
+                self._database.answered(work[0], error)
+                if not isinstance(error, Unavailable):
+                    raise
                 if len(work) > 1 and isinstance(error, Contended):
                     raise  # in parts it will be in nobody's way
                 self._announce(work)
@@ -224,6 +224,9 @@ class Attempts:
                 self._observe(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
+            else:
+                self._database.answered(work[0])
+                return answer
 
     async def _end(self, work: Work) -> list[Outcome | EarlierAttempts]:
         first = work[0]

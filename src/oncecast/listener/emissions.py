@@ -29,6 +29,10 @@ PUBLISH_S = 15.0
 RETRY_MAX_S = 10.0
 
 
+class NotPublished(Unavailable):
+    """No producer has acknowledged what is in the outbox."""
+
+
 class Emissions:
     """Relays what is in `outbox` by `publish`: when woken, and about every second."""
 
@@ -95,12 +99,15 @@ class Emissions:
             async with asyncio.timeout(PUBLISH_S):
                 await self._publish(events)
         except TimeoutError:
-            raise Unavailable(f"no producer took {len(events)} events within {PUBLISH_S:g} s") from None
+            raise NotPublished(f"no producer took {len(events)} events within {PUBLISH_S:g} s") from None
+        except Unavailable as error:
+            raise NotPublished(str(error)) from error
 
     async def _hold_up(self, error: Exception) -> None:
-        if self.held_up is None:
-            self._observe(EmissionsHeldUp(str(error)))
-        self.held_up = str(error)
+        if isinstance(error, NotPublished):  # PostgreSQL's trouble is reported as that, and the outbox may be empty
+            if self.held_up is None:
+                self._observe(EmissionsHeldUp(str(error)))
+            self.held_up = str(error)
         self._failures += 1
         self._chunk = max(1, self._chunk // 2)  # they may have been too many for the time that there is
         await asyncio.sleep(backoff(self._failures + 1, base_s=0.2, max_s=RETRY_MAX_S, jitter=0.0))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from oncecast.core.breaker import Breaker
-from oncecast.core.errors import Unavailable
+from oncecast.core.errors import Contended, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe
 from oncecast.core.ports import Claims, EventStore, Leases
@@ -19,7 +19,11 @@ from oncecast.core.taken import SUSPECT_RESCUES
 from oncecast.tasks import STALL_S, working
 
 HEARTBEAT_INTERVAL_S = 1.0
+BEAT_DEADLINE_S = 1.5
+"""So that a Redis that stands still is found within three seconds."""
 LOOK_INTERVAL_S = 1.0
+WAITED_FOR_S = 0.4
+"""An attempt that waits for so long may wait for PostgreSQL."""
 SLOW_S = 8.0
 """An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
 CALL_MAX_EVENTS = 1_000
@@ -38,6 +42,8 @@ class LeaseGate:
         self._renew_after_s = lease_ttl_s / 3
         self._observe = observe
         self._announced = self._tried = False
+        self.fault: str | None = None
+        """Why Redis cannot be used; None while it answers."""
 
     @property
     def token(self) -> str:
@@ -157,15 +163,20 @@ class LeaseGate:
             self._tried = True
             self._observe(DependencyTried("redis"))
         try:
-            await self.leases.beat()
+            async with asyncio.timeout(BEAT_DEADLINE_S):
+                await self.leases.beat()
+        except TimeoutError:
+            self._lost(Unavailable(f"Redis: no answer within {BEAT_DEADLINE_S:g} s"))
         except Unavailable as error:
             self._lost(error)
         else:
+            self.fault = None
             if self.breaker.succeeded() or not self._announced:
                 self._announced = True
                 self._observe(DependencyReady("redis"))
 
     def _lost(self, error: Unavailable) -> None:
+        self.fault = str(error)
         if self.breaker.failed(time.monotonic()):
             self._announced, self._tried = True, False
             self._observe(DependencyLost("redis", str(error)))
@@ -190,6 +201,12 @@ class DatabaseGate:
         self._down = asyncio.Event()
         self._asked_at_s: dict[Arrival, float] = {}
         self._looked_at_s = 0.0
+        self._failing: tuple[float, Unavailable] | None = None
+        """Since when every attempt fails under PostgreSQL, and with what."""
+        self.ended_at_s = 0.0
+        """When an attempt has last ended well."""
+        self.fault: str | None = None
+        """Why PostgreSQL cannot be used, as far as is known; None while it answers."""
 
     @property
     def is_up(self) -> bool:
@@ -213,9 +230,39 @@ class DatabaseGate:
         """An attempt at `first` and its like is under way: one that takes long has PostgreSQL probed."""
         self._asked_at_s[first] = time.monotonic()
 
-    def answered(self, first: Arrival) -> None:
-        """It is over."""
+    def answered(self, first: Arrival, error: BaseException | None = None) -> None:
+        """It is over; `error` is what it ended with."""
         del self._asked_at_s[first]
+        if not isinstance(error, Unavailable):
+            if error is None:
+                self._failing, self.ended_at_s = None, time.monotonic()
+        elif self._failing is None and not isinstance(error, Contended):
+            self._failing = (time.monotonic(), error)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an attempt waits, perhaps for PostgreSQL."""
+        now_s = time.monotonic()
+        return now_s - min(self._asked_at_s.values(), default=now_s) >= WAITED_FOR_S
+
+    def error_of_attempts(self, after_s: float) -> Unavailable | None:
+        """What all attempts have failed with for `after_s`; None if one has ended, or none has failed."""
+        if self._failing is None or time.monotonic() - self._failing[0] < after_s:
+            return None
+        return self._failing[1]
+
+    def suspect(self, error: Exception) -> None:
+        """PostgreSQL cannot be used: say so. Work goes on until its tries are used up."""
+        is_news = self.fault is None
+        self.fault = str(error)
+        if is_news:
+            self._observe(DependencyLost("database", self.fault))
+
+    def trust(self) -> None:
+        """PostgreSQL answers, and no attempt says otherwise."""
+        if self.fault is not None and self.is_up:
+            self.fault = None
+            self._observe(DependencyReady("database"))
 
     def lost(self, error: Exception) -> None:
         """The tries are used up: begin nothing until a probe has written."""
@@ -223,7 +270,7 @@ class DatabaseGate:
             self._up.clear()
             self._down.set()
             self._paused()
-            self._observe(DependencyLost("database", str(error)))
+            self.suspect(error)
 
     async def probe_for_ever(self) -> None:
         """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
@@ -247,7 +294,8 @@ class DatabaseGate:
             self.breaker.succeeded()
             self._down.clear()
             self._up.set()
-            self._observe(DependencyReady("database"))
+            self._failing = None
+            self.trust()
 
     def _is_slow(self) -> bool:
         """Whether an attempt has waited for longer than an answer takes, since it began or we last looked."""
@@ -263,6 +311,8 @@ class DatabaseGate:
             await self._store.probe()
             if renew:
                 await self._store.renew()
+        except RowLocked:
+            return None  # it answers: somebody has the lock of a table
         except Unavailable as error:
             return error
         return None

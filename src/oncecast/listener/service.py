@@ -14,14 +14,19 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Fact, Observe, Stopped, Stopping
+from oncecast.core.health import Health
 from oncecast.core.letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
 from oncecast.core.ports import Claims, Deaths, EventStore, Leases, Outbox, Publish
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
+from oncecast.listener.checks import Troubles, board_of, shown_feed
 from oncecast.listener.cursor import CursorSaver
+from oncecast.listener.database_watch import DatabaseWatch
 from oncecast.listener.demonstration import FAILING
 from oncecast.listener.dial import Dial, websocket_dial
 from oncecast.listener.emissions import Emissions
@@ -104,7 +109,7 @@ class ListenerService:
         self._answer = answer
         self._store = store
         self._deaths = deaths
-        self._draining = False
+        self._draining = asyncio.Event()
         self._in_doubt: bool | None = None
         self._paused = asyncio.Event()
         self.redis = LeaseGate(leases, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
@@ -174,6 +179,19 @@ class ListenerService:
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
         )
 
+        self._troubles = Troubles()
+        self._database_watch = DatabaseWatch(store, self.database)
+        self._board = board_of(
+            standing=self.standing,
+            draining=self._draining,
+            database=self.database,
+            redis=self.redis,
+            feeds=self.feeds,
+            emissions=self._emissions,
+            sender=self.sender,
+            troubles=self._troubles,
+        )
+
     def _feed(self, url: str) -> Feed:
         settings = self.settings
         return Feed(
@@ -213,7 +231,7 @@ class ListenerService:
 
     def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
         """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
-        if self._draining or not arrivals:
+        if self._draining.is_set() or not arrivals:
             return
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._come_back, arrivals)
@@ -252,15 +270,17 @@ class ListenerService:
                     if not stop.is_set():
                         await self._work_when_allowed(stop)
                 finally:
+                    self._draining.set()
                     await self.replays.drain(within_s=0.0)  # whatever ends it: they need what the lifespan holds
         finally:
             await asyncio.shield(self._close())
 
     async def _work_when_allowed(self, stop: asyncio.Event) -> None:
         standing = self.essentials.start(self.standing.watch_for_ever(), "standby watch")
+        watching = self.essentials.start(self._database_watch.run(), "PostgreSQL watch")
         if await wait_any(stop, self.standing.allowed) is self.standing.allowed:
             await self._work(wait_any(stop, self.standing.lost))
-        await self.essentials.end([standing])
+        await self.essentials.end([standing, watching])
 
     async def _work(self, ending: Awaitable[object]) -> None:
         start = self.essentials.start
@@ -287,7 +307,8 @@ class ListenerService:
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
-        self._draining = self.replays.draining = True
+        self._draining.set()
+        self.replays.draining = True
         ends_at_s = time.monotonic() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
         await self.essentials.end(intake)
@@ -340,6 +361,7 @@ class ListenerService:
     # --- how it is doing -----------------------------------------------------------------------------------
 
     def _observe(self, fact: Fact) -> None:
+        self._troubles.observe(fact)
         self.tally.observe(fact)
 
     def _wake_for_the_dead(self) -> None:
@@ -360,46 +382,29 @@ class ListenerService:
             demonstration=self._app.concerns(FAILING),
             failures=list(self.tally.failures),
             standing_by=self.standing.reason,
-            redis="ready" if self.redis.is_up else "down",
-            database="ready" if self.database.is_up else "down",
+            health=self.look(),
         )
 
-    def _status(self, report: Report) -> str:
-        if report.standing_by:
-            return "standing by"
-        if not self.standing.allowed.is_set():
-            return "starting"
-        return "ok" if report.database == "ready" and any(feed.connected for feed in self.feeds) else "degraded"
+    def look(self) -> Health:
+        """How it is at this moment."""
+        return self._board.look()
 
     def health(self) -> dict[str, Any]:
         """What `/health` shows."""
         report = self.report()
         return {
-            "status": self._status(report),
+            **msgspec.structs.asdict(self.look()),
             "instance": self.settings.instance,
             "group": self.settings.group,
-            "redis": report.redis,
-            "database": report.database,
             "received": report.received,
             "stored": report.stored,
             "duplicates": report.duplicates,
             "dead": report.dead,
             "in_flight": report.in_flight,
-            "broker": None if self.sender is None else "ready" if self.sender.is_up else "down",
             "unsent": None if self.sender is None else self.sender.unsent,
             "standing_by": report.standing_by,
             "taken_by_others": self._watch.count,
             "waiting_for_order": self._order.waiting,
             "emissions_held_up": self._emissions.held_up,
-            "producers": [
-                {
-                    "url": feed.url,
-                    "connected": feed.connected,
-                    "journal": feed.track.journal if feed.track else None,
-                    "received": feed.track.watermark.received if feed.track else 0,
-                    "watermark": feed.track.watermark.value if feed.track else 0,
-                    "cursor": str(feed.track.saved) if feed.track else None,
-                }
-                for feed in self.feeds
-            ],
+            "producers": [shown_feed(feed) for feed in self.feeds],
         }

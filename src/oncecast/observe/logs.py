@@ -25,6 +25,7 @@ _LOUD = (
     facts.Died,
     facts.EmissionRefused,
     facts.FilingFailed,
+    facts.JournalDamaged,
     facts.JournalFailed,
     facts.RowsMissing,
 )
@@ -66,7 +67,14 @@ _COMPONENTS: dict[str, tuple[type[Fact], ...]] = {
         facts.Stopped,
         facts.LifespanCutShort,
     ),
-    "journal": (facts.JournalOpened, facts.Accepted, facts.JournalFailed, facts.JournalFilling, facts.GroupExpired),
+    "journal": (
+        facts.JournalDamaged,
+        facts.JournalOpened,
+        facts.Accepted,
+        facts.JournalFailed,
+        facts.JournalFilling,
+        facts.GroupExpired,
+    ),
     "http": (facts.Refused,),
     "broadcast": (facts.SubscriberJoined, facts.SubscriberLeft),
     "feed": (facts.Connected, facts.Disconnected, facts.Reconnecting, facts.ConnectingAgain, facts.Received),
@@ -175,6 +183,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
         case facts.StartFailed():
             wait = f"trying again in {fact.delay_s:g} s, retries left: {fact.retries_left}"
             return [f"❌ Cannot start {at} yet: {fact.error}; {wait}"]
+        case facts.JournalDamaged():
+            return [f"❌ Journal of {at} is damaged: {fact.error}; run 'oncecast journal check'"]
+        case facts.JournalFailed():
+            return [f"❌ Journal of {at} accepts nothing: {fact.error}"]
         case facts.JournalFilling():
             told = "'oncecast groups list' tells more"
             return [

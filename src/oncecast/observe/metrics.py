@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from oncecast.core import facts
 from oncecast.core.facts import Fact, Observe
+from oncecast.core.health import PROCESS, Health, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -22,20 +23,22 @@ class Metrics(Collector):
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._registry.register(self)
         self._gauges: dict[str, Gauge] = {}
-        self._down = Gauge(
-            "oncecast_dependency_down", "1 while out of reach.", ["dependency"], registry=self._registry
-        )
+        self._look: Callable[[], Health] | None = None
 
     def observe(self, fact: Fact) -> None:
         """Count one fact."""
         kind = type(fact)
         if kind in self._counts:
             self._counts[kind] += getattr(fact, "count", 1)
-        if isinstance(fact, (facts.DependencyLost, facts.DependencyReady)):
-            self._down.labels(fact.name).set(isinstance(fact, facts.DependencyLost))
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        """What was counted, for the registry."""
+    def show_health(self, look: Callable[[], Health]) -> None:
+        """Show the health that `look` answers at the moment of the scrape."""
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        """What was counted, and how the process is, for the registry."""
+        if self._look is not None:
+            yield from _health_metrics(self._look())
         for kind, (name, text) in _COUNTED.items():
             yield CounterMetricFamily(name, text, value=self._counts[kind])
 
@@ -84,6 +87,18 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
     facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
 }
+
+
+def _health_metrics(health: Health) -> Iterator[Metric]:
+    status = GaugeMetricFamily("oncecast_health", "1 for the status that the process has.", labels=["status"])
+    for word in Status:
+        status.add_metric([word], float(health.status is word))
+    yield status
+    up = GaugeMetricFamily("oncecast_dependency_up", "0 while it is down.", labels=["dependency"])
+    for name, part in health.parts.items():
+        if name != PROCESS:
+            up.add_metric([name], float(part.status is not Status.DOWN))
+    yield up
 
 
 def all_of(*observers: Observe) -> Observe:

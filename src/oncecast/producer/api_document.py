@@ -27,6 +27,7 @@ from oncecast.http.openapi import (
     HEALTH,
     NAME,
     NUMBER,
+    STATUS,
     TEXT,
     WHOLE,
     in_path,
@@ -66,8 +67,7 @@ _LISTENER = {
     "rate": NUMBER,
     "demonstration": FLAG,
     "standing_by": maybe(TEXT),
-    "redis": TEXT,
-    "database": TEXT,
+    **STATUS,
     "age_s": NUMBER,
 }
 _FAILURES = listing(record(id=TEXT, source=TEXT, error=TEXT, retries_left=WHOLE, at=NUMBER))
@@ -75,7 +75,7 @@ _FAILURES = listing(record(id=TEXT, source=TEXT, error=TEXT, retries_left=WHOLE,
 
 def _status(**further: Any) -> Any:
     return record(
-        status=TEXT,
+        **STATUS,
         instance=TEXT,
         journal=_JOURNAL,
         subscribers=WHOLE,
@@ -244,7 +244,18 @@ def producer_document() -> dict[str, Any]:
             )
         },
         "/health": {"get": operation("health", "How the producer is doing", _status(), tag="Health")},
-        "/readyz": {"get": operation("readyz", "Whether it takes events", record(status=TEXT), tag="Health")},
+        "/readyz": {
+            "get": {
+                **(ready := operation("readyz", "Whether it takes events", _status(), tag="Health")),
+                "responses": {
+                    **ready["responses"],
+                    "503": {
+                        "description": "It is down or draining: `reason` says why.",
+                        "content": {"application/json": {"schema": _status()}},
+                    },
+                },
+            }
+        },
         **HEALTH,
         **DOCUMENTS,
         "/asyncapi.json": {

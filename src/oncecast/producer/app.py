@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -20,6 +22,7 @@ from starlette.websockets import WebSocket
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.facts import Observe
+from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
 from oncecast.core.ports import Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
@@ -100,6 +103,10 @@ class Producer:
             check_room=self.retention.check_room,
         )
         self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
+        self.stop: asyncio.Event | None = None
+        """Set when it is to drain."""
+        checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
+        self._board = Board(checks, essential=checks, now=lambda: datetime.now(UTC))
         self._relay = Relay(self._listeners, self.retention.knows)
 
     async def run(self, serving: Coroutine[Any, Any, None]) -> None:
@@ -179,12 +186,19 @@ class Producer:
 
     # --- how it is doing -----------------------------------------------------------------------------------
 
+    def look(self) -> Health:
+        """How it is at this moment."""
+        return self._board.look()
+
+    def _find_process(self) -> Finding:
+        if self.stop is not None and self.stop.is_set():
+            return Finding(Status.DRAINING, "it is stopping: it finishes the requests that have begun")
+        return FINE
+
     def status(self) -> dict[str, Any]:
         """What `/health` and the page show."""
-        failing = self._journal.failing
         return {
-            "status": "ok" if failing is None else "down",
-            **({} if failing is None else {"reason": failing}),
+            **msgspec.structs.asdict(self.look()),
             "instance": self._settings.instance,
             "journal": self.retention.journal_status(),
             "subscribers": self._clients.count,
@@ -214,11 +228,13 @@ class Producer:
             del listener["failures"]  # what failed is for those who may read events
         return json_response(status)
 
+    async def _ready(self, request: Request) -> Response:
+        answer = await self._health(request)
+        answer.status_code = 200 if self.look().status.is_ready else 503
+        return answer
+
     async def _live(self, _request: Request) -> Response:
         return liveness(self._essentials)
-
-    async def _ready(self, _request: Request) -> Response:
-        return json_response({"status": "ok"})
 
     async def _metrics_text(self, _request: Request) -> Response:
         return Response(self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -12,6 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.health import Health, Status
 from oncecast.core.ports import Journal
 from oncecast.core.wire import (
     SUBPROTOCOL,
@@ -31,6 +33,9 @@ from oncecast.tasks import run_until_first_end
 
 RESUME_DEADLINE_S = 30.0
 SEND_DEADLINE_S = 30.0
+SILENT_AFTER_S = 2.8
+"""Listeners report every second."""
+_SILENT = "see whether the process and the network to it are alive; its events go on at the other listeners"
 READ_AHEAD_BYTES = 1024 * 1024
 CREDIT_MAX_BYTES = 2**40
 
@@ -54,6 +59,16 @@ class Reader:
     report: Report = field(default_factory=Report)
     reported_at_s: float = field(default_factory=time.monotonic)
     _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
+
+    @property
+    def health(self) -> Health:
+        """How it last said that it is; one that says nothing for SILENT_AFTER_S is down."""
+        now, silent_s = datetime.now(UTC), time.monotonic() - self.reported_at_s
+        if silent_s > SILENT_AFTER_S:
+            since = now - timedelta(seconds=silent_s)
+            reason = f"no report for {silent_s:.0f} s"
+            return Health(status=Status.DOWN, since=since, reason=reason, remedy=_SILENT)
+        return self.report.health or Health(status=Status.OK, since=now)
 
     async def ask(self, ask: Ask) -> Answer:
         """Its answer; raises ConnectionError if it leaves before, or TimeoutError. The caller sets the deadline."""
@@ -151,7 +166,8 @@ class ListenerHub:
                 "group": reader.group,
                 "sent": reader.offset,
                 "lag": max(0, self._ring.last - _offset(reader.report.cursor)),
-                **msgspec.structs.asdict(reader.report),
+                **{name: v for name, v in msgspec.structs.asdict(reader.report).items() if name != "health"},
+                **msgspec.structs.asdict(reader.health),
                 "age_s": round(now_s - reader.reported_at_s, 1),
             }
             for reader in self.readers

@@ -71,6 +71,4 @@ class Relay:
             raise Problem(503, f"no listener{f' of {group!r}' if group else ''} is connected", headers=RETRY_AFTER)
         if len({reader.group for reader in readers}) > 1:
             raise Problem(400, "several groups listen: name one with ?group=")
-        return min(
-            readers, key=lambda r: (bool(r.report.standing_by), r.report.database != "ready", -r.reported_at_s)
-        )
+        return min(readers, key=lambda reader: (not reader.health.status.is_ready, -reader.reported_at_s))

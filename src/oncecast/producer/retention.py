@@ -19,6 +19,7 @@ from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import GroupExpired, JournalFilling, Observe
 from oncecast.core.groups import FIRST_TO_JOIN
+from oncecast.core.health import FINE, Finding, Status
 from oncecast.core.ports import Journal, KnownGroup
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
@@ -35,6 +36,8 @@ FULL_AT = 0.95
 EMPTY_TO = 0.9
 WARN_AT_PERCENT = 70
 WARN_EVERY_PERCENT = 5
+DISK = "make room on the disk of JOURNAL_PATH, or repair it; the producer tries again by itself"
+DAMAGE = "run 'oncecast journal check', and restore a backup of the file or give the events up with 'journal skip'"
 RETRY_AFTER = {"Retry-After": "5"}
 
 
@@ -69,10 +72,12 @@ class Retention:
         if self._journal.used_bytes < self._limits.max_bytes:
             return
         self._full.set()
-        holder = self.holder()
-        reason, remedy = self._hold_up(holder) if holder else ("old events are being deleted", "try again")
+        reason, remedy = self._full_because(self.holder())
         detail = f"the journal is full: {reason}; nothing was accepted; {remedy}"
         raise Problem(503, detail, headers=RETRY_AFTER)
+
+    def _full_because(self, holder: KnownGroup | None) -> tuple[str, str]:
+        return self._hold_up(holder) if holder else ("old events are being deleted", "try again")
 
     def _hold_up(self, holder: KnownGroup) -> tuple[str, str]:
         """Why there is no room, and what an operator can do."""
@@ -87,6 +92,22 @@ class Retention:
         reason = f"the group {holder.name!r} has not processed {count:,} events"
         forget = f"oncecast groups forget {shlex.quote(holder.name)}"
         return reason, f"start its listeners, raise JOURNAL_MAX_BYTES, or give the group up: {forget}"
+
+    def find_journal(self) -> Finding:
+        """Whether the journal takes events, and gives all that it holds."""
+        journal, holder = self._journal, self.holder()
+        if journal.failing is not None:
+            return Finding(Status.DOWN, journal.failing, DISK)
+        if journal.used_bytes >= self._limits.max_bytes:
+            reason, remedy = self._full_because(holder)
+            return Finding(Status.DOWN, f"the journal is full: {reason}", remedy)
+        if journal.damage is not None:
+            return Finding(Status.DEGRADED, journal.damage, DAMAGE)
+        percent = self.unsettled_percent(holder)
+        if holder is not None and percent >= WARN_AT_PERCENT:
+            reason, remedy = self._hold_up(holder)
+            return Finding(Status.DEGRADED, f"{percent} % of JOURNAL_MAX_BYTES is in use: {reason}", remedy)
+        return FINE
 
     def holder(self) -> KnownGroup | None:
         """Of the groups that hold something back, the one that is furthest behind."""

@@ -2,7 +2,7 @@
 
 import { count, duration, element, offsetOf, rate, setText } from "./format.js";
 
-const SILENT_AFTER_S = 5;
+const SILENT_AFTER_S = 2.8;
 
 const byId = (id) => document.getElementById(id);
 const measured = new Map(); // by instance: { stored, atS }
@@ -27,7 +27,7 @@ export function showListeners(journal, listeners) {
 function showListener(row, listener, journal) {
   const isSilent = listener.age_s > SILENT_AFTER_S;
   row.classList.toggle("silent", isSilent);
-  row.classList.toggle("standing", !isSilent && Boolean(listener.standing_by));
+  row.classList.toggle("standing", !isSilent && Boolean(listener.reason));
   const values = {
     instance: nameOf(listener, isSilent),
     group: listener.group,
@@ -37,13 +37,13 @@ function showListener(row, listener, journal) {
     duplicates: count(listener.duplicates),
     dead: count(listener.dead),
     "in-flight": count(listener.in_flight),
-    redis: listener.redis ?? "–",
-    postgresql: listener.database ?? "–",
+    redis: wordOf(listener, "redis"),
+    postgresql: wordOf(listener, "database"),
   };
   const states = {
-    instance: isSilent ? "bad" : listener.standing_by ? "wait" : "good",
-    redis: isSilent ? "none" : stateOf(listener.redis),
-    postgresql: isSilent ? "none" : stateOf(listener.database),
+    instance: isSilent ? "bad" : stateOf(listener.status),
+    redis: stateOf(listener.parts?.redis?.status),
+    postgresql: stateOf(listener.parts?.database?.status),
   };
   for (const cell of row.cells) {
     setText(cell, values[cell.dataset.of]);
@@ -52,9 +52,14 @@ function showListener(row, listener, journal) {
   }
 }
 
-function nameOf({ instance, age_s: ageS, standing_by: standingBy }, isSilent) {
+function nameOf({ instance, age_s: ageS, standing_by: standingBy, status, reason }, isSilent) {
   if (isSilent) return `${instance} – silent for ${duration(ageS)}`;
-  return standingBy ? `${instance} – stands by: ${standingBy}` : instance;
+  if (standingBy) return `${instance} – stands by: ${standingBy}`;
+  return reason ? `${instance} – ${status}: ${reason}` : instance;
+}
+
+function wordOf(listener, part) {
+  return listener.parts?.[part]?.status ?? "–";
 }
 
 function perSecond(value) {
@@ -70,8 +75,9 @@ function rateOf({ instance, rate: told, stored }) {
   return isLater ? (stored - before.stored) / (atS - before.atS) : NaN;
 }
 
-function stateOf(dependency) {
-  return dependency === "ready" ? "good" : dependency === undefined ? "none" : "bad";
+/** The dot of a status: ok, degraded, down or draining. */
+export function stateOf(status) {
+  return { ok: "good", degraded: "wait", draining: "wait", down: "bad" }[status] ?? "none";
 }
 
 function emptyRow() {

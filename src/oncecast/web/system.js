@@ -2,7 +2,7 @@
 
 import { ask, entered } from "./access.js";
 import { bytes, count, duration, rate, setText } from "./format.js";
-import { lagOf, listenersOf, showListeners } from "./listeners.js";
+import { lagOf, listenersOf, showListeners, stateOf } from "./listeners.js";
 
 const POLL_MS = 1000;
 const POLL_SLOWEST_MS = 5000;
@@ -58,6 +58,7 @@ export function startSystem({ onStatus }) {
     setText(byId("subscribers"), count(status.subscribers + followers));
     setText(byId("lag"), count(largestLag(journal, listeners)));
     showFill(journal);
+    showHealth(status);
     showListeners(journal, listeners);
   }
 
@@ -83,6 +84,16 @@ function largestLag(journal, listeners) {
     if (Number.isFinite(lag)) lags.set(listener.group, Math.min(lag, lags.get(listener.group) ?? Infinity));
   }
   return lags.size ? Math.max(...lags.values()) : NaN;
+}
+
+/** What is wrong with the producer itself, since when, and what to do. */
+function showHealth({ status, since, reason, remedy }) {
+  const isNews = status !== undefined && status !== "ok";
+  byId("health").hidden = !isNews;
+  byId("health").dataset.state = stateOf(status);
+  if (!isNews) return;
+  const at = since ? ` since ${new Date(since).toLocaleTimeString()}` : "";
+  setText(byId("health"), `This producer is ${status}${at}: ${reason ?? "no reason given"}.${remedy ? ` To do: ${remedy}.` : ""}`);
 }
 
 /** A journal that fills up is news: who holds it back, and what happens when it is full. */

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from oncecast.cli.status import status
+from oncecast.cli.stack_file import Entry
+from oncecast.cli.status import _ask_all, status
 from tests.support.scripted_producer import Producer
 
 
@@ -23,8 +25,8 @@ def test_processes_that_do_not_run_are_shown_as_the_stack_left_them(
     told = msgspec.json.decode(capsys.readouterr().out)
     assert [(entry["name"], entry["state"]) for entry in told] == [
         ("listener-a", "stopped"),
-        ("producer", "no answer"),
-        ("postgres", "no answer"),
+        ("producer", "down"),
+        ("postgres", "down"),
     ]
 
 
@@ -43,7 +45,13 @@ def test_a_process_that_is_named_is_asked_instead_of_a_stack(
     ("health", "state", "told", "code"),
     [
         ({"status": "ok", "journal": {"last": 1234}, "listeners": [{}, {}]}, "ok", "1,234 events, 2 listeners", 0),
-        ({"status": "degraded", "stored": 5, "redis": "down"}, "degraded", "5 stored, redis down", 1),
+        (
+            {"status": "degraded", "since": "2026-01-02T03:04:05.6Z", "reason": "redis: gone", "remedy": "start it"}
+            | {"stored": 5},
+            "degraded",
+            "since 2026-01-02T03:04:05Z: redis: gone; start it (5 stored)",
+            1,
+        ),
         ({}, "ok", "", 0),
     ],
 )
@@ -56,6 +64,15 @@ def test_health_is_told_in_a_few_words(
     text = " ".join(capsys.readouterr().out.split())
     assert f"listener {state} {url}" in text
     assert told in text
+
+
+async def test_a_server_that_takes_connections_but_stands_still_is_down(tmp_path: Path) -> None:
+    """As the kernel takes them for a PostgreSQL or Redis that is frozen."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        address = f"127.0.0.1:{frozen.getsockname()[1]}"
+        entries = [Entry(name=name, address=address, state="running") for name in ("postgres", "valkey")]
+        await _ask_all(entries)
+    assert [(entry.state, entry.trouble) for entry in entries] == [("down", "no answer within 2 s")] * 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'[{"pid":1}]'])

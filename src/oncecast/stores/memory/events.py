@@ -277,7 +277,7 @@ class MemoryEvents(Client):
         """Rows have no age here."""
         return 0
 
-    async def probe(self) -> None:
+    async def probe(self, *, writes: bool = True) -> None:
         """See EventStore."""
         await self._do(lambda: None)
 

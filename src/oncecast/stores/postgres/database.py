@@ -107,10 +107,14 @@ class Database:
             group.create_task(self._pool.close(timeout=2.0))
             group.create_task(self._handlers_pool.close(timeout=2.0))
 
-    async def connect(self) -> Connection:
-        """A fresh connection of the caller's own; raises psycopg.Error or TimeoutError."""
+    async def connect(self, *, writes: bool = False) -> Connection:
+        """A fresh connection of the caller's own; raises psycopg.Error or TimeoutError.
+
+        One that `writes` is broken, not asked to end its statement, where the caller is cancelled.
+        """
         async with asyncio.timeout(self.limits.connect_s):
             connection = await Connection.connect(self._url, **self.connection_options())
+        connection.writes = writes
         try:
             await self.set_up(connection)
         except BaseException:

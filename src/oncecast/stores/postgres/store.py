@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, error_text
+from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
@@ -320,15 +320,22 @@ class PostgresEvents(PostgresCursors):
             row = await cursor.fetchone()
             return row[0] if row else 0
 
-    async def probe(self) -> None:
+    async def probe(self, *, writes: bool = True) -> None:
         """See EventStore."""
         try:
             async with asyncio.timeout(self._db.limits.connect_s * 2):
-                connection = await self._db.connect()
+                connection = await self._db.connect(writes=True)
                 async with connection:
-                    await connection.execute(self._db.queries["probe"], {"listener": self._db.instance})
+                    cursor = await connection.execute(self._db.queries["is_read_only"])
+                    if await cursor.fetchone() == (True,):
+                        raise Unavailable(
+                            "PostgreSQL: it takes no writes: a standby, or default_transaction_read_only"
+                        )
+                    if writes:
+                        await connection.execute(self._db.queries["probe"], {"listener": self._db.instance})
         except DATABASE_ERRORS as error:
-            raise translate(error) from error
+            ours = translate(error)
+            raise (ours if isinstance(ours, Unavailable | RowLocked) else Unavailable(str(ours))) from error
 
     async def renew(self) -> None:
         """See EventStore."""

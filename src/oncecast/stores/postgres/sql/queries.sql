@@ -210,6 +210,9 @@ update {schema}.cursors
 set epoch = %(epoch)s, "offset" = %(offset)s, epochs = %(epochs)s, saved_at = clock_timestamp()
 where journal = %(journal)s
 
+-- name: is_read_only
+select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean
+
 -- name: probe
 insert into {schema}.probes (listener, at) values (%(listener)s, clock_timestamp())
 on conflict (listener) do update set at = excluded.at

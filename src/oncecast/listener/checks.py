@@ -1,0 +1,101 @@
+"""The parts of a listener, and what a Finding says of each; see `core.health`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from oncecast.core.facts import DependencyLost, Disconnected, Fact
+from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
+from oncecast.listener.emissions import Emissions
+from oncecast.listener.feed import Feed
+from oncecast.listener.gates import DatabaseGate, LeaseGate
+from oncecast.listener.sending import NAME as BROKER
+from oncecast.listener.sending import DeadLetterSender
+from oncecast.listener.standing import Standing
+
+DATABASE = "database"
+REMEDIES = {
+    DATABASE: "start PostgreSQL, or check DATABASE_URL; events wait, and go on by themselves",
+    "redis": "start Redis, or check REDIS_URL; meanwhile every listener tries every event, and PostgreSQL decides",
+    "producers": "start the producer, or check WS_URL; the listener connects again by itself",
+    BROKER: "start the broker, or check DEAD_LETTER_URL; dead letters wait in PostgreSQL",
+    "outbox": "start a producer that takes them, or check PUBLISH_TOKEN; events of handlers wait in the table outbox",
+    "standby": "start the release that has these handlers; or, if they were removed on purpose, set ADOPT_HANDLERS=1",
+}
+
+
+class Troubles:
+    """Why each producer and the broker were last lost."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def observe(self, fact: Fact) -> None:
+        """Keep the reason that a telemetry event gives."""
+        if isinstance(fact, Disconnected):
+            self._reasons[fact.producer] = fact.reason
+        elif isinstance(fact, DependencyLost):
+            self._reasons[fact.name] = fact.error
+
+    def of(self, name: str, default: str) -> str:
+        """The reason of a producer (by its URL) or of the broker."""
+        return self._reasons.get(name, default)
+
+
+def board_of(
+    *,
+    standing: Standing,
+    draining: asyncio.Event,
+    database: DatabaseGate,
+    redis: LeaseGate,
+    feeds: Sequence[Feed],
+    emissions: Emissions,
+    sender: DeadLetterSender | None,
+    troubles: Troubles,
+) -> Board:
+    """The board of a listener: without PostgreSQL it is down, without the rest degraded."""
+
+    def process() -> Finding:
+        if draining.is_set():
+            return Finding(Status.DRAINING, "it is stopping: it finishes what has begun and takes nothing new")
+        if standing.reason:
+            return Finding(Status.DOWN, f"on standby: {standing.reason}", REMEDIES["standby"])
+        return FINE if standing.allowed.is_set() else Finding(Status.DOWN, "it is starting")
+
+    def producers() -> Finding:
+        lost = [feed for feed in feeds if not feed.connected]
+        if not lost:
+            return FINE
+        reason = f"{len(lost)} of {len(feeds)} not connected: {troubles.of(lost[0].url, 'it is connecting')}"
+        status = Status.DOWN if len(lost) == len(feeds) else Status.DEGRADED
+        return Finding(status, reason, REMEDIES["producers"])
+
+    checks: dict[str, Check] = {
+        PROCESS: process,
+        DATABASE: lambda: _of(DATABASE, database.fault),
+        "redis": lambda: _of("redis", redis.fault),
+        "producers": producers,
+        "outbox": lambda: _of("outbox", emissions.held_up),
+    }
+    if sender is not None:
+        checks[BROKER] = lambda: _of(BROKER, None if sender.is_up else troubles.of(BROKER, "it was not reached yet"))
+    return Board(checks, essential=(PROCESS, DATABASE), now=lambda: datetime.now(UTC))
+
+
+def shown_feed(feed: Feed) -> dict[str, Any]:
+    """What `/health` shows of a producer."""
+    return {
+        "url": feed.url,
+        "connected": feed.connected,
+        "journal": feed.track.journal if feed.track else None,
+        "received": feed.track.watermark.received if feed.track else 0,
+        "watermark": feed.track.watermark.value if feed.track else 0,
+        "cursor": str(feed.track.saved) if feed.track else None,
+    }
+
+
+def _of(name: str, fault: str | None) -> Finding:
+    return FINE if fault is None else Finding(Status.DOWN, fault, REMEDIES[name])
