@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
 from oncecast.core.errors import InvalidPageMark
+from oncecast.core.health import Part, Status
 from oncecast.listener.api import listener_app
 from oncecast.listener.recent import Recent
+from oncecast.tasks import Essentials
 
 
 class BrokenReader:
@@ -26,7 +29,15 @@ class BrokenReader:
 
 
 def client_of(error: Exception) -> httpx.AsyncClient:
-    app = listener_app(BrokenReader(error), Recent("a"), [], health=lambda: {"database": "ready"}, metrics=bytes)
+    database = Part(status=Status.OK, since=datetime.now(UTC))
+    app = listener_app(
+        BrokenReader(error),
+        Recent("a"),
+        [],
+        health=lambda: {"parts": {"database": database}},
+        essentials=Essentials(end_within_s=1),
+        metrics=bytes,
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
