@@ -103,8 +103,8 @@ DECISIONS = [
     Mutant(
         "what is not stored comes back",
         "listener/service.py",
-        "        if self._draining or not arrivals:\n",
-        "        if self._draining or not arrivals or arrivals[0].attempts:\n",
+        "        if self._draining.is_set() or not arrivals:\n",
+        "        if self._draining.is_set() or not arrivals or arrivals[0].attempts:\n",
     ),
     Mutant(
         "what was refused is not acknowledged",
@@ -115,8 +115,8 @@ DECISIONS = [
     Mutant(
         "a probe that writes ends the pause",
         "listener/gates.py",
-        ('            self._up.set()\n            self._observe(DependencyReady("database"))\n'),
-        '            self._observe(DependencyReady("database"))\n',
+        "            self._up.set()\n            self._failing = None\n",
+        "            self._failing = None\n",
     ),
     Mutant(
         "a broken connection is made again",
