@@ -42,8 +42,9 @@ _decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 class EventsFile:
     """The events in what the open file descriptor `fd` gives."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, gives_ids: bool = True) -> None:
         self._fd = fd
+        self._gives_ids = gives_ids
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.size_bytes = os.fstat(fd).st_size if self._is_file else None
         self.read_bytes = 0
@@ -108,7 +109,7 @@ class EventsFile:
             if len(heads) != len(events):
                 self._raise_bad(events, numbers)
         for index, head in enumerate(heads):
-            if not head.id:
+            if not head.id and self._gives_ids:
                 events[index] = with_id(events[index])
                 self.ids_given += 1
         return events, numbers

@@ -50,6 +50,7 @@ def send(
     to: Annotated[str | None, Parameter(show_default=False)] = None,
     deadline: str = "60s",
     in_order: Annotated[bool, Parameter(negative="--any-order")] = True,
+    id: Annotated[list[str] | None, Parameter(negative=(), show_default=False)] = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: bool | None = None,
 ) -> int:
@@ -69,6 +70,9 @@ def send(
     in_order
         Send the next batch when the one before is accepted, so that handlers that are ordered_by see the order of
         FILE. With --any-order three are under way at a time, and any may come first: faster.
+    id
+        Where the ids of events are that are no CloudEvents: a JSON Pointer such as /order/number; by default their
+        member `id`, which is added where it is missing. Given twice, both together are the id.
     json
         Print the result as JSON; by default when the output is no terminal.
     """
@@ -76,15 +80,16 @@ def send(
     failure: str | None = None
     try:
         deadline_s = _deadline_s(deadline)
+        id_at = _id_at(id)
         token = secret("PUBLISH_TOKEN")
         url = _producer(to, data)
         descriptor = sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY)
     except (OSError, ConfigError) as error:
         return output.error(_described(error, file))
-    events = EventsFile(descriptor)
+    events = EventsFile(descriptor, gives_ids=not id_at)
     try:
         with _progress(events, sending):
-            work = _send(events, sending, to=url, token=token, deadline_s=deadline_s, in_order=in_order)
+            work = _send(events, sending, to=url, token=token, deadline_s=deadline_s, in_order=in_order, id_at=id_at)
             asyncio.run(work)
     except KeyboardInterrupt:
         failure = "interrupted"
@@ -100,7 +105,14 @@ def send(
 
 
 async def _send(
-    events: EventsFile, sending: Sending, *, to: str, token: str | None, deadline_s: float, in_order: bool
+    events: EventsFile,
+    sending: Sending,
+    *,
+    to: str,
+    token: str | None,
+    deadline_s: float,
+    in_order: bool,
+    id_at: list[str],
 ) -> None:
     from oncecast.client.publisher import Publisher  # httpx takes a tenth of a second to import
 
@@ -110,7 +122,7 @@ async def _send(
     def tell(reason: str) -> None:
         output.note(f"{reason}; trying again for up to {deadline_s:g} s")
 
-    async with Publisher(to, token=token, deadline_s=deadline_s, on_trouble=tell) as publisher:
+    async with Publisher(to, token=token, deadline_s=deadline_s, on_trouble=tell, id_at=id_at) as publisher:
         await publisher.publish_json(events.runs(), count, in_order=in_order)
 
 
@@ -188,6 +200,13 @@ def secret(name: str) -> str | None:
         except UnicodeDecodeError:
             raise ConfigError(f"{name}_FILE: {path!r} is not UTF-8") from None
     return os.environ.get(name) or None
+
+
+def _id_at(pointers: list[str] | None) -> list[str]:
+    for pointer in pointers or ():
+        if not pointer.startswith("/"):
+            raise ConfigError(f"--id: {pointer[:40]!r} will not do; it takes a JSON Pointer such as /order/number")
+    return pointers or []
 
 
 def _deadline_s(text: str) -> float:

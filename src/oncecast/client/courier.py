@@ -25,24 +25,37 @@ REQUEST_DEADLINE_S = 10.0
 RETRY_BASE_S = 0.2
 RETRY_MAX_S = 5.0
 CONNECTIONS_MAX = 32
+DEFAULT_ID_AT = ("/id",)
 TOO_LARGE = 413
 ABOUT_THE_BODY = frozenset((400, TOO_LARGE, 422))
 """Refusals with these statuses are of what was sent; others would be given to any event."""
 
 
 class Courier:
-    """Posts to the producer at `url`; `on_trouble(reason)` hears once when that begins to be in vain."""
+    """Posts to the producer at `url`; `on_trouble(reason)` hears once when that begins to be in vain.
 
-    def __init__(self, url: str, *, token: str | None, deadline_s: float, on_trouble: Callable[[str], None]) -> None:
+    `id_at` are the JSON Pointers to the ids of bare events; by default it is their member `id`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        deadline_s: float,
+        on_trouble: Callable[[str], None],
+        id_at: Sequence[str] = (),
+    ) -> None:
         self._url = publish_url(url)
         self._shown = shown(url)
         self._deadline_s = deadline_s
         self._on_trouble = on_trouble
+        self._has_key = not id_at  # with it, an event without an id at that place would get another one unseen
         self._trouble = ""
         self._closed = False
         self._http = httpx.AsyncClient(
             headers={**authorization(token), "Content-Type": "application/json"},
-            params={"id": "/id"},  # of bare events
+            params={"id": list(id_at or DEFAULT_ID_AT)},
             timeout=httpx.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
             trust_env=not is_loopback(url),
@@ -65,7 +78,7 @@ class Courier:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._deadline_s
         # The ids are in the events; the key serves those whose `id` is nothing that a producer takes for one.
-        headers = {"Idempotency-Key": new_id()}
+        headers = {"Idempotency-Key": new_id()} if self._has_key else {}
         body = batch.body
         attempt, reason = 1, ""
         while True:

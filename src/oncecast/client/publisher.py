@@ -41,6 +41,9 @@ class Publisher:
     `publish_many` after those before it, unless told otherwise. What several tasks publish at the same time has no
     order.
 
+    A mapping's id is its member `id`, which is added where it is missing. Where that names something else, such as an
+    order, `id_at` has the JSON Pointers to the event's: `("/order/number", "/status")` are one id together.
+
     When requests begin to be in vain, `on_trouble(reason)` hears it once; by default a warning is logged. Many
     tasks of one event loop may share a publisher; `SyncPublisher` is its twin for code without one.
     """
@@ -55,11 +58,12 @@ class Publisher:
         batch_bytes_max: int = 1024 * 1024,
         requests_max: int = 3,
         on_trouble: Callable[[str], None] | None = None,
+        id_at: Sequence[str] = (),
     ) -> None:
         self._batch_events_max = batch_events_max
         self._batch_bytes_max = batch_bytes_max
         self._requests_max = requests_max
-        self._courier = Courier(url, token=token, deadline_s=deadline_s, on_trouble=on_trouble or _warn)
+        self._courier = Courier(url, token=token, deadline_s=deadline_s, on_trouble=on_trouble or _warn, id_at=id_at)
         self._singles = Singles(
             self._courier,
             deadline_s=deadline_s,

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -43,6 +43,7 @@ class SyncPublisher:
         batch_bytes_max: int = 1024 * 1024,
         requests_max: int = 3,
         on_trouble: Callable[[str], None] | None = None,
+        id_at: Sequence[str] = (),
     ) -> None:
         def make() -> Publisher:
             return Publisher(
@@ -53,6 +54,7 @@ class SyncPublisher:
                 batch_bytes_max=batch_bytes_max,
                 requests_max=requests_max,
                 on_trouble=on_trouble,
+                id_at=id_at,
             )
 
         self._make = make

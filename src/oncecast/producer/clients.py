@@ -93,6 +93,8 @@ class ClientHub:
             accepted = await self._publish(text.encode("utf-8", "surrogatepass"))
         except Problem as problem:
             return self.refuse(problem)
+        if not accepted["accepted"]:  # a frame is an event: without one it is a mistake
+            return self.refuse(Problem(422, "there is no event in this frame"))
         return Event.new("oncecast.accepted", accepted, source="/oncecast/producer").to_json()
 
     def refuse(self, problem: Problem) -> bytes:
