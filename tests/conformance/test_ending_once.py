@@ -367,3 +367,18 @@ async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest
     assert len(await server.statuses()) == 1
     assert await store.insert([arrival(1)]) == [Outcome.PRESENT]
     assert await other.process(arrival(2), writing(server, "x")) is Outcome.STORED
+
+
+async def test_many_arrivals_of_one_identity_are_compared_with_its_row_at_once_and_conflicts_are_kept(
+    server: Server,
+) -> None:
+    store, _ = await server.of("a")
+    await store.insert([arrival(1, "x", {"n": 1}), arrival(9, "y")])
+    repeated = [arrival(n, "x", {"n": n % 2}) for n in range(1, 8)]
+    elsewhere = arrival(3, "x", {"n": 1}, epoch="e2")
+    outcomes = await store.compare([*repeated, elsewhere, arrival(10, "gone")])
+    same, other = Outcome.DUPLICATE, Outcome.CONFLICT
+    assert outcomes == [Outcome.PRESENT, other, same, other, same, other, same, same, None]
+    assert await store.compare(repeated) == outcomes[:7]
+    assert sorted(await server.conflicts()) == [("x", 2), ("x", 4), ("x", 6)]
+    assert set(await server.statuses()) == {"x", "y"}

@@ -323,6 +323,8 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """Set if a handler asked for order."""
     retried: bool = False
     """Whether the database has failed under it."""
+    compared: Any = None
+    """The outcome of a comparison with the row of its identity, while it waits for its turn to end so."""
     held_up: bool = False
     """Whether the last that came of it is that another transaction's lock was in its way."""
 

@@ -312,6 +312,9 @@ class EventStore(Protocol):
         All in one transaction, or none. Raises what `process` does. None of them has a turn.
         """
 
+    async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
+        """Compare arrivals with the rows of their identities, and keep the conflicts; None where there is no row."""
+
     async def count_failure(self, failure: FailedAttempt) -> int:
         """Count a failed attempt; returns how many of its event there are. Safe to call again with the same failure.
 

@@ -39,6 +39,7 @@ from oncecast.listener.lines import Lines
 from oncecast.listener.order import Order
 from oncecast.listener.pruning import Pruner
 from oncecast.listener.recent import Recent
+from oncecast.listener.repeats import Repeats
 from oncecast.listener.replay import Replays
 from oncecast.listener.report import Tally
 from oncecast.listener.rescue import TakenWatch
@@ -126,6 +127,7 @@ class ListenerService:
             was_let_go=self._order.was_let_go,
             observe=self._observe,
         )
+        self._repeats = Repeats(store, self.database, self.settlement)
         self._emissions = Emissions(outbox, publish, self.database, observe=self._observe)
         self._watch = TakenWatch(
             self.redis,
@@ -239,7 +241,10 @@ class ListenerService:
         self._lines.push_first(arrivals)
 
     def _come_back_one(self, arrival: Arrival) -> None:
-        self._come_back([arrival])
+        if arrival.compared is not None:
+            self.settlement.end_compared(arrival)
+        else:
+            self._come_back([arrival])
 
     def _sort_out(self, claims: Claims) -> None:
         """Part with what is not ours."""
@@ -292,6 +297,7 @@ class ListenerService:
             start(self.redis.beat_for_ever(), "heartbeat"),
             start(self.database.probe_for_ever(), "PostgreSQL probe"),
             start(self.settlement.mark_for_ever(), "done markers"),
+            start(self._repeats.compare_for_ever(), "comparison of repeated arrivals"),
             start(self._cursors.save_for_ever(), "cursor saver"),
             start(self._filer.file_for_ever(), "dead-letter file"),
             start(self._emissions.relay_for_ever(), "outbox relay"),

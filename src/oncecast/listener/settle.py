@@ -27,8 +27,9 @@ process leaves unmarked should it die now, they rescue, and find the rows."""
 class Settlement:
     """Knows every identity in flight, and what has ended but is not yet marked.
 
-    A second arrival of an identity in flight waits behind the first. When that has ended it goes its own way,
-    so that PostgreSQL compares the two; `release(arrival)` sends it off. `ended(arrival)` is told of ordered ones;
+    A second arrival of an identity in flight waits behind the first. When that has ended, all that wait are compared
+    with its row together, see `Repeats`; `release(arrival)` sends one off that goes its own way, or, once it has been
+    compared, comes to `end_compared` when its turn in the order has come. `ended(arrival)` is told of ordered ones;
     `was_let_go(arrival)` too, and returns which has to be let go next.
     """
 
@@ -50,6 +51,10 @@ class Settlement:
         self._observe = observe
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
+        self._repeated: dict[str, None] = {}
+        """Identities that have ended, of which more arrivals wait; the first of these is in flight."""
+        self.has_repeated = asyncio.Event()
+        self._compared: list[Arrival] = []
         self._unmarked: list[Arrival] = []
         self._something = asyncio.Event()
 
@@ -90,6 +95,64 @@ class Settlement:
             self._observe(Duplicates(len(arrivals), first.id, last.id))
             self._end(arrivals)
 
+    def take_repeated(self, count: int, max_bytes: int) -> list[Arrival]:
+        """Up to `count` arrivals, of `max_bytes` together but at least one, of identities that have ended."""
+        taken: list[Arrival] = []
+        size_bytes = 0
+        while self._repeated and len(taken) < count and size_bytes < max_bytes:
+            identity = next(iter(self._repeated))
+            del self._repeated[identity]
+            first, behind = self._in_flight.get(identity), self._behind.get(identity, deque())
+            if first is None:
+                continue
+            taken.append(first)
+            size_bytes += len(first.raw)
+            while behind and len(taken) < count and size_bytes < max_bytes:
+                taken.append(behind.popleft())
+                size_bytes += len(taken[-1].raw)
+            if not behind:
+                self._behind.pop(identity, None)
+        if not self._repeated:
+            self.has_repeated.clear()
+        return taken
+
+    def end_repeated(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome | None]) -> None:
+        """PostgreSQL has compared what was taken: all with an outcome have ended, the others go their own way."""
+        unknown = [a for a, outcome in zip(arrivals, outcomes, strict=True) if outcome is None]
+        for arrival in reversed(unknown):
+            if self._in_flight.get(arrival.identity) is not arrival:
+                self._behind.setdefault(arrival.identity, deque()).appendleft(arrival)
+        known = [(a, outcome) for a, outcome in zip(arrivals, outcomes, strict=True) if outcome is not None]
+        unordered = [(a, outcome) for a, outcome in known if a.turn is None]
+        if unordered:
+            self.settle([a for a, _ in unordered], [outcome for _, outcome in unordered])
+        for arrival, outcome in known:
+            if arrival.turn is not None:
+                arrival.compared = outcome
+                self._leave(arrival)
+                self._release(arrival)
+        for arrival in unknown:
+            if self._in_flight.get(arrival.identity) is arrival:
+                self._repeated.pop(arrival.identity, None)
+                self._release(arrival)
+
+    def end_compared(self, arrival: Arrival) -> None:
+        """The turn of a compared arrival has come. Those that it lets through follow without recursion."""
+        self._compared.append(arrival)
+        if len(self._compared) > 1:
+            return
+        while self._compared:
+            first = self._compared[0]
+            self.settle([first], [first.compared])
+            del self._compared[0]
+
+    def release_repeated(self) -> None:
+        """Send the first arrival of each off on its own way, where nothing compares them together."""
+        for identity in list(self._repeated):
+            del self._repeated[identity]
+            if (first := self._in_flight.get(identity)) is not None:
+                self._release(first)
+
     def let_go(self, arrival: Arrival) -> None:
         """It has not ended: its track is abandoned, and another brings it again, with all that stands behind it.
 
@@ -97,7 +160,7 @@ class Settlement:
         """
         following: Arrival | None = arrival
         while following is not None:
-            self._leave(following)
+            self._leave(following, has_ended=False)
             following = self._was_let_go(following)
 
     async def mark_for_ever(self) -> None:
@@ -125,8 +188,10 @@ class Settlement:
                     self._ended(arrival)
             track.end(ended)
 
-    def _leave(self, leaving: Arrival) -> None:
+    def _leave(self, leaving: Arrival, *, has_ended: bool = True) -> None:
         identity = leaving.identity
+        if self._in_flight.get(identity) is not leaving:
+            return  # it was compared together with the one in flight
         del self._in_flight[identity]
         behind = self._behind.get(identity)
         if behind:
@@ -134,7 +199,11 @@ class Settlement:
             self._in_flight[identity] = following
             if not behind:
                 del self._behind[identity]
-            self._release(following)
+            if has_ended:
+                self._repeated[identity] = None
+                self.has_repeated.set()
+            else:
+                self._release(following)
 
     def _tell(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
         by_outcome: dict[Outcome, list[Arrival]] = {}

@@ -194,6 +194,7 @@ class Bench:
             plan = self._app.plan_of(arrival.type, arrival.source)
             result.handlers = [handler.name for handler in plan.handlers]
         self._settlement.settle(work, outcomes)
+        self._settlement.release_repeated()
         self._over(work)
 
     def _come_back(self, work: list[Arrival], delay_s: float) -> None:

@@ -41,7 +41,7 @@ class Member:
         @app.on("account", ordered_by="subject")
         async def handler(event: Event) -> None: ...
 
-        self.order = Order(app, release=self.ready.append, let_go=lambda arrival: self.settlement.let_go(arrival))
+        self.order = Order(app, release=self._release, let_go=lambda arrival: self.settlement.let_go(arrival))
         self.settlement = Settlement(
             None,  # type: ignore[arg-type]
             Recent("a"),
@@ -51,6 +51,20 @@ class Member:
             observe=lambda _fact: None,
         )
         self.tracks = {name: Track(name, [Epoch("e", 1)], 0, lambda _count: None) for name in "ab"}
+
+    def _release(self, arrival: Arrival) -> None:
+        if arrival.compared is None:
+            self.ready.append(arrival)
+        else:
+            self.settlement.end_compared(arrival)
+
+    def compare(self, count: int) -> bool:
+        """What has ended is compared with its rows, up to `count` arrivals at a time; whether there was anything."""
+        had_any = self.settlement.has_repeated.is_set()
+        while batch := self.settlement.take_repeated(count, 1_000_000):
+            outcomes = [Outcome.DUPLICATE if arrival.id in self.postgres.rows else None for arrival in batch]
+            self.settlement.end_repeated(batch, outcomes)
+        return had_any
 
     def receive(self, journal: str, id_: int) -> None:
         """The next event of a journal."""
@@ -128,8 +142,12 @@ def test_what_came_through_one_journal_is_in_its_order_whatever_stands_there_twi
             member, name, left = draw.choice(steps)
             member.receive(name, left.pop(0))
             continue
+        if draw.random() < 0.3 and draw.choice(members).compare(draw.randint(1, 3)):
+            continue
         draw.shuffle(attempts)
-        if not any(member.attempt(arrival) for member, arrival in attempts):
+        if any(member.attempt(arrival) for member, arrival in attempts):
+            continue
+        if not any(member.compare(2) for member in members):
             break
     assert is_ordered(postgres)
     assert postgres.rows.keys() == {str(id_) for id_ in (*a, *b)}
@@ -146,8 +164,10 @@ def test_nothing_overtakes_though_a_track_is_abandoned_and_its_journal_read_agai
     members = [Member(postgres), Member(postgres)]
     coming = {member: list(events) for member in members}
     times_again = 3
-    while any(coming.values()) or any(member.ready for member in members):
+    while any(coming.values()) or any(m.ready or m.settlement.has_repeated.is_set() for m in members):
         member = draw.choice(members)
+        if draw.random() < 0.3:
+            member.compare(draw.randint(1, 3))
         if times_again and draw.random() < 0.1:
             times_again -= 1
             member.begin_again("a")

@@ -73,9 +73,12 @@ async def test_a_second_arrival_waits_for_the_first_and_is_then_let_go_not_dropp
     assert at.settlement.enter([first]) == [first]
     assert at.settlement.enter([second, third]) == []
     at.settlement.settle([first], [Outcome.STORED])
+    assert at.released == []
+    at.settlement.release_repeated()
     assert at.released == [second]
     assert second.track.watermark.value == 0
     at.settlement.settle([second], [Outcome.DUPLICATE])
+    at.settlement.release_repeated()
     at.settlement.settle([third], [Outcome.CONFLICT])
     assert at.released == [second, third]
     assert at.settlement.in_flight == 0
@@ -89,3 +92,66 @@ async def test_arrivals_of_several_journals_end_in_their_own() -> None:
     at.settlement.enter(mixed)
     at.settlement.settle(mixed, [Outcome.STORED] * len(mixed))
     assert (here.watermark.value, there.watermark.value) == (2, 0)
+
+
+def repeated(at: Harness, count: int) -> list[Arrival]:
+    """A first arrival that has ended, and `count` more of its identity that wait."""
+    on = track()
+    (first,) = arrivals(1, on=on)
+    others = []
+    for offset in range(2, count + 2):
+        on.watermark.arrive(offset, offset)
+        (other,) = arrivals(1)
+        other.track, other.offset = on, offset
+        others.append(other)
+    at.settlement.enter([first, *others])
+    at.settlement.settle([first], [Outcome.STORED])
+    return others
+
+
+async def test_all_arrivals_of_an_identity_that_has_ended_are_compared_together() -> None:
+    at = Harness()
+    others = repeated(at, 5)
+    assert at.settlement.has_repeated.is_set()
+    assert at.settlement.take_repeated(1_000, 1_000_000) == others
+    assert not at.settlement.has_repeated.is_set()
+    at.settlement.end_repeated(others, [Outcome.DUPLICATE] * 4 + [Outcome.CONFLICT])
+    assert (at.settlement.in_flight, at.released, others[0].track.watermark.value) == (0, [], 6)
+    assert [type(fact) for fact in at.facts] == [Persisted, Duplicates, Conflicts]
+
+
+async def test_what_a_batch_has_no_room_for_is_of_the_next() -> None:
+    at = Harness()
+    others = repeated(at, 5)
+    for expected in (others[:2], others[2:4], others[4:]):
+        assert at.settlement.take_repeated(2, 1_000_000) == expected
+        at.settlement.end_repeated(expected, [Outcome.DUPLICATE] * len(expected))
+    assert at.settlement.in_flight == 0
+    assert at.settlement.take_repeated(2, 1_000_000) == []
+
+
+async def test_a_batch_ends_with_the_event_that_makes_it_too_large() -> None:
+    at = Harness()
+    others = repeated(at, 3)
+    assert at.settlement.take_repeated(1_000, 1) == others[:1]
+
+
+async def test_where_the_row_is_missing_the_first_goes_its_own_way_and_the_others_wait_for_it() -> None:
+    at = Harness()
+    others = repeated(at, 3)
+    taken = at.settlement.take_repeated(1_000, 1_000_000)
+    at.settlement.end_repeated(taken, [None] * 3)
+    assert at.released == others[:1]
+    at.settlement.settle(others[:1], [Outcome.STORED])
+    assert at.settlement.take_repeated(1_000, 1_000_000) == others[1:]
+
+
+async def test_an_arrival_that_comes_while_its_identity_is_compared_waits_for_the_next_batch() -> None:
+    at = Harness()
+    others = repeated(at, 2)
+    taken = at.settlement.take_repeated(1_000, 1_000_000)
+    (late,) = arrivals(1)
+    assert at.settlement.enter([late]) == []
+    at.settlement.end_repeated(taken, [Outcome.DUPLICATE] * 2)
+    assert at.settlement.take_repeated(1_000, 1_000_000) == [late]
+    assert others[0].track.watermark.value == 3

@@ -78,6 +78,15 @@ class MemoryEvents(Client):
             self._server.roll_back(session)
             raise OutOfTurn(f"the turn of another event of {turn.key}")
 
+    async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
+        """See EventStore."""
+
+        def compare() -> list[Outcome | None]:
+            return [self._compare_with_row(a) if a.identity in self._tables.rows else None for a in arrivals]
+
+        found: list[Outcome | None] = await self._do(compare)
+        return found
+
     async def count_failure(self, failure: FailedAttempt) -> int:
         """See EventStore."""
         arrival = failure.arrival
@@ -151,11 +160,14 @@ class MemoryEvents(Client):
         return EarlierAttempts(failed.attempts, max(0.0, failed.due_at_s - self._now_s()), failed.error)
 
     def _compare(self, arrival: Arrival) -> Outcome | EarlierAttempts:
-        row, given = self._tables.rows.get(arrival.identity), _row(arrival, self._instance)
-        if row is None:
+        if arrival.identity not in self._tables.rows:
             if (earlier := self._failed_before(arrival)) is not None:
                 return earlier
             raise RowLocked("another attempt has just failed, or nothing goes in any more for this application")
+        return self._compare_with_row(arrival)
+
+    def _compare_with_row(self, arrival: Arrival) -> Outcome:
+        row, given = self._tables.rows[arrival.identity], _row(arrival, self._instance)
         if (row.epoch, row.offset) == (given.epoch, given.offset):
             return Outcome.PRESENT
         if (row.type, row.content) == (given.type, given.content):

@@ -16,13 +16,13 @@ from oncecast.core.event import Arrival, Turn
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
+from oncecast.stores.postgres.comparison import PostgresComparison
 from oncecast.stores.postgres.connection import Connection
-from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_insert, translate
 from oncecast.stores.postgres.handover import Held, commit
 from oncecast.stores.postgres.message import BEGIN, Statement, begin_with, own_row, send
-from oncecast.stores.postgres.rows import identities_of, json_array, letter_of, row_values, rows_of, storable
+from oncecast.stores.postgres.rows import identities_of, letter_of, row_values, rows_of, storable
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
@@ -32,7 +32,7 @@ ANY_REVISION = -1
 """Of the group's application, as long as nobody has asked."""
 
 
-class PostgresEvents(PostgresCursors):
+class PostgresEvents(PostgresComparison):
     """The EventStore of `core.ports` on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
@@ -235,57 +235,6 @@ class PostgresEvents(PostgresCursors):
                 raise of_insert(error) from error
             return {offset for (offset,) in await cursor.fetchall()}
 
-    async def _compare(
-        self, connection: Connection, arrivals: Sequence[Arrival]
-    ) -> dict[int, Outcome | EarlierAttempts]:
-        """Why these were not inserted, by offset; conflicts are kept."""
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(
-                self._db.queries["compare"],
-                {
-                    "events": json_array(arrivals),
-                    "offsets": [a.offset for a in arrivals],
-                    "epoch": arrivals[0].epoch,
-                },
-            )
-            found: dict[int, Outcome | EarlierAttempts]
-            found = {offset: _outcome(place, content) for offset, place, content in await cursor.fetchall()}
-            if len(found) < len(arrivals):
-                missing = [arrival for arrival in arrivals if arrival.offset not in found]
-                await cursor.execute(self._db.queries["failed_before"], _numbered(missing))
-                found |= {offset: EarlierAttempts(*earlier) for offset, *earlier in await cursor.fetchall()}
-            for arrival in arrivals:
-                if arrival.offset not in found:  # the row was deleted between the two statements
-                    raise RowLocked(f"the row of {arrival.id!r} came and went")
-                if found[arrival.offset] is Outcome.CONFLICT:
-                    await cursor.execute(self._db.queries["keep_conflict"], self._conflict(arrival))
-        return found
-
-    async def _compare_dead(self, connection: Connection, arrival: Arrival) -> Outcome:
-        """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
-        try:
-            outcome = (await self._compare(connection, [arrival]))[arrival.offset]
-        except psycopg.Error as error:
-            if not isinstance(translate(error), DataRefused):
-                raise
-            place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
-            same_place = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
-        else:
-            if isinstance(outcome, Outcome):
-                return outcome
-            same_place = None
-        if same_place is None:
-            raise RowLocked(f"the row of {arrival.id!r} came and went")
-        if same_place == (True,):
-            return Outcome.PRESENT
-        await connection.execute(self._db.queries["keep_conflict"], self._conflict(arrival))
-        return Outcome.CONFLICT
-
-    def _conflict(self, arrival: Arrival) -> dict[str, Any]:
-        names = ("source", "id", "journal", "epoch", "offset")
-        values = {name: getattr(arrival, name) for name in names}
-        return {**values, "raw": bytes(arrival.raw), "listener": self._db.instance}
-
     async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
         """See EventStore."""
         async with (
@@ -360,19 +309,3 @@ class PostgresEvents(PostgresCursors):
     async def close(self) -> None:
         """See EventStore."""
         await self._db.close()
-
-
-def _outcome(same_place: bool, same_content: bool) -> Outcome:
-    if same_place:
-        return Outcome.PRESENT
-    return Outcome.DUPLICATE if same_content else Outcome.CONFLICT
-
-
-def _numbered(arrivals: Sequence[Arrival]) -> dict[str, Any]:
-    """Identities with the numbers of their attempts."""
-    return {
-        "sources": [a.source for a in arrivals],
-        "ids": [a.id for a in arrivals],
-        "offsets": [a.offset for a in arrivals],
-        "attempts": [a.attempts for a in arrivals],
-    }

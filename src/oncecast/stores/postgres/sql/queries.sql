@@ -93,9 +93,13 @@ limit %(limit)s
 -- Whether the row of an identity came from this place.
 select epoch = %(epoch)s and "offset" = %(offset)s from {schema}.events where source = %(source)s and id = %(id)s
 
--- name: keep_conflict
+-- name: keep_conflicts
+-- In one order, so that listeners that keep the same ones do not wait for each other in a circle.
 insert into {schema}.conflicts (source, id, journal, epoch, "offset", raw, listener)
-values (%(source)s, %(id)s, %(journal)s, %(epoch)s, %(offset)s, %(raw)s, %(listener)s)
+select c.source, c.id, %(journal)s, %(epoch)s, c."offset", c.raw, %(listener)s
+from unnest(%(sources)s::text[], %(ids)s::text[], %(offsets)s::bigint[], %(raws)s::bytea[])
+    as c (source, id, "offset", raw)
+order by c."offset"
 on conflict do nothing
 
 -- name: mark_dead

@@ -1,0 +1,124 @@
+"""Arrivals compared with the rows of their identities: what an event was that did not go in, and conflicts kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from oncecast.core.errors import DataRefused, RowLocked
+from oncecast.core.event import Arrival
+from oncecast.core.ports import EarlierAttempts, Outcome
+from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.cursors import PostgresCursors
+from oncecast.stores.postgres.errors import translate
+from oncecast.stores.postgres.rows import json_array
+
+
+class PostgresComparison(PostgresCursors):
+    """The part of the EventStore that compares."""
+
+    async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
+        """See EventStore."""
+        by_epoch: dict[tuple[str, str], list[Arrival]] = defaultdict(list)
+        for arrival in arrivals:
+            by_epoch[arrival.journal, arrival.epoch].append(arrival)
+        found: dict[tuple[str, str, int], Outcome] = {}
+        async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
+            for place, group in by_epoch.items():
+                outcomes = await self._outcomes(connection, group)
+                found |= {(*place, offset): outcome for offset, outcome in outcomes.items()}
+        return [found.get((a.journal, a.epoch, a.offset)) for a in arrivals]
+
+    async def _outcomes(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
+        """Those of arrivals of one epoch whose identities have rows, by offset; conflicts are kept.
+
+        Of several, one may have content that PostgreSQL cannot read: that one is compared by its place.
+        """
+        try:
+            found = await self._contents_compared(connection, arrivals)
+        except psycopg.Error as error:
+            if not isinstance(translate(error), DataRefused):
+                raise
+            if len(arrivals) > 1:
+                middle = len(arrivals) // 2
+                first = await self._outcomes(connection, arrivals[:middle])
+                return first | await self._outcomes(connection, arrivals[middle:])
+            found = await self._place_compared(connection, arrivals[0])
+        await self._keep(connection, [a for a in arrivals if found.get(a.offset) is Outcome.CONFLICT])
+        return found
+
+    async def _contents_compared(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
+        values = {
+            "events": json_array(arrivals),
+            "offsets": [a.offset for a in arrivals],
+            "epoch": arrivals[0].epoch,
+        }
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["compare"], values)
+            return {offset: _outcome(place, content) for offset, place, content in await cursor.fetchall()}
+
+    async def _place_compared(self, connection: Connection, arrival: Arrival) -> dict[int, Outcome]:
+        place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
+        row = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
+        if row is None:
+            return {}
+        return {arrival.offset: Outcome.PRESENT if row == (True,) else Outcome.CONFLICT}
+
+    async def _compare(
+        self, connection: Connection, arrivals: Sequence[Arrival]
+    ) -> dict[int, Outcome | EarlierAttempts]:
+        """Why these were not inserted, by offset; conflicts are kept. All come from one epoch."""
+        outcomes = await self._contents_compared(connection, arrivals)
+        await self._keep(connection, [a for a in arrivals if outcomes.get(a.offset) is Outcome.CONFLICT])
+        found: dict[int, Outcome | EarlierAttempts] = {**outcomes}
+        missing = [arrival for arrival in arrivals if arrival.offset not in found]
+        if missing:
+            async with connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(self._db.queries["failed_before"], _numbered(missing))
+                found |= {offset: EarlierAttempts(*earlier) for offset, *earlier in await cursor.fetchall()}
+        for arrival in missing:
+            if arrival.offset not in found:  # the row was deleted between the two statements
+                raise RowLocked(f"the row of {arrival.id!r} came and went")
+        return found
+
+    async def _compare_dead(self, connection: Connection, arrival: Arrival) -> Outcome:
+        """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
+        outcome = (await self._outcomes(connection, [arrival])).get(arrival.offset)
+        if outcome is None:
+            raise RowLocked(f"the row of {arrival.id!r} came and went")
+        return outcome
+
+    async def _keep(self, connection: Connection, conflicts: Sequence[Arrival]) -> None:
+        """Conflicts of one epoch, in one statement."""
+        if conflicts:
+            values = {
+                "sources": [a.source for a in conflicts],
+                "ids": [a.id for a in conflicts],
+                "offsets": [a.offset for a in conflicts],
+                "raws": [bytes(a.raw) for a in conflicts],
+                "journal": conflicts[0].journal,
+                "epoch": conflicts[0].epoch,
+                "listener": self._db.instance,
+            }
+            await connection.execute(self._db.queries["keep_conflicts"], values)
+
+
+def _outcome(same_place: bool, same_content: bool) -> Outcome:
+    if same_place:
+        return Outcome.PRESENT
+    return Outcome.DUPLICATE if same_content else Outcome.CONFLICT
+
+
+def _numbered(arrivals: Sequence[Arrival]) -> dict[str, Any]:
+    """Identities with the numbers of their attempts."""
+    return {
+        "sources": [a.source for a in arrivals],
+        "ids": [a.id for a in arrivals],
+        "offsets": [a.offset for a in arrivals],
+        "attempts": [a.attempts for a in arrivals],
+    }
