@@ -175,7 +175,7 @@ async def test_a_schema_with_tables_of_another_application_is_refused_as_just_th
     assert "LISTENER_GROUP" in str(refused.value)
 
 
-async def test_tables_that_come_later_are_nobodys_business(place: Place) -> None:
+async def test_further_tables_in_a_schema_of_oncecasts_are_no_reason_to_refuse_it(place: Place) -> None:
     await place.database(place.owner_url).migrate()
     await place.run(f"create table {SCHEMA}.orders (id text)")
     await place.database(place.owner_url).migrate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from oncecast.core.errors import Contended
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
@@ -158,6 +160,31 @@ async def test_handlers_keep_the_settings_that_their_role_was_given_but_no_sessi
     assert await PostgresEvents(database).process(arrival(1), look) is Outcome.STORED
     await database.close()
     assert [row["it"] for row in found] == ["Asia/Tokyo", "serializable", "shop, public", "0"]
+
+
+async def test_a_handler_whose_transaction_cannot_be_serialised_is_tried_again_at_no_cost(
+    database_with: MakeDatabase,
+) -> None:
+    database = Database(
+        await database_with({"default_transaction_isolation": "serializable"}),
+        schema=SCHEMA,
+        instance="a",
+        token="a" * 16,
+        limits=LIMITS,
+    )
+    await database.open()
+    await database.migrate()
+    store, both_have_read = PostgresEvents(database), asyncio.Barrier(2)
+
+    async def count_and_write(tx: Transaction) -> None:
+        await tx.fetch_one("select count(*) from public.effects")
+        await both_have_read.wait()
+        await tx.execute("insert into public.effects values ('one more')")
+
+    attempts = [store.process(arrival(n), count_and_write) for n in (1, 2)]
+    ended = await asyncio.gather(*attempts, return_exceptions=True)
+    await database.close()
+    assert sorted(type(one) for one in ended if one is not Outcome.STORED) == [Contended]
 
 
 async def test_a_commit_is_as_durable_as_the_role_asks_and_never_less(database_with: MakeDatabase) -> None:

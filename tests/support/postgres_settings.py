@@ -48,9 +48,9 @@ HARMLESS: dict[str, str] = {
         vacuum_cost_page_hit vacuum_cost_page_miss vacuum_failsafe_age vacuum_freeze_min_age vacuum_freeze_table_age
         vacuum_max_eager_freeze_failure_rate vacuum_multixact_failsafe_age vacuum_multixact_freeze_min_age
         vacuum_multixact_freeze_table_age vacuum_truncate""",
-    "set anew by each transaction that begins": """
+    "set again by each transaction that begins": """
         transaction_deferrable transaction_isolation transaction_read_only""",
-    "for those who mend or develop a server": """
+    "for repairing or developing a server": """
         debug_discard_caches dynamic_library_path extension_control_path ignore_checksum_failure
         ignore_system_indexes jit_debugging_support jit_dump_bitcode jit_profiling_support local_preload_libraries
         post_auth_delay session_preload_libraries zero_damaged_pages""",

@@ -101,6 +101,15 @@ def test_sql_comes_from_a_file_or_from_standard_input_too(
         sql("@/nowhere.sql", data=data)
 
 
+def test_times_and_intervals_are_shown_whatever_the_settings_of_role_and_environment(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PGDATESTYLE", "SQL, DMY")
+    monkeypatch.setenv("PGOPTIONS", "-c IntervalStyle=iso_8601 -c extra_float_digits=-15")
+    sql("select timestamptz '2026-01-02 03:04:05Z' as at, interval '90 s' as span, 0.1::float8 as n", data=data)
+    assert capsys.readouterr().out == '{"at":"2026-01-02T03:04:05Z","span":"PT90S","n":0.1}\n'
+
+
 def test_wrong_sql_is_one_line_that_says_where(data: Path) -> None:
     """PostgreSQL's own words, with the place and its hint."""
     with pytest.raises(ConfigError, match=r"syntax error at or near \"selec\" \(at character 1\)"):
