@@ -67,7 +67,13 @@ STOP_MARGIN_S = 10.0
 
 async def run_producer(config: ProducerConfig) -> None:
     """Run a producer until SIGTERM or SIGINT; raises StartError where it cannot start."""
-    _check_exposure(config, publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
+    _check_exposure(
+        config,
+        PUBLISH_TOKEN=config.publish_token,
+        SUBSCRIBE_TOKEN=config.subscribe_token,
+        LISTENER_TOKENS=config.listener_tokens,
+        ADMIN_TOKEN=config.admin_token,
+    )
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
     observe = all_of(metrics.observe, log_of(config))
@@ -112,7 +118,12 @@ async def _produce(
             metrics.show_health(producer.look)
             metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
             metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
-            tokens = Tokens(publish=config.publish_token, subscribe=config.subscribe_token, admin=config.admin_token)
+            tokens = Tokens(
+                publish=config.publish_token,
+                subscribe=config.subscribe_token,
+                admin=config.admin_token,
+                listeners=config.listener_tokens,
+            )
             app = _guarded(Gatekeeper(producer.app, tokens, producer_needs) if tokens else producer.app, config)
             limits, frame_max_bytes = _http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
             face = serve(
@@ -130,7 +141,7 @@ async def _produce(
 
 async def run_listener(config: ListenerConfig, app: Listener) -> None:
     """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
-    _check_exposure(config, subscribe=config.subscribe_token, admin=config.admin_token)
+    _check_exposure(config, SUBSCRIBE_TOKEN=config.subscribe_token, ADMIN_TOKEN=config.admin_token)
     letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
@@ -321,7 +332,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         instance=config.instance_id,
         group=config.listener_group,
         producer_urls=config.ws_url,
-        token=config.subscribe_token,
+        tokens=config.tokens_by_url,
         window_bytes=config.window_bytes,
         attempts=AttemptLimits(
             db_attempts=config.db_attempts,
@@ -369,8 +380,8 @@ async def _prepare(database: Database, config: ListenerConfig, observe: Observe,
     return False
 
 
-def _check_exposure(config: Common, **tokens: str | None) -> None:
-    missing = [f"{right.upper()}_TOKEN" for right, token in tokens.items() if token is None]
+def _check_exposure(config: Common, **tokens: object) -> None:
+    missing = [name for name, token in tokens.items() if not token]
     if missing and config.host not in LOCAL_HOSTS and not config.allow_no_token:
         raise ConfigError(
             f"HOST={config.host} lets in anybody who reaches this machine: set {', '.join(missing)};"

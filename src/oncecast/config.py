@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
-from oncecast.core.groups import FIRST_TO_JOIN, is_group_name
+from oncecast.core.groups import ANY_GROUP, FIRST_TO_JOIN, is_group_name
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
 from oncecast.core.wire import LARGEST_EVENT_MAX_BYTES
 
@@ -90,6 +90,24 @@ def token(text: str) -> str | None:
     if text and not (len(text) >= TOKEN_MIN_LETTERS and text.isascii() and text.isprintable() and " " not in text):
         raise ValueError(f"{TOKEN_MIN_LETTERS} or more printable ASCII characters without spaces")
     return text or None
+
+
+def listener_tokens(text: str) -> tuple[tuple[str, str], ...]:
+    """Comma-separated tokens: `GROUP:TOKEN` for the listeners of a group, `TOKEN` for those of any group."""
+    found = []
+    for word in words(text):
+        name, colon, rest = word.partition(":")
+        if colon and (not is_group_name(name) or ":" in rest):
+            raise ValueError("SECRET, or GROUP:SECRET for each group, comma-separated; no colon within a secret")
+        found.append((name if colon else ANY_GROUP, token(rest if colon else word) or ""))
+        if not found[-1][1]:
+            raise ValueError(f"{TOKEN_MIN_LETTERS} or more printable ASCII characters in each secret")
+    return tuple(found)
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Comma-separated secrets, each of which fits into a header."""
+    return tuple(token(word) or "" for word in words(text))
 
 
 def file_path(text: str) -> Path:
@@ -174,7 +192,7 @@ class Common:
     subscribe_token: str | None = setting(
         "",
         token,
-        "whoever reads events shows it, as Authorization: Bearer …; a listener shows it to its producers",
+        "readers of events present it, as Authorization: Bearer …",
         secret=True,
     )
     admin_token: str | None = setting(
@@ -207,6 +225,13 @@ class ProducerConfig(Common):
 
     port: int = setting("8080", port, "page, HTTP and WebSocket")
     publish_token: str | None = setting("", token, "whoever publishes shows it", secret=True)
+    listener_tokens: tuple[tuple[str, str], ...] = setting(
+        "",
+        listener_tokens,
+        "secrets of the listeners: `SECRET` for every group, or `shop:SECRET,audit:SECRET`; SUBSCRIBE_TOKEN does not"
+        " make a listener",
+        secret=True,
+    )
     event_source: str = setting("/oncecast", text, "the source of bare events")
     journal_path: Path = setting("journal.db", file_path, "the journal's file")
     journal_max_bytes: int = setting("10GiB", size_bytes, "what the journal may take up; then publishing is refused")
@@ -236,11 +261,18 @@ class ProducerConfig(Common):
     )
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if an event could not be published though its size is accepted."""
+        """Raise ConfigError if an accepted size could not be published, or a reader could act as a listener."""
         if self.event_max_bytes > self.request_max_bytes:
             raise ConfigError(
                 f"EVENT_MAX_BYTES: {self.event_max_bytes} bytes are more than REQUEST_MAX_BYTES"
                 f" ({self.request_max_bytes}), and no request could hold such an event: raise REQUEST_MAX_BYTES too"
+            )
+        guarded = "SUBSCRIBE_TOKEN" if self.subscribe_token else "ADMIN_TOKEN" if self.admin_token else None
+        if guarded and not self.listener_tokens and not self.allow_no_token:
+            raise ConfigError(
+                f"LISTENER_TOKENS: not set, though {guarded} is, so anybody who may read could act as a listener: set"
+                " LISTENER_TOKENS here and LISTENER_TOKEN of each listener to one secret; or ALLOW_NO_TOKEN=1 if that"
+                " is meant"
             )
 
 
@@ -251,6 +283,13 @@ class ListenerConfig(Common):
     port: int = setting("3001", port, "API, health and metrics")
     publish_token: str | None = setting(
         "", token, "what is shown to the producers when handlers' events are published", secret=True
+    )
+    listener_token: tuple[str, ...] = setting(
+        "",
+        tokens,
+        "the secret that the listener presents to its producers, see LISTENER_TOKENS; or one for each WS_URL,"
+        " comma-separated",
+        secret=True,
     )
     ws_url: tuple[str, ...] = setting("ws://localhost:8080", ws_urls, "the producers, comma-separated")
     redis_url: str = setting(
@@ -300,6 +339,20 @@ class ListenerConfig(Common):
     statement_timeout: float = setting("30s", duration_s, "how long a statement may take")
     probe_interval: float = setting("1s", duration_s, "between probes of a database that is down")
     window_bytes: int = setting("64MiB", size_bytes, "what may be in flight, objects included; bounds memory")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError unless there is one token for the producers, or one for each."""
+        if len(self.listener_token) not in (0, 1, len(self.ws_url)):
+            raise ConfigError(
+                f"LISTENER_TOKEN: {len(self.listener_token)} secrets for {len(self.ws_url)} URLs in WS_URL; give one"
+                " for all, or one for each"
+            )
+
+    @property
+    def tokens_by_url(self) -> dict[str, str]:
+        """What is presented to each producer."""
+        tokens = self.listener_token
+        return dict(zip(self.ws_url, tokens * len(self.ws_url) if len(tokens) == 1 else tokens, strict=False))
 
 
 ConfigT = TypeVar("ConfigT", bound=Common)

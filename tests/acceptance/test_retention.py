@@ -115,7 +115,7 @@ async def test_a_group_that_was_forgotten_finds_a_gap_with_its_bounds_and_goes_o
         await stack.stop("listener-b")
         await fill(stack)
         status, out, _ = await oncecast("groups", "forget", "oncecast", "--data", str(stack.data), "--no-json")
-        assert (status, out) == (0, "oncecast holds nothing back any more.\n")
+        assert (status, out) == (0, "oncecast does not hold back retention any more.\n")
 
         async def has_let_go() -> bool:
             await fill(stack, rounds=1)

@@ -224,4 +224,6 @@ async def test_two_producers_never_share_a_journal(tmp_path: Path) -> None:
         async with starting(tmp_path, "producer", PORT="0") as second:
             status, _, err = await ended(second)
     assert status == 1
-    assert err == ["oncecast: the journal journal.db is in use by another process: give each producer its own"]
+    assert err == [
+        "oncecast: the journal journal.db is in use by another process: give each producer a journal of its own"
+    ]

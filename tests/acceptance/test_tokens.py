@@ -126,5 +126,5 @@ async def test_a_wider_address_needs_all_tokens_or_a_plain_word(tmp_path: Path) 
     assert (status, error) == (
         1,
         "oncecast: HOST=0.0.0.0 lets in anybody who reaches this machine: set PUBLISH_TOKEN, SUBSCRIBE_TOKEN,"
-        " ADMIN_TOKEN; or ALLOW_NO_TOKEN=1 if that is meant\n",
+        " LISTENER_TOKENS, ADMIN_TOKEN; or ALLOW_NO_TOKEN=1 if that is meant\n",
     )

@@ -235,6 +235,20 @@ async def test_a_replay_turns_dead_into_stored_together_with_its_effect_once(ser
     assert (await server.statuses(), await server.effects()) == ({"a": "stored"}, {"a": 1})
 
 
+async def test_a_journal_is_known_by_the_key_with_which_the_group_met_it_first(server: Server) -> None:
+    store, _ = await server.of("a")
+    assert await store.meet_journal(JOURNAL, "first") == "first"
+    assert await store.meet_journal(JOURNAL, "other") == "first"
+    assert await store.meet_journal("another", "other") == "other"
+    assert await store.meet_journal(JOURNAL, "first") == "first"
+
+
+async def test_listeners_that_meet_a_journal_at_the_same_time_agree_on_its_key(server: Server) -> None:
+    (one, _), (other, _) = await server.of("a"), await server.of("b")
+    met = await asyncio.gather(*(store.meet_journal(JOURNAL, f"{n}") for n in range(8) for store in (one, other)))
+    assert len(set(met)) == 1
+
+
 # --- cursors and gaps ----------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,14 @@ async def test_offsets_are_dense_from_one_and_go_on_after_a_restart(open_journal
     assert await journal.append(events(1)) == 5
 
 
+async def test_the_key_of_a_journal_is_secret_and_stays_with_it(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    key = journal.key
+    assert len(key) == 32
+    journal = await open_journal()
+    assert (journal.key, key in journal.name) == (key, False)
+
+
 async def test_every_opening_draws_a_new_epoch_with_its_first_offset(open_journal: OpenJournal) -> None:
     journal = await open_journal()
     await journal.append(events(3))

@@ -44,6 +44,7 @@ def test_where_dead_letters_go_can_be_in_a_file(tmp_path: Path) -> None:
         ("LEASE_TTL", "2 fortnights"), ("WINDOW_BYTES", "0"), ("WINDOW_BYTES", "1 GB"), ("EVENT_ATTEMPTS", "0"),
         ("WS_URL", "http://localhost"), ("WS_URL", "ws://a,nonsense"), ("DATABASE_URL", "mysql://x/y"),
         ("REDIS_URL", ""), ("LISTENER_GROUP", "No Spaces"), ("INSTANCE_ID", "a\nb"), ("LOG_FORMAT", "xml"),
+        ("LISTENER_TOKEN", "short"), ("LISTENER_TOKEN", "long-enough,short"),
         ("ALLOW_NO_TOKEN", "maybe"), ("HOST", " "), ("DEAD_LETTER_URL", "kafka://x"), ("DEAD_LETTER_URL", "sqs://x"),
     ],
 )  # fmt: skip
@@ -69,6 +70,34 @@ def test_a_limit_that_a_listener_or_a_request_cannot_keep_is_refused_at_the_star
         load(ProducerConfig, settings)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_tokens_of_listeners_are_for_every_group_or_for_one_and_the_rest_is_refused_without_a_secret() -> None:
+    def read(text: str) -> tuple[tuple[str, str], ...]:
+        return load(ProducerConfig, {"LISTENER_TOKENS": text}).listener_tokens
+
+    assert read("") == ()
+    assert read("hunter2hunter2") == (("*", "hunter2hunter2"),)
+    assert read("shop:hunter2hunter2, audit:another-one") == (("shop", "hunter2hunter2"), ("audit", "another-one"))
+    assert read("shop:hunter2hunter2,shop:hunter3hunter3")[1] == ("shop", "hunter3hunter3")
+    for wrong in ("hunter2", "shop:hunter2", "shop:", "Shop:hunter2hunter2", "a:hunter2:hunter2", ":hunter2hunter2"):
+        with pytest.raises(ConfigError) as caught:
+            read(wrong)
+        assert str(caught.value).startswith("LISTENER_TOKENS: the value given will not do; it takes")
+        assert "hunter2" not in str(caught.value)
+    settings = load(ProducerConfig, {"LISTENER_TOKENS": "shop:hunter2hunter2"})
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_listener_presents_one_token_to_all_producers_or_to_each_its_own() -> None:
+    def presented(tokens: str) -> dict[str, str]:
+        return load(ListenerConfig, {"WS_URL": "ws://a,ws://b", "LISTENER_TOKEN": tokens}).tokens_by_url
+
+    assert presented("") == {}
+    assert presented("hunter2hunter2") == {"ws://a": "hunter2hunter2", "ws://b": "hunter2hunter2"}
+    assert presented("hunter2hunter2,hunter3hunter3") == {"ws://a": "hunter2hunter2", "ws://b": "hunter3hunter3"}
+    with pytest.raises(ConfigError, match=r"^LISTENER_TOKEN: 3 secrets for 2 URLs in WS_URL"):
+        presented("hunter2hunter2,hunter3hunter3,hunter4hunter4")
 
 
 def test_all_wrong_values_are_told_together_and_secrets_are_not() -> None:

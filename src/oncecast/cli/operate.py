@@ -90,7 +90,7 @@ def forget(
     if output.wants_json(json):
         output.json(answer)
     else:
-        output.line(f"{output.printable(name)} holds nothing back any more.")
+        output.line(f"{output.printable(name)} does not hold back retention any more.")
 
 
 @journal.default

@@ -63,6 +63,10 @@ class Journal(Protocol):
         """Drawn when the journal was made; stays with its file."""
 
     @property
+    def key(self) -> str:
+        """A secret, drawn with the name: who shows it speaks for this journal."""
+
+    @property
     def epochs(self) -> Sequence[Epoch]:
         """All openings, oldest first; the last is this one."""
 
@@ -342,6 +346,9 @@ class EventStore(Protocol):
 
         Nothing is inserted in the name of a record that is not the newest: inserts raise RowLocked then.
         """
+
+    async def meet_journal(self, journal: str, key_hash: str) -> str:
+        """The hash of the key with which the group first met this journal; `key_hash` if it meets it now."""
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """The group's cursor in this journal."""

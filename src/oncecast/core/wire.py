@@ -49,11 +49,13 @@ class Epoch(msgspec.Struct, frozen=True, array_like=True):
 class Welcome(msgspec.Struct, tag="welcome", tag_field="verb", kw_only=True):
     """The server's first frame: which journal this is, its openings, and the offsets that it can serve.
 
-    `first` is the oldest offset still kept, `last` the newest; an empty journal has `last == first - 1`.
+    `first` is the oldest offset still kept, `last` the newest; an empty journal has `last == first - 1`. `key` is the
+    journal's secret. Only a client that may be a listener gets it: by the key it knows the journal again.
     """
 
     version: int = VERSION
     journal: Name
+    key: Name | None = None
     epochs: list[Epoch]
     first: Offset
     last: Count
@@ -62,6 +64,7 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="verb", kw_only=True):
 class Resume(msgspec.Struct, tag="resume", tag_field="verb", kw_only=True):
     """The client's answer: who it is, the cursor after which it reads on, and how many bytes it can take.
 
+    A client with a `group` is a listener, and needs the right to be one of that group. Without (`""`) it only reads.
     Without `after` it reads from the earliest. Each event takes `event_cost` bytes of credit on top of its frame's,
     because a client that keeps events holds more than their text.
     """

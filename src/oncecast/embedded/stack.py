@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -76,6 +77,8 @@ class Stack:
         self._detour = detour
         self._temporary = temporary
         self._say = say or (lambda _line: None)
+        self._listener_token = secrets.token_hex(16)
+        """Between the stack's own processes, where its readers or operators need a token."""
         self._exit = contextlib.AsyncExitStack()
 
     # --- what is where -------------------------------------------------------------------------------------
@@ -232,6 +235,8 @@ class Stack:
                 own |= await self._detour(name)
             # All listeners of a stack begin together, with one application: that one is the group's.
             given = {"ADOPT_HANDLERS": "1", **os.environ, **self._environment}
+            if {"SUBSCRIBE_TOKEN", "ADMIN_TOKEN"} & given.keys():
+                given = {"LISTENER_TOKENS": self._listener_token, "LISTENER_TOKEN": self._listener_token, **given}
             for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
                 given.pop(variable.removesuffix("_FILE"), None)
             return Launch(

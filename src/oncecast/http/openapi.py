@@ -130,7 +130,8 @@ def openapi(
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Only where a token is set: PUBLISH_TOKEN, SUBSCRIBE_TOKEN, ADMIN_TOKEN.",
+                    "description": "Only where tokens are set: PUBLISH_TOKEN, SUBSCRIBE_TOKEN, ADMIN_TOKEN;"
+                    " the token of a listener is enough to read.",
                 }
             },
         },

@@ -1,34 +1,42 @@
-"""Who may do what: bearer tokens for publishing, reading and operating. Middleware around a whole ASGI application.
+"""Who may do what: bearer tokens for publishing, reading, listening and operating. Middleware around an application.
 
-A right without a token is everybody's who reaches the port. The operator's token grants everything.
+A right without a token belongs to everybody who reaches the port; without tokens of listeners, to every reader. The
+operator's token grants everything. A listener's token grants reading, too: a listener gets every event.
 """
 
 from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from oncecast.core.groups import ANY_GROUP
 from oncecast.http.problems import PROBLEM_TYPE, Problem
 
 Right = Literal["publish", "subscribe", "admin"]
 GRANTED = "oncecast.granted"
 """Under this name the scope has the rights of whoever asks."""
+_LISTEN = "listen:"
+"""Before a group's name: the right to be a listener of that group."""
+_EVERYTHING = frozenset(("publish", "subscribe", "admin", _LISTEN + ANY_GROUP))
 _OFFERED = "bearer."
 """A page's WebSocket cannot send headers: it offers the subprotocol `bearer.` + base64url of its token."""
 
 
 class Tokens:
-    """The tokens that are set, by right."""
+    """The tokens that are set, by right; `listeners` are pairs of a group, or ANY_GROUP, and a token."""
 
-    def __init__(self, **tokens: str | None) -> None:
-        self._tokens = {right: token.encode() for right, token in tokens.items() if token}
+    def __init__(self, *, listeners: Sequence[tuple[str, str]] = (), **tokens: str | None) -> None:
+        self._tokens = [(right, token.encode()) for right, token in tokens.items() if token]
+        self._tokens += [(_LISTEN + group, token.encode()) for group, token in listeners]
+        self._unguarded = {"publish", "subscribe", "admin"} - {right for right, _ in self._tokens}
+        self._readers_may_listen = not listeners
 
     def __repr__(self) -> str:
-        return f"Tokens for {', '.join(self._tokens) or 'nothing'}"
+        return f"Tokens for {', '.join(right for right, _ in self._tokens) or 'nothing'}"
 
     def __bool__(self) -> bool:
         return bool(self._tokens)
@@ -38,11 +46,17 @@ class Tokens:
         texts = [text.encode() for text in presented]
         shown = {
             right
-            for right, token in self._tokens.items()
+            for right, token in self._tokens
             if any([hmac.compare_digest(token, text) for text in texts])  # noqa: C419 - each is compared
         }
-        everything = frozenset(("publish", "subscribe", "admin"))
-        return everything if "admin" in shown else frozenset(shown) | (everything - self._tokens.keys())
+        if "admin" in shown:
+            return _EVERYTHING
+        granted = shown | self._unguarded
+        if any(right.startswith(_LISTEN) for right in shown):
+            granted.add("subscribe")
+        if self._readers_may_listen and "subscribe" in granted:
+            granted.add(_LISTEN + ANY_GROUP)
+        return frozenset(granted)
 
 
 class Gatekeeper:
@@ -74,6 +88,16 @@ class Gatekeeper:
 def may(scope: Scope, right: Right) -> bool:
     """Whether whoever asks has `right`; without a gatekeeper everybody has every right."""
     return GRANTED not in scope or right in scope[GRANTED]
+
+
+def may_listen(scope: Scope, group: str | None = None) -> bool:
+    """Whether the sender may be a listener of `group`, or of any group at all."""
+    if GRANTED not in scope:
+        return True
+    granted = scope[GRANTED]
+    if group is None:
+        return any(right.startswith(_LISTEN) for right in granted)
+    return _LISTEN + ANY_GROUP in granted or _LISTEN + group in granted
 
 
 def presented(scope: Scope) -> Iterator[str]:

@@ -34,13 +34,15 @@ _GROUPS = """
 create table if not exists groups (
     name text primary key, saved integer not null, unseen_s real not null, forgotten integer not null)
 """
+_KEY = "create table if not exists secret (key text not null)"
 _RETIRE_MAX_BATCHES = 1_000
 
 
 class Extent(NamedTuple):
-    """What a journal holds: its name, openings, and offsets (`last == first - 1` while it is empty)."""
+    """What a journal holds: its name and secret, openings, and offsets (`last == first - 1` while it is empty)."""
 
     name: str
+    key: str
     epochs: list[Epoch]
     first: int
     last: int
@@ -85,9 +87,14 @@ def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
             KnownGroup(name, saved, unseen_s, bool(forgotten))
             for name, saved, unseen_s, forgotten in connection.execute("select * from groups")
         ]
+        connection.execute(_KEY)
+        key = connection.execute("select key from secret").get
+        if key is None:
+            key = secrets.token_hex(16)
+            connection.execute("insert into secret values (?)", (key,))
         new = Epoch(secrets.token_hex(8), last + 1)
         connection.execute("insert into epochs (first_offset, epoch) values (?, ?)", (new.first, new.epoch))
-    return Extent(name, [*epochs, new], first, last, used_bytes(connection), groups)
+    return Extent(name, key, [*epochs, new], first, last, used_bytes(connection), groups)
 
 
 def _empty_log(connection: apsw.Connection, path: Path) -> None:

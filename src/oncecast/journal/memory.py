@@ -20,6 +20,7 @@ class Kept:
     """What outlives an opening, as a file would."""
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
+    key: str = field(default_factory=lambda: secrets.token_hex(16))
     epochs: list[Epoch] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     groups: dict[str, KnownGroup] = field(default_factory=dict)
@@ -45,6 +46,11 @@ class MemoryJournal:
     def name(self) -> str:
         """See Journal."""
         return self._kept.name
+
+    @property
+    def key(self) -> str:
+        """See Journal."""
+        return self._kept.key
 
     @property
     def epochs(self) -> Sequence[Epoch]:

@@ -77,6 +77,7 @@ class SqliteJournal:
         self._reader: apsw.Connection | None = None
         self._writer = threading.Thread(target=self._write_for_ever, name="journal-write")
         self.name = ""
+        self.key = ""
         self.epochs: list[Epoch] = []
         self.first = 1
         self.last = 0
@@ -366,7 +367,7 @@ class SqliteJournal:
     # --- back on the loop ----------------------------------------------------------------------------------
 
     def _opened(self, extent: file.Extent) -> None:
-        self.name, self.epochs, self.first, self.last, self.used_bytes, groups = extent
+        self.name, self.key, self.epochs, self.first, self.last, self.used_bytes, groups = extent
         self.groups = {group.name: group for group in groups}
         self.failing = None
         self._observe(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
@@ -37,12 +37,12 @@ Dial = Callable[[str], AbstractAsyncContextManager[Connection]]
 """A connection to the producer at a URL, which speaks `oncecast.v1`; raises OSError or TimeoutError."""
 
 
-def websocket_dial(token: str | None) -> Dial:
-    """Over a WebSocket; `token` is shown to the producer."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def websocket_dial(tokens: Mapping[str, str]) -> Dial:
+    """Over a WebSocket; `tokens` has what is presented to the producer at each URL."""
 
     @asynccontextmanager
     async def dial(url: str) -> AsyncIterator[Connection]:
+        headers = {"Authorization": f"Bearer {tokens[url]}"} if url in tokens else {}
         try:
             async with connect(
                 url,
@@ -61,7 +61,7 @@ def websocket_dial(token: str | None) -> Dial:
                 yield _WebSocket(connection)
         except InvalidStatus as error:
             status = error.response.status_code
-            hint = ": SUBSCRIBE_TOKEN is missing or wrong" if status == 401 else ""
+            hint = ": LISTENER_TOKEN is missing or wrong" if status == 401 else ""
             raise Lost(f"HTTP {status}{hint}") from None
         except (WebSocketException, InvalidHandshake, InvalidURI) as error:
             raise Lost(f"{type(error).__name__}: {error}") from error

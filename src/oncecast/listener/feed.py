@@ -38,6 +38,7 @@ from oncecast.core.wire import (
     resume_after,
 )
 from oncecast.listener.dial import Connection, Dial, Lost
+from oncecast.listener.journals import Journals, ProducerError
 from oncecast.listener.track import EVENT_COST_BYTES, Track, cost_bytes
 from oncecast.tasks import cancel_all, error_of, run_until_first_end
 
@@ -50,10 +51,6 @@ ASKED_MAX = 100
 ASK_MAX_BYTES = 4 * 1024 * 1024
 """A producer relays requests of at most 1 MiB; as a JSON string they are longer."""
 WELCOME_MAX_BYTES = 4 * 1024 * 1024
-
-
-class ProducerError(Exception):
-    """What the producer sent is not what `oncecast.v1` says."""
 
 
 class Feed:
@@ -76,6 +73,7 @@ class Feed:
         reconnect_max_s: float,
         from_latest: bool,
         store: EventStore,
+        journals: Journals,
         ready: Callable[[], Awaitable[bool]],
         receive: Callable[[list[Arrival]], None],
         report: Callable[[], Report],
@@ -93,6 +91,7 @@ class Feed:
         self._reconnect_max_s = reconnect_max_s
         self._from_latest = from_latest
         self._store = store
+        self._journals = journals
         self._ready = ready
         self._receive = receive
         self._report = report
@@ -160,21 +159,26 @@ class Feed:
 
     async def _connect_once(self) -> None:
         """One connection from hand-shake to its end; raises why it ended."""
-        async with self._dial(self.url) as connection:
-            track = await self._resume(connection)
-            self.connected = True
-            self._observe(Connected(self.url, track.watermark.received))
-            answers = _Answers()
-            try:
-                await run_until_first_end(
-                    self._read(connection, track, answers),
-                    self._give_credit(connection),
-                    self._make_reports(connection),
-                    self._watch_for_reread(track),
-                    answers.failed(),
-                )
-            finally:
-                await cancel_all(answers.under_way)
+        try:
+            async with self._dial(self.url) as connection:
+                await self._converse(connection, await self._resume(connection))
+        finally:
+            self._journals.release(self)
+
+    async def _converse(self, connection: Connection, track: Track) -> None:
+        self.connected = True
+        self._observe(Connected(self.url, track.watermark.received))
+        answers = _Answers()
+        try:
+            await run_until_first_end(
+                self._read(connection, track, answers),
+                self._give_credit(connection),
+                self._make_reports(connection),
+                self._watch_for_reread(track),
+                answers.failed(),
+            )
+        finally:
+            await cancel_all(answers.under_way)
 
     async def _resume(self, connection: Connection) -> Track:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
@@ -184,6 +188,10 @@ class Feed:
         welcome = _decode(text)
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
             raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
+        if not self._journals.has_met(welcome):
+            await self._ready()
+            await self._journals.meet(self.url, welcome)
+        self._journals.take(self, welcome.journal)
         track = await self._track_for(welcome)
         track.first = welcome.first
         self._owed_bytes = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from oncecast.listener.feed import Feed
 from oncecast.listener.filing import DeadLetterFiler
 from oncecast.listener.gates import DatabaseGate, LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.journals import Journals
 from oncecast.listener.lifespan import Bounds
 from oncecast.listener.lines import Lines
 from oncecast.listener.order import Order
@@ -63,8 +64,8 @@ class ListenerSettings:
     instance: str
     group: str
     producer_urls: Sequence[str]
-    token: str | None = field(default=None, repr=False)
-    """What is shown to the producers."""
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What is presented to each producer, by its URL."""
     window_bytes: int = 32 * 1024 * 1024
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
     lease_ttl_s: float = 30.0
@@ -101,7 +102,7 @@ class ListenerService:
         last_resort: LastResort | None = None,
     ) -> None:
         self.essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
-        self._dial = dial or websocket_dial(settings.token)
+        self._dial = dial or websocket_dial(settings.tokens)
         self.tally = Tally(observe)
         self.standing = Standing(store, app.selectors, adopt=settings.adopt_handlers, observe=observe)
         self.settings = settings
@@ -165,6 +166,7 @@ class ListenerService:
             attempt=threads.attempt,
             sort_out=self._sort_out,
         )
+        self._journals = Journals(store, settings.group)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
         self._filer = DeadLetterFiler(store, letter_log, self.database, observe=self._observe)
         self.sender = DeadLetterSender(*sending, self.database, observe=self._observe) if sending else None
@@ -206,6 +208,7 @@ class ListenerService:
             reconnect_max_s=settings.reconnect_max_s,
             from_latest=settings.from_latest,
             store=self._store,
+            journals=self._journals,
             ready=self._ready,
             receive=self._receive,
             report=self.report,

@@ -322,8 +322,10 @@ def websocket_document() -> dict[str, Any]:
                 "address": "/",
                 "title": f"Listeners, {SUBPROTOCOL}",
                 "description": "The producer opens with `welcome`, the listener answers `resume`; then `events`, and"
-                " a `gap` where they are gone, come for as long as its credit lasts. Credit counts the bytes of whole"
-                " frames, and the `event_cost` of each event.",
+                " a `gap` where they are gone, come for as long as its credit lasts. A `resume` with a `group`"
+                " needs the right to be a listener of that group (LISTENER_TOKENS). Without a group the client only"
+                " reads: its reports count for nothing, and it is asked nothing. Who may be no listener gets no"
+                " `key`. Credit counts the bytes of whole frames, and the `event_cost` of each event.",
                 "messages": {f.__name__: {"$ref": f"#/components/messages/{f.__name__}"} for f in frames},
             },
         },

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.groups import is_group_name
 from oncecast.core.health import Health, Status
 from oncecast.core.ports import Journal
 from oncecast.core.wire import (
@@ -27,6 +28,7 @@ from oncecast.core.wire import (
     decode_client_frame,
     encode,
 )
+from oncecast.http.tokens import may_listen
 from oncecast.producer.ring import Ring
 from oncecast.producer.session import close, start_after
 from oncecast.tasks import run_until_first_end
@@ -37,6 +39,8 @@ SILENT_AFTER_S = 2.8
 """Listeners report every second."""
 _SILENT = "see whether the process and the network to it are alive; its events go on at the other listeners"
 READ_AHEAD_BYTES = 1024 * 1024
+GROUPS_MAX = 100
+"""Each holds events back, until it is forgotten or expires."""
 CREDIT_MAX_BYTES = 2**40
 
 
@@ -137,7 +141,13 @@ class ListenerHub:
 
     async def _greet(self, socket: WebSocket) -> tuple[Resume, Reader]:
         journal = self._journal
-        welcome = Welcome(journal=journal.name, epochs=list(journal.epochs), first=journal.first, last=journal.last)
+        welcome = Welcome(
+            journal=journal.name,
+            key=journal.key if may_listen(socket.scope) else None,
+            epochs=list(journal.epochs),
+            first=journal.first,
+            last=journal.last,
+        )
         async with asyncio.timeout(SEND_DEADLINE_S):
             await socket.send_text(encode(welcome).decode())
         async with asyncio.timeout(RESUME_DEADLINE_S):
@@ -145,8 +155,21 @@ class ListenerHub:
         if not isinstance(resume, Resume):
             raise ProtocolError("the first frame must be a resume")
         check_credit(resume.credit)
+        if resume.group:
+            self._check_group(socket, resume.group)
         offset = self._start(resume.after)
-        return resume, Reader(socket, resume.instance[:64], resume.group[:64], offset)
+        return resume, Reader(socket, resume.instance[:64], resume.group, offset)
+
+    def _check_group(self, socket: WebSocket, group: str) -> None:
+        """Raise ProtocolError unless the client may be a listener of `group`."""
+        if not is_group_name(group):
+            raise ProtocolError("a group's name has a-z, 0-9 and _, and at most 40 characters")
+        if not may_listen(socket.scope, group):
+            raise ProtocolError(f"LISTENER_TOKEN is not that of the group {group!r}")
+        known = {known.name for known in self._journal.groups.values() if not known.forgotten}
+        known |= {reader.group for reader in self.readers if reader.group}
+        if group not in known and len(known) >= GROUPS_MAX:
+            raise ProtocolError(f"there are {GROUPS_MAX} groups already: run 'oncecast groups forget' for an old one")
 
     def _start(self, after: str | None) -> int:
         if after is None:

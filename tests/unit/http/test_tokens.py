@@ -9,16 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.http.tokens import GRANTED, Gatekeeper, Tokens, may, presented
+from oncecast.http.tokens import GRANTED, Gatekeeper, Tokens, may, may_listen, presented
 
-TOKENS = Tokens(publish="p" * 8, subscribe="s" * 8, admin="a" * 8)
+TOKENS = Tokens(
+    publish="p" * 8,
+    subscribe="s" * 8,
+    admin="a" * 8,
+    listeners=[("shop", "o" * 8), ("shop", "n" * 8), ("*", "l" * 8)],
+)
 
 
 @pytest.mark.parametrize(
     ("shown", "rights"),
     [
         ([], set()), (["x"], set()), (["p" * 8], {"publish"}), (["p" * 8, "s" * 8], {"publish", "subscribe"}),
-        (["a" * 8], {"publish", "subscribe", "admin"}), (["p" * 7], set()), (["P" * 8], set()), (["é"], set()),
+        (["a" * 8], {"publish", "subscribe", "admin", "listen:*"}), (["p" * 7], set()), (["P" * 8], set()),
+        (["é"], set()), (["o" * 8], {"subscribe", "listen:shop"}), (["n" * 8], {"subscribe", "listen:shop"}),
+        (["l" * 8], {"subscribe", "listen:*"}),
     ],
 )  # fmt: skip
 def test_each_token_grants_its_right(shown: list[str], rights: set[str]) -> None:
@@ -26,13 +33,16 @@ def test_each_token_grants_its_right(shown: list[str], rights: set[str]) -> None
 
 
 def test_a_right_without_a_token_is_everybodys() -> None:
-    assert Tokens(publish="p" * 8, subscribe=None, admin=None).granted([]) == {"subscribe", "admin"}
+    assert Tokens(publish="p" * 8, subscribe=None, admin=None).granted([]) == {"subscribe", "admin", "listen:*"}
+    without_listeners = Tokens(publish="p" * 8, subscribe="s" * 8, admin=None)
+    assert without_listeners.granted([]) == {"admin"}, "who may not read may not listen"
+    assert without_listeners.granted(["s" * 8]) == {"admin", "subscribe", "listen:*"}
     assert not Tokens(publish=None, subscribe=None, admin="")
 
 
 @given(st.text(st.characters(codec="latin-1")))
 def test_nothing_else_is_ever_granted_a_right(shown: str) -> None:
-    assert not TOKENS.granted([shown]) or shown in {"p" * 8, "s" * 8, "a" * 8}
+    assert not TOKENS.granted([shown]) or shown in {letter * 8 for letter in "psaonl"}
 
 
 @given(st.binary(), st.lists(st.text(st.characters(codec="ascii"))))
@@ -46,6 +56,19 @@ def test_a_token_comes_in_a_header_or_as_a_subprotocol_that_is_offered() -> None
     scope = {"headers": [(b"authorization", b"bEARER  abc")], "subprotocols": ["cloudevents.json", offered]}
     assert list(presented(scope)) == ["abc", "to?ken+/"]
     assert list(presented({"headers": [(b"authorization", b"Basic abc")]})) == []
+
+
+@pytest.mark.parametrize(
+    ("granted", "shop", "audit", "any_group"),
+    [
+        ({"subscribe"}, False, False, False), ({"listen:shop"}, True, False, True), ({"listen:*"}, True, True, True),
+        ({"listen:shopping"}, False, False, True),
+    ],
+)  # fmt: skip
+def test_a_listener_is_one_of_its_own_group(granted: set[str], shop: bool, audit: bool, any_group: bool) -> None:
+    scope = {GRANTED: frozenset(granted)}
+    assert (may_listen(scope, "shop"), may_listen(scope, "audit"), may_listen(scope)) == (shop, audit, any_group)
+    assert may_listen({}, "shop"), "without a gatekeeper everybody has every right"
 
 
 async def test_who_lacks_the_right_is_told_which_token_and_never_what_it_is() -> None:

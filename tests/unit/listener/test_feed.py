@@ -31,6 +31,7 @@ from oncecast.core.wire import (
 )
 from oncecast.listener.dial import websocket_dial
 from oncecast.listener.feed import Feed
+from oncecast.listener.journals import Journals
 from oncecast.listener.track import EVENT_COST_BYTES
 from tests.support.arrivals import frame
 from tests.support.stacks import until
@@ -44,6 +45,11 @@ class Store:
     """Knows one saved cursor."""
 
     saved: SavedCursor | None = None
+    key_hash: str | None = None
+
+    async def meet_journal(self, journal: str, key_hash: str) -> str:
+        self.key_hash = self.key_hash or key_hash
+        return self.key_hash
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         return self.saved
@@ -60,10 +66,11 @@ class Store:
 class Harness:
     """A feed, and what it brought."""
 
-    def __init__(self, url: str, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, url: str, window_bytes: int = WINDOW_BYTES, beside: Harness | None = None) -> None:
         self.facts: list[Fact] = []
         self.arrived: list[Arrival] = []
-        self.store = Store()
+        self.store = beside.store if beside else Store()
+        self.journals = beside.journals if beside else Journals(self.store, "g")  # type: ignore[arg-type]
         self.may_answer = asyncio.Event()
         self.is_ready = asyncio.Event()
         self.is_ready.set()
@@ -72,12 +79,13 @@ class Harness:
             url,
             instance="listener-a",
             group="g",
-            dial=websocket_dial(None),
+            dial=websocket_dial({}),
             window_bytes=window_bytes,
             reconnect_base_s=0.01,
             reconnect_max_s=0.02,
             from_latest=False,
             store=self.store,  # type: ignore[arg-type]
+            journals=self.journals,
             ready=self._ready,
             receive=self.arrived.extend,
             report=Report,
@@ -106,15 +114,18 @@ class Harness:
 
 
 @asynccontextmanager
-async def producer(*scripts: Script) -> AsyncIterator[Harness]:
-    """A producer whose n-th connection follows the n-th script, further ones the last; and a feed that runs."""
+async def producer(*scripts: Script, beside: Harness | None = None) -> AsyncIterator[Harness]:
+    """A producer whose n-th connection follows the n-th script, further ones the last; and a feed that runs.
+
+    The feed is in one process with the one of `beside`.
+    """
     left = list(scripts)
 
     async def follow(connection: ServerConnection) -> None:
         await (left.pop(0) if len(left) > 1 else left[0])(connection)
 
     async with serve(follow, "127.0.0.1", 0, subprotocols=[Subprotocol("oncecast.v1")]) as server:
-        harness = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+        harness = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", beside=beside)
         running = asyncio.create_task(harness.feed.run_for_ever())
         try:
             yield harness
@@ -124,9 +135,15 @@ async def producer(*scripts: Script) -> AsyncIterator[Harness]:
 
 
 async def greet(
-    connection: ServerConnection, epochs: list[Epoch] | None = None, journal: str = "j", *, first: int = 1
+    connection: ServerConnection,
+    epochs: list[Epoch] | None = None,
+    journal: str = "j",
+    *,
+    first: int = 1,
+    key: str | None = "k",
 ) -> Resume:
-    await connection.send(encode(Welcome(journal=journal, epochs=epochs or EPOCHS, first=first, last=0)).decode())
+    welcome = Welcome(journal=journal, key=key, epochs=epochs or EPOCHS, first=first, last=0)
+    await connection.send(encode(welcome).decode())
     resume = decode_client_frame(await connection.recv())
     assert isinstance(resume, Resume)
     return resume
@@ -385,7 +402,7 @@ async def test_what_comes_on_a_track_that_is_abandoned_is_left_to_its_successor(
     """It would have no place in the order of its key: that is forgotten."""
     at = Harness("ws://nowhere")
 
-    coming = [encode(Welcome(journal="j", epochs=EPOCHS, first=1, last=0)), frame(1, "a"), frame(2, "b")]
+    coming = [encode(Welcome(journal="j", key="k", epochs=EPOCHS, first=1, last=0)), frame(1, "a"), frame(2, "b")]
 
     class Connection:
         async def send(self, text: str) -> None: ...
@@ -552,3 +569,80 @@ async def test_the_wait_grows_until_a_connection_has_brought_something() -> None
 
         await until(tried_often)
     assert [fact.attempt for fact in at.told(Reconnecting)][:5] == [1, 2, 3, 1, 1]
+
+
+async def test_a_producer_that_names_anothers_journal_without_its_key_brings_nothing_and_moves_nothing() -> None:
+    async def hostile(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await greet(connection, key="guessed")
+            await connection.send(frame(1, "forged").decode())
+            await connection.wait_closed()
+
+    resumed: list[str | None] = []
+
+    async def honest(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection)).after)
+
+    async with producer(honest, hostile) as at:
+        await some(resumed)
+        saved = at.store.saved = SavedCursor(Cursor("e1", 7), EPOCHS)
+
+        async def is_refused() -> bool:
+            return any("does not show its key" in told.reason for told in at.told(Disconnected))
+
+        await until(is_refused)
+        assert (at.store.saved, at.arrived) == (saved, [])
+        told = next(told.reason for told in at.told(Disconnected) if "key" in told.reason)
+        assert "names the journal j" in told
+        assert "delete the journal's row from g.journals" in told
+
+
+async def test_who_is_not_shown_the_journals_key_learns_which_token_is_wrong() -> None:
+    async def script(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await greet(connection, key=None)
+
+    async with producer(script) as at:
+
+        async def is_told() -> bool:
+            return any("LISTENER_TOKEN is missing" in told.reason for told in at.told(Disconnected))
+
+        await until(is_told)
+    assert at.store.key_hash is None, "nothing is remembered of it"
+
+
+async def test_two_feeds_never_read_one_journal_at_a_time_and_the_second_goes_on_when_the_first_is_gone() -> None:
+    first_may_end = asyncio.Event()
+    resumed: list[str | None] = []
+
+    async def first(connection: ServerConnection) -> None:
+        resumed.append((await greet(connection)).after)
+        await connection.send(frame(1, "1", "2").decode())
+        await first_may_end.wait()
+
+    async def gone(connection: ServerConnection) -> None:
+        await connection.close()
+
+    async def second(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            resumed.append((await greet(connection)).after)
+            await connection.wait_closed()
+
+    async with producer(first, gone) as at:
+        await at.has_arrived(2)
+        track = at.feed.track
+        async with producer(second, beside=at) as other:
+
+            async def is_told() -> bool:
+                return any("serve the same journal, j: name one" in told.reason for told in other.told(Disconnected))
+
+            await until(is_told)
+            assert resumed == [None]
+            first_may_end.set()
+
+            async def has_taken_over() -> bool:
+                return len(resumed) == 2
+
+            await until(has_taken_over)
+            assert track is not None
+            assert track.abandoned.is_set(), "what the first has read is read again by the second"

@@ -216,6 +216,11 @@ class MemoryEvents(Client):
         found: frozenset[str] = missing
         return found
 
+    async def meet_journal(self, journal: str, key_hash: str) -> str:
+        """See EventStore."""
+        known: str = await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
+        return known
+
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """See EventStore."""
         saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))

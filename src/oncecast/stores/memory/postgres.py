@@ -79,6 +79,7 @@ class Tables:
     """The id that a conflict was replayed as, by its place; None if it was discarded."""
     effects: dict[str, int] = field(default_factory=dict)
     cursors: dict[str, SavedCursor] = field(default_factory=dict)
+    journals: dict[str, str] = field(default_factory=dict)
     gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
     revisions: list[frozenset[str]] = field(default_factory=list)
     running: set[str] = field(default_factory=set)

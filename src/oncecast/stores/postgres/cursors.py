@@ -27,6 +27,19 @@ class PostgresCursors:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
+    async def meet_journal(self, journal: str, key_hash: str) -> str:
+        """See EventStore."""
+        async with (
+            self._db.connection("upkeep") as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.cursor(row_factory=tuple_row) as cursor,
+        ):
+            await cursor.execute(self._db.queries["meet_journal"], {"journal": journal, "key_hash": key_hash})
+            row = await cursor.fetchone()
+            assert row is not None  # noqa: S101 - it is inserted, or was there
+            known: str = row[0]
+            return known
+
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """See EventStore."""
         async with (

@@ -178,6 +178,12 @@ where (source, id) in (
 select count(*) from {schema}.dead_letters
 where sent_at is null and discarded_at is null and died_at >= (select began_at from {schema}.sending)
 
+-- name: meet_journal
+-- The update changes nothing: it gives back the row that is there, whoever has just written it.
+insert into {schema}.journals (journal, key_hash) values (%(journal)s, %(key_hash)s)
+on conflict (journal) do update set journal = excluded.journal
+returning key_hash
+
 -- name: load_cursor
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s
 
