@@ -11,6 +11,7 @@ FEED = "tests/unit/listener/test_feed.py"
 EVENT_STORE = "tests/conformance/test_event_store.py"
 HANDLING = "tests/conformance/test_handling.py"
 HANDOVER = "tests/conformance/test_handover.py"
+INTERRUPTED = "tests/conformance/test_interrupted.py"
 LEASES = "tests/conformance/test_leases.py"
 ORDER = "tests/unit/listener/test_order_of_duplicates.py"
 
@@ -473,6 +474,20 @@ ADAPTERS = [
         "when a.failure = excluded.failure then a.attempts\n",
         "when false then a.attempts\n",
         by=ATTEMPTS,
+    ),
+    Mutant(
+        "a handler cannot take its own event's row away",
+        "stores/postgres/sql/migrations/0022_own_row.sql",
+        "when (old.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)",
+        "when (false)",
+        by=INTERRUPTED,
+    ),
+    Mutant(
+        "a statement that an administrator cancels is not charged",
+        "stores/postgres/errors.py",
+        '    return "user request" in words or took_s < timeout_s\n',
+        "    return False\n",
+        by=INTERRUPTED,
     ),
     Mutant(
         "only what is inserted is handled",

@@ -63,15 +63,20 @@ def of_insert(error: psycopg.Error) -> Exception:
     return error
 
 
-def of_handler(error: Exception, raised: Sequence[BaseException], *, connection_broken: bool) -> Exception:
+def of_handler(
+    error: Exception, raised: Sequence[BaseException], *, connection_broken: bool, interrupted: bool = False
+) -> Exception:
     """The error of a handler, or our own for it where its SQL failed through the database's trouble.
 
-    A statement of the handler's that took too long is its own; one that waited too long for a lock may wait
+    A statement of the handler's that took too long is its own, and one that an administrator cancelled is not: it
+    has `interrupted` the transaction, whatever the handler made of that. One that waited too long for a lock may wait
     again; our lost connection says nothing about the event. `raised` is what the statements of the transaction
     raised: any other error of PostgreSQL's is that of a server of the handler's own.
     """
     if connection_broken and not isinstance(error, Reject | Retry):
         return Unavailable(f"PostgreSQL: the connection was lost while a handler ran: {type(error).__name__}")
+    if interrupted and not isinstance(error, Reject | Retry):
+        return Contended("PostgreSQL: another session cancelled a statement of the handler")
     if not isinstance(error, psycopg.Error) or error.sqlstate in (None, "25P01", "25P02", "57014"):
         return error
     if error not in raised:
@@ -83,6 +88,20 @@ def of_handler(error: Exception, raised: Sequence[BaseException], *, connection_
     if is_stale_plan(error):
         return Contended(_first_line(error))
     return Unavailable(_first_line(error)) if error.sqlstate.startswith(PAUSE_STATES) else error
+
+
+def is_interrupted(error: BaseException, *, took_s: float, timeout_s: float) -> bool:
+    """Whether another session cancelled the statement (pg_cancel_backend), rather than its `statement_timeout`.
+
+    The state is the same. PostgreSQL tells them apart by its words only, which may be translated: then a statement
+    that ended before its time was cancelled.
+    """
+    if not isinstance(error, psycopg.errors.QueryCanceled):
+        return False
+    words = str(error)
+    if "statement timeout" in words:
+        return False
+    return "user request" in words or took_s < timeout_s
 
 
 def is_stale_plan(error: BaseException) -> bool:

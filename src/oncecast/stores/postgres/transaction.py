@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +28,7 @@ from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.errors import is_interrupted
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
@@ -56,9 +59,11 @@ _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set",
 class HandlerTransaction:
     """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
 
-    def __init__(self, connection: Connection, take_key: bytes) -> None:
+    def __init__(self, connection: Connection, take_key: bytes, *, statement_timeout_s: float = math.inf) -> None:
         self._connection: Connection | None = connection
         self._take_key = take_key
+        self._statement_timeout_s = statement_timeout_s
+        self._interrupted = False
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
         self._torn: str | None = None
@@ -83,6 +88,10 @@ class HandlerTransaction:
     def torn(self) -> str | None:
         """Why it must not commit: a part of it that was to be rolled back is there, or one that was not is gone."""
         return self._torn or self._savepoints.fault
+
+    def is_interrupted_by(self, status: int) -> bool:
+        """Whether a transaction in `status` is aborted, and a statement of it was cancelled by another session."""
+        return self._interrupted and status == TransactionStatus.INERROR
 
     async def execute(self, query: str, params: Params = None) -> int:
         """Run one statement; returns the number of rows that it touched."""
@@ -162,6 +171,7 @@ class HandlerTransaction:
     ) -> AsyncCursor[Any]:
         """One statement at a time, whose error is remembered."""
         self._asked += 1
+        asked_at_s = time.monotonic()
         try:
             async with self._one_at_a_time:
                 connection = self._open()
@@ -176,6 +186,8 @@ class HandlerTransaction:
                 return cursor
         except Exception as error:
             self._raised.append(error)
+            took_s = time.monotonic() - asked_at_s
+            self._interrupted |= is_interrupted(error, took_s=took_s, timeout_s=self._statement_timeout_s)
             raise
         finally:
             self._asked -= 1

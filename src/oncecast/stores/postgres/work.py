@@ -22,12 +22,17 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
     connection = held.connection
     deadline_s = database.limits.deadline_s
-    facade = HandlerTransaction(connection, database.queries["take_key"])
+    facade = HandlerTransaction(
+        connection, database.queries["take_key"], statement_timeout_s=database.limits.statement_s
+    )
     failure = await _outcome(work, facade)
     emitted = facade.emitted
     left_over = await _end(facade, connection, deadline_s)
     failure = failure or left_over or (AttemptFailed(facade.torn) if facade.torn else None)
     broken = connection.broken
+    interrupted = facade.is_interrupted_by(connection.pgconn.transaction_status)
+    if failure is None and interrupted:
+        failure = AttemptFailed("the handler swallowed that a statement was cancelled")
     if failure is None:
         # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
         if emitted and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
@@ -36,7 +41,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         await held.commit(deadline_s)
         return None
     await _roll_back(connection, failure, deadline_s)
-    translated = of_handler(failure, facade.raised, connection_broken=broken)
+    translated = of_handler(failure, facade.raised, connection_broken=broken, interrupted=interrupted)
     if translated is not failure:
         translated.__cause__ = failure
         if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:

@@ -97,8 +97,10 @@ select epoch = %(epoch)s and "offset" = %(offset)s from {schema}.events where so
 -- In one order, so that listeners that keep the same ones do not wait for each other in a circle.
 insert into {schema}.conflicts (source, id, journal, epoch, "offset", raw, listener)
 select c.source, c.id, %(journal)s, %(epoch)s, c."offset", c.raw, %(listener)s
-from unnest(%(sources)s::text[], %(ids)s::text[], %(offsets)s::bigint[], %(raws)s::bytea[])
-    as c (source, id, "offset", raw)
+from rows from (
+    pg_catalog.unnest(%(sources)s::text[]), pg_catalog.unnest(%(ids)s::text[]),
+    pg_catalog.unnest(%(offsets)s::bigint[]), pg_catalog.unnest(%(raws)s::bytea[])
+) as c (source, id, "offset", raw)
 order by c."offset"
 on conflict do nothing
 
