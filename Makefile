@@ -14,13 +14,14 @@ setup: $(VENV)/.ready ## make the environment and install Oncecast with its embe
 
 # The stamp is younger than pyproject.toml only when the whole installation went through.
 $(VENV)/.ready: pyproject.toml
+	@echo 'Installing Oncecast and its embedded servers into $(VENV): once, a minute or two …'
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
 	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
 	fi
 	@touch $@
 

@@ -20,6 +20,7 @@ from oncecast import Event, Publisher
 from oncecast.core.errors import StartError
 from oncecast.embedded import Stack
 from oncecast.embedded.control import Command, send_command
+from tests.acceptance.test_recovery import oncecast
 from tests.support.stacks import StackOf, drained, rows, until
 
 ONCECAST = [sys.executable, "-m", "oncecast"]
@@ -179,3 +180,15 @@ async def test_as_root_it_runs_in_a_folder_that_only_root_may_enter(monkeypatch:
             await stack.stop("postgres")
             await stack.start("postgres")
             assert await rows(stack, "select 1") == [(1,)]
+
+
+async def test_commands_to_a_stack_say_what_they_did(stack_of: StackOf) -> None:
+    async with stack_of() as stack:
+        for verb, told in (("stop", "has stopped"), ("start", "is ready"), ("kill", "is killed")):
+            status, out, _ = await oncecast(verb, "listener-b", "--data", str(stack.data))
+            assert (status, out.startswith(f"listener-b {told}"), len(out.splitlines())) == (0, True, 1)
+        status, out, _ = await oncecast("dead-letters", "list", "--no-json", "--producer", stack.publish_url)
+        assert (status, out) == (0, "There is no dead letter.\n")
+        status, out, _ = await oncecast("status", "--data", str(stack.data), "--json")
+        told_of = {entry["name"]: entry["state"] for entry in map(msgspec.json.decode, out.splitlines())}
+        assert (status, told_of["listener-a"], told_of["listener-b"]) == (1, "ok", "stopped")

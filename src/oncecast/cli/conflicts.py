@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters import indented
 from oncecast.cli.letters_replay import REPLAY_DEADLINE_S
-from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.operate import Either, Json, operator
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor
 
@@ -46,7 +46,7 @@ def list_(
     replayed: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
     discarded: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
     limit: int = 50,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
@@ -88,7 +88,7 @@ def show(
     cursor: str,
     /,
     *,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
@@ -120,7 +120,7 @@ def replay(
     id: Id = None,
     source: Source = None,
     new_id: Annotated[str | None, Parameter(show_default=False)] = None,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
@@ -160,7 +160,7 @@ def discard(
     id: Id = None,
     source: Source = None,
     yes: Annotated[bool, Parameter(negative=())] = False,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
@@ -188,7 +188,7 @@ def restore(
     all: Annotated[bool, Parameter(negative=(), group="Which ones", help="All discarded conflicts.")] = False,
     id: Id = None,
     source: Source = None,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:

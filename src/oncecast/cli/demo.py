@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from oncecast.cli import output
 from oncecast.cli.events_file import EventsFile
-from oncecast.client.publisher import Publisher
+from oncecast.client.publisher import Lines, Publisher
 from oncecast.core.errors import StartError
 from oncecast.embedded import Stack
 
 END_DEADLINE_S = 120.0
 LOOK_INTERVAL_S = 0.05
+SENDS_PER_S = 20
 _FIGURES = """
 select count(*) filter (where status = 'stored'), count(*) filter (where status = 'dead'),
     extract(epoch from max(stored_at) - min(accepted_at))::float8,
@@ -50,12 +51,12 @@ class Figures:
         return self.stored + self.dead == self.accepted > 0
 
 
-async def run_demo(stack: Stack, file: Path, *, as_json: bool) -> Figures:
-    """Send `file`, wait until all has ended everywhere, print the table."""
+async def run_demo(stack: Stack, file: Path, rate: int, *, as_json: bool) -> Figures:
+    """Send `file` at `rate` events/s (0: at once), wait until all has ended everywhere, print the table."""
     if not as_json:
         _print_where_to_look(stack, file)
     with _progress(enabled=not as_json) as show:
-        accepted = await _send(stack, file)
+        accepted = await _send(stack, file, rate, show)
         await _wait_for_rows(stack, accepted, show)
         duplicates = await _wait_for_listeners(stack)
     figures = await _figures(stack, accepted, duplicates)
@@ -66,10 +67,23 @@ async def run_demo(stack: Stack, file: Path, *, as_json: bool) -> Figures:
     return figures
 
 
-async def _send(stack: Stack, file: Path) -> int:
+async def _send(stack: Stack, file: Path, rate: int, show: Any) -> int:
     with file.open("rb") as opened:
+        lines = EventsFile(opened.fileno()).runs()
         async with Publisher(stack.publish_url) as publisher:
-            return await publisher.publish_json(EventsFile(opened.fileno()).runs())
+            return await publisher.publish_json(_paced(lines, rate, show) if rate else lines)
+
+
+async def _paced(lines: Lines, rate: int, show: Any) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
+    """The same events, a few at a time, so that `rate` of them go out in a second."""
+    began_s, sent = time.monotonic(), 0
+    step = max(1, rate // SENDS_PER_S)
+    async for events, numbers in lines:
+        for begin in range(0, len(events), step):
+            yield events[begin : begin + step], numbers[begin : begin + step]
+            sent += len(events[begin : begin + step])
+            show(sent, None)
+            await asyncio.sleep(began_s + sent / rate - time.monotonic())
 
 
 async def _wait_for_rows(stack: Stack, accepted: int, show: Any) -> None:

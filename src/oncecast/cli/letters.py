@@ -15,7 +15,7 @@ from oncecast.cli.letters_choice import PATH, Choice, Source, count, letters, le
 from oncecast.cli.letters_edit import edit
 from oncecast.cli.letters_export import export
 from oncecast.cli.letters_replay import replay
-from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.operate import Either, Json, operator
 from oncecast.core.errors import ConfigError
 
 app = App(
@@ -37,7 +37,7 @@ def list_(
     choice: Choice | None = None,
     discarded: Discarded = False,
     limit: int = 50,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
@@ -79,7 +79,7 @@ def causes(
     choice: Choice | None = None,
     discarded: Discarded = False,
     limit: int = 50,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
@@ -116,7 +116,7 @@ def show(
     /,
     *,
     source: Source = None,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters_choice import PATH, Choice, as_of_now, count, done, letters, nothing_chosen, plan
-from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.operate import Either, Json, operator
 from oncecast.core.errors import ConfigError
 from oncecast.core.letters import Selection
 
@@ -31,7 +31,7 @@ def discard(
     choice: Choice | None = None,
     yes: Annotated[bool, Parameter(negative=())] = False,
     dry_run: bool = False,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
@@ -69,7 +69,7 @@ def restore(
     all: All = False,
     choice: Choice | None = None,
     dry_run: bool = False,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:

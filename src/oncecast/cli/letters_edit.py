@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters_choice import PATH, Source
-from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.operate import Either, Json, operator
 from oncecast.core.errors import ConfigError, OncecastError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def edit(
     file: Annotated[Path | None, Parameter(show_default=False)] = None,
     reset: Annotated[bool, Parameter(negative=())] = False,
     source: Source = None,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:

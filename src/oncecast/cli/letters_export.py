@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.letters_choice import PATH, Choice, as_of_now, count, letters, query_of
-from oncecast.cli.operate import Listener, operator
+from oncecast.cli.operate import Either, operator
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import with_data
 from oncecast.core.letters import Selection
@@ -45,7 +45,7 @@ def export(
     discarded: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
     output_: Annotated[Path | None, Parameter(name="--output", show_default=False)] = None,
     events: Annotated[bool, Parameter(negative=())] = False,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
 ) -> None:
     """Write dead letters as NDJSON, newest first: event as received, mended data, error, trace, attempts and times.

@@ -25,7 +25,7 @@ from oncecast.cli.letters_choice import (
     nothing_chosen,
     plan,
 )
-from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.operate import Either, Json, operator
 from oncecast.core.errors import ConfigError, OncecastError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def replay(
     choice: Choice | None = None,
     rate: Rate = None,
     dry_run: bool = False,
-    listener: Listener = None,
+    listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:

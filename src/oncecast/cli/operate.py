@@ -28,7 +28,17 @@ Producer = Annotated[
 Listener = Annotated[
     str | None, Parameter(help="The listener to ask; by default one of the stack's, else http://localhost:3001.")
 ]
-Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
+Either = Annotated[
+    str | None,
+    Parameter(
+        name=("--listener", "--producer"),
+        help="The listener to ask, or a producer, which asks a listener of its group; by default one of the stack's"
+        " listeners, else http://localhost:3001.",
+    ),
+]
+Json = Annotated[
+    bool | None, Parameter(help="Print JSON, an object a line; by default when the output is no terminal.")
+]
 
 journal = App(
     name="journal", group="Operations", help="A producer's journal: how full it is, and whether it is whole."

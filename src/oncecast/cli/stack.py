@@ -123,6 +123,7 @@ def stop(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
         As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
     """
     _command("stop", name, data)
+    output.line(f"{name} has stopped; 'oncecast start {name}' starts it again.")
 
 
 def start(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
@@ -134,6 +135,7 @@ def start(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
         As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
     """
     _command("start", name, data)
+    output.line(f"{name} is ready.")
 
 
 def kill(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
@@ -145,6 +147,7 @@ def kill(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
         As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
     """
     _command("kill", name, data)
+    output.line(f"{name} is killed; 'oncecast start {name}' starts it again.")
 
 
 def _command(verb: str, name: str, data: Path) -> None:
@@ -158,6 +161,7 @@ def demo(
     /,
     *,
     exit: bool = False,
+    rate: int = 50,
     listeners: int = 2,
     port: int = 8080,
     listener_port: int = 3001,
@@ -165,7 +169,8 @@ def demo(
 ) -> int:
     """Watch the events of FILE travel from a producer to redundant listeners into PostgreSQL, each stored once.
 
-    Starts a stack in a temporary folder, sends FILE, prints a closing table, and runs on until Ctrl-C.
+    Starts a stack in a temporary folder, sends FILE at --rate, prints a closing table, and runs on until Ctrl-C.
+    Meanwhile kill a listener, as the demo suggests: no event is lost.
 
     Parameters
     ----------
@@ -173,6 +178,8 @@ def demo(
         Events, one JSON object a line.
     exit
         Leave once everything has ended; status 0 only if every accepted event has exactly one row.
+    rate
+        Events a second to send; 0 sends as fast as the producer takes them.
     listeners
         How many listeners share the work.
     port
@@ -182,13 +189,15 @@ def demo(
     """
     if not file.is_file():
         raise StartError(f"there is no file {str(file)!r}: the demo sends the events of an NDJSON file")
+    if rate < 0:
+        raise ConfigError(f"--rate: {rate} is not possible; it takes a number of events a second, or 0")
     as_json = output.wants_json(json)
-    figures = asyncio.run(_demo(file, listeners, port, listener_port, stay=not exit, as_json=as_json))
+    figures = asyncio.run(_demo(file, rate, listeners, port, listener_port, stay=not exit, as_json=as_json))
     return 0 if figures is not None and figures.is_exact else 1
 
 
 async def _demo(
-    file: Path, listeners: int, port: int, listener_port: int, *, stay: bool, as_json: bool
+    file: Path, rate: int, listeners: int, port: int, listener_port: int, *, stay: bool, as_json: bool
 ) -> Figures | None:
     """The figures, or None if Ctrl-C came first."""
     from oncecast.embedded import Stack
@@ -205,8 +214,10 @@ async def _demo(
             temporary=True,
             say=output.note,
         )
+        if not as_json:
+            output.note("Starting PostgreSQL, Valkey, a producer and the listeners …")
         async with stack:
-            figures = await run_demo(stack, file, as_json=as_json)
+            figures = await run_demo(stack, file, rate, as_json=as_json)
             if stay:
                 output.note("It runs on; Ctrl-C ends it.")
                 await asyncio.Event().wait()

@@ -37,7 +37,7 @@ def status(
     listener
         The address of a listener to ask; may be given several times.
     json
-        Print JSON; by default when the output is no terminal.
+        Print JSON, an object a line; by default when the output is no terminal.
     """
     try:
         entries = (
@@ -47,7 +47,8 @@ def status(
         return output.error(error)
     asyncio.run(_ask_all(entries))
     if output.wants_json(json):
-        output.json(entries)
+        for entry in entries:
+            output.json(entry)
     else:
         rows = [(entry.name, entry.state, entry.address, str(entry.pid or "–"), _told(entry)) for entry in entries]
         output.table("", ("name", "state", "address", "pid", "tells"), rows)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Self
 
 from oncecast.client.courier import Courier
-from oncecast.client.errors import NotAcknowledged, PublishRefused
+from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Outbox, check_several, encode_event
 from oncecast.client.singles import Singles
 from oncecast.core.event import Cursor, Event
@@ -44,8 +44,9 @@ class Publisher:
     A mapping's id is its member `id`, which is added where it is missing. Where that names something else, such as an
     order, `id_at` has the JSON Pointers to the event's: `("/order/number", "/status")` are one id together.
 
-    When requests begin to be in vain, `on_trouble(reason)` hears it once; by default a warning is logged. Many
-    tasks of one event loop may share a publisher; `SyncPublisher` is its twin for code without one.
+    When requests begin to fail, `on_trouble(reason)` hears it once; by default a warning is logged. Many tasks of
+    one event loop may share a publisher, and one event loop after another (several `asyncio.run`) may use it;
+    `SyncPublisher` is its twin for code without one.
     """
 
     def __init__(
@@ -60,17 +61,43 @@ class Publisher:
         on_trouble: Callable[[str], None] | None = None,
         id_at: Sequence[str] = (),
     ) -> None:
+        self._url = url
+        self._token = token
+        self._deadline_s = deadline_s
         self._batch_events_max = batch_events_max
         self._batch_bytes_max = batch_bytes_max
         self._requests_max = requests_max
-        self._courier = Courier(url, token=token, deadline_s=deadline_s, on_trouble=on_trouble or _warn, id_at=id_at)
-        self._singles = Singles(
-            self._courier,
-            deadline_s=deadline_s,
-            events_max=batch_events_max,
-            bytes_max=batch_bytes_max,
-            requests_max=requests_max,
+        self._on_trouble = on_trouble or _warn
+        self._id_at = tuple(id_at)
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._courier, self._singles = self._connections()
+
+    def _connections(self) -> tuple[Courier, Singles]:
+        courier = Courier(
+            self._url, token=self._token, deadline_s=self._deadline_s, on_trouble=self._on_trouble, id_at=self._id_at
         )
+        singles = Singles(
+            courier,
+            deadline_s=self._deadline_s,
+            events_max=self._batch_events_max,
+            bytes_max=self._batch_bytes_max,
+            requests_max=self._requests_max,
+        )
+        return courier, singles
+
+    def _bind(self) -> None:
+        """Make new connections for a new event loop: those of one that has ended are of no use."""
+        if self._closed:
+            raise PublisherClosed
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            if self._loop.is_running():
+                raise RuntimeError("another running event loop uses this Publisher: use SyncPublisher for threads")
+            self._courier, self._singles = self._connections()
+        self._loop = loop
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,8 +107,10 @@ class Publisher:
 
     async def aclose(self) -> None:
         """Close the connections. What has not been acknowledged raises PublisherClosed in whoever waits for it."""
-        await self._singles.aclose()
-        await self._courier.aclose()
+        self._closed = True
+        if self._loop in (None, asyncio.get_running_loop()):
+            await self._singles.aclose()
+            await self._courier.aclose()
 
     async def publish(self, event: EventLike) -> Cursor:
         """Publish one event; returns its place in the producer's journal once it is on disk there.
@@ -89,7 +118,9 @@ class Publisher:
         Calls of several tasks share requests; each has an outcome of its own. Raises PublishRefused,
         NotAcknowledged, PublisherClosed. After a cancellation the event may be accepted or not.
         """
-        return await self._singles.publish(encode_event(event))
+        encoded = encode_event(event)
+        self._bind()
+        return await self._singles.publish(encoded)
 
     async def publish_many(
         self, events: Iterable[EventLike] | AsyncIterable[EventLike], *, in_order: bool = True
@@ -132,6 +163,7 @@ class Publisher:
         *,
         in_order: bool,
     ) -> int:
+        self._bind()
         outbox = Outbox(events_max=self._batch_events_max, bytes_max=self._batch_bytes_max)
         accepted = 0
         failure: PublishRefused | NotAcknowledged | None = None

@@ -22,7 +22,7 @@ def test_processes_that_do_not_run_are_shown_as_the_stack_left_them(
     ]
     (tmp_path / "stack.json").write_bytes(msgspec.json.encode(processes))
     assert status(data=tmp_path) == 1
-    told = msgspec.json.decode(capsys.readouterr().out)
+    told = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert [(entry["name"], entry["state"]) for entry in told] == [
         ("listener-a", "stopped"),
         ("producer", "down"),

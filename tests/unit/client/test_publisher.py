@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 from collections.abc import AsyncIterator, Iterator
 
@@ -522,3 +523,31 @@ async def _under_way(producer: Producer, count: int) -> None:
     while producer.under_way < count:
         producer.arrived.clear()
         await producer.arrived.wait()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_publisher_serves_one_event_loop_after_another() -> None:
+    """Whoever calls asyncio.run twice has each event acknowledged, whichever call publishes it."""
+
+    async def publish(p: Publisher) -> list[Cursor]:
+        first = await p.publish(Event.new("a"))
+        return [first, await p.publish(Event.new("b"))]
+
+    with Producer().in_a_thread() as url:
+        p = Publisher(url)
+        cursors = asyncio.run(publish(p)) + asyncio.run(publish(p))
+        assert asyncio.run(p.publish_many([Event.new("c"), Event.new("d")])) == 2
+        asyncio.run(p.aclose())
+        with pytest.raises(PublisherClosed):
+            asyncio.run(publish(p))
+    assert [cursor.offset for cursor in cursors] == [1, 2, 3, 4]
+    del p
+    gc.collect()  # asyncio reports connections of an event loop that has ended as unclosed: here, not in a later test
+
+
+async def test_two_event_loops_at_once_are_refused() -> None:
+    """The error names what to use in threads."""
+    async with Producer().running() as producer, Publisher(producer.url) as p:
+        await p.publish(Event.new("a"))
+        with pytest.raises(RuntimeError, match="SyncPublisher"):
+            await asyncio.to_thread(asyncio.run, p.publish(Event.new("b")))
