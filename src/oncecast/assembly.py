@@ -33,6 +33,7 @@ from oncecast.listener.attempt import AttemptLimits
 from oncecast.listener.conflicts_api import conflicts_routes
 from oncecast.listener.handlers import Listener
 from oncecast.listener.letters_api import letters_routes
+from oncecast.listener.loop_watch import loop_watched
 from oncecast.listener.open_conflicts import OpenConflicts
 from oncecast.listener.pruning_api import pruning_routes
 from oncecast.listener.relayed import Relayed
@@ -63,6 +64,8 @@ STOP_DRAINS = 2
 """How often DRAIN_TIMEOUT may pass when a process stops: for the drain, and for a lifespan's end."""
 STOP_MARGIN_S = 10.0
 """What the rest of a stop may take: answers under way, cursors, connections."""
+BLOCKED_S = 30.0
+"""A listener whose event loop is blocked renews no lease: in Redis they last so much longer than LEASE_TTL."""
 
 
 async def run_producer(config: ProducerConfig) -> None:
@@ -154,7 +157,8 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
             while not stop.is_set():  # its application is the group's no longer: it stands by, and adopts nothing
                 await _listen(replace(config, adopt_handlers=False), app, metrics, observe, stop, last_resort)
 
-        await _start_patiently(listen, config, observe, stop)
+        with loop_watched(observe):
+            await _start_patiently(listen, config, observe, stop)
 
 
 async def _listen(
@@ -173,7 +177,7 @@ async def _listen(
             config.redis_url,
             group=config.listener_group,
             token=token,
-            lease_ttl_s=config.lease_ttl,
+            lease_ttl_s=config.lease_ttl + BLOCKED_S,
             mark_ttl_s=config.mark_ttl,
         )
         if not await _prepare(database, config, observe, stop):

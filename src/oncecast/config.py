@@ -319,7 +319,11 @@ class ListenerConfig(Common):
     retry_after_max: float = setting("5m", duration_s, "the longest wait that a handler may ask for")
     reconnect_base: float = setting("1s", duration_s, "first wait before a producer is tried again; doubles")
     reconnect_max: float = setting("30s", duration_s, "the longest such wait")
-    lease_ttl: float = setting("30s", duration_s, "when Redis forgets a lease that nobody renews")
+    lease_ttl: float = setting(
+        "30s",
+        duration_s,
+        "how long a lease lasts in Redis that nobody renews; 30 s more for a listener whose event loop is blocked",
+    )
     mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
     claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
     pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")

@@ -338,8 +338,22 @@ STORES = [
     Mutant(
         "a whole batch is not charged for one crash",
         "stores/memory/leases.py",
-        "                counts = lease.rescues < SUSPECT_RESCUES or lease.accused\n",
-        "                counts = True\n",
+        "                counts = died and (lease.rescues < SUSPECT_RESCUES or lease.accused)\n",
+        "                counts = died\n",
+    ),
+    Mutant(
+        "only a proven death is charged",
+        "listener/rescue.py",
+        "died=sessions is Sessions.NONE",
+        "died=True",
+        by="tests/unit/listener/test_rescue.py",
+    ),
+    Mutant(
+        "an answer is as old as its question",
+        "core/taken.py",
+        "if asked_s - since_s >= self._dead_after_s",
+        "if answered_s - since_s >= self._dead_after_s",
+        by="tests/unit/core/test_taken.py",
     ),
     Mutant(
         "a holder touches only its own leases",

@@ -83,6 +83,13 @@ class AttemptFailed(OncecastError):
     """The attempt did not end as one transaction of ours, though the handler raised nothing."""
 
 
+class HandlerTimeout(TimeoutError):
+    """A handler took longer than it may. Whatever else has failed since is a consequence of that."""
+
+
+HandlerTimeout.__name__ = "TimeoutError"  # the name that people know
+
+
 class NoThread(OncecastError):
     """As many threads of plain `def` handlers as may run on beyond their time do so: no attempt is begun for now."""
 

@@ -227,6 +227,18 @@ class HandlersHeldUp(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class LoopBlocked(Fact):
+    """Users' code blocks the event loop. Without a `handler` it is a task of theirs, or the lifespan."""
+
+    handler: str
+    id: str
+    """Of the event, or of the first of a batch."""
+    blocked_s: float
+    at: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
 class InsertFailed(Fact):
     """The database failed under these events; it is tried again."""
 

@@ -164,8 +164,8 @@ class Leases(Protocol):
     async def release(self, arrivals: Sequence[Arrival]) -> int:
         """Hand back our own leases of these; returns how many there were."""
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> int:
-        """Free those that the dead `holder` still has, and count that; returns how many.
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+        """Free those that `holder` still has, and count that if it is known to have `died`; returns how many.
 
         Whoever claims one learns the count as `Arrival.rescues`. From SUSPECT_RESCUES on it only goes up where the
         holder had *accused* the event: the others died of something else.
@@ -236,6 +236,17 @@ class Save(NamedTuple):
     missing: bool
     """Whether a row was missing right after `saved`, or the journal has gone on without the caller: it has to be read
     again from there."""
+
+
+class Sessions(Enum):
+    """What the database sessions of a holder that beats no more tell of it."""
+
+    NONE = "none"
+    """Its process is gone: the system that it ran on has closed its connections."""
+    SILENT = "silent"
+    """Its connections are open, but it has begun no statement lately: it is stopped, or cut off. They were ended."""
+    IN_USE = "in use"
+    """It has begun a statement lately: it lives, and does not reach Redis. They were left alone."""
 
 
 Work = Callable[[OpenTransaction], Awaitable[None]]
@@ -398,8 +409,11 @@ class EventStore(Protocol):
     async def renew(self) -> None:
         """After a time of trouble: use none of the connections from before again."""
 
-    async def end_sessions(self, token: str) -> int:
-        """End the database sessions of the holder `token`, so that its locks go; returns how many."""
+    async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
+        """End the database sessions of the holder `token`, so that its locks go; returns what they tell of it.
+
+        They stay if it has begun a statement within the last `silent_s`.
+        """
 
     async def close(self) -> None:
         """Close all connections."""

@@ -26,18 +26,19 @@ class Holders:
         self._dead_after_s = dead_after_s
         self._seen: dict[str, tuple[int | None, float]] = {}
 
-    def observe(self, counters: Mapping[str, int | None], now_s: float) -> list[str]:
-        """Take in the counters (None: Redis has none) as read at `now_s`; returns the tokens that are dead.
+    def observe(self, counters: Mapping[str, int | None], asked_s: float, answered_s: float) -> list[str]:
+        """Take in the counters (None: Redis has none); returns the tokens that are dead.
 
-        A token seen for the first time is alive: its clock begins now. Tokens no longer asked about are
-        forgotten.
+        They were read at some time from `asked_s` to `answered_s`. These may be far apart: the observer itself may
+        have been stopped, or held up, with the answer unread. A token seen for the first time is alive. Tokens no
+        longer asked about are forgotten.
         """
         seen = {}
         for token, counter in counters.items():
             before = self._seen.get(token)
-            seen[token] = before if before is not None and before[0] == counter else (counter, now_s)
+            seen[token] = before if before is not None and before[0] == counter else (counter, answered_s)
         self._seen = seen
-        return [token for token, (_, since_s) in seen.items() if now_s - since_s >= self._dead_after_s]
+        return [token for token, (_, since_s) in seen.items() if asked_s - since_s >= self._dead_after_s]
 
     def forget(self, tokens: Iterable[str]) -> None:
         """Start anew with these: what stood still may have been the observer or Redis itself."""

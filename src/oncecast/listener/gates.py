@@ -114,9 +114,9 @@ class LeaseGate:
         await self._each(self.leases.release, held)
         return len(held)
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> None:
-        """Break the leases of a dead holder."""
-        await self._each(lambda chunk: self.leases.rescue(chunk, holder), list(arrivals))
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> None:
+        """Break the leases of a holder that beats no more; its events are charged only if it has `died`."""
+        await self._each(lambda chunk: self.leases.rescue(chunk, holder, died=died), list(arrivals))
 
     async def accuse(self, arrival: Arrival, accused: bool) -> None:
         """Have our lease say whether we attempt this suspect, alone; nobody counts while Redis is away."""

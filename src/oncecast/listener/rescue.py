@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Rescued
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import EventStore, Sessions
 from oncecast.core.taken import Holders
-from oncecast.listener.gates import LeaseGate
+from oncecast.listener.gates import HEARTBEAT_INTERVAL_S, LeaseGate
 from oncecast.tasks import STALL_S, working
 
 LOOK_INTERVAL_S = 0.5
 DEAD_AFTER_S = 4.0
+SILENT_S = DEAD_AFTER_S - HEARTBEAT_INTERVAL_S
+"""A holder that beats no more since DEAD_AFTER_S has begun no statement for so long, unless it only lost Redis."""
 
 
 class TakenWatch:
@@ -78,18 +80,21 @@ class TakenWatch:
             await self._rescue(token, arrivals)
 
     async def _dead(self, tokens: set[str]) -> set[str]:
+        asked_s = time.monotonic()
         counters = await self._leases.counters(sorted(tokens))
         if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
             self._holders.forget(tokens)
             return set()
-        return set(self._holders.observe(counters, time.monotonic()))
+        return set(self._holders.observe(counters, asked_s, time.monotonic()))
 
     async def _rescue(self, token: str, arrivals: list[Arrival]) -> None:
         try:
-            await self._store.end_sessions(token)
+            sessions = await self._store.end_sessions(token, silent_s=SILENT_S)
         except Unavailable:  # without PostgreSQL nothing can be ended anyway: the next look tries again
+            sessions = Sessions.IN_USE
+        if sessions is Sessions.IN_USE:
             self.add((arrival, token) for arrival in arrivals)
             return
-        await self._leases.rescue(arrivals, token)
+        await self._leases.rescue(arrivals, token, died=sessions is Sessions.NONE)
         self._observe(Rescued(len(arrivals), token))
         self._come_back(arrivals)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from oncecast.core.errors import AttemptFailed
+from oncecast.core.errors import AttemptFailed, HandlerTimeout
+from oncecast.listener.own_time import OwnTime
 from oncecast.tasks import error_of
 
 CANCEL_AGAIN_S = 15.0
 """Users' code may take so long to clean up, and a statement of theirs to be ended, before it is cancelled again."""
 CANCELS_MAX = 10
 """So often it is cancelled before it is left behind."""
+HELD_UP_MIN_S = 0.5
+"""A timer that is so late was held up: another handler kept the event loop to itself."""
 
 
 @asynccontextmanager
@@ -45,27 +50,18 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
     and users may swallow a cancellation. Here, whoever was cancelled, or ran out of time, never returns. SystemExit
     and the like, which would end the event loop, are an AttemptFailed.
     """
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(_contained(handling))
-    over: asyncio.Future[None] = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not over.done():
-            over.set_result(None)
-
-    task.add_done_callback(wake)
-    timer = loop.call_later(timeout_s, wake, None)
+    own = OwnTime(_contained(handling))
+    task = asyncio.get_running_loop().create_task(own.run())
+    in_time = False
     try:
-        await over
+        in_time = await _ends_in_time(task, own, timeout_s)
     finally:
-        timer.cancel()
-        in_time = task.done()
-        if in_time:
+        if task.done():
             error_of(task)  # or it would be told as never retrieved
         else:
             await _end(task)
     if not in_time:
-        raise TimeoutError(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error_of(task)
+        raise HandlerTimeout(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error_of(task)
     if (error := error_of(task)) is not None and not isinstance(error, Exception):
         raise failed_attempt(error) from error
     task.result()
@@ -82,6 +78,34 @@ def failed_attempt(error: BaseException) -> AttemptFailed:
     """What an error that is no Exception means where users' code raises it: this attempt has failed, no more."""
     told = f": {error}" if str(error) else ""
     return AttemptFailed(f"the handler raised {type(error).__name__}{told}")
+
+
+async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, timeout_s: float) -> bool:
+    """Whether it ends within `timeout_s`, or later by the fault of others: they kept the event loop to themselves."""
+    loop = asyncio.get_running_loop()
+    due_s, wait_s = time.monotonic() + timeout_s, timeout_s
+    while True:
+        over: asyncio.Future[None] = loop.create_future()
+        wake = partial(_set, over)
+        task.add_done_callback(wake)
+        timer = loop.call_later(wait_s, wake)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            task.remove_done_callback(wake)
+        late_s = time.monotonic() - due_s
+        if task.done():
+            return late_s <= 0 or not own.is_late_by_itself(late_s)
+        if late_s < HELD_UP_MIN_S or own.is_late_by_itself(late_s):
+            return False
+        wait_s = min(late_s, timeout_s)
+        due_s = time.monotonic() + wait_s
+
+
+def _set(over: asyncio.Future[None], _: object = None) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

@@ -49,6 +49,7 @@ _WARNING = (
     facts.EmissionsHeldUp,
     facts.HandlersHeldUp,
     facts.LifespanCutShort,
+    facts.LoopBlocked,
 )
 _SEVERITIES = {
     **dict.fromkeys(_QUIET, logging.DEBUG),
@@ -66,6 +67,7 @@ _COMPONENTS: dict[str, tuple[type[Fact], ...]] = {
         facts.Stopping,
         facts.Stopped,
         facts.LifespanCutShort,
+        facts.LoopBlocked,
     ),
     "journal": (
         facts.JournalDamaged,
@@ -223,6 +225,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"❌ Processing failed for event {fact.id} at {at}, {left} ({fact.error})"]
         case facts.HandlersHeldUp():
             return [f"⚠️ Events for plain 'def' handlers wait in {at}: {fact.error}"]
+        case facts.LoopBlocked():
+            what = f"handler {fact.handler} of event {fact.id}" if fact.handler else "code of the application"
+            remedy = "make it a plain 'def', which runs in a thread, or call asyncio.to_thread"
+            return [f"⚠️ {what} has blocked the event loop of {at} for {fact.blocked_s:g} s, at {fact.at}; {remedy}"]
         case facts.InsertFailed():
             return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
         case facts.Died():

@@ -9,7 +9,7 @@ import pytest
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Fact, Rescued
-from oncecast.core.ports import Claims
+from oncecast.core.ports import Claims, Sessions
 from oncecast.listener import rescue
 from oncecast.listener.rescue import TakenWatch
 from tests.support.arrivals import arrivals
@@ -23,6 +23,7 @@ class Gate:
         self.counter: int | None = 7
         self.is_up = True
         self.freed: list[tuple[list[str], str]] = []
+        self.charged: list[bool] = []
 
     async def look(self, batch: Sequence[Arrival]) -> Claims:
         return self.answer
@@ -30,20 +31,22 @@ class Gate:
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
         return dict.fromkeys(tokens, self.counter) if self.is_up else None
 
-    async def rescue(self, batch: Sequence[Arrival], holder: str) -> None:
+    async def rescue(self, batch: Sequence[Arrival], holder: str, *, died: bool) -> None:
         self.freed.append(([x.id for x in batch], holder))
+        self.charged.append(died)
 
 
 class Store:
     def __init__(self) -> None:
         self.is_up = True
         self.ended: list[str] = []
+        self.sessions = Sessions.NONE
 
-    async def end_sessions(self, token: str) -> int:
+    async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
         if not self.is_up:
             raise Unavailable("x")
         self.ended.append(token)
-        return 1
+        return self.sessions
 
 
 class Harness:
@@ -114,3 +117,27 @@ async def test_while_redis_is_away_time_does_not_count_against_a_holder(monkeypa
     at.gate.is_up = True
     await at.look_at(60)
     assert at.store.ended == []
+
+
+@pytest.mark.parametrize(("sessions", "charged"), [(Sessions.NONE, True), (Sessions.SILENT, False)])
+async def test_a_death_is_charged_only_where_the_sessions_have_ended_with_the_process(
+    monkeypatch: pytest.MonkeyPatch, sessions: Sessions, charged: bool
+) -> None:
+    at = Harness(monkeypatch)
+    at.store.sessions = sessions
+    await at.look_at(0)
+    await at.look_at(4)
+    assert (at.gate.charged, at.back) == ([charged], ["1", "2"])
+
+
+async def test_a_holder_that_works_in_postgresql_is_not_taken_over_though_it_beats_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = Harness(monkeypatch)
+    at.store.sessions = Sessions.IN_USE
+    await at.look_at(0)
+    await at.look_at(4)
+    assert (at.gate.freed, at.back, at.watch.count) == ([], [], 2)
+    at.store.sessions = Sessions.SILENT
+    await at.look_at(8)
+    assert at.back == ["1", "2"]

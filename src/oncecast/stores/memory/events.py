@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Event, Turn
 from oncecast.core.letter_ports import DeadLetter
-from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Save, SavedCursor, Work, WorkTogether
+from oncecast.core.ports import (
+    EarlierAttempts,
+    FailedAttempt,
+    Outcome,
+    Save,
+    SavedCursor,
+    Sessions,
+    Work,
+    WorkTogether,
+)
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Failed, Letter, Row, Session
@@ -301,10 +310,10 @@ class MemoryEvents(Client):
     async def renew(self) -> None:
         """There is no pool."""
 
-    async def end_sessions(self, token: str) -> int:
-        """See EventStore."""
+    async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
+        """See EventStore. Sessions have no times here: none is in use."""
         ended: int = await self._do(lambda: self._server.terminate(token))
-        return ended
+        return Sessions.SILENT if ended else Sessions.NONE
 
     async def close(self) -> None:
         """Our sessions end."""

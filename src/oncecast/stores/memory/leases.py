@@ -155,14 +155,14 @@ class MemoryLeases:
         released: int = await self._call(release)
         return released
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> int:
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """See Leases."""
 
         def rescue() -> int:
             dead = self._held_by(holder, arrivals)
             for arrival in dead:
                 lease = self._server.leases[arrival.identity]
-                counts = lease.rescues < SUSPECT_RESCUES or lease.accused
+                counts = died and (lease.rescues < SUSPECT_RESCUES or lease.accused)
                 self._free(arrival, lease.rescues + counts)
             return len(dead)
 

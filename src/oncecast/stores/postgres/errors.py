@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from oncecast.core.errors import Contended, DataRefused, HeldUp, Reject, Retry, RowLocked, Unavailable, Unstorable
+from oncecast.core.errors import (
+    Contended,
+    DataRefused,
+    HandlerTimeout,
+    HeldUp,
+    Reject,
+    Retry,
+    RowLocked,
+    Unavailable,
+    Unstorable,
+)
 
 DATA_CLASSES = ("22", "23", "54")
 """Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
@@ -22,6 +32,10 @@ that a server behind its foreign table is away, that SET comes too late, that an
 
 CONTENDED_STATES = ("40001", "40P01")
 """A serialisation failure, a deadlock: another transaction was in the way."""
+
+IDLE_STATE = "25P03"
+"""PostgreSQL ended the session, because we said nothing in a transaction for too long: the event loop was blocked.
+Nothing is wrong with the database, so nothing pauses."""
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError, OSError)
 
@@ -51,6 +65,8 @@ def translate(error: BaseException) -> Exception:
         return Unstorable(_first_line(error))  # refused before it was sent
     if state == "55P03":
         return RowLocked(_first_line(error))
+    if state == IDLE_STATE:
+        return Contended(_first_line(error))
     if state[:2] in DATA_CLASSES:
         return DataRefused(_first_line(error))
     return Contended(_first_line(error)) if state in CONTENDED_STATES else Unavailable(_first_line(error))
@@ -73,7 +89,11 @@ def of_handler(
     again; our lost connection says nothing about the event. `raised` is what the statements of the transaction
     raised: any other error of PostgreSQL's is that of a server of the handler's own.
     """
+    if isinstance(error, HandlerTimeout):
+        return error
     if connection_broken and not isinstance(error, Reject | Retry):
+        if isinstance(error, psycopg.Error) and error.sqlstate == IDLE_STATE:
+            return Contended(_first_line(error))
         return Unavailable(f"PostgreSQL: the connection was lost while a handler ran: {type(error).__name__}")
     if interrupted and not isinstance(error, Reject | Retry):
         return Contended("PostgreSQL: another session cancelled a statement of the handler")

@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
 from oncecast.core.letter_ports import DeadLetter
-from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
+from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Sessions, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison
 from oncecast.stores.postgres.connection import Connection
@@ -294,7 +294,7 @@ class PostgresEvents(PostgresComparison):
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
-    async def end_sessions(self, token: str) -> int:
+    async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
         """See EventStore."""
         async with (
             self._db.connection("upkeep") as connection,
@@ -302,9 +302,12 @@ class PostgresEvents(PostgresComparison):
             connection.transaction(),
         ):
             await connection.execute("set local role none")  # by the role that logged in, as the others did
-            cursor = await connection.execute(self._db.queries["end_sessions"], {"token": token})
-            row = await cursor.fetchone()
-            return row[0] if row else 0
+            values = {"token": token, "silent_s": silent_s}
+            row = await (await connection.execute(self._db.queries["end_sessions"], values)).fetchone()
+        in_use, waiting = row[:2] if row else (False, 0)
+        if in_use:
+            return Sessions.IN_USE
+        return Sessions.SILENT if waiting else Sessions.NONE
 
     async def close(self) -> None:
         """See EventStore."""

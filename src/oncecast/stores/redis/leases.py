@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -25,6 +26,7 @@ from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
 from oncecast.core.taken import SUSPECT_RESCUES
+from oncecast.stores.redis.pulse import Pulse
 
 CALL_DEADLINE_S = 2.0
 SOCKET_TIMEOUT_S = 1.0
@@ -56,6 +58,12 @@ class RedisLeases:
             protocol=2,
         )
         pool = self._redis.connection_pool
+        self._pulse = Pulse(
+            pool.connection_kwargs,
+            is_tls=issubclass(pool.connection_class, redis.SSLConnection),
+            key=self._holder_prefix + token,
+            ttl_ms=COUNTER_TTL_MS,
+        )
         pool.connection_class = _packing_in_c(pool.connection_class)
         self._claim = self._script("claim")
         self._settle = self._script("settle")
@@ -130,11 +138,15 @@ class RedisLeases:
             released: int = await self._release(keys=self._keys(arrivals), args=[self._own, COUNT_TTL_MS])
         return released
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str) -> int:
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """See Leases."""
-        arguments = [holder, COUNT_TTL_MS, SUSPECT_RESCUES]
+        keys = self._keys(arrivals)
         async with _bounded():
-            rescued: int = await self._rescue(keys=self._keys(arrivals), args=arguments)
+            rescued: int = await (
+                self._rescue(keys=keys, args=[holder, COUNT_TTL_MS, SUSPECT_RESCUES])
+                if died
+                else self._release(keys=keys, args=[holder, COUNT_TTL_MS])
+            )
         return rescued
 
     async def accuse(self, arrival: Arrival, accused: bool) -> None:
@@ -149,12 +161,11 @@ class RedisLeases:
             await self._renew(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
 
     async def beat(self) -> None:
-        """See Leases."""
-        key = self._holder_prefix + self._token
-        async with _bounded(), self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.incr(key)
-            pipeline.pexpire(key, COUNTER_TTL_MS)
-            await pipeline.execute()
+        """See Leases. From the first beat on a process of its own beats too, whatever the event loop does."""
+        self._pulse.keep()
+        async with _bounded():
+            # Only a change counts: no two of these are the same on one machine.
+            await self._redis.set(self._holder_prefix + self._token, time.monotonic_ns(), px=COUNTER_TTL_MS)
 
     async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
         """See Leases."""
@@ -166,6 +177,7 @@ class RedisLeases:
 
     async def close(self) -> None:
         """See Leases."""
+        self._pulse.end()
         async with _bounded():
             await self._redis.aclose()
 

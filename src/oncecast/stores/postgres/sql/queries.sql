@@ -231,12 +231,23 @@ on conflict (listener) do update set at = excluded.at
 
 -- name: end_sessions
 -- The holder's token ends the application_name of all its sessions. Those of a role whose sessions this one may not end
--- are left to their time-outs.
-select count(pg_terminate_backend(s.pid))
-from pg_stat_activity s join pg_roles r on r.oid = s.usesysid
-where right(s.application_name, length(%(token)s)) = %(token)s and s.pid <> pg_backend_pid()
-    and (pg_has_role(r.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'))
-    and (not r.rolsuper or current_setting('is_superuser')::boolean)
+-- are left to their time-outs. A session that waits for its client would have ended with it; of one whose state is not
+-- shown nobody knows. If the clock jumps back, an age is below 0 and says nothing.
+with sessions as (
+    select s.pid, s.state is distinct from 'active' as waits,
+        extract(epoch from clock_timestamp() - s.query_start) as age_s,
+        (pg_has_role(r.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'))
+            and (not r.rolsuper or current_setting('is_superuser')::boolean) as may_be_ended
+    from pg_stat_activity s join pg_roles r on r.oid = s.usesysid
+    where right(s.application_name, length(%(token)s)) = %(token)s and s.pid <> pg_backend_pid()
+), found as (
+    select coalesce(bool_or(age_s >= 0 and age_s < %(silent_s)s), false) as in_use,
+        count(*) filter (where waits) as waiting
+    from sessions
+)
+select in_use, waiting,
+    (select count(pg_terminate_backend(pid)) from sessions where may_be_ended and not in_use)
+from found
 
 -- name: newest
 -- Newest first, behind the event that ended the page before; data as text keeps numbers as they were written.

@@ -1,0 +1,45 @@
+"""How long users' code keeps the event loop to itself: then nothing else runs, and no time-out comes in time."""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+
+class OwnTime:
+    """Runs `handling` step by step; `longest_s` is the longest time that it took without giving the loop back."""
+
+    __slots__ = ("_handling", "longest_s")
+
+    def __init__(self, handling: Coroutine[Any, Any, None]) -> None:
+        self._handling = handling
+        self.longest_s = 0.0
+
+    async def run(self) -> None:
+        """What `handling` does, returns and raises."""
+        await self._steps()
+
+    def is_late_by_itself(self, late_s: float) -> bool:
+        """Whether it alone accounts for being so late."""
+        return self.longest_s >= late_s
+
+    @types.coroutine
+    def _steps(self) -> Generator[Any, Any, None]:
+        handling = self._handling
+        value: Any = None
+        thrown: BaseException | None = None
+        while True:
+            began_s = time.monotonic()
+            try:
+                awaited = handling.send(value) if thrown is None else handling.throw(thrown)
+            except StopIteration:
+                return
+            finally:
+                self.longest_s = max(self.longest_s, time.monotonic() - began_s)
+            value = thrown = None
+            try:
+                value = yield awaited
+            except BaseException as error:  # a cancellation, or the end of a task that nobody waits for: it is told
+                thrown = error
