@@ -158,7 +158,7 @@ async def test_an_idle_journal_notices_by_itself_that_a_file_is_gone_and_says_so
     lose(tmp_path / "data")
 
     async def is_noticed() -> bool:
-        return journal.failing is not None and REFUSED in journal.failing
+        return journal.failing is not None and REFUSED in str(journal.failing)
 
     await until(is_noticed)
     noticed_at = next(checks)

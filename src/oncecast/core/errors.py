@@ -114,6 +114,10 @@ class JournalUnavailable(OncecastError):
     """The journal could not take or give events: the disk failed, or is being checked."""
 
 
+class JournalMisplaced(JournalUnavailable):
+    """A file of the journal was deleted, moved or replaced: the next start would not find what is written now."""
+
+
 class JournalFull(JournalUnavailable):
     """The journal has no room: its cap or the disk is reached."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.transaction import OpenTransaction
@@ -87,7 +88,7 @@ class Journal(Protocol):
         """The groups that it has been told of, by name."""
 
     @property
-    def failing(self) -> str | None:
+    def failing(self) -> JournalUnavailable | None:
         """Why it accepts nothing now; None while it works."""
 
     @property

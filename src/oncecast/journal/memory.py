@@ -78,9 +78,9 @@ class MemoryJournal:
         return self._kept.groups
 
     @property
-    def failing(self) -> str | None:
+    def failing(self) -> JournalUnavailable | None:
         """See Journal."""
-        return None if self.failure is None else str(self.failure)
+        return self.failure
 
     async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
         """See Journal."""

@@ -13,16 +13,12 @@ import struct
 import sys
 from pathlib import Path
 
-from oncecast.core.errors import JournalUnavailable, StartError
+from oncecast.core.errors import JournalMisplaced, StartError
 
 LOCKED_BYTE = 2**62
 """Neither SQLite nor anybody else reads, writes or locks that far."""
 _WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCKED_BYTE, 1, 0)
 """A `struct flock`."""
-
-
-class Misplaced(JournalUnavailable):
-    """A file of the journal was deleted, moved or replaced: what is written now would be found by nobody."""
 
 
 class Place:
@@ -70,7 +66,7 @@ class Place:
         self._open_files = {str(self._path): (status.st_dev, status.st_ino)}
         try:
             self.check()
-        except Misplaced as error:
+        except JournalMisplaced as error:
             raise StartError(str(error)) from None
 
     def opened(self) -> None:
@@ -82,11 +78,11 @@ class Place:
                 self._open_files[name] = _identity(name)
 
     def check_file(self) -> None:
-        """Raise Misplaced unless the path still leads to the locked file."""
+        """Raise JournalMisplaced unless the path still leads to the locked file."""
         _check(self._path, str(self._path), self._open_files[str(self._path)])
 
     def check(self) -> None:
-        """Raise Misplaced unless every file of the journal that is open is still at its place."""
+        """Raise JournalMisplaced unless every file of the journal that is open is still at its place."""
         for name, identity in self._open_files.items():
             _check(self._path, name, identity)
 
@@ -117,7 +113,7 @@ def _check(path: Path, name: str, identity: tuple[int, int]) -> None:
         what = "has been replaced by another file"
     except (FileNotFoundError, NotADirectoryError):
         what = "has been deleted or moved"
-    raise Misplaced(
+    raise JournalMisplaced(
         f"{name} {what}, so the journal {path} accepts nothing: put that very file back, or restart the producer"
     )
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import apsw
 
-from oncecast.core.errors import JournalCorrupt, JournalFull, JournalUnavailable
+from oncecast.core.errors import JournalCorrupt, JournalFull, JournalMisplaced, JournalUnavailable
 from oncecast.core.facts import JournalDamaged, JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
-from oncecast.journal.place import Misplaced, Place
+from oncecast.journal.place import Place
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 READ_DEADLINE_S = 30.0
@@ -83,7 +83,7 @@ class SqliteJournal:
         self.last = 0
         self.used_bytes = 0
         self.groups: dict[str, KnownGroup] = {}
-        self.failing: str | None = None
+        self.failing: JournalUnavailable | None = None
         self._damage: JournalCorrupt | None = None
 
     @classmethod
@@ -340,7 +340,7 @@ class SqliteJournal:
 
     def _distrust(self, error: Exception) -> None:
         """After an error: the connection is of no use, except to read from where the files are gone."""
-        if not isinstance(error, Misplaced):
+        if not isinstance(error, JournalMisplaced):
             self._give_up()
         elif not self._misplaced and self._connection is not None:
             self._misplaced = True
@@ -384,7 +384,7 @@ class SqliteJournal:
             callback(batches)
 
     def _refused(self, group: list[_Append], error: JournalUnavailable) -> None:
-        self.failing = str(error)
+        self.failing = error
         self._observe(JournalFailed(str(error)))
         for append in group:
             self._pending_bytes -= append.size_bytes

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from oncecast.core.errors import JournalUnavailable
+from oncecast.core.errors import JournalMisplaced, JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import GroupExpired, JournalFilling, Observe
 from oncecast.core.groups import FIRST_TO_JOIN
@@ -37,6 +37,9 @@ EMPTY_TO = 0.9
 WARN_AT_PERCENT = 70
 WARN_EVERY_PERCENT = 5
 DISK = "make room on the disk of JOURNAL_PATH, or repair it; the producer tries again by itself"
+PLACE = (
+    "stop the producer and put the file back; if it is gone, let the listeners catch up, then restart the producer"
+)
 DAMAGE = "run 'oncecast journal check', and restore a backup of the file or give the events up with 'journal skip'"
 RETRY_AFTER = {"Retry-After": "5"}
 
@@ -96,8 +99,9 @@ class Retention:
     def find_journal(self) -> Finding:
         """Whether the journal takes events, and gives all that it holds."""
         journal, holder = self._journal, self.holder()
-        if journal.failing is not None:
-            return Finding(Status.DOWN, journal.failing, DISK)
+        if (failing := journal.failing) is not None:
+            remedy = PLACE if isinstance(failing, JournalMisplaced) else DISK
+            return Finding(Status.DOWN, str(failing), remedy)
         if journal.used_bytes >= self._limits.max_bytes:
             reason, remedy = self._full_because(holder)
             return Finding(Status.DOWN, f"the journal is full: {reason}", remedy)
