@@ -75,6 +75,17 @@ async def test_what_cannot_be_taken_is_refused_and_the_connection_goes_on(
     assert await last_offset(client) == begin
 
 
+async def test_the_address_of_a_plain_client_says_where_the_ids_of_its_events_are(producer: ProducerProcess) -> None:
+    async with connect(f"{producer.ws}/?id=/order/number&type=order.paid") as connection:
+        await connection.send('{"id":1,"order":{"number":"A-1"}}')
+        seen = [await next_event(connection), await next_event(connection)]
+        (event,) = (event for event in seen if event["source"] == "/oncecast")
+        assert (event["id"], event["type"]) == ("A-1", "order.paid")
+        await connection.send("{}")
+        refused = await next_event(connection)
+        assert (refused["type"], "/order/number" in refused["data"]["detail"]) == ("oncecast.refused", True)
+
+
 async def test_the_command_line_client_of_websockets_is_enough(
     producer: ProducerProcess, client: httpx.AsyncClient
 ) -> None:
@@ -150,7 +161,17 @@ async def test_a_frame_beyond_the_limit_is_closed_with_1009_before_it_is_read(pr
 
 
 @pytest.mark.parametrize(
-    "path", ["/?after=nonsense", "/?after=e:-1", "/?from=yesterday", "/elsewhere", "/web/app.js", "/events"]
+    "path",
+    [
+        "/?after=nonsense",
+        "/?after=e:-1",
+        "/?from=yesterday",
+        "/?id=x",
+        "/?id=header:X-A",
+        "/elsewhere",
+        "/web/app.js",
+        "/events",
+    ],
 )
 async def test_a_socket_that_cannot_be_served_is_refused_in_its_hand_shake(
     producer: ProducerProcess, path: str

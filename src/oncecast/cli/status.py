@@ -130,4 +130,6 @@ def _counted(health: dict[str, Any]) -> str:
         for name in ("stored", "duplicates", "dead", "in_flight")
         if name in health
     ]
+    if count := health.get("conflicts_open"):
+        words.append(f"{output.cell(count)} open conflicts")
     return ", ".join(words)

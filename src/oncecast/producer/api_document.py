@@ -306,14 +306,19 @@ def websocket_document() -> dict[str, Any]:
                 "address": "/",
                 "title": "Plain clients",
                 "description": f"Without a subprotocol, or with `{PLAIN_SUBPROTOCOL}`. `?after=EPOCH:OFFSET` goes on"
-                " there, `?from=earliest` begins with the oldest event kept. A client that is too slow is closed;"
-                " the reason names the cursor to go on from.",
+                " there, `?from=earliest` begins with the oldest event kept. `?id=`, `?type=` and the like mean what"
+                " they mean at `POST /events`, but for headers. A client that is too slow is closed; the reason has"
+                " the cursor to go on from.",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in plain},
                 "bindings": {
                     "ws": {
                         "query": {
                             "type": "object",
-                            "properties": {"after": TEXT, "from": {"enum": ["earliest", "latest"]}},
+                            "properties": {
+                                "after": TEXT,
+                                "from": {"enum": ["earliest", "latest"]},
+                                **dict.fromkeys(("id", "type", "source", "subject", "time"), TEXT),
+                            },
                         }
                     }
                 },

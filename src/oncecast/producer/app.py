@@ -102,7 +102,7 @@ class Producer:
             requests_max_bytes=settings.requests_max_bytes,
             check_room=self.retention.check_room,
         )
-        self._clients = ClientHub(journal, self._ring, self._intake.publish, observe)
+        self._clients = ClientHub(journal, self._ring, self._intake.publishing, observe)
         self.stop: asyncio.Event | None = None
         """Set when it is to drain."""
         checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}

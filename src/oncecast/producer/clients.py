@@ -30,12 +30,17 @@ _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class ClientHub:
-    """All plain clients that are connected. `publish` takes what they send and answers as `POST /events` does."""
+    """All plain clients that are connected.
 
-    def __init__(self, journal: Journal, ring: Ring, publish: Publish, observe: Observe) -> None:
+    `publishing(query)` returns what takes a client's frames, and answers as `POST /events?query` does.
+    """
+
+    def __init__(
+        self, journal: Journal, ring: Ring, publishing: Callable[[bytes], Publish], observe: Observe
+    ) -> None:
         self._journal = journal
         self._ring = ring
-        self._publish = publish
+        self._publishing = publishing
         self._observe = observe
         self.count = 0
 
@@ -44,6 +49,7 @@ class ClientHub:
         offered = socket.scope.get("subprotocols", ())
         try:
             offset = self._start(socket)
+            publish = self._publishing(socket.scope["query_string"])
         except Problem as problem:
             await close(socket, 1008, problem.detail)
             return
@@ -53,7 +59,7 @@ class ClientHub:
         self._observe(SubscriberJoined("client", name, offset))
         code, reason = 0, "gone"
         try:
-            await _Session(socket, self, offset).run()
+            await _Session(socket, self, offset, publish).run()
         except (WebSocketDisconnect, OSError):
             return
         except TooSlow as error:
@@ -87,10 +93,10 @@ class ClientHub:
         """The cursor of an offset."""
         return Cursor(epoch_of(self._journal.epochs, max(1, offset)), offset)
 
-    async def answer(self, text: str) -> bytes:
-        """Publish what a client sent; the acknowledgement or refusal as an event of its own."""
+    async def answer(self, text: str, publish: Publish) -> bytes:
+        """Have `publish` take what a client sent; the acknowledgement or refusal as an event of its own."""
         try:
-            accepted = await self._publish(text.encode("utf-8", "surrogatepass"))
+            accepted = await publish(text.encode("utf-8", "surrogatepass"))
         except Problem as problem:
             return self.refuse(problem)
         if not accepted["accepted"]:  # a frame is an event: without one it is a mistake
@@ -113,8 +119,9 @@ class NotText(Exception):
 
 
 class _Session:
-    def __init__(self, socket: WebSocket, hub: ClientHub, offset: int) -> None:
+    def __init__(self, socket: WebSocket, hub: ClientHub, offset: int, publish: Publish) -> None:
         self._socket = socket
+        self._publish = publish
         self._hub = hub
         self._offset = offset
         self._one_at_a_time = asyncio.Lock()
@@ -144,7 +151,7 @@ class _Session:
                 continue
             if text is None:
                 raise NotText("events are JSON in text frames, not binary ones")
-            await self._send((await self._hub.answer(text)).decode())
+            await self._send((await self._hub.answer(text, self._publish)).decode())
 
     async def _send(self, text: str) -> None:
         try:

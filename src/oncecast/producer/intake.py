@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -86,6 +87,10 @@ class Intake:
                 raise Problem(413, f"the event: {len(body)} bytes; an event may have {self._event_max_bytes}")
             body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
         return await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
+
+    def publishing(self, query_string: bytes) -> Callable[[bytes], Awaitable[dict[str, Any]]]:
+        """Return `publish` with what an address says about its bare events; raises Problem 400 or 422."""
+        return partial(self.publish, bare=bare_of(query_string, {}, self._bare))
 
     async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
         """Validate, journal, and say so: the ids, and their cursors; raises Problem."""
