@@ -180,9 +180,6 @@ async def _listen(
             lease_ttl_s=config.lease_ttl + BLOCKED_S,
             mark_ttl_s=config.mark_ttl,
         )
-        if not await _prepare(database, config, observe, stop):
-            await database.close()
-            return
         store = PostgresEvents(database)
         deaths = PostgresDeaths(database)
         letters = PostgresLetters(database)
@@ -238,15 +235,19 @@ async def _listen(
             _guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES, limits=limits, observe=observe
         )
         serving = face_ends.start(served, "HTTP server")
-        counting = face_ends.start(open_conflicts.run(), "count of open conflicts")
+        counting: list[asyncio.Task[None]] = []
 
         async def listen_and_close() -> None:
             try:
-                await service.run(stop)
+                if await _prepare(database, config, all_of(service.troubles.observe, observe), stop):
+                    counting.append(face_ends.start(open_conflicts.run(), "count of open conflicts"))
+                    await service.run(stop)
+                else:
+                    await database.close()
             finally:
                 face_ends.may_end(serving)
                 drained.set()
-                await face_ends.end([counting])
+                await face_ends.end(counting)
                 await asyncio.wait([serving])
                 await publisher.close()
 

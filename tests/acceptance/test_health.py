@@ -20,7 +20,9 @@ from psycopg import sql
 
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
+from oncecast.embedded.ports import free_port
 from tests.acceptance.test_recovery import oncecast
+from tests.acceptance.test_start import ended, said, starting
 from tests.support.stacks import StackOf, until
 
 WITHIN_S = 3.0
@@ -301,3 +303,20 @@ async def test_a_listener_that_drains_says_so_and_is_not_ready(stack_of: StackOf
         metrics = (await get(stack.listener_urls[LISTENER], "/metrics")).text
         assert 'oncecast_health{status="draining"} 1.0' in metrics
         await stopping
+
+
+async def test_a_listener_that_cannot_start_for_want_of_its_database_says_so(tmp_path: Path) -> None:
+    port, url = free_port(), f"postgres://127.0.0.1:{free_port()}/db"
+    environment = {"PORT": str(port), "DATABASE_URL": url, "DB_CONNECT_ATTEMPTS": "1000", "DB_CONNECT_DELAY": "1h"}
+    async with starting(tmp_path, "listener", **environment) as process:
+        await said(process, "Cannot start it yet")
+        began_s = time.monotonic()
+        answer = await get(f"http://127.0.0.1:{port}", "/readyz")
+        assert time.monotonic() - began_s < WITHIN_S
+        found = answer.json()
+        assert (answer.status_code, found["status"]) == (503, "down")
+        assert found["reason"].startswith("it is starting: PostgreSQL: ")
+        assert "DATABASE_URL" in found["remedy"]
+        process.send_signal(signal.SIGTERM)
+        status, _, err = await ended(process)
+    assert (status, err) == (0, [])

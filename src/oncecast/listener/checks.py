@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from oncecast.core.facts import DependencyLost, Disconnected, Fact
+from oncecast.core.facts import DependencyLost, Disconnected, Fact, StartFailed
 from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
 from oncecast.listener.emissions import Emissions
 from oncecast.listener.feed import Feed
@@ -17,6 +17,7 @@ from oncecast.listener.sending import DeadLetterSender
 from oncecast.listener.standing import Standing
 
 DATABASE = "database"
+START = "start"
 REMEDIES = {
     DATABASE: "start PostgreSQL, or check DATABASE_URL; events wait, and go on by themselves",
     "redis": "start Redis, or check REDIS_URL; meanwhile every listener tries every event, and PostgreSQL decides",
@@ -28,7 +29,7 @@ REMEDIES = {
 
 
 class Troubles:
-    """Why each producer and the broker were last lost."""
+    """Why each producer and the broker were last lost, and why the start was put off."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
@@ -39,9 +40,11 @@ class Troubles:
             self._reasons[fact.producer] = fact.reason
         elif isinstance(fact, DependencyLost):
             self._reasons[fact.name] = fact.error
+        elif isinstance(fact, StartFailed):
+            self._reasons[START] = fact.error
 
     def of(self, name: str, default: str) -> str:
-        """The reason of a producer (by its URL) or of the broker."""
+        """The reason of a producer (by its URL), of the broker, or of START."""
         return self._reasons.get(name, default)
 
 
@@ -63,7 +66,12 @@ def board_of(
             return Finding(Status.DRAINING, "it is stopping: it finishes what has begun and takes nothing new")
         if standing.reason:
             return Finding(Status.DOWN, f"on standby: {standing.reason}", REMEDIES["standby"])
-        return FINE if standing.allowed.is_set() else Finding(Status.DOWN, "it is starting")
+        if standing.allowed.is_set():
+            return FINE
+        trouble = troubles.of(START, "")
+        return Finding(
+            Status.DOWN, f"it is starting: {trouble}".rstrip(": "), REMEDIES[DATABASE] if trouble else None
+        )
 
     def producers() -> Finding:
         lost = [feed for feed in feeds if not feed.connected]

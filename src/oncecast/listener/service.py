@@ -183,7 +183,7 @@ class ListenerService:
             store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
         )
 
-        self._troubles = Troubles()
+        self.troubles = Troubles()
         self._database_watch = DatabaseWatch(store, self.database)
         self._board = board_of(
             standing=self.standing,
@@ -193,7 +193,7 @@ class ListenerService:
             feeds=self.feeds,
             emissions=self._emissions,
             sender=self.sender,
-            troubles=self._troubles,
+            troubles=self.troubles,
         )
 
     def _feed(self, url: str) -> Feed:
@@ -370,7 +370,7 @@ class ListenerService:
     # --- how it is doing -----------------------------------------------------------------------------------
 
     def _observe(self, fact: Fact) -> None:
-        self._troubles.observe(fact)
+        self.troubles.observe(fact)
         self.tally.observe(fact)
 
     def _wake_for_the_dead(self) -> None:
