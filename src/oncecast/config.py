@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from oncecast.client.address import broadcast_url
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 from oncecast.core.groups import ANY_GROUP, FIRST_TO_JOIN, is_group_name
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
+from oncecast.core.redis_url import redis_url
 from oncecast.core.wire import LARGEST_EVENT_MAX_BYTES
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
@@ -117,22 +119,68 @@ def file_path(text: str) -> Path:
     return Path(text)
 
 
-def url_of(*schemes: str) -> Callable[[str], str]:
-    """A URL of one of `schemes`, with a host."""
+def postgres_address(text: str) -> str:
+    """An address of PostgreSQL; only a listener pays for the library that reads it."""
+    from oncecast.stores.postgres.address import database_url
 
-    def read(text: str) -> str:
-        parts = urlsplit(text.strip())
-        if parts.scheme not in schemes or not (parts.hostname or parts.path.strip("/")):
-            raise ValueError(f"a URL such as {schemes[0]}://localhost")
-        return text.strip()
-
-    return read
+    return database_url(text)
 
 
 def ws_urls(text: str) -> tuple[str, ...]:
-    """One or more WebSocket URLs, comma-separated."""
-    read = url_of("ws", "wss")
-    return tuple(read(part) for part in text.split(","))
+    """One or more WebSocket URLs, comma-separated, with or without a slash at the end."""
+    return tuple(_ws_url(part.strip()) for part in text.split(","))
+
+
+def _ws_url(text: str) -> str:
+    try:
+        if text.partition("://")[0].lower() in ("ws", "wss"):
+            broadcast_url(text)
+            return text
+    except ConfigError:
+        pass  # its text names no setting
+    raise ValueError("URLs such as ws://localhost:8080 or wss://host/path, comma-separated, without ? and #")
+
+
+def host_address(text: str) -> str:
+    """An address to bind: a name, or an IPv4 or IPv6 address."""
+    host = text.strip().removeprefix("[").removesuffix("]")
+    if not host or not all(c.isalnum() or c in ".-_:%" for c in host):
+        raise ValueError("a name or an address such as 127.0.0.1, ::1 or 0.0.0.0")
+    return host
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Comma-separated names of hosts, as browsers send them; a port is left out."""
+    return tuple(_host_name_of(word) for word in words(text))
+
+
+def _host_name_of(word: str) -> str:
+    try:
+        name = urlsplit(f"//{word}").hostname if word.strip("[]").count(":") < 2 or "[" in word else word
+        if name and not set(word) & set("/?#@* "):
+            return name.encode("idna").decode().lower() if not name.isascii() else name.lower()
+    except ValueError:
+        pass  # neither a name nor an address
+    raise ValueError("names of hosts such as shop.example or 10.0.0.5, comma-separated, without scheme and path")
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Comma-separated web origins, as browsers send them: without the usual port and a path."""
+    return tuple(_origin_of(word) for word in words(text))
+
+
+def _origin_of(word: str) -> str:
+    try:
+        parts = urlsplit(word.lower())
+        rest = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme in ("http", "https") and parts.hostname and not rest and parts.port != 0:
+            host = _host_name_of(parts.hostname)
+            host = f"[{host}]" if ":" in host else host
+            usual = {"http": 80, "https": 443}[parts.scheme]
+            return f"{parts.scheme}://{host}" + ("" if parts.port in (None, usual) else f":{parts.port}")
+    except ValueError:
+        pass  # no URL
+    raise ValueError("origins such as https://shop.example, comma-separated")
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -187,7 +235,9 @@ class Common:
     """What producer and listener both have."""
 
     instance_id: str = setting("", lambda text: instance(text or _host_name()), "its name; the host's by default")
-    host: str = setting("127.0.0.1", text, "the address to bind; wider only with all tokens set, or ALLOW_NO_TOKEN=1")
+    host: str = setting(
+        "127.0.0.1", host_address, "the address to bind; wider only with all tokens set, or ALLOW_NO_TOKEN=1"
+    )
     allow_no_token: bool = setting("0", flag, "anybody who reaches this machine may publish and read")
     subscribe_token: str | None = setting(
         "",
@@ -198,8 +248,8 @@ class Common:
     admin_token: str | None = setting(
         "", token, "whoever operates shows it: replay, mend, prune, forget", secret=True
     )
-    allowed_hosts: tuple[str, ...] = setting("", words, "further Host headers to answer to")
-    allowed_origins: tuple[str, ...] = setting("", words, "further web origins that may write")
+    allowed_hosts: tuple[str, ...] = setting("", host_names, "further Host headers to answer to")
+    allowed_origins: tuple[str, ...] = setting("", origins, "further web origins that may write")
     request_head_max_bytes: int = setting("16KiB", size_bytes, "the largest head of a request: its line and headers")
     request_head_timeout: float = setting(
         "10s", duration_s, "how long a client may take to send the head of a request"
@@ -291,12 +341,10 @@ class ListenerConfig(Common):
         " comma-separated",
         secret=True,
     )
-    ws_url: tuple[str, ...] = setting("ws://localhost:8080", ws_urls, "the producers, comma-separated")
-    redis_url: str = setting(
-        "redis://localhost:6379", url_of("redis", "rediss", "unix"), "Redis 7 or Valkey", secret=True
-    )
+    ws_url: tuple[str, ...] = setting("ws://localhost:8080", ws_urls, "the producers, comma-separated", secret=True)
+    redis_url: str = setting("redis://localhost:6379", redis_url, "Redis 7 or Valkey", secret=True)
     database_url: str = setting(
-        "postgres://localhost/oncecast", url_of("postgres", "postgresql"), "PostgreSQL 14 or newer", secret=True
+        "postgres://localhost/oncecast", postgres_address, "PostgreSQL 14 or newer", secret=True
     )
     listener_group: str = setting("oncecast", group, "who shares the work, and its schema; the application's name")
     start_from: str = setting(

@@ -175,7 +175,7 @@ class _Run:
 
     async def _journal_names(self) -> dict[str, str]:
         """The producers by the names of their journals."""
-        async with httpx.AsyncClient(timeout=5.0) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
             answers = [await client.get(f"{url}/health") for url in self._stack.publish_urls]
         names = [answer.json()["journal"]["name"] for answer in answers]
         return dict(zip(names, self._stack.producers, strict=True))
@@ -203,7 +203,7 @@ class _Run:
 
     async def _replay_for_ever(self) -> None:
         """An operator who replays what died and may die, through whoever answers, twice at a time."""
-        async with httpx.AsyncClient(timeout=30.0) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
             while True:
                 await asyncio.sleep(REPLAY_INTERVAL_S)
                 for address in (*self._stack.publish_urls, *self._stack.listener_urls.values()):
@@ -225,7 +225,7 @@ class _Run:
     async def _drained(self) -> bool:
         """Wait until every event of every producer has ended, and follow-ups too; False if nothing ends any more."""
         deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, None
-        async with httpx.AsyncClient(timeout=5.0) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
             while time.monotonic() < deadline_s:
                 if await _quietly(self._nothing_is_left(client)):
                     return True
@@ -261,7 +261,7 @@ class _Run:
 
     async def _report(self, faults: int, watch: CursorWatch, drained_in_s: float | None) -> Report:
         async with (
-            httpx.AsyncClient(timeout=5.0) as client,
+            httpx.AsyncClient(trust_env=False, timeout=5.0) as client,
             await _connect(self._stack) as connection,
         ):
             await watch.look(client)

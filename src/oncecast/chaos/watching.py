@@ -60,7 +60,7 @@ class CursorWatch:
 
     async def watch_for_ever(self) -> None:
         """Until cancelled."""
-        async with httpx.AsyncClient(timeout=2.0) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
             while True:
                 await self.look(client)
                 await asyncio.sleep(LOOK_INTERVAL_S)

@@ -11,7 +11,8 @@ import msgspec
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.stack_file import Entry
-from oncecast.client.address import is_loopback, publish_url, shown
+from oncecast.client.address import publish_url, shown
+from oncecast.client.connecting import http_options
 from oncecast.core.errors import ConfigError
 
 ANSWER_DEADLINE_S = 2.0
@@ -101,7 +102,7 @@ async def _reach(address: str, name: str) -> None:
 async def _health(address: str) -> dict[str, Any]:
     import httpx
 
-    async with httpx.AsyncClient(trust_env=not is_loopback(address)) as client:
+    async with httpx.AsyncClient(**http_options(address, {})) as client:
         try:
             answer = await client.get(f"{address.rstrip('/')}/health")
         except httpx.RequestError as error:

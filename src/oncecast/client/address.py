@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
 from oncecast.core.errors import ConfigError
 
 _SECURE = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
-_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
 def publish_url(producer: str) -> str:
@@ -31,7 +31,19 @@ def shown(producer: str) -> str:
 
 def is_loopback(producer: str) -> bool:
     """Whether the producer is on this machine, where no proxy belongs in between."""
-    return (_split(producer).hostname or "") in _LOOPBACK
+    return is_loopback_host(_split(producer).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether `host` is localhost or an address of the loopback interface."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def authorization(token: str | None) -> dict[str, str]:
@@ -44,12 +56,14 @@ def authorization(token: str | None) -> dict[str, str]:
 
 
 def _split(producer: str) -> SplitResult:
+    producer = producer.strip()
     try:
-        parts = urlsplit(producer.strip())
-        fits = parts.scheme in _SECURE and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(producer)
+        is_known = parts.scheme in _SECURE and bool(parts.hostname) and parts.port != 0
+        fits = is_known and not (parts.query or parts.fragment or any(not c.isprintable() for c in producer))
     except ValueError:
         fits = False
-    if not fits:
+    if not fits or " " in parts.netloc:
         # Whatever it is, it may hold a password: only what stands behind the last @ is repeated.
         raise ConfigError(
             f"a producer's address is like http://localhost:8080, not {producer.rpartition('@')[2][:80]!r}"

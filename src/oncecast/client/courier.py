@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 import httpx
 import msgspec
 
-from oncecast.client.address import authorization, is_loopback, publish_url, shown
+from oncecast.client.address import authorization, publish_url, shown
 from oncecast.client.answers import Accepted, Later, Refusal, read_answer
+from oncecast.client.connecting import http_options, http_proxy
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Batch
 from oncecast.core.event import new_id
@@ -48,17 +49,18 @@ class Courier:
     ) -> None:
         self._url = publish_url(url)
         self._shown = shown(url)
+        proxy = http_proxy(url)
+        self._through = f" (through {proxy})" if proxy else ""
         self._deadline_s = deadline_s
         self._on_trouble = on_trouble
         self._has_key = not id_at  # with it, an event without an id at that place would get another one unseen
         self._trouble = ""
         self._closed = False
         self._http = httpx.AsyncClient(
-            headers={**authorization(token), "Content-Type": "application/json"},
+            **http_options(url, {**authorization(token), "Content-Type": "application/json"}),
             params={"id": list(id_at or DEFAULT_ID_AT)},
             timeout=httpx.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
-            trust_env=not is_loopback(url),
         )
         # Requests that wait in httpx's own pool cost it time for each other one, and count as failed tries.
         self._turns = asyncio.Semaphore(CONNECTIONS_MAX)
@@ -109,11 +111,11 @@ class Courier:
                 patience.reschedule(min(deadline_s, asyncio.get_running_loop().time() + REQUEST_DEADLINE_S))
                 answer = await self._http.post(self._url, content=body, headers=headers)
         except TimeoutError:
-            return Later(f"{self._shown} does not answer")
+            return Later(f"{self._shown} does not answer{self._through}")
         except httpx.RequestError as error:
             if self._closed:
                 raise PublisherClosed from None
-            return Later(f"{self._shown}: {str(error) or type(error).__name__}")
+            return Later(f"{self._shown}: {str(error) or type(error).__name__}{self._through}")
         return read_answer(answer.status_code, answer.headers, answer.content, sent=sent)
 
     def _note(self, reason: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import msgspec
 
-from oncecast.client.address import authorization, is_loopback, shown
+from oncecast.client.address import authorization, shown
+from oncecast.client.connecting import http_options
 from oncecast.client.errors import ProducerRefused
 from oncecast.core.errors import Unavailable
 
@@ -29,9 +30,8 @@ class Operator:
 
     def __init__(self, addresses: Sequence[str], *, token: str | None = None) -> None:
         self._left = [address.rstrip("/") for address in addresses]
-        self._client = httpx.Client(
-            headers=authorization(token), trust_env=not all(is_loopback(address) for address in addresses)
-        )
+        self._headers = authorization(token)
+        self._client = httpx.Client(**http_options(self._left[0], self._headers))
 
     def __enter__(self) -> Operator:
         return self
@@ -69,6 +69,8 @@ class Operator:
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if len(self._left) > 1:
                     del self._left[0]
+                    self._client.close()
+                    self._client = httpx.Client(**http_options(self._left[0], self._headers))
                     continue
                 raise Unavailable(f"{self.address} cannot be reached: {error}") from None
             except (httpx.RequestError, httpx.InvalidURL) as error:

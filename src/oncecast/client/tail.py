@@ -10,14 +10,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidProxy, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from oncecast.client.address import authorization, broadcast_url, is_loopback, shown
+from oncecast.client.address import authorization, broadcast_url, shown
+from oncecast.client.connecting import websocket_proxy, why_not_connected
 from oncecast.client.errors import ProducerRefused
 from oncecast.core.event import Cursor, Event
 from oncecast.core.retry import backoff
@@ -82,7 +82,7 @@ class Tail:
     ) -> None:
         self._url = broadcast_url(url)
         self._shown = shown(url)
-        self._proxy: Literal[True] | None = None if is_loopback(url) else True
+        self._proxy = websocket_proxy(url)
         self._headers = authorization(token)
         self._on_disconnect = on_disconnect
         self._after = Cursor("", 0) if earliest else after
@@ -100,13 +100,15 @@ class Tail:
                         yield received
             except InvalidStatus as error:
                 status = error.response.status_code
+                reason = self._why(error)
                 if 400 <= status < 500 and status not in (408, 429):
-                    raise ProducerRefused(f"{self._shown} refuses: HTTP {status}") from None
-                reason = f"HTTP {status}"
+                    raise ProducerRefused(f"{self._shown} refuses: {reason}") from None
             except TimeoutError:
                 reason = "no answer"
+            except (ImportError, InvalidProxy, ValueError) as error:
+                raise ProducerRefused(f"{self._shown}: {self._why(error)}") from None
             except (OSError, WebSocketException, EOFError) as error:
-                reason = str(error) or type(error).__name__
+                reason = self._why(error)
             # The wait grows until a connection has brought an event, or has lasted.
             attempt = 2 if time.monotonic() - began_s >= CONNECTION_LASTS_S else attempt + 1
             delay_s = backoff(attempt, base_s=RECONNECT_BASE_S, max_s=RECONNECT_MAX_S, jitter=random.random())
@@ -114,12 +116,15 @@ class Tail:
                 self._on_disconnect(f"{self._shown}: {reason}", delay_s)
             await asyncio.sleep(delay_s)
 
+    def _why(self, error: Exception) -> str:
+        return why_not_connected(error, self._url, self._proxy, "SUBSCRIBE_TOKEN")
+
     def _connect(self) -> connect:
         return connect(
             self._url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             additional_headers=self._headers,
-            proxy=self._proxy,
+            proxy=self._proxy.url if self._proxy else None,
             compression=None,
             open_timeout=DEADLINE_S,
             ping_interval=PING_INTERVAL_S,

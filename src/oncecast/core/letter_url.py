@@ -47,6 +47,12 @@ class SqsAddress:
     endpoint: str | None = None
 
     @property
+    def is_local(self) -> bool:
+        """Whether the endpoint is on this machine, where no proxy belongs in between."""
+        host = urlsplit(self.endpoint or "").hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    @property
     def is_fifo(self) -> bool:
         """Whether the queue keeps an order, and knows duplicates."""
         return self.queue.endswith(".fifo")

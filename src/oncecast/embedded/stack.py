@@ -149,7 +149,9 @@ class Stack:
         listener_ports = wanted_ports(self._listener_port, len(self.listeners), "--listener-port", producer_ports)
         if not self._was_there:
             await self._hold_folder()
-        self._http = await self._exit.enter_async_context(httpx.AsyncClient(timeout=2.0, limits=CLIENT_LIMITS))
+        self._http = await self._exit.enter_async_context(
+            httpx.AsyncClient(trust_env=False, timeout=2.0, limits=CLIENT_LIMITS)
+        )
         self._exit.push_async_callback(self._stop_all)
         self._add_servers({*producer_ports, *listener_ports})
         for name, port in zip(self.producers, producer_ports, strict=True):

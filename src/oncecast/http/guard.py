@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oncecast.http.problems import Problem
+from oncecast.http.problems import Problem, refuse_handshake
 
 LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
@@ -54,7 +54,7 @@ class Guard:
         elif scope["type"] == "http":
             await problem.response()(scope, receive, _with_security_headers(send))
         else:
-            await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
+            await refuse_handshake(scope, problem, send)
 
     def _judge(self, scope: Scope) -> Problem | None:
         headers = dict(scope["headers"])

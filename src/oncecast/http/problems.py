@@ -8,6 +8,7 @@ from http import HTTPStatus
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope, Send
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -33,6 +34,17 @@ class Problem(Exception):
     def response(self) -> Response:
         """The problem as a response."""
         return Response(self.body(), self.status, self.headers, PROBLEM_TYPE)
+
+
+async def refuse_handshake(scope: Scope, problem: Problem, send: Send) -> None:
+    """Answer a WebSocket hand-shake with `problem`; where the server cannot, it answers 403 without the reason."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
+        return
+    headers = [(b"content-type", PROBLEM_TYPE.encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+    await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": problem.body()})
 
 
 async def on_problem(_request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -30,24 +31,32 @@ UNREAD_TIMEOUT_MS = 30_000
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; raises StartError naming the port and the option that chooses another."""
     try:
-        family, kind, protocol, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)  # asyncio sends at once only what it knows to be TCP
-    except OSError as error:
-        raise StartError(f"cannot listen on {host}: {error.strerror or error}; HOST names the address") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartError(f"cannot listen on {host}: {reason}; HOST names the address") from None
     forks.silence_in_children(listening)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if user_timeout := getattr(socket, "TCP_USER_TIMEOUT", None):  # connections inherit it
             listening.setsockopt(socket.IPPROTO_TCP, user_timeout, UNREAD_TIMEOUT_MS)
-        listening.bind((host, port))
+        listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
     except OSError as error:
         listening.close()
-        raise StartError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port or PORT"
-        ) from None
+        raise StartError(f"cannot listen on {host} port {port}: {_reason(error)}") from None
     return listening
+
+
+def _reason(error: OSError) -> str:
+    """Why the system refuses, and which setting helps."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{error.strerror}; HOST names an address of this machine"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{error.strerror}; ports below 1024 need a privilege: choose another with --port or PORT"
+    return f"{error.strerror}; choose another with --port or PORT"
 
 
 class _Server(uvicorn.Server):

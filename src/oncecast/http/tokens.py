@@ -14,7 +14,7 @@ from typing import Literal
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oncecast.core.groups import ANY_GROUP
-from oncecast.http.problems import PROBLEM_TYPE, Problem
+from oncecast.http.problems import Problem, refuse_handshake
 
 Right = Literal["publish", "subscribe", "admin"]
 GRANTED = "oncecast.granted"
@@ -80,7 +80,7 @@ class Gatekeeper:
             headers={"WWW-Authenticate": "Bearer"},
         )
         if scope["type"] == "websocket":
-            await _refuse_handshake(problem, send)
+            await refuse_handshake(scope, problem, send)
         else:
             await problem.response()(scope, receive, send)
 
@@ -112,10 +112,3 @@ def presented(scope: Scope) -> Iterator[str]:
                 yield urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("latin-1")
             except ValueError:
                 continue
-
-
-async def _refuse_handshake(problem: Problem, send: Send) -> None:
-    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"www-authenticate", b"Bearer")]
-    start = {"type": "websocket.http.response.start", "status": problem.status, "headers": headers}
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": problem.body()})

@@ -9,15 +9,16 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
+from starlette.websockets import WebSocket
 
 from oncecast.core.errors import DataRefused, InvalidPageMark, RowLocked, Unavailable
 from oncecast.core.health import Status
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
 from oncecast.http.params import texts, whole_number
-from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
+from oncecast.http.problems import Problem, json_response, on_http_error, on_problem, refuse_handshake
 from oncecast.http.tokens import Right
 from oncecast.listener.api_document import listener_document
 from oncecast.tasks import Essentials
@@ -149,9 +150,15 @@ def listener_app(
             route("/readyz", ready),
             route("/metrics", metrics_text),
             *document_routes(openapi=listener_document()),
+            WebSocketRoute("/{path:path}", _refuse_socket),
         ],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
     )
+
+
+async def _refuse_socket(socket: WebSocket) -> None:
+    problem = Problem(404, "this is a listener: only producers have a WebSocket; check WS_URL of who connects")
+    await refuse_handshake(socket.scope, problem, socket.send)
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]

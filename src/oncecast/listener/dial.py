@@ -7,9 +7,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
+from oncecast.client.address import authorization, broadcast_url, shown
+from oncecast.client.connecting import websocket_proxy, why_not_connected
 from oncecast.core.wire import FRAME_LIMIT_BYTES, SUBPROTOCOL
 
 CONNECT_DEADLINE_S = 10.0
@@ -42,10 +44,13 @@ def websocket_dial(tokens: Mapping[str, str]) -> Dial:
 
     @asynccontextmanager
     async def dial(url: str) -> AsyncIterator[Connection]:
-        headers = {"Authorization": f"Bearer {tokens[url]}"} if url in tokens else {}
+        headers = authorization(tokens.get(url))
+        proxy = websocket_proxy(url)
+        is_open = False
         try:
             async with connect(
-                url,
+                broadcast_url(url),
+                proxy=proxy.url if proxy else None,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 additional_headers=headers,
                 compression=None,
@@ -57,14 +62,17 @@ def websocket_dial(tokens: Mapping[str, str]) -> Dial:
                 max_queue=QUEUE_MAX_FRAMES,
             ) as connection:
                 if connection.subprotocol != SUBPROTOCOL:
-                    raise Lost(f"{url} does not speak {SUBPROTOCOL}: is it a producer?")
+                    raise Lost(f"{shown(url)} does not speak {SUBPROTOCOL}: is it a producer? check WS_URL")
+                is_open = True
                 yield _WebSocket(connection)
-        except InvalidStatus as error:
-            status = error.response.status_code
-            hint = ": LISTENER_TOKEN is missing or wrong" if status == 401 else ""
-            raise Lost(f"HTTP {status}{hint}") from None
-        except (WebSocketException, InvalidHandshake, InvalidURI) as error:
-            raise Lost(f"{type(error).__name__}: {error}") from error
+        except Lost:
+            raise
+        except (WebSocketException, OSError, TimeoutError, ImportError, ValueError) as error:
+            if is_open and not isinstance(error, WebSocketException):
+                raise
+            if is_open:
+                raise Lost(f"{type(error).__name__}: {error}") from error
+            raise Lost(f"{shown(url)} (WS_URL): {why_not_connected(error, url, proxy, 'LISTENER_TOKEN')}") from error
 
     return dial
 

@@ -27,7 +27,7 @@ from oncecast.core.ports import Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
-from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
+from oncecast.http.problems import Problem, json_response, on_http_error, on_problem, refuse_handshake
 from oncecast.http.tokens import Right
 from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.clients import ClientHub
@@ -178,7 +178,8 @@ class Producer:
 
     async def _socket(self, socket: WebSocket) -> None:
         if socket.scope["path"] != "/":
-            await socket.close()  # before it is accepted: the hand-shake is refused
+            reason = f"the WebSocket of this producer is at /, not at {socket.scope['path'][:80]!r}"
+            await refuse_handshake(socket.scope, Problem(403, reason), socket.send)
         elif SUBPROTOCOL in socket.scope["subprotocols"]:
             await self._listeners.serve(socket)
         else:

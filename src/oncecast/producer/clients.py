@@ -13,7 +13,7 @@ from oncecast.core.event import Cursor, Event
 from oncecast.core.facts import Observe, Refused, SubscriberJoined, SubscriberLeft
 from oncecast.core.ports import Journal
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
-from oncecast.http.problems import Problem
+from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
 from oncecast.producer.ring import Frame, Ring
 from oncecast.producer.session import close, start_after
@@ -51,7 +51,7 @@ class ClientHub:
             offset = self._start(socket)
             publish = self._publishing(socket.scope["query_string"])
         except Problem as problem:
-            await close(socket, 1008, problem.detail)
+            await refuse_handshake(socket.scope, Problem(403, problem.detail), socket.send)
             return
         await socket.accept(subprotocol=PLAIN_SUBPROTOCOL if PLAIN_SUBPROTOCOL in offered else None)
         name = socket.client.host if socket.client else "?"

@@ -27,7 +27,8 @@ class DeadLetterFile:
         try:
             await asyncio.to_thread(self._append, b"".join(line + b"\n" for line in lines))
         except OSError as error:
-            raise Unavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+            reason = f"{error.strerror or error}; DEAD_LETTER_PATH names the file"
+            raise Unavailable(f"{self.path} cannot be written: {reason}") from error
 
     def _append(self, text: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -77,6 +77,7 @@ class Sqs:
                             connect_timeout=CONNECT_DEADLINE_S,
                             read_timeout=ANSWER_DEADLINE_S,
                             retries={"total_max_attempts": 1},  # the rows wait, and are tried again
+                            proxies={} if self._address.is_local else None,  # else those of the environment
                         ),
                     )
                 )

@@ -52,7 +52,8 @@ class RedisLeases:
             url,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
-            socket_keepalive=True,
+            # A Unix socket knows no keep-alive.
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             retry=Retry(NoBackoff(), 1),
             retry_on_error=[redis.ConnectionError],
             protocol=2,
