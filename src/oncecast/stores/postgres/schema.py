@@ -35,8 +35,8 @@ select n.oid is not null, coalesce(m.is_known, false), array(
     order by relname)
 from (select %(schema)s::name as name) w left join pg_namespace n on n.nspname = w.name
 left join lateral (
-    select count(*) = 3 as is_known from pg_class c join pg_attribute a on a.attrelid = c.oid
-    where c.relnamespace = n.oid and c.relname = 'migrations' and a.attname in ('number', 'name', 'applied_at')
+    select count(*) = 2 as is_known from pg_class c join pg_attribute a on a.attrelid = c.oid
+    where c.relnamespace = n.oid and c.relname = 'migrations' and a.attname in ('number', 'name')
 ) m on true
 """
 _MISSING = """
