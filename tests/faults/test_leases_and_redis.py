@@ -188,3 +188,19 @@ async def test_everything_is_exact_while_redis_is_away_for_seconds(stack: Stack)
     async with publishing(stack) as publications:
         await stop_and_start(stack, publications, "valkey", 5.0)
     await judge(stack, publications)
+
+
+async def test_a_foreign_value_under_an_events_key_ends_no_listener(stack: Stack) -> None:
+    pids = {name: stack.processes[name].pid for name in stack.listener_urls}
+    async with redis.Redis.from_url(stack.redis_url) as client:
+        await client.set("oncecast:{oncecast}:e:/s\0foreign", b"")
+        await client.rpush("oncecast:{oncecast}:e:/s\0list", b"x")
+    events = [Event.new("counted", id=id_, source="/s") for id_ in ("foreign", "list", "own")]
+    async with Publisher(stack.publish_url) as publisher:
+        await publisher.publish_many(events)
+        await drained(stack)
+    assert await rows(stack, "select count(*), min(count), max(count) from public.effects") == [(3, 1, 1)]
+    assert {name: stack.processes[name].pid for name in stack.listener_urls} == pids
+    log = "".join((stack.folder(name) / "output.log").read_text() for name in pids)
+    assert "keys in Redis had values that are not Oncecast's" in log
+    assert "Redis unavailable" not in log

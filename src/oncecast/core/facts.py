@@ -227,6 +227,17 @@ class HandlersHeldUp(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignValues(Fact):
+    """Under `count` keys of ours in Redis stood values that were not ours; they were overwritten."""
+
+    count: int
+    key: str
+    """The first of them."""
+    value: str
+    """How it begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoopBlocked(Fact):
     """Users' code blocks the event loop. Without a `handler` it is a task of theirs, or the lifespan."""
 

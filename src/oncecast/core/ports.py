@@ -138,6 +138,13 @@ class Claims:
     """Marked at another place: a re-publication, which only PostgreSQL can judge."""
     free: list[Arrival] = field(default_factory=list)
     """Nobody's (only from `look`)."""
+    foreign: list[tuple[str, bytes]] = field(default_factory=list)
+    """Keys under which stood a value that was not ours, and how it began; it was overwritten."""
+
+    def add(self, others: Claims) -> None:
+        """Take in what another call found out about other events."""
+        for name in ("mine", "taken", "ended", "elsewhere", "free", "foreign"):
+            getattr(self, name).extend(getattr(others, name))
 
 
 class Leases(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from oncecast.core.breaker import Breaker
 from oncecast.core.errors import Contended, RowLocked, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe
+from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Observe
 from oncecast.core.ports import Claims, EventStore, Leases
 from oncecast.core.taken import SUSPECT_RESCUES
 from oncecast.tasks import STALL_S, working
@@ -26,6 +26,8 @@ WAITED_FOR_S = 0.4
 """An attempt that waits for so long may wait for PostgreSQL."""
 SLOW_S = 8.0
 """An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
+WARN_INTERVAL_S = 10.0
+"""Between warnings of values in Redis that are not ours; each tells of one, and how many there were."""
 CALL_MAX_EVENTS = 1_000
 """So many events in a call at most: a Lua script holds everybody else up."""
 
@@ -42,6 +44,7 @@ class LeaseGate:
         self._renew_after_s = lease_ttl_s / 3
         self._observe = observe
         self._announced = self._tried = False
+        self._warn_again_at_s = 0.0
         self.fault: str | None = None
         """Why Redis cannot be used; None while it answers."""
 
@@ -64,6 +67,7 @@ class LeaseGate:
             except Unavailable as error:
                 self._lost(error)
             else:
+                self._warn_of(claims.foreign)
                 renew_at_s = time.monotonic() + self._renew_after_s
                 for arrival in claims.mine:
                     arrival.leased, arrival.renew_at_s = True, renew_at_s
@@ -72,6 +76,13 @@ class LeaseGate:
             if arrival.doubted:
                 arrival.rescues = max(arrival.rescues, SUSPECT_RESCUES)
         return Claims(mine=list(arrivals))
+
+    def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
+        """Warn of what was overwritten; somebody may write more than a log should hold."""
+        if foreign and time.monotonic() >= self._warn_again_at_s:
+            self._warn_again_at_s = time.monotonic() + WARN_INTERVAL_S
+            key, value = foreign[0]
+            self._observe(ForeignValues(len(foreign), key, repr(value)[1:]))
 
     async def _retake(self, claims: Claims) -> None:
         """Where PostgreSQL may have lost the rows of what is marked.
@@ -84,8 +95,7 @@ class LeaseGate:
         retaken = await self.leases.retake(doubtful)
         gone = set(doubtful)
         claims.ended = [a for a in claims.ended if a not in gone]
-        for name in ("mine", "taken", "elsewhere"):
-            getattr(claims, name).extend(getattr(retaken, name))
+        claims.add(retaken)
 
     async def look(self, arrivals: Sequence[Arrival]) -> Claims:
         """Who has what now; all is free while Redis is away."""
@@ -98,8 +108,7 @@ class LeaseGate:
                     found = await self.leases.look(chunk)
                 except Unavailable as error:
                     self._lost(error)
-            for name in ("mine", "taken", "ended", "elsewhere", "free"):
-                getattr(claims, name).extend(getattr(found, name))
+            claims.add(found)
         return claims
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:

@@ -50,6 +50,7 @@ _WARNING = (
     facts.HandlersHeldUp,
     facts.LifespanCutShort,
     facts.LoopBlocked,
+    facts.ForeignValues,
 )
 _SEVERITIES = {
     **dict.fromkeys(_QUIET, logging.DEBUG),
@@ -225,6 +226,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [f"❌ Processing failed for event {fact.id} at {at}, {left} ({fact.error})"]
         case facts.HandlersHeldUp():
             return [f"⚠️ Events for plain 'def' handlers wait in {at}: {fact.error}"]
+        case facts.ForeignValues():
+            what = f"{fact.count} keys in Redis had values that are not Oncecast's"
+            where = f"the first is {fact.key!r} with {fact.value}"
+            return [f"⚠️ {what}: {at} has overwritten them ({where}); does another application use REDIS_URL?"]
         case facts.LoopBlocked():
             what = f"handler {fact.handler} of event {fact.id}" if fact.handler else "code of the application"
             remedy = "make it a plain 'def', which runs in a thread, or call asyncio.to_thread"

@@ -85,6 +85,7 @@ _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.EmissionsRelayed: ("oncecast_emitted_total", "Events of handlers that a producer has accepted."),
     facts.EmissionRefused: ("oncecast_refused_emissions_total", "Events of handlers that no producer takes."),
     facts.LoopBlocked: ("oncecast_loop_blocked_total", "Times that a handler blocked the event loop for long."),
+    facts.ForeignValues: ("oncecast_foreign_values_total", "Keys in Redis whose foreign values were overwritten."),
     facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
     facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
 }

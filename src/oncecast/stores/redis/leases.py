@@ -3,7 +3,8 @@
 A key per event, `oncecast:{GROUP}:e:SOURCE NUL ID`, holds the token of its holder (a *lease*) or, once the
 event has ended, `=EPOCH:OFFSET` (a *mark*). An event that was rescued from a dead holder is free as `!N`, N the
 number of its rescues; leased again it is `TOKEN*N`, and `TOKEN!N` while it is attempted alone. A key per holder
-counts its heartbeats. All keys of a group share one hash tag, so that a cluster keeps them together.
+has its heartbeats. Any other value is
+as none, and is overwritten. All keys of a group share one hash tag, so that a cluster keeps them together.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ CALL_DEADLINE_S = 2.0
 SOCKET_TIMEOUT_S = 1.0
 COUNTER_TTL_MS = 60_000
 COUNT_TTL_MS = 600_000
+FOREIGN_SHOWN_BYTES = 40
+"""Of a value that is not ours, in a warning."""
 _MARK = ord("=")
-_RESCUED = ord("!")
-_COUNTED = re.compile(rb"(.*)[*!](\d+)", re.DOTALL)
+_VALUE = re.compile(
+    rb"(?P<holder>[0-9a-f]{16})(?:[*!](?P<rescues>\d{1,6}))?|!(?P<rescued>\d{1,6})|=(?P<mark>[!-9;-~]{1,64}:\d{1,19})"
+)
+"""Everything that may stand under an event's key."""
+_COUNTER = re.compile(rb"\d{1,19}")
 
 
 class RedisLeases:
@@ -67,6 +73,7 @@ class RedisLeases:
         )
         pool.connection_class = _packing_in_c(pool.connection_class)
         self._claim = self._script("claim")
+        self._overwrite = self._script("overwrite")
         self._settle = self._script("settle")
         self._release = self._script("release")
         self._rescue = self._script("rescue")
@@ -74,9 +81,10 @@ class RedisLeases:
         self._renew = self._script("renew")
 
     def _script(self, name: str) -> redis.client.AsyncScript:  # type: ignore[name-defined]
-        return self._redis.register_script(
-            resources.files(__package__).joinpath(f"lua/{name}.lua").read_text("utf-8")
+        read, script = (
+            resources.files(__package__).joinpath(f"lua/{part}.lua").read_text("utf-8") for part in ("read", name)
         )
+        return self._redis.register_script(read + script)
 
     @property
     def token(self) -> str:
@@ -92,41 +100,61 @@ class RedisLeases:
         return await self._take(arrivals, _marks(arrivals))
 
     async def _take(self, arrivals: Sequence[Arrival], marks: list[str]) -> Claims:
+        keys = self._keys(arrivals)
         async with _bounded():
-            found = await self._claim(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms, *marks])
-        claims = self._sort(arrivals, found)
+            found = await self._claim(keys=keys, args=[self._own, self._lease_ttl_ms, *marks])
+        claims, foreign = self._sort(arrivals, found)
+        if foreign:
+            values = [(keys[n], _shown(found[n])) for n in foreign]
+            await self._take_over(keys, found, foreign)
+            claims, still = self._sort(arrivals, found)
+            claims.mine.extend(arrivals[n] for n in still)  # changed once more meanwhile: PostgreSQL decides
+            claims.foreign = values
         claims.mine.extend(claims.free)  # what was nobody's is ours by this very call
         claims.free.clear()
         for arrival in claims.mine:
             arrival.leased = True
         return claims
 
+    async def _take_over(self, keys: list[str], found: list[Any], foreign: list[int]) -> None:
+        """Overwrite the values at the places `foreign` by our own leases; `found` is then what stood there last."""
+        seen = [found[n] if isinstance(found[n], bytes) else b"" for n in foreign]
+        async with _bounded():
+            values = await self._overwrite(
+                keys=[keys[n] for n in foreign], args=[self._own, self._lease_ttl_ms, *seen]
+            )
+        for n, value in zip(foreign, _answers(values, len(foreign)), strict=True):
+            found[n] = value
+
     async def look(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
         async with _bounded():
             found = await self._redis.mget(self._keys(arrivals))
-        return self._sort(arrivals, found)
+        claims, foreign = self._sort(arrivals, found)
+        claims.free.extend(arrivals[n] for n in foreign)  # whoever claims one overwrites it
+        return claims
 
-    def _sort(self, arrivals: Sequence[Arrival], found: Sequence[Any]) -> Claims:
+    def _sort(self, arrivals: Sequence[Arrival], found: Any) -> tuple[Claims, list[int]]:
+        """What the values say, and the places of those that are not ours."""
         claims = Claims()
-        for arrival, value in zip(arrivals, found, strict=True):
+        foreign = []
+        for n, (arrival, value) in enumerate(zip(arrivals, _answers(found, len(arrivals)), strict=True)):
             if value is None:
                 claims.free.append(arrival)
-            elif value[0] == _RESCUED:
-                arrival.rescues = int(value[1:])
+            elif not isinstance(value, bytes) or (match := _VALUE.fullmatch(value)) is None:
+                foreign.append(n)
+            elif value[0] == _MARK:
+                (claims.ended if value[1:] == arrival.cursor.encode() else claims.elsewhere).append(arrival)
+            elif match["rescued"] is not None:
+                arrival.rescues = int(match["rescued"])
                 claims.free.append(arrival)
-            elif value[0] != _MARK:
-                counted = _COUNTED.fullmatch(value)
-                holder, arrival.rescues = (counted[1], int(counted[2])) if counted else (value, 0)
-                if holder == self._own:
+            else:
+                arrival.rescues = int(match["rescues"] or 0)
+                if match["holder"] == self._own:
                     claims.mine.append(arrival)
                 else:
-                    claims.taken.append((arrival, holder.decode("ascii", "replace")))
-            elif value[1:] == arrival.cursor.encode():
-                claims.ended.append(arrival)
-            else:
-                claims.elsewhere.append(arrival)
-        return claims
+                    claims.taken.append((arrival, match["holder"].decode()))
+        return claims, foreign
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""
@@ -174,7 +202,7 @@ class RedisLeases:
             return {}
         async with _bounded():
             found = await self._redis.mget([self._holder_prefix + token for token in tokens])
-        return {token: None if n is None else int(n) for token, n in zip(tokens, found, strict=True)}
+        return {token: _counter(n) for token, n in zip(tokens, _answers(found, len(tokens)), strict=True)}
 
     async def close(self) -> None:
         """See Leases."""
@@ -202,6 +230,22 @@ def _packing_in_c(connection_class: type[Any]) -> type[Any]:
             return packed
 
     return Packing
+
+
+def _answers(found: Any, count: int) -> Sequence[Any]:
+    """What a call has found for each of `count` keys; raises Unavailable if that is something else."""
+    if not isinstance(found, list) or len(found) != count:
+        raise Unavailable(f"Redis: it answered {str(found)[:80]!r}, where {count} values were asked for")
+    return found
+
+
+def _shown(value: Any) -> bytes:
+    return value[:FOREIGN_SHOWN_BYTES] if isinstance(value, bytes) else b""
+
+
+def _counter(value: Any) -> int | None:
+    """A heartbeat's counter; any other value is as none."""
+    return int(value) if isinstance(value, bytes) and _COUNTER.fullmatch(value) else None
 
 
 def _marks(arrivals: Sequence[Arrival]) -> list[str]:

@@ -3,8 +3,11 @@
 -- rescued N times, and our lease goes on counting.
 local found = {}
 for i, key in ipairs(KEYS) do
-  local value = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
-  if value and string.sub(value, 1, 1) == '!' then
+  local value = redis.pcall('SET', key, ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
+  if of_other_type(value) then
+    value = ''
+  end
+  if value and string.find(value, '^!%d%d?%d?%d?%d?%d?$') then
     redis.call('SET', key, ARGV[1] .. '*' .. string.sub(value, 2), 'PX', ARGV[2])
   end
   if value and value == ARGV[i + 2] then

@@ -2,7 +2,7 @@
 -- What was rescued before keeps its count.
 local released, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
-  local value = redis.call('GET', key)
+  local value = read(key)
   if value == ARGV[1] then
     redis.call('DEL', key)
     released = released + 1

@@ -1,0 +1,126 @@
+"""Whatever somebody else has put under keys of ours in Redis: it is as if nothing stood there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import redis.asyncio as redis
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.facts import Fact, ForeignValues
+from oncecast.listener.gates import LeaseGate
+from oncecast.stores.redis import RedisLeases
+from tests.support.arrivals import arrivals
+
+A, B = "a" * 16, "b" * 16
+Write = Callable[[redis.Redis, str], Awaitable[object]]
+
+FOREIGN: dict[str, Write] = {
+    "an empty string": lambda r, key: r.set(key, b""),
+    "text": lambda r, key: r.set(key, "locked by worker 7"),
+    "binary": lambda r, key: r.set(key, bytes(range(256))),
+    "a huge number": lambda r, key: r.set(key, "9" * 10_000),
+    "a count without end": lambda r, key: r.set(key, "!" + "9" * 30),
+    "a count that is none": lambda r, key: r.set(key, "!x"),
+    "a holder with a count that is none": lambda r, key: r.set(key, f"{A}*x"),
+    "a holder with a count without end": lambda r, key: r.set(key, f"{A}*" + "9" * 400),
+    "a mark of no place": lambda r, key: r.set(key, "="),
+    "a mark with more behind it": lambda r, key: r.set(key, "=e1:1\n"),
+    "a list": lambda r, key: r.rpush(key, "x"),
+    "a hash": lambda r, key: r.hset(key, "x", "y"),
+    "a set": lambda r, key: r.sadd(key, "x"),
+    "a stream": lambda r, key: r.xadd(key, {"x": "y"}),
+}
+
+
+class Redis:
+    """Leases of two holders, and a client of somebody else."""
+
+    def __init__(self, url: str, group: str) -> None:
+        self.a, self.b = (
+            RedisLeases(url, group=group, token=token, lease_ttl_s=30.0, mark_ttl_s=15.0) for token in (A, B)
+        )
+        self.client = redis.Redis.from_url(url)
+        self.key = f"oncecast:{{{group}}}:e:/s\0001"
+        self.beats = f"oncecast:{{{group}}}:h:"
+
+
+@pytest.fixture
+async def server(redis_url: str, schema: str) -> AsyncIterator[Redis]:
+    server = Redis(redis_url, schema)
+    yield server
+    for one in (server.a, server.b):
+        await one.close()
+    await server.client.aclose()
+
+
+@pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
+async def test_an_event_under_whose_key_a_foreign_value_stands_is_claimed_by_one_and_the_value_is_overwritten(
+    server: Redis, write: Write
+) -> None:
+    (event,) = batch = arrivals(1)
+    server.key = server.a._keys(batch)[0]
+    await write(server.client, server.key)
+    assert (await server.a.look(batch)).free == batch
+    claims = await server.a.claim(batch)
+    assert (claims.mine, [key for key, _ in claims.foreign]) == (batch, [server.key])
+    assert await server.client.get(server.key) == A.encode()
+    assert 0 < await server.client.pttl(server.key) <= 30_000
+    again = await server.b.claim(arrivals(1))
+    assert ([holder for _, holder in again.taken], again.foreign) == ([A], [])
+    assert event.rescues == 0
+
+
+@pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
+async def test_no_call_fails_of_a_foreign_value_that_comes_later(server: Redis, write: Write) -> None:
+    batch = arrivals(3)
+    keys = server.a._keys(batch)
+    await server.a.claim(batch)
+    await server.client.delete(keys[1])
+    await write(server.client, keys[1])
+    await server.a.renew(batch)
+    await server.a.accuse(batch[1], True)
+    await server.a.retake(batch)
+    await server.client.delete(keys[1])
+    await write(server.client, keys[1])
+    await server.b.rescue(batch, A, died=True)
+    await server.a.release(batch)
+    assert set((await server.b.claim(batch)).mine) == set(batch)
+    await server.b.settle(batch)
+    assert (await server.a.claim(batch)).ended == batch
+
+
+@pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
+async def test_a_heartbeat_that_is_no_number_is_as_none_and_the_next_beat_overwrites_it(
+    server: Redis, write: Write
+) -> None:
+    await write(server.client, server.beats + A)
+    assert await server.b.counters([A]) == {A: None}
+    await server.a.beat()
+    assert (await server.b.counters([A]))[A] is not None
+
+
+async def test_foreign_values_are_warned_of_once_and_redis_stays_up(server: Redis) -> None:
+    facts: list[Fact] = []
+    gate = LeaseGate(server.a, lease_ttl_s=30.0, observe=facts.append)
+    batch = arrivals(3)
+    for key in server.a._keys(batch)[:2]:
+        await server.client.set(key, b"")
+    assert set((await gate.claim(batch)).mine) == set(batch)
+    await gate.claim(batch)
+    (warned,) = facts
+    assert isinstance(warned, ForeignValues)
+    assert (warned.count, warned.key, warned.value) == (2, server.a._keys(batch)[0], "''")
+    assert gate.is_up
+
+
+async def test_an_answer_of_another_shape_is_that_redis_is_unavailable(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(**_: object) -> object:
+        return [b"x"]
+
+    monkeypatch.setattr(server.a, "_claim", answer)
+    with pytest.raises(Unavailable, match="2 values"):
+        await server.a.claim(arrivals(2))
