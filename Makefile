@@ -37,6 +37,10 @@ lint: setup ## ruff, mypy strict, import contracts
 test: lint ## lint and all tests, against a real PostgreSQL and Valkey
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
+compat: setup ## unit and conformance tests alone, on another Python: PYTHON=python3.13 VENV=.venv-3.13
+	@$(BIN)/python --version
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit tests/conformance $(ARGS)
+
 dist: setup ## the wheel and the source archive, in dist/
 	@rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null && ls dist
 
@@ -64,4 +68,4 @@ format: setup ## let ruff lay out the code
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test dist chaos simulate mutants bench bench-handlers pictures format clean
+.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers pictures format clean
