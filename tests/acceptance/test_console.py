@@ -131,6 +131,9 @@ async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf)
             return logs(stack, "listener-a").count("✅ Connected to producer in listener-a") == 2
 
         await until(is_back)
+        async with Publisher(stack.publish_url) as publisher:
+            await publisher.publish(Event.new("tick", id="evt_9"))
+        await told(stack, "✅ Received event evt_9 in listener-a", "listener-a")
         before = len(attempt.findall(logs(stack, "listener-a")))
         await stack.stop("producer")
 

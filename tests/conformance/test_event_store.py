@@ -20,6 +20,7 @@ from oncecast.core.errors import (
     Contended,
     Cost,
     DataRefused,
+    RowLocked,
     TransactionClosed,
     Unavailable,
     classify,
@@ -487,6 +488,26 @@ async def test_a_cursor_that_another_listener_is_at_is_left_to_it(store: Postgre
         await sql.execute("select * from cursors for update")
         save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
     assert (save.saved, save.missing) == (Cursor("e1", 2), False)
+
+
+async def test_a_probe_that_only_reads_leaves_nothing(store: PostgresEvents, sql: Any) -> None:
+    await store.probe(writes=False)
+    assert await values(sql, "select listener from probes") == []
+
+
+async def test_a_probe_finds_a_standby_which_answers_but_takes_no_writes(store: PostgresEvents) -> None:
+    store._db.queries["is_read_only"] = "select true"
+    with pytest.raises(Unavailable, match="takes no writes"):
+        await store.probe(writes=False)
+
+
+async def test_a_probe_whose_table_somebody_has_locked_says_that_postgresql_answers(
+    store: PostgresEvents, sql: Any
+) -> None:
+    async with sql.transaction():
+        await sql.execute("lock table probes")
+        with pytest.raises(RowLocked):
+            await store.probe()
 
 
 async def test_probe_writes_on_a_fresh_connection(store: PostgresEvents, sql: Any) -> None:

@@ -277,9 +277,7 @@ class PostgresEvents(PostgresComparison):
                 async with connection:
                     cursor = await connection.execute(self._db.queries["is_read_only"])
                     if await cursor.fetchone() == (True,):
-                        raise Unavailable(
-                            "PostgreSQL: it takes no writes: a standby, or default_transaction_read_only"
-                        )
+                        raise Unavailable("PostgreSQL: it takes no writes: it is a standby, or read-only")
                     if writes:
                         await connection.execute(self._db.queries["probe"], {"listener": self._db.instance})
         except DATABASE_ERRORS as error:
