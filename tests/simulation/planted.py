@@ -490,6 +490,13 @@ ADAPTERS = [
         by=ATTEMPTS,
     ),
     Mutant(
+        "a repeated arrival ends only where its identity has a row",
+        "stores/postgres/comparison.py",
+        "        return [found.get((a.journal, a.epoch, a.offset)) for a in arrivals]\n",
+        "        return [found.get((a.journal, a.epoch, a.offset), Outcome.DUPLICATE) for a in arrivals]\n",
+        by=ENDING_ONCE,
+    ),
+    Mutant(
         "a handler cannot take its own event's row away",
         "stores/postgres/sql/migrations/0022_own_row.sql",
         "when (old.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)",
