@@ -112,6 +112,17 @@ async def test_reading_begins_with_the_batch_that_holds_the_next_offset(open_jou
     assert await journal.read(6, 10**9) == []
 
 
+async def test_reading_goes_no_further_than_needed_for_so_many_events(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    for _ in range(5):
+        await journal.append(events(3))
+    assert [b.first_offset for b in await journal.read(0, 10**9, 1)] == [1]
+    assert [b.first_offset for b in await journal.read(0, 10**9, 3)] == [1]
+    assert [b.first_offset for b in await journal.read(0, 10**9, 4)] == [1, 4]
+    assert [b.first_offset for b in await journal.read(2, 10**9, 1)] == [1]
+    assert [b.first_offset for b in await journal.read(2, 10**9, 2)] == [1, 4]
+
+
 async def test_reading_is_bounded_but_never_stuck(open_journal: OpenJournal) -> None:
     journal = await open_journal()
     await journal.append(events(200))

@@ -102,8 +102,10 @@ class Journal(Protocol):
         nothing of it was accepted.
         """
 
-    async def read(self, after: int, max_bytes: int) -> list[Batch]:
+    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[Batch]:
         """Batches after offset `after`, in order, up to `max_bytes` but at least one if there is one.
+
+        With `max_events` it reads no further than needed for so many events behind `after`.
 
         The first may begin at or before `after`. Raises JournalCorrupt naming the offsets.
         """

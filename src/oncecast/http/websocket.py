@@ -5,6 +5,7 @@ uvicorn reads all frames of what was received at once: a flood of small ones wou
 
 from __future__ import annotations
 
+import time
 from asyncio import BaseTransport
 from typing import Any
 
@@ -36,7 +37,7 @@ class Socket(WebSocketsSansIOProtocol):
         """Whether the next turn is asked for."""
         self._is_refused = False
         self._allowance = IDLE_FRAMES_BURST
-        self._counted_at_s = self.loop.time()
+        self._counted_at_s = time.monotonic()
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Take the place of the HTTP connection."""
@@ -70,8 +71,8 @@ class Socket(WebSocketsSansIOProtocol):
     def _read_on(self) -> None:
         """Read pieces for one turn, or until the application has a message to take."""
         self._is_reading = False
-        until_s = self.loop.time() + TURN_S
-        while self._unread and not self._is_full() and self.loop.time() < until_s:
+        until_s = time.monotonic() + TURN_S
+        while self._unread and not self._is_full() and time.monotonic() < until_s:
             piece = bytes(self._unread[:PIECE_BYTES])
             del self._unread[:PIECE_BYTES]
             self._read(piece)
@@ -138,7 +139,7 @@ class Socket(WebSocketsSansIOProtocol):
 
     def _count(self) -> None:
         """One more frame that brings nothing."""
-        now_s = self.loop.time()
+        now_s = time.monotonic()
         allowance = self._allowance + (now_s - self._counted_at_s) * IDLE_FRAMES_PER_S - 1
         self._allowance, self._counted_at_s = min(IDLE_FRAMES_BURST, allowance), now_s
         if allowance < 0 and not self._is_refused:

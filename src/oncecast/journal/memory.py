@@ -103,7 +103,7 @@ class MemoryJournal:
         self._waiting.append((events, done))
         return await done
 
-    async def read(self, after: int, max_bytes: int) -> list[Batch]:
+    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[Batch]:
         """See Journal."""
         batches = self._kept.batches
         begin = bisect_right(batches, after, key=lambda batch: batch.last_offset)
@@ -111,6 +111,8 @@ class MemoryJournal:
         while end < len(batches) and (end == begin or size_bytes + len(batches[end].body) <= max_bytes):
             size_bytes += len(batches[end].body)
             end += 1
+            if max_events is not None and batches[end - 1].last_offset >= after + max_events:
+                break
         return batches[begin:end]
 
     def on_commit(self, callback: Callable[[Sequence[Batch]], None]) -> None:

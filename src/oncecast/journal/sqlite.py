@@ -132,13 +132,13 @@ class SqliteJournal:
             f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
         )
 
-    async def read(self, after: int, max_bytes: int) -> list[Batch]:
+    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[Batch]:
         """See Journal."""
         if self._closing:
             raise JournalUnavailable(f"the journal {self._path} is closed")
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes)
+                return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes, max_events)
         except JournalCorrupt as error:
             if self._damage is None or str(self._damage) != str(error):
                 self._observe(JournalDamaged(str(error)))
@@ -195,7 +195,7 @@ class SqliteJournal:
 
     # --- the reading thread --------------------------------------------------------------------------------
 
-    def _read(self, after: int, max_bytes: int) -> list[Batch]:
+    def _read(self, after: int, max_bytes: int, max_events: int | None) -> list[Batch]:
         batches: list[Batch] = []
         size_bytes = 0
         try:
@@ -204,6 +204,8 @@ class SqliteJournal:
                 if batches and size_bytes > max_bytes:
                     break
                 batches.append(batch)
+                if max_events is not None and batch.last_offset >= after + max_events:
+                    break
         except (apsw.Error, OSError) as error:
             self._close_reader()
             raise _translate(error, self._path) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,7 +24,7 @@ from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.facts import Observe
 from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
-from oncecast.core.ports import Journal
+from oncecast.core.ports import Batch, Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
@@ -33,6 +34,7 @@ from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
 from oncecast.producer.listeners import ListenerHub
+from oncecast.producer.reading import ReadBudget
 from oncecast.producer.relay import Relay
 from oncecast.producer.retention import Retention, RetentionLimits
 from oncecast.producer.ring import Ring
@@ -43,6 +45,8 @@ EVENTS = "/events"
 API = "/api/"
 PAGE_MAX_EVENTS = 1_000
 PAGE_MAX_BYTES = 4 * 1024 * 1024
+REQUEST_S = 0.001
+"""What a page costs besides its events."""
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -90,7 +94,8 @@ class Producer:
         self._essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
-        self._listeners = ListenerHub(journal, self._ring, observe)
+        self._budget = ReadBudget()
+        self._listeners = ListenerHub(journal, self._ring, self._budget, observe)
         self.retention = Retention(journal, self._listeners, settings.retention, observe)
         self._intake = Intake(
             journal,
@@ -101,8 +106,9 @@ class Producer:
             request_max_events=settings.request_max_events,
             requests_max_bytes=settings.requests_max_bytes,
             check_room=self.retention.check_room,
+            budget=self._budget,
         )
-        self._clients = ClientHub(journal, self._ring, self._intake.publishing, observe)
+        self._clients = ClientHub(journal, self._ring, self._budget, self._intake.publishing, observe)
         self.stop: asyncio.Event | None = None
         """Set when it is to drain."""
         checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
@@ -159,22 +165,30 @@ class Producer:
             offset = start_after(self._journal, Cursor.parse(after)) if after is not None else self._journal.first - 1
         except ValueError as error:
             raise Problem(400, f"after: {error}") from None
-        events: list[tuple[int, msgspec.Raw]] = []
         try:
-            batches = await self._journal.read(offset, PAGE_MAX_BYTES) if offset < self._journal.last else []
+            behind = offset < self._journal.last
+            batches = await self._journal.read(offset, PAGE_MAX_BYTES, limit) if behind else []
         except JournalCorrupt as error:
             raise Problem(500, str(error)) from None
         except (JournalUnavailable, TimeoutError) as error:
             raise Problem(503, str(error) or "the disk is slow", headers=RETRY_AFTER) from None
+        events, last = await self._page_of(batches, offset, limit)
+        cursor = Cursor(epoch_of(self._journal.epochs, max(1, last)), last)
+        return json_response({"events": events, "next": str(cursor)})
+
+    async def _page_of(self, batches: Sequence[Batch], offset: int, limit: int) -> tuple[list[msgspec.Raw], int]:
+        """The first `limit` events after `offset`, and the offset of the last of them."""
+        events: list[msgspec.Raw] = []
         last = offset
         for batch in batches:
-            numbered = enumerate(_decode_events(batch.body), batch.first_offset)
-            events += [(number, event) for number, event in numbered if number > offset]
-            last = batch.last_offset
-        if len(events) > limit:
-            last = events[limit - 1][0]
-        cursor = Cursor(epoch_of(self._journal.epochs, max(1, last)), last)
-        return json_response({"events": [event for _, event in events[:limit]], "next": str(cursor)})
+            begun_s = time.monotonic()
+            skip = max(0, offset + 1 - batch.first_offset)
+            found = _decode_events(batch.body)[skip : skip + limit - len(events)]
+            events += found
+            last = batch.last_offset if batch.is_gap else batch.first_offset + skip + len(found) - 1
+            await self._budget.spend(time.monotonic() - begun_s)
+        await self._budget.spend(REQUEST_S)
+        return events, last
 
     async def _socket(self, socket: WebSocket) -> None:
         if socket.scope["path"] != "/":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from itertools import islice
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -11,10 +13,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor, Event
 from oncecast.core.facts import Observe, Refused, SubscriberJoined, SubscriberLeft
-from oncecast.core.ports import Journal
+from oncecast.core.ports import Batch, Journal
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
+from oncecast.producer.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
 from oncecast.producer.ring import Frame, Ring
 from oncecast.producer.session import close, start_after
 from oncecast.tasks import run_until_first_end
@@ -36,10 +39,16 @@ class ClientHub:
     """
 
     def __init__(
-        self, journal: Journal, ring: Ring, publishing: Callable[[bytes], Publish], observe: Observe
+        self,
+        journal: Journal,
+        ring: Ring,
+        budget: ReadBudget,
+        publishing: Callable[[bytes], Publish],
+        observe: Observe,
     ) -> None:
         self._journal = journal
         self._ring = ring
+        self.budget = budget
         self._publishing = publishing
         self._observe = observe
         self.count = 0
@@ -133,12 +142,23 @@ class _Session:
     async def _send_for_ever(self) -> None:
         while True:
             for frame in await self._hub.frames_after(self._offset):
-                first = frame.batch.first_offset
-                for offset, event in enumerate(_decode_events(frame.batch.body), first):
-                    if offset > self._offset:
-                        await self._send(bytes(event).decode())
-                        self._offset = offset
-                self._offset = max(self._offset, frame.batch.last_offset)  # of a gap there was nothing to send
+                await self._send_batch(frame.batch)
+
+    async def _send_batch(self, batch: Batch) -> None:
+        """Send a batch's events behind our offset, in slices that the budget of all readers pays for."""
+        begun_s = time.monotonic()
+        events = _decode_events(batch.body)
+        await self._hub.budget.spend(time.monotonic() - begun_s)
+        begun_s, count, size_bytes = time.monotonic(), 0, 0
+        for event in islice(events, max(0, self._offset + 1 - batch.first_offset), None):
+            await self._send(bytes(event).decode())
+            self._offset = max(self._offset + 1, batch.first_offset)
+            count, size_bytes = count + 1, size_bytes + len(event)
+            if count >= SLICE_EVENTS or size_bytes >= SLICE_BYTES:
+                await self._hub.budget.spend_since(begun_s, count)
+                begun_s, count, size_bytes = time.monotonic(), 0, 0
+        self._offset = max(self._offset, batch.last_offset)  # of a gap there was nothing to send
+        await self._hub.budget.spend_since(begun_s, count)
 
     async def _hear_for_ever(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from oncecast.http.problems import Problem
 from oncecast.producer.bare import JSON, Bare, bare_of
 from oncecast.producer.binary import is_binary, to_structured
 from oncecast.producer.ingest import STRUCTURED, Publication, read_in_slices, read_publication
+from oncecast.producer.reading import ReadBudget
 
 RETRY_AFTER = {"Retry-After": "1"}
 SEVERAL = "; send the events in several"
@@ -43,6 +44,7 @@ class Intake:
         request_max_events: int,
         requests_max_bytes: int,
         check_room: Callable[[], None] = lambda: None,
+        budget: ReadBudget | None = None,
     ) -> None:
         self._journal = journal
         self._observe = observe
@@ -53,6 +55,7 @@ class Intake:
         self._requests_max_bytes = max(requests_max_bytes, request_max_bytes)
         self._under_way_bytes = 0
         self._check_room = check_room
+        self._budget = budget or ReadBudget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 with ids and cursors, or a problem."""
@@ -94,6 +97,10 @@ class Intake:
 
     async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
         """Validate, journal, and say so: the ids, and their cursors; raises Problem."""
+        with self._budget.publishing():
+            return await self._publish(body, content_type, bare)
+
+    async def _publish(self, body: bytes, content_type: str, bare: Bare | None) -> dict[str, Any]:
         publication = await self._read(body, content_type, bare or self._bare)
         if not publication.events:
             return {"accepted": 0, "events": []}

@@ -29,6 +29,7 @@ from oncecast.core.wire import (
     encode,
 )
 from oncecast.http.tokens import may_listen
+from oncecast.producer.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
 from oncecast.producer.ring import Ring
 from oncecast.producer.session import close, start_after
 from oncecast.tasks import run_until_first_end
@@ -41,6 +42,8 @@ _SILENT = "see whether the process and the network to it are alive; its events g
 READ_AHEAD_BYTES = 1024 * 1024
 GROUPS_MAX = 100
 """Each holds events back, until it is forgotten or expires."""
+LISTENER_WEIGHT = 0.5
+"""A listener that reads from the journal's file pays half of what others pay; one that is not far behind, nothing."""
 CREDIT_MAX_BYTES = 2**40
 
 
@@ -103,9 +106,10 @@ class Reader:
 class ListenerHub:
     """All listeners that are connected."""
 
-    def __init__(self, journal: Journal, ring: Ring, observe: Observe) -> None:
+    def __init__(self, journal: Journal, ring: Ring, budget: ReadBudget, observe: Observe) -> None:
         self._journal = journal
         self._ring = ring
+        self._budget = budget
         self._observe = observe
         self.readers: list[Reader] = []
 
@@ -119,7 +123,7 @@ class ListenerHub:
             self._observe(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
             try:
-                await _Session(socket, self._journal, self._ring, reader, resume).run()
+                await _Session(socket, self._journal, self._ring, self._budget, reader, resume).run()
             finally:
                 self.readers.remove(reader)
                 reader.left()
@@ -201,11 +205,20 @@ class ListenerHub:
 class _Session:
     """What runs while a listener is connected: one task sends, the other hears."""
 
-    def __init__(self, socket: WebSocket, journal: Journal, ring: Ring, reader: Reader, resume: Resume) -> None:
+    def __init__(
+        self,
+        socket: WebSocket,
+        journal: Journal,
+        ring: Ring,
+        budget: ReadBudget,
+        reader: Reader,
+        resume: Resume,
+    ) -> None:
         self._socket = socket
         self._journal = journal
         self._epoch = journal.epochs[-1]
         self._ring = ring
+        self._budget = budget
         self._reader = reader
         self._credit_bytes = resume.credit
         self._event_cost_bytes = resume.event_cost
@@ -219,14 +232,22 @@ class _Session:
             await self._ring.wait_beyond(self._reader.offset)
             if self._journal.epochs[-1] != self._epoch:
                 raise Reopened("the journal was opened anew: connect again to hear of its epoch")
-            for frame in await self._ring.after(self._reader.offset, READ_AHEAD_BYTES):
+            is_behind = not self._ring.holds(self._reader.offset + 1)
+            for count, frame in enumerate(await self._ring.after(self._reader.offset, READ_AHEAD_BYTES), 1):
                 while self._credit_bytes <= 0:
                     self._credited.clear()
                     await self._credited.wait()
+                begun_s = time.monotonic()
                 async with asyncio.timeout(SEND_DEADLINE_S):
                     await self._socket.send_text(frame.text)
                 self._credit_bytes -= frame.size_bytes + self._event_cost_bytes * frame.event_count
                 self._reader.offset = frame.batch.last_offset
+                if is_behind:
+                    await self._budget.spend_since(
+                        begun_s, 1 + frame.size_bytes // SLICE_BYTES, weight=LISTENER_WEIGHT
+                    )
+                elif count % SLICE_EVENTS == 0:
+                    await asyncio.sleep(0)
 
     async def _hear_for_ever(self) -> None:
         while True:

@@ -15,20 +15,27 @@ from oncecast.core.wire import Gap, encode, events_frame
 
 
 class Frame:
-    """A batch as it goes to listeners: made once, shared by all of them."""
+    """A batch as it goes to listeners: made once, when the first of them needs it, and shared by all."""
 
-    __slots__ = ("batch", "event_count", "size_bytes", "text")
+    __slots__ = ("_text", "batch", "event_count", "size_bytes")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
+        self._text: str | None = None
         if batch.is_gap:
             self.event_count = 0
-            frame = encode(Gap(first=batch.first_offset, last=batch.last_offset))
+            self._text = encode(Gap(first=batch.first_offset, last=batch.last_offset)).decode()
+            self.size_bytes = len(self._text)
         else:
             self.event_count = batch.count
-            frame = events_frame(batch.first_offset, batch.at_us, batch.body)
-        self.size_bytes = len(frame)
-        self.text = frame.decode()
+            self.size_bytes = len(events_frame(batch.first_offset, batch.at_us, b"")) + len(batch.body)
+
+    @property
+    def text(self) -> str:
+        """What is sent."""
+        if self._text is None:
+            self._text = events_frame(self.batch.first_offset, self.batch.at_us, self.batch.body).decode()
+        return self._text
 
 
 class Ring:
@@ -63,6 +70,10 @@ class Ring:
             del self._frames[:drop], self._firsts[:drop]
         self._more.set()
         self._more = asyncio.Event()
+
+    def holds(self, offset: int) -> bool:
+        """Whether what begins at `offset` is in memory, if it is anywhere yet."""
+        return offset > self.last or (bool(self._firsts) and self._firsts[0] <= offset)
 
     async def wait_beyond(self, offset: int) -> None:
         """Until something after `offset` is committed."""
