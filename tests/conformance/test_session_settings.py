@@ -187,6 +187,20 @@ async def test_a_handler_whose_transaction_cannot_be_serialised_is_tried_again_a
     assert sorted(type(one) for one in ended if one is not Outcome.STORED) == [Contended]
 
 
+async def test_no_setting_lets_a_handler_take_the_row_of_its_event_away(database_with: MakeDatabase) -> None:
+    url = await database_with({"session_replication_role": "replica"})
+    database = Database(url, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
+    await database.open()
+    await database.migrate()
+
+    async def delete(tx: Transaction) -> None:
+        await tx.execute(f"delete from {SCHEMA}.events")
+
+    with pytest.raises(psycopg.errors.RaiseException, match="may not take away the row"):
+        await PostgresEvents(database).process(arrival(1), delete)
+    await database.close()
+
+
 async def test_a_commit_is_as_durable_as_the_role_asks_and_never_less(database_with: MakeDatabase) -> None:
     for given, used in {"off": "on", "local": "on", "remote_apply": "remote_apply"}.items():
         url = await database_with({"synchronous_commit": given})

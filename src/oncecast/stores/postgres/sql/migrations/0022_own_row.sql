@@ -23,3 +23,6 @@ $$;
 
 create trigger own_truncate before truncate on {schema}.events
     for each statement execute function {schema}.refuse_own_truncate();
+
+-- Also where session_replication_role turns other triggers off.
+alter table {schema}.events enable always trigger own_row, enable always trigger own_truncate;
