@@ -243,6 +243,9 @@ async def test_a_producer_whose_journal_is_full_is_down_and_says_who_holds_it_ba
         status, out, _ = await oncecast("status", "--producer", stack.publish_url, "--no-json")
         assert status == 1
         assert "the journal is full" in " ".join(out.split())
+        await stack.stop("producer")
+        await stack.start("producer")  # a full journal keeps no stack from starting
+        assert (await get(stack.publish_url, "/readyz")).status_code == 503
         await stack.start(LISTENER)
 
         async def ready() -> bool:

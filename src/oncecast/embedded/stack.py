@@ -247,8 +247,10 @@ class Stack:
                 environment={**given, **own},
             )
 
+        # A producer whose journal is full is not ready, and gets so when the listeners have caught up.
+        question = f"{address}/livez" if name in self.producers else f"{address}/readyz"
         self.processes[name] = Process(
-            name, address, prepare, lambda: self._answers(address), self._changed, self._guard.pipe
+            name, address, prepare, lambda: self._answers(question), self._changed, self._guard.pipe
         )
 
     def _listener_command(self) -> list[str]:
@@ -261,9 +263,9 @@ class Stack:
             "REDIS_URL_FILE": str(self.data / "redis.url"),
         }
 
-    async def _answers(self, address: str) -> bool:
+    async def _answers(self, question: str) -> bool:
         try:
-            answer = await self._http.get(f"{address}/readyz")
+            answer = await self._http.get(question)
             # One that stands by does so for a reason that it tells, and does not work until that has changed.
             return answer.status_code == httpx.codes.OK or bool(answer.json().get("standing_by"))
         except (httpx.HTTPError, ValueError):
