@@ -127,10 +127,10 @@ async def _produce(
                 admin=config.admin_token,
                 listeners=config.listener_tokens,
             )
-            app = _guarded(Gatekeeper(producer.app, tokens, producer_needs) if tokens else producer.app, config)
+            app = Gatekeeper(producer.app, tokens, producer_needs, observe) if tokens else producer.app
             limits, frame_max_bytes = _http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
             face = serve(
-                app,
+                _guarded(app, config, observe),
                 listening,
                 stop,
                 ws_max_bytes=frame_max_bytes + WS_MARGIN_BYTES,
@@ -213,7 +213,7 @@ async def _listen(
             [
                 *letters_routes(letters, service.replays, objection=lambda: service.objection, observe=observe),
                 *conflicts_routes(conflicts, service.replays, objection=lambda: service.objection, observe=observe),
-                *pruning_routes(store),
+                *pruning_routes(store, observe),
             ],
             health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
             essentials=service.essentials,
@@ -227,13 +227,12 @@ async def _listen(
             text = "Dead letters that the broker has not got yet, of the whole group."
             metrics.gauge("oncecast_dead_letters_unsent", text, lambda: sender.unsent or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
-        door = Gatekeeper(face, tokens, listener_needs) if tokens else face
+        door = Gatekeeper(face, tokens, listener_needs, observe) if tokens else face
         drained = asyncio.Event()
         face_ends = Essentials(end_within_s=config.drain_timeout, last_resort=last_resort)
         limits = _http_limits(config)
-        served = serve(
-            _guarded(door, config), listening, drained, ws_max_bytes=WS_MARGIN_BYTES, limits=limits, observe=observe
-        )
+        guarded = _guarded(door, config, observe)
+        served = serve(guarded, listening, drained, ws_max_bytes=WS_MARGIN_BYTES, limits=limits, observe=observe)
         serving = face_ends.start(served, "HTTP server")
         counting: list[asyncio.Task[None]] = []
 
@@ -394,12 +393,13 @@ def _check_exposure(config: Common, **tokens: object) -> None:
         )
 
 
-def _guarded(app: ASGIApp, config: Common) -> Guard:
+def _guarded(app: ASGIApp, config: Common, observe: Observe) -> Guard:
     return Guard(
         app,
         bound_host=config.host,
         allowed_hosts=config.allowed_hosts,
         allowed_origins=config.allowed_origins,
+        observe=observe,
     )
 
 

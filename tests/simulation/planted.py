@@ -122,7 +122,7 @@ DECISIONS = [
     Mutant(
         "a broken connection is made again",
         "listener/feed.py",
-        "            self._observe(Reconnecting(self.url, delay_s, attempt - 1))\n",
+        "            self._observe(Reconnecting(self.shown_url, delay_s, attempt - 1))\n",
         "            await asyncio.Event().wait()\n",
     ),
     Mutant(

@@ -183,6 +183,7 @@ def _register() -> None:
 def main() -> None:
     """Run the command line; a person's mistake is one line, status 1."""
     _register()
+    _open_closed_streams()
     output.escape_what_streams_lack()
     status = 0  # some versions of Python make a group of what is raised below an except*, SystemExit too
     try:
@@ -204,6 +205,22 @@ def main() -> None:
     except* KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Have what a shell closed (`>&-`, `<&-`) lead nowhere.
+
+    A file that is opened later would get the number of a closed stream, and be written to by whatever prints.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _write_no_more() -> None:

@@ -83,6 +83,8 @@ def send(
         id_at = _id_at(id)
         token = secret("PUBLISH_TOKEN")
         url = _producer(to, data)
+        if file == "-" and sys.stdin is None:
+            raise ConfigError("standard input is closed: give the name of a file, or pipe events into the command")
         descriptor = sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY)
     except (OSError, ConfigError) as error:
         return output.error(_described(error, file))

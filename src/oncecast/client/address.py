@@ -29,6 +29,13 @@ def shown(producer: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
+def without_credentials(url: str) -> str:
+    """Return any URL without user and password, for logs and `/health`."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+
+
 def is_loopback(producer: str) -> bool:
     """Whether the producer is on this machine, where no proxy belongs in between."""
     return is_loopback_host(_split(producer).hostname or "")

@@ -26,6 +26,9 @@ CONTEXT_ATTRIBUTES = frozenset(
 
 KNOWN_MEMBERS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 DEFAULT_SOURCE = "/oncecast"
+PRODUCER_SOURCE = "/oncecast/producer"
+ACCEPTED, REFUSED = "oncecast.accepted", "oncecast.refused"
+"""Source and types of a producer's own answers to plain clients: nobody else may publish them."""
 
 _NO_DATA = msgspec.Raw(b"")
 

@@ -17,6 +17,12 @@ class Fact:
 
 
 Observe = Callable[[Fact], None]
+
+
+def ignore(_fact: Fact) -> None:
+    """Observe nothing."""
+
+
 Cause = Literal["retries", "rejected", "data", "crashes"]
 """Why an event is dead: its attempts failed, its handler rejected it, its data does not fit, processes died of it."""
 
@@ -77,6 +83,23 @@ class Refused(Fact):
 
     status: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRefused(Fact):
+    """A request or hand-shake lacked a token (401), came from a foreign origin (403) or named another host (421)."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorActed(Fact):
+    """An operator has changed something over HTTP; `client` is the address that asked."""
+
+    action: str
+    count: int
+    client: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oncecast.core.facts import AccessRefused, Observe, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -37,8 +38,10 @@ class Guard:
         bound_host: str,
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
+        observe: Observe = ignore,
     ) -> None:
         self._app = app
+        self._observe = observe
         self._any_host = bound_host in ("0.0.0.0", "::")  # bound wider on purpose: the names are not ours to know
         self._hosts = LOCAL_HOSTS | {bound_host.lower()} | {host.lower() for host in allowed_hosts}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
@@ -51,7 +54,9 @@ class Guard:
         problem = self._judge(scope)
         if problem is None:
             await self._app(scope, receive, _with_security_headers(send) if scope["type"] == "http" else send)
-        elif scope["type"] == "http":
+            return
+        self._observe(AccessRefused(problem.status, problem.detail))
+        if scope["type"] == "http":
             await problem.response()(scope, receive, _with_security_headers(send))
         else:
             await refuse_handshake(scope, problem, send)

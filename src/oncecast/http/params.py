@@ -18,6 +18,11 @@ BODY_MAX_BYTES = 1024 * 1024
 StructT = TypeVar("StructT")
 
 
+def client_of(request: Request) -> str:
+    """Return the address that asks, for the log."""
+    return request.client.host if request.client else ""
+
+
 def whole_number(request: Request, name: str, *, default: int, maximum: int) -> int:
     """The query's `name`, from 1 to `maximum`; raises Problem 400."""
     text = request.query_params.get(name, str(default))

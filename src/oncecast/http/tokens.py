@@ -13,6 +13,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from oncecast.core.facts import AccessRefused, Observe, ignore
 from oncecast.core.groups import ANY_GROUP
 from oncecast.http.problems import Problem, refuse_handshake
 
@@ -62,8 +63,11 @@ class Tokens:
 class Gatekeeper:
     """Lets pass who has the right that `needs(scope)` names; None is for everybody."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None], observe: Observe = ignore
+    ) -> None:
         self._app = app
+        self._observe = observe
         self._tokens = tokens
         self._needs = needs
 
@@ -79,6 +83,7 @@ class Gatekeeper:
             f"this needs the {right} token: 'Authorization: Bearer …' ({right.upper()}_TOKEN of who asks)",
             headers={"WWW-Authenticate": "Bearer"},
         )
+        self._observe(AccessRefused(problem.status, problem.detail))
         if scope["type"] == "websocket":
             await refuse_handshake(scope, problem, send)
         else:

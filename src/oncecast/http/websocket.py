@@ -107,6 +107,18 @@ class Socket(WebSocketsSansIOProtocol):
                 self.transport.resume_reading()
         return message
 
+    def send_receive_event_to_app(self) -> None:
+        """Give the application a whole message; one that is no UTF-8 ends the connection, without a traceback."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            text = b"".join(self.frames)
+            self.frames = [text]
+            try:
+                text.decode()
+            except UnicodeDecodeError as error:
+                self._refuse(f"a text frame is not UTF-8: {error.reason}", code=1007, status=400)
+                return
+        super().send_receive_event_to_app()
+
     def handle_ping(self) -> None:
         """Answer it."""
         self._count()
@@ -145,14 +157,14 @@ class Socket(WebSocketsSansIOProtocol):
         if allowance < 0 and not self._is_refused:
             self._refuse(f"more than {IDLE_FRAMES_PER_S:g} pings, pongs, empty frames or small fragments a second")
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, code: int = 1008, status: int = 429) -> None:
         """Close, and drop what still comes until the client may have read why."""
         self._is_refused = True
-        self._connections.refused(Problem(429, f"WebSocket closed with 1008: {reason}"))
+        self._connections.refused(Problem(status, f"WebSocket closed with {code}: {reason}"))
         self._unread.clear()
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1008, "reason": reason})
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         if self.handshake_complete and not self.close_sent and not self.transport.is_closing():
-            self.conn.fail(1008, reason)
+            self.conn.fail(code, reason)
             self.transport.write(b"".join(self.conn.data_to_send()))
         self.stop_keepalive()
         self.close_sent = self.disconnected = True

@@ -96,7 +96,7 @@ def board_of(
 def shown_feed(feed: Feed) -> dict[str, Any]:
     """What `/health` shows of a producer."""
     return {
-        "url": feed.url,
+        "url": feed.shown_url,
         "connected": feed.connected,
         "journal": feed.track.journal if feed.track else None,
         "received": feed.track.watermark.received if feed.track else 0,

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from oncecast.client.address import without_credentials
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNoted, Observe, Received, Reconnecting
@@ -81,6 +82,7 @@ class Feed:
         observe: Observe,
     ) -> None:
         self.url = url
+        self.shown_url = without_credentials(url)
         self.track: Track | None = None
         self.connected = False
         self._instance = instance
@@ -139,14 +141,14 @@ class Feed:
             if self._brought_something or lasted_s >= self._reconnect_max_s:
                 attempt = 1
             self.connected = False
-            self._observe(Disconnected(self.url, reason))
+            self._observe(Disconnected(self.shown_url, reason))
             attempt += 1
             delay_s = backoff(
                 attempt, base_s=self._reconnect_base_s, max_s=self._reconnect_max_s, jitter=random.random()
             )
-            self._observe(Reconnecting(self.url, delay_s, attempt - 1))
+            self._observe(Reconnecting(self.shown_url, delay_s, attempt - 1))
             await asyncio.sleep(delay_s)
-            self._observe(ConnectingAgain(self.url))
+            self._observe(ConnectingAgain(self.shown_url))
 
     async def _has_room(self) -> None:
         """A connection that breaks again and again must not bring in more than the window holds.
@@ -167,7 +169,7 @@ class Feed:
 
     async def _converse(self, connection: Connection, track: Track) -> None:
         self.connected = True
-        self._observe(Connected(self.url, track.watermark.received))
+        self._observe(Connected(self.shown_url, track.watermark.received))
         answers = _Answers()
         try:
             await run_until_first_end(
@@ -184,13 +186,15 @@ class Feed:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
             text = await connection.recv()
         if len(text) > WELCOME_MAX_BYTES:
-            raise ProducerError(f"{self.url} sent a welcome of {len(text)} bytes; {WELCOME_MAX_BYTES} are the most")
+            raise ProducerError(
+                f"{self.shown_url} sent a welcome of {len(text)} bytes; {WELCOME_MAX_BYTES} are the most"
+            )
         welcome = _decode(text)
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
-            raise ProducerError(f"{self.url} sent no welcome of version {VERSION}")
+            raise ProducerError(f"{self.shown_url} sent no welcome of version {VERSION}")
         if not self._journals.has_met(welcome):
             await self._ready()
-            await self._journals.meet(self.url, welcome)
+            await self._journals.meet(self.shown_url, welcome)
         self._journals.take(self, welcome.journal)
         track = await self._track_for(welcome)
         track.first = welcome.first
@@ -270,9 +274,11 @@ class Feed:
             frame = _decode(text)
             if isinstance(frame, Ask):
                 if len(answers.under_way) >= ASKED_MAX:
-                    raise ProducerError(f"{self.url} asks without waiting for answers")
+                    raise ProducerError(f"{self.shown_url} asks without waiting for answers")
                 if len(text) > ASK_MAX_BYTES:
-                    raise ProducerError(f"{self.url} asked with {len(text)} bytes; {ASK_MAX_BYTES} are the most")
+                    raise ProducerError(
+                        f"{self.shown_url} asked with {len(text)} bytes; {ASK_MAX_BYTES} are the most"
+                    )
                 answers.begin(self._give_answer(connection, frame))
                 continue
             if isinstance(frame, Gap):
@@ -280,7 +286,7 @@ class Feed:
                 self._pass(track, frame, len(text))
                 continue
             if not isinstance(frame, Events):
-                raise ProducerError(f"{self.url} sent a {type(frame).__name__} where events were due")
+                raise ProducerError(f"{self.shown_url} sent a {type(frame).__name__} where events were due")
             self._receive_events(track, frame, text)
             del frame, text  # the next frame may be long in coming
             # Let the stations work on what there is before the next frame is decoded.
@@ -288,7 +294,7 @@ class Feed:
 
     def _receive_events(self, track: Track, frame: Events, text: bytes) -> None:
         if len(frame.events) > FRAME_EVENTS_TAKEN_MAX:
-            raise ProducerError(f"{self.url} sent {len(frame.events)} events in one frame")
+            raise ProducerError(f"{self.shown_url} sent {len(frame.events)} events in one frame")
         spent_bytes = cost_bytes(frame, text)
         self._spend(spent_bytes)
         self.used_bytes += spent_bytes
@@ -296,7 +302,7 @@ class Feed:
             arrivals = track.receive(frame, text)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self.used_bytes -= spent_bytes
-            raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
+            raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
         self._brought_something = True
         if arrivals:
             self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
@@ -306,7 +312,7 @@ class Feed:
         """Count a frame against the credit; one that comes when none is left could be followed by any number."""
         if self._credit_bytes <= 0:
             raise ProducerError(
-                f"{self.url} sent more than its credit: {count} bytes after {self._window_bytes} in flight"
+                f"{self.shown_url} sent more than its credit: {count} bytes after {self._window_bytes} in flight"
                 " (WINDOW_BYTES); it is a producer of another release, or does not count credit"
             )
         self._credit_bytes -= count
@@ -315,7 +321,7 @@ class Feed:
         try:
             track.skip(gap)
         except ValueError as error:
-            raise ProducerError(f"{self.url} sent a broken frame: {error}") from error
+            raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
         self._brought_something = True
         self.used_bytes += size_bytes
         self._freed(track, size_bytes)

@@ -63,8 +63,8 @@ class Journals:
         other = self._connected.get(journal)
         if other is not None and other is not feed:
             raise ProducerError(
-                f"{feed.url} and {other.url} serve the same journal, {journal}: name one address of each producer in"
-                " WS_URL, and give each producer a journal of its own"
+                f"{feed.shown_url} and {other.shown_url} serve the same journal, {journal}: name one address of each"
+                " producer in WS_URL, and give each producer a journal of its own"
             )
         before = self._last.get(journal)
         if before not in (None, feed) and before.track is not None and before.track.journal == journal:

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from oncecast.core.facts import Observe
+from oncecast.core.facts import Observe, OperatorActed
 from oncecast.core.letter_ports import Cause, DeadLetters
 from oncecast.core.letters import Identity
-from oncecast.http.params import body, texts, whole_number
+from oncecast.http.params import body, client_of, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.api import PAGE_DEFAULT_EVENTS, PAGE_MAX_EVENTS, page, route, without_mark
 from oncecast.listener.letters_changes import changing_routes
@@ -76,6 +76,7 @@ def letters_routes(
             if (await found(letter))["discarded_at"] is not None:
                 raise Problem(409, f"{letter.id[:100]!r} was discarded: restore it first")
             raise not_dead(letter.id)
+        observe(OperatorActed(f"edit the dead letter {letter.id}", 1, client_of(request)))
         return json_response(await found(letter))
 
     async def identity(request: Request) -> Identity:

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from oncecast.core.facts import Discarded, Fact, Observe, Restored
+from oncecast.core.facts import Discarded, Fact, Observe, OperatorActed, Restored
 from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
-from oncecast.http.params import struct
+from oncecast.http.params import client_of, struct
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.api import RETRY_AFTER, route
 from oncecast.listener.letters_choice import resolve
@@ -81,6 +81,7 @@ def changing_routes(
         for source, id_ in batch.letters:
             result = await replays.replay(source, id_)
             results.append({"id": id_, "source": source, "outcome": result.outcome.value, "error": result.error})
+        observe(OperatorActed("replay dead letters", len(batch.letters), client_of(request)))
         return json_response({"results": results, "next": batch.next})
 
     def changing(change: Change, fact: Callable[[int], Fact] | None, *, discarded: bool = False) -> Any:
@@ -91,6 +92,8 @@ def changing_routes(
             done = await change(batch.letters) if batch.letters else set()
             if done and fact is not None:
                 observe(fact(len(done)))
+            verb = request.url.path.rpartition("/")[2]
+            observe(OperatorActed(f"{verb} dead letters", len(done), client_of(request)))
             reason = NOT_DISCARDED if discarded else NOT_THERE
             others = [Failure(x.id, x.source, reason) for x in dict.fromkeys(batch.letters) if x not in done]
             not_done = [failure._asdict() for failure in [*batch.unknown, *others]]

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from oncecast.core.facts import Observe, OperatorActed, ignore
 from oncecast.core.ports import EventStore
-from oncecast.http.params import struct
+from oncecast.http.params import client_of, struct
 from oncecast.http.problems import json_response
 from oncecast.listener.api import route
 from oncecast.listener.pruning import CHUNK_ROWS
@@ -25,7 +26,7 @@ class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
-def pruning_routes(store: EventStore) -> list[BaseRoute]:
+def pruning_routes(store: EventStore, observe: Observe = ignore) -> list[BaseRoute]:
     """`POST /api/prune`: how many rows went (or would go), and whether there is more to do."""
 
     async def prune(request: Request) -> Response:
@@ -39,6 +40,7 @@ def pruning_routes(store: EventStore) -> list[BaseRoute]:
             rows += chunk
             if chunk < CHUNK_ROWS:
                 break
+        observe(OperatorActed(f"prune rows older than {asked.older_than_s:g} s", rows, client_of(request)))
         return json_response({"rows": rows, "more": chunk == CHUNK_ROWS, "dry_run": False})
 
     return [route("/api/prune", prune, "POST")]

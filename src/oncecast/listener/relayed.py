@@ -34,7 +34,7 @@ class Relayed:
             return await self._ask(self.app, ask)
 
     async def _ask(self, app: ASGIApp, ask: Ask) -> Answer:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("a producer", 0))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             try:
                 answer = await client.request(ask.method, f"{ask.path}?{ask.query}", content=ask.body.encode())

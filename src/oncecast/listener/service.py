@@ -292,7 +292,7 @@ class ListenerService:
 
     async def _work(self, ending: Awaitable[object]) -> None:
         start = self.essentials.start
-        intake = [start(feed.run_for_ever(), f"feed from {feed.url}") for feed in self.feeds]
+        intake = [start(feed.run_for_ever(), f"feed from {feed.shown_url}") for feed in self.feeds]
         intake += [start(claiming, "claim loop") for claiming in self._lines.claiming()]
         intake.append(start(self._watch.watch_for_ever(), "takeover watch"))
         work = [start(worker, "worker") for worker in self._lines.working()]

@@ -17,6 +17,7 @@ _QUIET = (
     facts.SubscriberJoined,
     facts.SubscriberLeft,
     facts.ConnectionRefused,
+    facts.AccessRefused,
 )
 """Said at level debug: true every second, or of interest to few."""
 
@@ -195,6 +196,10 @@ def _lines(fact: Fact, at: str) -> list[str]:
             return [
                 f"⚠️ Journal of {at} is {fact.percent} % full of events that {fact.group} has not processed; {told}"
             ]
+        case facts.AccessRefused():
+            return [f"⚠️ Refused access at {at} with {fact.status}: {fact.reason}"]
+        case facts.OperatorActed():
+            return [f"· Operator at {fact.client or '?'} asked {at} to {fact.action}: {fact.count} done"]
         case facts.ConnectionRefused():
             return [f"⚠️ Refused a connection at {at} with {fact.status}: {fact.reason}"]
         case facts.GroupExpired():

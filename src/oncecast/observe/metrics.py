@@ -21,6 +21,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._counts = dict.fromkeys(_COUNTED, 0)
+        self._access_refused = dict.fromkeys(_REASONS.values(), 0)
         self._registry.register(self)
         self._gauges: dict[str, Gauge] = {}
         self._look: Callable[[], Health] | None = None
@@ -30,6 +31,8 @@ class Metrics(Collector):
         kind = type(fact)
         if kind in self._counts:
             self._counts[kind] += getattr(fact, "count", 1)
+        elif isinstance(fact, facts.AccessRefused) and fact.status in _REASONS:
+            self._access_refused[_REASONS[fact.status]] += 1
 
     def show_health(self, look: Callable[[], Health]) -> None:
         """Show the health that `look` answers at the moment of the scrape."""
@@ -41,6 +44,11 @@ class Metrics(Collector):
             yield from _health_metrics(self._look())
         for kind, (name, text) in _COUNTED.items():
             yield CounterMetricFamily(name, text, value=self._counts[kind])
+        text = "Requests and hand-shakes without the right, from a foreign origin, or to an unknown host name."
+        access = CounterMetricFamily("oncecast_access_refused_total", text, labels=["reason"])
+        for reason, count in self._access_refused.items():
+            access.add_metric([reason], count)
+        yield access
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Show what `read` answers at the moment of the scrape."""
@@ -53,6 +61,8 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
 
+_REASONS = {401: "unauthorized", 403: "forbidden_origin", 421: "unknown_host"}
+"""The label of refused access, by HTTP status."""
 _COUNTED: dict[type[Fact], tuple[str, str]] = {
     facts.Accepted: ("oncecast_accepted_total", "Events on disk and acknowledged."),
     facts.Refused: ("oncecast_refused_total", "Publications refused before anything was accepted."),

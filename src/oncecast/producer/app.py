@@ -22,12 +22,13 @@ from starlette.websockets import WebSocket
 
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
-from oncecast.core.facts import Observe
+from oncecast.core.facts import Observe, OperatorActed
 from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
 from oncecast.core.ports import Batch, Journal
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
+from oncecast.http.params import client_of
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem, refuse_handshake
 from oncecast.http.tokens import Right
 from oncecast.producer.api_document import producer_document, websocket_document
@@ -90,6 +91,7 @@ class Producer:
         last_resort: LastResort | None = None,
     ) -> None:
         self._journal = journal
+        self._observe = observe
         self._settings = settings
         self._essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
@@ -235,6 +237,7 @@ class Producer:
             await self.retention.forget(name)
         except JournalUnavailable as error:
             raise Problem(503, str(error), headers=RETRY_AFTER) from None
+        self._observe(OperatorActed(f"forget the group {name}", 1, client_of(request)))
         return json_response({"forgotten": name})
 
     async def _health(self, _request: Request) -> Response:

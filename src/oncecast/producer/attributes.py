@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from oncecast.core.event import CONTEXT_ATTRIBUTES, IDENTITY_MAX_BYTES
+from oncecast.core.event import ACCEPTED, CONTEXT_ATTRIBUTES, IDENTITY_MAX_BYTES, PRODUCER_SOURCE, REFUSED
 from oncecast.http.problems import Problem
 
+_RESERVED_TYPES = (ACCEPTED, REFUSED)
 _KNOWN = CONTEXT_ATTRIBUTES | {"data"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EXTENSION = re.compile(r"[a-z0-9]{1,64}")
@@ -35,6 +36,17 @@ def check_text(text: str, place: str) -> None:
         raise Problem(422, f"{place} has more than {IDENTITY_MAX_BYTES} bytes")
     if _CONTROL.search(text):
         raise Problem(422, f"{place} holds a control character")
+
+
+def is_reserved(source: str, type: object) -> bool:
+    """Whether only a producer itself says this: its answers to plain clients could be forged otherwise."""
+    return type in _RESERVED_TYPES or source == PRODUCER_SOURCE or source.startswith(PRODUCER_SOURCE + "/")
+
+
+def reserved(place: str) -> Problem:
+    """Return why an event that is reserved is refused."""
+    names = f"the source {PRODUCER_SOURCE} and the types {' and '.join(_RESERVED_TYPES)}"
+    return Problem(422, f"{place}: {names} are reserved for the answers of producers")
 
 
 class _Members(msgspec.Struct, gc=False):
@@ -75,6 +87,8 @@ def check_structured(value: dict[str, Any], index: int, place: Callable[[int], s
             raise Problem(422, f'{place(index)}: "{name}" must be a text')
         if not text.isprintable() or not 0 < len(text) <= IDENTITY_MAX_BYTES // 4:
             check_text(text, f'{place(index)}: "{name}"')
+    if is_reserved(value["source"], value["type"]):
+        raise reserved(place(index))
     if len(value) > 4 + ("data" in value):
         _check_optional(value, place(index))
 

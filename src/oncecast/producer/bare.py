@@ -12,7 +12,7 @@ import msgspec
 
 from oncecast.core.event import DEFAULT_SOURCE, new_id
 from oncecast.http.problems import Problem
-from oncecast.producer.attributes import check_text, check_time
+from oncecast.producer.attributes import check_text, check_time, is_reserved, reserved
 from oncecast.producer.places import Header, Pointer, Template, Unresolved, fill, resolve
 from oncecast.producer.presets import PRESETS
 
@@ -72,6 +72,8 @@ def wrap(
         subject, time = found.get("subject") or subject, found.get("time")
     if isinstance(type_, str):
         check_text(type_, f'{place}: "type"')
+    if is_reserved(source, type_):
+        raise reserved(place)
     members: dict[str, Any] = {
         "specversion": "1.0",
         "id": id_,

@@ -11,7 +11,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.event import Cursor, Event
+from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor, Event
 from oncecast.core.facts import Observe, Refused, SubscriberJoined, SubscriberLeft
 from oncecast.core.ports import Batch, Journal
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
@@ -110,13 +110,13 @@ class ClientHub:
             return self.refuse(problem)
         if not accepted["accepted"]:  # a frame is an event: without one it is a mistake
             return self.refuse(Problem(422, "there is no event in this frame"))
-        return Event.new("oncecast.accepted", accepted, source="/oncecast/producer").to_json()
+        return Event.new(ACCEPTED, accepted, source=PRODUCER_SOURCE).to_json()
 
     def refuse(self, problem: Problem) -> bytes:
         """The refusal of what a client sent, as an event."""
         self._observe(Refused(problem.status, problem.detail))
         refusal = msgspec.json.decode(problem.body())
-        return Event.new("oncecast.refused", refusal, source="/oncecast/producer").to_json()
+        return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
 
 
 class TooSlow(Exception):
