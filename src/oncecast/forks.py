@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 import weakref
 from collections import deque
@@ -36,8 +37,8 @@ _owners: weakref.WeakSet[_HasDescriptor] = weakref.WeakSet()
 _kept: list[object] = []
 """In a child: what must not be finalized there."""
 _is_child = False
-_signals_before: set[signal.Signals | int] | None = None
-"""While a fork is under way: the signals that its thread had blocked."""
+_forking = threading.local()
+"""While a thread forks: `signals`, those that it had blocked before. Several threads may fork at the same time."""
 
 
 def guard(loop: asyncio.AbstractEventLoop) -> None:
@@ -97,19 +98,17 @@ def _before() -> None:
 
     One that reached the child before its signals are its own would reach the loop of its parent.
     """
-    global _signals_before
     if not _is_guarded():
         return
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    _signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _forking.signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _restore_signals() -> None:
-    global _signals_before
-    if _signals_before is not None:
-        mask, _signals_before = _signals_before, None
+    mask = vars(_forking).pop("signals", None)
+    if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
