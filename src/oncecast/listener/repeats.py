@@ -13,6 +13,7 @@ from oncecast.core.errors import OncecastError
 from oncecast.core.ports import EventStore, Outcome
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.settle import Settlement
+from oncecast.tasks import STALL_S, idle, working
 
 BATCH_MAX_EVENTS = 1_000
 BATCH_MAX_BYTES = 4 * 1024 * 1024
@@ -29,8 +30,10 @@ class Repeats:
     async def compare_for_ever(self) -> None:
         """Compare what is there, a batch at a time."""
         while True:
+            idle()
             await self._settlement.has_repeated.wait()
             await self._database.wait()
+            working(STALL_S)
             batch = self._settlement.take_repeated(BATCH_MAX_EVENTS, BATCH_MAX_BYTES)
             outcomes: list[Outcome | None] = [None] * len(batch)
             with contextlib.suppress(OncecastError):  # the attempt station knows what to do about it

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Conflicts, Duplicates, Fact, Persisted
 from oncecast.core.ports import Outcome
+from oncecast.listener import repeats
 from oncecast.listener.recent import Recent
 from oncecast.listener.settle import Settlement
+from oncecast.tasks import Essentials, cancel_all
 from tests.support.arrivals import arrivals, track
 
 
@@ -155,3 +161,29 @@ async def test_an_arrival_that_comes_while_its_identity_is_compared_waits_for_th
     at.settlement.end_repeated(taken, [Outcome.DUPLICATE] * 2)
     assert at.settlement.take_repeated(1_000, 1_000_000) == [late]
     assert others[0].track.watermark.value == 3
+
+
+async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "STALL_S", 0.0)
+    at, essentials, asked = Harness(), Essentials(end_within_s=10), asyncio.Event()
+
+    class Silent:
+        async def wait(self) -> None:
+            return
+
+        async def compare(self, _batch: Sequence[Arrival]) -> list[Outcome | None]:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    store: Any = Silent()
+    comparing = repeats.Repeats(store, store, at.settlement).compare_for_ever()
+    task = essentials.start(comparing, "comparison of repeated arrivals")
+    await asyncio.sleep(0)
+    assert essentials.trouble is None  # it waits for work
+    repeated(at, 1)
+    await asked.wait()
+    while essentials.trouble is None:
+        await asyncio.sleep(0)
+    assert "comparison of repeated arrivals stands still" in essentials.trouble
+    await cancel_all([task])
