@@ -44,7 +44,7 @@ class Troubles:
             self._reasons[START] = fact.error
 
     def of(self, name: str, default: str) -> str:
-        """The reason of a producer (by its URL), of the broker, or of START."""
+        """The reason of a producer (by its URL as it is shown), of the broker, or of START."""
         return self._reasons.get(name, default)
 
 
@@ -77,7 +77,7 @@ def board_of(
         lost = [feed for feed in feeds if not feed.connected]
         if not lost:
             return FINE
-        reason = f"{len(lost)} of {len(feeds)} not connected: {troubles.of(lost[0].url, 'it is connecting')}"
+        reason = f"{len(lost)} of {len(feeds)} not connected: {troubles.of(lost[0].shown_url, 'it is connecting')}"
         status = Status.DOWN if len(lost) == len(feeds) else Status.DEGRADED
         return Finding(status, reason, REMEDIES["producers"])
 
