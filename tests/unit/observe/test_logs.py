@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from oncecast.core.facts import DependencyReady, Died, InsertFailed, ProcessingFailed, ProcessStarted
+from oncecast.core.facts import (
+    AccessRefused,
+    ConnectionRefused,
+    DependencyReady,
+    Died,
+    Fact,
+    ForeignValues,
+    InsertFailed,
+    OperatorActed,
+    ProcessingFailed,
+    ProcessStarted,
+)
 from oncecast.observe.logs import console_lines, log_facts
 
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -68,6 +79,22 @@ def test_a_failed_attempt_is_logged_with_its_traceback_on_lines_that_no_other_li
     log_facts("here", format="json")(failed)
     line = json.loads(capsys.readouterr().out)
     assert (line["component"], line["traceback"], line["id"]) == ("events", failed.traceback, "o-1")
+
+
+@pytest.mark.parametrize(
+    ("fact", "component"),
+    [
+        (AccessRefused(401, "no token"), "http"),
+        (ConnectionRefused(408, "too late"), "http"),
+        (OperatorActed("forget the group shop", 1, "127.0.0.1"), "http"),
+        (ForeignValues(1, "key", "''"), "redis"),
+    ],
+)
+def test_what_happens_at_a_face_of_the_process_is_not_logged_as_what_happens_to_events(
+    fact: Fact, component: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_facts("here", format="json", level="debug")(fact)
+    assert json.loads(capsys.readouterr().out)["component"] == component
 
 
 @pytest.mark.parametrize(
