@@ -79,7 +79,7 @@ async def test_a_producer_behind_a_path_of_nginx_is_reached_with_and_without_a_s
         async with nginx(tmp_path, producer.port) as port:
             address = f"127.0.0.1:{port}/oncecast{slash}"
             tail = aiter(Tail(f"http://{address}", earliest=True))
-            async with Publisher(f"http://{address}") as publisher, asyncio.timeout(30):
+            async with Publisher(f"http://{address}") as publisher, asyncio.timeout(120):
                 await publisher.publish({"id": "x"})
                 assert (await anext(tail)).event.id == "x"
             await tail.aclose()
@@ -112,7 +112,7 @@ async def test_a_producer_that_does_not_know_its_name_answers_421_with_the_setti
         )
         reader, writer = await asyncio.open_connection("127.0.0.1", producer.port)
         writer.write(request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             head = await reader.readuntil(b"\r\n\r\n")
             body = await reader.readuntil(b"}")
         writer.close()

@@ -61,7 +61,7 @@ async def test_no_frame_of_a_client_leaves_a_traceback_or_a_line_that_is_no_json
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", producer.port)
     writer.write(hand_shake(producer, "/")[:-2] + protocol + b"\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(frames)
         await writer.drain()

@@ -163,7 +163,7 @@ async def test_a_body_without_a_length_is_bounded_while_it_is_read(producer: Pro
     writer.write(head(producer, "Transfer-Encoding: chunked"))
     for _ in range(REQUEST_MAX_BYTES // 1_000 + 1):
         writer.write(b"3e8\r\n" + b" " * 1_000 + b"\r\n")  # and no end of it
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 413 Request Entity Too Large\r\n"
     writer.close()
     await writer.wait_closed()
@@ -195,7 +195,7 @@ async def test_lengths_that_contradict_themselves_are_refused(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", producer.port)
     writer.write(head(producer, lines) + b"2\r\n{}\r\n0\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         assert int((await reader.readuntil(b"\r\n")).split()[1]) in (400, 413)
     writer.close()
     assert await last_offset(client) == begin

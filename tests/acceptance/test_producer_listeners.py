@@ -44,7 +44,7 @@ async def greeted(connection: ClientConnection, **resume: Any) -> Welcome:
 
 async def next_frame(connection: ClientConnection) -> tuple[Events, int]:
     """The next frame and its size."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         text = await connection.recv(decode=False)
     frame = decode_server_frame(text)
     assert isinstance(frame, Events)
@@ -54,7 +54,7 @@ async def next_frame(connection: ClientConnection) -> tuple[Events, int]:
 async def nothing_comes(connection: ClientConnection) -> bool:
     """Whether a ping is answered before anything else: frames stand in order."""
     receiving = asyncio.create_task(connection.recv())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         await (await connection.ping())
     silent = not receiving.done()
     receiving.cancel()

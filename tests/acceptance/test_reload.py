@@ -232,6 +232,6 @@ async def test_no_listener_outlives_the_command_that_reloads_it(stack_of: StackO
 async def test_reload_without_an_application_says_what_it_needs(tmp_path: Path) -> None:
     for name, arguments in (("a", ("listener",)), ("b", ("up",))):
         async with running(tmp_path / name, APP, *arguments) as command:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 assert await command.process.wait() == 1
             assert command.said.startswith("oncecast: --reload needs an application whose code may change")

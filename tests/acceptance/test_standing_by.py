@@ -50,7 +50,7 @@ async def another_listener(stack: Stack, folder: Path, *app: str, **environment:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             assert await process.wait() == 0
         assert "Traceback" not in (folder / "output.log").read_text()
 

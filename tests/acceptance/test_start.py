@@ -41,7 +41,7 @@ async def starting(folder: Path, *arguments: str, **environment: str) -> AsyncIt
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, list[str], list[str]]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         out, err = await process.communicate()
     return process.returncode, out.decode().splitlines(), err.decode().splitlines()
 
@@ -175,7 +175,7 @@ app = Listener("shop", lifespan=lifespan)
 async def said(process: asyncio.subprocess.Process, text: str) -> None:
     """Until it has."""
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while text not in (line := (await process.stdout.readline()).decode()):
             assert line, "it ended"
 

@@ -38,7 +38,7 @@ def on_each_loop(test: Test) -> Callable[[str, str], None]:
             async with (
                 await Connection.connect(postgres_url, autocommit=True) as operator,
                 await Connection.connect(postgres_url, autocommit=True) as connection,
-                asyncio.timeout(30),
+                asyncio.timeout(120),
             ):
                 await test(connection, operator)
 

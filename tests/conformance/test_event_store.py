@@ -413,7 +413,7 @@ async def until_running(sql: psycopg.AsyncConnection[Any], what: str) -> None:
     query = (
         f"select 1 from pg_stat_activity where state = 'active' and query like '%{what}%' and pid <> pg_backend_pid()"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not await values(sql, query):
             await asyncio.sleep(0.01)
 

@@ -132,7 +132,7 @@ async def last_offset(client: httpx.AsyncClient) -> int:
 
 async def next_event(connection: ClientConnection) -> dict[str, Any]:
     """The next frame that a plain client receives."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         event: dict[str, Any] = msgspec.json.decode(await connection.recv())
     return event
 
@@ -140,7 +140,7 @@ async def next_event(connection: ClientConnection) -> dict[str, Any]:
 async def closed(connection: ClientConnection) -> tuple[int, str]:
     """Wait for the close; its code and reason."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while True:
                 await connection.recv()
     except ConnectionClosed as error:

@@ -42,7 +42,7 @@ async def ask(ends: Ends, line: bytes) -> bytes:
     """What comes back within five seconds; nothing where the connection has ended."""
     reader, writer = ends
     writer.write(line)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         try:
             return await reader.readline()
         except ConnectionError:

@@ -13,7 +13,7 @@ from oncecast.core.errors import StartError
 
 
 async def changed(changes: Changes) -> list[str]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         return await changes.next()
 
 

@@ -68,7 +68,7 @@ def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: i
 async def first(count: int, of: Tail) -> list[Received]:
     """The first `count` of what the tail receives."""
     received: list[Received] = []
-    async with asyncio.timeout(10), aclosing(of.__aiter__()) as stream:  # type: ignore[type-var]
+    async with asyncio.timeout(120), aclosing(of.__aiter__()) as stream:  # type: ignore[type-var]
         async for one in stream:
             received.append(one)
             if len(received) == count:

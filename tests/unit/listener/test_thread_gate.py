@@ -92,7 +92,7 @@ async def test_what_waits_goes_on_when_threads_have_ended_and_a_next_time_is_tol
     await gate.abandon(ABANDONED_MAX)
     await gate.attempt(arriving("sync"))
     gate.may_end.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while gate.at.settled != ["1"]:
             await gate.attempt(arriving("sync"))
             await asyncio.sleep(0)

@@ -48,7 +48,7 @@ async def test_when_nothing_is_published_readers_have_all_the_time_that_they_wor
 async def test_a_reader_that_waits_for_its_network_is_not_charged_for_that_time() -> None:
     budget = ReadBudget()
     with budget.publishing():
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             await budget.spend_since(time.monotonic() - 3_600, 10)
 
 
@@ -57,7 +57,7 @@ async def test_a_publication_that_fails_is_over_too() -> None:
     with pytest.raises(ValueError, match="no"), budget.publishing():
         raise ValueError("no")
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         await budget.spend(1e-6)
 
 
