@@ -65,7 +65,7 @@ STOP_DRAINS = 2
 STOP_MARGIN_S = 10.0
 """What the rest of a stop may take: answers under way, cursors, connections."""
 BLOCKED_S = 30.0
-"""A listener whose event loop is blocked renews no lease: in Redis they last so much longer than LEASE_TTL."""
+"""How much longer than LEASE_TTL leases last in Redis: a listener whose event loop is blocked renews none."""
 
 
 async def run_producer(config: ProducerConfig) -> None:

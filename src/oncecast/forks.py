@@ -1,8 +1,8 @@
-"""What a forked child of our process may do: its own work, but nothing in the name of its parent.
+"""Keep a forked child of this process from using its parent's connections and event loop.
 
-A child has its parent's sockets, its event loop and all that was about to run on it. In a child of a guarded process
-every such socket is replaced at once by one that says and hears nothing, and where users' code returns to ours, the
-child ends. See decision 027.
+A child inherits its parent's sockets, its event loop and everything that was about to run on it. In a child of a
+guarded process, each such socket is replaced at once by one that nobody reads. The child exits when its handler
+returns. See decision 027.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _reset_signals() -> None:
 
 
 def _silence() -> None:
-    """Replace our sockets by one whose other end nobody reads or writes, and a loop's epoll by a new one.
+    """Replace the sockets of the parent by one whose other end nobody uses, and each epoll of a loop by a new one.
 
     With the epoll that it shares, the child could end what its parent waits for.
     """

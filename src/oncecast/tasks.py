@@ -1,7 +1,7 @@
 """Tasks that end: cancelled until they have, and essential ones that take their process along.
 
 A library can swallow a cancellation (redis-py does on Python 3.11, through `asyncio.wait_for`), and a TaskGroup
-cancels each task once and then waits without a limit. So no service of ours relies on one cancellation.
+cancels each task once and then waits without a limit. So no service of Oncecast relies on one cancellation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from oncecast.core.errors import OncecastError
 T = TypeVar("T")
 CANCEL_INTERVAL_S = 0.2
 STALL_S = 120.0
-"""An upkeep task that has not come round for so long stands still: each call that it makes has a shorter deadline."""
+"""An upkeep task that completes no round in this time is stalled: each of its calls has a shorter deadline."""
 
 
 async def wait_any(*events: asyncio.Event) -> asyncio.Event:

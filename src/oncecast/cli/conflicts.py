@@ -1,4 +1,4 @@
-"""The commands `conflicts …`: other content that came under a used identity, and what an operator does about it."""
+"""The commands `conflicts …`: list, show, replay and discard events whose identity has ended with other content."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLD_FAILURES = 20
 app = App(
     name="conflicts",
     group="Operations",
-    help="Other content that came under a used identity: see it, process it under an id of its own, or discard it.",
+    help="Events whose source and id were used before with other content: see, replay, or discard them.",
 )
 
 Id = Annotated[str | None, Parameter(help="Only events with this id.", show_default=False, group="Which ones")]
@@ -77,8 +77,12 @@ def list_(
     if not shown:
         output.line(f"There is no {state} conflict.")
         return
-    rows = [(x["seen_at"][:19], x["cursor"], x["type"], x["id"], x["source"], x["replayed_as"]) for x in shown]
-    output.table("", ("seen (UTC)", "conflict", "type", "id", "source", "replayed as"), rows)
+    columns = ["seen (UTC)", "conflict", "type", "id", "source", *(["replayed as"] if replayed else [])]
+    rows = [
+        (x["seen_at"][:19], x["cursor"], x["type"], x["id"], x["source"], x["replayed_as"])[: len(columns)]
+        for x in shown
+    ]
+    output.table("", columns, rows, whole=columns[:2])  # a conflict is named by what is copied from here
     if has_more:
         output.line(f"There are more than these {limit:,}; --limit shows more.")
 
@@ -124,7 +128,7 @@ def replay(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Process conflicts under ids of their own: each is stored with what its handler writes, or stays open.
+    """Process conflicts under new ids: each is stored together with what its handler writes, or stays open.
 
     Name conflicts, choose by flags, or say --all. Several are processed in the order of their journals. A conflict is
     replayed once, however often it is asked for. Exits with 0 when every one is stored.
@@ -137,7 +141,7 @@ def replay(
         The id of the new event, of one conflict only; by default each gets a fresh one.
     """
     if new_id is not None and len(cursors) != 1:
-        raise ConfigError("--new-id: it takes exactly one conflict")
+        raise ConfigError("--new-id names one event: give exactly one conflict")
     results: list[dict[str, Any]] = []
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:

@@ -1,4 +1,4 @@
-"""Running a producer's or a listener's event loop, in which users' code may do whatever it likes."""
+"""Run the event loop of a producer or listener, and end the process whatever users' code does to the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oncecast.tasks import LastResort, cancel_all
 
 TASKS_END_WITHIN_S = 2.0
 EXIT_WITHIN_S = 5.0
-"""Threads of users' code that do not end, and their exit functions, get so long after the last task."""
+"""How long threads and exit functions of users' code may run after the last task has ended."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -38,8 +38,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
     """Run `loop` until `task` has ended.
 
-    `sys.exit()` in a task or callback of users' code stops the loop, and so does `loop.stop()`. Neither is a reason
-    to end: their events have failed, if any have. Ctrl-C is one while no handler of ours takes it.
+    `sys.exit()` in a task or callback of users' code stops the loop, and so does `loop.stop()`. The loop is then
+    started again, because at most some attempts have failed. Ctrl-C ends it while Oncecast handles no SIGINT.
     """
     while not task.done():
         try:

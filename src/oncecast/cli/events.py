@@ -1,4 +1,4 @@
-"""The commands `events …`: what becomes of events; for now those that wait for their next attempt."""
+"""The command `events`: list events that wait for their next attempt."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 PATH = "/api/retrying"
 PAGE_MAX = 1_000
 
-app = App(
-    name="events", group="Operations", help="Events on their way: which of them failed and will be tried again."
-)
+app = App(name="events", group="Operations", help="Events in progress: which of them failed and will be tried again.")
 
 
 @app.default
@@ -32,7 +30,7 @@ def list_(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """List events: with --retrying those whose attempts failed so far, the soonest next attempt first.
+    """List events that wait for their next attempt (`--retrying`), the soonest first.
 
     Parameters
     ----------
@@ -58,7 +56,8 @@ def list_(
         output.line("No event waits for another attempt.")
         return
     rows = [(x["next_at"][:19], x["id"], x["source"], x["type"], x["attempts"], x["error"]) for x in shown]
-    output.table("", ("next attempt (UTC)", "id", "source", "type", "attempts", "error"), rows)
+    columns = ("next attempt (UTC)", "id", "source", "type", "attempts", "error")
+    output.table("", columns, rows, whole=columns[:1])
     if has_more:
         output.line(f"Only the first {limit:,} are shown; --limit shows more.")
 

@@ -1,4 +1,4 @@
-"""The command `migrate`: the group's schema in PostgreSQL, made by a role that may, or printed for one."""
+"""The command `migrate`: create or update the group's schema in PostgreSQL, or print the SQL for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from oncecast.cli import output
+from oncecast.core.errors import StartError, Unavailable
 
 Text = Annotated[str | None, Parameter(show_default=False)]
 
@@ -53,10 +54,13 @@ def migrate(
     defaults = {"LISTENER_GROUP": load_app(target, app_dir.resolve()).name}
     flags = {"database_url": database_url, "listener_group": listener_group}
     config = load(ListenerConfig, {**defaults, **os.environ}, flags)
-    if dry_run:
-        sys.stdout.write(asyncio.run(migration_script(config, grant_to=grant_to)))
-    else:
-        _tell(asyncio.run(migrate_database(config, grant_to=grant_to)), config.listener_group, grant_to)
+    try:
+        if dry_run:
+            sys.stdout.write(asyncio.run(migration_script(config, grant_to=grant_to)))
+        else:
+            _tell(asyncio.run(migrate_database(config, grant_to=grant_to)), config.listener_group, grant_to)
+    except Unavailable as error:
+        raise StartError(str(error) if "DATABASE_URL" in str(error) else f"{error}; check DATABASE_URL") from error
 
 
 def _tell(applied: Sequence[str], schema: str, grant_to: str | None) -> None:

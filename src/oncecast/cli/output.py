@@ -6,8 +6,8 @@ import codecs
 import io
 import json as standard_json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Container, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -57,8 +57,8 @@ def error(message: object) -> int:
     return 1
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a plain table. A column whose cells are all numbers stands to the right."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Container[str] = ()) -> None:
+    """Print a plain table. A column whose cells are all numbers stands to the right; those in `whole` do not fold."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -67,7 +67,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     view = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-        view.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        view.add_column(column, justify=side, overflow="fold", no_wrap=column in whole)
     for row in rows:
         view.add_row(*(Text(cell(value)) for value in row))
     Console(highlight=False).print(view)

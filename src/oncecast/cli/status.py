@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 from oncecast.cli import output, stack_file
 from oncecast.cli.stack_file import Entry
@@ -24,7 +25,7 @@ def status(
     *,
     data: Path = stack_file.DEFAULT_DATA,
     producer: str | None = None,
-    listener: list[str] | None = None,
+    listener: Annotated[list[str] | None, Parameter(negative=())] = None,
     json: bool | None = None,
 ) -> int:
     """Show how each process is doing; exits with 0 when all of them are well.
@@ -132,5 +133,5 @@ def _counted(health: dict[str, Any]) -> str:
         if name in health
     ]
     if count := health.get("conflicts_open"):
-        words.append(f"{output.cell(count)} open conflicts")
+        words.append(f"{output.cell(count)} open conflict{'s' * (count != 1)}")
     return ", ".join(words)

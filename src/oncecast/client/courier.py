@@ -33,7 +33,7 @@ ABOUT_THE_BODY = frozenset((400, TOO_LARGE, 422))
 
 
 class Courier:
-    """Posts to the producer at `url`; `on_trouble(reason)` hears once when that begins to be in vain.
+    """Posts to the producer at `url`; calls `on_trouble(reason)` once when requests begin to fail.
 
     `id_at` are the JSON Pointers to the ids of bare events; by default it is their member `id`.
     """

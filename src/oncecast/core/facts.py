@@ -251,7 +251,7 @@ class HandlersHeldUp(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ForeignValues(Fact):
-    """Under `count` keys of ours in Redis stood values that were not ours; they were overwritten."""
+    """`count` of Oncecast's keys in Redis had values of another application; they were overwritten."""
 
     count: int
     key: str

@@ -141,7 +141,7 @@ class Claims:
     free: list[Arrival] = field(default_factory=list)
     """Nobody's (only from `look`)."""
     foreign: list[tuple[str, bytes]] = field(default_factory=list)
-    """Keys under which stood a value that was not ours, and how it began; it was overwritten."""
+    """Keys with a value that Oncecast did not write, and how that value began; it was overwritten."""
 
     def add(self, others: Claims) -> None:
         """Take in what another call found out about other events."""
@@ -249,7 +249,7 @@ class Save(NamedTuple):
 
 
 class Sessions(Enum):
-    """What the database sessions of a holder that beats no more tell of it."""
+    """What the database sessions of a holder show when its heartbeat has stopped."""
 
     NONE = "none"
     """Its process is gone: the system that it ran on has closed its connections."""
@@ -420,7 +420,7 @@ class EventStore(Protocol):
         """After a time of trouble: use none of the connections from before again."""
 
     async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
-        """End the database sessions of the holder `token`, so that its locks go; returns what they tell of it.
+        """End the database sessions of the holder `token`, so that its locks go; returns what they show.
 
         They stay if it has begun a statement within the last `silent_s`.
         """

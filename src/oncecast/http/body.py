@@ -1,4 +1,4 @@
-"""Reading a request's body: so many bytes, and no slower than a network of these days."""
+"""Read the body of a request, up to a size and not slower than a minimum rate."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from oncecast.http.problems import Problem
 
 GRACE_S = 10.0
 RATE_MIN_BYTES_S = 16 * 1024
-"""A body has `GRACE_S`, and a second more for each `RATE_MIN_BYTES_S` that have come."""
+"""A body may take `GRACE_S`, and one second more for each `RATE_MIN_BYTES_S` received."""
 
 
 def _nothing(_count: int) -> None:
-    """Nobody counts."""
+    """Count nothing."""
 
 
 async def read_body(
     receive: Receive, *, max_bytes: int, hint: str = "", take: Callable[[int], None] = _nothing
 ) -> bytes:
-    """The body. `take(count)` is called with what has come, and may raise Problem.
+    """Return the body. Calls `take(count)` with the size of each received chunk; it may raise Problem.
 
     Raises Problem 400 if the client left, 408 if it is too slow, 413 (with `hint`) beyond `max_bytes`.
     """

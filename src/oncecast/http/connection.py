@@ -16,7 +16,7 @@ from oncecast.http.connections import HEADERS_MAX, Connections
 from oncecast.http.problems import PROBLEM_TYPE, Problem
 
 LINGER_S = 1.0
-"""What a refused client still sends is read and dropped for so long: a reset would take its answer away."""
+"""How long the server reads and drops the input of a refused client: a reset would discard its answer."""
 REST_OF_BODY_S = 5.0
 """How long a client may go on sending the body of a request that is answered already."""
 HANDSHAKE_LINE_MAX_BYTES = 8_000
@@ -189,7 +189,7 @@ class Connection(HttpToolsProtocol):
 
 
 class _Flow(FlowControl):
-    """Reads nothing while requests wait in the pipeline: whoever works on one needs only what is there."""
+    """Reads nothing while requests wait in the pipeline: each of them is already complete."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: deque[Any]) -> None:
         super().__init__(transport)

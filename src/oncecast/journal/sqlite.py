@@ -127,7 +127,7 @@ class SqliteJournal:
                 return append.done.result()
         finally:
             append.done.cancel()  # nobody waits any more
-        # The commit cannot be taken back: whoever stops waiting does not know its outcome.
+        # The commit cannot be taken back: a caller that stops waiting does not know its outcome.
         raise JournalUnavailable(
             f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
         )

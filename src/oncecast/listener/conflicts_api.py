@@ -23,7 +23,7 @@ from oncecast.listener.replay import Replay, ReplayResult, Replays
 PATH = "/api/conflicts"
 REPLAY_MAX = 100
 CHANGE_MAX = 1_000
-NOT_OPEN = "it is not open: there is no such conflict, or it was replayed or discarded"
+NOT_OPEN = "there is no such conflict, or it was replayed or discarded"
 NOT_DISCARDED = "it is not discarded"
 _STATES = get_args(ConflictState)
 

@@ -15,18 +15,18 @@ from oncecast.listener.gates import DatabaseGate
 
 LOOK_S = 0.5
 PING_S = 0.95
-"""Between pings of an idle PostgreSQL: every second look. One costs it, and us, five milliseconds of CPU."""
+"""Between pings of an idle PostgreSQL: every second look. A ping costs each side five milliseconds of CPU."""
 AGAIN_S = 0.1
 """After a ping that failed."""
 TURN_S = 0.1
 TURNS_MAX = 7
-"""A ping may take so many turns of the event loop: the time for which a handler blocks the loop is one turn."""
+"""How many turns of the event loop a ping may take. However long a handler blocks the loop, that is one turn."""
 DOWN_AFTER_S = 1.0
-"""An outage that is over sooner is none: a restart of a pooler, a fail-over of an address."""
+"""A shorter interruption is not reported: a restart of a pooler, a fail-over of an address."""
 
 
 class DatabaseWatch:
-    """Looks whether attempts end; where none does, pings PostgreSQL. Tells `gate` what it finds.
+    """Watches whether attempts end; if none does, pings PostgreSQL. Reports the result to `gate`.
 
     A ping makes a fresh connection, since a new one may be needed at any time, and reads, which leaves nothing in an
     idle server's log of writes. While an attempt waits for PostgreSQL, it writes.

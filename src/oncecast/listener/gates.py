@@ -20,14 +20,14 @@ from oncecast.tasks import STALL_S, working
 
 HEARTBEAT_INTERVAL_S = 1.0
 BEAT_DEADLINE_S = 1.5
-"""So that a Redis that stands still is found within three seconds."""
+"""Short enough that a frozen Redis is detected within three seconds."""
 LOOK_INTERVAL_S = 1.0
 WAITED_FOR_S = 0.4
-"""An attempt that waits for so long may wait for PostgreSQL."""
+"""An attempt that has waited this long may be waiting for PostgreSQL."""
 SLOW_S = 8.0
 """An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
 WARN_INTERVAL_S = 10.0
-"""Between warnings of values in Redis that are not ours; each tells of one, and how many there were."""
+"""Between warnings of foreign values in Redis; each warning shows one value and the count."""
 CALL_MAX_EVENTS = 1_000
 """So many events in a call at most: a Lua script holds everybody else up."""
 

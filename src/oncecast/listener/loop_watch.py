@@ -1,4 +1,4 @@
-"""A thread that reports users' code which blocks the event loop: for its listener nothing else goes on meanwhile."""
+"""A thread that reports users' code which blocks the event loop, and with it everything else in the listener."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LOOK_INTERVAL_S = 0.5
 
 @contextmanager
 def loop_watched(observe: Observe, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
-    """Within, `observe` hears once of each time that users' code blocks the running loop for so long.
+    """Report once to `observe` each time that users' code blocks the running loop for `blocked_after_s`.
 
-    It is called in a thread. Where the code holds the interpreter's lock, that is when it has released it.
+    `observe` is called in a thread. If the code holds the interpreter's lock, the report waits for its release.
     """
     watch = _LoopWatch(asyncio.get_running_loop(), observe, blocked_after_s)
     watch.begin()

@@ -41,5 +41,5 @@ class OwnTime:
             value = thrown = None
             try:
                 value = yield awaited
-            except BaseException as error:  # a cancellation, or the end of a task that nobody waits for: it is told
+            except BaseException as error:  # a cancellation, or the end of an abandoned task: pass it on
                 thrown = error

@@ -42,7 +42,7 @@ class Relayed:
             except (httpx.InvalidURL, UnicodeError):
                 return _problem(ask, Problem(400, "this address cannot be read"))
         answered = Answer(id=ask.id, status=answer.status_code, body=content)
-        # A producer closes the connection at a larger frame. Quotes are escaped in it, so only the frame tells.
+        # A producer closes the connection at a larger frame. Quotes are escaped in it, so the frame is measured.
         if len(content) > ANSWER_MAX_BYTES // 16 and len(encode(answered)) > ANSWER_MAX_BYTES:
             reason = "the answer is too large to be relayed; use a smaller limit, or ask the listener itself"
             return _problem(ask, Problem(502, reason))

@@ -23,7 +23,7 @@ from oncecast.tasks import STALL_S, working
 LOOK_INTERVAL_S = 0.5
 DEAD_AFTER_S = 4.0
 SILENT_S = DEAD_AFTER_S - HEARTBEAT_INTERVAL_S
-"""A holder that beats no more since DEAD_AFTER_S has begun no statement for so long, unless it only lost Redis."""
+"""A holder without a heartbeat that has begun a statement within this time is alive, and has only lost Redis."""
 
 
 class TakenWatch:

@@ -1,4 +1,4 @@
-"""Users' code apart from ours: cut short by an event, and in a task of its own."""
+"""Run users' code in a task of its own, and cut it short when an event is set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANCEL_AGAIN_S = 15.0
 CANCELS_MAX = 10
 """So often it is cancelled before it is left behind."""
 HELD_UP_MIN_S = 0.5
-"""A timer that is so late was held up: another handler kept the event loop to itself."""
+"""A timer that is at least this late was delayed by another handler, which blocked the event loop."""
 
 
 @asynccontextmanager
@@ -57,7 +57,7 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
         in_time = await _ends_in_time(task, own, timeout_s)
     finally:
         if task.done():
-            error_of(task)  # or it would be told as never retrieved
+            error_of(task)  # else asyncio reports it as never retrieved
         else:
             await _end(task)
     if not in_time:
@@ -75,9 +75,9 @@ async def _contained(handling: Coroutine[Any, Any, None]) -> None:
 
 
 def failed_attempt(error: BaseException) -> AttemptFailed:
-    """What an error that is no Exception means where users' code raises it: this attempt has failed, no more."""
-    told = f": {error}" if str(error) else ""
-    return AttemptFailed(f"the handler raised {type(error).__name__}{told}")
+    """Return the failed attempt that stands for an error of users' code that is no Exception, such as SystemExit."""
+    text = f": {error}" if str(error) else ""
+    return AttemptFailed(f"the handler raised {type(error).__name__}{text}")
 
 
 async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, timeout_s: float) -> bool:

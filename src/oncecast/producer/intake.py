@@ -27,7 +27,7 @@ SEVERAL = "; send the events in several"
 SMALL_BYTES = 32 * 1024
 """A body that is read at once: some hundred events."""
 SLICE_EVENTS = 2_000
-"""So many are acknowledged at a time."""
+"""The number of events whose acknowledgements are built at a time."""
 
 
 class Intake:

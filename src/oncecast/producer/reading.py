@@ -40,7 +40,7 @@ class ReadBudget:
             self._published_at_s = time.monotonic()
 
     async def spend(self, worked_s: float) -> None:
-        """Wait until a reader that has worked for so long may go on. Others have their turn in any case."""
+        """Wait until a reader that has worked for `worked_s` may go on; let other tasks run in any case."""
         now_s = time.monotonic()
         is_busy = self._publications > 0 or now_s < self._published_at_s + AFTERWARDS_S
         cost_s = worked_s / SHARE if is_busy else worked_s
@@ -48,5 +48,5 @@ class ReadBudget:
         await asyncio.sleep(max(0.0, self._free_at_s - now_s))
 
     async def spend_since(self, begun_s: float, events: int, *, weight: float = 1.0) -> None:
-        """As `spend`, for a slice of so many events that began at `begun_s` of `time.monotonic`."""
+        """Spend the time since `begun_s` (of `time.monotonic`), in which a slice of `events` events was sent."""
         await self.spend(weight * min(time.monotonic() - begun_s, (events + 1) * EVENT_MAX_S))

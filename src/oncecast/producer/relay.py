@@ -25,7 +25,7 @@ RETRY_AFTER = {"Retry-After": "2"}
 
 
 class Relay:
-    """The routes about dead letters and conflicts, answered by whoever is connected of a group that `is_known`."""
+    """The routes about dead letters and conflicts, answered by a connected listener of a group that `is_known`."""
 
     def __init__(self, hub: ListenerHub, is_known: Callable[[str], bool]) -> None:
         self._hub = hub

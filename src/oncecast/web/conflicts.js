@@ -68,7 +68,7 @@ export function startConflicts() {
     /** The producer reported who is there, and how many conflicts each has seen. */
     follow(status) {
       const listeners = listenersOf(status);
-      const now = JSON.stringify(listeners.map(({ instance, conflicts, database }) => [instance, conflicts, database]));
+      const now = JSON.stringify(listeners.map(({ instance, conflicts, parts }) => [instance, conflicts, parts?.database?.status]));
       if (listeners.length && now !== asked) {
         asked = now;
         refresh();

@@ -83,7 +83,7 @@ export function startLetters() {
         setText(byId("letters-fault"), "Dead letters are kept in PostgreSQL; a listener shows them once it is connected.");
         return;
       }
-      const now = JSON.stringify(listeners.map(({ instance, dead, database }) => [instance, dead, database]));
+      const now = JSON.stringify(listeners.map(({ instance, dead, parts }) => [instance, dead, parts?.database?.status]));
       if (now !== asked) {
         asked = now;
         refresh();

@@ -54,7 +54,7 @@ class Connection(AsyncConnection[TupleRow]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         forks.silence_in_children(self)
-        # Behind a pooler that mixes sessions, no name of ours is that of another connection's prepared statement.
+        # Behind a pooler that mixes sessions, two connections must not give their prepared statements the same name.
         self._prepared._prepared_idx = secrets.randbits(48)
 
     @property

@@ -34,7 +34,7 @@ CONTENDED_STATES = ("40001", "40P01")
 """A serialisation failure, a deadlock: another transaction was in the way."""
 
 IDLE_STATE = "25P03"
-"""PostgreSQL ended the session, because we said nothing in a transaction for too long: the event loop was blocked.
+"""PostgreSQL ended a session that was idle in a transaction for too long, because the event loop was blocked.
 Nothing is wrong with the database, so nothing pauses."""
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError, OSError)

@@ -71,7 +71,7 @@ async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | 
 def own_row(connection: Connection, results: list[PGresult]) -> tuple[bytes | None, ...] | None:
     """As `row_of`, without the last column: the server process, which has to be the connection's own.
 
-    Raises SessionShared where it is another, for what is prepared there is not ours.
+    Raises SessionShared where it is another, because that process has other prepared statements.
     """
     row = row_of(results)
     if row is None:

@@ -74,9 +74,9 @@ def json_array(arrivals: Sequence[Arrival]) -> Json:
 
 
 def _extensions(events: bytes) -> list[str | None]:
-    """Each event's extension attributes as a JSON object, or nothing where no event of the batch has any.
+    """Return each event's extension attributes as a JSON object, or None if no event of the batch has any.
 
-    Raises Unstorable where an event is JSON that nobody can read. No producer of ours accepts that.
+    Raises Unstorable if an event is not valid JSON. Oncecast's producer accepts no such event.
     """
     try:
         try:

@@ -1,4 +1,4 @@
-"""A program, not a module to import: it beats for a listener, for as long as that lives and is not stopped.
+"""A program that sends the heartbeat of a listener while the listener lives and is not stopped. Do not import it.
 
 `pulse` starts it with `python -I -S`, so that it is small, and writes what it has to do to its standard input. That
 stays open: its end is the end of the listener. Users' code, which may hold the listener's interpreter for a minute,
@@ -24,7 +24,7 @@ STDIN = 0
 def main() -> None:
     """Beat until the listener ends. Whatever Redis says, it is asked again a second later."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # who ends all processes of a listener gives it time to drain
+        signal.signal(number, signal.SIG_IGN)  # a draining listener still needs its heartbeat
     job: dict[str, Any] = marshal.load(sys.stdin.buffer)  # noqa: S302 (our parent wrote it)
     connection = None
     while os.getppid() == job["parent"]:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process stands still by a signal or a debugger."""
+    """Return whether a signal or a debugger has stopped the process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             state = stat.read().rpartition(b") ")[2][:1]
@@ -70,7 +70,7 @@ def state_from_ps(pid: int) -> bytes:
 
 
 def connect(job: dict[str, Any]) -> Any:
-    """A connection to Redis on which we are who we are to be. Raises OSError."""
+    """Return an authenticated connection to Redis, with its database selected. Raises OSError."""
     error: OSError = ConnectionError("the name has no address")
     for family, address in addresses(job):
         connection: Any = _socket.socket(family, _socket.SOCK_STREAM)
@@ -92,7 +92,7 @@ def connect(job: dict[str, Any]) -> Any:
 
 
 def addresses(job: dict[str, Any]) -> list[tuple[int, Any]]:
-    """Where Redis may be."""
+    """Return the addresses of Redis to try."""
     if job["path"]:
         return [(_socket.AF_UNIX, job["path"])]
     found = _socket.getaddrinfo(job["host"], job["port"], 0, _socket.SOCK_STREAM)

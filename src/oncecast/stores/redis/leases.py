@@ -34,7 +34,7 @@ SOCKET_TIMEOUT_S = 1.0
 COUNTER_TTL_MS = 60_000
 COUNT_TTL_MS = 600_000
 FOREIGN_SHOWN_BYTES = 40
-"""Of a value that is not ours, in a warning."""
+"""How much of a foreign value a warning shows. A foreign value is one that Oncecast did not write."""
 _MARK = ord("=")
 _VALUE = re.compile(
     rb"(?P<holder>[0-9a-f]{16})(?:[*!](?P<rescues>\d{1,6}))?|!(?P<rescued>\d{1,6})|=(?P<mark>[!-9;-~]{1,64}:\d{1,19})"
@@ -131,11 +131,11 @@ class RedisLeases:
         async with _bounded():
             found = await self._redis.mget(self._keys(arrivals))
         claims, foreign = self._sort(arrivals, found)
-        claims.free.extend(arrivals[n] for n in foreign)  # whoever claims one overwrites it
+        claims.free.extend(arrivals[n] for n in foreign)  # the claim overwrites the value
         return claims
 
     def _sort(self, arrivals: Sequence[Arrival], found: Any) -> tuple[Claims, list[int]]:
-        """What the values say, and the places of those that are not ours."""
+        """Return what the values say, and the indexes of foreign values."""
         claims = Claims()
         foreign = []
         for n, (arrival, value) in enumerate(zip(arrivals, _answers(found, len(arrivals)), strict=True)):

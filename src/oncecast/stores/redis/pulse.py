@@ -1,4 +1,4 @@
-"""The process that beats for a listener while users' code holds up its event loop, or its whole interpreter."""
+"""Start and keep the heartbeat process, which beats while users' code blocks the event loop or the interpreter."""
 
 from __future__ import annotations
 

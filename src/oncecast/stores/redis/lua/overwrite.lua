@@ -1,5 +1,5 @@
--- KEYS: one per event. ARGV: token, ttl_ms, then for each the value that is not ours. Takes the event where that, a value
--- of another type, or nothing stands; answers for each what stood there (false: it is ours now).
+-- KEYS: one per event. ARGV: token, ttl_ms, then the foreign value of each event. Leases an event whose key still has
+-- that value, a value of another type, or none. Returns the value of each other key, and false for a leased event.
 local found = {}
 for i, key in ipairs(KEYS) do
   local value = read(key)

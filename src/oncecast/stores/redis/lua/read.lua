@@ -1,4 +1,4 @@
--- Comes before each script. A key whose value is of another type than ours has none.
+-- Comes before each script. A value of another Redis type than string counts as no value.
 local function of_other_type(answer)
   if type(answer) ~= 'table' then
     return false
