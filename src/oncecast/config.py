@@ -255,7 +255,9 @@ class Common:
         "10s", duration_s, "how long a client may take to send the head of a request"
     )
     connections_max: int = setting(
-        "1000", count, "open connections of clients; less where 'ulimit -n' is low. The oldest idle one makes room"
+        "1000",
+        count,
+        "open connections of clients; fewer where 'ulimit -n' is low; the oldest idle one is closed for a new one",
     )
     connections_per_address: int = setting(
         "500", count, "open connections of one client address; never more than three quarters of all"
@@ -302,12 +304,12 @@ class ProducerConfig(Common):
     event_max_bytes: int = setting(
         "1MiB",
         size_bytes_up_to(FRAME_MAX_MIB),
-        f"the largest event; at most {FRAME_MAX_MIB}MiB, and REQUEST_MAX_BYTES",
+        f"the largest event; at most {FRAME_MAX_MIB}MiB, and at most REQUEST_MAX_BYTES",
     )
     request_max_bytes: int = setting("16MiB", size_bytes, "the largest request; at least EVENT_MAX_BYTES")
-    request_max_events: int = setting("100000", count, "the most events of one request")
+    request_max_events: int = setting("100000", count, "the most events in one request")
     requests_max_bytes: int = setting(
-        "64MiB", size_bytes, "bodies of all requests under way; beyond, publishing is refused with 503"
+        "64MiB", size_bytes, "size of the bodies of all current requests; above it, publishing is refused with 503"
     )
 
     def __post_init__(self) -> None:
@@ -370,7 +372,7 @@ class ListenerConfig(Common):
     lease_ttl: float = setting(
         "30s",
         duration_s,
-        "how long a lease lasts in Redis that nobody renews; 30 s more for a listener whose event loop is blocked",
+        "how long a lease lasts without renewal; Redis keeps it 30 s longer, in case a listener's event loop is blocked",
     )
     mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
     claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
