@@ -372,7 +372,8 @@ class ListenerConfig(Common):
     lease_ttl: float = setting(
         "30s",
         duration_s,
-        "how long a lease lasts without renewal; Redis keeps it 30 s longer, in case a listener's event loop is blocked",
+        "how long a lease lasts without renewal; Redis keeps it 30 s longer, in case a listener's event loop is"
+        " blocked",
     )
     mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
     claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
