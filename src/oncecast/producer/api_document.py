@@ -180,7 +180,7 @@ def producer_document() -> dict[str, Any]:
                 parameters=[
                     query(
                         "limit",
-                        "How many at most.",
+                        "How many at most. A page may have fewer, though more follow behind `next`.",
                         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
                     ),
                     query(

@@ -35,6 +35,7 @@ from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.clients import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake
 from oncecast.producer.listeners import ListenerHub
+from oncecast.producer.pages import Pages, fitting
 from oncecast.producer.reading import ReadBudget
 from oncecast.producer.relay import Relay
 from oncecast.producer.retention import Retention, RetentionLimits
@@ -45,7 +46,6 @@ from oncecast.tasks import Essentials, LastResort
 EVENTS = "/events"
 API = "/api/"
 PAGE_MAX_EVENTS = 1_000
-PAGE_MAX_BYTES = 4 * 1024 * 1024
 REQUEST_S = 0.001
 """What a page costs besides its events."""
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -97,6 +97,7 @@ class Producer:
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
         self._budget = ReadBudget()
+        self._event_pages = Pages()
         self._listeners = ListenerHub(journal, self._ring, self._budget, observe)
         self.retention = Retention(journal, self._listeners, settings.retention, observe)
         self._intake = Intake(
@@ -167,28 +168,39 @@ class Producer:
             offset = start_after(self._journal, Cursor.parse(after)) if after is not None else self._journal.first - 1
         except ValueError as error:
             raise Problem(400, f"after: {error}") from None
+        with self._event_pages.reserved() as max_bytes:
+            batches = await self._batches(offset, max_bytes, limit)
+            events, last = await self._page_of(batches, offset, limit, max_bytes)
+            cursor = Cursor(epoch_of(self._journal.epochs, max(1, last)), last)
+            return self._event_pages.answer(msgspec.json.encode({"events": events, "next": str(cursor)}))
+
+    async def _batches(self, offset: int, max_bytes: int, limit: int) -> Sequence[Batch]:
+        if offset >= self._journal.last:
+            return []
         try:
-            behind = offset < self._journal.last
-            batches = await self._journal.read(offset, PAGE_MAX_BYTES, limit) if behind else []
+            return await self._journal.read(offset, max_bytes, limit)
         except JournalCorrupt as error:
             raise Problem(500, str(error)) from None
         except (JournalUnavailable, TimeoutError) as error:
             raise Problem(503, str(error) or "the disk is slow", headers=RETRY_AFTER) from None
-        events, last = await self._page_of(batches, offset, limit)
-        cursor = Cursor(epoch_of(self._journal.epochs, max(1, last)), last)
-        return json_response({"events": events, "next": str(cursor)})
 
-    async def _page_of(self, batches: Sequence[Batch], offset: int, limit: int) -> tuple[list[msgspec.Raw], int]:
-        """The first `limit` events after `offset`, and the offset of the last of them."""
+    async def _page_of(
+        self, batches: Sequence[Batch], offset: int, limit: int, max_bytes: int
+    ) -> tuple[list[msgspec.Raw], int]:
+        """The first events after `offset`, up to `limit` and `max_bytes` but at least one; the offset of the last."""
         events: list[msgspec.Raw] = []
         last = offset
         for batch in batches:
             begun_s = time.monotonic()
             skip = max(0, offset + 1 - batch.first_offset)
             found = _decode_events(batch.body)[skip : skip + limit - len(events)]
-            events += found
-            last = batch.last_offset if batch.is_gap else batch.first_offset + skip + len(found) - 1
+            count = max(fitting(found, max_bytes), not events and len(found) > 0)
+            max_bytes -= sum(map(len, found[:count]))
+            events += found[:count]
+            last = batch.last_offset if batch.is_gap else batch.first_offset + skip + count - 1
             await self._budget.spend(time.monotonic() - begun_s)
+            if count < len(found):
+                break
         await self._budget.spend(REQUEST_S)
         return events, last
 
