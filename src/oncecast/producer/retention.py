@@ -85,7 +85,6 @@ class Retention:
     def _hold_up(self, holder: KnownGroup) -> tuple[str, str]:
         """Why there is no room, and what an operator can do."""
         count = self._behind(holder)
-        forget = f"oncecast groups forget {shlex.quote(holder.name)}"
         if holder.name == FIRST_TO_JOIN:
             reason = f"{count:,} events are kept for the first group to join, and no listener has joined"
             return (

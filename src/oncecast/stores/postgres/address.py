@@ -9,7 +9,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 EXAMPLES = "postgres://user:password@host:5432/database or 'host=… dbname=… user=…'"
 _DRIVER = re.compile(r"^postgres(?:ql)?(?:\+[a-z0-9]+)?://", re.IGNORECASE)
-_UNKNOWN = re.compile(r"invalid (?:URI query parameter|connection option):? *\"?([A-Za-z_]{1,40})")
 _KEYWORDS = re.compile(r"^[a-z_]+\s*=")
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
