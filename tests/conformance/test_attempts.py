@@ -151,3 +151,11 @@ async def test_an_attempt_that_waited_for_another_of_a_failing_event_does_not_be
         await other.process(numbered(2), never)
     with pytest.raises(KeyError):
         await attempt
+
+
+async def test_a_failure_whose_answer_was_lost_counts_once_although_another_came_in_between(server: Server) -> None:
+    (store, _), (other, _) = await server.of("a"), await server.of("b")
+    assert await store.count_failure(failed(numbered(1), "f1")) == 1
+    assert await other.count_failure(failed(numbered(1), "f2")) == 2
+    assert await store.count_failure(failed(numbered(1), "f1")) == 2
+    assert await other.count_failure(failed(numbered(2), "f3")) == 3

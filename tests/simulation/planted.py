@@ -485,7 +485,7 @@ ADAPTERS = [
     Mutant(
         "a failed attempt whose answer was lost counts once",
         "stores/postgres/sql/queries.sql",
-        "when a.failure = excluded.failure then a.attempts\n",
+        "when a.failures @> excluded.failures then a.attempts\n",
         "when false then a.attempts\n",
         by=ATTEMPTS,
     ),

@@ -108,10 +108,12 @@ class MemoryEvents(Client):
             if identity in self._tables.rows:
                 return arrival.attempts
             counted, known = arrival.attempts, self._tables.attempts.get(identity)
+            names = frozenset([failure.name])
             if known is not None:
-                counted = known.attempts if known.name == failure.name else max(known.attempts + 1, counted)
+                counted = known.attempts if names <= known.names else max(known.attempts + 1, counted)
+                names |= known.names
             due_at_s = self._now_s() + failure.next_in_s
-            self._tables.attempts[identity] = Failed(counted, failure.error, failure.name, due_at_s)
+            self._tables.attempts[identity] = Failed(counted, failure.error, names, due_at_s)
             return counted
 
         counted: int = await self._do(count)

@@ -59,11 +59,11 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The failed attempts of an event that has not ended. `name` is that of the newest."""
+    """The failed attempts of an event that has not ended. `names` are theirs, as in FailedAttempt."""
 
     attempts: int
     error: str
-    name: str
+    names: frozenset[str]
     due_at_s: float
 
 

@@ -60,14 +60,15 @@ where a.attempts >= w.attempts
 -- name: count_failure
 -- One more failed attempt, but at least as many as the caller knows of; a failure that is written again, because the
 -- answer was lost, counts once. Nothing is written for an event that has ended.
-insert into {schema}.attempts as a (source, id, type, attempts, error, failure, listener, next_at)
-select %(source)s, %(id)s, %(type)s, %(attempts)s, %(error)s, %(failure)s, %(listener)s,
+insert into {schema}.attempts as a (source, id, type, attempts, error, failures, listener, next_at)
+select %(source)s, %(id)s, %(type)s, %(attempts)s, %(error)s, array[%(failure)s::text], %(listener)s,
     clock_timestamp() + %(delay_s)s * interval '1 second'
 where not exists (select from {schema}.events where source = %(source)s and id = %(id)s)
 on conflict (source, id) do update
-set attempts = case when a.failure = excluded.failure then a.attempts
+set attempts = case when a.failures @> excluded.failures then a.attempts
                     else greatest(a.attempts + 1, excluded.attempts) end,
-    error = excluded.error, failure = excluded.failure, listener = excluded.listener,
+    failures = case when a.failures @> excluded.failures then a.failures else a.failures || excluded.failures end,
+    error = excluded.error, listener = excluded.listener,
     failed_at = clock_timestamp(), next_at = excluded.next_at
 returning attempts
 

@@ -6,7 +6,7 @@ create table {schema}.attempts (
     type      text not null,
     attempts  integer not null,
     error     text not null,
-    failure   text not null,
+    failures  text[] not null,
     listener  text not null,
     failed_at timestamptz not null default clock_timestamp(),
     next_at   timestamptz not null,
