@@ -36,8 +36,10 @@ async def wait_any(*events: asyncio.Event) -> asyncio.Event:
         await cancel_all(waiting)
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[Any]], *, within_s: float = math.inf) -> set[asyncio.Task[Any]]:
-    """Cancel `tasks` until they have ended; return those that have not within `within_s`.
+async def cancel_all(
+    tasks: Iterable[asyncio.Task[Any]], *, within_s: float = math.inf, again_s: float = CANCEL_INTERVAL_S
+) -> set[asyncio.Task[Any]]:
+    """Cancel `tasks` every `again_s` until they have ended; return those that have not within `within_s`.
 
     Their errors count as retrieved. A cancellation of the caller is raised when all is done.
     """
@@ -49,7 +51,7 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]], *, within_s: float = ma
         for task in pending:
             task.cancel()
         try:
-            await asyncio.wait(pending, timeout=CANCEL_INTERVAL_S)
+            await asyncio.wait(pending, timeout=again_s)
         except asyncio.CancelledError as error:
             cancelled = error
         pending = {task for task in pending if not task.done()}
@@ -130,7 +132,8 @@ def _exit(status: int, why: str) -> None:
 class Essentials:
     """The tasks that a process lives by: the first of them that ends by itself ends `run` with its error.
 
-    Then everything is cancelled, for half of `end_within_s` at most; after all of it `last_resort` ends the process.
+    Then everything is cancelled, which takes 0.8 of `end_within_s` at most; after all of it `last_resort` ends the
+    process.
     """
 
     def __init__(self, *, end_within_s: float, last_resort: LastResort | None = None) -> None:
@@ -184,11 +187,18 @@ class Essentials:
                 self._changed.clear()
                 self._look()
         finally:
-            await cancel_all([task, *self._running], within_s=self._end_within_s / 2)
-            self._running.clear()
+            await self._end_all(task)
         if self._failed is None:
             return task.result()
         raise error_of(self._failed) or EssentialTaskEnded(_failure(self._failed))
+
+    async def _end_all(self, main: asyncio.Task[Any]) -> None:
+        """End the essential tasks, then `main`: what it does at its end, such as a lifespan's, is given time."""
+        try:
+            await cancel_all(self._running, within_s=0.2 * self._end_within_s)
+        finally:
+            self._running.clear()
+            await cancel_all([main], within_s=0.6 * self._end_within_s, again_s=0.4 * self._end_within_s)
 
     def _look(self) -> None:
         self._failed = next((task for task in self._running if task.done()), None)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from oncecast.tasks import (
+    CANCEL_INTERVAL_S,
     Essentials,
     EssentialTaskEnded,
     cancel_all,
@@ -66,6 +67,23 @@ async def test_a_task_that_never_ends_does_not_keep_the_others_from_ending() -> 
     assert not task.done()
     endless.left = 0
     await cancel_all([task])
+
+
+async def test_what_main_does_at_its_end_is_not_cut_short_when_an_essential_task_fails() -> None:
+    essentials, closed, ended = Essentials(end_within_s=30), asyncio.Event(), []
+    essentials.start(fail(ValueError("x")), "claim loop")
+
+    async def main() -> None:
+        try:
+            await wait()
+        finally:
+            asyncio.get_running_loop().call_later(3 * CANCEL_INTERVAL_S, closed.set)
+            await closed.wait()
+            ended.append("lifespan")
+
+    with pytest.raises(ValueError, match="x"):
+        await essentials.run(main())
+    assert ended == ["lifespan"]
 
 
 async def test_an_essential_task_that_begins_later_ends_all_too() -> None:
