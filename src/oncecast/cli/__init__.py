@@ -208,9 +208,9 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Have what a shell closed (`>&-`, `<&-`) lead nowhere.
+    """Open /dev/null for each standard stream that a shell has closed (`>&-`, `<&-`).
 
-    A file that is opened later would get the number of a closed stream, and be written to by whatever prints.
+    Otherwise a file that is opened later gets the number of that stream, and prints go into the file.
     """
     for number in (0, 1, 2):
         try:

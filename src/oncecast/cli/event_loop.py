@@ -50,7 +50,7 @@ def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None
             is_ours = isinstance(error, KeyboardInterrupt) and _ctrl_c_is_not_handled()
             if task.done() or is_ours:
                 raise
-            output.error(f"code outside of a handler stopped the event loop ({type(error).__name__}); it goes on")
+            output.error(f"code outside of a handler stopped the event loop ({type(error).__name__}); it runs again")
 
 
 def _ctrl_c_is_not_handled() -> bool:

@@ -119,7 +119,7 @@ class JournalFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class JournalDamaged(Fact):
-    """A reader came to offsets of the journal that cannot be read; said once, however many readers come there."""
+    """A reader came to offsets of the journal that cannot be read; reported once for all readers."""
 
     error: str
 

@@ -46,4 +46,4 @@ async def read_body(
 
 def too_large(max_bytes: int, hint: str = "") -> Problem:
     """The refusal of a body that is too large."""
-    return Problem(413, f"a request may have {max_bytes} bytes" + hint)
+    return Problem(413, f"a request may have at most {max_bytes} bytes" + hint)

@@ -124,12 +124,12 @@ def conflicts_paths(
         "/api/conflicts/replay": {
             "post": operation(
                 "replayConflicts",
-                "Process conflicts under ids of their own",
+                "Process conflicts under new ids",
                 ref("ConflictReplays"),
                 tag=TAG,
-                about="The handlers run, and the event is stored under its new id (a fresh one unless it is given)"
-                " together with what they write; with it the conflict is closed. They are processed in the given"
-                " order, each for itself. A second request for one finds it closed. One that fails stays open.",
+                about="Each conflict is one transaction, in the given order: the handlers run, the event is stored"
+                " under its new id (a random one unless it is given), and the conflict is closed."
+                " A second request finds it closed. A conflict whose handler fails stays open.",
                 parameters=also,
                 body=json_body(replays, example={"conflicts": [{"cursor": "0f1e2d3c4b5a6978:17"}]}),
                 problems=posted,

@@ -126,7 +126,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read, or what we stopped it for."""
-        self._refuse(self._problem or Problem(400, "this is no HTTP/1.1 request"))
+        self._refuse(self._problem or Problem(400, "the request is not valid HTTP/1.1"))
 
     def _judge_head(self) -> Problem | None:
         size_bytes = self._unread_bytes  # nearly always little: then nothing needs to be added up
@@ -135,7 +135,7 @@ class Connection(HttpToolsProtocol):
         if size_bytes > self._limits.head_max_bytes:
             return self._too_large()
         if len(self.headers) > HEADERS_MAX:
-            return Problem(431, f"a request may have {HEADERS_MAX} headers")
+            return Problem(431, f"a request may have at most {HEADERS_MAX} headers")
         if self.parser.should_upgrade() and self._should_upgrade():
             return self._judge_handshake()
         return None
@@ -144,7 +144,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.get_method() != b"GET":
             return Problem(405, "a WebSocket's hand-shake is a GET", headers={"Allow": "GET"})
         if max((len(self.url), *(len(name) + len(value) for name, value in self.headers))) > HANDSHAKE_LINE_MAX_BYTES:
-            return Problem(431, f"a line of a hand-shake may have {HANDSHAKE_LINE_MAX_BYTES} bytes")
+            return Problem(431, f"a line of a hand-shake may have at most {HANDSHAKE_LINE_MAX_BYTES} bytes")
         for name, value in self.headers:
             if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
                 return Problem(413, "a WebSocket's hand-shake has no body")
@@ -153,7 +153,7 @@ class Connection(HttpToolsProtocol):
     def _too_large(self) -> Problem:
         if self._awaits_head:
             limit = self._limits.head_max_bytes
-            return Problem(431, f"the head of a request may have {limit} bytes (REQUEST_HEAD_MAX_BYTES)")
+            return Problem(431, f"the head of a request may have at most {limit} bytes (REQUEST_HEAD_MAX_BYTES)")
         return Problem(400, "chunk extensions or trailers without end")
 
     def _refuse(self, problem: Problem) -> None:

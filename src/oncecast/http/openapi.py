@@ -173,7 +173,7 @@ HEALTH = {
     "/livez": {
         "get": operation(
             "livez",
-            "Whether the process works, or has to be restarted",
+            "Whether the process works or needs a restart",
             record(status=TEXT),
             tag="Health",
             problems={503: "An essential task has ended or stands still: restart the process."},

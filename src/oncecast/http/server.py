@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
 
 
 def _unobserved(_fact: Fact) -> None:
-    """Nobody wants to know."""
+    """Ignore the telemetry event."""
 
 
 async def serve(

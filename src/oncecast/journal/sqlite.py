@@ -120,9 +120,8 @@ class SqliteJournal:
         try:
             await asyncio.wait([append.done], timeout=APPEND_DEADLINE_S)
             if not append.done.done():
-                await asyncio.sleep(
-                    0
-                )  # where the event loop was late, the outcome stands in line behind the deadline
+                # The event loop may be late: then the outcome is queued behind the deadline.
+                await asyncio.sleep(0)
             if append.done.done():
                 return append.done.result()
         finally:

@@ -19,7 +19,7 @@ from oncecast.listener.standing import Standing
 DATABASE = "database"
 START = "start"
 REMEDIES = {
-    DATABASE: "start PostgreSQL, or check DATABASE_URL; events wait, and go on by themselves",
+    DATABASE: "start PostgreSQL, or check DATABASE_URL; events wait until then, and are not lost",
     "redis": "start Redis, or check REDIS_URL; meanwhile every listener tries every event, and PostgreSQL decides",
     "producers": "start the producer, or check WS_URL; the listener connects again by itself",
     BROKER: "start the broker, or check DEAD_LETTER_URL; dead letters wait in PostgreSQL",
@@ -29,7 +29,7 @@ REMEDIES = {
 
 
 class Troubles:
-    """Why each producer and the broker were last lost, and why the start was put off."""
+    """Why each producer and the broker were last disconnected, and why the start was delayed."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}

@@ -1,7 +1,8 @@
-"""Which journal is read by which feed, and whether a producer may speak for the journal that it names.
+"""Check that a producer owns the journal that it names, and that only one feed reads a journal.
 
 A producer names its journal in the welcome, and the group's cursor in that journal moves by what this producer sends.
-So it has to show the journal's key, whose hash the group keeps in PostgreSQL since it first met the journal.
+So it must show the journal's key. The group stores the hash of the key in PostgreSQL when it first
+reads the journal.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ProducerError(Exception):
-    """What the producer sent is not what `oncecast.v1` says."""
+    """The producer sent something that the protocol `oncecast.v1` does not allow."""
 
 
 class Journals:
@@ -28,12 +29,12 @@ class Journals:
         self._store = store
         self._group = group
         self._hashes: dict[str, str] = {}
-        """Of the keys of the journals that this process has met."""
+        """By journal: the hash of its key, once it was checked."""
         self._connected: dict[str, Feed] = {}
         self._last: dict[str, Feed] = {}
 
     def has_met(self, welcome: Welcome) -> bool:
-        """Whether this process has checked this very key before."""
+        """Return whether this process has checked this key before."""
         known = self._hashes.get(welcome.journal)
         return known is not None and compare_digest(known, _hash(welcome))
 

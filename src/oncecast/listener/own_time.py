@@ -1,4 +1,4 @@
-"""How long users' code keeps the event loop to itself: then nothing else runs, and no time-out comes in time."""
+"""Measure how long users' code blocks the event loop: meanwhile no other task runs, and no time-out fires."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class OwnTime:
-    """Runs `handling` step by step; `longest_s` is the longest time that it took without giving the loop back."""
+    """Runs `handling` step by step; `longest_s` is the longest time that one step blocked the loop."""
 
     __slots__ = ("_handling", "longest_s")
 
@@ -18,11 +18,11 @@ class OwnTime:
         self.longest_s = 0.0
 
     async def run(self) -> None:
-        """What `handling` does, returns and raises."""
+        """Run `handling`; raises what it raises."""
         await self._steps()
 
     def is_late_by_itself(self, late_s: float) -> bool:
-        """Whether it alone accounts for being so late."""
+        """Return whether its own blocking explains a delay of `late_s`."""
         return self.longest_s >= late_s
 
     @types.coroutine

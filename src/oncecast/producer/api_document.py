@@ -106,7 +106,7 @@ _BARE_PARAMETERS: list[dict[str, Any]] = [
     },
     query(
         "preset",
-        "A sender of webhooks of which it is known where its id, type, source and subject are.",
+        "A known sender of webhooks, which determines where id, type, source and subject are.",
         {"enum": sorted(PRESETS)},
     ),
     query("type", f"The type of bare events.{_PLACE}", NAME),
@@ -329,8 +329,9 @@ def websocket_document() -> dict[str, Any]:
                 "description": "The producer opens with `welcome`, the listener answers `resume`; then `events`, and"
                 " a `gap` where they are gone, come for as long as its credit lasts. A `resume` with a `group`"
                 " needs the right to be a listener of that group (LISTENER_TOKENS). Without a group the client only"
-                " reads: its reports count for nothing, and it is asked nothing. Who may be no listener gets no"
-                " `key`. Credit counts the bytes of whole frames, and the `event_cost` of each event.",
+                " reads: its reports are ignored, and it receives no `ask`. A client without the right to be a"
+                " listener gets no `key`. Credit counts the bytes of whole frames, and the `event_cost` of each"
+                " event.",
                 "messages": {f.__name__: {"$ref": f"#/components/messages/{f.__name__}"} for f in frames},
             },
         },

@@ -87,7 +87,7 @@ class Intake:
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if is_binary(content_type, headers):
             if len(body) > self._event_max_bytes:
-                raise Problem(413, f"the event: {len(body)} bytes; an event may have {self._event_max_bytes}")
+                raise Problem(413, f"the event: {len(body)} bytes; an event may have at most {self._event_max_bytes}")
             body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
         return await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
 

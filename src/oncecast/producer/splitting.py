@@ -203,12 +203,12 @@ def _said(place: str | Callable[[], str]) -> str:
 
 def _check_size(raw: Raw, place: str, event_max_bytes: int) -> None:
     if len(raw) > event_max_bytes:
-        raise Problem(413, f"{place}: {len(raw)} bytes; an event may have {event_max_bytes}")
+        raise Problem(413, f"{place}: {len(raw)} bytes; an event may have at most {event_max_bytes}")
 
 
 def too_many(max_events: int) -> Problem:
-    """The refusal of a request with more events than it may have."""
-    return Problem(413, f"a request may have {max_events} events (REQUEST_MAX_EVENTS); send them in several")
+    """Return the refusal of a request with too many events."""
+    return Problem(413, f"a request may have at most {max_events} events (REQUEST_MAX_EVENTS); send them in several")
 
 
 def kind_of(value: object) -> str:
