@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from types import TracebackType
@@ -178,9 +178,17 @@ class Stack:
             raise failed
 
     async def _stop_all(self) -> None:
-        """Those who use others first."""
+        """Stop clients before their servers, and all of them; then raise the first error."""
+        errors: list[BaseException] = []
         for names in (self.listeners, self.producers, ["valkey", "postgres"]):
-            await asyncio.gather(*(self.stop(name) for name in names if name in self.processes))
+            errors += await self._stop_each([name for name in names if name in self.processes])
+        if errors:
+            raise errors[0]
+
+    async def _stop_each(self, names: Sequence[str]) -> list[BaseException]:
+        """Stop these at once; returns the errors when every stop has ended."""
+        outcomes = await asyncio.gather(*(self.stop(name) for name in names), return_exceptions=True)
+        return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
     async def _hold_folder(self) -> None:
         """Make the folder ours alone, and begin the guard, which holds it until it has cleared up after us."""
@@ -296,7 +304,8 @@ class Stack:
         First all of them end: one with the former application would take its group back for it.
         """
         names = [name for name in self.listeners if self.processes[name].wanted]
-        await asyncio.gather(*(self.stop(name) for name in names))
+        if errors := await self._stop_each(names):
+            raise errors[0]
         for outcome in await asyncio.gather(*(self.start(name) for name in names), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome

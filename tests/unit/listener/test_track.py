@@ -78,6 +78,35 @@ def test_a_gap_is_passed_over_by_the_watermark_and_waits_for_the_cursor() -> Non
     assert (list(on.gaps), [x.id for x in on.ended()]) == ([], ["b"])
 
 
+def test_adjacent_gaps_are_one_in_memory_in_however_many_frames_they_come() -> None:
+    on = track(5)
+    before = receive(on, frame(6, "a"))
+    for offset in range(7, 107):
+        on.skip(Gap(first=offset, last=offset))
+    assert list(on.gaps) == [Gap(first=7, last=106)]
+    assert len(on.watermark._gaps) == 1
+    on.end(before)
+    assert on.watermark.value == 106
+
+
+def test_a_gap_that_grows_while_the_cursor_passes_its_beginning_keeps_the_rest() -> None:
+    on = track(5)
+    on.skip(Gap(first=6, last=7))
+    on.skip(Gap(first=8, last=9))
+    on.save(Cursor("e1", 7))
+    assert list(on.gaps) == [Gap(first=8, last=9)]
+
+
+def test_an_event_between_two_gaps_keeps_them_apart() -> None:
+    on = track(5)
+    on.skip(Gap(first=6, last=6))
+    (between,) = receive(on, frame(7, "a"))
+    on.skip(Gap(first=8, last=8))
+    assert list(on.gaps) == [Gap(first=6, last=6), Gap(first=8, last=8)]
+    on.end([between])
+    assert on.watermark.value == 8
+
+
 def test_a_gap_that_was_received_before_it_came_about_is_none_and_one_that_would_skip_events_an_error() -> None:
     on = track(5)
     on.skip(Gap(first=3, last=5))
