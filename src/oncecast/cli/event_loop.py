@@ -31,8 +31,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         status = 0
     finally:
         LastResort().arm(EXIT_WITHIN_S, status=status, why="threads of the application do not end")
-        if not _close(loop):
-            atexit.register(_leave, status)
+        if left := _close(loop):
+            atexit.register(_leave, status, loop, left)
 
 
 def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
@@ -57,19 +57,22 @@ def _ctrl_c_is_not_handled() -> bool:
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _close(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether every task has ended, and with them the loop."""
-    if loop.run_until_complete(cancel_all(asyncio.all_tasks(loop), within_s=TASKS_END_WITHIN_S)):
-        return False
+def _close(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    """End every task, and then the loop; return the tasks that do not end."""
+    if left := loop.run_until_complete(cancel_all(asyncio.all_tasks(loop), within_s=TASKS_END_WITHIN_S)):
+        return left
     with contextlib.suppress(RuntimeError):
         loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)
     loop.close()
-    return True
+    return set()
 
 
-def _leave(status: int) -> None:
-    """Exit without clearing up: Python would close the tasks that are left, and they swallow that too."""
+def _leave(status: int, *_kept: object) -> None:
+    """Exit without clearing up: Python would close the tasks that are left, which swallow that too.
+
+    `_kept` are these tasks and their loop: without a reference Python would close them before.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -17,6 +17,9 @@ CANCEL_AGAIN_S = 15.0
 """Users' code may take so long to clean up, and a statement of theirs to be ended, before it is cancelled again."""
 CANCELS_MAX = 10
 """So often it is cancelled before it is left behind."""
+
+_left_behind: set[asyncio.Task[Any]] = set()
+"""Tasks that do not end: without a reference Python would close them at any moment, and report that they go on."""
 HELD_UP_MIN_S = 0.5
 """A timer that is at least this late was delayed by another handler, which blocked the event loop."""
 
@@ -119,6 +122,9 @@ async def _end(task: asyncio.Task[Any]) -> None:
             await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
         except asyncio.CancelledError as error:
             cancelled = error
+    else:
+        _left_behind.add(task)
+        task.add_done_callback(_left_behind.discard)
     task.add_done_callback(error_of)
     if cancelled is not None:
         raise cancelled
