@@ -26,11 +26,18 @@ class Watermark:
         journal: nothing will ever arrive there, so they count as ended.
         """
         if first > self.received + 1:
-            self._gaps[self.received + 1] = first - 1
-            self.end(())
+            self._leave_out(first - 1)
         new = max(first, self.received + 1)
         self.received = max(self.received, last)
         return new
+
+    def _leave_out(self, last: int) -> None:
+        """Count the offsets above `received` up to `last` as ended; adjacent gaps are merged into one."""
+        before = next(reversed(self._gaps), None)
+        is_adjacent = before is not None and self._gaps[before] == self.received
+        begin = before if before is not None and is_adjacent else self.received + 1
+        self._gaps[begin] = last
+        self.end(())
 
     def end(self, offsets: Iterable[int]) -> None:
         """These offsets have ended; one that had ended before may be told again."""

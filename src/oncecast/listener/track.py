@@ -126,6 +126,9 @@ class Track:
         if gap.first > due:
             raise ValueError(f"a gap from offset {gap.first}, where {due} is due")
         if gap.last >= due:
+            if self.gaps and self.gaps[-1].last == self.watermark.received:
+                # One gap in memory, in however many frames it comes: what is not merged lies behind an event.
+                gap = Gap(first=self.gaps.pop().first, last=gap.last)
             self.watermark.arrive(gap.last + 1, gap.last)
             self.gaps.append(gap)
 
@@ -165,6 +168,8 @@ class Track:
         self.saved = cursor
         while self.gaps and self.gaps[0].last <= cursor.offset:
             self.gaps.popleft()
+        if self.gaps and self.gaps[0].first <= cursor.offset:  # it grew while its beginning was passed
+            self.gaps[0] = Gap(first=cursor.offset + 1, last=self.gaps[0].last)
         self._on_credit(self._forget())
         if len(self.newest_of_key) > self._keys_looked_at:
             self.newest_of_key = {k: a for k, a in self.newest_of_key.items() if a.offset > cursor.offset}
