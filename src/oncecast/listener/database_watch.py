@@ -51,19 +51,22 @@ class DatabaseWatch:
                 ping.cancel()
 
     async def look(self) -> None:
-        """Look once. It is an outage when pings, or all attempts, have failed for DOWN_AFTER_S."""
+        """Look once. It is an outage when pings, or all attempts and their retries, have failed for DOWN_AFTER_S.
+
+        After an attempt has failed, pings decide until a retry has failed too.
+        """
         now_s = time.monotonic()
         if now_s - self._gate.ended_at_s < LOOK_S:
             self._failing_since_s = None
             self._gate.trust()
         elif error := self._gate.error_of_attempts(DOWN_AFTER_S):
             self._gate.suspect(error)
-        elif self._failing_since_s is not None or now_s - self._pinged_at_s >= PING_S:
+        elif self._failing_since_s is not None or self._gate.is_failing or now_s - self._pinged_at_s >= PING_S:
             self._pinged_at_s = now_s
             await self._look_by_ping(now_s)
 
     async def _look_by_ping(self, began_s: float) -> None:
-        error = await self._ping(writes=self._gate.is_waited_for)
+        error = await self._ping(writes=self._gate.is_waited_for or self._gate.is_failing)
         if error is None:
             self._failing_since_s = None
             self._gate.trust()

@@ -26,6 +26,8 @@ WAITED_FOR_S = 0.4
 """An attempt that has waited this long may be waiting for PostgreSQL."""
 SLOW_S = 8.0
 """An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
+RETRIED_AFTER_S = 0.5
+"""A try that begins this long after a failure and fails too shows an outage; see `error_of_attempts`."""
 WARN_INTERVAL_S = 10.0
 """Between warnings of foreign values in Redis; each warning shows one value and the count."""
 CALL_MAX_EVENTS = 1_000
@@ -210,8 +212,8 @@ class DatabaseGate:
         self._down = asyncio.Event()
         self._asked_at_s: dict[Arrival, float] = {}
         self._looked_at_s = 0.0
-        self._failing: tuple[float, Unavailable] | None = None
-        """Since when every attempt fails under PostgreSQL, and with what."""
+        self._failing: tuple[float, float, Unavailable] | None = None
+        """Since when every attempt fails under PostgreSQL, when the newest such try began, and its error."""
         self.ended_at_s = 0.0
         """When an attempt has last ended well."""
         self.fault: str | None = None
@@ -240,13 +242,17 @@ class DatabaseGate:
         self._asked_at_s[first] = time.monotonic()
 
     def answered(self, first: Arrival, error: BaseException | None = None) -> None:
-        """It is over; `error` is what it ended with."""
-        del self._asked_at_s[first]
-        if not isinstance(error, Unavailable):
-            if error is None:
-                self._failing, self.ended_at_s = None, time.monotonic()
-        elif self._failing is None and not isinstance(error, Contended):
-            self._failing = (time.monotonic(), error)
+        """It is over; `error` is what it ended with. Any answer except Unavailable shows that PostgreSQL works."""
+        began_s, now_s = self._asked_at_s.pop(first), time.monotonic()
+        if isinstance(error, Contended) or not isinstance(error, Exception | None):
+            return  # a conflict or a cancellation shows neither
+        if isinstance(error, Unavailable):
+            since_s, newest_s, _ = self._failing or (now_s, began_s, error)
+            self._failing = (since_s, max(newest_s, began_s), error)
+            return
+        self._failing = None
+        if error is None:
+            self.ended_at_s = now_s
 
     @property
     def is_waited_for(self) -> bool:
@@ -254,11 +260,22 @@ class DatabaseGate:
         now_s = time.monotonic()
         return now_s - min(self._asked_at_s.values(), default=now_s) >= WAITED_FOR_S
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the newest answer to an attempt was Unavailable."""
+        return self._failing is not None
+
     def error_of_attempts(self, after_s: float) -> Unavailable | None:
-        """What all attempts have failed with for `after_s`; None if one has ended, or none has failed."""
-        if self._failing is None or time.monotonic() - self._failing[0] < after_s:
+        """Return the newest error if all attempts have failed for `after_s`, else None.
+
+        The failures of one moment are not enough: a session that was terminated fails once, and its attempt then
+        waits. A try that began RETRIED_AFTER_S later must have failed too.
+        """
+        if self._failing is None:
             return None
-        return self._failing[1]
+        since_s, newest_s, error = self._failing
+        lasts = time.monotonic() - since_s >= after_s and newest_s - since_s >= RETRIED_AFTER_S
+        return error if lasts else None
 
     def suspect(self, error: Exception) -> None:
         """PostgreSQL cannot be used: say so. Work goes on until its tries are used up."""

@@ -145,6 +145,48 @@ async def test_attempts_that_all_fail_are_an_outage_though_probes_succeed(it: Wa
     assert it.facts[1:] == [DependencyReady("database")]
 
 
+async def test_attempts_that_failed_in_one_moment_are_no_outage_while_pings_that_write_succeed(it: Watched) -> None:
+    pair = arrivals(2)
+    for arrival in pair:
+        it.gate.asked(arrival)
+    for arrival in pair:
+        it.gate.answered(arrival, Unavailable("PostgreSQL: terminating connection due to administrator command"))
+    for _ in range(4):
+        await it.look()
+    assert (it.facts, it.postgres.probes) == ([], [True] * 4)
+
+
+async def test_an_attempt_that_failed_has_the_outage_found_by_pings_before_its_retry(it: Watched) -> None:
+    (arrival,) = arrivals(1)
+    it.gate.asked(arrival)
+    it.gate.answered(arrival, Unavailable("PostgreSQL: connection reset"))
+    it.postgres.error = Unavailable("PostgreSQL: refused")
+    await it.look(after_s=0.5)
+    await it.look()
+    assert it.facts == [DependencyLost("database", "PostgreSQL: refused")]
+
+
+@pytest.mark.parametrize("answer", [None, ValueError("the handler's"), RowLocked("lock timeout")])
+async def test_any_answer_except_unavailable_ends_the_failures_before_it(
+    it: Watched, answer: Exception | None
+) -> None:
+    for error in (Unavailable("PostgreSQL: reset"), answer, Unavailable("PostgreSQL: reset")):
+        (arrival,) = arrivals(1)
+        it.gate.asked(arrival)
+        it.gate.answered(arrival, error)
+        await it.look(after_s=0.7)
+    assert it.facts == []
+
+
+async def test_a_cancelled_attempt_is_no_answer(it: Watched) -> None:
+    for error in (Unavailable("PostgreSQL: No space"), asyncio.CancelledError(), Unavailable("PostgreSQL: No space")):
+        (arrival,) = arrivals(1)
+        it.gate.asked(arrival)
+        it.gate.answered(arrival, error)
+        await it.look(after_s=0.7)
+    assert it.facts == [DependencyLost("database", "PostgreSQL: No space")]
+
+
 async def test_a_pause_after_a_suspicion_is_not_told_again(it: Watched) -> None:
     it.gate.suspect(Unavailable("PostgreSQL: refused"))
     it.gate.lost(Unavailable("PostgreSQL: couldn't get a connection"))
