@@ -140,7 +140,7 @@ async def test_a_postgresql_that_cannot_be_used_is_seen_everywhere_in_time_and_s
 
         await until(seen_by_producer, within_s=WITHIN_S)
         status, out, _ = await oncecast("status", "--listener", address, "--json")
-        assert (status, json.loads(out)[0]["state"]) == (1, "down")
+        assert (status, json.loads(out)["state"]) == (1, "down")
         news = [line for line in log(stack)[said:].splitlines() if re.search(" (WARNING|ERROR) ", line)]
         assert "PostgreSQL" in news[0], news[0]
         assert "outbox" not in "".join(news)
