@@ -159,3 +159,12 @@ async def test_a_failure_whose_answer_was_lost_counts_once_although_another_came
     assert await other.count_failure(failed(numbered(1), "f2")) == 2
     assert await store.count_failure(failed(numbered(1), "f1")) == 2
     assert await other.count_failure(failed(numbered(2), "f3")) == 3
+
+
+async def test_a_count_is_deleted_when_its_next_attempt_is_long_overdue_and_no_earlier(server: Server) -> None:
+    store, _ = await server.of("a")
+    for id, delay_s in {"given up": -100.0, "due": -10.0, "waits": 1000.0}.items():
+        await store.count_failure(failed(numbered(1, id=id), delay_s=delay_s))
+    assert await store.prune_attempts(overdue_s=50.0) == 1
+    assert await server.failures() == {"due": 1, "waits": 1}
+    assert await store.process(numbered(1, id="given up"), nothing) is Outcome.STORED

@@ -246,7 +246,7 @@ async def _attempts(database: Database) -> dict[str, Any]:
         **answers,
         "inserted later": await store.insert([late[0]]),
         "processed later": await store.process(late[1], of_handler(found)),
-        "attempts left": await store.prune_attempts(),
+        "attempts left": await store.prune_attempts(overdue_s=3600.0),
     }
 
 

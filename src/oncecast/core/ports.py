@@ -346,8 +346,8 @@ class EventStore(Protocol):
         The event's end takes the count away. Raises RowLocked while another session attempts the event.
         """
 
-    async def prune_attempts(self) -> int:
-        """Delete the counts of events that have ended all the same; how many."""
+    async def prune_attempts(self, *, overdue_s: float) -> int:
+        """Delete the counts of events that have ended, or whose next attempt is overdue by more; return how many."""
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does.

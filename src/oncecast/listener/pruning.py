@@ -1,6 +1,8 @@
 """How long rows are kept: the oldest go in small batches, never above a saved cursor; dead letters stay.
 
-The counts of failed attempts go with their events; what a race between two listeners left of them is deleted here.
+The transaction that ends an event deletes the count of its failed attempts. Two kinds of counts are deleted here: one
+that a race between two listeners left, and one of an event that nobody attempts any more, since its journal or its
+offset was given up.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from datetime import timedelta
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Observe, Pruned
@@ -17,6 +20,8 @@ from oncecast.tasks import STALL_S, idle, working
 
 CHUNK_ROWS = 1_000
 INTERVAL_S = 30.0
+ATTEMPTS_OVERDUE_S = timedelta(days=30).total_seconds()
+"""How long after its next attempt was due the count of an event's failed attempts is deleted."""
 REST_S = 0.05
 """Between chunks: inserts come first."""
 
@@ -38,7 +43,7 @@ class Pruner:
             await self._database.wait()
             working(2 * STALL_S)
             with contextlib.suppress(Unavailable, RowLocked):  # the inserts will find out; old rows only get older
-                await self._store.prune_attempts()
+                await self._store.prune_attempts(overdue_s=ATTEMPTS_OVERDUE_S)
                 if self._keep_s is not None:
                     await self._prune(self._keep_s)
             await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))

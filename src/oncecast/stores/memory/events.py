@@ -119,9 +119,18 @@ class MemoryEvents(Client):
         counted: int = await self._do(count)
         return counted
 
-    async def prune_attempts(self) -> int:
-        """A row takes its failed attempts along, here."""
-        return 0
+    async def prune_attempts(self, *, overdue_s: float) -> int:
+        """See EventStore. Only overdue counts: the commit that ends an event deletes its count."""
+
+        def prune() -> int:
+            before_s, attempts = self._now_s() - overdue_s, self._tables.attempts
+            overdue = [identity for identity, failed in attempts.items() if failed.due_at_s < before_s]
+            for identity in overdue:
+                del attempts[identity]
+            return len(overdue)
+
+        count: int = await self._do(prune)
+        return count
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""

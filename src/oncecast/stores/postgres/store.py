@@ -145,10 +145,13 @@ class PostgresEvents(PostgresComparison):
             row = await (await connection.execute(self._db.queries["count_failure"], values)).fetchone()
             return row[0] if row else arrival.attempts
 
-    async def prune_attempts(self) -> int:
+    async def prune_attempts(self, *, overdue_s: float) -> int:
         """See EventStore."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            return (await connection.execute(self._db.queries["prune_attempts"])).rowcount
+            ended = await connection.execute(self._db.queries["prune_attempts"])
+            values = {"overdue_s": overdue_s}
+            overdue = await connection.execute(self._db.queries["prune_overdue_attempts"], values)
+            return ended.rowcount + overdue.rowcount
 
     async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
         """See EventStore."""

@@ -80,6 +80,10 @@ delete from {schema}.attempts where source = %(source)s and id = %(id)s returnin
 -- What a failure left that was written while another listener ended the event.
 delete from {schema}.attempts a using {schema}.events e where a.source = e.source and a.id = e.id
 
+-- name: prune_overdue_attempts
+-- Events that nobody attempts any more: their journal, or their part of it, was given up.
+delete from {schema}.attempts where next_at < clock_timestamp() - %(overdue_s)s * interval '1 second'
+
 -- name: retrying
 -- Events that wait for their next attempt, the soonest first, behind the one that ended the page before.
 select a.source, a.id, a.type, a.attempts, a.error, a.listener, a.failed_at, a.next_at
