@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -48,6 +49,10 @@ WRITE_DEADLINE_S = 10.0
 REPORT_INTERVAL_S = 1.0
 FRAME_EVENTS_TAKEN_MAX = 10 * FRAME_MAX_EVENTS
 """Of a journal that an earlier release wrote, a frame may have more than FRAME_MAX_EVENTS."""
+HELD_WINDOWS_MAX = 2
+"""A feed whose tracks hold this number of windows does not connect. One window is not enough: an abandoned track
+may fill it, and its successor must read."""
+ROOM_INTERVAL_S = 1.0
 ASKED_MAX = 100
 ASK_MAX_BYTES = 4 * 1024 * 1024
 """A producer relays requests of at most 1 MiB; as a JSON string they are longer."""
@@ -101,6 +106,8 @@ class Feed:
         self._observe = observe
         self.used_bytes = 0
         """What is held of this producer's events."""
+        self._abandoned: weakref.WeakSet[Track] = weakref.WeakSet()
+        """Tracks of which arrivals are still in memory. Arrivals hold their track, so an entry goes with the last."""
         self._owed_bytes = 0
         self._credit_bytes = 0
         """What the producer may still send on this connection."""
@@ -112,9 +119,13 @@ class Feed:
 
     def reread(self) -> None:
         """Forget the track and read again from the saved cursor."""
+        self._abandon_track()
+        self._owing.set()
+
+    def _abandon_track(self) -> None:
         if self.track is not None:
             self.track.abandon()
-        self._owing.set()
+            self._abandoned.add(self.track)
 
     async def run_for_ever(self) -> None:
         """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter.
@@ -153,11 +164,21 @@ class Feed:
     async def _has_room(self) -> None:
         """A connection that breaks again and again must not bring in more than the window holds.
 
-        What a forgotten track holds is not waited for: its cursor is never saved.
+        The feed does not wait for ended events of an abandoned track: its cursor is never saved. It waits for events
+        that have not ended when all tracks hold HELD_WINDOWS_MAX windows; otherwise, a producer that names a new
+        epoch on each connection gets a fresh window each time.
         """
         while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
             self._owing.clear()
             await self._owing.wait()
+        while self._held_bytes() >= HELD_WINDOWS_MAX * self._window_bytes:  # noqa: ASYNC110 -- a track's end is no event
+            await asyncio.sleep(ROOM_INTERVAL_S)
+
+    def _held_bytes(self) -> int:
+        """Return what this feed's tracks hold, but for a track that waits for its successor: that must come about."""
+        former_bytes = sum(track.abandoned_bytes for track in self._abandoned if track is not self.track)
+        is_current = self.track is not None and not self.track.abandoned.is_set()
+        return former_bytes + (self.used_bytes if is_current else 0)
 
     async def _connect_once(self) -> None:
         """One connection from hand-shake to its end; raises why it ended."""
@@ -221,8 +242,7 @@ class Feed:
             if goes_on and received + 1 >= welcome.first:
                 track.epochs = list(welcome.epochs)
                 return track
-        if track is not None:
-            track.abandon()
+        self._abandon_track()
         in_doubt = await self._ready()
         after = await self._saved_offset(welcome)
         self.used_bytes = 0

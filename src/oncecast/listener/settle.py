@@ -161,6 +161,7 @@ class Settlement:
         following: Arrival | None = arrival
         while following is not None:
             self._leave(following, has_ended=False)
+            following.track.drop([following])
             following = self._was_let_go(following)
 
     async def mark_for_ever(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -43,6 +43,10 @@ def cost_bytes(frame: Events, text: bytes) -> int:
     return len(text) + EVENT_COST_BYTES * len(frame.events)
 
 
+def _unended_bytes(arrivals: Iterable[Arrival]) -> int:
+    return sum(arrival.cost_bytes for arrival in arrivals if arrival.raw is not _NO_BYTES)
+
+
 def _to_nobody(_count: int) -> None:
     """What an abandoned track held is not given back: its successor begins with all there is."""
 
@@ -68,6 +72,8 @@ class Track:
         self._keys_looked_at = KEYS_LOOKED_AT_MIN
         self.gaps: deque[Gap] = deque()
         """What the journal has lost and the cursor has not yet passed."""
+        self.abandoned_bytes = 0
+        """Once it is abandoned: the bytes of its arrivals that have neither ended nor been dropped."""
         self._held: deque[Arrival] = deque()
         self._on_credit = on_credit
 
@@ -135,12 +141,19 @@ class Track:
     def abandon(self) -> None:
         """Another track takes its place; what is in flight ends on its own, and nobody saves a cursor over it."""
         self.abandoned.set()
+        self.abandoned_bytes += _unended_bytes(self._held)
         self._held.clear()  # each of them holds its track: a circle that no garbage collector sees
         self.newest_of_key.clear()
         self._on_credit = _to_nobody
 
+    def drop(self, arrivals: Sequence[Arrival]) -> None:
+        """Stop counting these arrivals of an abandoned track: nothing holds them any longer."""
+        if self.abandoned_bytes:
+            self.abandoned_bytes = max(0, self.abandoned_bytes - _unended_bytes(arrivals))
+
     def end(self, arrivals: Sequence[Arrival]) -> None:
         """These have ended: their payloads go, their identities stay until the cursor is saved over them."""
+        self.drop(arrivals)
         self.watermark.end([arrival.offset for arrival in arrivals])
         freed_bytes = 0
         for arrival in arrivals:

@@ -30,7 +30,7 @@ from oncecast.core.wire import (
     events_frame,
 )
 from oncecast.listener.dial import websocket_dial
-from oncecast.listener.feed import Feed
+from oncecast.listener.feed import HELD_WINDOWS_MAX, Feed
 from oncecast.listener.journals import Journals
 from oncecast.listener.track import EVENT_COST_BYTES
 from tests.support.arrivals import frame
@@ -439,6 +439,36 @@ async def test_a_full_window_of_a_track_that_is_forgotten_keeps_nobody_from_read
         assert at.feed.used_bytes >= WINDOW_BYTES
         at.feed.reread()
         await at.has_arrived(80)
+
+
+async def test_a_producer_that_names_a_new_epoch_on_each_connection_gets_no_fresh_window_each_time() -> None:
+    sent: list[int] = []
+    flood = frame(1, *map(str, range(1, 21)), size_bytes=WINDOW_BYTES // 90)
+
+    async def floods(connection: ServerConnection) -> None:
+        sent.append(len(sent))
+        await greet(connection, [*EPOCHS, Epoch(f"x{len(sent)}", 1)])
+        await connection.send(flood.decode())
+
+    async with producer(floods) as at:
+        at.store.saved = SavedCursor(Cursor("e1", 0), EPOCHS)
+
+        async def waits() -> bool:
+            return at.feed._held_bytes() >= HELD_WINDOWS_MAX * WINDOW_BYTES
+
+        await until(waits)
+        taken = len(sent)
+        await asyncio.sleep(10 * 0.02)  # ten times the longest wait between two connections
+        assert len(sent) == taken
+        assert len(at.arrived) == 20 * taken
+        assert taken <= 3 * HELD_WINDOWS_MAX
+        for arrival in at.arrived:
+            arrival.track.end([arrival])
+
+        async def goes_on() -> bool:
+            return len(sent) > taken
+
+        await until(goes_on)
 
 
 async def test_offsets_that_go_backwards_are_an_overlap_and_nothing_arrives_twice() -> None:

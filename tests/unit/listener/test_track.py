@@ -39,6 +39,20 @@ def test_a_track_that_is_abandoned_holds_nothing_any_more_and_goes_itself() -> N
     assert gone() is None
 
 
+def test_an_abandoned_track_counts_what_has_neither_ended_nor_been_dropped() -> None:
+    on = track()
+    ended, ends, dropped = receive(on, frame(1, "a", "b", "c"))
+    on.end([ended])
+    on.abandon()
+    on.abandon()
+    assert on.abandoned_bytes == ends.cost_bytes + dropped.cost_bytes
+    on.end([ends])
+    on.end([ends])
+    assert on.abandoned_bytes == dropped.cost_bytes
+    on.drop([dropped])
+    assert on.abandoned_bytes == 0
+
+
 def test_the_overlap_of_a_frame_is_dropped() -> None:
     on = track(7)
     assert [x.id for x in receive(on, frame(6, "a", "b", "c"))] == ["c"]
