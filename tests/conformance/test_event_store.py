@@ -29,6 +29,7 @@ from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
+from oncecast.listener.api import page
 from oncecast.listener.threads import ThreadTransaction
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
@@ -385,6 +386,26 @@ async def test_a_dead_letter_that_postgresql_refuses_is_buried_once_however_ofte
     assert await values(sql, "select count(*) from dead_letters") == [1]
 
 
+async def test_a_page_of_large_events_ends_early_and_its_mark_brings_the_rest(
+    database_of: Callable[..., Database], store: PostgresEvents
+) -> None:
+    batch = [arrival(n + 1) for n in range(12)]
+    for a in batch:
+        a.raw = msgspec.Raw(Event.new(a.type, "x" * 1_000_000, id=a.id, source=a.source).to_json())
+    assert await store.insert(batch) == [Outcome.STORED] * 12
+    database = database_of()
+    await database.open()
+    reader = EventReader(database)
+    pages, after = [], None
+    while after is not None or not pages:
+        rows = await reader.newest(limit=1_000, after=after)
+        pages.append([row["event"]["id"] for row in rows])
+        after = page("events", rows, 1_000)["next"]
+    await database.close()
+    assert [len(ids) for ids in pages] == [5, 5, 2]
+    assert {id_ for ids in pages for id_ in ids} == {a.id for a in batch}
+
+
 async def test_many_slow_readers_leave_connections_for_what_must_go_on(
     database_of: Callable[..., Database], store: PostgresEvents, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,7 +416,7 @@ async def test_many_slow_readers_leave_connections_for_what_must_go_on(
     monkeypatch.setitem(database.queries, "newest", psycopg.sql.Composed([slow]))
     async with asyncio.TaskGroup() as group:
         readers = [group.create_task(read_or_refuse(reader)) for _ in range(30)]
-        await until_running(sql, "pg_sleep")
+        await until_running(sql, "FETCH ")
         async with asyncio.timeout(2):
             assert await writer.insert([arrival(1)]) == [Outcome.STORED]
             assert await writer.load_cursor(JOURNAL) is None

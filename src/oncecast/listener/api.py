@@ -48,7 +48,10 @@ class Reader(Protocol):
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` events behind the page mark `after`; raises InvalidPageMark."""
+        """Up to `limit` events behind the page mark `after`; raises InvalidPageMark.
+
+        There may be fewer, of large events: then the last one has `is_cut`.
+        """
 
     async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Up to `limit` events that wait for their next attempt, the soonest first; `after` as for `newest`."""
@@ -185,10 +188,11 @@ def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
 
 
 def page(name: str, rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """A page of a list, and the mark of the next."""
-    return {name: [without_mark(row) for row in rows], "next": rows[-1]["mark"] if len(rows) == limit else None}
+    """A page of a list, and the mark of the next; a page is short where its last row has `is_cut`."""
+    has_more = len(rows) == limit or (rows and rows[-1].get("is_cut"))
+    return {name: [without_mark(row) for row in rows], "next": rows[-1]["mark"] if has_more else None}
 
 
 def without_mark(row: dict[str, Any]) -> dict[str, Any]:
     """A row as it is shown."""
-    return {name: value for name, value in row.items() if name != "mark"}
+    return {name: value for name, value in row.items() if name not in ("mark", "is_cut")}

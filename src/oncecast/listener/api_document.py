@@ -78,7 +78,8 @@ def listener_document() -> dict[str, Any]:
                 "List the events that have ended, newest first",
                 record(events=listing(record(**_ENDED)), next=maybe(TEXT), stale=FLAG),
                 tag="Events",
-                about="While PostgreSQL is away, the newest that this listener has ended itself come from memory,"
+                about="A page of large events ends at about 4 MiB, before `limit`: follow `next`."
+                " While PostgreSQL is away, the newest that this listener has ended itself come from memory,"
                 " with `stale` true.",
                 parameters=[LIMIT, AFTER, *filters],
                 problems={400: "A parameter cannot be read.", **AWAY},

@@ -7,10 +7,16 @@ from base64 import b64encode
 from typing import Any
 
 import msgspec
+from psycopg import AsyncServerCursor
 from psycopg.rows import dict_row
 
 from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.pages import behind, mark_of
+
+PAGE_MAX_BYTES = 4 * 1024 * 1024
+"""A page ends with the event that reaches this size, as JSON."""
+FETCH_ROWS = 20
+"""Rows fetched at a time: more than a page takes are in memory only as far as this."""
 
 
 class EventReader:
@@ -32,15 +38,17 @@ class EventReader:
         """Up to `limit` events, newest first, as `{"event": CloudEvent, "status": …, "stored_at": …, "mark": …}`.
 
         `mark` of the last one, given as `after`, brings the next page; raises InvalidPageMark for any other text.
+        A page that ends early, at PAGE_MAX_BYTES, says so: its last event has `is_cut`.
         """
         parameters = {"limit": limit, "type": type, "status": status, "source": source, "id": id, **behind(after)}
         async with (
             self._db.connection("read") as connection,
             asyncio.timeout(self._db.limits.deadline_s),
-            connection.cursor(row_factory=dict_row) as cursor,
+            connection.transaction(),
+            connection.cursor("newest", row_factory=dict_row) as cursor,
         ):
             await cursor.execute(self._db.queries["newest"], parameters)
-            return [_present(row) for row in await cursor.fetchall()]
+            return await _read_page(cursor, limit)
 
     async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Up to `limit` events that wait for their next attempt, the soonest first; pages as those of `newest`."""
@@ -69,6 +77,19 @@ class EventReader:
         ):
             await cursor.execute(self._db.queries["list_gaps"])
             return [{**row, "noted_at": rfc3339(row["noted_at"])} for row in await cursor.fetchall()]
+
+
+async def _read_page(cursor: AsyncServerCursor[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = []
+    size_bytes = 0
+    while len(shown) < limit and (rows := await cursor.fetchmany(FETCH_ROWS)):
+        for row in rows:
+            shown.append(_present(row))
+            size_bytes += len(msgspec.json.encode(shown[-1]["event"]))
+            if size_bytes >= PAGE_MAX_BYTES:
+                shown[-1]["is_cut"] = True
+                return shown
+    return shown
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:
