@@ -83,7 +83,11 @@ def operation(
     right: Right | None = None,
 ) -> Operation:
     """What one method of one path does; `problems` says what each status means here."""
-    refusals = {421: "The `Host` is not one of ours.", **(problems or {})}
+    refusals = {
+        421: "The `Host` is not one of ours.",
+        431: "The head is larger than `REQUEST_HEAD_MAX_BYTES`, or has too many headers.",
+        **(problems or {}),
+    }
     if right is not None:
         refusals[401] = f"The {right} token is missing or wrong."
     if right in ("publish", "admin"):
