@@ -64,6 +64,8 @@ class HandlerTransaction:
         self._take_key = take_key
         self._statement_timeout_s = statement_timeout_s
         self._interrupted = False
+        self.is_cancelled = False
+        """Whether the listener itself cancels the statement that is under way: that is no interruption."""
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
         self._torn: str | None = None
@@ -187,7 +189,8 @@ class HandlerTransaction:
         except Exception as error:
             self._raised.append(error)
             took_s = time.monotonic() - asked_at_s
-            self._interrupted |= is_interrupted(error, took_s=took_s, timeout_s=self._statement_timeout_s)
+            if not self.is_cancelled:
+                self._interrupted |= is_interrupted(error, took_s=took_s, timeout_s=self._statement_timeout_s)
             raise
         finally:
             self._asked -= 1

@@ -69,6 +69,7 @@ async def _end(facade: HandlerTransaction, connection: Connection, deadline_s: f
     try:
         await facade.end(deadline_s)
     except TimeoutError:  # a thread's statement, with a SET LOCAL statement_timeout; or nobody answers any more
+        facade.is_cancelled = True
         with contextlib.suppress(psycopg.Error, OSError):
             await connection.cancel_safe(timeout=CANCEL_S)
         await facade.end(CANCEL_S)
