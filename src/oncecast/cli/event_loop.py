@@ -16,6 +16,8 @@ from oncecast.core.errors import OncecastError
 from oncecast.tasks import LastResort, cancel_all
 
 TASKS_END_WITHIN_S = 2.0
+ROUNDS_MAX = 10
+"""Tasks that end may create others, which have to end too."""
 EXIT_WITHIN_S = 5.0
 """How long threads and exit functions of users' code may run after the last task has ended."""
 
@@ -58,8 +60,13 @@ def _ctrl_c_is_not_handled() -> bool:
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
-    """End every task, and then the loop; return the tasks that do not end."""
-    if left := loop.run_until_complete(cancel_all(asyncio.all_tasks(loop), within_s=TASKS_END_WITHIN_S)):
+    """End every task, also those that are created meanwhile, and then the loop; return the tasks that do not end."""
+    left: set[asyncio.Task[Any]] = set()
+    for _ in range(ROUNDS_MAX):
+        if not (pending := asyncio.all_tasks(loop) - left):
+            break
+        left |= loop.run_until_complete(cancel_all(pending, within_s=TASKS_END_WITHIN_S))
+    if left:
         return left
     with contextlib.suppress(RuntimeError):
         loop.run_until_complete(loop.shutdown_asyncgens())
