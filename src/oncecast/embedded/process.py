@@ -145,7 +145,7 @@ class Process:
     async def stop(self, deadline_s: float = 20.0) -> None:
         """End it the way it likes, by force after `deadline_s`, or at once when this call is cancelled.
 
-        Whoever starts it meanwhile waits for that.
+        A start that is asked for meanwhile waits for that.
         """
         async with self._turn:
             self.wanted = False

@@ -50,7 +50,7 @@ async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> Non
     """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
 
     What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,
-    and users may swallow a cancellation. Here, whoever was cancelled, or ran out of time, never returns. SystemExit
+    and users may swallow a cancellation. Here, code that was cancelled, or ran out of time, never returns. SystemExit
     and the like, which would end the event loop, are an AttemptFailed.
     """
     own = OwnTime(_contained(handling))
