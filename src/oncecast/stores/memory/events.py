@@ -63,14 +63,17 @@ class MemoryEvents(Client):
                 self._take_turn(session, turn)
             inserted = await self._insert(session, arrivals)
             new = [arrival for arrival in arrivals if arrival.identity in inserted]
-            found.update((a.offset, self._compare(a)) for a in arrivals if a.identity not in inserted)
             if not new:
                 self._server.roll_back(session)
+            found.update((a.offset, self._compare(a)) for a in arrivals if a.identity not in inserted)
             return new
 
         try:
             new: list[Arrival] = await self._do(insert)
-        except (Unavailable, RowLocked):
+        except RowLocked:
+            self._server.roll_back(session)
+            raise
+        except Unavailable:
             if not session.ended.is_set():
                 self._server.abandon(session)
             raise
