@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,13 @@ async def test_counts_are_right_over_a_pause_of_postgresql(stack_of: StackOf, tm
             await publisher.publish(Event.new("fails"))
         await counted(stack, 1)
         await stack.stop("postgres")
-        await asyncio.sleep(0.5)
+
+        async def is_seen() -> bool:
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(f"{next(iter(stack.listener_urls.values()))}/health")
+            return bool(answer.json()["status"] != "ok")
+
+        await until(is_seen)
         await stack.start("postgres")
         assert await the_dead(stack) == (3, 3, "ValueError: never works")
         assert len(attempts(tmp_path)) == 3
