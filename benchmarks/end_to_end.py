@@ -111,7 +111,7 @@ async def accepted_at_s(stack: Stack, client: httpx.AsyncClient, file: Path) -> 
 async def received(stack: Stack, client: httpx.AsyncClient) -> int:
     """The offset up to which every listener has seen all events end."""
     answers = [(await client.get(f"{url}/health")).json() for url in stack.listener_urls.values()]
-    return min(answer["producers"][0]["watermark"] for answer in answers)
+    return min(int(answer["producers"][0]["watermark"]) for answer in answers)
 
 
 async def postgresql_alone(stack: Stack, lines: list[bytes]) -> float:

@@ -86,7 +86,7 @@ async def test_a_listener_and_a_producer_show_and_replay_conflicts_and_count_the
         assert (one["event"]["data"], one["row"]["status"]) == ({"id": ORDER, "sku": "tea", "n": 1}, "stored")
 
         async def health_counts(count: int) -> bool:
-            return (await client.get(f"{listener}/health")).json()["conflicts_open"] == count
+            return bool((await client.get(f"{listener}/health")).json()["conflicts_open"] == count)
 
         await until(lambda: health_counts(2))
         assert "oncecast_conflicts_open 2.0" in (await client.get(f"{listener}/metrics")).text

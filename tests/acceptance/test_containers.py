@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -25,7 +26,8 @@ import psycopg
 import pytest
 import yaml
 
-from oncecast.config import ListenerConfig, ProducerConfig, duration_s, load
+from oncecast.config import ListenerConfig, ProducerConfig, load
+from oncecast.core.durations import duration_s
 from oncecast.embedded.ports import free_port
 from tests.support.command import check_command
 from tests.support.servers import Servers
@@ -38,7 +40,7 @@ OURS = ("producer", "listener-a", "listener-b")
 MANIFEST_FILES = [*sorted((ROOT / "deploy/kubernetes").glob("*.yaml")), ROOT / "deploy/kubernetes/secret.example"]
 MANIFESTS = [document for file in MANIFEST_FILES for document in yaml.safe_load_all(file.read_text())]
 WORKLOADS = {m["metadata"]["name"]: m for m in MANIFESTS if m["kind"] in ("StatefulSet", "Deployment")}
-KINDS = {"producer": ProducerConfig, "listener": ListenerConfig}
+KINDS: dict[str, type[ProducerConfig | ListenerConfig]] = {"producer": ProducerConfig, "listener": ListenerConfig}
 DRAIN_S = load(ListenerConfig, {}).drain_timeout
 READY_WITHIN_S = 30.0
 
@@ -61,13 +63,14 @@ def health_check() -> list[str]:
 
 
 def container(workload: str) -> dict[str, Any]:
-    (only,) = WORKLOADS[workload]["spec"]["template"]["spec"]["containers"]
-    return only  # type: ignore[no-any-return]
+    containers: list[dict[str, Any]] = WORKLOADS[workload]["spec"]["template"]["spec"]["containers"]
+    (only,) = containers
+    return only
 
 
 def settings_known(kind: str, environment: Mapping[str, str]) -> None:
     """Each variable is a setting of `oncecast KIND`, and each value will do."""
-    known = {name.upper() for name in KINDS[kind].__dataclass_fields__}
+    known = {field.name.upper() for field in dataclasses.fields(KINDS[kind])}
     assert {name.removesuffix("_FILE") for name in environment} <= known
     load(KINDS[kind], {name: value for name, value in environment.items() if not name.endswith("_FILE")})
 

@@ -119,7 +119,7 @@ async def test_while_the_broker_is_away_everything_goes_on_and_afterwards_all_ar
         assert 'oncecast_dependency_up{dependency="broker"} 0.0' in metrics
         rabbitmq.node.start()
         await are_sent(stack, 61)
-        found = [message.headers["id"] for message in await rabbitmq.messages("away")]
+        found = [str(message.headers["id"]) for message in await rabbitmq.messages("away")]
         assert sorted(found) == sorted(["before", *ids])
         assert said(stack, "Dead letters cannot be sent") == 1
         assert said(stack, "Broker of dead letters ready") == 2

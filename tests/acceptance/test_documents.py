@@ -111,12 +111,12 @@ async def test_recovery_shows_what_it_says_step_by_step(stack_of: StackOf, tmp_p
     async with stack_of(environment={"EVENT_RETRY_DELAY": "100ms"}) as stack:
         (tmp_path / ".oncecast").symlink_to(stack.data)
         for block, told in pairs(RECOVERY):
+            seen = ""
 
             async def as_told(block: Block = block, told: str = told) -> bool:
                 nonlocal seen
                 seen = await shown(addressed(block.text, stack), tmp_path)
                 return looks_like(seen, told)
 
-            seen = ""
             tries = until(as_told, 20.0) if "again" in block.mark else as_told()
             assert await tries, f"{block.text}\n{seen}"

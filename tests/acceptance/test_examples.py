@@ -30,7 +30,7 @@ async def ended(example: Example, group: str, count: int, status: str = "stored"
 
 async def dead(example: Example, group: str) -> dict[str, str]:
     """The error of each event that is dead, by its id."""
-    letters: list[tuple[Any, ...]] = await rows(
+    letters = await rows(
         example,
         f"select id, error from {group}.dead_letters join {group}.events using (source, id) where status = 'dead'",
     )
@@ -70,7 +70,7 @@ async def test_earthquakes_are_counted_per_region_and_day_by_the_batch(example_o
         region = quake["place"].split(", ")[-1]
         region = {"CA": "California", "MX": "Mexico", "NV": "Nevada"}.get(region, region)
         per_day[region, f"{datetime.fromtimestamp(quake['occurred_ms'] / 1000, UTC):%Y-%m-%d}"].append(quake["mag"])
-    expected = sorted([region, day, len(mags), max(mags)] for (region, day), mags in per_day.items())
+    expected: list[list[Any]] = sorted([region, day, len(mags), max(mags)] for (region, day), mags in per_day.items())
     async with example_of("earthquakes") as example:
         await example.send()
         await example.send()  # the same once more

@@ -136,7 +136,7 @@ async def test_a_postgresql_that_cannot_be_used_is_seen_everywhere_in_time_and_s
         assert 'oncecast_health{status="down"} 1.0' in metrics
 
         async def seen_by_producer() -> bool:
-            return (await reported(stack))["status"] == "down"
+            return bool((await reported(stack))["status"] == "down")
 
         await until(seen_by_producer, within_s=WITHIN_S)
         status, out, _ = await oncecast("status", "--listener", address, "--json")

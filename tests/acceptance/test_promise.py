@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from oncecast import Event, Publisher
@@ -14,7 +15,7 @@ EARTHQUAKES = Path(__file__).parents[2] / "examples" / "earthquakes.ndjson"
 async def test_all_real_earthquakes_arrive_though_a_listener_is_killed_while_they_are_sent(stack: Stack) -> None:
     lines = EARTHQUAKES.read_bytes().splitlines()
 
-    async def in_portions():  # type: ignore[no-untyped-def]
+    async def in_portions() -> AsyncIterator[tuple[list[bytes], range]]:
         for n in range(0, len(lines), 100):
             if n == 500:
                 await stack.kill("listener-a")

@@ -99,15 +99,15 @@ async def addresses(command: Running) -> dict[str, str]:
 
 async def asked(url: str, query: str) -> list[tuple[Any, ...]]:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        cursor = await connection.execute(query)  # type: ignore[call-overload]
+        cursor = await connection.execute(query)
         return await cursor.fetchall() if cursor.description else []
 
 
 async def handled(url: str, id: str) -> str:
     """How the event was handled, once it was."""
 
-    async def found() -> list[tuple[str]]:
-        return await asked(url, f"select how from public.handled where id = '{id}'")  # type: ignore[return-value]
+    async def found() -> list[tuple[Any, ...]]:
+        return await asked(url, f"select how from public.handled where id = '{id}'")
 
     [(how,)] = await until(found)
     return str(how)

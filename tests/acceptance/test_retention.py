@@ -105,7 +105,7 @@ async def test_a_group_that_was_forgotten_finds_a_gap_with_its_bounds_and_goes_o
         await drained(stack)
 
         async def is_saved() -> bool:
-            return (await ask(stack, "/api/groups"))["groups"][0]["behind"] == 0
+            return bool((await ask(stack, "/api/groups"))["groups"][0]["behind"] == 0)
 
         await until(is_saved)
         status, _, error = await oncecast("groups", "forget", "oncecast", "--data", str(stack.data))
@@ -179,6 +179,6 @@ async def test_the_table_keeps_rows_for_as_long_as_it_is_told(stack_of: StackOf)
 
         async def all_but_the_newest_are_gone() -> bool:
             await publisher.publish(Event.new("tick"))
-            return (await rows(stack, "select count(*) from oncecast.events"))[0][0] < 500
+            return bool((await rows(stack, "select count(*) from oncecast.events"))[0][0] < 500)
 
         await until(all_but_the_newest_are_gone)

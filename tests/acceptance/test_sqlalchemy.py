@@ -14,14 +14,13 @@ from uuid import UUID
 import psycopg
 import pytest
 import sqlalchemy as sa
-from psycopg.rows import tuple_row
-from psycopg.sql import Composed
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
 from oncecast import Event, Publisher
+from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.transaction import HandlerTransaction
 from tests.support.documents import blocks
 from tests.support.stacks import StackOf, drained, rows
@@ -75,6 +74,7 @@ class MappedThing(Base):
     n: Mapped[int]
 
 
+mapped = Base.metadata.tables["mapped"]
 metadata = sa.MetaData()
 things = sa.Table(
     "things",
@@ -106,14 +106,13 @@ defaulted = sa.Table(
 @pytest.fixture
 async def tx(postgres_url: str, schema: str) -> AsyncIterator[HandlerTransaction]:
     """A handler's transaction, in a schema of the test's own that is rolled back."""
-    async with await psycopg.AsyncConnection.connect(postgres_url, row_factory=tuple_row) as connection:
-        await connection.execute(f"create schema {schema}")  # type: ignore[call-overload]
-        await connection.execute(f"set local search_path to {schema}")  # type: ignore[call-overload]
-        for table in (things, MappedThing.__table__):
-            await connection.execute(
-                str(CreateTable(table).compile(dialect=postgresql.dialect(paramstyle="named"))).encode()
-            )
-        yield HandlerTransaction(connection, Composed([]))
+    async with await Connection.connect(postgres_url) as connection:
+        await connection.execute(f"create schema {schema}")
+        await connection.execute(f"set local search_path to {schema}")
+        for table in (things, mapped):
+            dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+            await connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+        yield HandlerTransaction(connection, b"")
         await connection.rollback()
 
 
@@ -201,8 +200,8 @@ async def test_joins_subqueries_and_functions_work_and_two_columns_of_one_name_a
 
 
 async def test_a_mapped_class_is_good_as_a_table(tx: HandlerTransaction, sql: Sql) -> None:
-    await tx.execute(*sql(sa.insert(MappedThing.__table__).values(id="a", n=1)))
-    assert await tx.fetch_all(*sql(sa.select(MappedThing.__table__))) == [{"id": "a", "n": 1}]
+    await tx.execute(*sql(sa.insert(mapped).values(id="a", n=1)))
+    assert await tx.fetch_all(*sql(sa.select(mapped))) == [{"id": "a", "n": 1}]
 
 
 def test_what_would_go_wrong_unseen_is_refused(sql: Sql) -> None:

@@ -14,7 +14,7 @@ import httpx
 
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
-from tests.support.producers import free_port
+from oncecast.embedded.ports import free_port
 from tests.support.stacks import StackOf, drained, rows, until
 
 APP = {"app": "tests.support.mendable:app", "app_dir": Path(__file__).parents[2]}

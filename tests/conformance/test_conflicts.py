@@ -13,8 +13,8 @@ from oncecast.core.errors import IdentityTaken, InvalidPageMark, Reject
 from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import EventStore, Outcome
 from oncecast.core.transaction import Transaction
-from tests.conformance.test_event_store import arrival
 from tests.support.event_stores import Server, server
+from tests.support.places import arrival
 
 __all__ = ["server"]
 

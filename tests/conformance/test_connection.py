@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import uvloop
 from psycopg import generators
+from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.waiting import WAIT_R
@@ -269,7 +270,7 @@ async def test_nothing_that_libpq_has_freed_is_touched_when_a_connection_is_clos
 ) -> None:
     resumed: list[object] = []
 
-    def asks() -> Generator[int, int, None]:
+    def asks() -> PQGen[None]:
         connection.pgconn.send_query(b"select pg_sleep(60)")
         resumed.append((yield WAIT_R))
 

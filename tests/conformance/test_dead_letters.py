@@ -23,8 +23,9 @@ from oncecast.stores import postgres
 from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.queries import in_schema
-from tests.conformance.test_event_store import arrival, database_of, effect, sql, store, values
+from tests.conformance.test_event_store import database_of, effect, sql, store, values
 from tests.support.event_stores import Server
+from tests.support.places import arrival
 
 __all__ = ["database_of", "sql", "store"]
 

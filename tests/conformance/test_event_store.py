@@ -65,7 +65,7 @@ async def sql(sql: psycopg.AsyncConnection[Any]) -> psycopg.AsyncConnection[Any]
 
 
 async def values(sql: psycopg.AsyncConnection[Any], query: str) -> list[Any]:
-    cursor = await sql.execute(query)  # type: ignore[call-overload]
+    cursor = await sql.execute(query)
     return [row[0] if len(row) == 1 else row for row in await cursor.fetchall()]
 
 
@@ -396,7 +396,8 @@ async def test_a_page_of_large_events_ends_early_and_its_mark_brings_the_rest(
     database = database_of()
     await database.open()
     reader = EventReader(database)
-    pages, after = [], None
+    pages: list[list[str]] = []
+    after = None
     while after is not None or not pages:
         rows = await reader.newest(limit=1_000, after=after)
         pages.append([row["event"]["id"] for row in rows])
@@ -517,7 +518,7 @@ async def test_a_probe_that_only_reads_leaves_nothing(store: PostgresEvents, sql
 
 
 async def test_a_probe_finds_a_standby_which_answers_but_takes_no_writes(store: PostgresEvents) -> None:
-    store._db.queries["is_read_only"] = "select true"
+    store._db.queries["is_read_only"] = b"select true"
     with pytest.raises(Unavailable, match="takes no writes"):
         await store.probe(writes=False)
 

@@ -19,7 +19,7 @@ from oncecast.core.errors import (
     Unavailable,
 )
 from oncecast.core.event import Arrival, Cursor, Turn
-from oncecast.core.ports import Outcome, WorkTogether
+from oncecast.core.ports import Outcome, Publish, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from tests.support.arrivals import track
 from tests.support.event_stores import Server
@@ -197,9 +197,6 @@ async def test_a_dead_letter_that_is_replayed_waits_while_another_of_its_key_is_
     assert await letters.replay(buried.source, "dead", replay)
 
 
-AMPLE = {"max_bytes": 2**20, "within_s": 30.0}
-"""Bounds of a relay that it does not come near."""
-
 # --- emissions ----------------------------------------------------------------------------------------------
 
 
@@ -208,6 +205,11 @@ def emitting(*events: bytes) -> WorkTogether:
         tx.emitted.extend(events)
 
     return work
+
+
+async def relay(server: Server, publish: Publish, limit: int = 9, token: str = "a") -> int:
+    """With bounds of bytes and time that it does not come near."""
+    return await server.outboxes[token].relay(publish, limit=limit, max_bytes=2**20, within_s=30.0)
 
 
 class Producer:
@@ -228,10 +230,9 @@ async def test_what_is_emitted_is_relayed_in_order_and_once(server: Server) -> N
     producer = Producer()
     await store.process_together([arrival(1, "1")], emitting(b"1", b"2"))
     await store.process_together([arrival(2, "2")], emitting(b"3"))
-    outbox = server.outboxes["a"]
-    assert await outbox.relay(producer.publish, limit=2, **AMPLE) == 2
-    assert await outbox.relay(producer.publish, limit=2, **AMPLE) == 1
-    assert await outbox.relay(producer.publish, limit=2, **AMPLE) == 0
+    assert await relay(server, producer.publish, limit=2) == 2
+    assert await relay(server, producer.publish, limit=2) == 1
+    assert await relay(server, producer.publish, limit=2) == 0
     assert producer.has == [b"1", b"2", b"3"]
 
 
@@ -268,7 +269,7 @@ async def test_what_a_failed_attempt_has_emitted_is_never_relayed(server: Server
 
     with pytest.raises(ValueError, match="told to"):
         await store.process_together([arrival(1, "1")], fail)
-    assert await server.outboxes["a"].relay(Producer().publish, limit=2, **AMPLE) == 0
+    assert await relay(server, Producer().publish) == 0
 
 
 async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(server: Server) -> None:
@@ -285,7 +286,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(serve
             tx.emitted.append(b"3")
 
     assert await store.process(arrival(1, "1"), work) is Outcome.STORED
-    await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
+    await relay(server, producer.publish)
     assert producer.has == [b"1", b"3"]
 
 
@@ -299,7 +300,7 @@ async def test_who_swallows_an_sql_error_and_emits_has_a_failed_attempt_like_eve
 
     with pytest.raises(AttemptFailed, match="swallowed"):
         await store.process(arrival(1, "1"), work)
-    assert await server.outboxes["a"].relay(Producer().publish, limit=9, **AMPLE) == 0
+    assert await relay(server, Producer().publish) == 0
 
 
 async def test_nobody_emits_once_the_attempt_is_over(server: Server) -> None:
@@ -320,8 +321,8 @@ async def test_what_was_not_acknowledged_is_published_again(server: Server) -> N
     producer.errors = [Unavailable("no answer")]
     await store.process_together([arrival(1, "1")], emitting(b"1"))
     with pytest.raises(Unavailable):
-        await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
-    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 1
+        await relay(server, producer.publish)
+    assert await relay(server, producer.publish) == 1
 
 
 async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server: Server) -> None:
@@ -330,8 +331,8 @@ async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server:
     producer.errors = [EmissionRefused("too large", 1)]
     await store.process_together([arrival(1, "1")], emitting(b"1", b"2", b"3"))
     with pytest.raises(EmissionRefused):
-        await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
-    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 2
+        await relay(server, producer.publish)
+    assert await relay(server, producer.publish) == 2
     assert producer.has == [b"1", b"3"]
     assert await server.refused() == ["too large"]
 
@@ -342,10 +343,10 @@ async def test_an_event_that_was_refused_is_published_once_an_operator_has_it_of
     producer.errors = [EmissionRefused("too large", 0)]
     await store.process_together([arrival(1, "1")], emitting(b"1"))
     with pytest.raises(EmissionRefused):
-        await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
-    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 0
+        await relay(server, producer.publish)
+    assert await relay(server, producer.publish) == 0
     await server.offer_refused_again()
-    assert await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE) == 1
+    assert await relay(server, producer.publish) == 1
     assert producer.has == [b"1"]
 
 
@@ -360,9 +361,9 @@ async def test_one_listener_relays_at_a_time(server: Server) -> None:
         await let_go.wait()
 
     async with asyncio.TaskGroup() as group:
-        relaying = group.create_task(server.outboxes["a"].relay(slowly, limit=9, **AMPLE))
+        relaying = group.create_task(relay(server, slowly))
         await began.wait()
-        assert await server.outboxes["b"].relay(Producer().publish, limit=9, **AMPLE) == 0
+        assert await relay(server, Producer().publish, token="b") == 0
         let_go.set()
     assert relaying.result() == 1
 
@@ -377,7 +378,7 @@ async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
         tx.emitted.append(b"1")
 
     assert await letters.replay(buried.source, "1", work)
-    await server.outboxes["a"].relay(producer.publish, limit=9, **AMPLE)
+    await relay(server, producer.publish)
     assert producer.has == [b"1"]
 
 

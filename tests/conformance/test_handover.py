@@ -14,7 +14,7 @@ import pytest
 from psycopg.pq.abc import PGresult
 
 from oncecast.core.errors import DataRefused, Unavailable
-from oncecast.core.ports import Outcome
+from oncecast.core.ports import EarlierAttempts, Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores.postgres import Database, PostgresEvents, handover
 from oncecast.stores.postgres.connection import Connection
@@ -51,7 +51,7 @@ class Queue:
         self._runs, self.go_on = asyncio.Event(), asyncio.Event()
         self.pid = 0
 
-    async def begin(self, last_statement: str | None = None) -> asyncio.Task[Outcome]:
+    async def begin(self, last_statement: str | None = None) -> asyncio.Task[Outcome | EarlierAttempts]:
         """Its event is the first; `last_statement` is what it ends with."""
 
         async def work(tx: Transaction) -> None:
@@ -66,7 +66,7 @@ class Queue:
         await self._runs.wait()
         return first
 
-    async def join(self, one: Any, work: Work) -> asyncio.Task[Outcome]:
+    async def join(self, one: Any, work: Work) -> asyncio.Task[Outcome | EarlierAttempts]:
         """Another that waits for the connection."""
         task = asyncio.create_task(self._store.process(one, work))
         await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def nothing(tx: Transaction) -> None: ...
 async def test_the_commit_of_one_takes_along_how_the_next_begins(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
 ) -> None:
-    queue, seen = Queue(store), []
+    queue, seen = Queue(store), list[Any]()
     first = await queue.begin()
 
     async def look(tx: Transaction) -> None:

@@ -38,7 +38,7 @@ async def interrupt(sql: psycopg.AsyncConnection[Any], schema: str, function: st
     query = f"select pg_catalog.{function}(pid) from pg_stat_activity where query = %s and state = 'active'"
 
     async def is_done() -> bool:
-        return bool(await (await sql.execute(query, (f"{SLEEP} -- {schema}",))).fetchall())  # type: ignore[arg-type]
+        return bool(await (await sql.execute(query, (f"{SLEEP} -- {schema}",))).fetchall())
 
     await until(is_done)
 

@@ -303,7 +303,7 @@ def damage(folder: Path, first_offset: int, **columns: object) -> None:
 def damages_of(folder: Path) -> list[tuple[int, int]]:
     connection = file.open_file(folder / "journal.db", read_only=True)
     try:
-        return [tuple(found) for found in file.damages(connection)]
+        return [(found.first, found.last) for found in file.damages(connection)]
     finally:
         connection.close()
 

@@ -46,14 +46,13 @@ LeasesOf = Callable[[str], Leases]
 async def leases_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[LeasesOf]:
     made: list[Leases] = []
     server = MemoryRedis(time.monotonic)
-    times = {"lease_ttl_s": 30.0, "mark_ttl_s": 15.0}
 
     def make(token: str) -> Leases:
         if request.param == "memory":
-            made.append(MemoryLeases(server, token=token, **times))
+            made.append(MemoryLeases(server, token=token, lease_ttl_s=30.0, mark_ttl_s=15.0))
         else:
             url = request.getfixturevalue("redis_url")
-            made.append(RedisLeases(url, group=schema, token=token, **times))
+            made.append(RedisLeases(url, group=schema, token=token, lease_ttl_s=30.0, mark_ttl_s=15.0))
         return made[-1]
 
     yield make

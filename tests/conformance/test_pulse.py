@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -143,7 +144,7 @@ async def forwarded(redis_url: str, serve: Callable[..., Awaitable[asyncio.Serve
     """A server that passes everything on to Redis."""
     parts = urlsplit(redis_url)
 
-    passing = set()
+    passing: set[asyncio.Task[Any]] = set()
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -155,7 +156,9 @@ async def forwarded(redis_url: str, serve: Callable[..., Awaitable[asyncio.Serve
             writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        passing.add(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        passing.add(task)
         there, back = await asyncio.open_connection(parts.hostname, parts.port)
         async with asyncio.TaskGroup() as group:
             group.create_task(pipe(reader, back))

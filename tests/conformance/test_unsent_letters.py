@@ -45,8 +45,10 @@ class Memory(ending.Memory):
     """The one that stands for it."""
 
     async def of(self, instance: str) -> tuple[EventStore, UnsentLetters]:  # type: ignore[override]
-        names = {"instance": instance, "token": instance}
-        return MemoryEvents(self._server, **names), MemoryUnsent(self._server, **names)
+        return (
+            MemoryEvents(self._server, instance=instance, token=instance),
+            MemoryUnsent(self._server, instance=instance, token=instance),
+        )
 
     async def pass_time(self) -> None:
         """More than OTHERS_AFTER_S."""

@@ -132,7 +132,7 @@ async def test_a_reader_that_never_reads_does_not_hold_up_the_end(tmp_path: Path
             async with stuck_reader(producer):
 
                 async def joined() -> bool:
-                    return (await client.get("/health")).json()["subscribers"] == 1
+                    return bool((await client.get("/health")).json()["subscribers"] == 1)
 
                 await until(joined)
                 async with asyncio.timeout(8):

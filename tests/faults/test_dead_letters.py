@@ -65,7 +65,7 @@ async def test_killed_between_any_two_steps_of_dead_lettering_an_event_is_in_one
         for n in range(KILLS):
 
             async def some_more_are_dead(wanted: int = n * 15) -> bool:
-                return (await rows(stack, "select count(*) from oncecast.dead_letters"))[0][0] > wanted
+                return bool((await rows(stack, "select count(*) from oncecast.dead_letters"))[0][0] > wanted)
 
             await until(some_more_are_dead)
             await asyncio.sleep(random.uniform(0, 0.1))  # any moment

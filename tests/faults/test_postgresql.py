@@ -38,12 +38,13 @@ async def test_postgresql_stands_still_with_all_its_sessions_while_events_are_se
     async with publishing(stack) as publications:
         await acknowledged(publications, 200)
         postmaster = stack.processes["postgres"].pid
-        sessions = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        assert postmaster is not None
+        sessions = [int(pid) for pid in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()]
         for pid in (*sessions, postmaster):
-            os.kill(int(pid), signal.SIGSTOP)
+            os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(10.0)
         for pid in (postmaster, *sessions):
-            os.kill(int(pid), signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
         await acknowledged(publications, 200)
     await judge(stack, publications)
 

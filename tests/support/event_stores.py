@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.letter_ports import DeadLetters
@@ -79,9 +78,9 @@ class Postgres:
         for database in self._databases:
             await database.close()
 
-    async def _ask(self, query: str) -> Any:
+    async def _ask(self, query: str) -> list[Any]:
         async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
-            cursor = await connection.execute(sql.SQL(query))  # type: ignore[arg-type]
+            cursor = await connection.execute(query)
             return await cursor.fetchall() if cursor.description else []
 
 

@@ -41,9 +41,14 @@ class Pooler:
         self._server, self._port = urlsplit(server_url), free_port()
         self._file, self._size, self._round_robin = folder / "pgbouncer.ini", size, round_robin
         self._write(mode)
-        as_nobody = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        is_root = os.geteuid() == 0  # which it refuses to run as
         self._process = subprocess.Popen(
-            ["pgbouncer", "-q", str(self._file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_nobody
+            ["pgbouncer", "-q", str(self._file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user="nobody" if is_root else None,
+            group="nogroup" if is_root else None,
+            extra_groups=[] if is_root else None,
         )
 
     @property

@@ -22,7 +22,7 @@ class Request:
     @property
     def events(self) -> list[dict[str, Any]]:
         """The events of its JSON array."""
-        return msgspec.json.decode(self.body)
+        return msgspec.json.decode(self.body, type=list[dict[str, Any]])
 
     @property
     def ids(self) -> list[Any]:

@@ -8,13 +8,13 @@ import pty
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from tests.support.documents import Block, blocks
+from tests.support.stacks import RunningStack
 
 
-def addressed(script: str, stack: Any) -> str:
-    """`script` with the addresses of `stack` (or whatever has such) instead of the usual ones."""
+def addressed(script: str, stack: RunningStack) -> str:
+    """`script` with the addresses of `stack` instead of the usual ones."""
     for port, address in (("8080", stack.publish_url), ("3001", stack.listener_urls["listener-a"])):
         script = script.replace(f"localhost:{port}", address.removeprefix("http://"))
     return script.replace("oncecast send", f"oncecast send --to {stack.publish_url}")

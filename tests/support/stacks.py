@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psycopg
@@ -16,6 +16,38 @@ from oncecast.embedded import Stack
 
 StackOf = Callable[..., AbstractAsyncContextManager[Stack]]
 WAIT_INTERVAL_S = 0.05
+
+
+class RunningProcess(Protocol):
+    """A process of a stack."""
+
+    @property
+    def pid(self) -> int | None:
+        """None while it does not run."""
+
+
+class RunningStack(Protocol):
+    """A stack, begun by this process or by a command in a terminal."""
+
+    @property
+    def publish_url(self) -> str:
+        """Of the first producer."""
+
+    @property
+    def publish_urls(self) -> Sequence[str]:
+        """Of every producer."""
+
+    @property
+    def listener_urls(self) -> Mapping[str, str]:
+        """Of every listener, by name."""
+
+    @property
+    def database_url(self) -> str:
+        """With its password."""
+
+    @property
+    def processes(self) -> Mapping[str, RunningProcess]:
+        """All processes, by name."""
 
 
 async def until(fact: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> Any:
@@ -33,13 +65,13 @@ async def until(fact: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> A
     return answer
 
 
-async def rows(stack: Stack, query: str) -> list[tuple[Any, ...]]:
+async def rows(stack: RunningStack, query: str) -> list[tuple[Any, ...]]:
     """What PostgreSQL answers."""
     async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
-        return await (await connection.execute(query)).fetchall()  # type: ignore[call-overload,no-any-return]
+        return await (await connection.execute(query)).fetchall()
 
 
-async def drained(stack: Stack, within_s: float = 90.0) -> None:
+async def drained(stack: RunningStack, within_s: float = 90.0) -> None:
     """Wait until every listener that runs has seen every event of every producer end."""
     async with httpx.AsyncClient(timeout=5.0) as client:
 

@@ -27,7 +27,7 @@ COMMAND_DEADLINE_S = 90
 class Terminal:
     """A shell in `folder`. The usual addresses in what is typed are those of the stack that runs there.
 
-    Has what `tests.support.stacks.drained` and `rows` want to know of a stack.
+    It is a `RunningStack` for `tests.support.stacks`.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:

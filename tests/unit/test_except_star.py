@@ -18,9 +18,11 @@ def raised_below_except_star(tree: ast.AST) -> Iterator[int]:
     """The lines; a bare `raise` gives back what came."""
     handlers = [handler for node in ast.walk(tree) if isinstance(node, ast.TryStar) for handler in node.handlers]
     for node in (node for handler in handlers for node in ast.walk(handler)):
-        exits = isinstance(node, ast.Call) and ast.unparse(node.func) == "sys.exit"
-        if exits or (isinstance(node, ast.Raise) and node.exc is not None):
-            yield node.lineno
+        match node:
+            case ast.Call(func=function) if ast.unparse(function) == "sys.exit":
+                yield node.lineno
+            case ast.Raise(exc=ast.expr()):
+                yield node.lineno
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

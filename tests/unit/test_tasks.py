@@ -150,7 +150,7 @@ async def test_a_task_that_has_not_come_round_in_the_time_it_gave_stands_still()
         await asyncio.sleep(0)
     assert "cursor saver stands still" in essentials.trouble
     round_over.set()
-    while essentials.trouble is not None:
+    while essentials.trouble:
         await asyncio.sleep(0)
     await essentials.end([task])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -88,7 +88,7 @@ class Tail:
         self._after = Cursor("", 0) if earliest else after
         self._epochs: Sequence[Epoch] = [Epoch(after.epoch, 1)] if after else []
 
-    async def __aiter__(self) -> AsyncIterator[Received]:
+    async def __aiter__(self) -> AsyncGenerator[Received, None]:
         attempt = 1
         while True:
             began_s = time.monotonic()

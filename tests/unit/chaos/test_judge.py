@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ GOOD: dict[str, Any] = {
 
 def verdict(**changes: dict[str, Any]) -> Verdict:
     """Of the good history with members of it changed; None takes one away."""
-    evidence = {name: dict(value) if isinstance(value, dict) else set(value) for name, value in GOOD.items()}
+    evidence = copy.deepcopy(GOOD)
     for name, members in changes.items():
         for member, value in members.items():
             if isinstance(evidence[name], set):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cyclopts
@@ -11,7 +13,7 @@ from oncecast.cli.operate import operator
 from oncecast.cli.publish import send, tail
 from oncecast.cli.stack_file import addresses
 from oncecast.core.errors import ConfigError
-from tests.support.scripted_producer import Producer, accept, refuse, when
+from tests.support.scripted_producer import Producer, Request, accept, refuse, when
 
 
 def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,11 +87,11 @@ def test_send_keeps_no_order_where_none_is_wanted(tmp_path: Path) -> None:
     file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
     second_came = asyncio.Event()
 
-    async def accept_and_tell(*args: object) -> None:
-        await accept(*args)  # type: ignore[arg-type]
+    async def accept_and_tell(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
+        await accept(producer, request, writer)
         second_came.set()
 
-    producer = Producer([when(second_came, accept), accept_and_tell])  # type: ignore[list-item]
+    producer = Producer([when(second_came, accept), accept_and_tell])
     with producer.in_a_thread() as url:
         assert send(str(file), to=url, in_order=False) == 0
     assert sorted(event["id"] for event in producer.acknowledged) == list(range(2500))
@@ -142,20 +144,20 @@ def test_send_gives_up_after_its_deadline(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "message"),
     [
-        ({"to": "nowhere"}, "a producer's address is like"),
-        ({"deadline": "soon"}, "--deadline: 'soon' will not do"),
-        ({"deadline": "0"}, "--deadline: it takes a duration above 0"),
+        (partial(send, to="nowhere"), "a producer's address is like"),
+        (partial(send, deadline="soon"), "--deadline: 'soon' will not do"),
+        (partial(send, deadline="0"), "--deadline: it takes a duration above 0"),
     ],
 )
 def test_a_users_mistake_is_one_line(
-    arguments: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[[str], int], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong address or duration is one line on stderr and status 1."""
     file = tmp_path / "events.ndjson"
     file.write_bytes(b'{"id":"a"}\n')
-    assert send(str(file), **arguments) == 1
+    assert command(str(file)) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -7,8 +7,9 @@ import threading
 from http import HTTPStatus
 
 import pytest
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
 
 from oncecast.client import ProducerRefused, SyncPublisher
 from oncecast.client.connecting import http_proxy, websocket_proxy

@@ -139,7 +139,8 @@ async def returning(
     monkeypatch: pytest.MonkeyPatch, *answers: Answer
 ) -> AsyncIterator[tuple[Producer, Producer, ProducersPublisher]]:
     """Two producers: the first was away, and answers so when it is asked again; that time has come."""
-    clock = SimpleNamespace(monotonic=lambda: clock.now_s, now_s=100.0)
+    clock = SimpleNamespace(now_s=100.0)
+    clock.monotonic = lambda: clock.now_s
     monkeypatch.setattr(emissions, "time", clock)
     monkeypatch.setattr(emissions, "DEADLINE_S", 0.2)
     away, answers_left = True, list(answers)

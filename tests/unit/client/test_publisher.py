@@ -158,13 +158,13 @@ async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
     """When one batch is refused, another under way is still waited for, so that `accepted` is true."""
     refused_first = asyncio.Event()
 
-    async def refuse_and_tell(*args: object) -> None:
-        await refuse(422, {"detail": "no"})(*args)  # type: ignore[arg-type]
+    async def refuse_and_tell(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
+        await refuse(422, {"detail": "no"})(producer, request, writer)
         refused_first.set()
 
     answers = [when(refused_first, acknowledge), refuse_and_tell]
     async with (
-        Producer(answers).running() as producer,  # type: ignore[arg-type]
+        Producer(answers).running() as producer,
         Publisher(producer.url, batch_events_max=5, requests_max=2) as p,
     ):
         with pytest.raises(PublishRefused) as refused:
@@ -225,13 +225,13 @@ async def test_without_order_several_batches_are_under_way() -> None:
     """`in_order=False` does not wait: a batch goes out though none before it is acknowledged."""
     second_came = asyncio.Event()
 
-    async def accept_and_tell(*args: object) -> None:
-        await acknowledge(*args)  # type: ignore[arg-type]
+    async def accept_and_tell(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
+        await acknowledge(producer, request, writer)
         second_came.set()
 
     answers = [when(second_came, acknowledge), accept_and_tell]
     async with (
-        Producer(answers).running() as producer,  # type: ignore[arg-type]
+        Producer(answers).running() as producer,
         Publisher(producer.url, batch_events_max=2) as p,
     ):
         assert await p.publish_many(bare(4), in_order=False) == 4
@@ -501,7 +501,7 @@ async def test_what_takes_several_and_what_takes_one_is_told_apart() -> None:
         with pytest.raises(TypeError, match="not list; publish_many takes several"):
             await p.publish(bare(2))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="an iterable of events, not dict: publish takes one"):
-            await p.publish_many({"id": "a"})  # type: ignore[arg-type]
+            await p.publish_many({"id": "a"})  # type: ignore[dict-item]
         with pytest.raises(TypeError, match=r"the event 'a' has no JSON form: .* object is unsupported"):
             await p.publish({"id": "a", "x": object()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -21,7 +22,7 @@ from oncecast.core.errors import ConfigError
 from oncecast.embedded.ports import free_port
 from tests.support.interrupts import interrupts_count
 from tests.support.producers import ProducerProcess, producer_process
-from tests.support.scripted_producer import Answer, Producer, accept, refuse
+from tests.support.scripted_producer import Answer, Producer, Request, accept, refuse
 
 WITHIN_S = 20.0
 
@@ -56,11 +57,9 @@ def until(fact: Callable[[], object]) -> None:
 
 
 def hold_until(gate: threading.Event) -> Answer:
-    async def answer(producer: Producer, request: object, writer: object) -> None:
-        import asyncio
-
+    async def answer(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         await asyncio.to_thread(gate.wait, WITHIN_S)
-        await accept(producer, request, writer)  # type: ignore[arg-type]
+        await accept(producer, request, writer)
 
     return answer
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from oncecast.client import ProducerRefused, tail
@@ -68,7 +69,7 @@ def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: i
 async def first(count: int, of: Tail) -> list[Received]:
     """The first `count` of what the tail receives."""
     received: list[Received] = []
-    async with asyncio.timeout(120), aclosing(of.__aiter__()) as stream:  # type: ignore[type-var]
+    async with asyncio.timeout(120), aclosing(of.__aiter__()) as stream:
         async for one in stream:
             received.append(one)
             if len(received) == count:

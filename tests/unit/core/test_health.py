@@ -43,7 +43,7 @@ def test_a_part_that_is_not_essential_makes_the_whole_degraded_but_is_down_itsel
 def test_the_worst_part_is_the_whole_and_draining_is_worse_than_down() -> None:
     parts = Parts(redis=Finding(Status.DOWN, "gone"), database=Finding(Status.DOWN, "frozen"))
     assert parts.look().reason == "database: frozen"
-    health = parts.look(**{PROCESS: Finding(Status.DRAINING, "it is stopping")})
+    health = parts.look(process=Finding(Status.DRAINING, "it is stopping"))
     assert (health.status, health.reason, health.status.is_ready) == (Status.DRAINING, "it is stopping", False)
 
 

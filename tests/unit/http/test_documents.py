@@ -48,7 +48,7 @@ def served(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:
         (re.sub(r":\w+}", "}", route.path), method.lower())
         for route in routes
         if isinstance(route, Route) and route.path not in PAGES
-        for method in (route.methods or ()) - {"HEAD"}
+        for method in (route.methods or set()) - {"HEAD"}
     }
 
 

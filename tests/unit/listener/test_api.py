@@ -24,6 +24,9 @@ class BrokenReader:
     async def newest(self, **_: Any) -> list[dict[str, Any]]:
         raise self._error
 
+    async def retrying(self, **_: Any) -> list[dict[str, Any]]:
+        raise self._error
+
     async def gaps(self) -> list[dict[str, Any]]:
         raise self._error
 

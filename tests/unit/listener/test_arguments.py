@@ -146,7 +146,7 @@ async def sync_in_async(tx: SyncTransaction) -> None: ...
 def async_in_sync(tx: Transaction) -> None: ...
 async def unknown_name(order: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 async def unknown_attribute(order: msgspec.Nowhere) -> None: ...  # type: ignore[name-defined]
-async def misspelt(order: "dict[str") -> None: ...  # type: ignore[syntax]  # noqa: F722
+async def misspelt(order: "dict[str") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 async def with_a_default(event: Event, dry_run: bool = False) -> None: ...
 async def depending(event: Event, shop: Annotated[int, Depends()]) -> None: ...
 async def depending_by_default(event: Event, shop: int = Depends()) -> None: ...  # type: ignore[assignment]
@@ -358,6 +358,10 @@ class Nested(msgspec.Struct):
     again: "Nested | None" = None  # noqa: UP037
 
 
+class TypedPath(TypedDict):
+    path: Path
+
+
 class Struck(msgspec.Struct):
     animal: Cat
 
@@ -388,7 +392,7 @@ class LostModel(pydantic.BaseModel):
         (Box[Unserved], r"Box\.content is of type Unserved"),
         (Box[Cat], "pydantic cannot serve it: .*Box"),
         (Nested, r"Filed\.path is of type Path"),
-        (TypedDict("Typed", {"path": Path}), r"Typed\.path is of type Path"),
+        (TypedPath, r"TypedPath\.path is of type Path"),
         (NamedTuple("Named", [("path", Path)]), r"Named\.path is of type Path"),
         (Struck, "pydantic cannot serve it: .*Struck"),
         (Struct | Typed, "dict-like"),

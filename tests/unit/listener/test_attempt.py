@@ -251,7 +251,7 @@ async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with
         await at.station.attempt([arrival])
     assert at.told(ProcessingFailed) == [2, 1, 0]
     assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
-    assert at.settled == at.store.buried == []
+    assert (at.settled, at.store.buried) == ([], [])
     await at.station.attempt([arrival])
     ((buried, cause),) = at.store.buried
     assert (buried, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
@@ -433,7 +433,12 @@ async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_
 @pytest.mark.parametrize("kind", ["batch", "shared"])
 async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alone(kind: str) -> None:
     calls: list[int] = []
-    app = waiting(kind, lambda events: calls.append(len(events)) is None)
+
+    def count(events: Sequence[Event]) -> bool:
+        calls.append(len(events))
+        return True
+
+    app = waiting(kind, count)
     at = Harness(app)
     work = handled_by(app, 100)
     await at.station.attempt(work)

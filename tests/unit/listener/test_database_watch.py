@@ -66,7 +66,7 @@ async def test_an_outage_is_told_once_and_so_is_its_end_while_work_may_go_on(it:
     it.postgres.error = None
     await it.look()
     await it.look()
-    assert it.gate.fault is None
+    assert not it.gate.fault
     assert it.facts == [DependencyLost("database", "PostgreSQL: refused"), DependencyReady("database")]
 
 

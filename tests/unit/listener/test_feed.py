@@ -69,8 +69,8 @@ class Harness:
     def __init__(self, url: str, window_bytes: int = WINDOW_BYTES, beside: Harness | None = None) -> None:
         self.facts: list[Fact] = []
         self.arrived: list[Arrival] = []
-        self.store = beside.store if beside else Store()
-        self.journals = beside.journals if beside else Journals(self.store, "g")  # type: ignore[arg-type]
+        self.store: Store = beside.store if beside else Store()
+        self.journals: Journals = beside.journals if beside else Journals(self.store, "g")  # type: ignore[arg-type]
         self.may_answer = asyncio.Event()
         self.is_ready = asyncio.Event()
         self.is_ready.set()

@@ -215,7 +215,7 @@ def of_shop_in_a_thread(shop: str, event: Event, tx: SyncTransaction, *, seen: l
 
 @pytest.mark.parametrize("function", [of_shop, of_shop_in_a_thread])
 async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_function(function: Any) -> None:
-    app, seen = Listener(), []
+    app, seen = Listener(), list[tuple[str, int, int]]()
     app.on("t")(partial(partial(function, "north", seen=seen), limit=3))
     app.on("t")(partial(function, "south", seen=seen, limit=4))
     await handled(app, Event.new("t", 1))
@@ -385,7 +385,7 @@ async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
-    app, seen = Listener(), []
+    app, seen = Listener(), list[str]()
 
     @app.on("t")
     async def handler() -> None:
@@ -434,11 +434,13 @@ async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_b
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
-    app, may_end, running = Listener(), asyncio.Event(), []
+    app, may_end, running = Listener(), asyncio.Event(), list[asyncio.Task[Any]]()
 
     @app.on("t")
     async def handler() -> None:
-        running.append(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        running.append(task)
         while not may_end.is_set():
             with suppress(asyncio.CancelledError):
                 await may_end.wait()
@@ -702,7 +704,7 @@ async def test_middleware_proceeds_once_for_each_call() -> None:
 def test_middleware_of_another_shape_is_refused() -> None:
     with pytest.raises(ConfigError, match="wrong"):
 
-        @Listener().middleware
+        @Listener().middleware  # type: ignore[arg-type]
         async def wrong(call: Call) -> None: ...
 
 
@@ -750,8 +752,11 @@ async def test_a_lifespan_may_be_a_context_manager() -> None:
 
 
 async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
-    async def lifespan() -> AsyncIterator[None]:
+    async def connect() -> None:
         raise ConnectionError("no route")
+
+    async def lifespan() -> AsyncIterator[None]:
+        await connect()
         yield
 
     with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):

@@ -92,10 +92,11 @@ class Member:
 
     def out_of_turn(self, arrival: Arrival) -> bool:
         """Its time has not come, or another listener has its key just now."""
-        if arrival.track.abandoned.is_set():
+        is_abandoned: bool = arrival.track.abandoned.is_set()
+        if is_abandoned:
             self.ready.remove(arrival)
             self.settlement.let_go(arrival)
-        return arrival.track.abandoned.is_set()
+        return is_abandoned
 
     def begin_again(self, journal: str) -> None:
         """Its track is abandoned: everything comes once more."""

@@ -10,7 +10,6 @@ from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Fact, Rescued
 from oncecast.core.ports import Claims, Sessions
-from oncecast.listener import rescue
 from oncecast.listener.rescue import TakenWatch
 from tests.support.arrivals import arrivals
 
@@ -56,7 +55,7 @@ class Harness:
         self.over: list[str] = []
         self.back: list[str] = []
         self.now_s = 0.0
-        monkeypatch.setattr(rescue.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr("oncecast.listener.rescue.time.monotonic", lambda: self.now_s)
         self.watch = TakenWatch(
             self.gate,  # type: ignore[arg-type]
             self.store,  # type: ignore[arg-type]

@@ -51,10 +51,9 @@ class Bench:
     """A sender with all that it needs."""
 
     def __init__(self) -> None:
-        names = {"instance": "a", "token": "a"}
         self.postgres = MemoryPostgres()
-        self.store = MemoryEvents(self.postgres, **names)
-        self.letters = MemoryUnsent(self.postgres, **names)
+        self.store = MemoryEvents(self.postgres, instance="a", token="a")
+        self.letters = MemoryUnsent(self.postgres, instance="a", token="a")
         self.broker = Broker()
         self.facts: list[Fact] = []
         gate = DatabaseGate(self.store, probe_interval_s=0.1, paused=lambda: None, observe=self.facts.append)
@@ -151,7 +150,7 @@ async def test_a_drain_sends_what_there_is_and_waits_no_longer_than_it_may(bench
     await bench.bury(2)
     never = asyncio.Event()
 
-    async def hang(_messages: Sequence[LetterMessage]) -> list[str | None]:
+    async def hang(messages: Sequence[LetterMessage]) -> list[str | None]:
         await never.wait()
         return []
 

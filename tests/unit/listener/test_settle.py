@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.marked: list[str] = []
-        self.meanwhile = lambda: None
+        self.meanwhile: Callable[[], object] = lambda: None
 
     async def settle(self, batch: Sequence[Arrival]) -> None:
         self.marked += [x.id for x in batch]
@@ -180,7 +180,7 @@ async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still(monkeyp
     comparing = repeats.Repeats(store, store, at.settlement).compare_for_ever()
     task = essentials.start(comparing, "comparison of repeated arrivals")
     await asyncio.sleep(0)
-    assert essentials.trouble is None  # it waits for work
+    assert not essentials.trouble  # it waits for work
     repeated(at, 1)
     await asked.wait()
     while essentials.trouble is None:

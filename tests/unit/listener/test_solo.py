@@ -31,7 +31,7 @@ def test_nothing_runs_beside_one_that_is_alone_and_all_come_to_run(
 
     async def main() -> None:
         solo = Solo()
-        tasks = [asyncio.create_task(run(solo, n, *args)) for n, (*args, _) in enumerate(runs)]
+        tasks = [asyncio.create_task(run(solo, n, *args[:3])) for n, args in enumerate(runs)]
         for task, (_, begins_after, _, is_cancelled) in zip(tasks, runs, strict=True):
             if is_cancelled and begins_after == 5:
                 task.cancel()

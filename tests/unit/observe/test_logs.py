@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_stream_that_lacks_characters_gets_every_line_with_them_escaped(
     observe = log_facts("here", format=format)
     observe(DependencyReady("redis"))
     observe(ProcessingFailed("é-1", "ValueError: \udcff", 0))
-    first, second = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    first, second = stream.buffer.getvalue().decode(encoding).splitlines()
     assert r"\u2705 Redis ready in here" in first
     assert "Processing failed for event" in second
 
@@ -105,8 +106,8 @@ def test_what_happens_at_a_face_of_the_process_is_not_logged_as_what_happens_to_
         ("data", "has data that does not fit its handler"),
     ],
 )
-def test_a_dead_event_is_logged_with_what_happened(cause: str, text: str) -> None:
-    died = Died("o-1", "Reject: sold out", cause)  # type: ignore[arg-type]
+def test_a_dead_event_is_logged_with_what_happened(cause: Any, text: str) -> None:
+    died = Died("o-1", "Reject: sold out", cause)
     assert console_lines(died, "here") == [f"❌ Event o-1 {text} in here (Reject: sold out)"]
 
 
@@ -126,11 +127,11 @@ def test_an_error_of_several_lines_is_logged_by_its_first() -> None:
 class _Text:
     encoding = "utf-8"
 
-    def __init__(self, raw: object) -> None:
+    def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
 
     def write(self, text: str) -> None:
-        self._raw.write(text.encode())  # type: ignore[attr-defined]
+        self._raw.write(text.encode())
 
     def flush(self) -> None:
         """Nothing is kept back."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import asyncio
 from typing import Any
 
 import pytest
+from starlette.websockets import WebSocket
 
 from oncecast.core.facts import Fact, GroupExpired, JournalFilling
 from oncecast.core.groups import FIRST_TO_JOIN
@@ -13,11 +14,17 @@ from oncecast.core.wire import Report
 from oncecast.http.problems import Problem
 from oncecast.journal.memory import Kept, MemoryJournal
 from oncecast.producer import retention as module
+from oncecast.producer.listeners import ListenerHub, Reader
+from oncecast.producer.reading import ReadBudget
 from oncecast.producer.retention import Retention, RetentionLimits
+from oncecast.producer.ring import Ring
 
 EVENT = b'"' + b"x" * 96 + b'"'
 """In a batch of its own it takes 100 bytes."""
 CAP_BYTES = 2_000
+WIRE = asyncio.Queue[Any]()
+SOCKET = WebSocket({"type": "websocket"}, WIRE.get, WIRE.put)
+"""Nobody is at its other end."""
 
 
 class Clock:
@@ -37,7 +44,7 @@ class Harness:
     def __init__(self, kept: Kept | None = None, **limits: Any) -> None:
         self.journal = MemoryJournal(kept)
         self.facts: list[Fact] = []
-        self.hub: Any = SimpleNamespace(readers=[])
+        self.hub = ListenerHub(self.journal, Ring(self.journal, 0), ReadBudget(), self.facts.append)
         defaults = {"max_bytes": CAP_BYTES, "max_age_s": 8e9, "initial_groups": ("oncecast",)}
         self.retention = Retention(
             self.journal, self.hub, RetentionLimits(**{**defaults, **limits}), self.facts.append
@@ -52,14 +59,14 @@ class Harness:
             clock.now_s += 10
             await self.retention.tick()
 
-    def connect(self, group: str, saved: int | None) -> Any:
-        reader = SimpleNamespace(group=group, report=Report())
+    def connect(self, group: str, saved: int | None) -> Reader:
+        reader = Reader(SOCKET, "a", group, 0)
         self.hub.readers.append(reader)
         if saved is not None:
             self.report(reader, saved)
         return reader
 
-    def report(self, reader: Any, saved: int) -> None:
+    def report(self, reader: Reader, saved: int) -> None:
         reader.report = Report(cursor=f"{self.journal.epochs[-1].epoch}:{saved}")
 
     def refusal(self) -> str | None:

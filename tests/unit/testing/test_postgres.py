@@ -81,8 +81,11 @@ async def test_every_test_listener_has_a_database_of_its_own_that_is_gone_afterw
 
 
 async def test_a_database_is_gone_too_if_the_application_cannot_begin(postgres_url: str) -> None:
-    async def lifespan() -> AsyncIterator[None]:
+    async def connect() -> None:
         raise ConnectionRefusedError("no mail server")
+
+    async def lifespan() -> AsyncIterator[None]:
+        await connect()
         yield
 
     before = await databases(postgres_url)

@@ -350,8 +350,11 @@ async def test_a_state_stands_in_for_it() -> None:
 
 
 async def test_a_lifespan_that_cannot_begin_is_told() -> None:
-    async def lifespan() -> AsyncIterator[None]:
+    async def connect() -> None:
         raise ConnectionRefusedError("no mail server")
+
+    async def lifespan() -> AsyncIterator[None]:
+        await connect()
         yield
 
     with pytest.raises(StartError, match="no mail server"):
