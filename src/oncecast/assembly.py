@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -16,11 +15,13 @@ from starlette.types import ASGIApp
 
 from oncecast import forks
 from oncecast.client.emissions import ProducersPublisher
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.facts import Observe, ProcessStarted, StartFailed
 from oncecast.core.letter_ports import LetterBroker
 from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
+from oncecast.core.retry import Backoff
 from oncecast.core.wire import ANSWER_MAX_BYTES
 from oncecast.http.connections import HttpLimits
 from oncecast.http.guard import LOCAL_HOSTS, Guard
@@ -157,7 +158,7 @@ async def run_listener(config: ListenerConfig, app: Listener) -> None:
             while not stop.is_set():  # its application is the group's no longer: it stands by, and adopts nothing
                 await _listen(replace(config, adopt_handlers=False), app, metrics, observe, stop, last_resort)
 
-        with loop_watched(observe):
+        with loop_watched(observe, SYSTEM_CLOCK):
             await _start_patiently(listen, config, observe, stop)
 
 
@@ -169,7 +170,7 @@ async def _listen(
     stop: asyncio.Event,
     last_resort: LastResort,
 ) -> None:
-    token = secrets.token_hex(8)
+    token = SYSTEM_CLOCK.new_token(8)
     with closing(bind(config.host, config.port)) as listening:
         observe(_started("listener", listening, f"group {config.listener_group}"))
         database = _database(config, token)
@@ -184,7 +185,7 @@ async def _listen(
         deaths = PostgresDeaths(database)
         letters = PostgresLetters(database)
         conflicts = PostgresConflicts(database)
-        open_conflicts = OpenConflicts(conflicts)
+        open_conflicts = OpenConflicts(conflicts, SYSTEM_CLOCK)
         observe = all_of(open_conflicts.observe, observe)
         letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
@@ -203,6 +204,7 @@ async def _listen(
             relayed.answer,
             publisher.publish,
             observe,
+            SYSTEM_CLOCK,
             check_emitted=check_publishable,
             sending=None if broker is None else (PostgresUnsent(database), broker),
             last_resort=last_resort,
@@ -211,7 +213,9 @@ async def _listen(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(letters, service.replays, objection=lambda: service.objection, observe=observe),
+                *letters_routes(
+                    letters, service.replays, SYSTEM_CLOCK, objection=lambda: service.objection, observe=observe
+                ),
                 *conflicts_routes(conflicts, service.replays, objection=lambda: service.objection, observe=observe),
                 *pruning_routes(store, observe),
             ],
@@ -229,7 +233,7 @@ async def _listen(
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = Gatekeeper(face, tokens, listener_needs, observe) if tokens else face
         drained = asyncio.Event()
-        face_ends = Essentials(end_within_s=config.drain_timeout, last_resort=last_resort)
+        face_ends = Essentials(SYSTEM_CLOCK, end_within_s=config.drain_timeout, last_resort=last_resort)
         limits = _http_limits(config)
         guarded = _guarded(door, config, observe)
         served = serve(guarded, listening, drained, ws_max_bytes=WS_MARGIN_BYTES, limits=limits, observe=observe)
@@ -323,12 +327,12 @@ def _database(config: ListenerConfig, token: str) -> Database:
 
 async def migrate_database(config: ListenerConfig, *, grant_to: str | None) -> Sequence[str]:
     """Bring the group's schema up to date; returns the names of what was applied. Raises StartError, Unavailable."""
-    return await _database(config, secrets.token_hex(8)).migrate(grant_to=grant_to)
+    return await _database(config, SYSTEM_CLOCK.new_token(8)).migrate(grant_to=grant_to)
 
 
 async def migration_script(config: ListenerConfig, *, grant_to: str | None) -> str:
     """Return the SQL that would bring the group's schema up to date. Raises StartError, Unavailable."""
-    return await _database(config, secrets.token_hex(8)).migration_script(grant_to=grant_to)
+    return await _database(config, SYSTEM_CLOCK.new_token(8)).migration_script(grant_to=grant_to)
 
 
 def _listener_settings(config: ListenerConfig) -> ListenerSettings:
@@ -351,8 +355,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         ),
         lease_ttl_s=config.lease_ttl,
         probe_interval_s=config.probe_interval,
-        reconnect_base_s=config.reconnect_base,
-        reconnect_max_s=config.reconnect_max,
+        reconnect=Backoff(base_s=config.reconnect_base, max_s=config.reconnect_max),
         drain_timeout_s=config.drain_timeout,
         from_latest=config.start_from == "latest",
         events_retention_s=config.events_retention,

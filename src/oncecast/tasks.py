@@ -13,11 +13,12 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError
 
 T = TypeVar("T")
@@ -44,10 +45,11 @@ async def cancel_all(
     Their errors count as retrieved. A cancellation of the caller is raised when all is done.
     """
     tasks = set(tasks)
-    deadline_s = time.monotonic() + within_s
+    loop_time_s = asyncio.get_running_loop().time
+    deadline_s = loop_time_s() + within_s
     cancelled: asyncio.CancelledError | None = None
     pending = {task for task in tasks if not task.done()}
-    while pending and time.monotonic() < deadline_s:
+    while pending and loop_time_s() < deadline_s:
         for task in pending:
             task.cancel()
         try:
@@ -80,8 +82,9 @@ async def run_until_first_end(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 @dataclass(slots=True)
 class _Progress:
-    """Until when an essential task has promised to report again, in monotonic seconds."""
+    """Until when an essential task has promised to report again, by `monotonic_s`."""
 
+    monotonic_s: Callable[[], float]
     due_at_s: float = math.inf
 
 
@@ -91,7 +94,7 @@ _progress: ContextVar[_Progress | None] = ContextVar("oncecast_progress", defaul
 def working(within_s: float) -> None:
     """Have the current essential task report again within `within_s`: later than that, it stands still."""
     if (progress := _progress.get()) is not None:
-        progress.due_at_s = time.monotonic() + within_s
+        progress.due_at_s = progress.monotonic_s() + within_s
 
 
 def idle() -> None:
@@ -136,7 +139,8 @@ class Essentials:
     process.
     """
 
-    def __init__(self, *, end_within_s: float, last_resort: LastResort | None = None) -> None:
+    def __init__(self, clock: Clock, *, end_within_s: float, last_resort: LastResort | None = None) -> None:
+        self._monotonic_s = clock.monotonic_s
         self._end_within_s = end_within_s
         self._last_resort = last_resort
         self._running: dict[asyncio.Task[None], _Progress] = {}
@@ -146,7 +150,7 @@ class Essentials:
     @property
     def trouble(self) -> str | None:
         """Why this process has to be restarted, if it has to: an essential task has ended, or stands still."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         for task, progress in self._running.items():
             if task.done():
                 return _failure(task)
@@ -156,7 +160,7 @@ class Essentials:
 
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run `coroutine` as an essential task; `name` is for people."""
-        progress = _Progress()
+        progress = _Progress(self._monotonic_s)
         task = asyncio.create_task(_reporting(coroutine, progress), name=name)
         task.add_done_callback(lambda _: self._changed.set())
         self._running[task] = progress

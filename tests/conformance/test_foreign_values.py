@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import redis.asyncio as redis
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Unavailable
 from oncecast.core.facts import Fact, ForeignValues
 from oncecast.listener.gates import LeaseGate
@@ -103,7 +104,7 @@ async def test_a_heartbeat_that_is_no_number_is_as_none_and_the_next_beat_overwr
 
 async def test_foreign_values_are_warned_of_once_and_redis_stays_up(server: Redis) -> None:
     facts: list[Fact] = []
-    gate = LeaseGate(server.a, lease_ttl_s=30.0, observe=facts.append)
+    gate = LeaseGate(server.a, SYSTEM_CLOCK, lease_ttl_s=30.0, observe=facts.append)
     batch = arrivals(3)
     for key in server.a._keys(batch)[:2]:
         await server.client.set(key, b"")

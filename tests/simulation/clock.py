@@ -1,4 +1,4 @@
-"""Clocks, chance and names that come from a run alone."""
+"""Time, chance and names that come from a run alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -16,27 +16,32 @@ from tests.simulation.loop import VirtualLoop
 WALL_BEGINS_S = 1_700_000_000.0
 
 
+class VirtualClock:
+    """A Clock in the virtual time of `loop`; all that it draws comes from `seed`."""
+
+    def __init__(self, loop: VirtualLoop, seed: int) -> None:
+        self.jumped_s = 0.0
+        """How far the wall clock has jumped."""
+        self.monotonic_s = loop.time
+        self.sleep = loop.sleep
+        self.random = random.Random(seed).random
+        self._tokens = random.Random(seed)
+
+    def unix_s(self) -> float:
+        return WALL_BEGINS_S + self.monotonic_s() + self.jumped_s
+
+    def new_token(self, size_bytes: int, /) -> str:
+        return f"{self._tokens.getrandbits(8 * size_bytes):0{2 * size_bytes}x}"
+
+
 @contextmanager
-def instead_of_the_worlds(loop: VirtualLoop, seed: int, jumped_s: Callable[[], float]) -> Iterator[None]:
-    """`jumped_s()` is how far the wall clock has jumped."""
-    names = random.Random(seed)
-
-    def wall_s() -> float:
-        return WALL_BEGINS_S + loop.time() + jumped_s()
-
-    def token_hex(n: int = 8) -> str:
-        return f"{names.getrandbits(8 * n):0{2 * n}x}"
-
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        with (
-            patch.object(asyncio, "sleep", loop.sleep),
-            patch.object(time, "monotonic", loop.time),
-            patch.object(time, "time", wall_s),
-            patch.object(memory, "time_ns", lambda: int(wall_s() * 1e9)),
-            patch.object(secrets, "token_hex", token_hex),
-        ):
-            yield
-    finally:
-        random.setstate(state)
+def instead_of_the_worlds(clock: VirtualClock) -> Iterator[None]:
+    """For whatever is not given the clock yet."""
+    with (
+        patch.object(asyncio, "sleep", clock.sleep),
+        patch.object(time, "monotonic", clock.monotonic_s),
+        patch.object(time, "time", clock.unix_s),
+        patch.object(memory, "time_ns", lambda: int(clock.unix_s() * 1e9)),
+        patch.object(secrets, "token_hex", clock.new_token),
+    ):
+        yield

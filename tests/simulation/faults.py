@@ -103,7 +103,7 @@ async def _stop(world: World, action: Action) -> bool:
 
 @fault("wall clock jumps")
 async def _wall_clock(world: World, action: Action) -> bool:
-    world.wall_s += world.draw.choice((-3600.0, 3600.0))
+    world.clock.jumped_s += world.draw.choice((-3600.0, 3600.0))
     return True
 
 

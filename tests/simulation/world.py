@@ -27,7 +27,7 @@ from oncecast.stores.memory import (
 )
 from oncecast.stores.memory.postgres import Tables
 from tests.simulation.application import GROUP, RULES, Surroundings, application
-from tests.simulation.clock import instead_of_the_worlds
+from tests.simulation.clock import VirtualClock, instead_of_the_worlds
 from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, REDIS_FAILS_OVER, Action
 from tests.simulation.handled import Handled
 from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by, owner_name
@@ -78,9 +78,10 @@ class Process:
 class World:
     """Everything there is in a run."""
 
-    def __init__(self, schedule: Schedule, loop: VirtualLoop, *, told: bool) -> None:
+    def __init__(self, schedule: Schedule, loop: VirtualLoop, clock: VirtualClock, *, told: bool) -> None:
         self.schedule = schedule
         self.loop = loop
+        self.clock = clock
         self.draw = random.Random(schedule.seed)
         self.history: list[str] = []
         self.violations: list[str] = []
@@ -95,8 +96,6 @@ class World:
         self.listeners = [Process(f"listener-{n}") for n in range(schedule.listeners)]
         self.kept = {producer.name: Kept() for producer in self.producers}
         self.snapshots: list[tuple[Tables, MemoryRedis]] = []
-        self.wall_s = 0.0
-        """How far the wall clock has jumped."""
         self._told = told
         self._wires: list[Wire] = []
         self._window_bytes = self.draw.choice((32_000, 512 * 1024))
@@ -246,6 +245,7 @@ class World:
             answer,
             self.publishers.relay,
             observe,
+            self.clock,
             dial=self.dial,
         )
 
@@ -373,10 +373,9 @@ async def _at(at_s: float, act: Awaitable[None]) -> None:
 def simulate(schedule: Schedule, *, told: bool = False) -> Result:
     """One run; the same schedule gives the same result."""
     loop = VirtualLoop()
-    worlds: list[World] = []
-    with instead_of_the_worlds(loop, schedule.seed, lambda: worlds[0].wall_s if worlds else 0.0):
-        world = World(schedule, loop, told=told)
-        worlds.append(world)
+    clock = VirtualClock(loop, schedule.seed)
+    with instead_of_the_worlds(clock):
+        world = World(schedule, loop, clock, told=told)
         try:
             loop.run_until_complete(world.run())
         except (Stalled, NothingLeft, Spinning) as error:

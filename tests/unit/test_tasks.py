@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.tasks import (
     CANCEL_INTERVAL_S,
     Essentials,
@@ -48,7 +49,7 @@ async def wait() -> None:
 
 
 async def test_an_essential_task_that_fails_ends_all_although_another_swallows_its_cancellation() -> None:
-    essentials, stubborn = Essentials(end_within_s=10), Swallows(3)
+    essentials, stubborn = Essentials(SYSTEM_CLOCK, end_within_s=10), Swallows(3)
     essentials.start(stubborn.run(), "stubborn")
     essentials.start(fail(ValueError("out of range")), "claim loop")
     async with asyncio.timeout(120):
@@ -58,7 +59,7 @@ async def test_an_essential_task_that_fails_ends_all_although_another_swallows_i
 
 
 async def test_a_task_that_never_ends_does_not_keep_the_others_from_ending() -> None:
-    essentials, endless = Essentials(end_within_s=0.2), Swallows(10**9)
+    essentials, endless = Essentials(SYSTEM_CLOCK, end_within_s=0.2), Swallows(10**9)
     task = essentials.start(endless.run(), "endless")
     essentials.start(fail(ValueError("x")), "claim loop")
     async with asyncio.timeout(120):
@@ -70,7 +71,7 @@ async def test_a_task_that_never_ends_does_not_keep_the_others_from_ending() -> 
 
 
 async def test_what_main_does_at_its_end_is_not_cut_short_when_an_essential_task_fails() -> None:
-    essentials, closed, ended = Essentials(end_within_s=30), asyncio.Event(), []
+    essentials, closed, ended = Essentials(SYSTEM_CLOCK, end_within_s=30), asyncio.Event(), []
     essentials.start(fail(ValueError("x")), "claim loop")
 
     async def main() -> None:
@@ -87,7 +88,7 @@ async def test_what_main_does_at_its_end_is_not_cut_short_when_an_essential_task
 
 
 async def test_an_essential_task_that_begins_later_ends_all_too() -> None:
-    essentials = Essentials(end_within_s=10)
+    essentials = Essentials(SYSTEM_CLOCK, end_within_s=10)
 
     async def main() -> None:
         essentials.start(fail(KeyError("k")), "feed")
@@ -99,7 +100,7 @@ async def test_an_essential_task_that_begins_later_ends_all_too() -> None:
 
 @pytest.mark.parametrize("how", ["returns", "is cancelled"])
 async def test_an_essential_task_that_ends_without_an_error_is_named(how: str) -> None:
-    essentials = Essentials(end_within_s=10)
+    essentials = Essentials(SYSTEM_CLOCK, end_within_s=10)
     task = essentials.start(asyncio.sleep(0) if how == "returns" else wait(), "heartbeat")
     if how == "is cancelled":
         asyncio.get_running_loop().call_soon(task.cancel)
@@ -110,7 +111,7 @@ async def test_an_essential_task_that_ends_without_an_error_is_named(how: str) -
 
 
 async def test_tasks_that_are_ended_on_purpose_are_no_failure() -> None:
-    essentials = Essentials(end_within_s=10)
+    essentials = Essentials(SYSTEM_CLOCK, end_within_s=10)
 
     async def main() -> str:
         tasks = [essentials.start(wait(), "feed"), essentials.start(Swallows(2).run(), "worker")]
@@ -123,7 +124,7 @@ async def test_tasks_that_are_ended_on_purpose_are_no_failure() -> None:
 
 
 async def test_the_error_of_main_comes_out_and_ends_the_essential_tasks() -> None:
-    essentials, stubborn = Essentials(end_within_s=10), Swallows(1)
+    essentials, stubborn = Essentials(SYSTEM_CLOCK, end_within_s=10), Swallows(1)
     essentials.start(stubborn.run(), "stubborn")
 
     async def main() -> None:
@@ -136,7 +137,7 @@ async def test_the_error_of_main_comes_out_and_ends_the_essential_tasks() -> Non
 
 
 async def test_a_task_that_has_not_come_round_in_the_time_it_gave_stands_still() -> None:
-    essentials, round_over = Essentials(end_within_s=10), asyncio.Event()
+    essentials, round_over = Essentials(SYSTEM_CLOCK, end_within_s=10), asyncio.Event()
 
     async def rounds() -> None:
         working(within_s=0.0)
@@ -175,12 +176,13 @@ async def test_the_side_that_ends_first_decides_and_the_others_have_ended_then()
 
 BLOCKED = """
 import asyncio, time
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.tasks import Essentials, LastResort
 
 async def fail(): raise ValueError("out of range")
 
 async def main():
-    essentials = Essentials(end_within_s=0.2, last_resort=LastResort())
+    essentials = Essentials(SYSTEM_CLOCK, end_within_s=0.2, last_resort=LastResort())
     essentials.start(fail(), "claim loop")
     asyncio.get_running_loop().call_later(0.1, lambda: [time.sleep(1) for _ in range(600)])
     async def endless():

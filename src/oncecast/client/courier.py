@@ -19,7 +19,7 @@ from oncecast.client.connecting import http_options, http_proxy
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Batch
 from oncecast.core.event import new_id
-from oncecast.core.retry import backoff
+from oncecast.core.retry import Backoff
 
 CONNECT_DEADLINE_S = 5.0
 REQUEST_DEADLINE_S = 10.0
@@ -95,7 +95,7 @@ class Courier:
                     if not reason or loop.time() < deadline_s:
                         reason = later.reason  # else our own deadline cut this try short: not the producer's fault
                     self._note(reason)
-                    pause_s = backoff(attempt, base_s=RETRY_BASE_S, max_s=RETRY_MAX_S, jitter=random.random())
+                    pause_s = Backoff(base_s=RETRY_BASE_S, max_s=RETRY_MAX_S).delay_s(attempt, random.random())
                     pause_s = max(pause_s, later.wait_s)
                     if loop.time() + pause_s >= deadline_s:
                         raise NotAcknowledged(reason, deadline_s=self._deadline_s)

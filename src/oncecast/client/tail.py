@@ -20,7 +20,7 @@ from oncecast.client.address import authorization, broadcast_url, shown
 from oncecast.client.connecting import websocket_proxy, why_not_connected
 from oncecast.client.errors import ProducerRefused
 from oncecast.core.event import Cursor, Event
-from oncecast.core.retry import backoff
+from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
     FRAME_LIMIT_BYTES,
     SUBPROTOCOL,
@@ -111,7 +111,7 @@ class Tail:
                 reason = self._why(error)
             # The wait grows until a connection has brought an event, or has lasted.
             attempt = 2 if time.monotonic() - began_s >= CONNECTION_LASTS_S else attempt + 1
-            delay_s = backoff(attempt, base_s=RECONNECT_BASE_S, max_s=RECONNECT_MAX_S, jitter=random.random())
+            delay_s = Backoff(base_s=RECONNECT_BASE_S, max_s=RECONNECT_MAX_S).delay_s(attempt, random.random())
             if self._on_disconnect is not None:
                 self._on_disconnect(f"{self._shown}: {reason}", delay_s)
             await asyncio.sleep(delay_s)

@@ -7,8 +7,6 @@ the attempt: when they are used up the system pauses, the leases are handed back
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -37,6 +35,7 @@ from oncecast.listener.claim import Work
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import RunOptions
 from oncecast.listener.trial import Trial
 from oncecast.observe.tracebacks import users_traceback
 from oncecast.tasks import STALL_S, working
@@ -80,6 +79,7 @@ class Attempts:
         app: Listener,
         store: EventStore,
         database: DatabaseGate,
+        options: RunOptions,
         *,
         limits: AttemptLimits,
         settle: Callable[[Work, list[Outcome]], None],
@@ -91,11 +91,12 @@ class Attempts:
         observe: Observe,
         emitted: Callable[[], None],
         buried: Callable[[], None],
-        check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._app = app
         self._store = store
         self._database = database
+        self._options = options
+        self._clock = options.clock
         self._limits = limits
         self._settle = settle
         self._come_back = come_back
@@ -106,8 +107,7 @@ class Attempts:
         self._observe = observe
         self._emitted = emitted
         self._buried = buried
-        self._check_emitted = check_emitted
-        self._process = secrets.token_hex(8)
+        self._process = self._clock.new_token(8)
         self._failures = count(1)
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended = 0
@@ -200,7 +200,7 @@ class Attempts:
                 self._come_back([arrival], 0.0)
             else:
                 arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame must not stay for its sake
-                apart_s = 0.0 if arrival.leased else random.random() * UNLEASED_JITTER_S
+                apart_s = 0.0 if arrival.leased else self._clock.random() * UNLEASED_JITTER_S
                 self._come_back([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s)
         return ended, outcomes_of_ended
 
@@ -241,8 +241,7 @@ class Attempts:
         async def handle(tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
             nonlocal emitted
             self._announce(arrivals)
-            timeout_s = self._limits.handler_timeout_s
-            await self._app.handle(arrivals, tx, timeout_s=timeout_s, check=self._check_emitted)
+            await self._app.handle(arrivals, tx, self._options)
             emitted = bool(tx.emitted)
 
         async with self._handler_places:

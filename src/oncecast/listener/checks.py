@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from oncecast.core.clock import Clock, utc_now
 from oncecast.core.facts import DependencyLost, Disconnected, Fact, StartFailed
 from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
 from oncecast.listener.emissions import Emissions
@@ -49,6 +49,7 @@ class Troubles:
 
 
 def board_of(
+    clock: Clock,
     *,
     standing: Standing,
     draining: asyncio.Event,
@@ -90,7 +91,7 @@ def board_of(
     }
     if sender is not None:
         checks[BROKER] = lambda: _of(BROKER, None if sender.is_up else troubles.of(BROKER, "it was not reached yet"))
-    return Board(checks, essential=(PROCESS, DATABASE), now=lambda: datetime.now(UTC))
+    return Board(checks, essential=(PROCESS, DATABASE), now=lambda: utc_now(clock))
 
 
 def shown_feed(feed: Feed) -> dict[str, Any]:

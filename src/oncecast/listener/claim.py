@@ -8,13 +8,13 @@ claims no more than it can work on soon: what is not claimed, another listener c
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Any
 
+from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
 from oncecast.core.taken import is_suspect
@@ -66,6 +66,7 @@ class Line:
         work_of: Callable[[Arrival], tuple[Any, int]],
         leases: LeaseGate,
         database: DatabaseGate,
+        clock: Clock,
         attempt: Callable[[Work], Awaitable[None]],
         sort_out: Callable[[Claims], None],
     ) -> None:
@@ -76,7 +77,8 @@ class Line:
         self._claim_max = self._claim_size = claim_max
         self._claim_fast_max = max(claim_max, claim_fast_max)
         self._worked_off = 0
-        self._fitted_at_s = time.monotonic()
+        self._monotonic_s = clock.monotonic_s
+        self._fitted_at_s = clock.monotonic_s()
         self._pieces_max = pieces_max
         self._work_of = work_of
         self._leases = leases
@@ -144,7 +146,7 @@ class Line:
 
     def _fit(self) -> None:
         """A claim is for as much as the lanes have lately worked off in CLAIM_S, within its bounds."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         since_s = now_s - self._fitted_at_s
         if since_s >= CLAIM_S:
             in_time = int(self._worked_off * CLAIM_S / since_s)

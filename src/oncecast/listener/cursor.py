@@ -6,14 +6,13 @@ each identity is looked up before the cursor passes it, and what is missing is r
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from collections.abc import Callable, Iterable
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import CursorSaved, GapNoted, Observe, RowsMissing
 from oncecast.core.ports import EventStore
+from oncecast.core.retry import jittered
 from oncecast.core.wire import Gap
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.track import Track
@@ -30,6 +29,7 @@ class CursorSaver:
         self,
         store: EventStore,
         database: DatabaseGate,
+        clock: Clock,
         *,
         tracks: Callable[[], Iterable[Track]],
         reread: Callable[[Track], None],
@@ -37,16 +37,17 @@ class CursorSaver:
     ) -> None:
         self._store = store
         self._database = database
+        self._clock = clock
         self._tracks = tracks
         self._reread = reread
         self._observe = observe
-        self._looked_at_s = time.monotonic()
+        self._looked_at_s = self._clock.monotonic_s()
 
     async def save_for_ever(self) -> None:
         """About every second; with jitter, so that listeners of a group do not always meet."""
         while True:
             working(STALL_S)
-            await asyncio.sleep(SAVE_INTERVAL_S * random.uniform(0.8, 1.2))
+            await self._clock.sleep(jittered(SAVE_INTERVAL_S, self._clock.random()))
             await self.save()
 
     async def save(self) -> None:
@@ -55,7 +56,7 @@ class CursorSaver:
         One that cannot is looked at now and then: where nothing comes, nobody else would notice that the database
         went back to an older state.
         """
-        is_time_to_look = time.monotonic() - self._looked_at_s >= LOOK_INTERVAL_S
+        is_time_to_look = self._clock.monotonic_s() - self._looked_at_s >= LOOK_INTERVAL_S
         for track in list(self._tracks()):
             if track.abandoned.is_set():
                 continue  # what takes its place begins at the cursor as it stands
@@ -66,7 +67,7 @@ class CursorSaver:
                 except (Unavailable, RowLocked):
                     continue  # the inserts will find out whether the database is down
         if is_time_to_look:
-            self._looked_at_s = time.monotonic()
+            self._looked_at_s = self._clock.monotonic_s()
 
     async def _save(self, track: Track) -> None:
         before = track.saved

@@ -7,8 +7,8 @@ end, before the work has found out; see decision 041.
 from __future__ import annotations
 
 import asyncio
-import time
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
 from oncecast.listener.gates import DatabaseGate
@@ -32,9 +32,11 @@ class DatabaseWatch:
     idle server's log of writes. While an attempt waits for PostgreSQL, it writes.
     """
 
-    def __init__(self, store: EventStore, gate: DatabaseGate) -> None:
+    def __init__(self, store: EventStore, gate: DatabaseGate, clock: Clock, *, turn_s: float = TURN_S) -> None:
         self._store = store
         self._gate = gate
+        self._clock = clock
+        self._turn_s = turn_s
         self._failing_since_s: float | None = None
         self._pinged_at_s = 0.0
         self._late: set[asyncio.Task[None]] = set()
@@ -44,7 +46,7 @@ class DatabaseWatch:
         try:
             while True:
                 is_in_doubt = self._failing_since_s is not None and self._gate.fault is None
-                await asyncio.sleep(AGAIN_S if is_in_doubt else LOOK_S)
+                await self._clock.sleep(AGAIN_S if is_in_doubt else LOOK_S)
                 await self.look()
         finally:
             for ping in self._late:
@@ -55,7 +57,7 @@ class DatabaseWatch:
 
         After an attempt has failed, pings decide until a retry has failed too.
         """
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         if now_s - self._gate.ended_at_s < LOOK_S:
             self._failing_since_s = None
             self._gate.trust()
@@ -73,7 +75,7 @@ class DatabaseWatch:
             return
         if self._failing_since_s is None:
             self._failing_since_s = began_s
-        if time.monotonic() - self._failing_since_s >= DOWN_AFTER_S:
+        if self._clock.monotonic_s() - self._failing_since_s >= DOWN_AFTER_S:
             self._gate.suspect(error)
 
     async def _ping(self, *, writes: bool) -> Unavailable | None:
@@ -81,7 +83,7 @@ class DatabaseWatch:
         ping = asyncio.create_task(self._store.probe(writes=writes))
         try:
             for _ in range(TURNS_MAX):
-                if (await asyncio.wait([ping], timeout=TURN_S))[0]:
+                if (await asyncio.wait([ping], timeout=self._turn_s))[0]:
                     ping.result()
                     return None
         except RowLocked:
@@ -93,7 +95,7 @@ class DatabaseWatch:
                 ping.cancel()
                 self._late.add(ping)
                 ping.add_done_callback(self._ended)
-        return Unavailable(f"PostgreSQL: no answer within {TURNS_MAX * TURN_S:g} s")
+        return Unavailable(f"PostgreSQL: no answer within {TURNS_MAX * self._turn_s:g} s")
 
     def _ended(self, ping: asyncio.Task[None]) -> None:
         self._late.discard(ping)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import EmissionRefused, RowLocked, Unavailable
 from oncecast.core.facts import EmissionRefused as Refused
 from oncecast.core.facts import EmissionsHeldUp, EmissionsRelayed, Observe
 from oncecast.core.ports import Outbox, Publish
-from oncecast.core.retry import backoff
+from oncecast.core.retry import Backoff
 from oncecast.listener.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
@@ -22,11 +24,17 @@ LOOK_INTERVAL_S = 1.0
 """Another listener may have died with events in the outbox."""
 SOON_S = 0.02
 """When somebody else was at it, or there was nothing yet, and we know of more."""
-CHUNK_EVENTS = 500
 CHUNK_BYTES = 1024 * 1024
-PUBLISH_S = 15.0
-"""How long a chunk may take to be published: one request may take 10 s, and a chunk several."""
-RETRY_MAX_S = 10.0
+RETRY = Backoff(base_s=0.2, max_s=10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayLimits:
+    """How many events are published at a time, and how long that may take."""
+
+    chunk_events: int = 500
+    publish_s: float = 15.0
+    """One request may take 10 s, and a chunk several."""
 
 
 class NotPublished(Unavailable):
@@ -36,14 +44,25 @@ class NotPublished(Unavailable):
 class Emissions:
     """Relays what is in `outbox` by `publish`: when woken, and about every second."""
 
-    def __init__(self, outbox: Outbox, publish: Publish, database: DatabaseGate, *, observe: Observe) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        publish: Publish,
+        database: DatabaseGate,
+        clock: Clock,
+        *,
+        limits: RelayLimits = RelayLimits(),
+        observe: Observe,
+    ) -> None:
         self._outbox = outbox
         self._publish = publish
         self._database = database
+        self._clock = clock
+        self._limits = limits
         self._observe = observe
         self._woken = asyncio.Event()
         self._failures = 0
-        self._chunk = CHUNK_EVENTS
+        self._chunk = limits.chunk_events
         self.held_up: str | None = None
         """Why nothing can be relayed just now, if that is so."""
 
@@ -59,7 +78,7 @@ class Emissions:
             await self._database.wait()
             self._woken.clear()
             if not await self._relay() and woken:
-                await asyncio.sleep(SOON_S)
+                await self._clock.sleep(SOON_S)
                 await self._relay()
 
     async def _wait(self) -> bool:
@@ -77,7 +96,7 @@ class Emissions:
                 working(STALL_S)
                 count += relayed
                 self._failures = 0
-                self._chunk = min(2 * self._chunk, CHUNK_EVENTS)
+                self._chunk = min(2 * self._chunk, self._limits.chunk_events)
                 self._observe(EmissionsRelayed(relayed))
         except EmissionRefused as error:
             self._observe(Refused(str(error)))
@@ -91,15 +110,16 @@ class Emissions:
 
     async def _relay_chunk(self) -> int:
         return await self._outbox.relay(
-            self._publish_in_time, limit=self._chunk, max_bytes=CHUNK_BYTES, within_s=PUBLISH_S
+            self._publish_in_time, limit=self._chunk, max_bytes=CHUNK_BYTES, within_s=self._limits.publish_s
         )
 
     async def _publish_in_time(self, events: Sequence[bytes]) -> None:
         try:
-            async with asyncio.timeout(PUBLISH_S):
+            async with asyncio.timeout(self._limits.publish_s):
                 await self._publish(events)
         except TimeoutError:
-            raise NotPublished(f"no producer took {len(events)} events within {PUBLISH_S:g} s") from None
+            within_s = self._limits.publish_s
+            raise NotPublished(f"no producer took {len(events)} events within {within_s:g} s") from None
         except Unavailable as error:
             raise NotPublished(str(error)) from error
 
@@ -110,4 +130,4 @@ class Emissions:
             self.held_up = str(error)
         self._failures += 1
         self._chunk = max(1, self._chunk // 2)  # they may have been too many for the time that there is
-        await asyncio.sleep(backoff(self._failures + 1, base_s=0.2, max_s=RETRY_MAX_S, jitter=0.0))
+        await self._clock.sleep(RETRY.delay_s(self._failures + 1, jitter=0.0))

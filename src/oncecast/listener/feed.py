@@ -7,7 +7,6 @@ deadlines find connections that are only half there.
 from __future__ import annotations
 
 import asyncio
-import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import msgspec
 
 from oncecast.client.address import without_credentials
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNoted, Observe, Received, Reconnecting
 from oncecast.core.ports import EventStore, SavedCursor
-from oncecast.core.retry import backoff
+from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
     FRAME_MAX_EVENTS,
     VERSION,
@@ -75,9 +75,9 @@ class Feed:
         group: str,
         dial: Dial,
         window_bytes: int,
-        reconnect_base_s: float,
-        reconnect_max_s: float,
+        reconnect: Backoff,
         from_latest: bool,
+        clock: Clock,
         store: EventStore,
         journals: Journals,
         ready: Callable[[], Awaitable[bool]],
@@ -94,9 +94,9 @@ class Feed:
         self._group = group
         self._dial = dial
         self._window_bytes = window_bytes
-        self._reconnect_base_s = reconnect_base_s
-        self._reconnect_max_s = reconnect_max_s
+        self._reconnect = reconnect
         self._from_latest = from_latest
+        self._clock = clock
         self._store = store
         self._journals = journals
         self._ready = ready
@@ -136,7 +136,7 @@ class Feed:
         attempt = 1
         while True:
             await self._has_room()
-            began_s = asyncio.get_running_loop().time()
+            began_s = self._clock.monotonic_s()
             self._brought_something = False
             try:
                 await self._connect_once()
@@ -148,17 +148,15 @@ class Feed:
                 reason = f"{type(error).__name__}: {error}"
             else:
                 reason = "rows are read again"
-            lasted_s = asyncio.get_running_loop().time() - began_s if self.connected else 0.0
-            if self._brought_something or lasted_s >= self._reconnect_max_s:
+            lasted_s = self._clock.monotonic_s() - began_s if self.connected else 0.0
+            if self._brought_something or lasted_s >= self._reconnect.max_s:
                 attempt = 1
             self.connected = False
             self._observe(Disconnected(self.shown_url, reason))
             attempt += 1
-            delay_s = backoff(
-                attempt, base_s=self._reconnect_base_s, max_s=self._reconnect_max_s, jitter=random.random()
-            )
+            delay_s = self._reconnect.delay_s(attempt, self._clock.random())
             self._observe(Reconnecting(self.shown_url, delay_s, attempt - 1))
-            await asyncio.sleep(delay_s)
+            await self._clock.sleep(delay_s)
             self._observe(ConnectingAgain(self.shown_url))
 
     async def _has_room(self) -> None:
@@ -171,8 +169,8 @@ class Feed:
         while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
             self._owing.clear()
             await self._owing.wait()
-        while self._held_bytes() >= HELD_WINDOWS_MAX * self._window_bytes:  # noqa: ASYNC110 -- a track's end is no event
-            await asyncio.sleep(ROOM_INTERVAL_S)
+        while self._held_bytes() >= HELD_WINDOWS_MAX * self._window_bytes:  # a track's end is no event
+            await self._clock.sleep(ROOM_INTERVAL_S)
 
     def _held_bytes(self) -> int:
         """Return what this feed's tracks hold, but for a track that waits for its successor: that must come about."""
@@ -310,7 +308,7 @@ class Feed:
             self._receive_events(track, frame, text)
             del frame, text  # the next frame may be long in coming
             # Let the stations work on what there is before the next frame is decoded.
-            await asyncio.sleep(0)
+            await self._clock.sleep(0)
 
     def _receive_events(self, track: Track, frame: Events, text: bytes) -> None:
         if len(frame.events) > FRAME_EVENTS_TAKEN_MAX:
@@ -371,7 +369,7 @@ class Feed:
 
     async def _make_reports(self, connection: Connection) -> None:
         while True:
-            await asyncio.sleep(REPORT_INTERVAL_S)
+            await self._clock.sleep(REPORT_INTERVAL_S)
             report = self._report()
             if self.track is not None and self.track.saved.offset:
                 report.cursor = str(self.track.saved)

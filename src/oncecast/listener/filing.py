@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Filed, FilingFailed, Observe
 from oncecast.core.letter_ports import DeadLetterLog
@@ -23,8 +24,11 @@ RETRY_INTERVAL_S = 5.0
 class DeadLetterFiler:
     """Files what `store` says is unfiled: at the start, when woken, and again after a failure."""
 
-    def __init__(self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, *, observe: Observe) -> None:
+    def __init__(
+        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, observe: Observe
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._log = log
         self._database = database
         self._observe = observe
@@ -48,7 +52,7 @@ class DeadLetterFiler:
             working(STALL_S)
             self._woken.clear()
             if not await self.file():
-                await asyncio.sleep(RETRY_INTERVAL_S)
+                await self._clock.sleep(RETRY_INTERVAL_S)
                 self._woken.set()
 
     async def file(self) -> bool:

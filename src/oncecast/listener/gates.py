@@ -7,10 +7,10 @@ begun: no attempt is spent, and a probe that *writes* finds out when it is back.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from oncecast.core.breaker import Breaker
+from oncecast.core.clock import Clock
 from oncecast.core.errors import Contended, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Observe
@@ -40,8 +40,9 @@ class LeaseGate:
     Each heartbeat is the breaker's probe.
     """
 
-    def __init__(self, leases: Leases, *, lease_ttl_s: float, observe: Observe) -> None:
+    def __init__(self, leases: Leases, clock: Clock, *, lease_ttl_s: float, observe: Observe) -> None:
         self.leases = leases
+        self._clock = clock
         self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S / 2)
         self._renew_after_s = lease_ttl_s / 3
         self._observe = observe
@@ -70,7 +71,7 @@ class LeaseGate:
                 self._lost(error)
             else:
                 self._warn_of(claims.foreign)
-                renew_at_s = time.monotonic() + self._renew_after_s
+                renew_at_s = self._clock.monotonic_s() + self._renew_after_s
                 for arrival in claims.mine:
                     arrival.leased, arrival.renew_at_s = True, renew_at_s
                 return claims
@@ -81,8 +82,8 @@ class LeaseGate:
 
     def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
         """Warn of what was overwritten; somebody may write more than a log should hold."""
-        if foreign and time.monotonic() >= self._warn_again_at_s:
-            self._warn_again_at_s = time.monotonic() + WARN_INTERVAL_S
+        if foreign and self._clock.monotonic_s() >= self._warn_again_at_s:
+            self._warn_again_at_s = self._clock.monotonic_s() + WARN_INTERVAL_S
             key, value = foreign[0]
             self._observe(ForeignValues(len(foreign), key, repr(value)[1:]))
 
@@ -135,7 +136,7 @@ class LeaseGate:
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """Renew those of our leases that have been held for long."""
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         due = [arrival for arrival in arrivals if arrival.leased and arrival.renew_at_s <= now_s]
         for arrival in due:
             arrival.renew_at_s = now_s + self._renew_after_s
@@ -164,10 +165,10 @@ class LeaseGate:
         """Move our counter every second, and so find out when Redis is back."""
         while True:
             working(STALL_S)
-            started_s = time.monotonic()
+            started_s = self._clock.monotonic_s()
             if self.breaker.allows(started_s):
                 await self._beat()
-            await asyncio.sleep(max(0.0, started_s + HEARTBEAT_INTERVAL_S - time.monotonic()))
+            await self._clock.sleep(max(0.0, started_s + HEARTBEAT_INTERVAL_S - self._clock.monotonic_s()))
 
     async def _beat(self) -> None:
         if not self._tried:
@@ -188,7 +189,7 @@ class LeaseGate:
 
     def _lost(self, error: Unavailable) -> None:
         self.fault = str(error)
-        if self.breaker.failed(time.monotonic()):
+        if self.breaker.failed(self._clock.monotonic_s()):
             self._announced, self._tried = True, False
             self._observe(DependencyLost("redis", str(error)))
 
@@ -201,10 +202,18 @@ class DatabaseGate:
     """
 
     def __init__(
-        self, store: EventStore, *, probe_interval_s: float, paused: Callable[[], None], observe: Observe
+        self,
+        store: EventStore,
+        clock: Clock,
+        *,
+        probe_interval_s: float,
+        paused: Callable[[], None],
+        observe: Observe,
     ) -> None:
         self.breaker = Breaker(threshold=1, probe_interval_s=probe_interval_s)
         self._store = store
+        self._sleep = clock.sleep
+        self._monotonic_s = clock.monotonic_s  # called for every attempt
         self._paused = paused
         self._observe = observe
         self._up = asyncio.Event()
@@ -239,11 +248,11 @@ class DatabaseGate:
 
     def asked(self, first: Arrival) -> None:
         """An attempt at `first` and its like is under way: one that takes long has PostgreSQL probed."""
-        self._asked_at_s[first] = time.monotonic()
+        self._asked_at_s[first] = self._monotonic_s()
 
     def answered(self, first: Arrival, error: BaseException | None = None) -> None:
         """It is over; `error` is what it ended with. Any answer except Unavailable shows that PostgreSQL works."""
-        began_s, now_s = self._asked_at_s.pop(first), time.monotonic()
+        began_s, now_s = self._asked_at_s.pop(first), self._monotonic_s()
         if isinstance(error, Contended) or not isinstance(error, Exception | None):
             return  # a conflict or a cancellation shows neither
         if isinstance(error, Unavailable):
@@ -257,7 +266,7 @@ class DatabaseGate:
     @property
     def is_waited_for(self) -> bool:
         """Whether an attempt waits, perhaps for PostgreSQL."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         return now_s - min(self._asked_at_s.values(), default=now_s) >= WAITED_FOR_S
 
     @property
@@ -274,7 +283,7 @@ class DatabaseGate:
         if self._failing is None:
             return None
         since_s, newest_s, error = self._failing
-        lasts = time.monotonic() - since_s >= after_s and newest_s - since_s >= RETRIED_AFTER_S
+        lasts = self._monotonic_s() - since_s >= after_s and newest_s - since_s >= RETRIED_AFTER_S
         return error if lasts else None
 
     def suspect(self, error: Exception) -> None:
@@ -292,7 +301,7 @@ class DatabaseGate:
 
     def lost(self, error: Exception) -> None:
         """The tries are used up: begin nothing until a probe has written."""
-        if self.breaker.failed(time.monotonic()):
+        if self.breaker.failed(self._monotonic_s()):
             self._up.clear()
             self._down.set()
             self._paused()
@@ -311,11 +320,11 @@ class DatabaseGate:
         self._observe(DependencyTried("database"))
         while not self.is_up:
             working(STALL_S)
-            await asyncio.sleep(max(0.0, self.breaker.probe_at_s - time.monotonic()))
-            if not self.breaker.allows(time.monotonic()):
+            await self._sleep(max(0.0, self.breaker.probe_at_s - self._monotonic_s()))
+            if not self.breaker.allows(self._monotonic_s()):
                 continue
             if await self._probe(renew=True):
-                self.breaker.failed(time.monotonic())
+                self.breaker.failed(self._monotonic_s())
                 continue
             self.breaker.succeeded()
             self._down.clear()
@@ -325,7 +334,7 @@ class DatabaseGate:
 
     def _is_slow(self) -> bool:
         """Whether an attempt has waited for longer than an answer takes, since it began or we last looked."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         if now_s - max(self._looked_at_s, min(self._asked_at_s.values(), default=now_s)) < SLOW_S:
             return False
         self._looked_at_s = now_s

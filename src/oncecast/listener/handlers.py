@@ -22,7 +22,7 @@ from oncecast.listener.functions import check_function, name_of, written
 from oncecast.listener.lifespan import Bounds, Lifespan
 from oncecast.listener.plan import NOTHING, Handler, Plan, check_place
 from oncecast.listener.selection import selectors_of
-from oncecast.listener.tasks import apart
+from oncecast.listener.tasks import RunOptions, apart
 from oncecast.listener.threads import Threads, ThreadTransaction
 from oncecast.observe.context import handling
 
@@ -208,10 +208,10 @@ class Listener:
         self._plans[f"{type}\0{source}" if self._by_source else type] = plan
         return plan
 
-    def check_threads(self, plan: Plan) -> None:
-        """Raise an error that spends no attempt if `plan` needs a thread, and too many run on beyond their time."""
+    def check_threads(self, plan: Plan, abandoned_max: int) -> None:
+        """Raise NoThread if `plan` needs a thread, and `abandoned_max` of them run on beyond their time."""
         if plan.in_threads:
-            self._threads.check()
+            self._threads.check(abandoned_max)
 
     # --- running ---------------------------------------------------------------------------------------------
 
@@ -229,23 +229,15 @@ class Listener:
         self._state = state
         yield
 
-    async def handle(
-        self,
-        arrivals: Sequence[Arrival],
-        tx: OpenTransaction,
-        *,
-        timeout_s: float,
-        check: Callable[[bytes], None] | None = None,
-    ) -> None:
+    async def handle(self, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions) -> None:
         """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
 
-        TimeoutError, with a text that says so, after `timeout_s` for all together. `check(event)` raises ValueError
-        for an event that no producer would accept. Where one needs a thread, and none is begun now, nothing is run:
-        see `check_threads`.
+        TimeoutError, with a text that says so, after `options.timeout_s` for all together. Where one needs a thread,
+        and none is begun now, nothing is run: see `check_threads`.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
-        self.check_threads(plan)
-        await apart(self._call_in_parent(plan, arrivals, tx, check), timeout_s=timeout_s)
+        self.check_threads(plan, options.abandoned_threads_max)
+        await apart(self._call_in_parent(plan, arrivals, tx, options.check_emitted), options)
 
     async def _call_in_parent(
         self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None

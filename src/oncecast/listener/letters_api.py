@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from oncecast.core.clock import Clock
 from oncecast.core.facts import Observe, OperatorActed
 from oncecast.core.letter_ports import Cause, DeadLetters
 from oncecast.core.letters import Identity
@@ -28,7 +29,7 @@ WHOLE_MAX_BYTES = 256 * 1024
 
 
 def letters_routes(
-    letters: DeadLetters, replays: Replays, *, objection: Callable[[], str | None], observe: Observe
+    letters: DeadLetters, replays: Replays, clock: Clock, *, objection: Callable[[], str | None], observe: Observe
 ) -> list[BaseRoute]:
     """All routes about dead letters; with an `objection()` nothing is replayed: handlers may be missing."""
 
@@ -36,7 +37,7 @@ def letters_routes(
         """`GET /api/dead-letters?limit=&after=&whole=`, and the query of a selection."""
         limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
         after = request.query_params.get("after")
-        selection = selection_of(request)
+        selection = selection_of(request, clock)
         if not flag(request, "whole"):
             return json_response(
                 page("dead_letters", await letters.newest(selection, limit=limit, after=after), limit)
@@ -48,7 +49,7 @@ def letters_routes(
     async def causes(request: Request) -> Response:
         """`GET /api/dead-letter-causes?limit=`, and the query of a selection."""
         limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
-        found = await letters.causes(selection_of(request), limit=limit)
+        found = await letters.causes(selection_of(request, clock), limit=limit)
         return json_response(
             {
                 "dead_letters": found.letters,
@@ -91,7 +92,7 @@ def letters_routes(
     return [
         route(PATH, listing),
         route(CAUSES_PATH, causes),
-        *changing_routes(letters, replays, PATH, objection=objection, observe=observe),
+        *changing_routes(letters, replays, clock, PATH, objection=objection, observe=observe),
         route(f"{PATH}/{{id:path}}", one, "GET", "PUT"),
     ]
 

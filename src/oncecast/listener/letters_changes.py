@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from oncecast.core.clock import Clock, utc_now
 from oncecast.core.facts import Discarded, Fact, Observe, OperatorActed, Restored
 from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
@@ -65,7 +66,13 @@ Change = Callable[[Sequence[Identity]], Awaitable[set[Identity]]]
 
 
 def changing_routes(
-    letters: DeadLetters, replays: Replays, path: str, *, objection: Callable[[], str | None], observe: Observe
+    letters: DeadLetters,
+    replays: Replays,
+    clock: Clock,
+    path: str,
+    *,
+    objection: Callable[[], str | None],
+    observe: Observe,
 ) -> list[BaseRoute]:
     """The routes under `path`; with an `objection()` nothing is replayed: handlers may be missing."""
 
@@ -114,7 +121,7 @@ def changing_routes(
         limit = default if asked.limit is None else asked.limit
         if limit > maximum:
             raise Problem(422, f"the body: `limit` is at most {maximum}")
-        rows = await letters.newest(_checked(asked.select, discarded), limit=limit, after=asked.after)
+        rows = await letters.newest(_checked(asked.select, discarded, utc_now(clock)), limit=limit, after=asked.after)
         found = [Identity(row["source"], row["id"]) for row in rows]
         return Batch(found, [], rows[-1]["mark"] if len(rows) == limit else None)
 
@@ -136,11 +143,11 @@ def changing_routes(
     ]
 
 
-def _checked(select: Selection | None, discarded: bool) -> Selection:
+def _checked(select: Selection | None, discarded: bool, now: datetime) -> Selection:
     """Restoring is about what was discarded, anything else about what was not; raises Problem 422."""
     if select is None or select.discarded not in (False, discarded):
         raise Problem(422, "the body: what was discarded can only be restored")
     try:
-        return msgspec.structs.replace(select, discarded=discarded).at(datetime.now(UTC))
+        return msgspec.structs.replace(select, discarded=discarded).at(now)
     except ValueError as error:
         raise Problem(422, f"the body: select: {error}") from None

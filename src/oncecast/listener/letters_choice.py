@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from starlette.requests import Request
 
+from oncecast.core.clock import Clock, utc_now
 from oncecast.core.letter_ports import DeadLetters
 from oncecast.core.letters import Identity, Selection
 from oncecast.http.params import texts
@@ -14,12 +13,12 @@ from oncecast.http.problems import Problem
 _TEXTS = ("type", "source", "error", "cause", "listener", "since", "until")
 
 
-def selection_of(request: Request) -> Selection:
+def selection_of(request: Request, clock: Clock) -> Selection:
     """What the query asks for; raises Problem 400."""
     ids = tuple(request.query_params.getlist("id"))
     chosen = Selection(ids=ids, discarded=flag(request, "discarded"), **texts(request, _TEXTS))
     try:
-        return chosen.at(datetime.now(UTC))
+        return chosen.at(utc_now(clock))
     except ValueError as error:
         raise Problem(400, str(error)) from None
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from oncecast.core.clock import Clock
 from oncecast.core.facts import LoopBlocked, Observe
 from oncecast.listener.handlers import Listener
 from oncecast.observe.tracebacks import is_library
@@ -20,12 +20,12 @@ LOOK_INTERVAL_S = 0.5
 
 
 @contextmanager
-def loop_watched(observe: Observe, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
+def loop_watched(observe: Observe, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
     """Report once to `observe` each time that users' code blocks the running loop for `blocked_after_s`.
 
     `observe` is called in a thread. If the code holds the interpreter's lock, the report waits for its release.
     """
-    watch = _LoopWatch(asyncio.get_running_loop(), observe, blocked_after_s)
+    watch = _LoopWatch(asyncio.get_running_loop(), observe, clock, blocked_after_s)
     watch.begin()
     try:
         yield
@@ -34,9 +34,12 @@ def loop_watched(observe: Observe, blocked_after_s: float = BLOCKED_AFTER_S) -> 
 
 
 class _LoopWatch:
-    def __init__(self, loop: asyncio.AbstractEventLoop, observe: Observe, blocked_after_s: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, observe: Observe, clock: Clock, blocked_after_s: float
+    ) -> None:
         self._loop = loop
         self._observe = observe
+        self._clock = clock
         self._blocked_after_s = blocked_after_s
         self._loop_thread = threading.get_ident()
         self._turned_at_s = 0.0
@@ -55,13 +58,13 @@ class _LoopWatch:
         self._ended.set()
 
     def _turn(self) -> None:
-        self._turned_at_s = time.monotonic()
+        self._turned_at_s = self._clock.monotonic_s()
         self._is_reported = False
         self._timer = self._loop.call_later(LOOK_INTERVAL_S, self._turn)
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_INTERVAL_S):
-            blocked_s = time.monotonic() - self._turned_at_s - LOOK_INTERVAL_S
+            blocked_s = self._clock.monotonic_s() - self._turned_at_s - LOOK_INTERVAL_S
             if blocked_s < self._blocked_after_s or self._is_reported:
                 continue
             self._is_reported = True

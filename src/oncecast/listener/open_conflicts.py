@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from oncecast.core import facts
+from oncecast.core.clock import Clock
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.errors import RowLocked, Unavailable
 
@@ -19,8 +20,9 @@ _CHANGES = (facts.Conflicts, facts.ConflictReplayed, facts.ConflictsDiscarded)
 class OpenConflicts:
     """Counts a group's open conflicts. `count` is None until PostgreSQL has answered once."""
 
-    def __init__(self, conflicts: Conflicts) -> None:
+    def __init__(self, conflicts: Conflicts, clock: Clock) -> None:
         self._conflicts = conflicts
+        self._clock = clock
         self._changed = asyncio.Event()
         self.count: int | None = None
 
@@ -35,7 +37,7 @@ class OpenConflicts:
             self._changed.clear()
             with contextlib.suppress(Unavailable, RowLocked):
                 self.count = await self._conflicts.count()
-            await asyncio.sleep(PAUSE_S)
+            await self._clock.sleep(PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COUNT_INTERVAL_S):
                     await self._changed.wait()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 
 class OwnTime:
-    """Runs `handling` step by step; `longest_s` is the longest time that one step blocked the loop."""
+    """Runs `handling` step by step; `longest_s` is the longest time that a step blocked the loop."""
 
-    __slots__ = ("_handling", "longest_s")
+    __slots__ = ("_handling", "_monotonic_s", "longest_s")
 
-    def __init__(self, handling: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, handling: Coroutine[Any, Any, None], monotonic_s: Callable[[], float]) -> None:
         self._handling = handling
+        self._monotonic_s = monotonic_s
         self.longest_s = 0.0
 
     async def run(self) -> None:
@@ -27,17 +27,17 @@ class OwnTime:
 
     @types.coroutine
     def _steps(self) -> Generator[Any, Any, None]:
-        handling = self._handling
+        handling, monotonic_s = self._handling, self._monotonic_s
         value: Any = None
         thrown: BaseException | None = None
         while True:
-            began_s = time.monotonic()
+            began_s = monotonic_s()
             try:
                 awaited = handling.send(value) if thrown is None else handling.throw(thrown)
             except StopIteration:
                 return
             finally:
-                self.longest_s = max(self.longest_s, time.monotonic() - began_s)
+                self.longest_s = max(self.longest_s, monotonic_s() - began_s)
             value = thrown = None
             try:
                 value = yield awaited

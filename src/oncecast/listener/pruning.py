@@ -7,14 +7,14 @@ offset was given up.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import random
 from datetime import timedelta
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Observe, Pruned
 from oncecast.core.ports import EventStore
+from oncecast.core.retry import jittered
 from oncecast.listener.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
@@ -29,8 +29,11 @@ REST_S = 0.05
 class Pruner:
     """Deletes rows that are older than `keep_s`; None keeps them for ever."""
 
-    def __init__(self, store: EventStore, database: DatabaseGate, *, keep_s: float | None, observe: Observe) -> None:
+    def __init__(
+        self, store: EventStore, database: DatabaseGate, clock: Clock, *, keep_s: float | None, observe: Observe
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._database = database
         self._keep_s = keep_s
         self._observe = observe
@@ -46,13 +49,13 @@ class Pruner:
                 await self._store.prune_attempts(overdue_s=ATTEMPTS_OVERDUE_S)
                 if self._keep_s is not None:
                     await self._prune(self._keep_s)
-            await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))
+            await self._clock.sleep(jittered(interval_s, self._clock.random()))
 
     async def _prune(self, keep_s: float) -> None:
         count = 0
         while chunk := await self._store.prune(older_than_s=keep_s, limit=CHUNK_ROWS):
             count += chunk
             working(2 * STALL_S)
-            await asyncio.sleep(REST_S)
+            await self._clock.sleep(REST_S)
         if count:
             self._observe(Pruned(count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Outcome
 
@@ -32,14 +32,15 @@ class _Kept(msgspec.Struct, gc=False):
 class Recent:
     """Up to KEPT_EVENTS events and KEPT_BYTES."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, clock: Clock) -> None:
         self._instance = instance
+        self._unix_s = clock.unix_s  # called for every batch
         self._kept: deque[_Kept] = deque()
         self._kept_bytes = 0
 
     def keep(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
         """These have ended; of a large batch only the last ones are worth the copy."""
-        now_s = time.time()
+        now_s = self._unix_s()
         for arrival, outcome in zip(arrivals[-KEPT_EVENTS:], outcomes[-KEPT_EVENTS:], strict=True):
             if outcome is not Outcome.STORED:
                 continue

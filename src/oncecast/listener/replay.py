@@ -20,6 +20,7 @@ from oncecast.core.letter_ports import DeadLetters, ReplayWork
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import RunOptions
 from oncecast.observe.tracebacks import users_traceback
 from oncecast.tasks import cancel_all
 
@@ -61,17 +62,15 @@ class Replays:
         app: Listener,
         letters: DeadLetters,
         solo: Solo,
+        options: RunOptions,
         *,
-        handler_timeout_s: float,
         observe: Observe,
-        check_emitted: Callable[[bytes], None] | None = None,
     ) -> None:
         self._app = app
         self._letters = letters
         self._solo = solo
-        self._handler_timeout_s = handler_timeout_s
+        self._options = options
         self._observe = observe
-        self._check_emitted = check_emitted
         self._one_at_a_time = asyncio.Lock()
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
@@ -131,8 +130,7 @@ class Replays:
         if plan.handlers:
             if plan.key_of is not None and (key := plan.key_of(arrival)) is not None:
                 await tx.take(key)
-            timeout_s = self._handler_timeout_s
-            await self._app.handle([arrival], tx, timeout_s=timeout_s, check=self._check_emitted)
+            await self._app.handle([arrival], tx, self._options)
 
     async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
         reason = f"{type(error).__name__}: {error}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 
+from oncecast.core.clock import Clock
 from oncecast.core.facts import Conflicts, Died, Duplicates, Fact, Observe, Persisted, ProcessingFailed, Received
 from oncecast.core.wire import Failure
 
@@ -16,7 +16,8 @@ RATE_OVER_S = 0.9
 class Tally:
     """Counts events by what became of them, remembers the newest failures, and passes every fact on."""
 
-    def __init__(self, observe: Observe) -> None:
+    def __init__(self, clock: Clock, observe: Observe) -> None:
+        self._clock = clock
         self.received = 0
         self.stored = 0
         self.duplicates = 0
@@ -25,7 +26,7 @@ class Tally:
         self.failures: deque[Failure] = deque(maxlen=FAILURES_KEPT)
         self._observe = observe
         self._rate = 0.0
-        self._rated_at_s = time.monotonic()
+        self._rated_at_s = self._clock.monotonic_s()
         self._rated_stored = 0
 
     def observe(self, fact: Fact) -> None:
@@ -48,7 +49,7 @@ class Tally:
                         source=fact.source,
                         error=fact.error[:ERROR_SHOWN_LETTERS],
                         retries_left=fact.retries_left,
-                        at=time.time(),
+                        at=self._clock.unix_s(),
                     )
                 )
         self._observe(fact)
@@ -56,7 +57,7 @@ class Tally:
     @property
     def rate(self) -> float:
         """Events stored a second, since this was asked about a second ago."""
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         if now_s - self._rated_at_s >= RATE_OVER_S:
             self._rate = round((self.stored - self._rated_stored) / (now_s - self._rated_at_s), 1)
             self._rated_at_s, self._rated_stored = now_s, self.stored

@@ -7,11 +7,10 @@ go, then its leases are broken, then whoever is first claims.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Observe, Rescued
@@ -33,6 +32,7 @@ class TakenWatch:
         self,
         leases: LeaseGate,
         store: EventStore,
+        clock: Clock,
         *,
         ended: Callable[[Sequence[Arrival]], None],
         come_back: Callable[[list[Arrival]], None],
@@ -40,6 +40,7 @@ class TakenWatch:
     ) -> None:
         self._leases = leases
         self._store = store
+        self._clock = clock
         self._ended = ended
         self._come_back = come_back
         self._observe = observe
@@ -59,7 +60,7 @@ class TakenWatch:
         """Look every half second."""
         while True:
             working(STALL_S)
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self._clock.sleep(LOOK_INTERVAL_S)
             if self._taken:
                 await self.look()
 
@@ -80,12 +81,12 @@ class TakenWatch:
             await self._rescue(token, arrivals)
 
     async def _dead(self, tokens: set[str]) -> set[str]:
-        asked_s = time.monotonic()
+        asked_s = self._clock.monotonic_s()
         counters = await self._leases.counters(sorted(tokens))
         if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
             self._holders.forget(tokens)
             return set()
-        return set(self._holders.observe(counters, asked_s, time.monotonic()))
+        return set(self._holders.observe(counters, asked_s, self._clock.monotonic_s()))
 
     async def _rescue(self, token: str, arrivals: list[Arrival]) -> None:
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+from dataclasses import dataclass
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import DependencyLost, DependencyReady, DependencyTried, Observe, SendingRefused, Sent
 from oncecast.core.letter_ports import DeadLetter, LetterBroker, UnsentLetters
-from oncecast.core.retry import backoff
+from oncecast.core.retry import Backoff, jittered
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.letter_line import message_of
 from oncecast.tasks import STALL_S, idle, working
@@ -22,25 +23,40 @@ from oncecast.tasks import STALL_S, idle, working
 NAME = "broker"
 CHUNK_LETTERS = 20
 """So many events are in memory at a time, of whatever size."""
-LOOK_INTERVAL_S = 15.0
-"""Between looks for what others have left, and whether the broker is there."""
-LOOK_SOON_S = 1.0
-"""Between looks while some are unsent: the filing station may have been at their rows, or another listener."""
-RETRY_BASE_S = 1.0
-RETRY_MAX_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendingTimes:
+    """When the sender looks for unsent dead letters again."""
+
+    look_s: float = 15.0
+    """Between looks for what others have left, and whether the broker is there."""
+    look_soon_s: float = 1.0
+    """Between looks while some are unsent: the filing station may have been at their rows, or another listener."""
+    retry: Backoff = Backoff(base_s=1.0, max_s=30.0)
+    """After a failure."""
 
 
 class DeadLetterSender:
     """Sends what `letters` says is unsent: at the start, when woken, now and then, and again after a failure."""
 
     def __init__(
-        self, letters: UnsentLetters, broker: LetterBroker, database: DatabaseGate, *, observe: Observe
+        self,
+        letters: UnsentLetters,
+        broker: LetterBroker,
+        database: DatabaseGate,
+        clock: Clock,
+        *,
+        times: SendingTimes = SendingTimes(),
+        observe: Observe,
     ) -> None:
         self.unsent: int | None = None
         """How many of the group's wait, when that was last looked at."""
         self._letters = letters
         self._broker = broker
         self._database = database
+        self._clock = clock
+        self._times = times
         self._observe = observe
         self._is_up: bool | None = None
         self._woken = asyncio.Event()
@@ -69,14 +85,13 @@ class DeadLetterSender:
             self._woken.clear()
             if await self.send():
                 failures = 0
-                interval_s = LOOK_SOON_S if self.unsent else LOOK_INTERVAL_S
+                interval_s = self._times.look_soon_s if self.unsent else self._times.look_s
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(interval_s * random.uniform(0.8, 1.2)):
+                    async with asyncio.timeout(jittered(interval_s, self._clock.random())):
                         await self._woken.wait()
             else:
                 failures += 1
-                jitter = random.random()
-                await asyncio.sleep(backoff(failures + 1, base_s=RETRY_BASE_S, max_s=RETRY_MAX_S, jitter=jitter))
+                await self._clock.sleep(self._times.retry.delay_s(failures + 1, self._clock.random()))
 
     async def drain(self, timeout_s: float) -> None:
         """Send what there is, for so long."""

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Fact, Observe, Stopped, Stopping
 from oncecast.core.health import Health
 from oncecast.core.letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
 from oncecast.core.ports import Claims, Deaths, EventStore, Leases, Outbox, Publish
+from oncecast.core.retry import Backoff
 from oncecast.core.wire import Answer, Ask, Report
 from oncecast.listener.attempt import AttemptLimits, Attempts
 from oncecast.listener.checks import Troubles, board_of, shown_feed
@@ -48,6 +49,7 @@ from oncecast.listener.sending import DeadLetterSender
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
 from oncecast.listener.standing import Standing
+from oncecast.listener.tasks import RunOptions
 from oncecast.listener.thread_gate import ThreadGate
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
@@ -70,8 +72,7 @@ class ListenerSettings:
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
     lease_ttl_s: float = 30.0
     probe_interval_s: float = 1.0
-    reconnect_base_s: float = 1.0
-    reconnect_max_s: float = 30.0
+    reconnect: Backoff = Backoff(base_s=1.0, max_s=30.0)
     drain_timeout_s: float = 10.0
     from_latest: bool = False
     """Whether a group that has never read a journal begins at its end."""
@@ -95,16 +96,18 @@ class ListenerService:
         answer: Callable[[Ask], Awaitable[Answer]],
         publish: Publish,
         observe: Observe,
+        clock: Clock,
         *,
         dial: Dial | None = None,
         check_emitted: Callable[[bytes], None] | None = None,
         sending: tuple[UnsentLetters, LetterBroker] | None = None,
         last_resort: LastResort | None = None,
     ) -> None:
-        self.essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
+        self._clock = clock
+        self.essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._dial = dial or websocket_dial(settings.tokens)
-        self.tally = Tally(observe)
-        self.standing = Standing(store, app.selectors, adopt=settings.adopt_handlers, observe=observe)
+        self.tally = Tally(clock, observe)
+        self.standing = Standing(store, app.selectors, clock, adopt=settings.adopt_handlers, observe=observe)
         self.settings = settings
         self._app = app
         self._leases = leases
@@ -114,34 +117,42 @@ class ListenerService:
         self._draining = asyncio.Event()
         self._in_doubt: bool | None = None
         self._paused = asyncio.Event()
-        self.redis = LeaseGate(leases, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
+        self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
         self.database = DatabaseGate(
-            store, probe_interval_s=settings.probe_interval_s, paused=self._paused.set, observe=self._observe
+            store,
+            clock,
+            probe_interval_s=settings.probe_interval_s,
+            paused=self._paused.set,
+            observe=self._observe,
         )
-        self.recent = Recent(settings.instance)
+        self.recent = Recent(settings.instance, clock)
         self._order = Order(app, release=self._come_back_one, let_go=lambda arrival: self.settlement.let_go(arrival))
         self.settlement = Settlement(
             self.redis,
             self.recent,
+            clock,
             release=self._order.let_second_through,
             ended=self._order.ended,
             was_let_go=self._order.was_let_go,
             observe=self._observe,
         )
         self._repeats = Repeats(store, self.database, self.settlement)
-        self._emissions = Emissions(outbox, publish, self.database, observe=self._observe)
+        self._emissions = Emissions(outbox, publish, self.database, clock, observe=self._observe)
         self._watch = TakenWatch(
             self.redis,
             store,
+            clock,
             ended=self.settlement.ended_elsewhere,
             come_back=self._come_back,
             observe=self._observe,
         )
         solo = Solo()
+        options = RunOptions(clock=clock, timeout_s=settings.attempts.handler_timeout_s, check_emitted=check_emitted)
         self._attempts = Attempts(
             app,
             store,
             self.database,
+            options,
             limits=settings.attempts,
             settle=self.settlement.settle,
             come_back=self._come_back,
@@ -152,10 +163,14 @@ class ListenerService:
             observe=self._observe,
             emitted=self._emissions.wake,
             buried=self._wake_for_the_dead,
-            check_emitted=check_emitted,
         )
         threads = ThreadGate(
-            app, self.redis, attempt=self._attempts.attempt, come_back=self._come_back, observe=self._observe
+            app,
+            self.redis,
+            options,
+            attempt=self._attempts.attempt,
+            come_back=self._come_back,
+            observe=self._observe,
         )
         self._lines = Lines(
             app,
@@ -163,29 +178,24 @@ class ListenerService:
             ready_ahead=store.ready_ahead,
             leases=self.redis,
             database=self.database,
+            clock=clock,
             attempt=threads.attempt,
             sort_out=self._sort_out,
         )
         self._journals = Journals(store, settings.group)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
-        self._filer = DeadLetterFiler(store, letter_log, self.database, observe=self._observe)
-        self.sender = DeadLetterSender(*sending, self.database, observe=self._observe) if sending else None
-        self._pruner = Pruner(store, self.database, keep_s=settings.events_retention_s, observe=self._observe)
-        self.replays = Replays(
-            app,
-            letters,
-            solo,
-            handler_timeout_s=settings.attempts.handler_timeout_s,
-            observe=self._observe,
-            check_emitted=check_emitted,
-        )
+        self._filer = DeadLetterFiler(store, letter_log, self.database, clock, observe=self._observe)
+        self.sender = DeadLetterSender(*sending, self.database, clock, observe=self._observe) if sending else None
+        self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, observe=self._observe)
+        self.replays = Replays(app, letters, solo, options, observe=self._observe)
         self._cursors = CursorSaver(
-            store, self.database, tracks=self._tracks, reread=self._reread, observe=self._observe
+            store, self.database, clock, tracks=self._tracks, reread=self._reread, observe=self._observe
         )
 
         self.troubles = Troubles()
-        self._database_watch = DatabaseWatch(store, self.database)
+        self._database_watch = DatabaseWatch(store, self.database, clock)
         self._board = board_of(
+            clock,
             standing=self.standing,
             draining=self._draining,
             database=self.database,
@@ -204,9 +214,9 @@ class ListenerService:
             group=settings.group,
             dial=self._dial,
             window_bytes=max(1, settings.window_bytes // len(settings.producer_urls)),
-            reconnect_base_s=settings.reconnect_base_s,
-            reconnect_max_s=settings.reconnect_max_s,
+            reconnect=settings.reconnect,
             from_latest=settings.from_latest,
+            clock=self._clock,
             store=self._store,
             journals=self._journals,
             ready=self._ready,
@@ -318,7 +328,7 @@ class ListenerService:
         """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
         self._draining.set()
         self.replays.draining = True
-        ends_at_s = time.monotonic() + self.settings.drain_timeout_s
+        ends_at_s = self._clock.monotonic_s() + self.settings.drain_timeout_s
         self._observe(Stopping(self.settlement.in_flight))
         await self.essentials.end(intake)
         try:
@@ -326,7 +336,7 @@ class ListenerService:
                 await self._lines.idle()
         except TimeoutError:
             pass  # what is still being attempted is rolled back, and another listener's
-        await self.replays.drain(within_s=max(0.0, ends_at_s - time.monotonic()))
+        await self.replays.drain(within_s=max(0.0, ends_at_s - self._clock.monotonic_s()))
         await self.essentials.end(work)
         await self.settlement.mark()
         left = self.settlement.all_in_flight()
@@ -338,7 +348,7 @@ class ListenerService:
         with contextlib.suppress(Unavailable):
             await self._deaths.end_running()
         if self.sender:
-            await self.sender.drain(max(LAST_SENDING_MIN_S, ends_at_s - time.monotonic()))
+            await self.sender.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))
         self._observe(Stopped(len(left)))
 
     async def _close(self) -> None:
@@ -350,7 +360,7 @@ class ListenerService:
     async def _renew_for_ever(self) -> None:
         while True:
             working(STALL_S)
-            await asyncio.sleep(self.settings.lease_ttl_s / 10)
+            await self._clock.sleep(self.settings.lease_ttl_s / 10)
             await self.redis.renew(self.settlement.all_in_flight())
 
     async def _hand_back_for_ever(self) -> None:

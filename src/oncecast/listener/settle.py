@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Cause, Conflicts, Died, Duplicates, Observe, Persisted
@@ -37,6 +38,7 @@ class Settlement:
         self,
         leases: LeaseGate,
         recent: Recent,
+        clock: Clock,
         *,
         release: Callable[[Arrival], None],
         ended: Callable[[Arrival], None],
@@ -45,6 +47,7 @@ class Settlement:
     ) -> None:
         self._leases = leases
         self._recent = recent
+        self._clock = clock
         self._release = release
         self._ended = ended
         self._was_let_go = was_let_go
@@ -170,7 +173,7 @@ class Settlement:
             idle()
             await self._something.wait()
             working(STALL_S)
-            await asyncio.sleep(GATHER_S)
+            await self._clock.sleep(GATHER_S)
             await self.mark()
 
     async def mark(self) -> None:

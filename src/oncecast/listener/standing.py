@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import Observe, StandingBy
 from oncecast.core.ports import EventStore
@@ -20,8 +21,11 @@ INTERVAL_S = 1.0
 class Standing:
     """Asks about every second. `adopt` makes this application the group's once, though it lacks handlers."""
 
-    def __init__(self, store: EventStore, selectors: frozenset[str], *, adopt: bool, observe: Observe) -> None:
+    def __init__(
+        self, store: EventStore, selectors: frozenset[str], clock: Clock, *, adopt: bool, observe: Observe
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._selectors = selectors
         self._adopt = adopt
         self._observe = observe
@@ -42,7 +46,7 @@ class Standing:
             working(STALL_S)
             if not self.lost.is_set():
                 await self.ask()
-            await asyncio.sleep(INTERVAL_S)
+            await self._clock.sleep(INTERVAL_S)
 
     async def ask(self) -> None:
         """Ask once; without an answer everything stays as it is."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import AttemptFailed, HandlerTimeout
 from oncecast.listener.own_time import OwnTime
 from oncecast.tasks import error_of
 
-CANCEL_AGAIN_S = 15.0
-"""Users' code may take so long to clean up, and a statement of theirs to be ended, before it is cancelled again."""
 CANCELS_MAX = 10
 """So often it is cancelled before it is left behind."""
 
@@ -22,6 +21,20 @@ _left_behind: set[asyncio.Task[Any]] = set()
 """Tasks that do not end: without a reference Python would close them at any moment, and report that they go on."""
 HELD_UP_MIN_S = 0.5
 """A timer that is at least this late was delayed by another handler, which blocked the event loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How users' code is run: up to `timeout_s` by `clock`."""
+
+    clock: Clock
+    timeout_s: float
+    cancel_again_s: float = 15.0
+    """How long it may take to clean up, and a statement of it to be ended, before it is cancelled again."""
+    abandoned_threads_max: int = 100
+    """How many threads may run on beyond their time before no attempt that needs one is begun any more."""
+    check_emitted: Callable[[bytes], None] | None = None
+    """Raises ValueError for an event that no producer would accept."""
 
 
 @asynccontextmanager
@@ -46,25 +59,26 @@ async def unless(event: asyncio.Event) -> AsyncIterator[None]:
             raise
 
 
-async def apart(handling: Coroutine[Any, Any, None], *, timeout_s: float) -> None:
+async def apart(handling: Coroutine[Any, Any, None], options: RunOptions) -> None:
     """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
 
     What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,
     and users may swallow a cancellation. Here, code that was cancelled, or ran out of time, never returns. SystemExit
     and the like, which would end the event loop, are an AttemptFailed.
     """
-    own = OwnTime(_contained(handling))
+    own = OwnTime(_contained(handling), options.clock.monotonic_s)
     task = asyncio.get_running_loop().create_task(own.run())
     in_time = False
     try:
-        in_time = await _ends_in_time(task, own, timeout_s)
+        in_time = await _ends_in_time(task, own, options)
     finally:
         if task.done():
             error_of(task)  # else asyncio reports it as never retrieved
         else:
-            await _end(task)
+            await _end(task, options.cancel_again_s)
     if not in_time:
-        raise HandlerTimeout(f"the handler took longer than HANDLER_TIMEOUT, {timeout_s:g} s") from error_of(task)
+        text = f"the handler took longer than HANDLER_TIMEOUT, {options.timeout_s:g} s"
+        raise HandlerTimeout(text) from error_of(task)
     if (error := error_of(task)) is not None and not isinstance(error, Exception):
         raise failed_attempt(error) from error
     task.result()
@@ -83,10 +97,11 @@ def failed_attempt(error: BaseException) -> AttemptFailed:
     return AttemptFailed(f"the handler raised {type(error).__name__}{text}")
 
 
-async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, timeout_s: float) -> bool:
-    """Whether it ends within `timeout_s`, or later by the fault of others: they kept the event loop to themselves."""
+async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, options: RunOptions) -> bool:
+    """Whether it ends in time, or later by the fault of others: they kept the event loop to themselves."""
     loop = asyncio.get_running_loop()
-    due_s, wait_s = time.monotonic() + timeout_s, timeout_s
+    monotonic_s, timeout_s = options.clock.monotonic_s, options.timeout_s
+    due_s, wait_s = monotonic_s() + timeout_s, timeout_s
     while True:
         over: asyncio.Future[None] = loop.create_future()
         wake = partial(_set, over)
@@ -97,13 +112,13 @@ async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, timeout_s: float
         finally:
             timer.cancel()
             task.remove_done_callback(wake)
-        late_s = time.monotonic() - due_s
+        late_s = monotonic_s() - due_s
         if task.done():
             return late_s <= 0 or not own.is_late_by_itself(late_s)
         if late_s < HELD_UP_MIN_S or own.is_late_by_itself(late_s):
             return False
         wait_s = min(late_s, timeout_s)
-        due_s = time.monotonic() + wait_s
+        due_s = monotonic_s() + wait_s
 
 
 def _set(over: asyncio.Future[None], _: object = None) -> None:
@@ -111,7 +126,7 @@ def _set(over: asyncio.Future[None], _: object = None) -> None:
         over.set_result(None)
 
 
-async def _end(task: asyncio.Task[Any]) -> None:
+async def _end(task: asyncio.Task[Any], again_s: float) -> None:
     """Cancel it until it has ended: whenever we are cancelled meanwhile, and else with time to clean up."""
     cancelled: asyncio.CancelledError | None = None
     for _ in range(CANCELS_MAX):
@@ -119,7 +134,7 @@ async def _end(task: asyncio.Task[Any]) -> None:
             break
         task.cancel()
         try:
-            await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
+            await asyncio.wait([task], timeout=again_s)
         except asyncio.CancelledError as error:
             cancelled = error
     else:

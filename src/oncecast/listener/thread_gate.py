@@ -13,6 +13,7 @@ from oncecast.core.facts import HandlersHeldUp, Observe
 from oncecast.listener.claim import Work
 from oncecast.listener.gates import LeaseGate
 from oncecast.listener.handlers import Listener
+from oncecast.listener.tasks import RunOptions
 
 WAIT_S = 1.0
 """Before we claim again what we have handed back: the others ask twice in that time."""
@@ -25,6 +26,7 @@ class ThreadGate:
         self,
         app: Listener,
         leases: LeaseGate,
+        options: RunOptions,
         *,
         attempt: Callable[[Work], Awaitable[None]],
         come_back: Callable[[Work, float], None],
@@ -32,6 +34,7 @@ class ThreadGate:
     ) -> None:
         self._app = app
         self._leases = leases
+        self._abandoned_max = options.abandoned_threads_max
         self._attempt = attempt
         self._come_back = come_back
         self._observe = observe
@@ -43,7 +46,7 @@ class ThreadGate:
         plan = self._app.plan_of(first.type, first.source)
         if plan.in_threads and first.doom is None:
             try:
-                self._app.check_threads(plan)
+                self._app.check_threads(plan, self._abandoned_max)
             except NoThread as error:
                 await self._hold_up(work, error)
                 return

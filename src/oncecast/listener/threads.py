@@ -19,8 +19,6 @@ from oncecast.core.savepoints import WITHIN
 from oncecast.core.transaction import Params, Transaction
 
 T = TypeVar("T")
-ABANDONED_MAX = 100
-"""So many threads may run on beyond their time before no attempt that needs one is begun any more."""
 
 
 class Threads:
@@ -29,9 +27,9 @@ class Threads:
     def __init__(self) -> None:
         self._abandoned = 0
 
-    def check(self) -> None:
-        """Raise NoThread if no attempt that needs a thread is to be begun now; those under way go on."""
-        if self._abandoned >= ABANDONED_MAX:
+    def check(self, abandoned_max: int) -> None:
+        """Raise NoThread if `abandoned_max` of them run on beyond their time."""
+        if self._abandoned >= abandoned_max:
             raise NoThread(f"{self._abandoned} handlers run on in their threads, though their time is over")
 
     async def run(self, work: Callable[[], T]) -> T:

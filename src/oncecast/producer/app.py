@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.facts import Observe, OperatorActed
@@ -93,7 +94,7 @@ class Producer:
         self._journal = journal
         self._observe = observe
         self._settings = settings
-        self._essentials = Essentials(end_within_s=settings.drain_timeout_s, last_resort=last_resort)
+        self._essentials = Essentials(SYSTEM_CLOCK, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
         self._budget = ReadBudget()

@@ -8,10 +8,10 @@ always ours. Waits are noted instead of waited.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from oncecast.core.clock import Clock, unix_us
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.facts import Fact, ProcessingFailed
 from oncecast.core.ports import EventStore, Outcome
@@ -25,6 +25,7 @@ from oncecast.listener.order import Order
 from oncecast.listener.recent import Recent
 from oncecast.listener.settle import Settlement
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import RunOptions
 from oncecast.listener.track import Track
 from oncecast.listener.trial import Trial
 from oncecast.producer.publishable import check_publishable
@@ -53,9 +54,15 @@ class Bench:
     """Ends events by `app`'s handlers, in `stores`; `publish(events)` hears of what they emit."""
 
     def __init__(
-        self, app: Listener, stores: Stores, limits: AttemptLimits, publish: Callable[[Sequence[Event]], None]
+        self,
+        app: Listener,
+        stores: Stores,
+        limits: AttemptLimits,
+        publish: Callable[[Sequence[Event]], None],
+        clock: Clock,
     ) -> None:
         self._app = app
+        self._clock = clock
         self._stores = stores
         self._limits = limits
         self._publish = publish
@@ -70,9 +77,10 @@ class Bench:
 
     def _join(self) -> None:
         """Stations with nothing in them."""
-        store = cast("EventStore", self.watched)
+        store, clock = cast("EventStore", self.watched), self._clock
         leases = LeaseGate(
-            MemoryLeases(MemoryRedis(time.monotonic), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
+            MemoryLeases(MemoryRedis(clock.monotonic_s), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
+            clock,
             lease_ttl_s=TTL_S,
             observe=self._observe,
         )
@@ -85,17 +93,19 @@ class Bench:
         )
         self._settlement = Settlement(
             leases,
-            Recent(NAME),
+            Recent(NAME, clock),
+            clock,
             release=self._order.let_second_through,
             ended=self._order.ended,
             was_let_go=self._order.was_let_go,
             observe=self._observe,
         )
-        self._database = DatabaseGate(store, probe_interval_s=0.0, paused=_nothing, observe=self._observe)
+        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, observe=self._observe)
         attempts = Attempts(
             self._app,
             store,
             self._database,
+            RunOptions(clock=clock, timeout_s=self._limits.handler_timeout_s, check_emitted=check_publishable),
             limits=self._limits,
             settle=self._settle,
             come_back=self._come_back,
@@ -106,7 +116,6 @@ class Bench:
             trial=Trial(leases, self._stores.deaths),
             solo=Solo(),
             observe=self._observe,
-            check_emitted=check_publishable,
         )
         self._line = Line(
             lanes=1,
@@ -114,6 +123,7 @@ class Bench:
             work_of=self._work_of,
             leases=leases,
             database=self._database,
+            clock=clock,
             attempt=attempts.attempt,
             sort_out=_nothing,
         )
@@ -137,7 +147,7 @@ class Bench:
         return results
 
     def _arrivals(self, raws: Sequence[bytes]) -> list[Arrival]:
-        text = events_frame(self._offset + 1, int(time.time() * 1e6), b"[" + b",".join(raws) + b"]")
+        text = events_frame(self._offset + 1, unix_us(self._clock), b"[" + b",".join(raws) + b"]")
         frame = decode_server_frame(text)
         assert isinstance(frame, Events)  # noqa: S101 - we have just written it
         self._offset += len(raws)

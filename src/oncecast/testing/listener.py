@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError
 from oncecast.core.event import Event, encode
 from oncecast.core.transaction import Params
@@ -33,8 +35,8 @@ class TestListener:
     In memory there is no SQL: statements are written down (`Result.statements`), and `answer` tells what they return.
     With `postgres=True` they run on a real embedded PostgreSQL (the extra `embedded`), in a database of its own that
     goes at the end; with a URL, on that server. The application's lifespan runs meanwhile, unless `state` stands in
-    for what it yields. `timeout_s` is the time of a transaction's handlers. What is not named here is as a listener's
-    settings have it by default.
+    for what it yields. `timeout_s` is the time of a transaction's handlers; `clock` says what time it is. What is not
+    named here is as a listener's settings have it by default.
     """
 
     __test__ = False
@@ -47,9 +49,11 @@ class TestListener:
         state: Any = FROM_LIFESPAN,
         timeout_s: float = 60.0,
         event_attempts: int = 3,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._app = app
         self._state = state
+        self._clock = clock
         self._limits = AttemptLimits(
             handler_timeout_s=timeout_s, event_attempts=event_attempts, db_attempts=1, db_retry_delay_s=0.0
         )
@@ -67,7 +71,7 @@ class TestListener:
             await stack.enter_async_context(self._stores)
             alive = self._app.alive() if self._state is FROM_LIFESPAN else self._app.given(self._state)
             await stack.enter_async_context(alive)
-            self._bench = Bench(self._app, self._stores, self._limits, self.emitted.extend)
+            self._bench = Bench(self._app, self._stores, self._limits, self.emitted.extend, self._clock)
             self._exit = stack.pop_all()
         return self
 

@@ -12,6 +12,7 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.routing import BaseRoute, Route
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core import wire
 from oncecast.journal.memory import MemoryJournal
 from oncecast.listener.api import listener_app
@@ -35,11 +36,11 @@ def producer_routes() -> Iterable[BaseRoute]:
 
 
 def listener_routes() -> Iterable[BaseRoute]:
-    letters = letters_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
+    letters = letters_routes(ANYTHING, NOTHING, SYSTEM_CLOCK, objection=lambda: None, observe=lambda _fact: None)
     conflicts = conflicts_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
     further = [*letters, *conflicts, *pruning_routes(NOTHING)]
     return listener_app(
-        NOTHING, NOTHING, further, health=dict, essentials=Essentials(end_within_s=1), metrics=bytes
+        NOTHING, NOTHING, further, health=dict, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes
     ).routes
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import InvalidPageMark
 from oncecast.core.health import Part, Status
 from oncecast.listener.api import listener_app
@@ -35,10 +36,10 @@ def client_of(error: Exception) -> httpx.AsyncClient:
     database = Part(status=Status.OK, since=datetime.now(UTC))
     app = listener_app(
         BrokenReader(error),
-        Recent("a"),
+        Recent("a", SYSTEM_CLOCK),
         [],
         health=lambda: {"parts": {"database": database}},
-        essentials=Essentials(end_within_s=1),
+        essentials=Essentials(SYSTEM_CLOCK, end_within_s=1),
         metrics=bytes,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import (
     Contended,
     CrashLoop,
@@ -28,6 +29,7 @@ from oncecast.listener.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
 from oncecast.listener.gates import DatabaseGate
 from oncecast.listener.handlers import Listener
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import RunOptions
 from oncecast.listener.trial import Trial
 from tests.support.arrivals import arrivals
 
@@ -128,6 +130,7 @@ class Harness:
         self.is_up = True
         self.database = DatabaseGate(
             self.store,  # type: ignore[arg-type]
+            SYSTEM_CLOCK,
             probe_interval_s=1.0,
             paused=lambda: None,
             observe=self.facts.append,
@@ -136,6 +139,7 @@ class Harness:
             app or Listener(),
             self.store,  # type: ignore[arg-type]
             self.database,
+            RunOptions(clock=SYSTEM_CLOCK, timeout_s=LIMITS.handler_timeout_s),
             limits=LIMITS,
             settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
             come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),

@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.facts import Disconnected
 from oncecast.listener.checks import Troubles, board_of
 
@@ -18,6 +19,7 @@ def test_the_reason_of_a_lost_producer_is_shown_where_its_url_has_credentials_to
     well.allowed.set()
     troubles = Troubles()
     board = board_of(
+        SYSTEM_CLOCK,
         standing=well,
         draining=asyncio.Event(),
         database=well,

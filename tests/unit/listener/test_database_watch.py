@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.facts import DependencyLost, DependencyReady, Fact
-from oncecast.listener import database_watch
-from oncecast.listener.database_watch import DatabaseWatch
+from oncecast.listener.database_watch import TURN_S, DatabaseWatch
 from oncecast.listener.gates import DatabaseGate
 from tests.support.arrivals import arrivals
+from tests.support.clock import ManualClock
 
 
 class Postgres:
@@ -36,25 +35,24 @@ class Postgres:
 class Watched:
     """A watch, its gate, and what they report. The clock stands still unless it is moved."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 1000.0
-        clock = SimpleNamespace(monotonic=lambda: self.now_s)
-        for module in ("oncecast.listener.database_watch.time", "oncecast.listener.gates.time"):
-            monkeypatch.setattr(module, clock)
+    def __init__(self, turn_s: float = TURN_S) -> None:
+        self.clock = ManualClock()
         self.facts: list[Fact] = []
         self.postgres = Postgres()
         store: Any = self.postgres
-        self.gate = DatabaseGate(store, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append)
-        self.watch = DatabaseWatch(store, self.gate)
+        self.gate = DatabaseGate(
+            store, self.clock, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append
+        )
+        self.watch = DatabaseWatch(store, self.gate, self.clock, turn_s=turn_s)
 
     async def look(self, after_s: float = 1.0) -> None:
-        self.now_s += after_s
+        self.clock.now_s += after_s
         await self.watch.look()
 
 
 @pytest.fixture
-def it(monkeypatch: pytest.MonkeyPatch) -> Watched:
-    return Watched(monkeypatch)
+def it() -> Watched:
+    return Watched()
 
 
 async def test_an_outage_is_told_once_and_so_is_its_end_while_work_may_go_on(it: Watched) -> None:
@@ -79,8 +77,8 @@ async def test_what_is_over_within_a_second_is_no_outage(it: Watched) -> None:
     assert it.facts == []
 
 
-async def test_a_probe_that_hangs_is_an_error(it: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_watch, "TURN_S", 0.001)
+async def test_a_probe_that_hangs_is_an_error() -> None:
+    it = Watched(turn_s=0.001)
     it.postgres.hangs = True
     await it.look()
     await it.look(after_s=0.1)
@@ -88,10 +86,8 @@ async def test_a_probe_that_hangs_is_an_error(it: Watched, monkeypatch: pytest.M
     assert str(it.gate.fault).startswith("PostgreSQL: no answer within")
 
 
-async def test_a_handler_that_blocks_the_event_loop_is_no_outage(
-    it: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database_watch, "TURN_S", 0.02)
+async def test_a_handler_that_blocks_the_event_loop_is_no_outage() -> None:
+    it = Watched(turn_s=0.02)
     blocked: list[bool] = []
 
     async def probe(*, writes: bool = True) -> None:
@@ -99,7 +95,7 @@ async def test_a_handler_that_blocks_the_event_loop_is_no_outage(
         blocked.append(writes)
 
     it.postgres.probe = probe  # type: ignore[method-assign]
-    it.now_s += 1
+    it.clock.now_s += 1
     looking = asyncio.create_task(it.watch.look())
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -7,19 +7,22 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import EmissionRefused, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.facts import EmissionRefused as Refused
 from oncecast.core.facts import EmissionsHeldUp, EmissionsRelayed, Fact
 from oncecast.core.transaction import OpenTransaction
-from oncecast.listener.emissions import Emissions
+from oncecast.listener.emissions import Emissions, RelayLimits
 from oncecast.listener.gates import DatabaseGate
 from oncecast.stores.memory import MemoryEvents, MemoryOutbox, MemoryPostgres
 from tests.support.places import arrival
 
+LIMITS = RelayLimits()
+
 
 class Harness:
-    def __init__(self) -> None:
+    def __init__(self, limits: RelayLimits = LIMITS) -> None:
         server = MemoryPostgres()
         self.store = MemoryEvents(server, instance="a", token="a")
         self.facts: list[Fact] = []
@@ -27,9 +30,13 @@ class Harness:
         self.errors: list[Exception] = []
         self.something = asyncio.Event()
         self.can_take = 500
-        database = DatabaseGate(self.store, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append)
+        database = DatabaseGate(
+            self.store, SYSTEM_CLOCK, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append
+        )
         outbox = MemoryOutbox(server, instance="a", token="a")
-        self.station = Emissions(outbox, self._publish, database, observe=self.facts.append)
+        self.station = Emissions(
+            outbox, self._publish, database, SYSTEM_CLOCK, limits=limits, observe=self.facts.append
+        )
 
     async def emit(self, *events: bytes) -> None:
         async def work(tx: OpenTransaction, _new: Sequence[Arrival]) -> None:
@@ -82,12 +89,8 @@ async def test_a_producer_that_is_away_holds_it_up_and_is_told_of_once(at: Harne
     assert [fact for fact in at.facts if isinstance(fact, EmissionsHeldUp)] == [EmissionsHeldUp("away")]
 
 
-async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_pieces(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("oncecast.listener.emissions.PUBLISH_S", 0.05)
-    monkeypatch.setattr("oncecast.listener.emissions.CHUNK_EVENTS", 8)
-    at = Harness()
+async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_pieces() -> None:
+    at = Harness(RelayLimits(chunk_events=8, publish_s=0.05))
     at.can_take = 2
     emitted = [b"%d" % n for n in range(8)]
     await at.emit(*emitted)

@@ -14,9 +14,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, Fact, Reconnecting
 from oncecast.core.ports import SavedCursor
+from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
     Answer,
     Ask,
@@ -81,9 +83,9 @@ class Harness:
             group="g",
             dial=websocket_dial({}),
             window_bytes=window_bytes,
-            reconnect_base_s=0.01,
-            reconnect_max_s=0.02,
+            reconnect=Backoff(base_s=0.01, max_s=0.02),
             from_latest=False,
+            clock=SYSTEM_CLOCK,
             store=self.store,  # type: ignore[arg-type]
             journals=self.journals,
             ready=self._ready,

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import (
     AttemptFailed,
     ConfigError,
@@ -29,9 +30,11 @@ from oncecast.core.errors import (
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.facts import Fact, LifespanCutShort
 from oncecast.listener.lifespan import Bounds
-from oncecast.listener.tasks import CANCEL_AGAIN_S
+from oncecast.listener.tasks import RunOptions
 from oncecast.stores.postgres.connection import CANCEL_S
 from tests.support.arrivals import arrivals
+
+OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=10.0)
 
 
 class Written:
@@ -77,7 +80,8 @@ def arriving(*events: Event) -> list[Arrival]:
 
 async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **options: Any) -> Written:
     tx = Written()
-    await app.handle(arriving(*events), tx, timeout_s=timeout_s, **options)  # type: ignore[arg-type]
+    run = RunOptions(clock=SYSTEM_CLOCK, timeout_s=timeout_s, **options)
+    await app.handle(arriving(*events), tx, run)  # type: ignore[arg-type]
     return tx
 
 
@@ -94,7 +98,7 @@ async def test_an_event_whose_json_cannot_be_read_is_dead_at_once_and_its_handle
     (arrival,) = arrivals(1)
     arrival.raw = msgspec.Raw(b'{"specversion":"1.0","id":"a","source":"/s","type":"tick",' + member + b"}")
     with pytest.raises(DataInvalid, match="cannot be read") as raised:
-        await app.handle([arrival], Written(), timeout_s=10.0)  # type: ignore[arg-type]
+        await app.handle([arrival], Written(), OPTIONS)  # type: ignore[arg-type]
     assert (classify(raised.value), called) == (Cost.DEAD, [])
 
 
@@ -361,7 +365,7 @@ async def outcome_of(attempt: Awaitable[object]) -> Exception | None:
 
 async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
     """And to have a statement ended that it waits for: cancelled again meanwhile, it would break its connection."""
-    assert CANCEL_AGAIN_S > 2 * CANCEL_S
+    assert OPTIONS.cancel_again_s > 2 * CANCEL_S
     app, seen, cleaning, over = Listener(), [], asyncio.Event(), asyncio.Event()
 
     @app.on("t")
@@ -381,10 +385,7 @@ async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
     assert seen == ["clean"]
 
 
-async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
+async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again() -> None:
     app, seen = Listener(), list[str]()
 
     @app.on("t")
@@ -395,7 +396,7 @@ async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled
             seen.append("cancelled")
 
     with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
-        await handled(app, Event.new("t"), timeout_s=0.01)
+        await handled(app, Event.new("t"), timeout_s=0.01, cancel_again_s=0.01)
     assert len(seen) == 3
 
 
@@ -430,10 +431,7 @@ async def test_time_that_another_handler_blocked_the_loop_for_is_not_the_handler
     assert (waits.done(), blocks.done()) == (True, True)
 
 
-async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_behind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("oncecast.listener.tasks.CANCEL_AGAIN_S", 0.01)
+async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_behind() -> None:
     app, may_end, running = Listener(), asyncio.Event(), list[asyncio.Task[Any]]()
 
     @app.on("t")
@@ -446,7 +444,7 @@ async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_b
                 await may_end.wait()
 
     with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
-        await handled(app, Event.new("t"), timeout_s=0.01)
+        await handled(app, Event.new("t"), timeout_s=0.01, cancel_again_s=0.01)
     assert not running[0].done()
     may_end.set()
     await asyncio.wait(running)
@@ -521,8 +519,7 @@ async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
     assert ends == ["ended"]
 
 
-async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 1)
+async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -> None:
     app, may_end, seen = Listener(), threading.Event(), []
 
     @app.on("t", "both")
@@ -537,16 +534,15 @@ async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun(mon
         await handled(app, Event.new("t"), timeout_s=0.01)
     for kind in ("t", "both"):
         with pytest.raises(NoThread, match="run on in their threads"):
-            await handled(app, Event.new(kind))
+            await handled(app, Event.new(kind), abandoned_threads_max=1)
     assert seen == []
-    await handled(app, Event.new("neither"))
+    await handled(app, Event.new("neither"), abandoned_threads_max=1)
     assert seen == ["ran"]
     may_end.set()
 
 
-async def test_of_a_thread_that_could_not_be_had_middleware_never_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_a_thread_that_could_not_be_had_middleware_never_hears() -> None:
     """It might swallow the error, and the event would count as handled."""
-    monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 0)
     app = Listener()
 
     @app.middleware
@@ -558,7 +554,7 @@ async def test_of_a_thread_that_could_not_be_had_middleware_never_hears(monkeypa
     def handler() -> None: ...
 
     with pytest.raises(NoThread):
-        await handled(app, Event.new("t"))
+        await handled(app, Event.new("t"), abandoned_threads_max=0)
 
 
 async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
@@ -600,7 +596,7 @@ async def test_an_event_that_no_producer_would_accept_fails_the_handler_that_emi
         raise ValueError("type is empty")
 
     with pytest.raises(ValueError, match="type is empty"):
-        await handled(app, Event.new("t"), check=check)
+        await handled(app, Event.new("t"), check_emitted=check)
 
 
 def test_only_an_event_that_a_handler_was_given_can_emit() -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import pytest
 
 from oncecast import Event, Listener
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
-from oncecast.listener import claim
 from oncecast.listener.claim import Work
 from oncecast.listener.lines import FAST_LANE_CLAIM, Lines
 from tests.support.arrivals import arrivals
+from tests.support.clock import ManualClock
 
 LANES = 2
 """Of the line for what goes together."""
@@ -28,7 +29,7 @@ async def shared_handler(event: Event) -> None: ...
 class Harness:
     """Lines whose leases are all free, and whose attempts never end."""
 
-    def __init__(self, app: Listener) -> None:
+    def __init__(self, app: Listener, clock: Clock = SYSTEM_CLOCK) -> None:
         self.claimed: list[int] = []
         self.attempted: list[Work] = []
         self.lines = Lines(
@@ -37,6 +38,7 @@ class Harness:
             ready_ahead=0,
             leases=self,
             database=self,
+            clock=clock,
             attempt=self._attempt,
             sort_out=lambda _claims: None,
         )
@@ -138,22 +140,22 @@ async def test_what_is_held_up_stands_behind_all_others_that_are() -> None:
 class Timed(Harness):
     """Lines whose attempts take as long as they are told to, by a clock of their own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_ours: bool = True) -> None:
-        self.now_s = self.attempt_s = 0.0
+    def __init__(self, *, is_ours: bool = True) -> None:
+        self.clock = ManualClock()
+        self.attempt_s = 0.0
         self._is_ours = is_ours
-        monkeypatch.setattr(claim, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         app = Listener()
         app.on("tick")(single_handler)
-        super().__init__(app)
+        super().__init__(app, self.clock)
 
     async def claim(self, batch: Sequence[Arrival]) -> Claims:
         claims = await super().claim(batch)
-        self.now_s += 0.001
+        self.clock.now_s += 0.001
         return claims if self._is_ours else Claims(taken=[(arrival, "another") for arrival in batch])
 
     async def _attempt(self, work: Work) -> None:
         await asyncio.sleep(0)
-        self.now_s += self.attempt_s
+        self.clock.now_s += self.attempt_s
 
     async def work_off(self, count: int, *, attempt_s: float) -> list[int]:
         """How large the claims were in which so many events went through."""
@@ -165,8 +167,8 @@ class Timed(Harness):
         return self.claimed
 
 
-async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Timed(monkeypatch)
+async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off() -> None:
+    at = Timed()
     async with at.running():
         slow = await at.work_off(2_000, attempt_s=0.05)
         assert max(slow) == 32
@@ -179,8 +181,8 @@ async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off(monkey
         assert sum(count > 32 for count in slow_again) <= 3
 
 
-async def test_what_others_have_makes_no_claim_larger(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Timed(monkeypatch, is_ours=False)
+async def test_what_others_have_makes_no_claim_larger() -> None:
+    at = Timed(is_ours=False)
     async with at.running():
         assert set(await at.work_off(3_200, attempt_s=0.001)) == {32}
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oncecast import Event, Listener
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Outcome
 from oncecast.core.wire import Epoch
@@ -44,7 +45,8 @@ class Member:
         self.order = Order(app, release=self._release, let_go=lambda arrival: self.settlement.let_go(arrival))
         self.settlement = Settlement(
             None,  # type: ignore[arg-type]
-            Recent("a"),
+            Recent("a", SYSTEM_CLOCK),
+            SYSTEM_CLOCK,
             release=self.order.let_second_through,
             ended=self.order.ended,
             was_let_go=self.order.was_let_go,

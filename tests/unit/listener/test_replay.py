@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from oncecast import Event, Listener
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.facts import Fact
 from oncecast.listener.replay import Replay, Replays
 from oncecast.listener.solo import Solo
+from oncecast.listener.tasks import RunOptions
 from oncecast.stores.memory import MemoryEvents, MemoryLetters, MemoryPostgres
 from tests.support.places import arrival
 
 SOURCE = "/oncecast"
+OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=60.0)
 
 
 class Harness:
@@ -26,7 +30,7 @@ class Harness:
         app = Listener()
         app.on("tick")(self._handle)
         letters = MemoryLetters(self.server, instance="a", token="a")
-        self.replays = Replays(app, letters, Solo(), handler_timeout_s=60.0, observe=self.facts.append)
+        self.replays = Replays(app, letters, Solo(), OPTIONS, observe=self.facts.append)
 
     async def _handle(self, event: Event) -> None:
         self.began.set()
@@ -86,8 +90,7 @@ async def test_whoever_asked_may_go_away_and_the_drain_still_waits(at: Harness) 
     assert at.statuses() == ["stored", "dead"]
 
 
-async def test_a_replay_whose_handler_finds_no_thread_is_as_if_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncecast.listener.threads.ABANDONED_MAX", 0)
+async def test_a_replay_whose_handler_finds_no_thread_is_as_if_never_asked() -> None:
     at, app = Harness(), Listener()
     await at.bury()
 
@@ -95,6 +98,6 @@ async def test_a_replay_whose_handler_finds_no_thread_is_as_if_never_asked(monke
     def handler() -> None: ...
 
     letters = MemoryLetters(at.server, instance="a", token="a")
-    replays = Replays(app, letters, Solo(), handler_timeout_s=60.0, observe=at.facts.append)
+    replays = Replays(app, letters, Solo(), replace(OPTIONS, abandoned_threads_max=0), observe=at.facts.append)
     result = await replays.replay(SOURCE, "id-1")
     assert (result.outcome, at.facts) == (Replay.UNKNOWN, [])

@@ -12,6 +12,7 @@ from oncecast.core.facts import Fact, Rescued
 from oncecast.core.ports import Claims, Sessions
 from oncecast.listener.rescue import TakenWatch
 from tests.support.arrivals import arrivals
+from tests.support.clock import ManualClock
 
 
 class Gate:
@@ -49,16 +50,16 @@ class Store:
 
 
 class Harness:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.gate, self.store = Gate(), Store()
         self.facts: list[Fact] = []
         self.over: list[str] = []
         self.back: list[str] = []
-        self.now_s = 0.0
-        monkeypatch.setattr("oncecast.listener.rescue.time.monotonic", lambda: self.now_s)
+        self.clock = ManualClock()
         self.watch = TakenWatch(
             self.gate,  # type: ignore[arg-type]
             self.store,  # type: ignore[arg-type]
+            self.clock,
             ended=lambda batch: self.over.extend(x.id for x in batch),
             come_back=lambda batch: self.back.extend(x.id for x in batch),
             observe=self.facts.append,
@@ -68,27 +69,27 @@ class Harness:
         self.gate.answer = Claims(taken=[(x, "holder") for x in self.taken])
 
     async def look_at(self, now_s: float) -> None:
-        self.now_s = now_s
+        self.clock.now_s = now_s
         await self.watch.look()
 
 
-async def test_taken_is_never_final(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Harness(monkeypatch)
+async def test_taken_is_never_final() -> None:
+    at = Harness()
     for n in range(100):
         at.gate.counter = n
         await at.look_at(float(n))
     assert (at.over, at.back, at.watch.count) == ([], [], 2)
 
 
-async def test_what_is_marked_has_ended_and_what_is_free_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Harness(monkeypatch)
+async def test_what_is_marked_has_ended_and_what_is_free_comes_back() -> None:
+    at = Harness()
     at.gate.answer = Claims(ended=at.taken[:1], free=at.taken[1:])
     await at.look_at(0)
     assert (at.over, at.back, at.watch.count) == (["1"], ["2"], 0)
 
 
-async def test_a_dead_holders_sessions_end_before_its_leases_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Harness(monkeypatch)
+async def test_a_dead_holders_sessions_end_before_its_leases_are_broken() -> None:
+    at = Harness()
     await at.look_at(0)
     await at.look_at(3.9)
     assert (at.store.ended, at.gate.freed) == ([], [])
@@ -97,8 +98,8 @@ async def test_a_dead_holders_sessions_end_before_its_leases_are_broken(monkeypa
     assert at.facts == [Rescued(2, "holder")]
 
 
-async def test_without_postgresql_nobody_is_rescued_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Harness(monkeypatch)
+async def test_without_postgresql_nobody_is_rescued_yet() -> None:
+    at = Harness()
     at.store.is_up = False
     await at.look_at(0)
     await at.look_at(5)
@@ -108,8 +109,8 @@ async def test_without_postgresql_nobody_is_rescued_yet(monkeypatch: pytest.Monk
     assert at.back == ["1", "2"]
 
 
-async def test_while_redis_is_away_time_does_not_count_against_a_holder(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = Harness(monkeypatch)
+async def test_while_redis_is_away_time_does_not_count_against_a_holder() -> None:
+    at = Harness()
     await at.look_at(0)
     at.gate.is_up = False
     await at.look_at(3)
@@ -120,19 +121,17 @@ async def test_while_redis_is_away_time_does_not_count_against_a_holder(monkeypa
 
 @pytest.mark.parametrize(("sessions", "charged"), [(Sessions.NONE, True), (Sessions.SILENT, False)])
 async def test_a_death_is_charged_only_where_the_sessions_have_ended_with_the_process(
-    monkeypatch: pytest.MonkeyPatch, sessions: Sessions, charged: bool
+    sessions: Sessions, charged: bool
 ) -> None:
-    at = Harness(monkeypatch)
+    at = Harness()
     at.store.sessions = sessions
     await at.look_at(0)
     await at.look_at(4)
     assert (at.gate.charged, at.back) == ([charged], ["1", "2"])
 
 
-async def test_a_holder_that_works_in_postgresql_is_not_taken_over_though_it_beats_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    at = Harness(monkeypatch)
+async def test_a_holder_that_works_in_postgresql_is_not_taken_over_though_it_beats_no_more() -> None:
+    at = Harness()
     at.store.sessions = Sessions.IN_USE
     await at.look_at(0)
     await at.look_at(4)

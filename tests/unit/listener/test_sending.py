@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Reject, Unavailable
 from oncecast.core.facts import DependencyLost, DependencyReady, Fact, SendingRefused, Sent
-from oncecast.core.letter_ports import LetterMessage
-from oncecast.listener import sending
+from oncecast.core.letter_ports import OTHERS_AFTER_S, LetterMessage
+from oncecast.core.retry import Backoff
 from oncecast.listener.gates import DatabaseGate
-from oncecast.listener.sending import DeadLetterSender
+from oncecast.listener.sending import CHUNK_LETTERS, DeadLetterSender, SendingTimes
 from oncecast.stores.memory import MemoryEvents, MemoryPostgres, MemoryUnsent
 from tests.support.places import arrival
+
+TIMES = SendingTimes(look_soon_s=0.02, retry=Backoff(base_s=0.01, max_s=0.02))
 
 
 class Broker:
@@ -50,14 +53,18 @@ class Broker:
 class Bench:
     """A sender with all that it needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, others_after_s: float = OTHERS_AFTER_S) -> None:
         self.postgres = MemoryPostgres()
         self.store = MemoryEvents(self.postgres, instance="a", token="a")
-        self.letters = MemoryUnsent(self.postgres, instance="a", token="a")
+        self.letters = MemoryUnsent(self.postgres, instance="a", token="a", others_after_s=others_after_s)
         self.broker = Broker()
         self.facts: list[Fact] = []
-        gate = DatabaseGate(self.store, probe_interval_s=0.1, paused=lambda: None, observe=self.facts.append)
-        self.sender = DeadLetterSender(self.letters, self.broker, gate, observe=self.facts.append)
+        gate = DatabaseGate(
+            self.store, SYSTEM_CLOCK, probe_interval_s=0.1, paused=lambda: None, observe=self.facts.append
+        )
+        self.sender = DeadLetterSender(
+            self.letters, self.broker, gate, SYSTEM_CLOCK, times=TIMES, observe=self.facts.append
+        )
 
     async def bury(self, *offsets: int) -> None:
         for offset in offsets:
@@ -73,10 +80,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(sending, "RETRY_BASE_S", 0.01)
-    monkeypatch.setattr(sending, "RETRY_MAX_S", 0.02)
-    monkeypatch.setattr(sending, "LOOK_SOON_S", 0.02)
+async def bench() -> Bench:
     bench = Bench()
     assert await bench.sender.send()
     return bench
@@ -96,9 +100,10 @@ async def test_all_that_waits_is_sent_and_counted(bench: Bench) -> None:
 
 @pytest.mark.parametrize("trouble", ["away", "frozen", "full"])
 async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_all_is_well(
-    bench: Bench, trouble: str, monkeypatch: pytest.MonkeyPatch
+    trouble: str,
 ) -> None:
-    monkeypatch.setattr("oncecast.stores.memory.unsent.OTHERS_AFTER_S", 0.0)
+    bench = Bench(others_after_s=0.0)
+    assert await bench.sender.send()
     setattr(bench.broker, trouble, True)
     bench.facts.clear()
     running = asyncio.create_task(bench.sender.send_for_ever())
@@ -125,12 +130,12 @@ async def test_one_that_is_refused_holds_no_other_back(bench: Bench) -> None:
 
 
 async def test_a_chunk_that_is_refused_makes_way_for_the_next(bench: Bench) -> None:
-    bench.broker.bad = {f"id-{n}" for n in range(1, sending.CHUNK_LETTERS + 1)}
-    await bench.bury(*range(1, sending.CHUNK_LETTERS + 2))
+    bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_LETTERS + 1)}
+    await bench.bury(*range(1, CHUNK_LETTERS + 2))
     assert not await bench.sender.send()
     assert not bench.sender.is_up
     assert await bench.sender.send()
-    assert bench.broker.got == [f"id-{sending.CHUNK_LETTERS + 1}"]
+    assert bench.broker.got == [f"id-{CHUNK_LETTERS + 1}"]
     assert bench.sender.is_up
 
 

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
-
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
 from oncecast.core.facts import Conflicts, Duplicates, Fact, Persisted
 from oncecast.core.ports import Outcome
-from oncecast.listener import repeats
 from oncecast.listener.recent import Recent
+from oncecast.listener.repeats import Repeats
 from oncecast.listener.settle import Settlement
-from oncecast.tasks import Essentials, cancel_all
+from oncecast.tasks import STALL_S, Essentials, cancel_all
 from tests.support.arrivals import arrivals, track
+from tests.support.clock import ManualClock
 
 
 class Gate:
@@ -38,7 +38,8 @@ class Harness:
         self.ended: list[Arrival] = []
         self.settlement = Settlement(
             self.gate,  # type: ignore[arg-type]
-            Recent("a"),
+            Recent("a", SYSTEM_CLOCK),
+            SYSTEM_CLOCK,
             release=self.released.append,
             ended=self.ended.append,
             was_let_go=lambda _arrival: None,
@@ -163,9 +164,9 @@ async def test_an_arrival_that_comes_while_its_identity_is_compared_waits_for_th
     assert others[0].track.watermark.value == 3
 
 
-async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "STALL_S", 0.0)
-    at, essentials, asked = Harness(), Essentials(end_within_s=10), asyncio.Event()
+async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still() -> None:
+    clock = ManualClock()
+    at, essentials, asked = Harness(), Essentials(clock, end_within_s=10), asyncio.Event()
 
     class Silent:
         async def wait(self) -> None:
@@ -177,13 +178,13 @@ async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still(monkeyp
             raise AssertionError
 
     store: Any = Silent()
-    comparing = repeats.Repeats(store, store, at.settlement).compare_for_ever()
+    comparing = Repeats(store, store, at.settlement).compare_for_ever()
     task = essentials.start(comparing, "comparison of repeated arrivals")
     await asyncio.sleep(0)
     assert not essentials.trouble  # it waits for work
     repeated(at, 1)
     await asked.wait()
-    while essentials.trouble is None:
-        await asyncio.sleep(0)
-    assert "comparison of repeated arrivals stands still" in essentials.trouble
+    assert essentials.trouble is None
+    clock.now_s += STALL_S + 1
+    assert "comparison of repeated arrivals stands still" in (essentials.trouble or "")
     await cancel_all([task])

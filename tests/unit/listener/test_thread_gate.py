@@ -9,15 +9,19 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Cost, NoThread, classify
 from oncecast.core.event import Arrival, Event
 from oncecast.core.facts import Fact, HandlersHeldUp
 from oncecast.listener.claim import Work
 from oncecast.listener.handlers import Listener
+from oncecast.listener.tasks import RunOptions
 from oncecast.listener.thread_gate import WAIT_S, ThreadGate
-from oncecast.listener.threads import ABANDONED_MAX
 from tests.support.arrivals import arrivals
 from tests.unit.listener.test_attempt import Harness
+
+OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=0.001)
+ABANDONED_MAX = OPTIONS.abandoned_threads_max
 
 
 class Gate:
@@ -34,6 +38,7 @@ class Gate:
         self.attempt = ThreadGate(
             self.app,
             self,  # type: ignore[arg-type]
+            OPTIONS,
             attempt=self.at.station.attempt,
             come_back=lambda work, delay_s: self.at.back.append(([x.id for x in work], delay_s)),
             observe=self.facts.append,
@@ -53,7 +58,7 @@ class Gate:
         for _ in range(count):
             (arrival,) = arriving("stuck")
             with pytest.raises(TimeoutError):
-                await self.app.handle([arrival], None, timeout_s=0.001)  # type: ignore[arg-type]
+                await self.app.handle([arrival], None, OPTIONS)  # type: ignore[arg-type]
 
 
 def arriving(type: str, count: int = 1) -> Work:

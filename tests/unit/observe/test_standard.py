@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from oncecast import Event
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.listener.handlers import Listener
+from oncecast.listener.tasks import RunOptions
 from oncecast.observe.context import handling
 from oncecast.observe.output import Entry
 from oncecast.observe.standard import LinesHandler, capture
@@ -65,7 +67,8 @@ async def test_handlers_name_their_event_in_threads_too(kind: str, entries: list
     app.on("order")(note if kind == "async" else note_plain)
     work = arrivals(1, type="order")
     work[0].raw = work[0].raw.__class__(Event.new("order", id="1", source="/s").to_json())
-    await app.handle(work, object(), timeout_s=5)  # type: ignore[arg-type]
+    options = RunOptions(clock=SYSTEM_CLOCK, timeout_s=5)
+    await app.handle(work, object(), options)  # type: ignore[arg-type]
     assert [(entry.message, entry.event) for entry in entries] == [("noted", "1")]
 
 

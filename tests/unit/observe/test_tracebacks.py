@@ -8,8 +8,10 @@ import json
 import pytest
 
 from oncecast import Event
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.handlers import Listener
+from oncecast.listener.tasks import RunOptions
 from oncecast.observe.tracebacks import LINES_MAX, users_traceback
 from tests.support.arrivals import arrivals
 
@@ -27,7 +29,7 @@ async def raised_by(app: Listener) -> Exception:
     work[0].raw = work[0].raw.__class__(Event.new("order", id="1", source="/s").to_json())
     tx: OpenTransaction = _Nothing()  # type: ignore[assignment]
     try:
-        await app.handle(work, tx, timeout_s=5)
+        await app.handle(work, tx, RunOptions(clock=SYSTEM_CLOCK, timeout_s=5))
     except Exception as error:
         return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)  # without this very frame
     raise AssertionError("the handler raised nothing")

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from oncecast.core.letter_ports import OTHERS_AFTER_S, DeadLetter
+from oncecast.stores.memory.call import Call, at_once
 from oncecast.stores.memory.client import Client
-from oncecast.stores.memory.postgres import Letter
+from oncecast.stores.memory.postgres import Letter, MemoryPostgres
 
 
 class MemoryUnsent(Client):
     """See UnsentLetters."""
+
+    def __init__(
+        self,
+        server: MemoryPostgres,
+        *,
+        instance: str,
+        token: str,
+        call: Call = at_once,
+        others_after_s: float = OTHERS_AFTER_S,
+    ) -> None:
+        super().__init__(server, instance=instance, token=token, call=call)
+        self._others_after_s = others_after_s
 
     async def begin(self) -> None:
         """See UnsentLetters."""
@@ -29,8 +42,8 @@ class MemoryUnsent(Client):
             due = [
                 (identity, letter)
                 for identity, letter in self._unsent()
-                if (letter.listener == self._instance or now_s - letter.died_at_s > OTHERS_AFTER_S)
-                and (letter.send_claimed_at_s is None or now_s - letter.send_claimed_at_s > OTHERS_AFTER_S)
+                if (letter.listener == self._instance or now_s - letter.died_at_s > self._others_after_s)
+                and (letter.send_claimed_at_s is None or now_s - letter.send_claimed_at_s > self._others_after_s)
             ][:limit]
             for _, letter in due:
                 letter.send_claimed_at_s = now_s
