@@ -21,7 +21,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import psycopg
 
@@ -71,7 +71,7 @@ def _cpu_s(pid: int) -> float:
 async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[str, float]]:
     """Events/s from the first line accepted until all listeners are through, and µs of CPU an event by process."""
     before = {name: cpu_s(process.pid) for name, process in stack.processes.items()}
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         already = await received(stack, client)
         began_s, times = time.monotonic(), os.times()
         send = await asyncio.create_subprocess_exec(
@@ -100,7 +100,7 @@ async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[
     return rate, {name: seconds / count * 1e6 for name, seconds in {"send": sender_s, **spent}.items()}
 
 
-async def accepted_at_s(stack: Stack, client: httpx.AsyncClient, file: Path) -> float:
+async def accepted_at_s(stack: Stack, client: httpx2.AsyncClient, file: Path) -> float:
     """When a producer took the first line of `file`: how long the sender takes to start is no part of the rate."""
     with file.open("rb") as lines:
         id_ = json.loads(next(lines))["id"]
@@ -108,7 +108,7 @@ async def accepted_at_s(stack: Stack, client: httpx.AsyncClient, file: Path) -> 
     return datetime.fromisoformat(answer.json()["accepted_at"]).timestamp()
 
 
-async def received(stack: Stack, client: httpx.AsyncClient) -> int:
+async def received(stack: Stack, client: httpx2.AsyncClient) -> int:
     """The offset up to which every listener has seen all events end."""
     answers = [(await client.get(f"{url}/health")).json() for url in stack.listener_urls.values()]
     return min(int(answer["producers"][0]["watermark"]) for answer in answers)

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import psycopg
 
@@ -161,7 +161,7 @@ async def _send(stack: Stack, folder: Path, run: int, count: int) -> int:
 
 async def _stored(stack: Stack, accepted: Callable[[], int]) -> tuple[int, int]:
     """Wait until every listener that runs has seen all that is accepted end; the rows, stored and dead."""
-    async with httpx.AsyncClient(timeout=30.0) as client:
+    async with httpx2.AsyncClient(timeout=30.0) as client:
         while True:
             last = (await client.get(f"{stack.publish_url}/health")).json()["journal"]["last"]
             urls = [url for name, url in stack.listener_urls.items() if stack.process(name).pid is not None]

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -35,10 +35,10 @@ TABLES = "create table if not exists mails (event text primary key, parcel text 
 PORT = int(os.environ.get("MAIL_PORT", "8025"))
 
 
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+async def client() -> AsyncIterator[httpx2.AsyncClient]:
     """The tables first, then one client for as long as the listener runs; every call of it has a deadline."""
     await make(TABLES)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=5.0) as opened:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=5.0) as opened:
         yield opened
 
 
@@ -55,18 +55,18 @@ class Parcel:
 
 
 @app.on("parcel.sent")
-async def tell(parcel: Parcel, event: Event, tx: Transaction, service: httpx.AsyncClient) -> None:
+async def tell(parcel: Parcel, event: Event, tx: Transaction, service: httpx2.AsyncClient) -> None:
     """Ask for the mail under the event's own key, then write down which one it became."""
     key = f"{quote(event.source, safe='')}:{quote(event.id, safe='')}"
     message = {"to": parcel.to, "text": f"Parcel {parcel.parcel} is on its way."}
     try:
         answer = await service.post("/messages", json=message, headers={"Idempotency-Key": key})
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         raise Retry(f"the mail service does not answer: {error}", after="5s") from error
-    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+    if answer.status_code == httpx2.codes.UNPROCESSABLE_ENTITY:
         raise Reject(answer.json()["error"])
     answer.raise_for_status()
-    if parcel.stumbles and answer.status_code == httpx.codes.CREATED:
+    if parcel.stumbles and answer.status_code == httpx2.codes.CREATED:
         raise RuntimeError("the mail is sent, and nothing of it is written down")
     await tx.execute(
         "insert into mails (event, parcel, message) values (%s, %s, %s)",

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from oncecast.embedded import Stack
@@ -78,7 +78,7 @@ async def opened(browser: Browser, url: str, viewport: Any, **context: Any) -> A
 async def send_earthquakes(url: str, bursts: tuple[int, ...] = BURSTS) -> None:
     """From the examples, in bursts of a second each."""
     lines = iter((ROOT / "examples" / "earthquakes.ndjson").read_text("utf-8").splitlines())
-    async with httpx.AsyncClient(headers={"Content-Type": "application/x-ndjson"}) as client:
+    async with httpx2.AsyncClient(headers={"Content-Type": "application/x-ndjson"}) as client:
         for burst in bursts:
             content = "\n".join(next(lines) for _ in range(burst))
             answer = await client.post(

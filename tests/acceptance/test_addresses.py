@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Publisher
@@ -169,6 +169,6 @@ async def test_a_stack_comes_up_and_works_though_every_proxy_variable_leads_nowh
             return await rows(stack, "select id from oncecast.events") == [("x",)]
 
         await until(stored)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             health = (await client.get(f"{stack.listener_urls['listener-a']}/health")).json()
         assert health["producers"][0]["connected"]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Event, Publisher
@@ -120,7 +120,7 @@ async def test_an_attempt_that_is_due_much_later_is_not_made_by_the_next_process
     async with (
         stack_of(**application(tmp_path), listeners=1, environment=environment) as stack,
         Publisher(stack.publish_url) as publisher,
-        httpx.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client,
+        httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client,
     ):
         bad = [Event.new("fails", id="f1"), Event.new("shared", {"fails": True}, id="f2")]
         await publisher.publish_many(bad)
@@ -163,7 +163,7 @@ async def test_counts_are_right_over_a_pause_of_postgresql(stack_of: StackOf, tm
         await stack.stop("postgres")
 
         async def is_seen() -> bool:
-            async with httpx.AsyncClient() as client:
+            async with httpx2.AsyncClient() as client:
                 answer = await client.get(f"{next(iter(stack.listener_urls.values()))}/health")
             return bool(answer.json()["status"] != "ok")
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from oncecast.embedded import Stack
 from tests.acceptance.test_recovery import oncecast
@@ -19,7 +19,7 @@ ORDER = 820982911946154508
 
 async def publish_changes(stack: Stack, *skus: str, query: str = "type=order") -> None:
     """Publish changes of one order as a sender of webhooks does whose `id` is the order's; all but tea fail."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx2.AsyncClient(timeout=20) as client:
         for number, sku in enumerate(skus):
             body = {"id": ORDER, "sku": sku, "n": number}
             answer = await client.post(f"{stack.publish_url}/events?{query}", json=body)
@@ -36,7 +36,7 @@ async def test_a_body_whose_id_is_not_the_events_is_handled_for_each_delivery_on
     stack_of: StackOf,
 ) -> None:
     async with stack_of(**APP, listeners=1) as stack:
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx2.AsyncClient(timeout=20) as client:
             url = f"{stack.publish_url}/events?type=order&id=header:X-Delivery"
             for delivery in ("d-1", "d-2", "d-3", "d-3"):
                 body = {"id": ORDER, "sku": "tea", "status": delivery}
@@ -74,7 +74,7 @@ async def test_conflicts_are_listed_shown_replayed_and_discarded_by_command(stac
 
 
 async def test_a_listener_and_a_producer_show_and_replay_conflicts_and_count_them(stack_of: StackOf) -> None:
-    async with stack_of(**APP, listeners=1) as stack, httpx.AsyncClient(timeout=20) as client:
+    async with stack_of(**APP, listeners=1) as stack, httpx2.AsyncClient(timeout=20) as client:
         await publish_changes(stack, "tea", "tea", "salt")
         listener = stack.listener_urls["listener-a"]
         found = [(await client.get(f"{url}/api/conflicts")).json() for url in (listener, stack.publish_url)]
@@ -112,7 +112,7 @@ async def test_a_listener_and_a_producer_show_and_replay_conflicts_and_count_the
 
 
 async def test_what_is_no_conflict_is_refused_with_the_reason(stack_of: StackOf) -> None:
-    async with stack_of(listeners=1) as stack, httpx.AsyncClient(timeout=20) as client:
+    async with stack_of(listeners=1) as stack, httpx2.AsyncClient(timeout=20) as client:
         listener = stack.listener_urls["listener-a"]
         asked: list[tuple[str, str, Any, int]] = [
             ("GET", "/api/conflicts?state=none", None, 400),

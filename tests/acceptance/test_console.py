@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Event, Publisher
@@ -167,7 +167,7 @@ async def test_redis_and_postgresql_are_told_when_lost_tried_and_back(stack_of: 
 @pytest.mark.parametrize("format", ["console", "json"])
 async def test_under_load_a_batch_is_one_line(stack_of: StackOf, format: str) -> None:
     environment = {"LOG_FORMAT": format}
-    async with stack_of(listeners=1, environment=environment) as stack, httpx.AsyncClient(timeout=20) as client:
+    async with stack_of(listeners=1, environment=environment) as stack, httpx2.AsyncClient(timeout=20) as client:
         body = b"[" + b",".join(Event.new("tick", id=f"evt_{n}").to_json() for n in range(1, 481)) + b"]"
         await client.post(f"{stack.publish_url}/events", content=body, headers={"content-type": "application/json"})
         await drained(stack)

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import kubernetes_validate
 import psycopg
 import pytest
@@ -294,7 +294,7 @@ def test_producer_and_listener_run_with_the_compose_file_s_environment(
     assert not is_healthy(ports["producer"])
     with process(tmp_path / "producer", "producer", producer):
         wait_for(lambda: is_healthy(ports["producer"]))
-        with process(tmp_path / "listener", "listener", listener), httpx.Client(timeout=10) as client:
+        with process(tmp_path / "listener", "listener", listener), httpx2.Client(timeout=10) as client:
             wait_for(lambda: is_healthy(ports["listener-b"]))
             published = client.post(
                 f"http://localhost:{ports['producer']}/events", json={"id": "o-1", "type": "order.created"}
@@ -313,7 +313,7 @@ def test_producer_and_listener_run_with_the_compose_file_s_environment(
 
 
 async def test_a_listener_whose_postgresql_is_away_is_healthy_but_not_ready(stack_of: StackOf) -> None:
-    async with stack_of(listeners=1, environment={"DB_ATTEMPTS": "1"}) as stack, httpx.AsyncClient() as client:
+    async with stack_of(listeners=1, environment={"DB_ATTEMPTS": "1"}) as stack, httpx2.AsyncClient() as client:
         url = stack.listener_urls["listener-a"]
         await stack.stop("postgres")
         await client.post(f"{stack.publish_url}/events", json={"id": "o-1"})

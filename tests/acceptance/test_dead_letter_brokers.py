@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 
 from oncecast import Event, Publisher
@@ -25,7 +25,7 @@ def failing(*ids: str, **data: Any) -> list[Event]:
 
 
 async def health(stack: Stack, name: str = "listener-a") -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=stack.listener_urls[name], timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=stack.listener_urls[name], timeout=10) as client:
         answer: dict[str, Any] = (await client.get("/health")).json()
         return answer
 
@@ -113,7 +113,7 @@ async def test_while_the_broker_is_away_everything_goes_on_and_afterwards_all_ar
 
         await until(cursor_has_gone_on)
         assert len((stack.folder("listener-a") / "failed_events.log").read_text().splitlines()) == 61
-        async with httpx.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client:
+        async with httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client:
             metrics = (await client.get("/metrics")).text
         assert "oncecast_dead_letters_unsent 60.0" in metrics
         assert 'oncecast_dependency_up{dependency="broker"} 0.0' in metrics

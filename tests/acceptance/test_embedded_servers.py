@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -60,7 +60,7 @@ async def test_a_stack_of_many_listeners_in_a_folder_with_a_comma_has_connection
 
 
 async def all_ready(stack: Stack) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         answers = [await client.get(f"{url}/readyz") for url in stack.listener_urls.values()]
     return all(answer.status_code == 200 for answer in answers)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -52,7 +52,7 @@ async def test_a_handler_that_exits_fails_its_event_alone_and_the_listener_goes_
         ]
         assert await rows(stack, "select count(*), max(count) from public.effects") == [(LOAD, 1)]
         assert stack.process("listener-a").pid == pid
-        assert httpx.get(f"{stack.listener_urls['listener-a']}/livez").status_code == 200
+        assert httpx2.get(f"{stack.listener_urls['listener-a']}/livez").status_code == 200
 
 
 @pytest.mark.parametrize("which", ["heartbeat", "cursor saver", "everything"])

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 from psycopg import sql
@@ -29,8 +29,8 @@ WITHIN_S = 3.0
 LISTENER = "listener-a"
 
 
-async def get(address: str, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=5) as client:
+async def get(address: str, path: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(timeout=5) as client:
         return await client.get(f"{address}{path}")
 
 
@@ -227,7 +227,7 @@ async def test_a_listener_that_says_nothing_any_more_is_down_to_its_producer(sta
 
 async def test_a_producer_whose_journal_is_full_is_down_and_says_who_holds_it_back(stack_of: StackOf) -> None:
     environment = {"JOURNAL_MAX_BYTES": "64KiB"}
-    async with stack_of(listeners=1, environment=environment) as stack, httpx.AsyncClient() as client:
+    async with stack_of(listeners=1, environment=environment) as stack, httpx2.AsyncClient() as client:
         await is_well(stack)
         await stack.stop(LISTENER)
         events = [{"type": "tick", "data": "x" * 1000} for _ in range(20)]

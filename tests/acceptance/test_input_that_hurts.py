@@ -7,7 +7,7 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
-import httpx
+import httpx2
 
 from oncecast import Event, Publisher
 from tests.support.stacks import StackOf, drained, rows
@@ -53,7 +53,7 @@ UNUSUAL: list[dict[str, Any]] = [
 
 
 async def test_what_is_unusual_but_valid_is_stored_and_read_back_with_its_value(stack_of: StackOf) -> None:
-    async with stack_of() as stack, httpx.AsyncClient(timeout=30) as client:
+    async with stack_of() as stack, httpx2.AsyncClient(timeout=30) as client:
         for event in UNUSUAL:
             headers = {"content-type": "application/cloudevents+json"}
             answer = await client.post(f"{stack.publish_url}/events", content=json.dumps(event), headers=headers)
@@ -74,7 +74,7 @@ async def test_what_is_unusual_but_valid_is_stored_and_read_back_with_its_value(
 
 async def test_a_hundred_thousand_events_in_one_request_are_accepted_and_stored(stack_of: StackOf) -> None:
     body = b"[" + b",".join(b'{"id":%d}' % n for n in range(100_000)) + b"]"
-    async with stack_of() as stack, httpx.AsyncClient(timeout=60) as client:
+    async with stack_of() as stack, httpx2.AsyncClient(timeout=60) as client:
         headers = {"content-type": "application/json"}
         answer = await client.post(f"{stack.publish_url}/events", content=body, headers=headers)
         assert (answer.status_code, answer.json()["accepted"]) == (202, 100_000)
@@ -105,7 +105,7 @@ async def test_an_identity_comes_again_in_every_way_and_ends_once(stack_of: Stac
             stack, "select id, convert_from(raw, 'UTF8')::jsonb->'data'->>'n' from oncecast.conflicts"
         )
         assert conflicts == [("same", "2")]
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             counted = 0.0
             for url in stack.listener_urls.values():
                 lines = (await client.get(f"{url}/metrics")).text.splitlines()

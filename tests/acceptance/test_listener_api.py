@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Event, Publisher
@@ -16,7 +16,7 @@ from tests.support.stacks import StackOf, drained, until
 WEBHOOKS = Path(__file__).parents[3] / "shared" / "data" / "github-webhooks.ndjson"
 
 
-async def all_events(client: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]:
+async def all_events(client: httpx2.AsyncClient, **query: str) -> list[dict[str, Any]]:
     """Every page of `/api/events`."""
     rows: list[dict[str, Any]] = []
     page: dict[str, Any] = {"next": None}
@@ -31,8 +31,8 @@ async def all_events(client: httpx.AsyncClient, **query: str) -> list[dict[str, 
             return rows
 
 
-def client_of(stack: Stack, name: str = "listener-a") -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=stack.listener_urls[name], timeout=20)
+def client_of(stack: Stack, name: str = "listener-a") -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=stack.listener_urls[name], timeout=20)
 
 
 @pytest.mark.skipif(not WEBHOOKS.is_file(), reason="needs the GitHub webhooks that are not part of the project")
@@ -120,7 +120,7 @@ async def test_while_postgresql_is_away_it_says_so_and_comes_back(stack_of: Stac
 
 @pytest.mark.parametrize("face", ["producer", "listener"])
 async def test_the_document_tells_every_member_of_health(stack_of: StackOf, face: str) -> None:
-    async with stack_of(listeners=1) as stack, httpx.AsyncClient(timeout=20) as client:
+    async with stack_of(listeners=1) as stack, httpx2.AsyncClient(timeout=20) as client:
         url = stack.publish_url if face == "producer" else stack.listener_urls["listener-a"]
         shown = (await client.get(f"{url}/health")).json()
         document = (await client.get(f"{url}/openapi.json")).json()

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -219,7 +219,7 @@ async def test_a_producer_that_claims_anothers_journal_skips_none_of_its_events(
             await until(all_are_stored)
             assert await rows(stack, "select count(*) from oncecast.events where type = 'forged'") == [(0,)]
             assert await rows(stack, "select count(*) from oncecast.gaps") == [(0,)]
-            async with httpx.AsyncClient() as client:
+            async with httpx2.AsyncClient() as client:
                 health = (await client.get(f"{stack.listener_urls['listener-a']}/health")).text
             assert real.key is not None
             assert real.key not in health + log.read_text()

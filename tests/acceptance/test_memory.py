@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.stacks import StackOf, drained, rows
@@ -33,7 +33,7 @@ async def test_a_listener_that_catches_up_stays_within_its_memory_whatever_the_s
     async with stack_of(listeners=1) as stack:
         await stack.stop("listener-a")
         at_a_time = max(1, REQUEST_EVENTS_BYTES // (size_bytes + 1))
-        async with httpx.AsyncClient(timeout=120) as client:
+        async with httpx2.AsyncClient(timeout=120) as client:
             for first in range(0, count, min(at_a_time, 10_000)):
                 lines = [event(n, size_bytes) for n in range(first, min(first + at_a_time, first + 10_000, count))]
                 answer = await client.post(
@@ -55,7 +55,7 @@ async def test_the_largest_event_that_a_producer_may_accept_reaches_a_listener_w
 ) -> None:
     largest = 16 * 1024 * 1024
     limits = {"EVENT_MAX_BYTES": str(largest), "WINDOW_BYTES": "100KiB", "FRAME_MAX_BYTES": "10KiB"}
-    async with stack_of(listeners=1, environment=limits) as stack, httpx.AsyncClient(timeout=120) as client:
+    async with stack_of(listeners=1, environment=limits) as stack, httpx2.AsyncClient(timeout=120) as client:
         head = {"content-type": "application/cloudevents+json"}
         for content in (event(1, largest), event(2, 53)):
             answer = await client.post(f"{stack.publish_url}/events", content=content, headers=head)

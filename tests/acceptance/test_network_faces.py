@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -114,7 +114,7 @@ async def test_refused_access_is_counted_by_its_reason(tmp_path: Path) -> None:
 
 
 async def test_what_operators_do_is_logged_with_how_many_and_from_where(stack_of: StackOf) -> None:
-    async with stack_of(listeners=1) as stack, httpx.AsyncClient(trust_env=False) as client:
+    async with stack_of(listeners=1) as stack, httpx2.AsyncClient(trust_env=False) as client:
         listener = stack.listener_urls["listener-a"]
         assert (await client.post(f"{listener}/api/prune", json={"older_than_s": 60})).is_success
         log = stack.folder("listener-a") / "output.log"
@@ -137,7 +137,7 @@ async def test_a_password_in_ws_url_is_in_no_face_and_no_line(stack_of: StackOf)
             return "Disconnected" in log.read_text()
 
         await until(has_tried)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             faces = [
                 (await client.get(stack.listener_urls["listener-a"] + path)).text
                 for path in ("/health", "/readyz", "/metrics", "/openapi.json")

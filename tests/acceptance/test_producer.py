@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 
@@ -28,18 +28,18 @@ def producer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProducerProce
 
 
 @pytest.fixture
-async def client(producer: ProducerProcess) -> AsyncIterator[httpx.AsyncClient]:
+async def client(producer: ProducerProcess) -> AsyncIterator[httpx2.AsyncClient]:
     async with producer.client() as http:
         yield http
 
 
 @pytest.fixture
-async def begin(client: httpx.AsyncClient) -> int:
+async def begin(client: httpx2.AsyncClient) -> int:
     """The newest offset when the test begins."""
     return await last_offset(client)
 
 
-async def cursor_at(client: httpx.AsyncClient, offset: int) -> str:
+async def cursor_at(client: httpx2.AsyncClient, offset: int) -> str:
     return f"{(await client.get('/health')).json()['journal']['epoch']}:{offset}"
 
 
@@ -47,7 +47,7 @@ async def cursor_at(client: httpx.AsyncClient, offset: int) -> str:
 
 
 async def test_a_post_is_answered_202_with_ids_and_cursors_that_can_be_read_back(
-    client: httpx.AsyncClient, begin: int
+    client: httpx2.AsyncClient, begin: int
 ) -> None:
     answer = await post(client, [{"id": "a"}, {"id": 7}, {**STRUCTURED, "id": "c"}])
     assert (answer.status_code, answer.json()["accepted"]) == (202, 3)
@@ -73,7 +73,7 @@ async def test_a_post_is_answered_202_with_ids_and_cursors_that_can_be_read_back
     ],
 )
 async def test_every_kind_of_body_is_taken(
-    client: httpx.AsyncClient, body: Any, content_type: str, ids: list[str]
+    client: httpx2.AsyncClient, body: Any, content_type: str, ids: list[str]
 ) -> None:
     answer = await post(client, body, **{"content-type": content_type})
     assert answer.status_code == 202, answer.text
@@ -81,7 +81,7 @@ async def test_every_kind_of_body_is_taken(
 
 
 async def test_the_query_sets_attributes_of_bare_events_and_a_key_makes_their_ids_stable(
-    client: httpx.AsyncClient, begin: int
+    client: httpx2.AsyncClient, begin: int
 ) -> None:
     ids = []
     for _ in range(2):
@@ -113,7 +113,7 @@ async def test_the_query_sets_attributes_of_bare_events_and_a_key_makes_their_id
     ],
 )
 async def test_what_is_refused_is_a_problem_that_names_the_place_and_accepts_nothing(
-    client: httpx.AsyncClient, begin: int, body: bytes, headers: dict[str, str], status: int, said: str
+    client: httpx2.AsyncClient, begin: int, body: bytes, headers: dict[str, str], status: int, said: str
 ) -> None:
     answer = await post(client, body, **headers)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
@@ -127,7 +127,7 @@ async def test_what_is_refused_is_a_problem_that_names_the_place_and_accepts_not
     [(EVENT_MAX_BYTES, "an event may have"), (REQUEST_MAX_BYTES, "a request may have")],
 )
 async def test_an_emitted_event_that_is_too_large_for_it_is_refused_by_its_own_word(
-    producer: ProducerProcess, client: httpx.AsyncClient, begin: int, size_bytes: int, said: str
+    producer: ProducerProcess, client: httpx2.AsyncClient, begin: int, size_bytes: int, said: str
 ) -> None:
     emitted = [msgspec.json.encode({**STRUCTURED, "id": id_}) for id_ in ("before", "large")]
     emitted[1] = emitted[1].replace(b"{", b'{"pad":"%s",' % (b"x" * size_bytes), 1)
@@ -142,7 +142,7 @@ async def test_an_emitted_event_that_is_too_large_for_it_is_refused_by_its_own_w
 
 
 async def test_refusals_are_counted_and_write_no_line_of_their_own(
-    producer: ProducerProcess, client: httpx.AsyncClient
+    producer: ProducerProcess, client: httpx2.AsyncClient
 ) -> None:
     async def refused() -> float:
         lines = (await client.get("/metrics")).text.splitlines()
@@ -170,7 +170,7 @@ async def test_a_body_without_a_length_is_bounded_while_it_is_read(producer: Pro
 
 
 async def test_a_body_that_does_not_end_is_accepted_by_nobody(
-    producer: ProducerProcess, client: httpx.AsyncClient, begin: int
+    producer: ProducerProcess, client: httpx2.AsyncClient, begin: int
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", producer.port)
     writer.write(head(producer, "Content-Length: 20") + b'{"id":"half"}')
@@ -191,7 +191,7 @@ async def test_a_body_that_does_not_end_is_accepted_by_nobody(
     ],
 )
 async def test_lengths_that_contradict_themselves_are_refused(
-    producer: ProducerProcess, client: httpx.AsyncClient, begin: int, lines: str
+    producer: ProducerProcess, client: httpx2.AsyncClient, begin: int, lines: str
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", producer.port)
     writer.write(head(producer, lines) + b"2\r\n{}\r\n0\r\n\r\n")
@@ -222,14 +222,14 @@ def head(producer: ProducerProcess, lines: str) -> bytes:
     ],
 )
 async def test_what_is_not_there_is_a_problem_too(
-    client: httpx.AsyncClient, method: str, path: str, status: int, allow: set[str] | None
+    client: httpx2.AsyncClient, method: str, path: str, status: int, allow: set[str] | None
 ) -> None:
     answer = await client.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert allow is None or set(answer.headers["allow"].split(", ")) == allow
 
 
-async def test_pages_follow_each_other_through_the_whole_journal(client: httpx.AsyncClient, begin: int) -> None:
+async def test_pages_follow_each_other_through_the_whole_journal(client: httpx2.AsyncClient, begin: int) -> None:
     sent = [f"p{n}" for n in range(25)]
     for part in (sent[:10], sent[10:11], sent[11:]):
         await post(client, [{"id": id} for id in part])
@@ -242,30 +242,30 @@ async def test_pages_follow_each_other_through_the_whole_journal(client: httpx.A
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "e:", "e:-1", "e:1.5", "e:" + "9" * 30, ":1", "é:1", "e:١", "e f:1"])
-async def test_a_cursor_that_is_none_is_refused(client: httpx.AsyncClient, after: str) -> None:
+async def test_a_cursor_that_is_none_is_refused(client: httpx2.AsyncClient, after: str) -> None:
     answer = await client.get("/events", params={"after": after})
     assert (answer.status_code, "EPOCH:OFFSET" in answer.json()["detail"]) == (400, True)
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "١", "0000000005" + "9" * 10, "1" + "0" * 5_000])
-async def test_a_limit_that_is_none_is_refused(client: httpx.AsyncClient, limit: str) -> None:
+async def test_a_limit_that_is_none_is_refused(client: httpx2.AsyncClient, limit: str) -> None:
     answer = await client.get("/events", params={"limit": limit})
     assert (answer.status_code, "1 to 1000" in answer.json()["detail"]) == (400, True)
 
 
-async def test_a_cursor_of_another_journal_reads_from_the_beginning(client: httpx.AsyncClient) -> None:
+async def test_a_cursor_of_another_journal_reads_from_the_beginning(client: httpx2.AsyncClient) -> None:
     await post(client, {"id": "a"})
     whole = (await client.get("/events")).json()
     assert (await client.get("/events", params={"after": "feedfeed:999"})).json() == whole
     assert whole["events"]
 
 
-async def test_a_cursor_beyond_the_end_waits_at_the_end(client: httpx.AsyncClient, begin: int) -> None:
+async def test_a_cursor_beyond_the_end_waits_at_the_end(client: httpx2.AsyncClient, begin: int) -> None:
     page = (await client.get("/events", params={"after": await cursor_at(client, begin + 10**9)})).json()
     assert page == {"events": [], "next": await cursor_at(client, begin)}
 
 
-async def test_foreign_hosts_and_origins_are_refused_and_the_page_is_safe(client: httpx.AsyncClient) -> None:
+async def test_foreign_hosts_and_origins_are_refused_and_the_page_is_safe(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/", headers={"host": "evil.example"})).status_code == 421
     for origin in ("http://evil.example", "null", "http://[", "http://127.0.0.1.evil.example"):
         assert (await post(client, {}, origin=origin)).status_code == 403, origin
@@ -277,7 +277,7 @@ async def test_foreign_hosts_and_origins_are_refused_and_the_page_is_safe(client
     assert page.headers["x-frame-options"] == "DENY"
 
 
-async def test_health_readiness_and_metrics_answer(client: httpx.AsyncClient, begin: int) -> None:
+async def test_health_readiness_and_metrics_answer(client: httpx2.AsyncClient, begin: int) -> None:
     await post(client, [{}, {}])
     assert (await client.get("/livez")).json() == {"status": "ok"}
     assert (await client.get("/readyz")).json()["status"] == "ok"
@@ -290,5 +290,5 @@ async def test_health_readiness_and_metrics_answer(client: httpx.AsyncClient, be
     "body",
     [b"[" + b"{}," * 90_000 + b"{}]", b'{"data":{' + b'"":1,' * 19_000 + b'"k":1}}', b"[" + b"0," * 90_000 + b"0]"],
 )
-async def test_a_request_of_very_many_small_parts_is_answered_too(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_request_of_very_many_small_parts_is_answered_too(client: httpx2.AsyncClient, body: bytes) -> None:
     assert (await post(client, body)).status_code in (202, 422)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -37,12 +37,12 @@ def producer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProducerProce
 
 
 @pytest.fixture
-async def client(producer: ProducerProcess) -> AsyncIterator[httpx.AsyncClient]:
+async def client(producer: ProducerProcess) -> AsyncIterator[httpx2.AsyncClient]:
     async with producer.client() as http:
         yield http
 
 
-async def subscribers(client: httpx.AsyncClient) -> int:
+async def subscribers(client: httpx2.AsyncClient) -> int:
     count: int = (await client.get("/health")).json()["subscribers"]
     return count
 
@@ -65,7 +65,7 @@ async def test_any_client_publishes_and_receives_and_only_the_publisher_is_told(
 
 @pytest.mark.parametrize("text", ["", "null", "{", '"' + "x" * 900_000 + '"', "[" * 100_000, '{"x":"\\ud800"}'])
 async def test_what_cannot_be_taken_is_refused_and_the_connection_goes_on(
-    producer: ProducerProcess, client: httpx.AsyncClient, text: str
+    producer: ProducerProcess, client: httpx2.AsyncClient, text: str
 ) -> None:
     begin = await last_offset(client)
     async with connect(producer.ws) as connection:
@@ -87,7 +87,7 @@ async def test_the_address_of_a_plain_client_says_where_the_ids_of_its_events_ar
 
 
 async def test_the_command_line_client_of_websockets_is_enough(
-    producer: ProducerProcess, client: httpx.AsyncClient
+    producer: ProducerProcess, client: httpx2.AsyncClient
 ) -> None:
     begin = await subscribers(client)
     shell = await asyncio.create_subprocess_exec(
@@ -192,7 +192,7 @@ async def test_pages_of_foreign_origins_and_hosts_open_no_socket(producer: Produ
 
 
 async def test_a_hand_shake_that_is_cut_off_leaves_nothing_behind(
-    producer: ProducerProcess, client: httpx.AsyncClient
+    producer: ProducerProcess, client: httpx2.AsyncClient
 ) -> None:
     begin = await subscribers(client)
     for request in (hand_shake(producer, "/?from=earliest"), hand_shake(producer, "/")[:60]):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Event, Publisher
@@ -41,7 +41,7 @@ async def oncecast(*arguments: str, within_s: float = 60.0) -> tuple[int, str, s
 
 async def dead_letters(stack: Stack, count: int, **query: Any) -> list[dict[str, Any]]:
     """The dead letters that a listener tells of, once there are so many."""
-    async with httpx.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client:
+    async with httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client:
 
         async def enough() -> list[dict[str, Any]] | None:
             found: list[dict[str, Any]] = (await client.get("/api/dead-letters", params=query)).json()["dead_letters"]
@@ -132,7 +132,7 @@ async def test_dead_letters_are_grouped_by_cause_and_one_cause_is_discarded_and_
 async def test_what_is_exported_can_be_sent_again_as_it_was_received(stack_of: StackOf, tmp_path: Path) -> None:
     async with (
         stack_of(listeners=1, environment=FAILING) as stack,
-        httpx.AsyncClient() as client,
+        httpx2.AsyncClient() as client,
     ):
         events = b"".join(
             b'{"specversion": "1.0", "id": "f%d", "source": "/s", "type": "oncecast.failing",'
@@ -253,7 +253,7 @@ async def test_a_replay_runs_the_handler_once_however_often_it_is_asked_for(stac
         )
         await dead_letters(stack, 5)
         for n in range(5):
-            async with httpx.AsyncClient(timeout=20) as client:
+            async with httpx2.AsyncClient(timeout=20) as client:
                 url = f"{stack.listener_urls['listener-b']}/api/dead-letters/o{n}"
                 assert (await client.put(url, content=b'{"sku": "tea"}')).json()["mended"] is True
                 body = {"events": [{"id": f"o{n}", "source": "/shop"}]}
@@ -273,7 +273,7 @@ async def test_the_same_event_sent_again_is_a_duplicate_and_stays_dead(stack_of:
     async with (
         stack_of(listeners=1, environment=FAILING) as stack,
         Publisher(stack.publish_url) as publisher,
-        httpx.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client,
+        httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client,
     ):
         event = Event.new("oncecast.failing", {"fails": True}, id="again")
         await publisher.publish(event)
@@ -295,7 +295,7 @@ async def test_one_event_is_found_by_its_id_and_by_its_source_where_several_have
     async with (
         stack_of(listeners=1) as stack,
         Publisher(stack.publish_url) as publisher,
-        httpx.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client,
+        httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client,
     ):
         await publisher.publish_many([Event.new("tick", 1, id="a/b", source=source) for source in ("/x", "/y")])
         await drained(stack)
@@ -305,7 +305,7 @@ async def test_one_event_is_found_by_its_id_and_by_its_source_where_several_have
         assert (await client.get("/api/events/none")).status_code == 404
 
 
-async def relayed_by_selection(publisher: Publisher, client: httpx.AsyncClient) -> bool:
+async def relayed_by_selection(publisher: Publisher, client: httpx2.AsyncClient) -> bool:
     """All letters of a type are counted, discarded, restored, mended, reset and replayed through the producer."""
     await publisher.publish_many([Event.new("oncecast.failing", {"fails": True}, id=f"many{n}") for n in range(5)])
     chosen = {"type": "oncecast.*", "since": "1h"}
@@ -358,7 +358,7 @@ async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stac
     async with (
         stack_of(environment=FAILING) as stack,
         Publisher(stack.publish_url) as publisher,
-        httpx.AsyncClient(base_url=stack.publish_url, timeout=30) as client,
+        httpx2.AsyncClient(base_url=stack.publish_url, timeout=30) as client,
     ):
         await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="a/ü?b"))
         await dead_letters(stack, 1)
@@ -394,7 +394,7 @@ async def test_a_listener_that_is_killed_while_it_is_asked_is_said_not_to_have_a
             **app, listeners=1, environment={**FAILING, "HANDLER_TIMEOUT": "1s", "EVENT_ATTEMPTS": "1"}
         ) as stack,
         Publisher(stack.publish_url) as publisher,
-        httpx.AsyncClient(base_url=stack.publish_url, timeout=30) as client,
+        httpx2.AsyncClient(base_url=stack.publish_url, timeout=30) as client,
     ):
         await publisher.publish(Event.new("slow", {"seconds": 60}, id="slow"))
         await dead_letters(stack, 1)

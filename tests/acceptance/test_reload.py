@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 
 from oncecast import Event, Publisher
@@ -180,12 +180,12 @@ async def listener(stack: Stack, folder: Path, code: str) -> AsyncIterator[tuple
 
 
 async def is_gone(address: str) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         try:
             await client.get(f"{address}/livez")
-        except httpx.ConnectError:
+        except httpx2.ConnectError:
             return True
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False  # it went while it answered: whoever asks again is told that nobody is there
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.stacks import StackOf, drained, rows, until
@@ -38,7 +38,7 @@ async def test_an_event_behind_thousands_of_copies_and_conflicts_of_one_id_is_st
     (tmp_path / "repeated.py").write_text(APP)
     async with (
         stack_of(app="repeated:app", app_dir=tmp_path, listeners=2) as stack,
-        httpx.AsyncClient(base_url=stack.publish_url, timeout=60) as client,
+        httpx2.AsyncClient(base_url=stack.publish_url, timeout=60) as client,
     ):
         headers = {"content-type": "application/x-ndjson"}
         copies = [event(type_, 0 if n < COPIES // 2 else n) for n in range(COPIES)]

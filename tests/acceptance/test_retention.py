@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
@@ -19,14 +19,14 @@ EVENTS = [Event.new("tick", "x" * 1_000) for _ in range(100)]
 
 
 async def ask(stack: Stack, path: str) -> Any:
-    async with httpx.AsyncClient(base_url=stack.publish_url, timeout=20) as client:
+    async with httpx2.AsyncClient(base_url=stack.publish_url, timeout=20) as client:
         return (await client.get(path)).json()
 
 
 async def fill(stack: Stack, rounds: int = 20) -> int:
     """Publish until the journal is full, or so many rounds; how many events were accepted."""
     accepted = 0
-    async with httpx.AsyncClient(base_url=stack.publish_url, timeout=20) as client:
+    async with httpx2.AsyncClient(base_url=stack.publish_url, timeout=20) as client:
         for _ in range(rounds):
             body = b"[" + b",".join(Event.new("tick", "x" * 1_000).to_json() for _ in range(100)) + b"]"
             answer = await client.post("/events", content=body, headers={"content-type": "application/json"})
@@ -126,7 +126,7 @@ async def test_a_group_that_was_forgotten_finds_a_gap_with_its_bounds_and_goes_o
         await stack.start("listener-a")
         await stack.start("listener-b")
         await drained(stack)
-        async with httpx.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client:
+        async with httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client:
             [gap] = (await client.get("/api/gaps")).json()["gaps"]
         assert (gap["first"], gap["last"], gap["reason"]) == (101, first - 1, "retention")
         last = (await ask(stack, "/api/journal"))["last"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 
 from oncecast import Event, Publisher
@@ -28,7 +28,7 @@ async def test_settings_of_a_database_cost_no_event_no_latency_and_no_alarm(stac
     async with (
         stack_of(environment={"EVENT_RETRY_DELAY": "100ms"}) as stack,
         Publisher(stack.publish_url) as publisher,
-        httpx.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client,
+        httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client,
     ):
         async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
             for name, value in SETTINGS.items():

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from oncecast import Event, Publisher
 from oncecast.embedded import Stack
@@ -56,10 +56,10 @@ async def another_listener(stack: Stack, folder: Path, *app: str, **environment:
 
 
 async def health(address: str) -> dict[str, object]:
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx2.AsyncClient(timeout=5) as client:
         try:
             return (await client.get(f"{address}/readyz")).json()  # type: ignore[no-any-return]
-        except httpx.RequestError:
+        except httpx2.RequestError:
             return {}
 
 
@@ -78,7 +78,7 @@ async def test_a_listener_that_lacks_a_handler_of_its_group_stands_by_and_ends_n
             assert f"Standing by in bare: {reason}" in (tmp_path / "bare" / "output.log").read_text()
             await stack.stop("listener-a")
             await publisher.publish_many([Event.new("order", {"sku": "tea"}), Event.new("tick")])
-            async with httpx.AsyncClient(base_url=address) as client:
+            async with httpx2.AsyncClient(base_url=address) as client:
                 answer = await client.post("/api/dead-letters/replay", json={"events": [{"id": "x"}]})
                 assert answer.status_code == 503
                 assert (await client.get("/api/events")).json()["events"] == []

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -62,7 +62,7 @@ async def test_what_was_in_the_way_may_go_away_meanwhile(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         environment = {"PORT": str(port), "START_ATTEMPTS": "100"}
-        async with starting(tmp_path, "producer", **environment) as process, httpx.AsyncClient() as client:
+        async with starting(tmp_path, "producer", **environment) as process, httpx2.AsyncClient() as client:
             assert process.stdout is not None
             await process.stdout.readline()
             other.close()
@@ -70,7 +70,7 @@ async def test_what_was_in_the_way_may_go_away_meanwhile(tmp_path: Path) -> None
             async def ready() -> bool:
                 try:
                     return (await client.get(f"http://127.0.0.1:{port}/readyz")).is_success
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     return False
 
             await until(ready)

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from oncecast.embedded.ports import free_port
 from oncecast.stores.postgres import Database, PostgresEvents
@@ -75,13 +75,13 @@ async def test_a_replay_that_is_under_way_finishes_before_the_lifespan_ends_and_
     environment = {"PORT": str(port), "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
     async with (
         starting(tmp_path, "listener", "shop:app", **environment) as process,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
 
         async def ready() -> bool:
             try:
                 return bool((await client.get("/health")).json()["reason"] != "it is starting")
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 return False
 
         def replay(*ids: str) -> Any:
@@ -118,15 +118,15 @@ async def test_a_handler_that_never_ends_however_often_it_is_cancelled_does_not_
     }
     async with (
         starting(tmp_path, "listener", "shop:app", **environment) as process,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
 
         async def replaying() -> bool:
             try:
                 answer = await client.post("/api/dead-letters/replay", json={"events": [{"id": "one"}]})
-            except httpx.RemoteProtocolError:
+            except httpx2.RemoteProtocolError:
                 return True
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 return False  # it has not begun
             return answer.status_code == 200
 

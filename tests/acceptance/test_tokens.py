@@ -6,7 +6,7 @@ import os
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
@@ -26,7 +26,7 @@ def bearer(right: str) -> dict[str, str]:
 
 
 async def test_each_right_needs_its_token_and_listeners_show_theirs(stack_of: StackOf) -> None:
-    async with stack_of(environment={**FAILING, **TOKENS}) as stack, httpx.AsyncClient(timeout=20) as client:
+    async with stack_of(environment={**FAILING, **TOKENS}) as stack, httpx2.AsyncClient(timeout=20) as client:
         producer, listener = stack.publish_url, stack.listener_urls["listener-a"]
         with pytest.raises(PublishRefused, match="PUBLISH_TOKEN"):
             async with Publisher(producer) as publisher:

@@ -67,7 +67,7 @@ def stored_ids(command: Path, clean: dict[str, str], listener: str) -> set[str]:
 
 def fetch(url: str, clean: dict[str, str], command: Path) -> bytes:
     python = command.with_name("python")
-    code = f"import httpx, sys; sys.stdout.buffer.write(httpx.get({url!r}).raise_for_status().content)"
+    code = f"import httpx2, sys; sys.stdout.buffer.write(httpx2.get({url!r}).raise_for_status().content)"
     return subprocess.run([str(python), "-c", code], env=clean, capture_output=True, timeout=30, check=True).stdout
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import psycopg
 import pytest
@@ -48,7 +48,7 @@ async def look(
         for id_ in rows:
             await connection.execute(events.format(name), (id_,))
     watch = CursorWatch(url, schema, {journal.name: path}, [], asyncio.Lock())
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         await watch.look(client)
         await watch.look(client)
     return watch

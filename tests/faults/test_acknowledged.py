@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
@@ -43,7 +43,7 @@ async def greeted(connection: ClientConnection) -> Welcome:
     return welcome
 
 
-async def all_events(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+async def all_events(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
     """The whole journal, page by page."""
     events: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": 1_000}
@@ -65,7 +65,7 @@ async def test_a_producer_killed_at_any_moment_has_every_acknowledged_event_at_i
             for n in range(100_000):
                 try:
                     answer = await post(client, [{"id": f"{name}-{n}-{i}"} for i in range(3)])
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     return
                 acknowledged.update((e["id"], e["cursor"]) for e in answer.json()["events"])
 
@@ -94,13 +94,13 @@ async def test_a_producer_killed_at_any_moment_has_every_acknowledged_event_at_i
 async def test_a_producer_that_is_told_to_stop_answers_what_it_has_begun(tmp_path: Path) -> None:
     producer = ProducerProcess(tmp_path)
     producer.start()
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
 
-    async def publish(client: httpx.AsyncClient) -> None:
+    async def publish(client: httpx2.AsyncClient) -> None:
         try:
             while True:
                 answers.append(await post(client, {"n": 1}))
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return
 
     async def enough() -> bool:
@@ -157,7 +157,7 @@ async def test_a_body_that_does_not_come_is_ended_by_a_deadline(
 BATCH = [{"s": "x" * 1_000} for _ in range(50)]
 
 
-async def fill(client: httpx.AsyncClient) -> tuple[int, httpx.Response]:
+async def fill(client: httpx2.AsyncClient) -> tuple[int, httpx2.Response]:
     """Publish until it is refused: how many events were acknowledged, and the refusal."""
     accepted = 0
     for _ in range(200):
@@ -168,7 +168,7 @@ async def fill(client: httpx.AsyncClient) -> tuple[int, httpx.Response]:
     raise AssertionError("the disk never filled")
 
 
-async def refused_clearly_while_reads_go_on(producer: ProducerProcess, client: httpx.AsyncClient) -> int:
+async def refused_clearly_while_reads_go_on(producer: ProducerProcess, client: httpx2.AsyncClient) -> int:
     """Fill the disk: the offset of the last event that was accepted."""
     async with connect(producer.ws, max_queue=None) as subscriber:
         accepted, refusal = await fill(client)
@@ -186,7 +186,7 @@ async def refused_clearly_while_reads_go_on(producer: ProducerProcess, client: h
     return last
 
 
-async def recovers(producer: ProducerProcess, client: httpx.AsyncClient, last: int) -> None:
+async def recovers(producer: ProducerProcess, client: httpx2.AsyncClient, last: int) -> None:
     """Publishing works again, without a gap; after a restart, too."""
 
     async def accepted() -> bool:

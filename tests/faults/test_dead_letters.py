@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 
 from oncecast import Event, Publisher
@@ -91,7 +91,7 @@ async def test_a_replay_that_is_killed_midway_happens_once_when_it_is_asked_for_
             await publisher.publish(Event.new("order", {"seconds": 2}, id="o"))
             await until(lambda: status_of(stack, "o", "dead"))
             await connection.execute("create table public.mended ()")
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx2.AsyncClient(timeout=30) as client:
             urls = [f"{url}/api/dead-letters/replay" for url in stack.listener_urls.values()]
             asked = asyncio.create_task(client.post(urls[0], json={"events": [{"id": "o"}]}))
             await until_a_handler_writes(stack)

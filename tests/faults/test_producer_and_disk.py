@@ -10,7 +10,7 @@ import json
 import sqlite3
 from pathlib import Path
 
-import httpx
+import httpx2
 from websockets.asyncio.client import connect
 
 from oncecast import Event, Publisher
@@ -70,7 +70,7 @@ async def test_a_flipped_byte_is_named_and_not_served_and_what_an_operator_skips
     stack_of: StackOf,
 ) -> None:
     """31. Everything else flows: to listeners, to whoever reads, to plain clients."""
-    async with stack_of(listeners=2) as stack, httpx.AsyncClient(base_url=stack.publish_url, timeout=10) as client:
+    async with stack_of(listeners=2) as stack, httpx2.AsyncClient(base_url=stack.publish_url, timeout=10) as client:
         for name in stack.listeners:
             await stack.stop(name)
         for n in range(5):
@@ -122,13 +122,13 @@ async def test_a_flipped_byte_is_named_and_not_served_and_what_an_operator_skips
         assert pages == seen
 
 
-async def epoch(client: httpx.AsyncClient) -> str:
+async def epoch(client: httpx2.AsyncClient) -> str:
     """Of this opening of the journal."""
     name: str = (await client.get("/api/journal")).json()["epoch"]
     return name
 
 
-async def all_ids(client: httpx.AsyncClient, *, limit: int) -> list[str]:
+async def all_ids(client: httpx2.AsyncClient, *, limit: int) -> list[str]:
     """Of the whole journal, page by page."""
     ids: list[str] = []
     query: dict[str, str | int] = {"limit": limit}

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -37,9 +37,9 @@ class Address:
         self.http = f"http://127.0.0.1:{port}"
         self.ws = f"ws://127.0.0.1:{port}"
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         """An HTTP client of it."""
-        return httpx.AsyncClient(base_url=self.http, timeout=20)
+        return httpx2.AsyncClient(base_url=self.http, timeout=20)
 
 
 class ProducerProcess(Address):
@@ -77,8 +77,8 @@ class ProducerProcess(Address):
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.http}/readyz").is_success
-        except httpx.TransportError:
+            return httpx2.get(f"{self.http}/readyz").is_success
+        except httpx2.TransportError:
             return False
 
 
@@ -118,13 +118,13 @@ async def producer_here(folder: Path, **settings: Any) -> AsyncIterator[Address]
         await journal.close()
 
 
-async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> httpx.Response:
+async def post(client: httpx2.AsyncClient, body: Any, **headers: str) -> httpx2.Response:
     """Publish `body`, as JSON unless it is bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return await client.post("/events", content=content, headers={"content-type": "application/json", **headers})
 
 
-async def last_offset(client: httpx.AsyncClient) -> int:
+async def last_offset(client: httpx2.AsyncClient) -> int:
     """The newest offset of the journal."""
     last: int = (await client.get("/health")).json()["journal"]["last"]
     return last

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -73,7 +73,7 @@ async def rows(stack: RunningStack, query: str) -> list[tuple[Any, ...]]:
 
 async def drained(stack: RunningStack, within_s: float = 90.0) -> None:
     """Wait until every listener that runs has seen every event of every producer end."""
-    async with httpx.AsyncClient(timeout=5.0) as client:
+    async with httpx2.AsyncClient(timeout=5.0) as client:
 
         async def nothing_left() -> bool:
             lasts = {}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, LiteralString
 
-import httpx
+import httpx2
 import msgspec
 import psycopg
 from psycopg import sql
@@ -175,7 +175,7 @@ class _Run:
 
     async def _journal_names(self) -> dict[str, str]:
         """The producers by the names of their journals."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
             answers = [await client.get(f"{url}/health") for url in self._stack.publish_urls]
         names = [answer.json()["journal"]["name"] for answer in answers]
         return dict(zip(names, self._stack.producers, strict=True))
@@ -203,13 +203,13 @@ class _Run:
 
     async def _replay_for_ever(self) -> None:
         """An operator who replays what died and may die, through whoever answers, twice at a time."""
-        async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30.0) as client:
             while True:
                 await asyncio.sleep(REPLAY_INTERVAL_S)
                 for address in (*self._stack.publish_urls, *self._stack.listener_urls.values()):
                     await _quietly(self._replay(client, f"{address}/api/dead-letters"))
 
-    async def _replay(self, client: httpx.AsyncClient, url: str) -> None:
+    async def _replay(self, client: httpx2.AsyncClient, url: str) -> None:
         for pattern in self._subject.replayed:
             exactly = {} if pattern.endswith("*") else {"type": pattern}
             answer = await client.get(url, params={"limit": REPLAY_LETTERS, **exactly})
@@ -225,7 +225,7 @@ class _Run:
     async def _drained(self) -> bool:
         """Wait until every event of every producer has ended, and follow-ups too; False if nothing ends any more."""
         deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, None
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
             while time.monotonic() < deadline_s:
                 if await _quietly(self._nothing_is_left(client)):
                     return True
@@ -243,7 +243,7 @@ class _Run:
             found = await connection.execute(sql.SQL(query).format(sql.Identifier(self._subject.group)))
             return await found.fetchone() or ()
 
-    async def _nothing_is_left(self, client: httpx.AsyncClient) -> bool:
+    async def _nothing_is_left(self, client: httpx2.AsyncClient) -> bool:
         lasts = await self._lasts(client)
         for url in self._stack.listener_urls.values():
             health = (await client.get(f"{url}/health")).json()
@@ -254,14 +254,14 @@ class _Run:
         due = await self._ask("select count(*) from {}.outbox where refused_at is null")
         return due == (0,) and await self._lasts(client) == lasts
 
-    async def _lasts(self, client: httpx.AsyncClient) -> dict[str, int]:
+    async def _lasts(self, client: httpx2.AsyncClient) -> dict[str, int]:
         """The last offset of each journal."""
         journals = [(await client.get(f"{url}/health")).json()["journal"] for url in self._stack.publish_urls]
         return {journal["name"]: journal["last"] for journal in journals}
 
     async def _report(self, faults: int, watch: CursorWatch, drained_in_s: float | None) -> Report:
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=5.0) as client,
+            httpx2.AsyncClient(trust_env=False, timeout=5.0) as client,
             await _connect(self._stack) as connection,
         ):
             await watch.look(client)
@@ -296,5 +296,5 @@ async def _quietly(asking: Awaitable[Any]) -> Any:
     """The answer, or None where whoever was asked is down, or says something else."""
     try:
         return await asking
-    except (httpx.HTTPError, msgspec.MsgspecError, psycopg.Error, KeyError, ValueError):
+    except (httpx2.HTTPError, msgspec.MsgspecError, psycopg.Error, KeyError, ValueError):
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-import httpx
+import httpx2
 import msgspec
 import psycopg
 from psycopg import sql
@@ -60,12 +60,12 @@ class CursorWatch:
 
     async def watch_for_ever(self) -> None:
         """Until cancelled."""
-        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=2.0) as client:
             while True:
                 await self.look(client)
                 await asyncio.sleep(LOOK_INTERVAL_S)
 
-    async def look(self, client: httpx.AsyncClient) -> None:
+    async def look(self, client: httpx2.AsyncClient) -> None:
         """Look once."""
         reported = [await self._reported(client, url) for url in self._producer_urls]
         try:
@@ -83,7 +83,7 @@ class CursorWatch:
         except (psycopg.Error, OSError, TimeoutError, apsw.Error, JournalCorrupt):
             return
 
-    async def _reported(self, client: httpx.AsyncClient, url: str) -> tuple[str, Cursor] | None:
+    async def _reported(self, client: httpx2.AsyncClient, url: str) -> tuple[str, Cursor] | None:
         """A producer's journal, and the cursor in it that was reported: up to there it may let go of events."""
         try:
             name = (await client.get(f"{url}/api/journal")).json()["name"]
@@ -91,7 +91,7 @@ class CursorWatch:
             return next(
                 ((name, Cursor.parse(group["cursor"])) for group in groups if group["name"] == self._group), None
             )
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             return None
 
     async def _check(self, connection: Connection, journal: str, cursor: Cursor, known: list[Epoch] | None) -> None:

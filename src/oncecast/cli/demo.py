@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -106,7 +106,7 @@ async def _wait_for_rows(stack: Stack, accepted: int, show: Any) -> None:
 async def _wait_for_listeners(stack: Stack) -> int:
     """Until no listener that runs has anything left; how many duplicates they suppressed."""
     began_s = time.monotonic()
-    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
         while True:
             running = [url for name, url in stack.listener_urls.items() if stack.processes[name].pid is not None]
             health = [(await client.get(f"{url}/health")).json() for url in running]

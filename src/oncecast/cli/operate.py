@@ -52,7 +52,7 @@ def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
 
     ADMIN_TOKEN is shown to it, or where that is not set, SUBSCRIBE_TOKEN, which will do for reading.
     """
-    from oncecast.client.operator import Operator, Refused  # httpx takes a tenth of a second to import
+    from oncecast.client.operator import Operator, Refused  # httpx2 takes a tenth of a second to import
 
     token, told = secret("ADMIN_TOKEN"), "it was shown ADMIN_TOKEN, which it does not know"
     if token is None:

@@ -116,7 +116,7 @@ async def _send(
     in_order: bool,
     id_at: list[str],
 ) -> None:
-    from oncecast.client.publisher import Publisher  # httpx takes a tenth of a second to import
+    from oncecast.client.publisher import Publisher  # httpx2 takes a tenth of a second to import
 
     def count(accepted: int) -> None:
         sending.accepted += accepted

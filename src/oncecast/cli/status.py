@@ -101,12 +101,12 @@ async def _reach(address: str, name: str) -> None:
 
 
 async def _health(address: str) -> dict[str, Any]:
-    import httpx
+    import httpx2
 
-    async with httpx.AsyncClient(**http_options(address, {})) as client:
+    async with httpx2.AsyncClient(**http_options(address, {})) as client:
         try:
             answer = await client.get(f"{address.rstrip('/')}/health")
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             raise ConnectionError(str(error)) from None
     return msgspec.json.decode(answer.content, type=dict[str, Any])
 

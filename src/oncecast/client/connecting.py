@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import msgspec
 from websockets.exceptions import (
     InvalidMessage,
@@ -80,22 +80,24 @@ def _variable(name: str) -> str:
 
 
 def http_options(producer: str, token_headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return what an httpx client of the producer is made with; raises ConfigError for a proxy that is unusable."""
+    """Return what an httpx2 client of the producer is made with; raises ConfigError for a proxy that is unusable."""
     proxy = http_proxy(producer)
     options: dict[str, Any] = {"headers": dict(token_headers), "trust_env": False, "verify": _tls()}
     if proxy is None:
         return options
     try:
-        httpx.HTTPTransport(proxy=proxy.url).close()
+        httpx2.HTTPTransport(proxy=proxy.url).close()
     except ImportError:
-        raise ConfigError(f"{proxy} needs a library: pip install 'httpx[socks]', or unset {proxy.variable}") from None
+        raise ConfigError(
+            f"{proxy} needs a library: pip install 'httpx2[socks]', or unset {proxy.variable}"
+        ) from None
     except ValueError:
         raise ConfigError(f"{proxy} is no address of a proxy: correct or unset {proxy.variable}") from None
     return {**options, "proxy": proxy.url}
 
 
 def _tls() -> ssl.SSLContext | bool:
-    """The certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR names, else those of httpx."""
+    """The certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR names, else those of the operating system."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not (file or folder):
         return True

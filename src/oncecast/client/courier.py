@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-import httpx
+import httpx2
 import msgspec
 
 from oncecast.client.address import authorization, publish_url, shown
@@ -56,13 +56,13 @@ class Courier:
         self._has_key = not id_at  # with it, an event without an id at that place would get another one unseen
         self._trouble = ""
         self._closed = False
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             **http_options(url, {**authorization(token), "Content-Type": "application/json"}),
             params={"id": list(id_at or DEFAULT_ID_AT)},
-            timeout=httpx.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
+            timeout=httpx2.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
+            limits=httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
         )
-        # Requests that wait in httpx's own pool cost it time for each other one, and count as failed tries.
+        # Requests that wait in httpx2's own pool cost it time for each other one, and count as failed tries.
         self._turns = asyncio.Semaphore(CONNECTIONS_MAX)
 
     @property
@@ -112,7 +112,7 @@ class Courier:
                 answer = await self._http.post(self._url, content=body, headers=headers)
         except TimeoutError:
             return Later(f"{self._shown} does not answer{self._through}")
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             if self._closed:
                 raise PublisherClosed from None
             return Later(f"{self._shown}: {str(error) or type(error).__name__}{self._through}")

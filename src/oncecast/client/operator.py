@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from oncecast.client.address import authorization, shown
@@ -31,7 +31,7 @@ class Operator:
     def __init__(self, addresses: Sequence[str], *, token: str | None = None) -> None:
         self._left = [address.rstrip("/") for address in addresses]
         self._headers = authorization(token)
-        self._client = httpx.Client(**http_options(self._left[0], self._headers))
+        self._client = httpx2.Client(**http_options(self._left[0], self._headers))
 
     def __enter__(self) -> Operator:
         return self
@@ -58,7 +58,7 @@ class Operator:
 
         After Unavailable it is not known whether what was asked has been done.
         """
-        timeout = httpx.Timeout(deadline_s, connect=CONNECT_DEADLINE_S)
+        timeout = httpx2.Timeout(deadline_s, connect=CONNECT_DEADLINE_S)
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {"content-type": "application/json"} if body is not None else {}
         while True:
@@ -66,18 +66,18 @@ class Operator:
                 answer = self._client.request(
                     method, self._left[0] + path, params=parameters, content=body, headers=headers, timeout=timeout
                 )
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 if len(self._left) > 1:
                     del self._left[0]
                     self._client.close()
-                    self._client = httpx.Client(**http_options(self._left[0], self._headers))
+                    self._client = httpx2.Client(**http_options(self._left[0], self._headers))
                     continue
                 raise Unavailable(f"{self.address} cannot be reached: {error}") from None
-            except (httpx.RequestError, httpx.InvalidURL) as error:
+            except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 raise Unavailable(f"{self.address} did not answer: {type(error).__name__} {error}".rstrip()) from None
             return self._read(answer, kind)
 
-    def _read(self, answer: httpx.Response, kind: Any) -> Any:
+    def _read(self, answer: httpx2.Response, kind: Any) -> Any:
         try:
             content = msgspec.json.decode(answer.content, type=kind if answer.is_success else Any)
         except msgspec.MsgspecError:

@@ -15,7 +15,7 @@ from string import ascii_lowercase
 from types import TracebackType
 from typing import Self
 
-import httpx
+import httpx2
 import msgspec
 
 from oncecast.core.errors import StartError
@@ -30,7 +30,7 @@ from oncecast.embedded.valkey import EmbeddedValkey
 LISTENERS_MAX = len(ascii_lowercase)
 CLEARING_DEADLINE_S = 15.0
 CLEARING_INTERVAL_S = 0.05
-CLIENT_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=0)
+CLIENT_LIMITS = httpx2.Limits(max_connections=20, max_keepalive_connections=0)
 LISTENER_CONNECTIONS = 16
 """As many as a listener has of PostgreSQL by default, see DB_POOL."""
 OTHER_CONNECTIONS = 20
@@ -150,7 +150,7 @@ class Stack:
         if not self._was_there:
             await self._hold_folder()
         self._http = await self._exit.enter_async_context(
-            httpx.AsyncClient(trust_env=False, timeout=2.0, limits=CLIENT_LIMITS)
+            httpx2.AsyncClient(trust_env=False, timeout=2.0, limits=CLIENT_LIMITS)
         )
         self._exit.push_async_callback(self._stop_all)
         self._add_servers({*producer_ports, *listener_ports})
@@ -275,8 +275,8 @@ class Stack:
         try:
             answer = await self._http.get(question)
             # One that stands by does so for a reason that it tells, and does not work until that has changed.
-            return answer.status_code == httpx.codes.OK or bool(answer.json().get("standing_by"))
-        except (httpx.HTTPError, ValueError):
+            return answer.status_code == httpx2.codes.OK or bool(answer.json().get("standing_by"))
+        except (httpx2.HTTPError, ValueError):
             return False
 
     def process(self, name: str) -> Process:

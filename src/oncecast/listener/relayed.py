@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
+import httpx2
 from starlette.types import ASGIApp
 
 from oncecast.core.wire import ANSWER_MAX_BYTES, Answer, Ask, encode
@@ -34,12 +34,12 @@ class Relayed:
             return await self._ask(self.app, ask)
 
     async def _ask(self, app: ASGIApp, ask: Ask) -> Answer:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("a producer", 0))
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False, client=("a producer", 0))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             try:
                 answer = await client.request(ask.method, f"{ask.path}?{ask.query}", content=ask.body.encode())
                 content = answer.content.decode()
-            except (httpx.InvalidURL, UnicodeError):
+            except (httpx2.InvalidURL, UnicodeError):
                 return _problem(ask, Problem(400, "this address cannot be read"))
         answered = Answer(id=ask.id, status=answer.status_code, body=content)
         # A producer closes the connection at a larger frame. Quotes are escaped in it, so the frame is measured.

@@ -12,7 +12,7 @@ from oncecast.observe.output import Entry, Write
 from oncecast.observe.tracebacks import is_library, users_traceback
 
 _CHATTY = (
-    "asyncio", "aiobotocore", "aio_pika", "aiormq", "botocore", "boto3", "httpcore", "httpx", "psycopg", "redis",
+    "asyncio", "aiobotocore", "aio_pika", "aiormq", "botocore", "boto3", "httpcore", "httpx2", "psycopg", "redis",
     "urllib3", "uvicorn", "websockets",
 )  # fmt: skip
 """Libraries that log every request or frame: they speak from warnings on, unless somebody has set their level."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Event, NotAcknowledged, PublishRefused, SyncPublisher
@@ -36,7 +36,7 @@ def producer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProducerProce
 def ids_after(address: ProducerProcess, cursor: object) -> list[str]:
     """Of all events that the producer has on disk behind that place."""
     ids: list[str] = []
-    with httpx.Client(base_url=address.http) as client:
+    with httpx2.Client(base_url=address.http) as client:
         while True:
             page = client.get("/events", params={"after": str(cursor), "limit": 1000}).json()
             if not page["events"]:

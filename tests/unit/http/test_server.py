@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-import httpx
+import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
@@ -58,13 +58,13 @@ async def test_a_server_serves_until_it_is_told_to_stop_and_believes_no_header_a
     listening = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     serving = asyncio.create_task(serve(echo, listening, stop, ws_max_bytes=1_000))
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         answer = await client.get(url, headers={"x-forwarded-for": "192.0.2.1"})
         assert answer.json() == {"client": "127.0.0.1"}
         assert not {"server", "date"} & set(answer.headers)
     stop.set()
     async with asyncio.timeout(120):
         await serving
-    async with httpx.AsyncClient() as client:
-        with pytest.raises(httpx.ConnectError):
+    async with httpx2.AsyncClient() as client:
+        with pytest.raises(httpx2.ConnectError):
             await client.get(url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
@@ -32,7 +32,7 @@ class BrokenReader:
         raise self._error
 
 
-def client_of(error: Exception) -> httpx.AsyncClient:
+def client_of(error: Exception) -> httpx2.AsyncClient:
     database = Part(status=Status.OK, since=datetime.now(UTC))
     app = listener_app(
         BrokenReader(error),
@@ -42,8 +42,8 @@ def client_of(error: Exception) -> httpx.AsyncClient:
         essentials=Essentials(SYSTEM_CLOCK, end_within_s=1),
         metrics=bytes,
     )
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 async def test_a_mark_that_no_page_has_given_is_refused_as_such() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from oncecast import Publisher, PublishRefused
@@ -91,7 +91,7 @@ async def test_a_publisher_names_the_place_of_its_mappings_ids(producer: Address
 
 
 async def test_a_request_that_is_sent_again_under_its_idempotency_key_has_the_same_ids(producer: Address) -> None:
-    async with httpx.AsyncClient(base_url=producer.http) as client:
+    async with httpx2.AsyncClient(base_url=producer.http) as client:
         answers = [await client.post("/events", json=[{"id": 1}, {}], headers={"idempotency-key": "k"}) for _ in "12"]
     first, again = ([event["id"] for event in answer.json()["events"]] for answer in answers)
     assert first == again

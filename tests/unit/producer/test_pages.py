@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
+import httpx2
 import pytest
 from starlette.types import Message, Scope
 
@@ -57,8 +57,8 @@ async def test_pages_that_nobody_takes_leave_small_ones_to_others_until_they_are
 
     slow = asyncio.create_task(producer.app(asking(1_000), nothing, take_late))
     await begun.wait()
-    transport = httpx.ASGITransport(producer.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    transport = httpx2.ASGITransport(producer.app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         small = (await client.get("/events?limit=1000")).json()
         assert 1 < len(small["events"]) <= pages.PAGE_MIN_BYTES // 900
         taken.set()
@@ -76,8 +76,8 @@ async def test_small_pages_lead_through_every_event_and_a_larger_one_is_a_page_o
     monkeypatch.setattr(pages, "PAGES_MAX_BYTES", 0)
     monkeypatch.setattr(pages, "PAGE_MIN_BYTES", 500)
     found: list[str] = []
-    transport = httpx.ASGITransport(producer.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    transport = httpx2.ASGITransport(producer.app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         page = (await client.get("/events?limit=7")).json()
         while page["events"]:
             assert len(page["events"]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -46,8 +46,8 @@ async def face() -> AsyncIterator[Face]:
 
 
 @pytest.fixture
-async def client(face: Face) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{face.address}") as client:
+async def client(face: Face) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=f"http://{face.address}") as client:
         yield client
 
 
@@ -64,7 +64,7 @@ async def test_a_listener_that_sends_a_binary_frame_is_closed_with_a_reason(face
     assert (closed.value.rcvd.code, "binary" in closed.value.rcvd.reason) == (1008, True)
 
 
-async def test_an_event_in_binary_mode_is_the_structured_one(face: Face, client: httpx.AsyncClient) -> None:
+async def test_an_event_in_binary_mode_is_the_structured_one(face: Face, client: httpx2.AsyncClient) -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "a%20b", "ce-source": "/s", "ce-type": "t"}
     answer = await client.post("/events", content=b'{"n":1}', headers={**headers, "content-type": "application/json"})
     assert (answer.status_code, answer.json()["events"][0]["id"]) == (202, "a b")
@@ -72,7 +72,7 @@ async def test_an_event_in_binary_mode_is_the_structured_one(face: Face, client:
     assert (event["source"], event["type"], event["data"]) == ("/s", "t", {"n": 1})
 
 
-async def test_binary_mode_that_cannot_be_read_is_refused_and_counted(face: Face, client: httpx.AsyncClient) -> None:
+async def test_binary_mode_that_cannot_be_read_is_refused_and_counted(face: Face, client: httpx2.AsyncClient) -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s"}
     answer = await client.post("/events", content=b"", headers=headers)
     assert (answer.status_code, '"type"' in answer.json()["detail"]) == (422, True)
@@ -82,7 +82,7 @@ async def test_binary_mode_that_cannot_be_read_is_refused_and_counted(face: Face
 
 @pytest.mark.parametrize(("failure", "status"), [(JournalFull("no room"), 507), (JournalUnavailable("down"), 503)])
 async def test_a_journal_that_refuses_is_told_with_a_time_to_come_back_and_reads_go_on(
-    face: Face, client: httpx.AsyncClient, failure: JournalUnavailable, status: int
+    face: Face, client: httpx2.AsyncClient, failure: JournalUnavailable, status: int
 ) -> None:
     assert (await client.post("/events", content=b"{}")).status_code == 202
     face.journal.failure = failure
