@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.simulation.changes import PACKAGE, Marker, changed, markers
 from tests.simulation.planted import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "src/oncecast"
 CHUNK_RUNS = 100
 CHUNK_DEADLINE_S = 300.0
 """Who takes longer spins, and never comes to rest."""
@@ -37,20 +37,23 @@ class Find:
     by: str
 
 
-def planted_text(mutant: Mutant) -> str:
-    """Its file with the fault in it; raises ValueError where the code is not as the mutant expects."""
-    text = (PACKAGE / mutant.file).read_text("utf-8")
-    if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.rule}: {mutant.file} has what is to be changed {text.count(mutant.old)} times")
-    return text.replace(mutant.old, mutant.new)
+def place_of(mutant: Mutant) -> Marker:
+    """Return the marker of its rule; raise ValueError unless there is exactly one in its folder."""
+    folder = PACKAGE / mutant.folder
+    found = [marker for marker in markers() if marker.rule == mutant.rule and marker.path.is_relative_to(folder)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} markers of {mutant.rule!r} in {folder} (expected 1)")
+    return found[0]
 
 
 def seek(mutant: Mutant, runs: int) -> Find:
-    """By simulation, up to so many schedules, or by its tests."""
+    """Seek it in a copy of the code by simulation, in up to `runs` schedules, or by its tests."""
     with tempfile.TemporaryDirectory(prefix="oncecast-mutant-") as name:
         folder = Path(name)
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "src/oncecast" / mutant.file).write_text(planted_text(mutant), "utf-8")
+        place = place_of(mutant)
+        planted = folder / "src/oncecast" / place.path.relative_to(PACKAGE)
+        planted.write_text(changed(place, mutant.change), "utf-8")
         environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT}"}
         return _test(mutant, environment) if mutant.by else _simulate(mutant, runs, environment)
 
@@ -93,7 +96,7 @@ def _run(
 def tell(find: Find) -> None:
     """A line of the table."""
     found = "NOT FOUND" if find.after_runs is None else "by a test" if find.mutant.by else f"run {find.after_runs:,}"
-    print(f"{found:>10}  {find.mutant.rule:<64} {find.by:.120}", flush=True)
+    print(f"{found:>10}  {find.mutant.rule:<74} {find.by:.120}", flush=True)
 
 
 def passes_as_it_is(runs: int, tests: set[str]) -> bool:

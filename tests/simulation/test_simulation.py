@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.changes import PACKAGE, changed, markers
 from tests.simulation.faults import Action
-from tests.simulation.mutants import PACKAGE, planted_text
+from tests.simulation.mutants import place_of
 from tests.simulation.planted import MUTANTS, Mutant
 from tests.simulation.schedule import draw_schedule
 from tests.simulation.world import simulate
@@ -64,11 +67,23 @@ def test_a_run_is_a_function_of_its_schedule_whatever_python_hashes_to_what() ->
     assert told[0] == told[1] == [told[0][0]] * 2
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} ({mutant.file})")
-def test_every_fault_that_make_mutants_plants_has_its_place_in_the_code(mutant: Mutant) -> None:
-    text = planted_text(mutant)
-    assert mutant.new in text
-    assert text != (PACKAGE / mutant.file).read_text("utf-8")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} ({mutant.folder or 'anywhere'})")
+def test_every_planted_fault_has_its_place_in_the_code(mutant: Mutant) -> None:
+    place = place_of(mutant)
+    text, planted = place.path.read_text("utf-8"), changed(place, mutant.change)
+    if place.path.suffix == ".py":
+        text = ast.unparse(ast.parse(text))
+        compile(planted, place.path, "exec")
+    assert planted != text
+
+
+def test_every_rule_marker_has_its_place_in_the_code_and_one_planted_fault() -> None:
+    stated = {(marker.path, marker.line, marker.rule) for marker in markers()}
+    places = [(place.path, place.line, place.rule) for place in map(place_of, MUTANTS)]
+    assert len(places) == len(set(places))
+    assert stated == set(places)
+    comments = [path.read_text("utf-8") for path in PACKAGE.rglob("*") if path.suffix in (".py", ".sql", ".lua")]
+    assert sum(len(re.findall(r"(?:#|--) *rule:", text, re.IGNORECASE)) for text in comments) == len(stated)
 
 
 def two_futures(seed: int) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.changes import PACKAGE, always, changed, instead, markers, never, replaced
 from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by
 from tests.simulation.many import pool
 from tests.simulation.schedule import Schedule, draw_schedule
@@ -159,3 +160,20 @@ def test_processes_that_have_simulated_end_without_a_word() -> None:
         check=False,
     )
     assert (ended.stdout, ended.stderr) == ("0 1\n", "")
+
+
+@pytest.mark.parametrize("folder", ["listener", "stores/redis"])
+def test_a_planted_fault_that_the_code_has_no_place_for_is_refused(folder: str) -> None:
+    place = next(marker for marker in markers() if marker.path.is_relative_to(PACKAGE / folder))
+    with pytest.raises(ValueError, match=r"nowhere|Python code only"):
+        changed(place, instead("nowhere()"))
+    with pytest.raises(ValueError, match="is 0 times"):
+        changed(place, replaced("nowhere", ""))
+
+
+def test_a_change_of_a_condition_in_sql_or_lua_leaves_its_words_and_its_lines() -> None:
+    when = "    when (a = 1\n        and b)\n    then c"
+    assert never().of_clause("    when (a = 1) then c") == "    when (((a = 1)) and false) then c"
+    assert always().of_clause(when) == "    when (((a = 1\n        and b)) or true)\n    then c"
+    with pytest.raises(ValueError, match="no condition"):
+        never().of_clause("select a")

@@ -215,6 +215,7 @@ def classify(error: BaseException) -> Cost:
     """
     match error:
         case Unavailable():
+            # rule: an error with an unknown outcome makes no dead letter
             return Cost.PAUSE
         case RowLocked() | NoThread():
             return Cost.WAIT

@@ -284,6 +284,7 @@ class Turn:
         """
         for turn in self.rows_needed():
             place = rows.get(turn.identity)
+            # rule: a row from another position proves nothing about the events in between
             if place is None or place == (turn.epoch, turn.offset):
                 return place is not None
         return True

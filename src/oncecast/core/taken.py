@@ -38,6 +38,7 @@ class Holders:
             before = self._seen.get(token)
             seen[token] = before if before is not None and before[0] == counter else (counter, answered_s)
         self._seen = seen
+        # rule: a heartbeat is as old as the question, not the answer
         return [token for token, (_, since_s) in seen.items() if asked_s - since_s >= self._dead_after_s]
 
     def forget(self, tokens: Iterable[str]) -> None:

@@ -199,6 +199,7 @@ def has_heard_of(epochs: Sequence[Epoch], saved: Sequence[Epoch]) -> bool:
 
     If not, one of the two knows a future of the journal that is lost: a copy was restored.
     """
+    # rule: only a listener that knows the epochs of the saved cursor moves it
     return list(epochs[: len(saved)]) == list(saved)
 
 
@@ -218,6 +219,7 @@ def resume_after(cursor: Cursor | None, known: Sequence[Epoch], served: Sequence
         here = next((i for i, e in enumerate(served) if e.epoch == epoch.epoch), None)
         if here is not None:
             end = served[here + 1].first - 1 if here + 1 < len(served) else offset
+            # rule: a reader resumes within the last epoch that it shares with the journal
             return min(offset, end)
         offset = min(offset, epoch.first - 1)
     return 0

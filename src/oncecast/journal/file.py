@@ -60,6 +60,7 @@ def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     if not read_only:
         connection.execute("pragma journal_mode = wal")
+        # rule: every commit of the journal is synced to disk
         connection.execute("pragma synchronous = full")
         connection.execute("pragma wal_autocheckpoint = 4000")
     return connection

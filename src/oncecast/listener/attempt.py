@@ -118,6 +118,7 @@ class Attempts:
         """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
         first = work[0]
         if first.doom is None and is_suspect(first.rescues):
+            # rule: a quarantined event runs alone
             async with self._solo.alone():
                 await self._attempt_suspect(first)
             return
@@ -136,6 +137,7 @@ class Attempts:
             suspect.attempts += 1  # which `_failed` takes back
             await self._failed([suspect], error)
             return
+        # rule: an event that keeps killing its process becomes a dead letter
         if deaths >= self._limits.claims_max:
             suspect.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
         else:
@@ -156,6 +158,7 @@ class Attempts:
             if error is None:
                 continue
             if len(part) > 1 and _may_be_of_one(error):
+                # rule: a batch that fails spends no attempt of its events
                 for arrival in part:
                     arrival.attempts -= 1
                 left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))
@@ -263,12 +266,15 @@ class Attempts:
         cost = classify(error)
         if isinstance(error, Contended):
             await self._spare(work, error, delay_s=WAIT_S)
+        # rule: an ordered event whose journal position is superseded is abandoned
         elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
             self._let_go(work[0])
+        # rule: an outage of PostgreSQL spends no attempt
         elif cost is Cost.PAUSE:
             self._database.lost(error)
             self._paused()  # each time: a claim under way may have brought leases since the last hand-back
             await self._spare(work, error)
+        # rule: a retry that the handler asks for spends an attempt
         elif cost is Cost.WAIT:
             if len(work) == 1:
                 work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
@@ -338,6 +344,7 @@ class Attempts:
 
     def _delay_s(self, error: Exception) -> float:
         if isinstance(error, Retry):
+            # rule: the delay that a handler asks for has a limit
             return min(error.after_s, self._limits.retry_after_max_s)
         return self._limits.event_retry_delay_s
 

@@ -56,6 +56,7 @@ class CursorSaver:
         One that cannot is looked at now and then: where nothing comes, nobody else would notice that the database
         went back to an older state.
         """
+        # rule: an older state of PostgreSQL is noticed
         is_time_to_look = self._clock.monotonic_s() - self._looked_at_s >= LOOK_INTERVAL_S
         for track in list(self._tracks()):
             if track.abandoned.is_set():
@@ -76,6 +77,7 @@ class CursorSaver:
             track.save(save.saved)
         if track.saved != before:
             self._observe(CursorSaved(track.journal, str(track.saved)))
+        # rule: events whose rows are missing are read again
         if save.missing:
             self._observe(RowsMissing(track.journal, track.saved.offset))
             self._reread(track)

@@ -156,6 +156,7 @@ class Feed:
             attempt += 1
             delay_s = self._reconnect.delay_s(attempt, self._clock.random())
             self._observe(Reconnecting(self.shown_url, delay_s, attempt - 1))
+            # rule: a feed connects again after its connection broke
             await self._clock.sleep(delay_s)
             self._observe(ConnectingAgain(self.shown_url))
 
@@ -166,6 +167,7 @@ class Feed:
         that have not ended when all tracks hold HELD_WINDOWS_MAX windows; otherwise, a producer that names a new
         epoch on each connection gets a fresh window each time.
         """
+        # rule: a feed does not wait for credit of a superseded journal position
         while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
             self._owing.clear()
             await self._owing.wait()
@@ -237,6 +239,7 @@ class Feed:
         if track is not None and track.journal == welcome.journal and not track.abandoned.is_set():
             received = track.watermark.received
             goes_on = resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received
+            # rule: a journal with a divergent history is read again from the saved cursor
             if goes_on and received + 1 >= welcome.first:
                 track.epochs = list(welcome.epochs)
                 return track
@@ -272,6 +275,7 @@ class Feed:
         """What the group misses from now on is a gap, even before it has saved anything."""
         begin = welcome.last if self._from_latest else welcome.first - 1
         at = Cursor(epoch_of(welcome.epochs, max(1, begin)), begin)
+        # rule: a group saves a first cursor before it reads
         await self._store.begin_cursor(welcome.journal, welcome.epochs, at)
 
     async def _leave_lost_future(self, welcome: Welcome, saved: SavedCursor) -> None:
@@ -279,6 +283,7 @@ class Feed:
 
         It is the cursor, if the welcome was sent after it was read. So the second welcome decides.
         """
+        # rule: a listener asks twice before it replaces a cursor of a divergent history
         if saved.epochs != self._doubted_epochs:
             self._doubted_epochs = saved.epochs
             raise Lost("the group's cursor is of an opening that the journal does not name: asking it again")
@@ -287,6 +292,7 @@ class Feed:
     async def _read(self, connection: Connection, track: Track, answers: _Answers) -> None:
         while True:
             text = await connection.recv()
+            # rule: events of a superseded journal position are left to its successor
             if track.abandoned.is_set():
                 return  # its successor brings it again; here it would have lost its place in the order
             frame = _decode(text)
@@ -372,11 +378,13 @@ class Feed:
             await self._clock.sleep(REPORT_INTERVAL_S)
             report = self._report()
             if self.track is not None and self.track.saved.offset:
+                # rule: a listener reports its saved cursor, not what it has received
                 report.cursor = str(self.track.saved)
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await connection.send(encode(report).decode())
 
     async def _watch_for_reread(self, track: Track) -> None:
+        # rule: a superseded journal position ends its connection
         await track.abandoned.wait()
 
 

@@ -78,6 +78,7 @@ class LeaseGate:
         for arrival in arrivals:  # nobody but PostgreSQL can count now
             if arrival.doubted:
                 arrival.rescues = max(arrival.rescues, SUSPECT_RESCUES)
+        # rule: a listener claims every event while Redis is away
         return Claims(mine=list(arrivals))
 
     def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
@@ -92,6 +93,7 @@ class LeaseGate:
 
         With a lease, one listener finds out, and who dies of it is counted.
         """
+        # rule: a done marker proves nothing about an event that is read again
         doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
         if not doubtful:
             return
@@ -105,6 +107,7 @@ class LeaseGate:
         claims = Claims()
         for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
             chunk = arrivals[begin : begin + CALL_MAX_EVENTS]
+            # rule: a leased event can be claimed while Redis is away
             found = Claims(free=list(chunk))
             if self.is_up:
                 try:
@@ -328,6 +331,7 @@ class DatabaseGate:
                 continue
             self.breaker.succeeded()
             self._down.clear()
+            # rule: a probe that writes ends the pause
             self._up.set()
             self._failing = None
             self.trust()

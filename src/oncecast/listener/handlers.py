@@ -288,6 +288,7 @@ class Listener:
 
         def emit(follow_up: Event) -> Event:
             nonlocal count
+            # rule: a follow-up event derives its id from its cause
             id_ = follow_up_id(arrival.source, arrival.id, self.name, handler.name, count)
             follow_up = dataclasses.replace(follow_up, id=id_, emitter=None)
             raw = follow_up.to_json()

@@ -62,12 +62,14 @@ class Order:
         newest[key] = arrival
         arrival.turn = Turn(key, arrival.source, arrival.id, arrival.epoch, arrival.offset, arrival.track)
         if before is not None:
+            # rule: an ordered event names the event before it
             arrival.turn.before = before.turn
         self._followers[arrival] = None
         if before not in self._followers:
             return False
         self._followers[before] = arrival
         if not asks:
+            # rule: a second arrival of an ordered event waits for the event before it
             self._before[arrival] = before
         return True
 
@@ -83,6 +85,7 @@ class Order:
         follower = self._followers.pop(arrival, None)
         if follower in self._before:
             del self._before[follower]
+        # rule: the next event of a key runs when the one before it has ended
         elif follower is not None:
             self._release(follower)
 

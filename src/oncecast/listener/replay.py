@@ -129,6 +129,7 @@ class Replays:
         plan = self._app.plan_of(arrival.type, arrival.source)
         if plan.handlers:
             if plan.key_of is not None and (key := plan.key_of(arrival)) is not None:
+                # rule: a replay locks the key of its event
                 await tx.take(key)
             await self._app.handle([arrival], tx, self._options)
 

@@ -76,6 +76,7 @@ class TakenWatch:
             if token in dead:
                 rescued[token].append(arrival)
             else:
+                # rule: an event leased by another listener is watched until it ends
                 self._taken.append((arrival, token))
         for token, arrivals in rescued.items():
             await self._rescue(token, arrivals)
@@ -96,6 +97,8 @@ class TakenWatch:
         if sessions is Sessions.IN_USE:
             self.add((arrival, token) for arrival in arrivals)
             return
-        await self._leases.rescue(arrivals, token, died=sessions is Sessions.NONE)
+        # rule: only a proven death is charged
+        died = sessions is Sessions.NONE
+        await self._leases.rescue(arrivals, token, died=died)
         self._observe(Rescued(len(arrivals), token))
         self._come_back(arrivals)

@@ -246,6 +246,7 @@ class ListenerService:
 
     def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
         """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
+        # rule: an event that has not ended returns to its queue
         if self._draining.is_set() or not arrivals:
             return
         if delay_s:
@@ -262,6 +263,7 @@ class ListenerService:
     def _sort_out(self, claims: Claims) -> None:
         """Part with what is not ours."""
         self.settlement.ended_elsewhere(claims.ended)
+        # rule: an event leased by another listener has not ended
         self._watch.add(claims.taken)
 
     def _tracks(self) -> Iterable[Track]:

@@ -78,6 +78,7 @@ class Settlement:
             if self._in_flight.setdefault(identity, arrival) is arrival:
                 first.append(arrival)
             else:
+                # rule: a second arrival of an event waits for the first
                 self._behind.setdefault(identity, deque()).append(arrival)
         return first
 
@@ -86,6 +87,7 @@ class Settlement:
         self._recent.keep(arrivals, outcomes)
         self._tell(arrivals, outcomes)
         self._end(arrivals)
+        # rule: a done marker is written after the commit
         self._unmarked.extend(arrival for arrival in arrivals if arrival.leased)
         if self._unmarked:
             self._something.set()
@@ -165,6 +167,7 @@ class Settlement:
         while following is not None:
             self._leave(following, has_ended=False)
             following.track.drop([following])
+            # rule: events that wait for an abandoned event are abandoned too
             following = self._was_let_go(following)
 
     async def mark_for_ever(self) -> None:

@@ -136,6 +136,7 @@ class Track:
                 # One gap in memory, in however many frames it comes: what is not merged lies behind an event.
                 gap = Gap(first=self.gaps.pop().first, last=gap.last)
             self.watermark.arrive(gap.last + 1, gap.last)
+            # rule: a gap is recorded before the cursor passes it
             self.gaps.append(gap)
 
     def abandon(self) -> None:
@@ -160,6 +161,7 @@ class Track:
             kept_bytes = min(arrival.cost_bytes, ENDED_COST_BYTES)
             freed_bytes += arrival.cost_bytes - kept_bytes
             arrival.raw, arrival.cost_bytes = _NO_BYTES, kept_bytes
+        # rule: credit returns to the producer when events end
         self._on_credit(freed_bytes + self._forget())
 
     def ended(self) -> list[Arrival]:

@@ -107,10 +107,12 @@ class Intake:
         self._check_room()
         started_s = time.monotonic()
         try:
+            # rule: an event is acknowledged only after its commit
             first = await self._journal.append(publication.events)
         except JournalFull as error:
             raise Problem(507, f"{error}; nothing was accepted", headers=RETRY_AFTER) from None
         except JournalUnavailable as error:
+            # rule: a refused request is not acknowledged
             raise Problem(503, f"{error}; nothing was acknowledged", headers=RETRY_AFTER) from None
         identities = publication.identities
         commit_s = time.monotonic() - started_s

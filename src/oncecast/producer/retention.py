@@ -164,6 +164,7 @@ class Retention:
             self._kept_at_s = self._ticked_at_s
         holder = self.holder()
         await self._journal.retire(
+            # rule: retention never passes the saved cursor of a group
             self._journal.last if holder is None else holder.saved,
             before_us=int((time.time() - self._limits.max_age_s) * 1e6),
             keep_bytes=int(self._limits.max_bytes * EMPTY_TO) if self._is_nearly_full else 2**62,

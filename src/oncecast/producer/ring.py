@@ -88,6 +88,7 @@ class Ring:
         if self.last <= offset:
             return []
         index = bisect_right(self._firsts, offset + 1) - 1
+        # rule: a reader behind the buffered frames reads the journal
         if index < 0:
             return [Frame(batch) for batch in await self._journal.read(offset, max_bytes)]
         frames: list[Frame] = []

@@ -15,6 +15,7 @@ CLOSE_DEADLINE_S = 10.0
 
 def start_after(journal: Journal, cursor: Cursor) -> int:
     """The offset after which a reader at `cursor` goes on; never beyond what the journal has."""
+    # rule: a reader continues right after its cursor
     offset = resume_after(cursor, [Epoch(cursor.epoch, 0)], journal.epochs)
     return max(journal.first - 1, min(offset, journal.last))
 

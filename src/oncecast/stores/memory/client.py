@@ -59,6 +59,7 @@ class Client:
             await _run(work, facade)
             if facade.torn:
                 raise AttemptFailed(facade.torn)
+            # rule: emitted events commit together with their cause
             session.emitted = facade.emitted
             facade.session = None
             committed = await self._do(lambda: self._server.commit(session))
@@ -71,6 +72,7 @@ class Client:
             facade.session = None
             if not session.ended.is_set():
                 self._server.abandon(session)
+        # rule: only the COMMIT tag proves a commit
         if not committed:
             raise AttemptFailed(
                 "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
@@ -178,6 +180,7 @@ class MemoryTransaction:
                 yield
             except (Exception, asyncio.CancelledError):
                 session.effects, session.failed = effects, False
+                # rule: a savepoint that rolls back drops the events emitted in it
                 del self._emitted[emitted_before:]
                 self._savepoints.undone(number)
                 raise

@@ -78,6 +78,8 @@ class MemoryEvents(Client):
                 self._server.abandon(session)
             raise
         if new:
+            # rule: handlers receive only the events that their transaction inserted
+            # rule: events have ended only if their transaction committed
             await self._finish(session, lambda tx: work(tx, new))
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
@@ -85,8 +87,11 @@ class MemoryEvents(Client):
         rows = self._tables.rows
         identities = {one.identity for one in turn.rows_needed()}
         found = {each: rows["\0".join(each)] for each in identities if "\0".join(each) in rows}
+        # rule: an ordered event runs only after the row of the event before it
         has_come = turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
-        if not (self._server.try_lock(session, f"key {turn.key}") and has_come):
+        # rule: one event of a key runs at a time
+        is_ours = self._server.try_lock(session, f"key {turn.key}")
+        if not (is_ours and has_come):
             self._server.roll_back(session)
             raise OutOfTurn(f"the turn of another event of {turn.key}")
 
@@ -140,6 +145,7 @@ class MemoryEvents(Client):
 
         async def bury() -> Outcome:
             session = self._server.begin(self._token)
+            # rule: an ordered event becomes a dead letter only in its turn
             if arrival.turn is not None:
                 self._take_turn(session, arrival.turn)
             if (failed := self._tables.attempts.get(arrival.identity)) is not None:
@@ -172,6 +178,7 @@ class MemoryEvents(Client):
         for arrival in arrivals:
             fails_elsewhere = has_waited and arrival.attempts > 1
             stays_out = heeds_earlier and (fails_elsewhere or self._failed_before(arrival) is not None)
+            # rule: an identity is inserted once
             if arrival.identity not in self._tables.rows and not stays_out:
                 session.rows.setdefault(arrival.identity, _row(arrival, self._instance))
         return set(session.rows)
@@ -263,6 +270,7 @@ class MemoryEvents(Client):
                 return Save(_cursor(epochs, start), missing=True)
             candidates = [arrival for arrival in ended if arrival.offset > start]
             shown = 0
+            # rule: a cursor passes only committed rows
             while shown < len(candidates) and candidates[shown].identity in self._tables.rows:
                 shown += 1
             if not shown:

@@ -162,6 +162,7 @@ class MemoryLeases:
             dead = self._held_by(holder, arrivals)
             for arrival in dead:
                 lease = self._server.leases[arrival.identity]
+                # rule: a process that dies charges a quarantined event only if it was running
                 counts = died and (lease.rescues < SUSPECT_RESCUES or lease.accused)
                 self._free(arrival, lease.rescues + counts)
             return len(dead)
@@ -216,6 +217,7 @@ class MemoryLeases:
 
     def _held_by(self, holder: str, arrivals: Sequence[Arrival]) -> list[Arrival]:
         found = ((arrival, self._server.get(arrival.identity)) for arrival in arrivals)
+        # rule: a listener changes only its own leases
         return [arrival for arrival, lease in found if lease is not None and lease.holder == holder]
 
     def _free(self, arrival: Arrival, rescues: int) -> None:

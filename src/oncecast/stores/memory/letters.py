@@ -153,6 +153,7 @@ class MemoryLetters(Client):
         async def lock() -> Arrival | None:
             await self._server.lock(session, [identity])
             row = self._tables.rows.get(identity)
+            # rule: a replay turns a dead letter into a stored event once
             if row is None or row.status != "dead":
                 self._server.roll_back(session)
                 return None

@@ -38,6 +38,7 @@ class MemoryOutbox(Client):
         if not emissions:
             return 0
         try:
+            # rule: an emitted event leaves the outbox only when acknowledged
             await publish([event for _, event in emissions])
         except EmissionRefused as error:
             session.refused[emissions[error.index][0]] = str(error)

@@ -140,6 +140,7 @@ class MemoryPostgres:
         """
         has_waited = False
         for identity in sorted(identities):
+            # rule: an insert waits for another transaction with the same identity
             while (holder := self._locks.get(identity)) not in (None, session):
                 has_waited = True
                 try:
@@ -193,6 +194,7 @@ class MemoryPostgres:
             self.tables.closed_conflicts |= session.closed_conflicts
             for identity in session.rows:
                 self.tables.attempts.pop(identity, None)
+            # rule: the row of an event and the effects of its handler commit together
             for id_, count in session.effects.items():
                 self.tables.effects[id_] = self.tables.effects.get(id_, 0) + count
             for event in session.emitted:

@@ -109,6 +109,7 @@ class PostgresCursors:
             if start + 1 >= first or start < after:
                 return _cursor(epochs, start)
             gap = {"journal": journal, "epoch": epoch_of(epochs, start + 1), "first": start + 1, "last": first - 1}
+            # rule: a gap and the cursor that passes it commit together
             await connection.execute(self._db.queries["note_gap"], {**gap, "reason": reason})
             passed = _cursor(epochs, first - 1)
             await self._move_cursor(connection, journal, epochs, passed)
@@ -126,6 +127,7 @@ class PostgresCursors:
         """The saved offset in terms of `epochs`, with the row locked; None if another has it, or knows more."""
         saved = await self._read_cursor(connection, "lock_cursor", journal)
         if saved is not None:
+            # rule: only a listener that knows the epochs of the saved cursor moves it
             if not has_heard_of(epochs, saved.epochs):
                 return None
             return resume_after(saved.cursor, saved.epochs, epochs)
@@ -166,6 +168,7 @@ class PostgresCursors:
         parameters = {"source": source, "ids": Json(msgspec.json.encode(list(ids)))}
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["count_present"], parameters)
+            # rule: a cursor passes only committed rows
             if await cursor.fetchone() == (len(ids),):
                 return ()
             await cursor.execute(self._db.queries["list_present"], parameters)

@@ -121,6 +121,7 @@ def is_interrupted(error: BaseException, *, took_s: float, timeout_s: float) -> 
     words = str(error)
     if "statement timeout" in words:
         return False
+    # rule: a statement that an administrator cancels spends no attempt
     return "user request" in words or took_s < timeout_s
 
 

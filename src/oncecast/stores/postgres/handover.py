@@ -77,6 +77,7 @@ class Held:
             return None
         committed, *begun = await send(self.connection, message, deadline_s, commits=True)
         # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
+        # rule: a commit that begins the next transaction is proven by its own tag
         believe_commit(committed)
         try:
             return own_row(self.connection, begun) == (b"t",)
@@ -193,6 +194,7 @@ async def commit(connection: Connection, deadline_s: float) -> None:
 def believe_commit(committed: PGresult) -> None:
     """Raise AttemptFailed unless PostgreSQL says that it did what COMMIT asks for, or psycopg.Error."""
     raise_failure(committed)
+    # rule: only the COMMIT tag proves a commit
     if committed.command_status != b"COMMIT":
         raise AttemptFailed(
             "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"

@@ -33,6 +33,7 @@ class PostgresOutbox:
             refused: EmissionRefused | None = None
             if due:
                 try:
+                    # rule: an emitted event leaves the outbox only when acknowledged
                     await publish([event for _, event in due])
                 except EmissionRefused as error:
                     refused = error
@@ -55,6 +56,7 @@ class PostgresOutbox:
             idle_ms = int((within_s + MARGIN_S) * 1000)
             await cursor.execute(self._db.queries["lock_outbox"], {"idle_ms": idle_ms})
             locked = await cursor.fetchone()
+            # rule: one listener forwards the outbox at a time
             if locked is None or not locked[0]:
                 return []
             await cursor.execute(self._db.queries["due_emissions"], {"limit": limit, "max_bytes": max_bytes})

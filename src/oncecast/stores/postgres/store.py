@@ -62,6 +62,7 @@ class PostgresEvents(PostgresComparison):
         async with self._db.handling(opening if arrival.turn is None else None) as held:
             if not held.opened:
                 async with asyncio.timeout(self._deadline_s):
+                    # rule: a handler runs only for an event that was inserted
                     if not await self._begin_with(held, opening, arrival.turn):
                         await held.connection.execute("rollback")
                         held.connection.writes = True  # a conflict is kept by a statement of its own
@@ -82,6 +83,7 @@ class PostgresEvents(PostgresComparison):
                 inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
                 others = [arrival for arrival in arrivals if arrival.offset not in inserted]
                 found = await self._compare(connection, others) if others else {}
+            # rule: handlers receive only the events that their transaction inserted
             new = [arrival for arrival in arrivals if arrival.offset in inserted]
 
             async def work_on_new(tx: OpenTransaction) -> None:
@@ -112,10 +114,12 @@ class PostgresEvents(PostgresComparison):
         values = {b"key": turn.key.encode(), b"source": before.source.encode(), b"id": before.id.encode()}
         row = await begin_with(connection, Statement(self._db.queries["take_turn"], values))
         taken, epoch, offset = row or (None, None, None)
+        # rule: one event of a key runs at a time
         is_ours = taken == b"t"
         rows = {} if epoch is None or offset is None else {before.identity: (epoch.decode(), int(offset))}
         if is_ours and rows and not turn.has_come(rows):
             rows = await self._rows_before(connection, turn)
+        # rule: an ordered event runs only after the row of the event before it
         if not (is_ours and turn.has_come(rows)):
             await connection.execute("rollback")
             raise OutOfTurn(f"the turn of another event of {turn.key[:80]}")
@@ -159,6 +163,7 @@ class PostgresEvents(PostgresComparison):
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
         ):
+            # rule: an ordered event becomes a dead letter only in its turn
             if arrival.turn is not None:
                 await self._begin_in_turn(connection, arrival.turn)
             else:

@@ -109,6 +109,7 @@ class HandlerTransaction:
 
     async def take(self, key: str) -> None:
         """See OpenTransaction."""
+        # rule: a replay locks the key of its event
         if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):
             error = OutOfTurn(f"another event of {key[:80]} is under way")
             self._raised.append(error)
@@ -125,6 +126,7 @@ class HandlerTransaction:
             try:
                 yield
             except (Exception, asyncio.CancelledError):
+                # rule: a savepoint that rolls back drops the events emitted in it
                 del self._emitted[emitted_before:]
                 await self._undo(name)
                 self._savepoints.undone(number)
@@ -141,6 +143,7 @@ class HandlerTransaction:
 
     async def end(self, deadline_s: float) -> None:
         """The attempt is over, once all is that was asked for: nobody who kept the facade can do more with it."""
+        # rule: a transaction ends after every statement that its handler began
         if self._asked:
             async with asyncio.timeout(deadline_s), self._one_at_a_time:
                 pass

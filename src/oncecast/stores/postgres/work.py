@@ -35,6 +35,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         failure = AttemptFailed("the handler swallowed that a statement was cancelled")
     if failure is None:
         # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
+        # rule: emitted events commit together with their cause
         if emitted and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
             async with asyncio.timeout(deadline_s):
                 await connection.execute(database.queries["emit"], {"events": emitted})

@@ -20,6 +20,7 @@ from rows from (
     pg_catalog.unnest(%(at_us)s::bigint[]), pg_catalog.unnest(%(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64,
         "offset", attempts, at_us, extensions)
+-- rule: a replaced application inserts nothing
 where (%(revision)s < 0 or %(revision)s = (select pg_catalog.max(revision) from {schema}.groups))
     and (not (select exists (select from {schema}.attempts))
          or not exists (
@@ -45,6 +46,7 @@ from rows from (
     pg_catalog.json_to_recordset(%(events)s) as (source text, id text, type text, data jsonb, data_base64 text),
     pg_catalog.unnest(%(offsets)s::bigint[])
 ) as w (source, id, type, data, data_base64, "offset")
+-- rule: a repeated arrival ends only if its identity has a row
 join {schema}.events e on e.source = w.source and e.id = w.id
 
 -- name: failed_before
@@ -65,8 +67,11 @@ select %(source)s, %(id)s, %(type)s, %(attempts)s, %(error)s, array[%(failure)s:
     clock_timestamp() + %(delay_s)s * interval '1 second'
 where not exists (select from {schema}.events where source = %(source)s and id = %(id)s)
 on conflict (source, id) do update
-set attempts = case when a.failures @> excluded.failures then a.attempts
-                    else greatest(a.attempts + 1, excluded.attempts) end,
+set attempts = case
+        -- rule: a failed attempt that is written again counts once
+        when a.failures @> excluded.failures then a.attempts
+        else greatest(a.attempts + 1, excluded.attempts)
+    end,
     failures = case when a.failures @> excluded.failures then a.failures else a.failures || excluded.failures end,
     error = excluded.error, listener = excluded.listener,
     failed_at = clock_timestamp(), next_at = excluded.next_at
@@ -276,7 +281,10 @@ select count(*) as events, count(*) filter (where status = 'dead') as dead from 
 select d.raw, d.mended_data is not null, d.mended_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
     (extract(epoch from e.accepted_at) * 1000000)::bigint
 from {schema}.events e join {schema}.dead_letters d using (source, id)
-where e.source = %(source)s and e.id = %(id)s and e.status = 'dead' and d.discarded_at is null
+where e.source = %(source)s and e.id = %(id)s
+    -- rule: a replay turns a dead letter into a stored event once
+    and e.status = 'dead'
+    and d.discarded_at is null
 for update of e, d
 
 -- name: store_dead

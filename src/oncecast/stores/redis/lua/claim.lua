@@ -3,6 +3,7 @@
 -- rescued N times, and our lease goes on counting.
 local found = {}
 for i, key in ipairs(KEYS) do
+  -- rule: a claim leases only free events
   local value = redis.pcall('SET', key, ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
   if of_other_type(value) then
     value = ''

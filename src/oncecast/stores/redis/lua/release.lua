@@ -3,6 +3,7 @@
 local released, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
   local value = read(key)
+  -- rule: a listener releases only its own leases
   if value == ARGV[1] then
     redis.call('DEL', key)
     released = released + 1

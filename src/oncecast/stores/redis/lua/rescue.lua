@@ -8,6 +8,7 @@ for _, key in ipairs(KEYS) do
     count = 1
   elseif value and string.find(value, held) == 1 then
     count = tonumber(string.match(value, '^%d%d?%d?%d?%d?%d?$', #ARGV[1] + 2)) or 0
+    -- rule: a process that dies charges a quarantined event only if it was running
     if count < tonumber(ARGV[3]) or string.sub(value, #ARGV[1] + 1, #ARGV[1] + 1) == '!' then
       count = count + 1
     end

@@ -33,6 +33,7 @@ begin
         source text, id text, type text, subject text, time text,
         datacontenttype text, dataschema text, data jsonb, data_base64 text)
     where ($9 < 0 or $9 = (select pg_catalog.max(g.revision) from {schema}.groups g))
+        -- rule: failed attempts count across processes
         and not exists (
             select from {schema}.attempts a where a.source = e.source and a.id = e.id and a.attempts >= $7)
     on conflict do nothing;

@@ -9,7 +9,9 @@ end
 $$;
 
 create trigger own_row before delete or update of source, id on {schema}.events
-    for each row when (old.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)
+    for each row
+    -- rule: a handler cannot remove the row of its own event
+    when (old.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)
     execute function {schema}.refuse_own_row();
 
 create function {schema}.refuse_own_truncate() returns trigger language plpgsql as $$
