@@ -9,9 +9,10 @@ from functools import partial
 import psycopg
 import pytest
 
+from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import AttemptFailed, Reject, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Cursor
-from oncecast.core.ports import EarlierAttempts, EventStore, Outcome, SavedCursor, Sessions
+from oncecast.core.ports import EarlierAttempts, EventStore, Outcome, Sessions
 from oncecast.core.transaction import Transaction
 from oncecast.core.wire import Epoch
 from tests.support.event_stores import Server

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import DEFAULT_SOURCE
-from oncecast.core.ports import Batch, FailedAttempt, SavedCursor
+from oncecast.core.ports import Batch, FailedAttempt
 from oncecast.core.wire import decode_heads, events_frame, resume_after
 from oncecast.journal.memory import Kept, MemoryJournal
 from oncecast.stores.memory import MemoryEvents

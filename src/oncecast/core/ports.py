@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from oncecast.core.cursors import Save, SavedCursor
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.letter_ports import DeadLetter
@@ -230,22 +231,6 @@ class FailedAttempt:
     arrival: Arrival
     error: str
     next_in_s: float
-
-
-class SavedCursor(NamedTuple):
-    """A group's cursor in a journal as PostgreSQL has it, with the openings known when it was saved."""
-
-    cursor: Cursor
-    epochs: list[Epoch]
-
-
-class Save(NamedTuple):
-    """What became of a cursor: `saved` is what stands in PostgreSQL now (None: none yet, locked, or unknown here)."""
-
-    saved: Cursor | None
-    missing: bool
-    """Whether a row was missing right after `saved`, or the journal has gone on without the caller: it has to be read
-    again from there."""
 
 
 class Sessions(Enum):

@@ -15,10 +15,11 @@ import msgspec
 
 from oncecast.client.address import without_credentials
 from oncecast.core.clock import Clock
+from oncecast.core.cursors import SavedCursor, cursor_at, offset_in
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.event import Arrival, Cursor
+from oncecast.core.event import Arrival
 from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, GapNoted, Observe, Received, Reconnecting
-from oncecast.core.ports import EventStore, SavedCursor
+from oncecast.core.ports import EventStore
 from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
     FRAME_MAX_EVENTS,
@@ -35,8 +36,6 @@ from oncecast.core.wire import (
     Welcome,
     decode_server_frame,
     encode,
-    epoch_of,
-    has_heard_of,
     resume_after,
 )
 from oncecast.listener.dial import Connection, Dial, Lost
@@ -258,7 +257,7 @@ class Feed:
         """Where the group is in this journal; what it can never read is noted, and passed."""
         journal, epochs = welcome.journal, welcome.epochs
         saved = await self._store.load_cursor(journal)
-        if saved is None or not has_heard_of(epochs, saved.epochs):
+        if saved is None or offset_in(saved, epochs) is None:
             await (self._begin_cursor(welcome) if saved is None else self._leave_lost_future(welcome, saved))
             saved = await self._store.load_cursor(journal)
         after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
@@ -274,9 +273,8 @@ class Feed:
     async def _begin_cursor(self, welcome: Welcome) -> None:
         """What the group misses from now on is a gap, even before it has saved anything."""
         begin = welcome.last if self._from_latest else welcome.first - 1
-        at = Cursor(epoch_of(welcome.epochs, max(1, begin)), begin)
         # rule: a group saves a first cursor before it reads
-        await self._store.begin_cursor(welcome.journal, welcome.epochs, at)
+        await self._store.begin_cursor(welcome.journal, welcome.epochs, cursor_at(welcome.epochs, begin))
 
     async def _leave_lost_future(self, welcome: Welcome, saved: SavedCursor) -> None:
         """The cursor was saved with an opening that the welcome does not name: one of them is of a lost future.

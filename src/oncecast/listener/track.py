@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from oncecast.core.cursors import cursor_at
 from oncecast.core.event import IDENTITY_MAX_BYTES, Arrival, Cursor
 from oncecast.core.watermark import Watermark
 from oncecast.core.wire import Epoch, Events, Gap, Head, decode_heads, epoch_of
@@ -79,7 +80,7 @@ class Track:
 
     def cursor_at(self, offset: int) -> Cursor:
         """The cursor of `offset` in this journal's history."""
-        return Cursor(epoch_of(self.epochs, max(offset, 1)), offset)
+        return cursor_at(self.epochs, offset)
 
     @property
     def in_flight(self) -> int:

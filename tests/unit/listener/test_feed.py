@@ -15,9 +15,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.facts import Connected, ConnectingAgain, Disconnected, Fact, Reconnecting
-from oncecast.core.ports import SavedCursor
 from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
     Answer,

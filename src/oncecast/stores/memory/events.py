@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from oncecast.core.cursors import (
+    Save,
+    SavedCursor,
+    beginning,
+    decide_adoption,
+    decide_candidates,
+    decide_gap,
+    decide_save,
+)
 from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Event, Turn
 from oncecast.core.letter_ports import DeadLetter
@@ -11,13 +20,11 @@ from oncecast.core.ports import (
     EarlierAttempts,
     FailedAttempt,
     Outcome,
-    Save,
-    SavedCursor,
     Sessions,
     Work,
     WorkTogether,
 )
-from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
+from oncecast.core.wire import Epoch
 from oncecast.stores.memory.client import Client
 from oncecast.stores.memory.postgres import Failed, Letter, Row, Session
 
@@ -262,23 +269,15 @@ class MemoryEvents(Client):
         """See EventStore."""
 
         def save() -> Save:
-            saved = self._tables.cursors.setdefault(journal, _saved(epochs, 0))
-            if not has_heard_of(epochs, saved.epochs):
-                return Save(None, missing=True)
-            start = resume_after(saved.cursor, saved.epochs, epochs)
-            if start < position.offset:
-                return Save(_cursor(epochs, start), missing=True)
-            candidates = [arrival for arrival in ended if arrival.offset > start]
+            saved = self._tables.cursors.setdefault(journal, beginning(epochs))
+            candidates = decide_candidates(saved, epochs, ended, position=position)
             shown = 0
             # rule: a cursor passes only committed rows
             while shown < len(candidates) and candidates[shown].identity in self._tables.rows:
                 shown += 1
-            if not shown:
-                return Save(_cursor(epochs, start), missing=bool(candidates))
-            last = candidates[shown - 1]
-            reached = Cursor(last.epoch, last.offset)
-            self._tables.cursors[journal] = SavedCursor(reached, list(epochs))
-            return Save(reached, missing=shown < len(candidates))
+            decision = decide_save(saved, epochs, candidates, shown, position=position)
+            self._write_cursor(journal, decision.write)
+            return decision.answer
 
         result: Save = await self._do(save)
         return result
@@ -292,9 +291,7 @@ class MemoryEvents(Client):
 
         def adopt() -> None:
             saved = self._tables.cursors.get(journal)
-            if saved is not None and saved.epochs == list(instead_of):
-                start = resume_after(saved.cursor, saved.epochs, epochs)
-                self._tables.cursors[journal] = _saved(epochs, start)
+            self._write_cursor(journal, decide_adoption(saved, epochs, instead_of=instead_of))
 
         await self._do(adopt)
 
@@ -304,18 +301,18 @@ class MemoryEvents(Client):
         """See EventStore."""
 
         def pass_gap() -> Cursor | None:
-            saved = self._tables.cursors.get(journal)
-            if saved is None or not has_heard_of(epochs, saved.epochs):
-                return None
-            start = resume_after(saved.cursor, saved.epochs, epochs)
-            if start + 1 >= first or start < after:
-                return _cursor(epochs, start)
-            self._tables.gaps.append((journal, epoch_of(epochs, start + 1), start + 1, first - 1, reason))
-            self._tables.cursors[journal] = _saved(epochs, first - 1)
-            return _cursor(epochs, first - 1)
+            decision = decide_gap(self._tables.cursors.get(journal), epochs, first=first, after=after)
+            if decision.gap is not None:
+                self._tables.gaps.append((journal, *decision.gap, reason))
+            self._write_cursor(journal, decision.write)
+            return decision.cursor
 
         passed: Cursor | None = await self._do(pass_gap)
         return passed
+
+    def _write_cursor(self, journal: str, to: SavedCursor | None) -> None:
+        if to is not None:
+            self._tables.cursors[journal] = to
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
         """Rows have no age here."""
@@ -355,11 +352,3 @@ def _row(arrival: Arrival, instance: str) -> Row:
         instance,
         arrival.attempts,
     )
-
-
-def _cursor(epochs: Sequence[Epoch], offset: int) -> Cursor:
-    return Cursor(epoch_of(epochs, max(offset, 1)), offset)
-
-
-def _saved(epochs: Sequence[Epoch], offset: int) -> SavedCursor:
-    return SavedCursor(_cursor(epochs, offset), list(epochs))

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import RowLocked
 from oncecast.core.event import Cursor
-from oncecast.core.ports import SavedCursor
 from oncecast.core.transaction import Params
 
 LOCK_TIMEOUT_S = 2.0

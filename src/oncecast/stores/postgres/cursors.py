@@ -10,9 +10,18 @@ from typing import Any
 import msgspec
 from psycopg.rows import tuple_row
 
+from oncecast.core.cursors import (
+    Save,
+    SavedCursor,
+    beginning,
+    decide_adoption,
+    decide_candidates,
+    decide_gap,
+    decide_save,
+    decide_unlocked_save,
+)
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.ports import Save, SavedCursor
-from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
+from oncecast.core.wire import Epoch
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.rows import Json
@@ -62,24 +71,21 @@ class PostgresCursors:
             asyncio.timeout(self._deadline_s),
             connection.transaction(),
         ):
-            start = await self._locked_start(connection, journal, epochs)
-            if start is None:
-                return await self._saved_by_another(connection, journal, epochs)
-            if start < position.offset:  # PostgreSQL went back to an older state: what lies between is not at hand
-                return Save(_cursor(epochs, start), missing=True)
-            candidates = [arrival for arrival in ended if arrival.offset > start]
+            saved = await self._read_cursor(connection, "lock_cursor", journal)
+            if saved is None:  # there is none yet, or another listener has it locked
+                saved = beginning(epochs)
+                if not await self._insert_cursor(connection, journal, saved):
+                    return decide_unlocked_save(await self._read_cursor(connection, "load_cursor", journal), epochs)
+            candidates = decide_candidates(saved, epochs, ended, position=position)
             shown = await self._prefix_shown(connection, candidates)
-            if shown == 0:
-                return Save(_cursor(epochs, start), missing=bool(candidates))
-            last = candidates[shown - 1]
-            reached = Cursor(last.epoch, last.offset)
-            await self._move_cursor(connection, journal, epochs, reached)
-            return Save(reached, missing=shown < len(candidates))
+            decision = decide_save(saved, epochs, candidates, shown, position=position)
+            await self._write_cursor(connection, journal, decision.write)
+            return decision.answer
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """See EventStore."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            await self._begin_cursor(connection, journal, epochs, at)
+            await self._insert_cursor(connection, journal, SavedCursor(at, list(epochs)))
 
     async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
         """See EventStore."""
@@ -89,9 +95,7 @@ class PostgresCursors:
             connection.transaction(),
         ):
             saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
-            if saved is not None and saved.epochs == list(instead_of):
-                start = resume_after(saved.cursor, saved.epochs, epochs)
-                await self._move_cursor(connection, journal, epochs, _cursor(epochs, start))
+            await self._write_cursor(connection, journal, decide_adoption(saved, epochs, instead_of=instead_of))
 
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
@@ -103,41 +107,22 @@ class PostgresCursors:
             connection.transaction(),
         ):
             saved = await self._read_cursor(connection, "lock_cursor_patiently", journal)
-            if saved is None or not has_heard_of(epochs, saved.epochs):
-                return None
-            start = resume_after(saved.cursor, saved.epochs, epochs)
-            if start + 1 >= first or start < after:
-                return _cursor(epochs, start)
-            gap = {"journal": journal, "epoch": epoch_of(epochs, start + 1), "first": start + 1, "last": first - 1}
-            # rule: a gap and the cursor that passes it commit together
-            await connection.execute(self._db.queries["note_gap"], {**gap, "reason": reason})
-            passed = _cursor(epochs, first - 1)
-            await self._move_cursor(connection, journal, epochs, passed)
-            return passed
+            decision = decide_gap(saved, epochs, first=first, after=after)
+            if decision.gap is not None:
+                gap = {"journal": journal, **decision.gap._asdict(), "reason": reason}
+                # rule: a gap and the cursor that passes it commit together
+                await connection.execute(self._db.queries["note_gap"], gap)
+            await self._write_cursor(connection, journal, decision.write)
+            return decision.cursor
 
-    async def _move_cursor(self, connection: Connection, journal: str, epochs: Sequence[Epoch], to: Cursor) -> None:
-        await connection.execute(self._db.queries["move_cursor"], _place(journal, epochs, to))
+    async def _insert_cursor(self, connection: Connection, journal: str, cursor: SavedCursor) -> bool:
+        """Return whether it was inserted: the group had none."""
+        inserted = await connection.execute(self._db.queries["begin_cursor"], _values(journal, cursor))
+        return await inserted.fetchone() is not None
 
-    async def _begin_cursor(self, connection: Connection, journal: str, epochs: Sequence[Epoch], at: Cursor) -> bool:
-        """Whether it was not there."""
-        cursor = await connection.execute(self._db.queries["begin_cursor"], _place(journal, epochs, at))
-        return await cursor.fetchone() is not None
-
-    async def _locked_start(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> int | None:
-        """The saved offset in terms of `epochs`, with the row locked; None if another has it, or knows more."""
-        saved = await self._read_cursor(connection, "lock_cursor", journal)
-        if saved is not None:
-            # rule: only a listener that knows the epochs of the saved cursor moves it
-            if not has_heard_of(epochs, saved.epochs):
-                return None
-            return resume_after(saved.cursor, saved.epochs, epochs)
-        return 0 if await self._begin_cursor(connection, journal, epochs, Cursor(epochs[0].epoch, 0)) else None
-
-    async def _saved_by_another(self, connection: Connection, journal: str, epochs: Sequence[Epoch]) -> Save:
-        saved = await self._read_cursor(connection, "load_cursor", journal)
-        if saved is None or not has_heard_of(epochs, saved.epochs):
-            return Save(None, missing=saved is not None)
-        return Save(_cursor(epochs, resume_after(saved.cursor, saved.epochs, epochs)), missing=False)
+    async def _write_cursor(self, connection: Connection, journal: str, to: SavedCursor | None) -> None:
+        if to is not None:
+            await connection.execute(self._db.queries["move_cursor"], _values(journal, to))
 
     async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
         async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -175,10 +160,5 @@ class PostgresCursors:
             return ids - {id_ for (id_,) in await cursor.fetchall()}
 
 
-def _place(journal: str, epochs: Sequence[Epoch], at: Cursor) -> dict[str, Any]:
-    encoded = Json(msgspec.json.encode(epochs))
-    return {"journal": journal, "epoch": at.epoch, "offset": at.offset, "epochs": encoded}
-
-
-def _cursor(epochs: Sequence[Epoch], offset: int) -> Cursor:
-    return Cursor(epoch_of(epochs, max(offset, 1)), offset)
+def _values(journal: str, saved: SavedCursor) -> dict[str, Any]:
+    return {"journal": journal, **saved.cursor._asdict(), "epochs": Json(msgspec.json.encode(saved.epochs))}
