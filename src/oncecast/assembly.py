@@ -27,7 +27,7 @@ from oncecast.http.connections import HttpLimits
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens
-from oncecast.journal import SqliteJournal
+from oncecast.journal import JournalLimits, SqliteJournal
 from oncecast.listener.api import listener_app
 from oncecast.listener.api import right_for as listener_needs
 from oncecast.listener.attempt import AttemptLimits
@@ -43,6 +43,7 @@ from oncecast.observe.logs import start_logging
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.app import right_for as producer_needs
+from oncecast.producer.intake import IntakeLimits
 from oncecast.producer.publishable import check_publishable
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.dead_letter_file import DeadLetterFile
@@ -92,7 +93,10 @@ async def _produce(
     with closing(bind(config.host, config.port)) as listening:
         try:
             journal = await SqliteJournal.open(
-                config.journal_path, frame_max_bytes=config.frame_max_bytes, observe=observe
+                config.journal_path,
+                SYSTEM_CLOCK,
+                limits=JournalLimits(frame_max_bytes=config.frame_max_bytes),
+                observe=observe,
             )
         except JournalCorrupt as error:
             what = f"{config.journal_path}: {error}"
@@ -105,11 +109,13 @@ async def _produce(
                 instance=config.instance_id,
                 source=config.event_source,
                 drain_timeout_s=config.drain_timeout,
-                event_max_bytes=config.event_max_bytes,
-                request_max_bytes=config.request_max_bytes,
-                request_max_events=config.request_max_events,
-                requests_max_bytes=config.requests_max_bytes,
                 ring_max_bytes=config.window_bytes,
+                intake=IntakeLimits(
+                    event_max_bytes=config.event_max_bytes,
+                    request_max_bytes=config.request_max_bytes,
+                    request_max_events=config.request_max_events,
+                    requests_max_bytes=config.requests_max_bytes,
+                ),
                 retention=RetentionLimits(
                     max_bytes=config.journal_max_bytes,
                     max_age_s=config.journal_max_age,
@@ -117,7 +123,9 @@ async def _produce(
                     group_expires_s=config.group_expires,
                 ),
             )
-            producer = Producer(journal, settings, metrics=metrics.text, observe=observe, last_resort=last_resort)
+            producer = Producer(
+                journal, settings, SYSTEM_CLOCK, metrics=metrics.text, observe=observe, last_resort=last_resort
+            )
             producer.stop = stop
             metrics.show_health(producer.look)
             metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
@@ -134,6 +142,7 @@ async def _produce(
                 _guarded(app, config, observe),
                 listening,
                 stop,
+                SYSTEM_CLOCK,
                 ws_max_bytes=frame_max_bytes + WS_MARGIN_BYTES,
                 limits=limits,
                 observe=observe,
@@ -236,7 +245,15 @@ async def _listen(
         face_ends = Essentials(SYSTEM_CLOCK, end_within_s=config.drain_timeout, last_resort=last_resort)
         limits = _http_limits(config)
         guarded = _guarded(door, config, observe)
-        served = serve(guarded, listening, drained, ws_max_bytes=WS_MARGIN_BYTES, limits=limits, observe=observe)
+        served = serve(
+            guarded,
+            listening,
+            drained,
+            SYSTEM_CLOCK,
+            ws_max_bytes=WS_MARGIN_BYTES,
+            limits=limits,
+            observe=observe,
+        )
         serving = face_ends.start(served, "HTTP server")
         counting: list[asyncio.Task[None]] = []
 

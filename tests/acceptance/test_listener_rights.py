@@ -20,11 +20,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from oncecast import Event, Publisher
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.ports import KnownGroup
 from oncecast.core.wire import Report, Resume, Welcome, decode_server_frame, encode, events_frame
 from oncecast.embedded import Stack
 from oncecast.journal import SqliteJournal
-from oncecast.producer import listeners
+from oncecast.producer.session import SocketLimits
 from tests.acceptance.test_recovery import oncecast
 from tests.support.producers import Address, ProducerProcess, closed, post, producer_here, producer_process
 from tests.support.stacks import StackOf, drained, rows, until
@@ -109,11 +110,13 @@ async def test_a_group_that_could_have_no_such_name_is_refused(producer: Produce
     assert (code, reason) == (1008, "a group's name has a-z, 0-9 and _, and at most 40 characters")
 
 
-async def test_groups_are_bounded_and_those_that_are_known_come_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listeners, "GROUPS_MAX", 2)
-    async with producer_here(tmp_path) as producer, as_group(producer, "a"), as_group(producer, "b"):
+async def test_groups_are_bounded_and_those_that_are_known_come_back(tmp_path: Path) -> None:
+    limits = SocketLimits(groups_max=2)
+    async with (
+        producer_here(tmp_path, sockets=limits) as producer,
+        as_group(producer, "a"),
+        as_group(producer, "b"),
+    ):
         async with as_group(producer, "c") as (connection, _welcome):
             code, reason = await closed(connection)
             assert (code, reason.startswith("there are 2 groups already")) == (1008, True)
@@ -154,7 +157,7 @@ async def test_a_producer_whose_readers_need_a_token_wants_one_of_its_listeners_
 
 async def test_groups_of_odd_names_that_are_there_can_be_forgotten(tmp_path: Path) -> None:
     names = ("..", ".", "a/b", "a b", "%2E%2E", "ü")
-    journal = await SqliteJournal.open(tmp_path / "journal.db", observe=lambda _fact: None)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
     await journal.keep_groups([KnownGroup(name, 0) for name in names])
     await journal.close()
     with producer_process(tmp_path) as producer:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -15,8 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Data, Origin, Subprotocol
 
 from oncecast import Event, Publisher
-from oncecast.http import server
-from oncecast.producer import clients, session
+from oncecast.producer.session import SocketLimits
 from tests.support.producers import (
     ProducerProcess,
     closed,
@@ -218,6 +218,7 @@ async def until_closed(connection: ClientConnection) -> AsyncIterator[Data]:
             yield await connection.recv()
 
 
+IMPATIENT = SocketLimits(client_send_deadline_s=0.3)
 BULK = [Event.new("tick", "x" * 10_000) for _ in range(1_500)]
 """More than the buffers between two sockets hold."""
 
@@ -230,10 +231,9 @@ async def test_a_reader_that_never_reads_delays_nobody(producer: ProducerProcess
     assert received == {event.id for event in BULK}
 
 
-async def test_a_reader_that_never_reads_is_closed_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "SEND_DEADLINE_S", 0.3)
+async def test_a_reader_that_never_reads_is_closed_for_good(tmp_path: Path) -> None:
     async with (
-        producer_here(tmp_path) as producer,
+        producer_here(tmp_path, sockets=IMPATIENT) as producer,
         Publisher(producer.http) as publisher,
         producer.client() as client,
     ):
@@ -254,10 +254,9 @@ async def test_a_reader_that_never_reads_is_closed_for_good(tmp_path: Path, monk
                     received += await reader.read(2**16)
 
 
-async def test_a_slow_reader_is_told_where_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "SEND_DEADLINE_S", 0.3)
+async def test_a_slow_reader_is_told_where_to_go_on(tmp_path: Path) -> None:
     async with (
-        producer_here(tmp_path) as producer,
+        producer_here(tmp_path, sockets=IMPATIENT) as producer,
         Publisher(producer.http) as publisher,
         producer.client() as client,
     ):
@@ -277,13 +276,12 @@ async def test_a_slow_reader_is_told_where_to_go_on(tmp_path: Path, monkeypatch:
     assert 0 < len(seen) < len(BULK)
 
 
-async def test_a_publisher_that_reads_no_answers_is_ended_by_the_system(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clients, "SEND_DEADLINE_S", 0.3)
-    monkeypatch.setattr(session, "CLOSE_DEADLINE_S", 0.3)
-    monkeypatch.setattr(server, "UNREAD_TIMEOUT_MS", 300)
-    async with producer_here(tmp_path) as producer, producer.client() as client:
+async def test_a_publisher_that_reads_no_answers_is_ended_by_the_system(tmp_path: Path) -> None:
+    limits = replace(IMPATIENT, close_deadline_s=0.3)
+    async with (
+        producer_here(tmp_path, unread_timeout_ms=300, sockets=limits) as producer,
+        producer.client() as client,
+    ):
         _, writer = await asyncio.open_connection("127.0.0.1", producer.port, limit=1)
         writer.write(hand_shake(producer, "/"))
         event = b'{"x":"' + b"y" * 60_000 + b'"}'

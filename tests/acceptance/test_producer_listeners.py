@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 
 from oncecast import Event, Publisher
 from oncecast.core.wire import Credit, Events, Resume, Welcome, decode_server_frame, encode
-from oncecast.producer import listeners
+from oncecast.producer.session import SocketLimits
 from tests.support.producers import Address, ProducerProcess, closed, post, producer_here, producer_process
 from tests.support.stacks import until
 
@@ -218,9 +218,9 @@ async def test_unknown_fields_are_ignored(producer: ProducerProcess) -> None:
         assert (await next_frame(connection))[0].offset == 1
 
 
-async def test_one_who_never_resumes_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "RESUME_DEADLINE_S", 0.1)
-    async with producer_here(tmp_path) as producer, listening(producer) as connection:
+async def test_one_who_never_resumes_is_closed(tmp_path: Path) -> None:
+    limits = SocketLimits(resume_deadline_s=0.1)
+    async with producer_here(tmp_path, sockets=limits) as producer, listening(producer) as connection:
         with pytest.raises(ConnectionClosed) as ended:
             while True:
                 await connection.recv()

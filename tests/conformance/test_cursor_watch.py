@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from oncecast.chaos.watching import CursorWatch
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Event
 from oncecast.journal import SqliteJournal
 from oncecast.stores.postgres import Database
@@ -23,7 +24,7 @@ IDS = ["tick:1", "tick:2", "tick:3"]
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
     """With three events."""
-    opened = await SqliteJournal.open(tmp_path / "journal.db", observe=lambda _fact: None)
+    opened = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
     await opened.append([msgspec.json.encode(Event.new("tick", {}, id=id_, source="/oncecast")) for id_ in IDS])
     yield opened
     await opened.close()

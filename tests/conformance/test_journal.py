@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalCorrupt, StartError
 from oncecast.core.facts import Fact
 from oncecast.core.ports import Batch, KnownGroup
-from oncecast.journal import SqliteJournal, file
+from oncecast.journal import JournalLimits, SqliteJournal, file
 from oncecast.journal.memory import Kept, MemoryJournal
 
 
@@ -27,15 +28,18 @@ OpenJournal = Callable[[], Awaitable[AnyJournal]]
 @pytest.fixture(params=["sqlite", "memory"])
 async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenJournal]:
     opened: list[AnyJournal] = []
-    kept = Kept()
+    kept = Kept.new(SYSTEM_CLOCK)
 
     async def make() -> AnyJournal:
         for journal in opened:
             await journal.close()
         if request.param == "memory":
-            opened[:] = [MemoryJournal(kept, frame_max_bytes=1_000)]
+            opened[:] = [MemoryJournal(SYSTEM_CLOCK, kept, frame_max_bytes=1_000)]
         else:
-            opened[:] = [await SqliteJournal.open(tmp_path / "journal.db", frame_max_bytes=1_000, observe=ignore)]
+            limits = JournalLimits(frame_max_bytes=1_000)
+            opened[:] = [
+                await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, observe=ignore)
+            ]
         return opened[0]
 
     yield make
@@ -44,7 +48,7 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
 
 
 async def open_file(tmp_path: Path) -> SqliteJournal:
-    return await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
+    return await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, observe=ignore)
 
 
 def events(count: int, size_bytes: int = 20) -> list[bytes]:
@@ -222,7 +226,7 @@ async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:
     database.execute("create table t (x)")
     database.close()
     with pytest.raises(StartError, match="no journal"):
-        await SqliteJournal.open(tmp_path / "other.db", observe=ignore)
+        await SqliteJournal.open(tmp_path / "other.db", SYSTEM_CLOCK, observe=ignore)
 
 
 async def test_what_was_said_of_groups_is_known_after_a_restart(open_journal: OpenJournal) -> None:

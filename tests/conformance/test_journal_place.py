@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalUnavailable, StartError
 from oncecast.core.facts import Fact, JournalFailed
-from oncecast.journal import SqliteJournal, file, sqlite
+from oncecast.journal import JournalLimits, SqliteJournal, file
 from oncecast.journal.place import is_mount_point
 from tests.support.stacks import until
 
@@ -25,9 +26,16 @@ def facts() -> list[Fact]:
 
 
 @pytest.fixture
-async def journal(tmp_path: Path, facts: list[Fact]) -> AsyncIterator[SqliteJournal]:
+def limits() -> JournalLimits:
+    """Those of `journal`; a test may have others."""
+    return JournalLimits()
+
+
+@pytest.fixture
+async def journal(tmp_path: Path, facts: list[Fact], limits: JournalLimits) -> AsyncIterator[SqliteJournal]:
     """In `data`, which a test may remove."""
-    journal = await SqliteJournal.open(tmp_path / "data" / "journal.db", observe=facts.append)
+    path = tmp_path / "data" / "journal.db"
+    journal = await SqliteJournal.open(path, SYSTEM_CLOCK, limits=limits, observe=facts.append)
     yield journal
     await journal.close()
 
@@ -64,7 +72,7 @@ async def test_a_journal_that_is_open_is_refused_to_others_by_whatever_name(
 ) -> None:
     path = named(tmp_path / "data" / "journal.db", other)
     with pytest.raises(StartError) as refused:
-        await SqliteJournal.open(path, observe=lambda _fact: None)
+        await SqliteJournal.open(path, SYSTEM_CLOCK, observe=lambda _fact: None)
     message = f"the journal {path} is in use by another process: give each producer a journal of its own"
     assert str(refused.value) == message
 
@@ -81,7 +89,7 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
 async def test_a_descriptor_as_a_path_leads_to_the_file_itself_with_its_log_next_to_it(
     tmp_path: Path, descriptor: int
 ) -> None:
-    journal = await SqliteJournal.open(Path(f"/proc/self/fd/{descriptor}"), observe=lambda _fact: None)
+    journal = await SqliteJournal.open(Path(f"/proc/self/fd/{descriptor}"), SYSTEM_CLOCK, observe=lambda _fact: None)
     await journal.append([b"1"])
     assert (tmp_path / "journal.db-wal").exists()
     await journal.close()
@@ -92,7 +100,7 @@ async def test_a_journal_with_two_names_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "journal.db").touch()
     hard_link(tmp_path / "journal.db", tmp_path)
     with pytest.raises(StartError, match=r"has 2 names \(hard links\).*: remove all names but one"):
-        await SqliteJournal.open(tmp_path / "journal.db", observe=lambda _fact: None)
+        await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
 
 
 def test_a_file_that_is_mounted_by_itself_is_known(tmp_path: Path) -> None:
@@ -143,6 +151,7 @@ async def test_nothing_is_acknowledged_once_a_file_of_the_journal_is_not_at_its_
     assert (await journal.read(0, 10**6))[0].body == b"[1,2]"
 
 
+@pytest.mark.parametrize("limits", [JournalLimits(look_interval_s=0.01)])
 @pytest.mark.parametrize("lose", LOSSES)
 async def test_an_idle_journal_notices_by_itself_that_a_file_is_gone_and_says_so_once(
     journal: SqliteJournal,
@@ -152,7 +161,6 @@ async def test_an_idle_journal_notices_by_itself_that_a_file_is_gone_and_says_so
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check, checks = journal._place.check, count()
-    monkeypatch.setattr(sqlite, "LOOK_INTERVAL_S", 0.01)
     monkeypatch.setattr(journal._place, "check", lambda: (next(checks), check()))
     assert journal.failing is None
     lose(tmp_path / "data")
@@ -200,7 +208,7 @@ async def test_what_was_accepted_is_saved_from_a_deleted_log_before_the_process_
     with pytest.raises(JournalUnavailable, match=REFUSED):
         await journal.append([b"2"])
     shutil.copy(tmp_path / "data" / "journal.db", tmp_path / "left.db")
-    left = await SqliteJournal.open(tmp_path / "left.db", observe=lambda _fact: None)
+    left = await SqliteJournal.open(tmp_path / "left.db", SYSTEM_CLOCK, observe=lambda _fact: None)
     assert left.last >= 20
     assert [batch.body for batch in await left.read(0, 10**6)][:20] == [b"[1]"] * 20
     await left.close()
@@ -212,11 +220,11 @@ async def test_another_reader_of_the_file_ends_none_of_its_locks(journal: Sqlite
     reader = file.open_file(tmp_path / "data" / "journal.db", read_only=True)
     reader.close()
     with pytest.raises(StartError, match="in use"):
-        await SqliteJournal.open(tmp_path / "data" / "journal.db", observe=lambda _fact: None)
+        await SqliteJournal.open(tmp_path / "data" / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
     assert (tmp_path / "data" / "journal.db-wal").exists()
 
 
 async def test_a_path_that_cannot_be_used_is_told_with_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"^cannot use the journal .*; JOURNAL_PATH names its file$"):
-        await SqliteJournal.open(tmp_path / "file" / "journal.db", observe=lambda _fact: None)
+        await SqliteJournal.open(tmp_path / "file" / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)

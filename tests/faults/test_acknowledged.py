@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from oncecast.core.wire import SUBPROTOCOL, Resume, Welcome, decode_server_frame, encode
-from oncecast.http import body
+from oncecast.producer.intake import IntakeLimits
 from tests.support.producers import (
     ProducerProcess,
     closed,
@@ -139,11 +139,8 @@ async def test_a_reader_that_never_reads_does_not_hold_up_the_end(tmp_path: Path
                     assert await asyncio.to_thread(producer.end) == 0
 
 
-async def test_a_body_that_does_not_come_is_ended_by_a_deadline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body, "GRACE_S", 0.1)
-    async with producer_here(tmp_path) as producer:
+async def test_a_body_that_does_not_come_is_ended_by_a_deadline(tmp_path: Path) -> None:
+    async with producer_here(tmp_path, intake=IntakeLimits(body_grace_s=0.1)) as producer:
         reader, writer = await asyncio.open_connection("127.0.0.1", producer.port)
         writer.write(b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{")
         async with asyncio.timeout(10):

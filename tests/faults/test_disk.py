@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalFull, JournalUnavailable
 from oncecast.core.facts import Fact, JournalFailed, JournalOpened
-from oncecast.journal import SqliteJournal, sqlite
+from oncecast.journal import JournalLimits, SqliteJournal
 from tests.support.disk import Disk
 
 
@@ -27,11 +28,16 @@ def facts() -> list[Fact]:
 
 
 @pytest.fixture
+def limits() -> JournalLimits:
+    """Those of `journal`; a test may have others."""
+    return JournalLimits(reopen_interval_s=0.0)
+
+
+@pytest.fixture
 async def journal(
-    disk: Disk, facts: list[Fact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, facts: list[Fact], tmp_path: Path, limits: JournalLimits
 ) -> AsyncIterator[SqliteJournal]:
-    monkeypatch.setattr(sqlite, "REOPEN_INTERVAL_S", 0.0)
-    journal = await SqliteJournal.open(tmp_path / "journal.db", observe=facts.append)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, observe=facts.append)
     yield journal
     disk.sync_fails = disk.full = False
     await journal.close()
@@ -50,7 +56,7 @@ async def events(journal: SqliteJournal) -> list[bytes]:
 
 async def after_power_cut(disk: Disk, folder: Path, left: Path) -> list[bytes]:
     disk.cut_power(folder, left)
-    restarted = await SqliteJournal.open(left / "journal.db", observe=lambda _fact: None)
+    restarted = await SqliteJournal.open(left / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
     try:
         return await events(restarted)
     finally:
@@ -131,23 +137,20 @@ async def test_after_closing_an_append_is_refused_rather_than_left_waiting(journ
         await journal.append([event(6)])
 
 
-async def test_too_much_waiting_for_the_disk_is_refused(
-    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "PENDING_MAX_BYTES", 10)
+@pytest.mark.parametrize("limits", [JournalLimits(pending_max_bytes=10)])
+async def test_too_much_waiting_for_the_disk_is_refused(journal: SqliteJournal) -> None:
     results = await asyncio.gather(*(journal.append([event(n)]) for n in range(5)), return_exceptions=True)
     assert results[0] == 1
     assert any(isinstance(result, JournalUnavailable) and "behind" in str(result) for result in results)
     assert await journal.append([b"{}" * 100])  # alone, one of any size
 
 
-async def test_a_disk_that_does_not_answer_ends_the_wait_not_the_journal(
-    journal: SqliteJournal, disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "APPEND_DEADLINE_S", 0.0)
+@pytest.mark.parametrize("limits", [JournalLimits(append_deadline_s=1.0)])
+async def test_a_disk_that_does_not_answer_ends_the_wait_not_the_journal(journal: SqliteJournal, disk: Disk) -> None:
+    disk.answers.clear()
     with pytest.raises(JournalUnavailable, match="unknown"):
         await journal.append([event(1)])
-    monkeypatch.undo()
+    disk.answers.set()
     await journal.append([event(2)])
     assert await events(journal) == [event(1), event(2)]
 

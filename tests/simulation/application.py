@@ -17,6 +17,7 @@ from oncecast.core.event import DEFAULT_SOURCE, Event, follow_up_id
 from oncecast.core.transaction import Transaction
 from oncecast.listener.handlers import Listener
 from oncecast.stores.memory.postgres import EFFECT
+from tests.simulation.loop import sleep
 
 GROUP = "simulated"
 FOLLOWED = "followed"
@@ -101,7 +102,7 @@ def application(at: Surroundings) -> Listener:
 
     @app.on("slow")
     async def be_slow(event: Event, tx: Transaction) -> None:
-        await asyncio.sleep(at.draw.uniform(0.1, 3.0))
+        await sleep(at.draw.uniform(0.1, 3.0))
 
     @app.on("swallowing")
     async def swallow(event: Event, tx: Transaction) -> None:
@@ -128,7 +129,7 @@ def application(at: Surroundings) -> Listener:
     async def keep_order(event: Event, tx: Transaction) -> None:
         at.entered(str(event.subject), tx)
         await tx.execute(EFFECT, (event.id,))
-        await asyncio.sleep(at.draw.choice((0.0, at.draw.uniform(0, 1))))
+        await sleep(at.draw.choice((0.0, at.draw.uniform(0, 1))))
         await at.undergo(event)
 
     @app.on("chained*")

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import secrets
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest.mock import patch
 
-from oncecast.journal import memory
 from tests.simulation.loop import VirtualLoop
 
 WALL_BEGINS_S = 1_700_000_000.0
@@ -32,16 +25,3 @@ class VirtualClock:
 
     def new_token(self, size_bytes: int, /) -> str:
         return f"{self._tokens.getrandbits(8 * size_bytes):0{2 * size_bytes}x}"
-
-
-@contextmanager
-def instead_of_the_worlds(clock: VirtualClock) -> Iterator[None]:
-    """For whatever is not given the clock yet."""
-    with (
-        patch.object(asyncio, "sleep", clock.sleep),
-        patch.object(time, "monotonic", clock.monotonic_s),
-        patch.object(time, "time", clock.unix_s),
-        patch.object(memory, "time_ns", lambda: int(clock.unix_s() * 1e9)),
-        patch.object(secrets, "token_hex", clock.new_token),
-    ):
-        yield

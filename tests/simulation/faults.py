@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from copy import deepcopy
@@ -13,7 +12,7 @@ from oncecast.core.errors import JournalUnavailable
 from oncecast.core.ports import Batch
 from oncecast.http.problems import Problem
 from tests.simulation.application import GROUP
-from tests.simulation.loop import begin, owned_by
+from tests.simulation.loop import begin, owned_by, sleep
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process, World
@@ -71,7 +70,7 @@ async def _crash(world: World, process: Process, steps: int) -> bool:
     """After some steps more: the clock alone would never strike between two that take no time."""
     vanished: list[bool] = []
     world.loop.strike_after(process.owner, steps, lambda: vanished.append(world.vanish(process)))
-    await asyncio.sleep(CRASH_WITHIN_S)
+    await sleep(CRASH_WITHIN_S)
     return any(vanished)
 
 
@@ -88,7 +87,7 @@ async def _producer_freeze(world: World, action: Action) -> bool:
 async def _freeze(world: World, process: Process, seconds: float) -> bool:
     owner = process.owner
     world.loop.freeze(owner)
-    await asyncio.sleep(seconds)
+    await sleep(seconds)
     return world.loop.thaw(owner) > 0
 
 
@@ -138,7 +137,7 @@ async def _lose_answers(world: World, action: Action) -> bool:
     name = world.listener(action.which).name
     before = world.servers.felt[name]
     world.servers.lossy[name] += 1
-    await asyncio.sleep(action.length_s)
+    await sleep(action.length_s)
     world.servers.lossy[name] -= 1
     return world.servers.felt[name] > before
 
@@ -146,7 +145,7 @@ async def _lose_answers(world: World, action: Action) -> bool:
 async def _cut(world: World, what: str, seconds: float) -> bool:
     before = world.servers.felt[what]
     with world.servers.without(what):
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
     return world.servers.felt[what] > before
 
 
@@ -219,7 +218,7 @@ async def _refuse(world: World, action: Action) -> bool:
     before = world.publishers.refusals[producer.name]
     journal = producer.journal
     journal.failure = JournalUnavailable("the disk is full")
-    await asyncio.sleep(action.length_s)
+    await sleep(action.length_s)
     journal.failure = None
     return world.publishers.refusals[producer.name] > before
 
@@ -231,7 +230,7 @@ async def _restore(world: World, action: Action) -> bool:
     if not world.publishers.begin_copy(producer.name):
         return False
     copy = deepcopy(world.kept[producer.name])
-    await asyncio.sleep(action.length_s)
+    await sleep(action.length_s)
     world.vanish(producer)
     world.kept[producer.name] = copy
     world.watch.has_gone_back()
@@ -262,7 +261,7 @@ async def _forget(world: World, action: Action) -> bool:
     world.break_wires(lambda wire: wire.producer == producer.name)
     before = len(world.watch.given_up)
     cut = begin(_cut(world, f"listeners>{producer.name}", action.length_s))
-    await asyncio.sleep(action.length_s * 0.9)
+    await sleep(action.length_s * 0.9)
     if producer.running:
         with owned_by(producer.owner), suppress(Problem, JournalUnavailable):
             await producer.service.retention.forget(GROUP)
@@ -284,14 +283,14 @@ async def _publish_otherwise(world: World, action: Action) -> bool:
     before = len(world.postgres.tables.conflicts)
     if not await world.publishers.publish_again(world.producer(action.which).name, n=1):
         return False
-    await asyncio.sleep(CONFLICT_WITHIN_S)
+    await sleep(CONFLICT_WITHIN_S)
     return len(world.postgres.tables.conflicts) > before
 
 
 @fault("replay")
 async def _replay(world: World, action: Action) -> bool:
     """Handlers are mended, and every listener at once is asked to replay all that this may help."""
-    await asyncio.sleep(REPLAY_AFTER_S + action.length_s)
+    await sleep(REPLAY_AFTER_S + action.length_s)
     world.mend()
     dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type.endswith("flaky")]
     alive = [process for process in world.listeners if process.running and process.service is not None]

@@ -14,7 +14,7 @@ import msgspec
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import DEFAULT_SOURCE, Event
 from oncecast.producer.app import Producer
-from tests.simulation.loop import begin, owned_by, owner_name
+from tests.simulation.loop import begin, owned_by, owner_name, sleep
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -44,7 +44,7 @@ class Publishers:
         ids = self._try(events)
         body = b"[" + b",".join(events) + b"]"
         while not await self._post(producer, body):
-            await asyncio.sleep(self._world.draw.uniform(0.1, 1.0))
+            await sleep(self._world.draw.uniform(0.1, 1.0))
         self._acknowledged(producer, ids, events)
 
     async def relay(self, events: Sequence[bytes]) -> None:
@@ -53,7 +53,7 @@ class Publishers:
         listener, producer = owner_name(), world.producer(world.draw.randrange(len(world.producers))).name
         ids = self._try(events)
         world.handled.relayed(ids)
-        await asyncio.sleep(world.servers.latency_s())
+        await sleep(world.servers.latency_s())
         is_cut = world.servers.is_cut(listener, producer) or world.servers.is_cut("listeners", producer)
         if is_cut or not await self._post(producer, b"[" + b",".join(events) + b"]"):
             raise Unavailable(f"{producer} has not acknowledged")
@@ -111,7 +111,7 @@ class Publishers:
             async with asyncio.timeout(POST_DEADLINE_S):
                 status = await asyncio.shield(posting)
                 self.refusals[producer] += status >= 500
-                await asyncio.sleep(self._world.servers.latency_s())
+                await sleep(self._world.servers.latency_s())
                 is_heard = self._world.draw.random() >= UNHEARD
                 return status == 202 and is_heard and restores == self.restores[producer]
         return False

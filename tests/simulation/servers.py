@@ -11,7 +11,7 @@ from typing import Any
 
 from oncecast.core.errors import Unavailable
 from oncecast.stores.memory.call import Act, Call
-from tests.simulation.loop import begin, owned_by
+from tests.simulation.loop import begin, owned_by, sleep
 
 LOSS = 0.3
 
@@ -66,7 +66,7 @@ class Servers:
         if server in self._thawed:
             return
         thawed = self._thawed[server] = asyncio.Event()
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
         del self._thawed[server]
         thawed.set()
 
@@ -74,9 +74,9 @@ class Servers:
         """How `client` calls `server`: OSError or TimeoutError tell only that it did not hear of its success."""
 
         async def call(act: Act) -> Any:
-            await asyncio.sleep(self.latency_s())
+            await sleep(self.latency_s())
             if self.is_cut(client, server):
-                await asyncio.sleep(self._draw.choice((0.0, deadline_s)))
+                await sleep(self._draw.choice((0.0, deadline_s)))
                 raise ConnectionRefusedError(f"{server} cannot be reached")
             result = self._when_thawed(server, act) if server in self._thawed else act()
             if asyncio.iscoroutine(result):
@@ -86,7 +86,7 @@ class Servers:
                     result = await asyncio.shield(acting)
             self._on_act()
             if latency_s := self.latency_s():
-                await asyncio.sleep(latency_s)
+                await sleep(latency_s)
             if self.is_cut(client, server) or self.loses(client):
                 raise ConnectionResetError("the answer is lost")
             return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import DEFAULT_SOURCE
 from oncecast.core.ports import Batch, FailedAttempt
@@ -174,8 +175,8 @@ class Watch:
 class WatchedJournal(MemoryJournal):
     """Tells what it cuts."""
 
-    def __init__(self, kept: Kept, watch: Watch) -> None:
-        super().__init__(kept)
+    def __init__(self, clock: Clock, kept: Kept, watch: Watch) -> None:
+        super().__init__(clock, kept)
         self._watch = watch
 
     async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:

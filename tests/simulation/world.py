@@ -27,10 +27,10 @@ from oncecast.stores.memory import (
 )
 from oncecast.stores.memory.postgres import Tables
 from tests.simulation.application import GROUP, RULES, Surroundings, application
-from tests.simulation.clock import VirtualClock, instead_of_the_worlds
+from tests.simulation.clock import VirtualClock
 from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, REDIS_FAILS_OVER, Action
 from tests.simulation.handled import Handled
-from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by, owner_name
+from tests.simulation.loop import NothingLeft, Spinning, VirtualLoop, begin, owned_by, owner_name, sleep
 from tests.simulation.network import Wire
 from tests.simulation.publishers import Publishers, event_of
 from tests.simulation.schedule import Schedule
@@ -94,7 +94,7 @@ class World:
         self.redis = MemoryRedis(loop.time)
         self.producers = [Process(f"producer-{n}") for n in range(schedule.producers)]
         self.listeners = [Process(f"listener-{n}") for n in range(schedule.listeners)]
-        self.kept = {producer.name: Kept() for producer in self.producers}
+        self.kept = {producer.name: Kept.new(clock) for producer in self.producers}
         self.snapshots: list[tuple[Tables, MemoryRedis]] = []
         self._told = told
         self._wires: list[Wire] = []
@@ -139,9 +139,9 @@ class World:
     async def dial(self, url: str) -> AsyncIterator[Wire]:
         """See Dial; the URL is a producer's name."""
         name, producer = owner_name(), self.process(url)
-        await asyncio.sleep(self.servers.latency_s())
+        await sleep(self.servers.latency_s())
         if not producer.running or self.servers.is_cut(name, url) or self.servers.is_cut("listeners", url):
-            await asyncio.sleep(self.draw.choice((0.0, DIAL_DEADLINE_S)))
+            await sleep(self.draw.choice((0.0, DIAL_DEADLINE_S)))
             raise ConnectionRefusedError(f"{url} cannot be reached")
         wire = Wire(name, url, self.servers.latency_s)
         self._wires.append(wire)
@@ -178,13 +178,13 @@ class World:
         """Open its journal anew."""
         self._begin(process)
         with owned_by(process.owner):
-            journal = process.journal = WatchedJournal(self.kept[process.name], self.watch)
+            journal = process.journal = WatchedJournal(self.clock, self.kept[process.name], self.watch)
             settings = ProducerSettings(
                 instance=process.name,
                 ring_max_bytes=self._ring_bytes,
                 retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
-            process.service = Producer(journal, settings, metrics=lambda: b"", observe=lambda _fact: None)
+            process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", observe=lambda _fact: None)
             begin(process.service.retention.run_for_ever())
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
@@ -292,7 +292,7 @@ class World:
 
     async def _restart_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self.draw.uniform(0.2, 2.0))
+            await sleep(self.draw.uniform(0.2, 2.0))
             for listener in self.listeners:
                 if not listener.running:
                     self.start_listener(listener)
@@ -302,7 +302,7 @@ class World:
 
     async def _copy_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self.draw.uniform(0, 10))
+            await sleep(self.draw.uniform(0, 10))
             self.snapshots.append((self.postgres.snapshot(), self.redis.snapshot()))
 
     async def _rest(self) -> None:
@@ -310,7 +310,7 @@ class World:
         while not self._is_at_rest():
             if self.loop.time() > deadline_s:
                 raise Stalled("not everything has ended")
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await sleep(LOOK_INTERVAL_S)
 
     def _is_at_rest(self) -> bool:
         """Every listener has seen everything end, and knows that the cursor stands behind it."""
@@ -366,7 +366,7 @@ def _last(kept: Kept) -> int:
 
 
 async def _at(at_s: float, act: Awaitable[None]) -> None:
-    await asyncio.sleep(at_s)
+    await sleep(at_s)
     await act
 
 
@@ -374,12 +374,11 @@ def simulate(schedule: Schedule, *, told: bool = False) -> Result:
     """One run; the same schedule gives the same result."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, schedule.seed)
-    with instead_of_the_worlds(clock):
-        world = World(schedule, loop, clock, told=told)
-        try:
-            loop.run_until_complete(world.run())
-        except (Stalled, NothingLeft, Spinning) as error:
-            world.violations.append(f"stalled: {error or type(error).__name__}")
-        finally:
-            loop.abandon()
-        return world.result()
+    world = World(schedule, loop, clock, told=told)
+    try:
+        loop.run_until_complete(world.run())
+    except (Stalled, NothingLeft, Spinning) as error:
+        world.violations.append(f"stalled: {error or type(error).__name__}")
+    finally:
+        loop.abandon()
+    return world.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ _REAL = apsw.vfs_names()[0]
 
 
 class Disk(apsw.VFS):
-    """Becomes SQLite's default while it is entered.
+    """Becomes SQLite's default while it is entered. While `answers` is not set, a sync hangs.
 
     It knows what would be left after a power cut: what was synced. After a sync that failed, the system takes
     the pages that it could not write for clean, as Linux does: a later sync does not write them either.
@@ -21,6 +22,8 @@ class Disk(apsw.VFS):
     def __init__(self) -> None:
         self.sync_fails = False
         self.full = False
+        self.answers = threading.Event()
+        self.answers.set()
         self.syncs = 0
         self.left: dict[Path, bytearray] = defaultdict(bytearray)
         super().__init__("failing-disk", base=_REAL, makedefault=True)
@@ -64,6 +67,7 @@ class _File(apsw.VFSFile):
         self._unsynced.append((newsize, None))
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
+        self._disk.answers.wait()
         unsynced, self._unsynced = self._unsynced, []
         if self._disk.sync_fails:
             raise apsw.IOError("the sync failed")

@@ -19,10 +19,11 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.facts import Fact
 from oncecast.embedded.ports import free_port
 from oncecast.http.guard import Guard
-from oncecast.http.server import bind, serve
+from oncecast.http.server import UNREAD_TIMEOUT_MS, bind, serve
 from oncecast.journal import SqliteJournal
 from oncecast.producer.app import Producer, ProducerSettings
 
@@ -99,17 +100,20 @@ def ignore(_fact: Fact) -> None:
 
 
 @asynccontextmanager
-async def producer_here(folder: Path, **settings: Any) -> AsyncIterator[Address]:
+async def producer_here(
+    folder: Path, *, unread_timeout_ms: int = UNREAD_TIMEOUT_MS, **settings: Any
+) -> AsyncIterator[Address]:
     """A producer that is served by this process, as its own process would."""
     address = Address(free_port())
-    journal = await SqliteJournal.open(folder / "journal.db", observe=ignore)
+    journal = await SqliteJournal.open(folder / "journal.db", SYSTEM_CLOCK, observe=ignore)
     stop = asyncio.Event()
     try:
-        made = Producer(journal, ProducerSettings(instance="here", **settings), metrics=bytes, observe=ignore)
+        given = ProducerSettings(instance="here", **settings)
+        made = Producer(journal, given, SYSTEM_CLOCK, metrics=bytes, observe=ignore)
         app = Guard(made.app, bound_host="127.0.0.1")
-        with bind("127.0.0.1", address.port) as listening:
+        with bind("127.0.0.1", address.port, unread_timeout_ms=unread_timeout_ms) as listening:
             async with asyncio.TaskGroup() as group:
-                group.create_task(serve(app, listening, stop, ws_max_bytes=2**20))
+                group.create_task(serve(app, listening, stop, SYSTEM_CLOCK, ws_max_bytes=2**20))
                 try:
                     yield address
                 finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from cyclopts import App, Parameter
 
 from oncecast.cli import output
 from oncecast.cli.operate import Json
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import unix_us
 from oncecast.core.errors import OncecastError, StartError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
             damage = next((damage for damage in damages(connection) if damage == (first, last)), None)
             if damage is None:
                 raise StartError(f"offsets {first} to {last} are no damage of {file}: see 'oncecast journal check'")
-            skip_damage(connection, damage, time.time_ns() // 1000)
+            skip_damage(connection, damage, unix_us(SYSTEM_CLOCK))
     finally:
         place.close()
     if output.wants_json(json):

@@ -11,7 +11,7 @@ from oncecast.http.problems import Problem
 
 GRACE_S = 10.0
 RATE_MIN_BYTES_S = 16 * 1024
-"""A body may take `GRACE_S`, and one second more for each `RATE_MIN_BYTES_S` received."""
+"""A body may take `grace_s`, and one second more for each `RATE_MIN_BYTES_S` received."""
 
 
 def _nothing(_count: int) -> None:
@@ -19,7 +19,12 @@ def _nothing(_count: int) -> None:
 
 
 async def read_body(
-    receive: Receive, *, max_bytes: int, hint: str = "", take: Callable[[int], None] = _nothing
+    receive: Receive,
+    *,
+    max_bytes: int,
+    hint: str = "",
+    take: Callable[[int], None] = _nothing,
+    grace_s: float = GRACE_S,
 ) -> bytes:
     """Return the body. Calls `take(count)` with the size of each received chunk; it may raise Problem.
 
@@ -29,10 +34,10 @@ async def read_body(
     body = bytearray()
     while True:
         try:
-            async with asyncio.timeout_at(begun_s + GRACE_S + len(body) / RATE_MIN_BYTES_S):
+            async with asyncio.timeout_at(begun_s + grace_s + len(body) / RATE_MIN_BYTES_S):
                 message = await receive()
         except TimeoutError:
-            raise Problem(408, f"the body came too slowly: {len(body)} bytes in {GRACE_S:.0f} s and more") from None
+            raise Problem(408, f"the body came too slowly: {len(body)} bytes in {grace_s:.0f} s and more") from None
         if message["type"] == "http.disconnect":
             raise Problem(400, "the request ended before its body did")
         chunk: bytes = message.get("body", b"")

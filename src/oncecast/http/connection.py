@@ -17,8 +17,6 @@ from oncecast.http.problems import PROBLEM_TYPE, Problem
 
 LINGER_S = 1.0
 """How long the server reads and drops the input of a refused client: a reset would discard its answer."""
-REST_OF_BODY_S = 5.0
-"""How long a client may go on sending the body of a request that is answered already."""
 HANDSHAKE_LINE_MAX_BYTES = 8_000
 """`websockets` reads lines of up to 8,192 bytes."""
 
@@ -115,7 +113,7 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self._connections.end_request(self)
         if not self._awaits_head:
-            self._set_timer(REST_OF_BODY_S)
+            self._set_timer(self._limits.rest_of_body_s)
 
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to a WebSocket."""

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
+from oncecast.core.clock import Clock
 from oncecast.core.facts import ConnectionRefused, Observe
 from oncecast.http.problems import Problem
 
@@ -24,6 +25,10 @@ class HttpLimits:
     head_timeout_s: float = 10.0
     connections_max: int = 1_000
     connections_per_address: int = 500
+    rest_of_body_s: float = 5.0
+    """How long a client may go on sending the body of a request that is answered already."""
+    idle_frames_burst: float = 2_000.0
+    """WebSocket frames that bring nothing (pings, pongs, empty frames, small fragments) at a time."""
 
 
 class Idle(Protocol):
@@ -40,8 +45,9 @@ class Connections:
     under way, and a WebSocket, stays. Where all are such, the new connection is refused.
     """
 
-    def __init__(self, limits: HttpLimits, observe: Observe) -> None:
+    def __init__(self, limits: HttpLimits, clock: Clock, observe: Observe) -> None:
         self.limits = limits
+        self.clock = clock
         self._observe = observe
         self._max = _connections_max(limits.connections_max)
         self._max_per_address = min(limits.connections_per_address, max(1, self._max * 3 // 4))

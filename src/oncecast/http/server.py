@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oncecast import forks
+from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError, StartError
 from oncecast.core.facts import Fact, Observe
 from oncecast.http.connection import Connection
@@ -28,7 +29,7 @@ UNREAD_TIMEOUT_MS = 30_000
 """After so long the system drops a connection whose other side takes nothing, closed by us or not (Linux only)."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, unread_timeout_ms: int = UNREAD_TIMEOUT_MS) -> socket.socket:
     """A listening socket; raises StartError naming the port and the option that chooses another."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -40,7 +41,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if user_timeout := getattr(socket, "TCP_USER_TIMEOUT", None):  # connections inherit it
-            listening.setsockopt(socket.IPPROTO_TCP, user_timeout, UNREAD_TIMEOUT_MS)
+            listening.setsockopt(socket.IPPROTO_TCP, user_timeout, unread_timeout_ms)
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
@@ -80,6 +81,7 @@ async def serve(
     app: ASGIApp,
     listening: socket.socket,
     stop: asyncio.Event,
+    clock: Clock,
     *,
     ws_max_bytes: int,
     limits: HttpLimits | None = None,
@@ -89,7 +91,7 @@ async def serve(
 
     `limits` bound what clients may take; `observe` is told of those that were refused.
     """
-    connections = Connections(limits or HttpLimits(), observe)
+    connections = Connections(limits or HttpLimits(), clock, observe)
 
     async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
         try:

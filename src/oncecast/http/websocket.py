@@ -5,7 +5,6 @@ uvicorn reads all frames of what was received at once: a flood of small ones wou
 
 from __future__ import annotations
 
-import time
 from asyncio import BaseTransport
 from typing import Any
 
@@ -22,8 +21,7 @@ TURN_S = 0.005
 """How long the frames of one client are read before others have their turn."""
 IDLE_FRAME_BYTES = 64
 IDLE_FRAMES_PER_S = 100.0
-IDLE_FRAMES_BURST = 2_000.0
-"""Frames that bring nothing (pings, pongs, empty frames, small fragments) at a time, and in the long run."""
+"""In the long run; see HttpLimits for how many at a time."""
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -36,8 +34,9 @@ class Socket(WebSocketsSansIOProtocol):
         self._is_reading = False
         """Whether the next turn is asked for."""
         self._is_refused = False
-        self._allowance = IDLE_FRAMES_BURST
-        self._counted_at_s = time.monotonic()
+        self._monotonic_s = connections.clock.monotonic_s
+        self._burst = self._allowance = connections.limits.idle_frames_burst
+        self._counted_at_s = self._monotonic_s()
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Take the place of the HTTP connection."""
@@ -71,8 +70,8 @@ class Socket(WebSocketsSansIOProtocol):
     def _read_on(self) -> None:
         """Read pieces for one turn, or until the application has a message to take."""
         self._is_reading = False
-        until_s = time.monotonic() + TURN_S
-        while self._unread and not self._is_full() and time.monotonic() < until_s:
+        until_s = self._monotonic_s() + TURN_S
+        while self._unread and not self._is_full() and self._monotonic_s() < until_s:
             piece = bytes(self._unread[:PIECE_BYTES])
             del self._unread[:PIECE_BYTES]
             self._read(piece)
@@ -151,9 +150,9 @@ class Socket(WebSocketsSansIOProtocol):
 
     def _count(self) -> None:
         """One more frame that brings nothing."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         allowance = self._allowance + (now_s - self._counted_at_s) * IDLE_FRAMES_PER_S - 1
-        self._allowance, self._counted_at_s = min(IDLE_FRAMES_BURST, allowance), now_s
+        self._allowance, self._counted_at_s = min(self._burst, allowance), now_s
         if allowance < 0 and not self._is_refused:
             self._refuse(f"more than {IDLE_FRAMES_PER_S:g} pings, pongs, empty frames or small fragments a second")
 

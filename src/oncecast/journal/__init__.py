@@ -1,5 +1,5 @@
 """A producer's durable log."""
 
-from oncecast.journal.sqlite import SqliteJournal
+from oncecast.journal.sqlite import JournalLimits, SqliteJournal
 
-__all__ = ["SqliteJournal"]
+__all__ = ["JournalLimits", "SqliteJournal"]

@@ -5,7 +5,6 @@ SQLite with a write-ahead log and `synchronous=FULL`: a commit that has returned
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from zlib import crc32
 
 import apsw
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable, StartError
 from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import Epoch
@@ -66,7 +66,7 @@ def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
     return connection
 
 
-def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
+def begin_epoch(connection: apsw.Connection, path: Path, clock: Clock) -> Extent:
     """Open the journal: check its end, draw a new epoch and record it durably.
 
     Raises StartError for a file of another kind, JournalCorrupt if the newest rows are not what was written.
@@ -77,7 +77,7 @@ def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
             if connection.execute("select 1 from sqlite_master").get:
                 raise StartError(f"{path} is a database, but no journal")
             connection.execute(_SCHEMA)
-            connection.execute("insert into meta values (?, ?)", (FORMAT, secrets.token_hex(8)))
+            connection.execute("insert into meta values (?, ?)", (FORMAT, clock.new_token(8)))
         format_, name = connection.execute("select format, name from meta").get
         if format_ != FORMAT:
             raise StartError(f"the journal {path} has format {format_}; this release reads {FORMAT}")
@@ -91,9 +91,9 @@ def begin_epoch(connection: apsw.Connection, path: Path) -> Extent:
         connection.execute(_KEY)
         key = connection.execute("select key from secret").get
         if key is None:
-            key = secrets.token_hex(16)
+            key = clock.new_token(16)
             connection.execute("insert into secret values (?)", (key,))
-        new = Epoch(secrets.token_hex(8), last + 1)
+        new = Epoch(clock.new_token(8), last + 1)
         connection.execute("insert into epochs (first_offset, epoch) values (?, ?)", (new.first, new.epoch))
     return Extent(name, key, [*epochs, new], first, last, used_bytes(connection), groups)
 

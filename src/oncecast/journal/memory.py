@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import time_ns
 
+from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.ports import Batch, KnownGroup
 from oncecast.core.wire import Epoch
@@ -19,23 +18,29 @@ from oncecast.journal.sqlite import divide
 class Kept:
     """What outlives an opening, as a file would."""
 
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
-    key: str = field(default_factory=lambda: secrets.token_hex(16))
+    name: str
+    key: str
     epochs: list[Epoch] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     groups: dict[str, KnownGroup] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, clock: Clock) -> Kept:
+        """Draw the name and the key of an empty journal."""
+        return cls(clock.new_token(8), clock.new_token(16))
 
 
 class MemoryJournal:
     """The Journal of `core.ports` over `kept`. While `failure` is set, it refuses to append with that."""
 
-    def __init__(self, kept: Kept | None = None, *, frame_max_bytes: int = 1024 * 1024) -> None:
-        self._kept = kept or Kept()
+    def __init__(self, clock: Clock, kept: Kept | None = None, *, frame_max_bytes: int = 1024 * 1024) -> None:
+        self._clock = clock
+        self._kept = kept or Kept.new(clock)
         self._frame_max_bytes = frame_max_bytes
         self._callbacks: list[Callable[[Sequence[Batch]], None]] = []
         self._waiting: list[tuple[Sequence[bytes], asyncio.Future[int]]] = []
         self.failure: JournalUnavailable | None = None
-        self._kept.epochs.append(Epoch(secrets.token_hex(8), self.last + 1))
+        self._kept.epochs.append(Epoch(clock.new_token(8), self.last + 1))
 
     @property
     def damage(self) -> str | None:
@@ -133,7 +138,7 @@ class MemoryJournal:
             return
         first = self.last + 1
         events = [event for appended, _ in group for event in appended]
-        batches = divide(events, first, time_ns() // 1000, self._frame_max_bytes)
+        batches = divide(events, first, unix_us(self._clock), self._frame_max_bytes)
         self._kept.batches += batches
         for appended, done in group:
             if not done.done():

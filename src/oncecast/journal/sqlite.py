@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import apsw
 
+from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalMisplaced, JournalUnavailable
 from oncecast.core.facts import JournalDamaged, JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch, KnownGroup
@@ -23,14 +23,22 @@ from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
 from oncecast.journal.place import Place
 
-PENDING_MAX_BYTES = 64 * 1024 * 1024
 READ_DEADLINE_S = 30.0
-APPEND_DEADLINE_S = 30.0
-REOPEN_INTERVAL_S = 1.0
-LOOK_INTERVAL_S = 0.5
-"""While nothing is appended: whether the files are still at their places."""
 
 OnCommit = Callable[[Sequence[Batch]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalLimits:
+    """How large frames are, how much may wait for the disk, and how long."""
+
+    frame_max_bytes: int = 1024 * 1024
+    pending_max_bytes: int = 64 * 1024 * 1024
+    append_deadline_s: float = 30.0
+    reopen_interval_s: float = 1.0
+    """After a failure, before the file is opened again."""
+    look_interval_s: float = 0.5
+    """While nothing is appended: whether the files are still at their places."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,10 +66,11 @@ class SqliteJournal:
     connections stay open: readers still get what was accepted.
     """
 
-    def __init__(self, path: Path, *, frame_max_bytes: int, observe: Observe) -> None:
+    def __init__(self, path: Path, clock: Clock, limits: JournalLimits, observe: Observe) -> None:
         self._path = path
+        self._clock = clock
+        self._limits = limits
         self._place = Place(path)
-        self._frame_max_bytes = frame_max_bytes
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[OnCommit] = []
@@ -87,9 +96,11 @@ class SqliteJournal:
         self._damage: JournalCorrupt | None = None
 
     @classmethod
-    async def open(cls, path: Path, *, frame_max_bytes: int = 1024 * 1024, observe: Observe) -> SqliteJournal:
+    async def open(
+        cls, path: Path, clock: Clock, *, limits: JournalLimits = JournalLimits(), observe: Observe
+    ) -> SqliteJournal:
         """Open the journal, made where there is none; raises StartError or JournalUnavailable."""
-        journal = cls(path, frame_max_bytes=frame_max_bytes, observe=observe)
+        journal = cls(path, clock, limits, observe)
         try:
             await asyncio.to_thread(journal._open)
             await journal._loop.run_in_executor(journal._reading, journal._open_reader)
@@ -99,7 +110,7 @@ class SqliteJournal:
                 raise _translate(error, path) from error
             raise
         journal._writer.start()
-        await asyncio.sleep(0)  # what the opening has told the loop comes first
+        await clock.sleep(0)  # what the opening has told the loop comes first
         return journal
 
     @property
@@ -112,16 +123,16 @@ class SqliteJournal:
         if self._closing:
             raise JournalUnavailable(f"the journal {self._path} is closed")
         size_bytes = sum(map(len, events))
-        if self._pending_bytes and self._pending_bytes + size_bytes > PENDING_MAX_BYTES:
+        if self._pending_bytes and self._pending_bytes + size_bytes > self._limits.pending_max_bytes:
             raise JournalUnavailable("the journal is behind: too much waits for the disk")
         append = _Append(events, size_bytes, self._loop.create_future())
         self._pending_bytes += size_bytes
         self._appends.put(append)
         try:
-            await asyncio.wait([append.done], timeout=APPEND_DEADLINE_S)
+            await asyncio.wait([append.done], timeout=self._limits.append_deadline_s)
             if not append.done.done():
                 # The event loop may be late: then the outcome is queued behind the deadline.
-                await asyncio.sleep(0)
+                await self._clock.sleep(0)
             if append.done.done():
                 return append.done.result()
         finally:
@@ -165,7 +176,7 @@ class SqliteJournal:
         job = _Job(run, self._loop.create_future())
         self._appends.put(job)
         try:
-            async with asyncio.timeout(APPEND_DEADLINE_S):
+            async with asyncio.timeout(self._limits.append_deadline_s):
                 return await job.done
         except TimeoutError:
             raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
@@ -259,11 +270,11 @@ class SqliteJournal:
     def _gather(self) -> tuple[list[_Append], list[_Job], bool]:
         """Wait for something to do, and take with it all that came meanwhile; whether to stop afterwards.
 
-        Raises queue.Empty after LOOK_INTERVAL_S.
+        Raises queue.Empty after `look_interval_s`.
         """
         group: list[_Append] = []
         jobs: list[_Job] = []
-        item = self._appends.get(timeout=LOOK_INTERVAL_S)
+        item = self._appends.get(timeout=self._limits.look_interval_s)
         while item is not None:
             if isinstance(item, _Append):
                 group.append(item)
@@ -316,12 +327,15 @@ class SqliteJournal:
 
     @property
     def _has_just_failed(self) -> bool:
-        return self._failed_at_s is not None and time.monotonic() - self._failed_at_s < REOPEN_INTERVAL_S
+        return self._failed_at_s is not None and not self._is_long_ago(self._failed_at_s)
+
+    def _is_long_ago(self, failed_at_s: float) -> bool:
+        return self._clock.monotonic_s() - failed_at_s >= self._limits.reopen_interval_s
 
     def _commit(self, group: list[_Append]) -> list[Batch]:
         connection = self._checked()
         events = [event for append in group for event in append.events]
-        batches = divide(events, self._written + 1, time.time_ns() // 1000, self._frame_max_bytes)
+        batches = divide(events, self._written + 1, unix_us(self._clock), self._limits.frame_max_bytes)
         file.write(connection, batches)
         self._place.check()  # before anybody is answered: a file without its name is gone at the next start
         self._written = batches[-1].last_offset
@@ -331,7 +345,7 @@ class SqliteJournal:
         self._place.check_file()
         connection = file.open_file(self._path)
         try:
-            extent = file.begin_epoch(connection, self._path)
+            extent = file.begin_epoch(connection, self._path, self._clock)
             self._place.opened()
         except BaseException:
             connection.close()
@@ -350,9 +364,8 @@ class SqliteJournal:
 
     def _give_up(self) -> None:
         """Trust nothing of this connection any more; refusals meanwhile do not put the check off."""
-        now_s = time.monotonic()
-        if self._failed_at_s is None or now_s - self._failed_at_s >= REOPEN_INTERVAL_S:
-            self._failed_at_s = now_s
+        if self._failed_at_s is None or self._is_long_ago(self._failed_at_s):
+            self._failed_at_s = self._clock.monotonic_s()
         connection, self._connection, self._misplaced = self._connection, None, False
         if connection is not None:
             with contextlib.suppress(apsw.Error, OSError):  # it has failed, and may fail at closing too

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -20,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import Clock, utc_now
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.facts import Observe, OperatorActed
@@ -34,14 +32,14 @@ from oncecast.http.problems import Problem, json_response, on_http_error, on_pro
 from oncecast.http.tokens import Right
 from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.clients import ClientHub
-from oncecast.producer.intake import RETRY_AFTER, Intake
+from oncecast.producer.intake import RETRY_AFTER, Intake, IntakeLimits
 from oncecast.producer.listeners import ListenerHub
-from oncecast.producer.pages import Pages, fitting
+from oncecast.producer.pages import PageLimits, Pages, fitting
 from oncecast.producer.reading import ReadBudget
 from oncecast.producer.relay import Relay
 from oncecast.producer.retention import Retention, RetentionLimits
 from oncecast.producer.ring import Ring
-from oncecast.producer.session import start_after
+from oncecast.producer.session import SocketLimits, start_after
 from oncecast.tasks import Essentials, LastResort
 
 EVENTS = "/events"
@@ -59,11 +57,10 @@ class ProducerSettings:
     instance: str
     drain_timeout_s: float = 10.0
     source: str = DEFAULT_SOURCE
-    event_max_bytes: int = 1024 * 1024
-    request_max_bytes: int = 16 * 1024 * 1024
-    request_max_events: int = 100_000
-    requests_max_bytes: int = 64 * 1024 * 1024
     ring_max_bytes: int = 32 * 1024 * 1024
+    intake: IntakeLimits = field(default_factory=IntakeLimits)
+    pages: PageLimits = field(default_factory=PageLimits)
+    sockets: SocketLimits = field(default_factory=SocketLimits)
     retention: RetentionLimits = field(default_factory=RetentionLimits)
 
 
@@ -86,6 +83,7 @@ class Producer:
         self,
         journal: Journal,
         settings: ProducerSettings,
+        clock: Clock,
         *,
         metrics: Callable[[], bytes],
         observe: Observe,
@@ -94,29 +92,29 @@ class Producer:
         self._journal = journal
         self._observe = observe
         self._settings = settings
-        self._essentials = Essentials(SYSTEM_CLOCK, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
+        self._essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
-        self._budget = ReadBudget()
-        self._event_pages = Pages()
-        self._listeners = ListenerHub(journal, self._ring, self._budget, observe)
-        self.retention = Retention(journal, self._listeners, settings.retention, observe)
+        self._budget = ReadBudget(clock)
+        self._event_pages = Pages(settings.pages)
+        self._listeners = ListenerHub(journal, self._ring, self._budget, clock, settings.sockets, observe)
+        self.retention = Retention(journal, self._listeners, clock, settings.retention, observe)
         self._intake = Intake(
             journal,
+            clock,
             observe,
             source=settings.source,
-            event_max_bytes=settings.event_max_bytes,
-            request_max_bytes=settings.request_max_bytes,
-            request_max_events=settings.request_max_events,
-            requests_max_bytes=settings.requests_max_bytes,
+            limits=settings.intake,
             check_room=self.retention.check_room,
             budget=self._budget,
         )
-        self._clients = ClientHub(journal, self._ring, self._budget, self._intake.publishing, observe)
+        self._clients = ClientHub(
+            journal, self._ring, self._budget, self._intake.publishing, settings.sockets, observe
+        )
         self.stop: asyncio.Event | None = None
         """Set when it is to drain."""
         checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
-        self._board = Board(checks, essential=checks, now=lambda: datetime.now(UTC))
+        self._board = Board(checks, essential=checks, now=lambda: utc_now(clock))
         self._relay = Relay(self._listeners, self.retention.knows)
 
     async def run(self, serving: Coroutine[Any, Any, None]) -> None:
@@ -192,14 +190,14 @@ class Producer:
         events: list[msgspec.Raw] = []
         last = offset
         for batch in batches:
-            begun_s = time.monotonic()
+            begun_s = self._budget.monotonic_s()
             skip = max(0, offset + 1 - batch.first_offset)
             found = _decode_events(batch.body)[skip : skip + limit - len(events)]
             count = max(fitting(found, max_bytes), not events and len(found) > 0)
             max_bytes -= sum(map(len, found[:count]))
             events += found[:count]
             last = batch.last_offset if batch.is_gap else batch.first_offset + skip + count - 1
-            await self._budget.spend(time.monotonic() - begun_s)
+            await self._budget.spend(self._budget.monotonic_s() - begun_s)
             if count < len(found):
                 break
         await self._budget.spend(REQUEST_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
@@ -19,10 +18,9 @@ from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
 from oncecast.producer.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
 from oncecast.producer.ring import Frame, Ring
-from oncecast.producer.session import close, start_after
+from oncecast.producer.session import SocketLimits, close, start_after
 from oncecast.tasks import run_until_first_end
 
-SEND_DEADLINE_S = 10.0
 READ_AHEAD_BYTES = 256 * 1024
 
 
@@ -44,12 +42,14 @@ class ClientHub:
         ring: Ring,
         budget: ReadBudget,
         publishing: Callable[[bytes], Publish],
+        limits: SocketLimits,
         observe: Observe,
     ) -> None:
         self._journal = journal
         self._ring = ring
         self.budget = budget
         self._publishing = publishing
+        self.limits = limits
         self._observe = observe
         self.count = 0
 
@@ -80,7 +80,7 @@ class ClientHub:
         finally:
             self.count -= 1
             self._observe(SubscriberLeft("client", name, reason))
-        await close(socket, code, reason)
+        await close(socket, code, reason, self.limits.close_deadline_s)
 
     def _start(self, socket: WebSocket) -> int:
         after, begin = socket.query_params.get("after"), socket.query_params.get("from")
@@ -146,19 +146,20 @@ class _Session:
 
     async def _send_batch(self, batch: Batch) -> None:
         """Send a batch's events behind our offset, in slices that the budget of all readers pays for."""
-        begun_s = time.monotonic()
+        budget, monotonic_s = self._hub.budget, self._hub.budget.monotonic_s
+        begun_s = monotonic_s()
         events = _decode_events(batch.body)
-        await self._hub.budget.spend(time.monotonic() - begun_s)
-        begun_s, count, size_bytes = time.monotonic(), 0, 0
+        await budget.spend(monotonic_s() - begun_s)
+        begun_s, count, size_bytes = monotonic_s(), 0, 0
         for event in islice(events, max(0, self._offset + 1 - batch.first_offset), None):
             await self._send(bytes(event).decode())
             self._offset = max(self._offset + 1, batch.first_offset)
             count, size_bytes = count + 1, size_bytes + len(event)
             if count >= SLICE_EVENTS or size_bytes >= SLICE_BYTES:
-                await self._hub.budget.spend_since(begun_s, count)
-                begun_s, count, size_bytes = time.monotonic(), 0, 0
+                await budget.spend_since(begun_s, count)
+                begun_s, count, size_bytes = monotonic_s(), 0, 0
         self._offset = max(self._offset, batch.last_offset)  # of a gap there was nothing to send
-        await self._hub.budget.spend_since(begun_s, count)
+        await budget.spend_since(begun_s, count)
 
     async def _hear_for_ever(self) -> None:
         while True:
@@ -175,7 +176,7 @@ class _Session:
 
     async def _send(self, text: str) -> None:
         try:
-            async with asyncio.timeout(SEND_DEADLINE_S), self._one_at_a_time:
+            async with asyncio.timeout(self._hub.limits.client_send_deadline_s), self._one_at_a_time:
                 await self._socket.send_text(text)
         except TimeoutError:
             raise TooSlow(f"too slow; go on with ?after={self._hub.cursor(self._offset)}") from None

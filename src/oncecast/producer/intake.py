@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalFull, JournalUnavailable
 from oncecast.core.facts import Accepted, Observe, Refused
 from oncecast.core.ports import Journal
 from oncecast.core.wire import epoch_of
-from oncecast.http.body import read_body, too_large
+from oncecast.http.body import GRACE_S, read_body, too_large
 from oncecast.http.problems import Problem
 from oncecast.producer.bare import JSON, Bare, bare_of
 from oncecast.producer.binary import is_binary, to_structured
@@ -30,32 +30,42 @@ SLICE_EVENTS = 2_000
 """The number of events whose acknowledgements are built at a time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeLimits:
+    """What an event, a request, and all requests under way may be; see the table of settings."""
+
+    event_max_bytes: int = 1024 * 1024
+    request_max_bytes: int = 16 * 1024 * 1024
+    request_max_events: int = 100_000
+    requests_max_bytes: int = 64 * 1024 * 1024
+    body_grace_s: float = GRACE_S
+    """See read_body."""
+
+
 class Intake:
     """Accepts events: they are on disk when it has answered. `check_room()` raises Problem where there is none."""
 
     def __init__(
         self,
         journal: Journal,
+        clock: Clock,
         observe: Observe,
         *,
         source: str,
-        event_max_bytes: int,
-        request_max_bytes: int,
-        request_max_events: int,
-        requests_max_bytes: int,
+        limits: IntakeLimits,
+        budget: ReadBudget,
         check_room: Callable[[], None] = lambda: None,
-        budget: ReadBudget | None = None,
     ) -> None:
         self._journal = journal
+        self._sleep = clock.sleep
+        self._monotonic_s = clock.monotonic_s  # called for every request
         self._observe = observe
         self._bare = Bare(source=source)
-        self._event_max_bytes = event_max_bytes
-        self._request_max_bytes = request_max_bytes
-        self._request_max_events = request_max_events
-        self._requests_max_bytes = max(requests_max_bytes, request_max_bytes)
+        self._limits = limits
+        self._requests_max_bytes = max(limits.requests_max_bytes, limits.request_max_bytes)
         self._under_way_bytes = 0
         self._check_room = check_room
-        self._budget = budget or ReadBudget()
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 with ids and cursors, or a problem."""
@@ -83,11 +93,16 @@ class Intake:
     async def _accept(self, scope: Scope, receive: Receive, take: Callable[[int], None]) -> dict[str, Any]:
         headers = dict(scope["headers"])
         self._check_headers(headers)
-        body = await read_body(receive, max_bytes=self._request_max_bytes, hint=SEVERAL, take=take)
+        limits = self._limits
+        body = await read_body(
+            receive, max_bytes=limits.request_max_bytes, hint=SEVERAL, take=take, grace_s=limits.body_grace_s
+        )
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if is_binary(content_type, headers):
-            if len(body) > self._event_max_bytes:
-                raise Problem(413, f"the event: {len(body)} bytes; an event may have at most {self._event_max_bytes}")
+            if len(body) > limits.event_max_bytes:
+                raise Problem(
+                    413, f"the event: {len(body)} bytes; an event may have at most {limits.event_max_bytes}"
+                )
             body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
         return await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
 
@@ -105,7 +120,7 @@ class Intake:
         if not publication.events:
             return {"accepted": 0, "events": []}
         self._check_room()
-        started_s = time.monotonic()
+        started_s = self._monotonic_s()
         try:
             # rule: an event is acknowledged only after its commit
             first = await self._journal.append(publication.events)
@@ -115,13 +130,13 @@ class Intake:
             # rule: a refused request is not acknowledged
             raise Problem(503, f"{error}; nothing was acknowledged", headers=RETRY_AFTER) from None
         identities = publication.identities
-        commit_s = time.monotonic() - started_s
+        commit_s = self._monotonic_s() - started_s
         self._observe(Accepted(len(identities), identities[0][1], identities[-1][1], len(body), commit_s))
         return {"accepted": len(identities), "events": await self._acknowledged(identities, first)}
 
     async def _read(self, body: bytes, content_type: str, bare: Bare) -> Publication:
         """The events of a body. A large one is worked on between others' requests."""
-        limits = {"event_max_bytes": self._event_max_bytes, "max_events": self._request_max_events}
+        limits = {"event_max_bytes": self._limits.event_max_bytes, "max_events": self._limits.request_max_events}
         if len(body) <= SMALL_BYTES:
             return read_publication(body, content_type, bare, **limits)
         reading = read_in_slices(body, content_type, bare, **limits)
@@ -131,14 +146,14 @@ class Intake:
             except StopIteration as end:
                 publication: Publication = end.value
                 return publication
-            await asyncio.sleep(0)
+            await self._sleep(0)
 
     async def _acknowledged(self, identities: Sequence[tuple[str, str]], first: int) -> list[dict[str, str]]:
         epoch = epoch_of(self._journal.epochs, first)
         acknowledged: list[dict[str, str]] = []
         for begin in range(0, len(identities), SLICE_EVENTS):
             if begin:
-                await asyncio.sleep(0)
+                await self._sleep(0)
             acknowledged += [
                 {"id": id_, "source": source, "cursor": f"{epoch}:{offset}"}
                 for offset, (source, id_) in enumerate(identities[begin : begin + SLICE_EVENTS], first + begin)
@@ -149,8 +164,9 @@ class Intake:
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Problem(415, "compressed bodies are not taken")
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and (len(length) > 18 or int(length) > self._request_max_bytes):
-            raise too_large(self._request_max_bytes, SEVERAL)
+        max_bytes = self._limits.request_max_bytes
+        if length.isdigit() and (len(length) > 18 or int(length) > max_bytes):
+            raise too_large(max_bytes, SEVERAL)
 
     def _take(self, count: int) -> None:
         """Count what a request holds; raise Problem where all of them hold too much."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from oncecast.core.clock import Clock, utc_now
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import Observe, SubscriberJoined, SubscriberLeft
@@ -31,17 +31,13 @@ from oncecast.core.wire import (
 from oncecast.http.tokens import may_listen
 from oncecast.producer.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
 from oncecast.producer.ring import Ring
-from oncecast.producer.session import close, start_after
+from oncecast.producer.session import SocketLimits, close, start_after
 from oncecast.tasks import run_until_first_end
 
-RESUME_DEADLINE_S = 30.0
-SEND_DEADLINE_S = 30.0
 SILENT_AFTER_S = 2.8
 """Listeners report every second."""
 _SILENT = "see whether the process and the network to it are alive; its events go on at the other listeners"
 READ_AHEAD_BYTES = 1024 * 1024
-GROUPS_MAX = 100
-"""Each holds events back, until it is forgotten or expires."""
 LISTENER_WEIGHT = 0.5
 """A listener that reads from the journal's file pays half of what others pay; one that is not far behind, nothing."""
 CREDIT_MAX_BYTES = 2**40
@@ -63,27 +59,45 @@ class Reader:
     instance: str
     group: str
     offset: int
+    clock: Clock
+    send_deadline_s: float
     report: Report = field(default_factory=Report)
-    reported_at_s: float = field(default_factory=time.monotonic)
+    reported_at_s: float = field(init=False)
     _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reported_at_s = self.clock.monotonic_s()
+
+    def reported(self, report: Report) -> None:
+        """Take its newest report."""
+        self.report, self.reported_at_s = report, self.clock.monotonic_s()
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago its newest report came."""
+        return self.clock.monotonic_s() - self.reported_at_s
 
     @property
     def health(self) -> Health:
         """How it last said that it is; one that says nothing for SILENT_AFTER_S is down."""
-        now, silent_s = datetime.now(UTC), time.monotonic() - self.reported_at_s
+        now, silent_s = utc_now(self.clock), self.silent_s
         if silent_s > SILENT_AFTER_S:
             since = now - timedelta(seconds=silent_s)
             reason = f"no report for {silent_s:.0f} s"
             return Health(status=Status.DOWN, since=since, reason=reason, remedy=_SILENT)
         return self.report.health or Health(status=Status.OK, since=now)
 
+    async def send(self, text: str) -> None:
+        """Send a frame; raises TimeoutError if it does not take it in time."""
+        async with asyncio.timeout(self.send_deadline_s):
+            await self.socket.send_text(text)
+
     async def ask(self, ask: Ask) -> Answer:
         """Its answer; raises ConnectionError if it leaves before, or TimeoutError. The caller sets the deadline."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[ask.id] = answer
         try:
-            async with asyncio.timeout(SEND_DEADLINE_S):
-                await self.socket.send_text(encode(ask).decode())
+            await self.send(encode(ask).decode())
             return await answer
         except (WebSocketDisconnect, RuntimeError) as error:
             raise ConnectionError(str(error)) from None
@@ -106,8 +120,12 @@ class Reader:
 class ListenerHub:
     """All listeners that are connected."""
 
-    def __init__(self, journal: Journal, ring: Ring, budget: ReadBudget, observe: Observe) -> None:
+    def __init__(
+        self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, observe: Observe
+    ) -> None:
         self._journal = journal
+        self._clock = clock
+        self._limits = limits
         self._ring = ring
         self._budget = budget
         self._observe = observe
@@ -123,25 +141,28 @@ class ListenerHub:
             self._observe(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
             try:
-                await _Session(socket, self._journal, self._ring, self._budget, reader, resume).run()
+                await _Session(self._clock, self._journal, self._ring, self._budget, reader, resume).run()
             finally:
                 self.readers.remove(reader)
                 reader.left()
         except ProtocolError as error:
             reason = str(error)
-            await close(socket, 1008, reason)
+            await self._close(socket, 1008, reason)
         except Reopened as error:
             reason = str(error)
-            await close(socket, 1012, reason)
+            await self._close(socket, 1012, reason)
         except JournalUnavailable as error:
             reason = str(error)
-            await close(socket, 1011, reason)
+            await self._close(socket, 1011, reason)
         except (TimeoutError, WebSocketDisconnect, OSError):
             reason = "gone"
-            await close(socket, 1001, "no answer in time")
+            await self._close(socket, 1001, "no answer in time")
         finally:
             if name:
                 self._observe(SubscriberLeft("listener", name, reason))
+
+    async def _close(self, socket: WebSocket, code: int, reason: str) -> None:
+        await close(socket, code, reason, self._limits.close_deadline_s)
 
     async def _greet(self, socket: WebSocket) -> tuple[Resume, Reader]:
         journal = self._journal
@@ -152,9 +173,10 @@ class ListenerHub:
             first=journal.first,
             last=journal.last,
         )
-        async with asyncio.timeout(SEND_DEADLINE_S):
+        limits = self._limits
+        async with asyncio.timeout(limits.listener_send_deadline_s):
             await socket.send_text(encode(welcome).decode())
-        async with asyncio.timeout(RESUME_DEADLINE_S):
+        async with asyncio.timeout(limits.resume_deadline_s):
             resume = read_frame(await _receive_text(socket))
         if not isinstance(resume, Resume):
             raise ProtocolError("the first frame must be a resume")
@@ -162,7 +184,8 @@ class ListenerHub:
         if resume.group:
             self._check_group(socket, resume.group)
         offset = self._start(resume.after)
-        return resume, Reader(socket, resume.instance[:64], resume.group, offset)
+        instance, deadline_s = resume.instance[:64], limits.listener_send_deadline_s
+        return resume, Reader(socket, instance, resume.group, offset, self._clock, deadline_s)
 
     def _check_group(self, socket: WebSocket, group: str) -> None:
         """Raise ProtocolError unless the client may be a listener of `group`."""
@@ -172,8 +195,9 @@ class ListenerHub:
             raise ProtocolError(f"LISTENER_TOKEN is not that of the group {group!r}")
         known = {known.name for known in self._journal.groups.values() if not known.forgotten}
         known |= {reader.group for reader in self.readers if reader.group}
-        if group not in known and len(known) >= GROUPS_MAX:
-            raise ProtocolError(f"there are {GROUPS_MAX} groups already: run 'oncecast groups forget' for an old one")
+        groups_max = self._limits.groups_max
+        if group not in known and len(known) >= groups_max:
+            raise ProtocolError(f"there are {groups_max} groups already: run 'oncecast groups forget' for an old one")
 
     def _start(self, after: str | None) -> int:
         if after is None:
@@ -186,7 +210,6 @@ class ListenerHub:
 
     def status(self) -> list[dict[str, object]]:
         """Each listener's last report, for the page and `/health`."""
-        now_s = time.monotonic()
         return [
             {
                 "instance": reader.instance,
@@ -195,7 +218,7 @@ class ListenerHub:
                 "lag": max(0, self._ring.last - _offset(reader.report.cursor)),
                 **{name: v for name, v in msgspec.structs.asdict(reader.report).items() if name != "health"},
                 **msgspec.structs.asdict(reader.health),
-                "age_s": round(now_s - reader.reported_at_s, 1),
+                "age_s": round(reader.silent_s, 1),
             }
             for reader in self.readers
             if reader.group  # one without a group only looks on, as `oncecast tail` does
@@ -207,14 +230,14 @@ class _Session:
 
     def __init__(
         self,
-        socket: WebSocket,
+        clock: Clock,
         journal: Journal,
         ring: Ring,
         budget: ReadBudget,
         reader: Reader,
         resume: Resume,
     ) -> None:
-        self._socket = socket
+        self._clock = clock
         self._journal = journal
         self._epoch = journal.epochs[-1]
         self._ring = ring
@@ -237,9 +260,8 @@ class _Session:
                 while self._credit_bytes <= 0:
                     self._credited.clear()
                     await self._credited.wait()
-                begun_s = time.monotonic()
-                async with asyncio.timeout(SEND_DEADLINE_S):
-                    await self._socket.send_text(frame.text)
+                begun_s = self._clock.monotonic_s()
+                await self._reader.send(frame.text)
                 self._credit_bytes -= frame.size_bytes + self._event_cost_bytes * frame.event_count
                 self._reader.offset = frame.batch.last_offset
                 if is_behind:
@@ -247,17 +269,17 @@ class _Session:
                         begun_s, 1 + frame.size_bytes // SLICE_BYTES, weight=LISTENER_WEIGHT
                     )
                 elif count % SLICE_EVENTS == 0:
-                    await asyncio.sleep(0)
+                    await self._clock.sleep(0)
 
     async def _hear_for_ever(self) -> None:
         while True:
-            frame = read_frame(await _receive_text(self._socket))
+            frame = read_frame(await _receive_text(self._reader.socket))
             if isinstance(frame, Credit):
                 check_credit(frame.bytes)
                 self._credit_bytes = min(self._credit_bytes + frame.bytes, CREDIT_MAX_BYTES)
                 self._credited.set()
             elif isinstance(frame, Report):
-                self._reader.report, self._reader.reported_at_s = frame, time.monotonic()
+                self._reader.reported(frame)
             elif isinstance(frame, Answer):
                 self._reader.answered(frame)
             else:

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-PAGE_MAX_BYTES = 4 * 1024 * 1024
-PAGE_MIN_BYTES = 64 * 1024
-"""What a page may have in any case, or one larger event."""
-PAGES_MAX_BYTES = 64 * 1024 * 1024
-"""What all pages may have that clients have not taken yet; beyond, further pages are small."""
 CHUNK_BYTES = 64 * 1024
 """Written at a time: what is not written yet is still counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageLimits:
+    """How large a page of events may be."""
+
+    max_bytes: int = 4 * 1024 * 1024
+    min_bytes: int = 64 * 1024
+    """What a page may have in any case, or one larger event."""
+    all_max_bytes: int = 64 * 1024 * 1024
+    """What all pages may have that clients have not taken yet; beyond, further pages are small."""
 
 
 class Pages:
     """The pages of a producer that are being read or sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: PageLimits) -> None:
+        self._limits = limits
         self.held_bytes = 0
 
     @contextmanager
     def reserved(self) -> Iterator[int]:
         """Reserve room for a page while it is read; yields how many bytes it may have."""
-        free_bytes = PAGES_MAX_BYTES - self.held_bytes
-        size_bytes = max(PAGE_MIN_BYTES, min(PAGE_MAX_BYTES, free_bytes))
+        limits = self._limits
+        free_bytes = limits.all_max_bytes - self.held_bytes
+        size_bytes = max(limits.min_bytes, min(limits.max_bytes, free_bytes))
         self.held_bytes += size_bytes
         try:
             yield size_bytes

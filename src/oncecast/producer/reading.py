@@ -5,10 +5,10 @@ All readers take from one budget, in slices of about a millisecond and in turn, 
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from oncecast.core.clock import Clock
 
 SHARE = 0.1
 """Of the event loop's time, while events are being published."""
@@ -22,9 +22,11 @@ EVENT_MAX_S = 0.0002
 
 
 class ReadBudget:
-    """The budget of all readers of a producer."""
+    """The budget of all readers of a producer; their work is measured by `monotonic_s`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.monotonic_s = clock.monotonic_s
+        self._sleep = clock.sleep
         self._publications = 0
         self._published_at_s = -AFTERWARDS_S
         self._free_at_s = 0.0
@@ -37,16 +39,16 @@ class ReadBudget:
             yield
         finally:
             self._publications -= 1
-            self._published_at_s = time.monotonic()
+            self._published_at_s = self.monotonic_s()
 
     async def spend(self, worked_s: float) -> None:
         """Wait until a reader that has worked for `worked_s` may go on; let other tasks run in any case."""
-        now_s = time.monotonic()
+        now_s = self.monotonic_s()
         is_busy = self._publications > 0 or now_s < self._published_at_s + AFTERWARDS_S
         cost_s = worked_s / SHARE if is_busy else worked_s
         self._free_at_s = max(self._free_at_s, now_s - worked_s) + cost_s
-        await asyncio.sleep(max(0.0, self._free_at_s - now_s))
+        await self._sleep(max(0.0, self._free_at_s - now_s))
 
     async def spend_since(self, begun_s: float, events: int, *, weight: float = 1.0) -> None:
-        """Spend the time since `begun_s` (of `time.monotonic`), in which a slice of `events` events was sent."""
-        await self.spend(weight * min(time.monotonic() - begun_s, (events + 1) * EVENT_MAX_S))
+        """Spend the time since `begun_s` (of `monotonic_s`), in which a slice of `events` events was sent."""
+        await self.spend(weight * min(self.monotonic_s() - begun_s, (events + 1) * EVENT_MAX_S))

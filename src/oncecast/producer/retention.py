@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalMisplaced, JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.facts import GroupExpired, JournalFilling, Observe
@@ -57,13 +57,16 @@ class RetentionLimits:
 class Retention:
     """Lets go of what nobody needs any more, and says no when there is no room."""
 
-    def __init__(self, journal: Journal, hub: ListenerHub, limits: RetentionLimits, observe: Observe) -> None:
+    def __init__(
+        self, journal: Journal, hub: ListenerHub, clock: Clock, limits: RetentionLimits, observe: Observe
+    ) -> None:
         self._journal = journal
+        self._clock = clock
         self._hub = hub
         self._limits = limits
         self._observe = observe
         self._groups = self._known_groups()
-        self._kept_at_s = self._ticked_at_s = time.monotonic()
+        self._kept_at_s = self._ticked_at_s = clock.monotonic_s()
         self._full = asyncio.Event()
         self._warned_percent = 0
         journal.on_commit(lambda _batches: self._look())
@@ -152,7 +155,7 @@ class Retention:
             try:
                 async with asyncio.timeout(TICK_S):
                     await self._full.wait()
-                    await asyncio.sleep(TICK_S / 10)
+                    await self._clock.sleep(TICK_S / 10)
             except TimeoutError:
                 continue
 
@@ -166,7 +169,7 @@ class Retention:
         await self._journal.retire(
             # rule: retention never passes the saved cursor of a group
             self._journal.last if holder is None else holder.saved,
-            before_us=int((time.time() - self._limits.max_age_s) * 1e6),
+            before_us=int((self._clock.unix_s() - self._limits.max_age_s) * 1e6),
             keep_bytes=int(self._limits.max_bytes * EMPTY_TO) if self._is_nearly_full else 2**62,
         )
         self._warn(holder)
@@ -180,7 +183,7 @@ class Retention:
 
         What is kept may be older than what is true: a group is then held to be further behind, which is safe.
         """
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         passed_s, self._ticked_at_s = min(now_s - self._ticked_at_s, PASSED_MAX_S), now_s
         connected = {reader.group for reader in self._hub.readers if reader.group}
         is_news = now_s - self._kept_at_s >= KEEP_INTERVAL_S

@@ -31,7 +31,13 @@ PAGES = {"/", "/docs"}
 
 
 def producer_routes() -> Iterable[BaseRoute]:
-    made = Producer(MemoryJournal(), ProducerSettings(instance="p"), metrics=bytes, observe=lambda _fact: None)
+    made = Producer(
+        MemoryJournal(SYSTEM_CLOCK),
+        ProducerSettings(instance="p"),
+        SYSTEM_CLOCK,
+        metrics=bytes,
+        observe=lambda _fact: None,
+    )
     return made.pages.routes
 
 

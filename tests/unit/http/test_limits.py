@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.facts import ConnectionRefused, Fact
-from oncecast.http import connection, websocket
 from oncecast.http.connections import HttpLimits
 from oncecast.http.problems import json_response
 from oncecast.http.server import bind, serve
@@ -79,7 +79,15 @@ async def serving(**limits: float) -> AsyncIterator[Server]:
         given = HttpLimits(**limits)  # type: ignore[arg-type]
         async with asyncio.TaskGroup() as group:
             group.create_task(
-                serve(application, listening, stop, ws_max_bytes=2**20, limits=given, observe=server.facts.append)
+                serve(
+                    application,
+                    listening,
+                    stop,
+                    SYSTEM_CLOCK,
+                    ws_max_bytes=2**20,
+                    limits=given,
+                    observe=server.facts.append,
+                )
             )
             try:
                 yield server
@@ -168,11 +176,9 @@ async def test_a_thousand_requests_in_one_segment_are_answered_in_order(server: 
             assert (await reader.readuntil(b"}")).endswith(b'{"path":"/%d"}' % n)
 
 
-async def test_the_rest_of_a_body_that_nobody_reads_has_a_deadline(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "REST_OF_BODY_S", 0.2)
-    said = await server.answer(b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+async def test_the_rest_of_a_body_that_nobody_reads_has_a_deadline() -> None:
+    async with serving(rest_of_body_s=0.2) as server:
+        said = await server.answer(b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
     assert said.startswith(b"HTTP/1.1 200")
 
 
@@ -255,9 +261,12 @@ async def test_a_flood_of_frames_that_bring_nothing_is_closed_with_a_reason(serv
     assert server.refused == [429]
 
 
-async def test_others_are_answered_while_a_client_floods(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "IDLE_FRAMES_BURST", 1e9)
-    async with server.client() as (reader, flooding), server.client() as (other, asking):
+async def test_others_are_answered_while_a_client_floods() -> None:
+    async with (
+        serving(idle_frames_burst=1e9) as server,
+        server.client() as (reader, flooding),
+        server.client() as (other, asking),
+    ):
         flooding.write(SHAKE + b"\r\n")
         await reader.readuntil(b"\r\n\r\n")
         flooding.write(frame(0x8A) * 300_000)

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import StartError
 from oncecast.http.problems import json_response
 from oncecast.http.server import bind, serve
@@ -57,7 +58,7 @@ async def test_a_server_serves_until_it_is_told_to_stop_and_believes_no_header_a
     stop = asyncio.Event()
     listening = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    serving = asyncio.create_task(serve(echo, listening, stop, ws_max_bytes=1_000))
+    serving = asyncio.create_task(serve(echo, listening, stop, SYSTEM_CLOCK, ws_max_bytes=1_000))
     async with httpx2.AsyncClient() as client:
         answer = await client.get(url, headers={"x-forwarded-for": "192.0.2.1"})
         assert answer.json() == {"client": "127.0.0.1"}

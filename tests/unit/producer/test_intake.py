@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.wire import Epoch
-from oncecast.http import body as http_body
+from oncecast.http.body import read_body
 from oncecast.http.problems import Problem
-from oncecast.journal import SqliteJournal, sqlite
+from oncecast.journal import JournalLimits, SqliteJournal
 from oncecast.producer.ingest import BATCHED, JSON, NDJSON, Bare, read_in_slices, read_publication
-from oncecast.producer.intake import Intake
+from oncecast.producer.intake import Intake, IntakeLimits
+from oncecast.producer.reading import ReadBudget
 from tests.support.producers import ignore
 
 MIB = 2**20
@@ -36,13 +40,9 @@ class Journal:
 
 
 def intake(journal: Journal, **limits: int) -> Intake:
-    given = {
-        "event_max_bytes": MIB,
-        "request_max_bytes": 16 * MIB,
-        "request_max_events": 1_000,
-        "requests_max_bytes": MIB,
-    }
-    return Intake(journal, ignore, source="/s", **(given | limits))  # type: ignore[arg-type]
+    given = replace(IntakeLimits(request_max_events=1_000, requests_max_bytes=MIB), **limits)
+    budget = ReadBudget(SYSTEM_CLOCK)
+    return Intake(journal, SYSTEM_CLOCK, ignore, source="/s", limits=given, budget=budget)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -158,22 +158,20 @@ async def test_a_binary_event_that_is_too_large_is_refused_before_it_is_decoded(
     assert (status, b"an event may have" in said) == (413, True)
 
 
-async def test_a_body_that_trickles_is_ended_by_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_body, "GRACE_S", 0.05)
-
+async def test_a_body_that_trickles_is_ended_by_its_rate() -> None:
     async def receive() -> Any:
         await asyncio.sleep(0.005)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     with pytest.raises(Problem, match="too slowly"):
-        await http_body.read_body(receive, max_bytes=MIB)
+        await read_body(receive, max_bytes=MIB, grace_s=0.05)
 
 
 async def test_a_commit_whose_news_is_late_because_the_event_loop_was_is_no_unknown_outcome(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(sqlite, "APPEND_DEADLINE_S", 0.05)
-    journal = await SqliteJournal.open(tmp_path / "journal.db", observe=ignore)
+    limits = JournalLimits(append_deadline_s=0.05)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, observe=ignore)
     try:
         appending = asyncio.create_task(journal.append([b"{}"]))
         await asyncio.sleep(0)

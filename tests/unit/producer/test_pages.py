@@ -8,18 +8,20 @@ import httpx2
 import pytest
 from starlette.types import Message, Scope
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.journal.memory import MemoryJournal
-from oncecast.producer import pages
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.producer.pages import CHUNK_BYTES, PageLimits
 
 EVENT = b'{"specversion":"1.0","id":"%d","source":"/s","type":"t","data":"' + b"x" * 900 + b'"}'
 
 
 @pytest.fixture
-async def producer() -> Producer:
-    journal = MemoryJournal(frame_max_bytes=100_000)
+async def producer(limits: PageLimits) -> Producer:
+    journal = MemoryJournal(SYSTEM_CLOCK, frame_max_bytes=100_000)
     await journal.append([EVENT % n for n in range(300)])
-    return Producer(journal, ProducerSettings(instance="p"), metrics=bytes, observe=lambda _fact: None)
+    settings = ProducerSettings(instance="p", pages=limits)
+    return Producer(journal, settings, SYSTEM_CLOCK, metrics=bytes, observe=lambda _fact: None)
 
 
 def asking(limit: int) -> Scope:
@@ -43,10 +45,10 @@ async def nothing() -> Message:
     raise AssertionError
 
 
+@pytest.mark.parametrize("limits", [PageLimits(all_max_bytes=300_000)])
 async def test_pages_that_nobody_takes_leave_small_ones_to_others_until_they_are_taken(
-    producer: Producer, monkeypatch: pytest.MonkeyPatch
+    producer: Producer, limits: PageLimits
 ) -> None:
-    monkeypatch.setattr(pages, "PAGES_MAX_BYTES", 300_000)
     taken, begun = asyncio.Event(), asyncio.Event()
     sent: list[Message] = []
 
@@ -60,21 +62,18 @@ async def test_pages_that_nobody_takes_leave_small_ones_to_others_until_they_are
     transport = httpx2.ASGITransport(producer.app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         small = (await client.get("/events?limit=1000")).json()
-        assert 1 < len(small["events"]) <= pages.PAGE_MIN_BYTES // 900
+        assert 1 < len(small["events"]) <= limits.min_bytes // 900
         taken.set()
         await slow
         chunks = [message["body"] for message in sent if message["type"] == "http.response.body"]
         assert len(chunks) > 1
-        assert max(map(len, chunks)) <= pages.CHUNK_BYTES
+        assert max(map(len, chunks)) <= CHUNK_BYTES
         large = (await client.get("/events?limit=1000")).json()
         assert len(large["events"]) > 3 * len(small["events"])
 
 
-async def test_small_pages_lead_through_every_event_and_a_larger_one_is_a_page_of_its_own(
-    producer: Producer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages, "PAGES_MAX_BYTES", 0)
-    monkeypatch.setattr(pages, "PAGE_MIN_BYTES", 500)
+@pytest.mark.parametrize("limits", [PageLimits(min_bytes=500, all_max_bytes=0)])
+async def test_small_pages_lead_through_every_event_and_a_larger_one_is_a_page_of_its_own(producer: Producer) -> None:
     found: list[str] = []
     transport = httpx2.ASGITransport(producer.app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.ports import Batch
 from oncecast.core.wire import events_frame
 from oncecast.producer.reading import SHARE, ReadBudget
@@ -25,7 +26,7 @@ async def slices(budget: ReadBudget, until_s: float) -> int:
 
 
 async def test_while_events_are_published_all_readers_together_have_a_tenth_of_the_time_and_share_it_fairly() -> None:
-    budget = ReadBudget()
+    budget = ReadBudget(SYSTEM_CLOCK)
     begun_s = time.monotonic()
     with budget.publishing():
         done = await asyncio.gather(*(slices(budget, begun_s + 0.5) for _ in range(5)))
@@ -35,7 +36,7 @@ async def test_while_events_are_published_all_readers_together_have_a_tenth_of_t
 
 
 async def test_when_nothing_is_published_readers_have_all_the_time_that_they_work_for() -> None:
-    budget = ReadBudget()
+    budget = ReadBudget(SYSTEM_CLOCK)
     with budget.publishing():
         pass
     await asyncio.sleep(0.05)
@@ -46,14 +47,14 @@ async def test_when_nothing_is_published_readers_have_all_the_time_that_they_wor
 
 
 async def test_a_reader_that_waits_for_its_network_is_not_charged_for_that_time() -> None:
-    budget = ReadBudget()
+    budget = ReadBudget(SYSTEM_CLOCK)
     with budget.publishing():
         async with asyncio.timeout(120):
             await budget.spend_since(time.monotonic() - 3_600, 10)
 
 
 async def test_a_publication_that_fails_is_over_too() -> None:
-    budget = ReadBudget()
+    budget = ReadBudget(SYSTEM_CLOCK)
     with pytest.raises(ValueError, match="no"), budget.publishing():
         raise ValueError("no")
     await asyncio.sleep(0.05)

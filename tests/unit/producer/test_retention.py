@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 from starlette.websockets import WebSocket
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.facts import Fact, GroupExpired, JournalFilling
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.wire import Report
 from oncecast.http.problems import Problem
 from oncecast.journal.memory import Kept, MemoryJournal
-from oncecast.producer import retention as module
 from oncecast.producer.listeners import ListenerHub, Reader
 from oncecast.producer.reading import ReadBudget
 from oncecast.producer.retention import Retention, RetentionLimits
 from oncecast.producer.ring import Ring
+from oncecast.producer.session import SocketLimits
+from tests.support.clock import ManualClock
 
 EVENT = b'"' + b"x" * 96 + b'"'
 """In a batch of its own it takes 100 bytes."""
@@ -27,40 +29,30 @@ SOCKET = WebSocket({"type": "websocket"}, WIRE.get, WIRE.put)
 """Nobody is at its other end."""
 
 
-class Clock:
-    """A monotonic clock that moves when told."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def time(self) -> float:
-        return 4e9
-
-
 class Harness:
     def __init__(self, kept: Kept | None = None, **limits: Any) -> None:
-        self.journal = MemoryJournal(kept)
+        clock = self.clock = ManualClock()
+        self.journal = MemoryJournal(clock, kept)
         self.facts: list[Fact] = []
-        self.hub = ListenerHub(self.journal, Ring(self.journal, 0), ReadBudget(), self.facts.append)
+        self.hub = ListenerHub(
+            self.journal, Ring(self.journal, 0), ReadBudget(clock), clock, SocketLimits(), self.facts.append
+        )
         defaults = {"max_bytes": CAP_BYTES, "max_age_s": 8e9, "initial_groups": ("oncecast",)}
         self.retention = Retention(
-            self.journal, self.hub, RetentionLimits(**{**defaults, **limits}), self.facts.append
+            self.journal, self.hub, clock, RetentionLimits(**{**defaults, **limits}), self.facts.append
         )
 
     async def publish(self, count: int) -> None:
         for _ in range(count):
             await self.journal.append([EVENT])
 
-    async def pass_time(self, clock: Clock, seconds: float) -> None:
+    async def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds / 10)):
-            clock.now_s += 10
+            self.clock.now_s += 10
             await self.retention.tick()
 
     def connect(self, group: str, saved: int | None) -> Reader:
-        reader = Reader(SOCKET, "a", group, 0)
+        reader = Reader(SOCKET, "a", group, 0, self.clock, 30.0)
         self.hub.readers.append(reader)
         if saved is not None:
             self.report(reader, saved)
@@ -76,13 +68,6 @@ class Harness:
             assert (problem.status, "Retry-After" in problem.headers) == (503, True)
             return problem.detail
         return None
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 async def test_a_group_that_has_never_come_holds_everything_back_until_publishing_is_refused() -> None:
@@ -114,8 +99,8 @@ async def test_everything_is_kept_for_the_first_group_to_join_whichever_it_is_an
     assert [group["name"] for group in at.retention.groups_status()] == ["shop"]
 
 
-async def test_after_a_restart_nobody_waits_for_the_first_group_again(clock: Clock) -> None:
-    kept = Kept()
+async def test_after_a_restart_nobody_waits_for_the_first_group_again() -> None:
+    kept = Kept.new(SYSTEM_CLOCK)
     first = Harness(kept, initial_groups=(FIRST_TO_JOIN,))
     first.connect("shop", None)
     await first.retention.tick()
@@ -126,13 +111,13 @@ async def test_after_a_restart_nobody_waits_for_the_first_group_again(clock: Clo
     assert again.journal.first == 3
 
 
-async def test_the_first_group_is_waited_for_until_it_expires_or_an_operator_gives_it_up(clock: Clock) -> None:
+async def test_the_first_group_is_waited_for_until_it_expires_or_an_operator_gives_it_up() -> None:
     for expires in (True, False):
         at = Harness(initial_groups=(FIRST_TO_JOIN,), group_expires_s=100.0)
         await at.publish(20)
         await at.retention.tick()
         assert at.refusal() is not None
-        await (at.pass_time(clock, 120) if expires else at.retention.forget(FIRST_TO_JOIN))
+        await (at.pass_time(120) if expires else at.retention.forget(FIRST_TO_JOIN))
         await at.retention.tick()
         assert (at.journal.first, at.refusal()) == (3, None)
 
@@ -145,7 +130,7 @@ async def test_events_are_kept_for_no_group_where_that_is_said() -> None:
 
 
 async def test_who_was_waited_for_by_another_setting_is_waited_for_no_more() -> None:
-    kept = Kept()
+    kept = Kept.new(SYSTEM_CLOCK)
     await Harness(kept, initial_groups=(FIRST_TO_JOIN,)).retention.tick()
     at = Harness(kept, initial_groups=("shop",))
     await at.publish(20)
@@ -179,53 +164,49 @@ async def test_retention_goes_by_what_the_most_ignorant_of_a_groups_listeners_kn
     assert at.journal.first == 3
 
 
-async def test_what_is_older_than_the_greatest_age_goes_once_every_group_has_it(clock: Clock) -> None:
+async def test_what_is_older_than_the_greatest_age_goes_once_every_group_has_it() -> None:
     at = Harness(max_age_s=10.0)
     await at.publish(5)
     at.connect("oncecast", 3)
-    await at.retention.tick()
+    await at.pass_time(20)
     assert at.journal.first == 4
 
 
-async def test_a_group_that_is_unseen_for_too_long_holds_nothing_back_and_that_is_told(clock: Clock) -> None:
+async def test_a_group_that_is_unseen_for_too_long_holds_nothing_back_and_that_is_told() -> None:
     at = Harness(group_expires_s=100.0)
     await at.publish(20)
     await at.retention.tick()
-    await at.pass_time(clock, 90)
+    await at.pass_time(90)
     assert at.refusal() is not None
-    await at.pass_time(clock, 30)
+    await at.pass_time(30)
     assert [fact for fact in at.facts if isinstance(fact, GroupExpired)] == [GroupExpired("oncecast")]
     assert at.journal.first == 3
     assert at.refusal() is None
 
 
-async def test_a_producer_that_was_frozen_for_long_could_have_seen_nobody_and_lets_go_of_nothing(
-    clock: Clock,
-) -> None:
+async def test_a_producer_that_was_frozen_for_long_could_have_seen_nobody_and_lets_go_of_nothing() -> None:
     at = Harness(group_expires_s=100.0)
     await at.publish(20)
     await at.retention.tick()
-    clock.now_s += 1_000_000.0
+    at.clock.now_s += 1_000_000.0
     await at.retention.tick()
     assert at.journal.first == 1
 
 
-async def test_the_time_for_which_a_group_is_unseen_goes_on_after_a_restart_and_ends_when_it_comes(
-    clock: Clock,
-) -> None:
-    kept = Kept()
+async def test_the_time_for_which_a_group_is_unseen_goes_on_after_a_restart_and_ends_when_it_comes() -> None:
+    kept = Kept.new(SYSTEM_CLOCK)
     first = Harness(kept, group_expires_s=100.0)
     await first.publish(20)
     await first.retention.tick()
-    await first.pass_time(clock, 60)
+    await first.pass_time(60)
     again = Harness(kept, group_expires_s=100.0)
-    await again.pass_time(clock, 70)
+    await again.pass_time(70)
     assert again.journal.first == 3
     reader = again.connect("oncecast", 3)
     await again.retention.tick()
     again.hub.readers.remove(reader)
     await again.publish(3)
-    await again.pass_time(clock, 60)
+    await again.pass_time(60)
     assert again.journal.first == 4, "it holds back again what it has not processed"
 
 

@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalFull, JournalUnavailable
 from oncecast.core.facts import Fact, Refused
 from oncecast.core.wire import Resume, encode
@@ -26,10 +27,14 @@ class Face:
     """A producer that is served; `address` without scheme."""
 
     def __init__(self) -> None:
-        self.journal = MemoryJournal()
+        self.journal = MemoryJournal(SYSTEM_CLOCK)
         self.facts: list[Fact] = []
         self.producer = Producer(
-            self.journal, ProducerSettings(instance="p"), metrics=lambda: b"", observe=self.facts.append
+            self.journal,
+            ProducerSettings(instance="p"),
+            SYSTEM_CLOCK,
+            metrics=lambda: b"",
+            observe=self.facts.append,
         )
         self.listening = bind("127.0.0.1", 0)
         self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
@@ -40,7 +45,7 @@ async def face() -> AsyncIterator[Face]:
     face, stop = Face(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         app = Guard(face.producer.app, bound_host="127.0.0.1")
-        group.create_task(serve(app, face.listening, stop, ws_max_bytes=100_000))
+        group.create_task(serve(app, face.listening, stop, SYSTEM_CLOCK, ws_max_bytes=100_000))
         yield face
         stop.set()
 
