@@ -59,6 +59,9 @@ bench: setup ## 200,000 events through a producer and two listeners: events/s an
 bench-handlers: setup ## events/s of handlers of one SQL statement: each, sharing transactions, in batches
 	@$(BIN)/python benchmarks/handlers.py $(ARGS)
 
+reference: setup ## write the reference pages of docs/reference from the code
+	@$(BIN)/python tools/reference.py
+
 pictures: setup ## draw docs/pictures anew; needs a chromium
 	@$(BIN)/python tools/pictures.py
 
@@ -68,4 +71,4 @@ format: setup ## let ruff lay out the code
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers pictures format clean
+.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers reference pictures format clean

@@ -128,8 +128,8 @@ async def _produce(
             )
             producer.stop = stop
             metrics.show_health(producer.look)
-            metrics.gauge("oncecast_journal_last_offset", "The newest offset.", lambda: journal.last)
-            metrics.gauge("oncecast_journal_bytes", "What its events take up.", lambda: journal.used_bytes)
+            metrics.gauge("oncecast_journal_last_offset", lambda: journal.last)
+            metrics.gauge("oncecast_journal_bytes", lambda: journal.used_bytes)
             tokens = Tokens(
                 publish=config.publish_token,
                 subscribe=config.subscribe_token,
@@ -233,12 +233,10 @@ async def _listen(
             metrics=metrics.text,
         )
         metrics.show_health(service.look)
-        metrics.gauge("oncecast_in_flight", "Events received and not ended.", lambda: service.settlement.in_flight)
-        text = "Conflicts that nobody has replayed or discarded, of the whole group."
-        metrics.gauge("oncecast_conflicts_open", text, lambda: open_conflicts.count or 0)
+        metrics.gauge("oncecast_in_flight", lambda: service.settlement.in_flight)
+        metrics.gauge("oncecast_conflicts_open", lambda: open_conflicts.count or 0)
         if (sender := service.sender) is not None:
-            text = "Dead letters that the broker has not got yet, of the whole group."
-            metrics.gauge("oncecast_dead_letters_unsent", text, lambda: sender.unsent or 0)
+            metrics.gauge("oncecast_dead_letters_unsent", lambda: sender.unsent or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = Gatekeeper(face, tokens, listener_needs, observe) if tokens else face
         drained = asyncio.Event()

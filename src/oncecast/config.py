@@ -234,40 +234,57 @@ def setting(default: str | None, read: Callable[[str], Any], about: str, *, secr
 class Common:
     """What producer and listener both have."""
 
-    instance_id: str = setting("", lambda text: instance(text or _host_name()), "its name; the host's by default")
-    host: str = setting(
-        "127.0.0.1", host_address, "the address to bind; wider only with all tokens set, or ALLOW_NO_TOKEN=1"
-    )
-    allow_no_token: bool = setting("0", flag, "anybody who reaches this machine may publish and read")
-    subscribe_token: str | None = setting(
+    instance_id: str = setting(
         "",
-        token,
-        "readers of events present it, as Authorization: Bearer …",
-        secret=True,
+        lambda text: instance(text or _host_name()),
+        "name of this process in logs and lists; by default the name of the host",
+    )
+    host: str = setting(
+        "127.0.0.1",
+        host_address,
+        "address to bind; another address than 127.0.0.1 needs all tokens, or ALLOW_NO_TOKEN=1",
+    )
+    allow_no_token: bool = setting(
+        "0", flag, "1 allows unset tokens on any address: everyone who reaches it may use the rights without a token"
+    )
+    subscribe_token: str | None = setting(
+        "", token, "token that readers of events must send, as `Authorization: Bearer …`", secret=True
     )
     admin_token: str | None = setting(
-        "", token, "whoever operates shows it: replay, mend, prune, forget", secret=True
+        "", token, "token that operators must send to replay, edit, prune and forget", secret=True
     )
-    allowed_hosts: tuple[str, ...] = setting("", host_names, "further Host headers to answer to")
-    allowed_origins: tuple[str, ...] = setting("", origins, "further web origins that may write")
-    request_head_max_bytes: int = setting("16KiB", size_bytes, "the largest head of a request: its line and headers")
+    allowed_hosts: tuple[str, ...] = setting(
+        "", host_names, "additional Host headers that the process answers, comma-separated"
+    )
+    allowed_origins: tuple[str, ...] = setting("", origins, "additional web origins that may write, comma-separated")
+    request_head_max_bytes: int = setting(
+        "16KiB", size_bytes, "maximum size of the head of a request: request line and headers"
+    )
     request_head_timeout: float = setting(
-        "10s", duration_s, "how long a client may take to send the head of a request"
+        "10s", duration_s, "time that a client may take to send the head of a request"
     )
     connections_max: int = setting(
         "1000",
         count,
-        "open connections of clients; fewer where 'ulimit -n' is low; the oldest idle one is closed for a new one",
+        "maximum number of client connections, less if 'ulimit -n' is low; a new one closes the oldest idle one",
     )
     connections_per_address: int = setting(
-        "500", count, "open connections of one client address; never more than three quarters of all"
+        "500", count, "maximum number of connections of one client address; at most three quarters of CONNECTIONS_MAX"
     )
-    start_attempts: int = setting("3", count, "starts of the whole application before it gives up, with status 1")
-    start_retry_delay: float = setting("3s", duration_s, "between them")
-    log_format: str = setting("console", one_of("console", "json"), "lines for people, or one JSON object a line")
-    log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "the least that is logged")
+    start_attempts: int = setting("3", count, "number of attempts to start before the process exits with status 1")
+    start_retry_delay: float = setting("3s", duration_s, "delay between attempts to start")
+    log_format: str = setting(
+        "console",
+        one_of("console", "json"),
+        "`console` for lines that people read, `json` for one JSON object per line",
+    )
+    log_level: str = setting(
+        "info",
+        one_of("debug", "info", "warning", "error"),
+        "lowest severity that is logged: debug, info, warning or error",
+    )
     drain_timeout: float = setting(
-        "10s", duration_s, "how long what was begun may take to finish at the end, and a lifespan after it"
+        "10s", duration_s, "time that in-flight work may take at shutdown, and the end of the lifespan after it"
     )
 
 
@@ -275,41 +292,51 @@ class Common:
 class ProducerConfig(Common):
     """Settings of `oncecast producer`."""
 
-    port: int = setting("8080", port, "page, HTTP and WebSocket")
-    publish_token: str | None = setting("", token, "whoever publishes shows it", secret=True)
+    port: int = setting("8080", port, "port of the page, HTTP and WebSocket")
+    publish_token: str | None = setting("", token, "token that publishers must send", secret=True)
     listener_tokens: tuple[tuple[str, str], ...] = setting(
         "",
         listener_tokens,
-        "secrets of the listeners: `SECRET` for every group, or `shop:SECRET,audit:SECRET`; SUBSCRIBE_TOKEN does not"
-        " make a listener",
+        "tokens of listeners: `SECRET` for every group, or `shop:SECRET,audit:SECRET`; a client with SUBSCRIBE_TOKEN"
+        " only reads",
         secret=True,
     )
-    event_source: str = setting("/oncecast", text, "the source of bare events")
-    journal_path: Path = setting("journal.db", file_path, "the journal's file")
-    journal_max_bytes: int = setting("10GiB", size_bytes, "what the journal may take up; then publishing is refused")
-    journal_max_age: float = setting("7d", duration_s, "events older than that go, once every group has them")
+    event_source: str = setting("/oncecast", text, "CloudEvents source of bare events")
+    journal_path: Path = setting("journal.db", file_path, "file of the journal")
+    journal_max_bytes: int = setting(
+        "10GiB", size_bytes, "maximum size of the journal; when unprocessed events reach it, publishing is refused"
+    )
+    journal_max_age: float = setting(
+        "7d", duration_s, "age at which events are deleted, once every group has processed them"
+    )
     initial_groups: tuple[str, ...] = setting(
         FIRST_TO_JOIN,
         groups,
-        "groups that events are kept for before they join, comma-separated; `first-to-join` is whichever group joins"
-        " first; if empty, events are kept for no group",
+        "groups that events are kept for before they join, comma-separated; `first-to-join` is the first group that"
+        " joins; if empty, events are kept for no group",
     )
     group_expires: float = setting(
-        "7d", duration_s, "a group without a connected listener for this long does not hold back retention any more"
+        "7d", duration_s, "time without a connected listener after which a group stops holding back retention"
     )
-    window_bytes: int = setting("32MiB", size_bytes, "recent frames kept in memory for readers that are not behind")
+    window_bytes: int = setting(
+        "32MiB", size_bytes, "size of the recent frames kept in memory for readers that are not behind"
+    )
     frame_max_bytes: int = setting(
-        "1MiB", size_bytes_up_to(FRAME_MAX_MIB), f"the largest frame of several events; at most {FRAME_MAX_MIB}MiB"
+        "1MiB",
+        size_bytes_up_to(FRAME_MAX_MIB),
+        f"maximum size of a frame of several events; at most {FRAME_MAX_MIB}MiB",
     )
     event_max_bytes: int = setting(
         "1MiB",
         size_bytes_up_to(FRAME_MAX_MIB),
-        f"the largest event; at most {FRAME_MAX_MIB}MiB, and at most REQUEST_MAX_BYTES",
+        f"maximum size of an event; at most {FRAME_MAX_MIB}MiB, and at most REQUEST_MAX_BYTES",
     )
-    request_max_bytes: int = setting("16MiB", size_bytes, "the largest request; at least EVENT_MAX_BYTES")
-    request_max_events: int = setting("100000", count, "the most events in one request")
+    request_max_bytes: int = setting("16MiB", size_bytes, "maximum size of a request; at least EVENT_MAX_BYTES")
+    request_max_events: int = setting("100000", count, "maximum number of events in a request")
     requests_max_bytes: int = setting(
-        "64MiB", size_bytes, "size of the bodies of all current requests; above it, publishing is refused with 503"
+        "64MiB",
+        size_bytes,
+        "maximum size of the bodies of all current requests; above it, publishing is refused with 503",
     )
 
     def __post_init__(self) -> None:
@@ -332,68 +359,87 @@ class ProducerConfig(Common):
 class ListenerConfig(Common):
     """Settings of `oncecast listener`."""
 
-    port: int = setting("3001", port, "API, health and metrics")
+    port: int = setting("3001", port, "port of the HTTP API, health and metrics")
     publish_token: str | None = setting(
-        "", token, "what is shown to the producers when handlers' events are published", secret=True
+        "", token, "token that the listener sends to producers when it publishes emitted events", secret=True
     )
     listener_token: tuple[str, ...] = setting(
         "",
         tokens,
-        "the secret that the listener presents to its producers, see LISTENER_TOKENS; or one for each WS_URL,"
-        " comma-separated",
+        "token that the listener sends to producers, see LISTENER_TOKENS; or one per URL of WS_URL, comma-separated",
         secret=True,
     )
-    ws_url: tuple[str, ...] = setting("ws://localhost:8080", ws_urls, "the producers, comma-separated", secret=True)
-    redis_url: str = setting("redis://localhost:6379", redis_url, "Redis 7 or Valkey", secret=True)
-    database_url: str = setting(
-        "postgres://localhost/oncecast", postgres_address, "PostgreSQL 14 or newer", secret=True
+    ws_url: tuple[str, ...] = setting(
+        "ws://localhost:8080", ws_urls, "URLs of the producers, comma-separated", secret=True
     )
-    listener_group: str = setting("oncecast", group, "who shares the work, and its schema; the application's name")
+    redis_url: str = setting("redis://localhost:6379", redis_url, "URL of Redis (7 or newer) or Valkey", secret=True)
+    database_url: str = setting(
+        "postgres://localhost/oncecast", postgres_address, "URL of PostgreSQL (14 or newer)", secret=True
+    )
+    listener_group: str = setting(
+        "oncecast", group, "name of the group and of its schema; by default the application's name"
+    )
     start_from: str = setting(
-        "earliest", one_of("earliest", "latest"), "where a group begins in a journal that it has never read"
+        "earliest",
+        one_of("earliest", "latest"),
+        "where a group begins in a journal that it has never read: `earliest` or `latest`",
     )
     events_retention: float | None = setting(
-        "off", duration_or_off, "how long rows are kept, below the saved cursors; dead letters stay"
+        "off",
+        duration_or_off,
+        "age at which rows below the saved cursors are deleted, or `off`; dead letters are kept",
     )
     adopt_handlers: bool = setting(
-        "0", flag, "1 makes this application the group's, though it lacks handlers that the group's has"
+        "0", flag, "1 makes this application's handlers those of the group, even if the group had more"
     )
-    db_connect_attempts: int = setting("10", count, "tries to reach PostgreSQL at the start")
-    db_connect_delay: float = setting("3s", duration_s, "between them")
-    db_attempts: int = setting("3", count, "tries of an insert within one attempt")
-    db_retry_delay: float = setting("2s", duration_s, "between them")
+    db_connect_attempts: int = setting("10", count, "number of attempts to connect to PostgreSQL at the start")
+    db_connect_delay: float = setting("3s", duration_s, "delay between these attempts")
+    db_attempts: int = setting("3", count, "number of times that an insert is tried within one attempt of an event")
+    db_retry_delay: float = setting("2s", duration_s, "delay between these tries")
     event_attempts: int = setting(
-        "3", count, "attempts of an event before it is dead, of all listeners together and over restarts"
+        "3", count, "number of attempts before an event becomes a dead letter, over all listeners and restarts"
     )
-    event_retry_delay: float = setting("2s", duration_s, "between them")
-    retry_after_max: float = setting("5m", duration_s, "the longest wait that a handler may ask for")
-    reconnect_base: float = setting("1s", duration_s, "first wait before a producer is tried again; doubles")
-    reconnect_max: float = setting("30s", duration_s, "the longest such wait")
+    event_retry_delay: float = setting("2s", duration_s, "delay between attempts of an event")
+    retry_after_max: float = setting("5m", duration_s, "maximum delay that a handler may request with Retry")
+    reconnect_base: float = setting(
+        "1s", duration_s, "first delay before a lost producer is reconnected; doubles each time"
+    )
+    reconnect_max: float = setting("30s", duration_s, "maximum delay before a lost producer is reconnected")
     lease_ttl: float = setting(
         "30s",
         duration_s,
-        "how long a lease lasts without renewal; Redis keeps it 30 s longer, in case a listener's event loop is"
+        "time until a lease expires without renewal; Redis keeps it 30 s longer, in case the listener's event loop is"
         " blocked",
     )
-    mark_ttl: float = setting("15s", duration_s, "when Redis forgets that an event has ended")
-    claims_max: int = setting("2", count, "processes that may die of an event, attempted alone, before it is dead")
-    pauses_max: int = setting("20", count, "times an event may bring the database's error about, unpunished")
-    dead_letter_path: Path = setting("failed_events.log", file_path, "a line of every dead letter goes there")
+    mark_ttl: float = setting("15s", duration_s, "time until Redis deletes the done marker of an event")
+    claims_max: int = setting(
+        "2", count, "number of crashed processes after which a quarantined event becomes a dead letter"
+    )
+    pauses_max: int = setting(
+        "20", count, "database errors that one event may cause before each counts as a failed attempt"
+    )
+    dead_letter_path: Path = setting("failed_events.log", file_path, "log file that gets one line per dead letter")
     dead_letter_url: RabbitMQAddress | SqsAddress | None = setting(
         "",
         letter_address,
-        "each is sent there too: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
+        "broker that also gets each dead letter: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
         secret=True,
     )
-    handler_concurrency: int = setting("8", count, "handlers that run at a time, replays included; DB_POOL at most")
-    handler_timeout: float = setting(
-        "60s", duration_s, "how long the handlers of a transaction may take, for all its events together"
+    handler_concurrency: int = setting(
+        "8", count, "number of handlers that run at the same time, including replays; at most DB_POOL"
     )
-    db_pool: int = setting("10", count, "connections to PostgreSQL for handlers; six come on top")
-    lock_timeout: float = setting("2s", duration_s, "how long a statement waits for another's lock")
-    statement_timeout: float = setting("30s", duration_s, "how long a statement may take")
-    probe_interval: float = setting("1s", duration_s, "between probes of a database that is down")
-    window_bytes: int = setting("64MiB", size_bytes, "what may be in flight, objects included; bounds memory")
+    handler_timeout: float = setting(
+        "60s", duration_s, "maximum time of all handlers of a transaction, for all its events together"
+    )
+    db_pool: int = setting(
+        "10", count, "number of PostgreSQL connections for handlers; six more are opened for other work"
+    )
+    lock_timeout: float = setting("2s", duration_s, "maximum time that a statement waits for a lock")
+    statement_timeout: float = setting("30s", duration_s, "maximum time that a statement runs")
+    probe_interval: float = setting("1s", duration_s, "interval between probes of PostgreSQL while it is down")
+    window_bytes: int = setting(
+        "64MiB", size_bytes, "maximum size of events in flight, including Python objects; bounds memory"
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless there is one token for the producers, or one for each."""

@@ -22,7 +22,7 @@ from oncecast.stores.postgres import Database, PostgresEvents
 from tests.support.whole_round import LIMITS, SCHEMA, prepare, whole_round
 
 PSQL = _parts()[0] / "pginstall/bin/psql"
-DOCUMENT = Path(__file__).parents[2] / "docs/least-privilege.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/how-to/least-privilege.md"
 
 
 class Place(NamedTuple):

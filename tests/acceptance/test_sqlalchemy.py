@@ -1,4 +1,4 @@
-"""docs/sqlalchemy.md: its recipe, with whatever statements hold, and its application, run as they stand."""
+"""docs/how-to/use-sqlalchemy.md: its recipe, with all kinds of statements, and its application run as they stand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from oncecast.stores.postgres.transaction import HandlerTransaction
 from tests.support.documents import blocks
 from tests.support.stacks import StackOf, drained, rows
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "sqlalchemy.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/how-to/use-sqlalchemy.md"
 
 Sql = Callable[[Any], tuple[str, dict[str, Any]]]
 

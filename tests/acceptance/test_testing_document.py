@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.documents import blocks
 
-DOCUMENT = Path(__file__).parents[2] / "docs/testing.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/how-to/test-handlers.md"
 
 
 def test_every_block_of_the_page_runs(tmp_path: Path) -> None:

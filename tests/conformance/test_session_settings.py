@@ -212,6 +212,6 @@ async def test_a_commit_is_as_durable_as_the_role_asks_and_never_less(database_w
 
 
 async def test_the_handlers_document_names_every_setting_that_handlers_find_changed() -> None:
-    document = (Path(__file__).parents[2] / "docs/handlers.md").read_text("utf-8")
+    document = (Path(__file__).parents[2] / "docs/reference/handlers.md").read_text("utf-8")
     missing = {name for name in (*EVERY_SESSION, *LIMITED, "synchronous_commit") if f"`{name}`" not in document}
     assert not missing

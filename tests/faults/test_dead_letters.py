@@ -1,6 +1,6 @@
 """Dead letters are in one place only, and brought back once.
 
-The numbers are those of the list of faults in docs/promise.md.
+The numbers are those of the list of faults in docs/explanation/verification.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Handlers cannot break the promise.
 
-The numbers are those of the list of faults in docs/promise.md.
+The numbers are those of the list of faults in docs/explanation/verification.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Leases and Redis: whoever holds an event dies, freezes or forgets, and it still ends once.
 
-The numbers are those of the list of faults in docs/promise.md.
+The numbers are those of the list of faults in docs/explanation/verification.md.
 """
 
 from __future__ import annotations

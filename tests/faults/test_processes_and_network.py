@@ -1,6 +1,6 @@
 """Processes are told to stop; links are gone, or half there.
 
-The numbers are those of the list of faults in docs/promise.md.
+The numbers are those of the list of faults in docs/explanation/verification.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What was acknowledged is there, and there once; see test_acknowledged.py and test_disk.py, too.
 
-The numbers are those of the list of faults in docs/promise.md.
+The numbers are those of the list of faults in docs/explanation/verification.md.
 """
 
 from __future__ import annotations

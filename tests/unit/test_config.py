@@ -1,17 +1,13 @@
-"""Settings: flag before environment before default, each wrong one is a line, and the README tells them all."""
+"""Settings: a flag precedes the environment, that the default, and each wrong setting is one line."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from oncecast.config import Common, ListenerConfig, ProducerConfig, load
+from oncecast.config import ListenerConfig, ProducerConfig, load
 from oncecast.core.errors import ConfigError
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def test_a_flag_comes_before_the_environment_and_that_before_the_default() -> None:
@@ -126,23 +122,3 @@ def test_no_secret_is_in_the_text_of_the_settings() -> None:
 )
 def test_durations_have_units_and_a_bare_number_is_seconds(text: str, seconds: float) -> None:
     assert load(ListenerConfig, {"LEASE_TTL": text}).lease_ttl == seconds
-
-
-def settings_table() -> str:
-    """The README's table as config.py has it."""
-    common = {item.name for item in fields(Common)}
-    rows: list[str] = []
-    for title, kind in (("both", Common), ("producer", ProducerConfig), ("listener", ListenerConfig)):
-        rows += [
-            f"| `{item.name.upper()}` | {title} | {f'`{default}`' if (default := item.metadata['default']) else ''} "
-            f"| {item.metadata['about']} |"
-            for item in fields(kind)
-            if kind is Common or item.name not in common
-        ]
-    return "| name | of | default | |\n|---|---|---|---|\n" + "\n".join(rows)
-
-
-def test_the_readme_tells_every_setting_as_it_is() -> None:
-    found = re.search(r"<!-- settings:.*?-->\n(.*?)<!-- /settings -->", README.read_text("utf-8"), re.DOTALL)
-    assert found is not None
-    assert found.group(1).strip() == settings_table()

@@ -1,4 +1,4 @@
-"""Every block of docs/handlers.md is code that an application takes."""
+"""Every block of the pages about handlers is code that an application takes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ import pytest
 from oncecast import Listener
 from tests.support.documents import blocks
 
-DOCUMENT = Path(__file__).parents[2] / "docs/handlers.md"
-CODE = [block.text for block in blocks(DOCUMENT.read_text("utf-8")) if block.language == "python"]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = (
+    "reference/handlers.md",
+    "how-to/emit-events.md",
+    "how-to/batch-events.md",
+    "how-to/order-events.md",
+    "how-to/run-blocking-code.md",
+)
+TEXT = "".join((DOCS / page).read_text("utf-8") for page in PAGES)
+CODE = [block.text for block in blocks(TEXT) if block.language == "python"]
 
 
 Run = Callable[[str], dict[str, Any]]
@@ -28,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(code: str) -> dict[str, Any]:
         module = ModuleType("document")
         monkeypatch.setitem(sys.modules, "document", module)
-        exec(compile(CODE[0] + code, DOCUMENT.name, "exec", dont_inherit=True), module.__dict__)
+        exec(compile(CODE[0] + code, PAGES[0], "exec", dont_inherit=True), module.__dict__)
         return module.__dict__
 
     return run
@@ -44,7 +52,7 @@ def test_every_block_is_code_whose_handlers_are_registered(code: str, run: Run) 
 
 
 def test_every_decorator_in_the_tables_is_taken(run: Run) -> None:
-    decorators = re.findall(r"`(@app\.[^`]+\))`", DOCUMENT.read_text("utf-8"))
+    decorators = re.findall(r"`(@app\.[^`]+\))`", TEXT)
     assert len(decorators) > 5
     for decorator in decorators:
         run(f"{decorator}\nasync def handler(event): ...\n")
@@ -52,5 +60,6 @@ def test_every_decorator_in_the_tables_is_taken(run: Run) -> None:
 
 async def test_the_test_that_is_shown_runs(run: Run) -> None:
     (reserve,) = [code for code in CODE if "def reserve(" in code]
-    names = run(reserve + CODE[-1])
+    (test,) = [code for code in CODE if "TestListener" in code]
+    names = run(reserve + test)
     await names["test_an_order_is_reserved"]()

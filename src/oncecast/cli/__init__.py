@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from errno import EDQUOT, ENOSPC
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +43,7 @@ def producer(
 ) -> None:
     """Accept events and broadcast them: HTTP, WebSocket and a page on one port.
 
-    Every flag is also an environment variable (`--journal-path` is JOURNAL_PATH); the README lists them all.
+    Every flag is also an environment variable: `--journal-path` is JOURNAL_PATH. See docs/reference/settings.md.
 
     Parameters
     ----------
@@ -87,8 +88,8 @@ def listener(
 ) -> None:
     """Consume the broadcast, run the handlers of APP (`module:name`), store every event exactly once.
 
-    Without APP every event is only stored. Every flag is also an environment variable (`--ws-url` is WS_URL);
-    the README lists them all. Secrets are better given as `DATABASE_URL_FILE` and `REDIS_URL_FILE`.
+    Without APP every event is only stored. Every flag is also an environment variable: `--ws-url` is WS_URL.
+    See docs/reference/settings.md. Prefer `DATABASE_URL_FILE` and `REDIS_URL_FILE` for secrets.
 
     Parameters
     ----------
@@ -148,6 +149,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
     run(main)
 
 
+@cache
 def _register() -> None:
     from oncecast.cli import (
         chaos,

@@ -44,16 +44,16 @@ class Metrics(Collector):
             yield from _health_metrics(self._look())
         for kind, (name, text) in _COUNTED.items():
             yield CounterMetricFamily(name, text, value=self._counts[kind])
-        text = "Requests and hand-shakes without the right, from a foreign origin, or to an unknown host name."
+        text = "Requests and handshakes without the required token, from a foreign origin, or to an unknown host."
         access = CounterMetricFamily("oncecast_access_refused_total", text, labels=["reason"])
         for reason, count in self._access_refused.items():
             access.add_metric([reason], count)
         yield access
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Show what `read` answers at the moment of the scrape."""
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Show what `read` returns at the moment of the scrape, as the gauge `name` of GAUGES."""
         if name not in self._gauges:
-            self._gauges[name] = Gauge(name, text, registry=self._registry)
+            self._gauges[name] = Gauge(name, GAUGES[name], registry=self._registry)
         self._gauges[name].set_function(read)
 
     def text(self) -> bytes:
@@ -64,49 +64,64 @@ class Metrics(Collector):
 _REASONS = {401: "unauthorized", 403: "forbidden_origin", 421: "unknown_host"}
 """The label of refused access, by HTTP status."""
 _COUNTED: dict[type[Fact], tuple[str, str]] = {
-    facts.Accepted: ("oncecast_accepted_total", "Events on disk and acknowledged."),
-    facts.Refused: ("oncecast_refused_total", "Publications refused before anything was accepted."),
+    facts.Accepted: ("oncecast_accepted_total", "Events that are on disk and acknowledged."),
+    facts.Refused: ("oncecast_refused_total", "Publications that were refused before anything was accepted."),
     facts.ConnectionRefused: (
         "oncecast_connections_refused_total",
-        "Connections refused or closed for going beyond a limit before a request was read.",
+        "Connections that were refused or closed because of a limit before a request was read.",
     ),
-    facts.JournalFailed: ("oncecast_journal_failures_total", "Commits that the disk refused."),
-    facts.Received: ("oncecast_received_total", "Events that arrived from producers."),
+    facts.JournalFailed: ("oncecast_journal_failures_total", "Commits of the journal that the disk refused."),
+    facts.Received: ("oncecast_received_total", "Events received from producers."),
     facts.Persisted: ("oncecast_stored_total", "Events that this listener stored."),
-    facts.Duplicates: ("oncecast_duplicates_total", "Arrivals that had ended already, here or elsewhere."),
-    facts.Conflicts: ("oncecast_conflicts_total", "Other content under a used identity."),
+    facts.Duplicates: ("oncecast_duplicates_total", "Arrivals of events that had already ended, at any listener."),
+    facts.Conflicts: ("oncecast_conflicts_total", "Events with other content under a used identity."),
     facts.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
-    facts.InsertFailed: ("oncecast_database_failures_total", "Tries that the database failed."),
-    facts.Died: ("oncecast_dead_total", "Events given up on."),
-    facts.Filed: ("oncecast_filed_total", "Dead letters whose line is in the file."),
-    facts.FilingFailed: ("oncecast_filing_failures_total", "Times that the file of dead letters failed."),
+    facts.InsertFailed: ("oncecast_database_failures_total", "Database operations for events that failed."),
+    facts.Died: ("oncecast_dead_total", "Events that became dead letters at this listener."),
+    facts.Filed: ("oncecast_filed_total", "Dead letters whose line is in the log file."),
+    facts.FilingFailed: ("oncecast_filing_failures_total", "Failed writes to the log file of dead letters."),
     facts.Sent: ("oncecast_dead_letters_sent_total", "Dead letters that the broker has confirmed."),
-    facts.SendingRefused: ("oncecast_dead_letters_refused_total", "Times that the broker refused one of several."),
+    facts.SendingRefused: ("oncecast_dead_letters_refused_total", "Dead letters that the broker refused."),
     facts.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
-    facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays that failed again."),
+    facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays of dead letters that failed."),
     facts.Discarded: ("oncecast_discarded_total", "Dead letters that operators have discarded."),
-    facts.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have brought back."),
+    facts.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have restored."),
     facts.ConflictReplayed: ("oncecast_conflicts_replayed_total", "Conflicts whose event is stored under a new id."),
     facts.ConflictReplayFailed: ("oncecast_failed_conflict_replays_total", "Replays of conflicts that failed."),
     facts.ConflictsDiscarded: ("oncecast_conflicts_discarded_total", "Conflicts that operators have discarded."),
-    facts.Pruned: ("oncecast_pruned_total", "Rows deleted for their age."),
-    facts.GapNoted: ("oncecast_gaps_total", "Stretches of a journal that were gone before they were read."),
-    facts.Suspected: ("oncecast_suspects_total", "Attempts made alone, of events that outlived their holders."),
-    facts.EmissionsRelayed: ("oncecast_emitted_total", "Events of handlers that a producer has accepted."),
-    facts.EmissionRefused: ("oncecast_refused_emissions_total", "Events of handlers that no producer takes."),
-    facts.LoopBlocked: ("oncecast_loop_blocked_total", "Times that a handler blocked the event loop for long."),
-    facts.ForeignValues: ("oncecast_foreign_values_total", "Keys in Redis whose foreign values were overwritten."),
-    facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead holders."),
-    facts.Reconnecting: ("oncecast_reconnects_total", "Times that a feed broke and was tried again."),
+    facts.Pruned: ("oncecast_pruned_total", "Rows deleted because of their age."),
+    facts.GapNoted: ("oncecast_gaps_total", "Gaps: parts of a journal that were deleted before they were read."),
+    facts.Suspected: ("oncecast_suspects_total", "Attempts of quarantined events, each made alone."),
+    facts.EmissionsRelayed: ("oncecast_emitted_total", "Emitted events that a producer has accepted."),
+    facts.EmissionRefused: ("oncecast_refused_emissions_total", "Emitted events that no producer will accept."),
+    facts.LoopBlocked: ("oncecast_loop_blocked_total", "Times that a handler blocked the event loop for 3 s."),
+    facts.ForeignValues: (
+        "oncecast_foreign_values_total",
+        "Redis keys of Oncecast whose value another application wrote, and which were overwritten.",
+    ),
+    facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead listeners."),
+    facts.Reconnecting: ("oncecast_reconnects_total", "Attempts to reconnect to a producer."),
 }
+GAUGES = {
+    "oncecast_journal_last_offset": "The newest offset of the journal (producer).",
+    "oncecast_journal_bytes": "The size of the events in the journal (producer).",
+    "oncecast_in_flight": "Events received and not ended (listener).",
+    "oncecast_conflicts_open": "Conflicts that nobody has replayed or discarded, of the whole group (listener).",
+    "oncecast_dead_letters_unsent": "Dead letters not yet sent to the broker, of the whole group (listener).",
+}
+"""Values that a process reads at the moment of the scrape, by name."""
 
 
 def _health_metrics(health: Health) -> Iterator[Metric]:
-    status = GaugeMetricFamily("oncecast_health", "1 for the status that the process has.", labels=["status"])
+    status = GaugeMetricFamily(
+        "oncecast_health", "1 for the current status of the process, 0 for the others.", labels=["status"]
+    )
     for word in Status:
         status.add_metric([word], float(health.status is word))
     yield status
-    up = GaugeMetricFamily("oncecast_dependency_up", "0 while it is down.", labels=["dependency"])
+    up = GaugeMetricFamily(
+        "oncecast_dependency_up", "1 if the dependency can be used, 0 while it is down.", labels=["dependency"]
+    )
     for name, part in health.parts.items():
         if name != PROCESS:
             up.add_metric([name], float(part.status is not Status.DOWN))

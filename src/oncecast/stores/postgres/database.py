@@ -195,7 +195,8 @@ class Database:
             except TimeoutError:
                 raise psycopg.OperationalError(
                     f"DATABASE_URL: a second connection had no answer within {self.limits.connect_s:g} s; if there is"
-                    " a pooler, its pool is too small (PgBouncer: default_pool_size); see docs/poolers.md"
+                    " a pooler, its pool is too small (PgBouncer: default_pool_size);"
+                    " see docs/how-to/connection-poolers.md"
                 ) from None
             async with second, asyncio.timeout(self.limits.connect_s):
                 await check_each_has_its_own(first, second)

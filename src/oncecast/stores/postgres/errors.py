@@ -41,7 +41,8 @@ DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, Time
 
 
 SESSION_POOLING = (
-    "use session pooling (PgBouncer: pool_mode=session) or connect to PostgreSQL itself; see docs/poolers.md"
+    "use session pooling (PgBouncer: pool_mode=session) or connect to PostgreSQL itself;"
+    " see docs/how-to/connection-poolers.md"
 )
 
 

@@ -1,6 +1,6 @@
 """Whether there is a pooler that gives a connection's transactions to changing server processes.
 
-Under it prepared statements, settings and locks of one connection reach another. See docs/poolers.md.
+Under it prepared statements, settings and locks of one connection reach another: docs/how-to/connection-poolers.md.
 """
 
 from __future__ import annotations
