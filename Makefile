@@ -59,6 +59,14 @@ bench: setup ## 200,000 events through a producer and two listeners: events/s an
 bench-handlers: setup ## events/s of handlers of one SQL statement: each, sharing transactions, in batches
 	@$(BIN)/python benchmarks/handlers.py $(ARGS)
 
+$(VENV)/.docs-ready: $(VENV)/.ready
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --group docs; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs; fi
+	@touch $@
+
+docs: $(VENV)/.docs-ready ## build the documentation into site/; a broken link or anchor is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 reference: setup ## write the reference pages of docs/reference from the code
 	@$(BIN)/python tools/reference.py
 
@@ -69,6 +77,6 @@ format: setup ## let ruff lay out the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
+	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers reference pictures format clean
+.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers docs reference pictures format clean
