@@ -22,7 +22,7 @@ import oncecast.testing
 from oncecast import cli
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.health import PROCESS, Health, Part, Status
-from oncecast.listener.api_document import listener_document
+from oncecast.listener.http.openapi import listener_document
 from oncecast.observe.metrics import GAUGES, Metrics
 from oncecast.producer.api_document import producer_document
 

@@ -1,5 +1,6 @@
 """Oncecast: broadcast to many, processed once, whatever fails."""
 
+from oncecast.app.application import Call, Listener, Middleware, Proceed
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, SyncPublisher
 from oncecast.core.errors import (
     ConfigError,
@@ -12,7 +13,6 @@ from oncecast.core.errors import (
 )
 from oncecast.core.event import Cursor, Event
 from oncecast.core.transaction import SyncTransaction, Transaction
-from oncecast.listener.handlers import Call, Listener, Middleware, Proceed
 
 __all__ = [
     "Call",

@@ -14,37 +14,37 @@ from importlib.metadata import version
 from starlette.types import ASGIApp
 
 from oncecast import forks
+from oncecast.app.application import Listener
 from oncecast.client.emissions import ProducersPublisher
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.config import Common, ListenerConfig, ProducerConfig
+from oncecast.core.dead_letter_ports import LetterBroker
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
-from oncecast.core.facts import Observe, ProcessStarted, StartFailed
-from oncecast.core.letter_ports import LetterBroker
-from oncecast.core.letter_url import RabbitMQAddress, SqsAddress
 from oncecast.core.retry import Backoff
+from oncecast.core.telemetry import Observe, ProcessStarted, StartFailed
 from oncecast.core.wire import ANSWER_MAX_BYTES
 from oncecast.http.connections import HttpLimits
 from oncecast.http.guard import LOCAL_HOSTS, Guard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import Gatekeeper, Tokens
 from oncecast.journal import JournalLimits, SqliteJournal
-from oncecast.listener.api import listener_app
-from oncecast.listener.api import right_for as listener_needs
-from oncecast.listener.attempt import AttemptLimits
-from oncecast.listener.conflicts_api import conflicts_routes
-from oncecast.listener.handlers import Listener
-from oncecast.listener.letters_api import letters_routes
-from oncecast.listener.loop_watch import loop_watched
-from oncecast.listener.open_conflicts import OpenConflicts
-from oncecast.listener.pruning_api import pruning_routes
-from oncecast.listener.relayed import Relayed
+from oncecast.listener.background.loop_watch import loop_watched
+from oncecast.listener.background.open_conflicts import OpenConflicts
+from oncecast.listener.http.app import listener_app
+from oncecast.listener.http.app import right_for as listener_needs
+from oncecast.listener.http.conflicts import conflicts_routes
+from oncecast.listener.http.dead_letters import letters_routes
+from oncecast.listener.http.pruning import pruning_routes
+from oncecast.listener.http.relayed import Relayed
+from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import start_logging
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.app import right_for as producer_needs
+from oncecast.producer.cloudevents.publishable import check_publishable
 from oncecast.producer.intake import IntakeLimits
-from oncecast.producer.publishable import check_publishable
 from oncecast.producer.retention import RetentionLimits
 from oncecast.stores.dead_letter_file import DeadLetterFile
 from oncecast.stores.postgres import (

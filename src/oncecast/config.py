@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from oncecast.client.address import broadcast_url
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, letter_address
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 from oncecast.core.groups import ANY_GROUP, FIRST_TO_JOIN, is_group_name
-from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
 from oncecast.core.redis_url import redis_url
 from oncecast.core.wire import LARGEST_EVENT_MAX_BYTES
 

@@ -14,11 +14,11 @@ import httpx2
 import pytest
 
 from oncecast import Publisher
-from oncecast.client.tail import Tail
+from oncecast.client.subscription import Tail
 from oncecast.core.errors import Unavailable
 from oncecast.embedded.ports import free_port
 from oncecast.embedded.valkey import _binary
-from oncecast.listener.dial import Lost, websocket_dial
+from oncecast.listener.feed.dial import Lost, websocket_dial
 from oncecast.stores.redis import RedisLeases
 from tests.support.producers import producer_process
 from tests.support.stacks import StackOf, drained, rows, until

@@ -12,7 +12,7 @@ import httpx2
 import psycopg
 
 from oncecast import Event, Publisher
-from oncecast.core.letter_ports import OTHERS_AFTER_S
+from oncecast.core.dead_letter_ports import OTHERS_AFTER_S
 from oncecast.embedded import Stack
 from tests.support.brokers import RabbitMQServer, SqsServer, body_of, frozen
 from tests.support.stacks import StackOf, drained, rows, until

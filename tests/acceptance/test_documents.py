@@ -14,7 +14,7 @@ import pytest
 from cyclopts import MissingArgumentError
 
 from oncecast.config import ListenerConfig, ProducerConfig, load
-from oncecast.core import facts
+from oncecast.core import telemetry as facts
 from oncecast.observe.logs import console_lines
 from tests.support.command import check_command
 from tests.support.documents import Block, blocks, mentioned, typed

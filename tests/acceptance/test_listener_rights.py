@@ -25,7 +25,7 @@ from oncecast.core.ports import KnownGroup
 from oncecast.core.wire import Report, Resume, Welcome, decode_server_frame, encode, events_frame
 from oncecast.embedded import Stack
 from oncecast.journal import SqliteJournal
-from oncecast.producer.session import SocketLimits
+from oncecast.producer.broadcast.session import SocketLimits
 from tests.acceptance.test_recovery import oncecast
 from tests.support.producers import Address, ProducerProcess, closed, post, producer_here, producer_process
 from tests.support.stacks import StackOf, drained, rows, until

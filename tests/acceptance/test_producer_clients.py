@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Data, Origin, Subprotocol
 
 from oncecast import Event, Publisher
-from oncecast.producer.session import SocketLimits
+from oncecast.producer.broadcast.session import SocketLimits
 from tests.support.producers import (
     ProducerProcess,
     closed,

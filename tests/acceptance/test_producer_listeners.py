@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 
 from oncecast import Event, Publisher
 from oncecast.core.wire import Credit, Events, Resume, Welcome, decode_server_frame, encode
-from oncecast.producer.session import SocketLimits
+from oncecast.producer.broadcast.session import SocketLimits
 from tests.support.producers import Address, ProducerProcess, closed, post, producer_here, producer_process
 from tests.support.stacks import until
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from oncecast.app.application import Listener
 from oncecast.chaos.applications import accounts, chain, stock
 from oncecast.chaos.checks import run_checks
 from oncecast.chaos.evidence import collect, record_emissions
@@ -19,7 +20,6 @@ from oncecast.chaos.publishing import Publications
 from oncecast.chaos.subject import Subject
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event, follow_up_id
-from oncecast.listener.handlers import Listener
 from oncecast.stores.postgres import Database
 
 Connection = psycopg.AsyncConnection[Any]

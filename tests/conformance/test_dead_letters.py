@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oncecast.core.dead_letter_ports import DeadLetters
+from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject, RowLocked, Unstorable
 from oncecast.core.event import Arrival, Event
-from oncecast.core.letter_ports import DeadLetters
-from oncecast.core.letters import Identity, Selection
 from oncecast.core.ports import EventStore, Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
-from oncecast.stores.memory.causes import cause_of, error_pattern
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.queries import in_schema
+from oncecast.testing.memory.causes import cause_of, error_pattern
 from tests.conformance.test_event_store import database_of, effect, sql, store, values
 from tests.support.event_stores import Server
 from tests.support.places import arrival

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from oncecast.core.ports import Deaths
-from oncecast.stores.memory import MemoryDeaths, MemoryPostgres
 from oncecast.stores.postgres import Database, PostgresDeaths
+from oncecast.testing.memory import MemoryDeaths, MemoryPostgres
 from tests.support.arrivals import arrivals
 
 DeathsOf = Callable[[str], Awaitable[Deaths]]

@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 import pytest
 
+from oncecast.app.threads import ThreadTransaction
 from oncecast.core.errors import (
     AttemptFailed,
     Contended,
@@ -29,8 +30,7 @@ from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
-from oncecast.listener.api import page
-from oncecast.listener.threads import ThreadTransaction
+from oncecast.listener.http.app import page
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_traces

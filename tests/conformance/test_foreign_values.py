@@ -9,8 +9,8 @@ import redis.asyncio as redis
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Unavailable
-from oncecast.core.facts import Fact, ForeignValues
-from oncecast.listener.gates import LeaseGate
+from oncecast.core.telemetry import Fact, ForeignValues
+from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.stores.redis import RedisLeases
 from tests.support.arrivals import arrivals
 

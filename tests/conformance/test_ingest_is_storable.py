@@ -21,9 +21,9 @@ from oncecast.core.event import Arrival, Event, new_id
 from oncecast.core.ports import Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.http.problems import Problem
-from oncecast.producer.bare import JSON, Bare
-from oncecast.producer.binary import to_structured
-from oncecast.producer.ingest import BATCHED, NDJSON, STRUCTURED, Publication, read_publication
+from oncecast.producer.cloudevents.bare import JSON, Bare
+from oncecast.producer.cloudevents.binary import to_structured
+from oncecast.producer.cloudevents.parse import BATCHED, NDJSON, STRUCTURED, Publication, read_publication
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents
 
 NUMBERS = (

@@ -11,10 +11,10 @@ import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalCorrupt, StartError
-from oncecast.core.facts import Fact
 from oncecast.core.ports import Batch, KnownGroup
+from oncecast.core.telemetry import Fact
 from oncecast.journal import JournalLimits, SqliteJournal, file
-from oncecast.journal.memory import Kept, MemoryJournal
+from oncecast.testing.memory.journal import Kept, MemoryJournal
 
 
 def ignore(_fact: Fact) -> None:

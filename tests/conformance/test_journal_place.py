@@ -12,7 +12,7 @@ import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalUnavailable, StartError
-from oncecast.core.facts import Fact, JournalFailed
+from oncecast.core.telemetry import Fact, JournalFailed
 from oncecast.journal import JournalLimits, SqliteJournal, file
 from oncecast.journal.place import is_mount_point
 from tests.support.stacks import until

@@ -15,8 +15,8 @@ from oncecast.chaos.links import Link
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Leases
-from oncecast.stores.memory import MemoryLeases, MemoryRedis
 from oncecast.stores.redis import RedisLeases
+from oncecast.testing.memory import MemoryLeases, MemoryRedis
 
 A, B = "a" * 16, "b" * 16
 

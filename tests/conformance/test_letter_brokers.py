@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from oncecast.core.dead_letter_ports import LetterBroker, LetterMessage
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, letter_address
 from oncecast.core.errors import Unavailable
-from oncecast.core.letter_ports import LetterBroker, LetterMessage
-from oncecast.core.letter_url import RabbitMQAddress, SqsAddress, letter_address
 from oncecast.embedded.ports import free_port
 from oncecast.stores import rabbitmq as rabbitmq_store
 from oncecast.stores import sqs as sqs_store

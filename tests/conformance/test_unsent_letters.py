@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, UnsentLetters
 from oncecast.core.errors import Reject
-from oncecast.core.letter_ports import OTHERS_AFTER_S, UnsentLetters
 from oncecast.core.ports import EventStore
-from oncecast.stores.memory import MemoryEvents, MemoryUnsent
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresUnsent
 from oncecast.stores.postgres.database import Limits
+from oncecast.testing.memory import MemoryEvents, MemoryUnsent
 from tests.support import event_stores as ending
 from tests.support.places import arrival
 

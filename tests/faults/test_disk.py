@@ -11,7 +11,7 @@ import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalFull, JournalUnavailable
-from oncecast.core.facts import Fact, JournalFailed, JournalOpened
+from oncecast.core.telemetry import Fact, JournalFailed, JournalOpened
 from oncecast.journal import JournalLimits, SqliteJournal
 from tests.support.disk import Disk
 

@@ -11,12 +11,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from oncecast.app.application import Listener
 from oncecast.chaos.judge import Rules
 from oncecast.core.errors import Retry
 from oncecast.core.event import DEFAULT_SOURCE, Event, follow_up_id
 from oncecast.core.transaction import Transaction
-from oncecast.listener.handlers import Listener
-from oncecast.stores.memory.postgres import EFFECT
+from oncecast.testing.memory.postgres import EFFECT
 from tests.simulation.loop import sleep
 
 GROUP = "simulated"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from oncecast.core.ports import FailedAttempt
 from oncecast.core.transaction import Transaction
-from oncecast.journal.memory import Kept
-from oncecast.stores.memory.client import MemoryTransaction
-from oncecast.stores.memory.postgres import Row, Session
+from oncecast.testing.memory.client import MemoryTransaction
+from oncecast.testing.memory.journal import Kept
+from oncecast.testing.memory.postgres import Row, Session
 from tests.simulation.application import FOLLOWED, follow_up_of
 
 if TYPE_CHECKING:

@@ -24,15 +24,15 @@ from tests.simulation.changes import (
 POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
 ATTEMPTS = "tests/conformance/test_attempts.py"
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
-FEED = "tests/unit/listener/test_feed.py"
+FEED = "tests/unit/listener/feed/test_feed.py"
 EVENT_STORE = "tests/conformance/test_event_store.py"
 HANDLING = "tests/conformance/test_handling.py"
 HANDOVER = "tests/conformance/test_handover.py"
-HEARTBEATS = "tests/unit/core/test_taken.py"
+HEARTBEATS = "tests/unit/core/test_lease_owners.py"
 INTERRUPTED = "tests/conformance/test_interrupted.py"
 LEASES = "tests/conformance/test_leases.py"
-ORDER = "tests/unit/listener/test_order_of_duplicates.py"
-TAKEOVER = "tests/unit/listener/test_rescue.py"
+ORDER = "tests/unit/listener/pipeline/test_order_of_duplicates.py"
+TAKEOVER = "tests/unit/listener/dependencies/test_takeover.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +97,28 @@ DECISIONS = [
 """In what decides: simulation runs this very code."""
 
 STORES = [
-    Mutant("a cursor passes only committed rows", without(-1), "stores/memory"),
-    Mutant("only the COMMIT tag proves a commit", never(), "stores/memory"),
+    Mutant("a cursor passes only committed rows", without(-1), "testing/memory"),
+    Mutant("only the COMMIT tag proves a commit", never(), "testing/memory"),
     Mutant("the row of an event and the effects of its handler commit together", skip()),
     Mutant("an identity is inserted once", without(0)),
     Mutant("an insert waits for another transaction with the same identity", never()),
-    Mutant("a replay turns a dead letter into a stored event once", without(-1), "stores/memory"),
-    Mutant("a process that dies charges a quarantined event only if it was running", without(-1), "stores/memory"),
+    Mutant("a replay turns a dead letter into a stored event once", without(-1), "testing/memory"),
+    Mutant("a process that dies charges a quarantined event only if it was running", without(-1), "testing/memory"),
     Mutant("only a proven death is charged", always(), by=TAKEOVER),
     Mutant("a heartbeat is as old as the question, not the answer", replaced("asked_s", "answered_s"), by=HEARTBEATS),
-    Mutant("a listener changes only its own leases", without(-1), "stores/memory"),
+    Mutant("a listener changes only its own leases", without(-1), "testing/memory"),
     Mutant(
         "handlers receive only the events that their transaction inserted",
         replaced("new", "arrivals"),
-        "stores/memory",
+        "testing/memory",
     ),
-    Mutant("one event of a key runs at a time", always(), "stores/memory"),
-    Mutant("an ordered event runs only after the row of the event before it", always(), "stores/memory"),
+    Mutant("one event of a key runs at a time", always(), "testing/memory"),
+    Mutant("an ordered event runs only after the row of the event before it", always(), "testing/memory"),
     Mutant("a row from another position proves nothing about the events in between", always(), by=HANDLING),
-    Mutant("an ordered event becomes a dead letter only in its turn", never(), "stores/memory", by=HANDLING),
-    Mutant("emitted events commit together with their cause", skip(), "stores/memory"),
-    Mutant("a savepoint that rolls back drops the events emitted in it", skip(), "stores/memory"),
-    Mutant("an emitted event leaves the outbox only when acknowledged", ignoring_errors(), "stores/memory"),
+    Mutant("an ordered event becomes a dead letter only in its turn", never(), "testing/memory", by=HANDLING),
+    Mutant("emitted events commit together with their cause", skip(), "testing/memory"),
+    Mutant("a savepoint that rolls back drops the events emitted in it", skip(), "testing/memory"),
+    Mutant("an emitted event leaves the outbox only when acknowledged", ignoring_errors(), "testing/memory"),
     Mutant("events have ended only if their transaction committed", ignoring_errors()),
 ]
 """In what stands for PostgreSQL and Redis in simulation: rules that both keep."""

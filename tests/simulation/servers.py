@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from oncecast.core.errors import Unavailable
-from oncecast.stores.memory.call import Act, Call
+from oncecast.testing.memory.call import Act, Call
 from tests.simulation.loop import begin, owned_by, sleep
 
 LOSS = 0.3

@@ -10,11 +10,11 @@ from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import DEFAULT_SOURCE
 from oncecast.core.ports import Batch, FailedAttempt
 from oncecast.core.wire import decode_heads, events_frame, resume_after
-from oncecast.journal.memory import Kept, MemoryJournal
-from oncecast.stores.memory import MemoryEvents
-from oncecast.stores.memory.call import Act, Call
-from oncecast.stores.memory.leases import Lease
-from oncecast.stores.memory.postgres import MemoryPostgres, Session
+from oncecast.testing.memory import MemoryEvents
+from oncecast.testing.memory.call import Act, Call
+from oncecast.testing.memory.journal import Kept, MemoryJournal
+from oncecast.testing.memory.leases import Lease
+from oncecast.testing.memory.postgres import MemoryPostgres, Session
 from tests.simulation.application import GROUP
 from tests.simulation.loop import owned_by
 

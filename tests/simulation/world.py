@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from oncecast.chaos.judge import Evidence, Verdict, judge
-from oncecast.core.facts import Fact
+from oncecast.core.telemetry import Fact
 from oncecast.core.wire import Answer, Ask
-from oncecast.journal.memory import Kept
-from oncecast.listener.attempt import AttemptLimits
+from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.retention import RetentionLimits
-from oncecast.stores.memory import (
+from oncecast.testing.memory import (
     MemoryDeaths,
     MemoryLeases,
     MemoryLetters,
     MemoryOutbox,
     MemoryRedis,
 )
-from oncecast.stores.memory.postgres import Tables
+from oncecast.testing.memory.journal import Kept
+from oncecast.testing.memory.postgres import Tables
 from tests.simulation.application import GROUP, RULES, Surroundings, application
 from tests.simulation.clock import VirtualClock
 from tests.simulation.faults import FAULTS, POSTGRES_FAILS_OVER, REDIS_FAILS_OVER, Action

@@ -8,7 +8,7 @@ import msgspec
 
 from oncecast.core.event import Arrival, Event
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
-from oncecast.listener.track import Track
+from oncecast.listener.feed.track import Track
 
 
 class Credit:

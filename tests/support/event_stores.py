@@ -9,13 +9,13 @@ import psycopg
 import pytest
 
 from oncecast.core.conflicts import Conflicts
-from oncecast.core.letter_ports import DeadLetters
+from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.ports import EventStore, Outbox
 from oncecast.core.transaction import Transaction
-from oncecast.stores.memory import MemoryConflicts, MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
-from oncecast.stores.memory.postgres import EFFECT
 from oncecast.stores.postgres import Database, PostgresConflicts, PostgresEvents, PostgresLetters, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
+from oncecast.testing.memory import MemoryConflicts, MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
+from oncecast.testing.memory.postgres import EFFECT
 
 
 class Postgres:

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.facts import Fact
+from oncecast.core.telemetry import Fact
 from oncecast.embedded.ports import free_port
 from oncecast.http.guard import Guard
 from oncecast.http.server import UNREAD_TIMEOUT_MS, bind, serve

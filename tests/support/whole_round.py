@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import psycopg
 
+from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject
 from oncecast.core.event import Arrival, Cursor, Turn
-from oncecast.core.letters import Identity, Selection
 from oncecast.core.ports import FailedAttempt
 from oncecast.core.transaction import OpenTransaction, Transaction
 from oncecast.stores.postgres import (

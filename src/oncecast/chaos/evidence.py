@@ -11,6 +11,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from oncecast.app.application import Listener
 from oncecast.chaos.checks import Failed
 from oncecast.chaos.judge import Evidence, identity
 from oncecast.chaos.publishing import Publications
@@ -18,7 +19,6 @@ from oncecast.chaos.stalls import Hurt, Span, blocked, stalls, unexplained_s
 from oncecast.chaos.subject import Subject
 from oncecast.core.event import follow_up_id
 from oncecast.core.wire import Head
-from oncecast.listener.handlers import Listener
 
 EMITTED_MAX = 32
 """So many follow-ups of one handler for one event are looked for."""

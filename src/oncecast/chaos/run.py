@@ -18,7 +18,7 @@ from psycopg import sql
 from oncecast.chaos.checks import Failed, run_checks
 from oncecast.chaos.evidence import Waits, collect, measure, record_emissions
 from oncecast.chaos.faults import CRASH, KINDS, Fault, only, plan
-from oncecast.chaos.hurting import Surgeon
+from oncecast.chaos.injection import Surgeon
 from oncecast.chaos.judge import Verdict, judge
 from oncecast.chaos.publishing import Desk, Publications
 from oncecast.chaos.subject import KILLING_EVERY_S, Subject, own

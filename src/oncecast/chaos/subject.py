@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
+from oncecast.app.application import Listener
 from oncecast.chaos import application
 from oncecast.chaos.judge import OWN_RULES, Rules
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event, new_id
-from oncecast.listener.handlers import Listener
 
 EVENTS = "chaos_events"
 SETUP = "chaos_setup"

@@ -124,8 +124,8 @@ def listener(
     if reload:
         load(ListenerConfig, os.environ, flags)  # a wrong setting is nothing that a change of code would mend
         return _reload(target, app_dir.resolve(), flags)
+    from oncecast.app.loading import load_app
     from oncecast.assembly import log_of, run_listener
-    from oncecast.listener.loading import load_app
 
     with contextlib.suppress(ConfigError):  # reported below, together with the other settings
         log_of(load(Common, os.environ, flags))  # the application may log while it is imported
@@ -136,7 +136,7 @@ def listener(
 
 def _reload(target: str | None, app_dir: Path, flags: dict[str, Any]) -> None:
     from oncecast.cli.reload import run_reloading
-    from oncecast.cli.stack import until_signal
+    from oncecast.cli.stack.commands import until_signal
 
     if target is None:
         raise ConfigError("--reload needs an application whose code may change, such as shop:app")
@@ -151,19 +151,12 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 @cache
 def _register() -> None:
-    from oncecast.cli import (
-        chaos,
-        conflicts,
-        events,
-        journal_file,
-        letters,
-        migrate,
-        operate,
-        publish,
-        sql,
-        stack,
-        status,
-    )
+    from oncecast.cli import chaos, conflicts, journal_file, migrate, operate
+    from oncecast.cli.dead_letters import show as letters
+    from oncecast.cli.events import publish
+    from oncecast.cli.events import retrying as events
+    from oncecast.cli.stack import commands as stack
+    from oncecast.cli.stack import sql, status
 
     journal_file.register(operate.journal)
     for command in (stack.up, stack.stop, stack.start, stack.kill, stack.demo):

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oncecast.cli import output
-from oncecast.cli.stack import until_signal
+from oncecast.cli.stack.commands import until_signal
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def _listed(text: str) -> list[str]:
 
 
 def _subject(target: str, app_dir: Path, events: Path | None) -> Subject:
+    from oncecast.app.loading import load_app
     from oncecast.chaos.subject import of_user
-    from oncecast.listener.loading import load_app
 
     app_dir = app_dir.resolve()
     app = load_app(target, app_dir)

@@ -11,15 +11,16 @@ from urllib.parse import quote
 import msgspec
 from cyclopts import App, Parameter
 
-from oncecast.cli import output, stack_file
-from oncecast.cli.letters import indented
-from oncecast.cli.letters_replay import REPLAY_DEADLINE_S
+from oncecast.cli import output
+from oncecast.cli.dead_letters.replay import REPLAY_DEADLINE_S
+from oncecast.cli.dead_letters.show import indented
 from oncecast.cli.operate import Either, Json, operator
+from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor
 
 if TYPE_CHECKING:
-    from oncecast.client.operator import Operator
+    from oncecast.client.admin import Operator
 
 PATH = "/api/conflicts"
 PAGE = 1_000

@@ -47,9 +47,9 @@ def migrate(
     listener_group
         The group, and its schema. [LISTENER_GROUP, the application's name]
     """
+    from oncecast.app.loading import load_app
     from oncecast.assembly import migrate_database, migration_script
     from oncecast.config import ListenerConfig, load
-    from oncecast.listener.loading import load_app
 
     defaults = {"LISTENER_GROUP": load_app(target, app_dir.resolve()).name}
     flags = {"database_url": database_url, "listener_group": listener_group}

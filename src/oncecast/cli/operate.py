@@ -12,13 +12,14 @@ from urllib.parse import quote
 import msgspec
 from cyclopts import App, Parameter
 
-from oncecast.cli import output, stack_file
-from oncecast.cli.publish import secret
+from oncecast.cli import output
+from oncecast.cli.events.publish import secret
+from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from oncecast.client.operator import Operator
+    from oncecast.client.admin import Operator
 
 PRUNE_DEADLINE_S = 330.0
 
@@ -52,7 +53,7 @@ def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
 
     ADMIN_TOKEN is shown to it, or where that is not set, SUBSCRIBE_TOKEN, which will do for reading.
     """
-    from oncecast.client.operator import Operator, Refused  # httpx2 takes a tenth of a second to import
+    from oncecast.client.admin import Operator, Refused  # httpx2 takes a tenth of a second to import
 
     token, told = secret("ADMIN_TOKEN"), "it was shown ADMIN_TOKEN, which it does not know"
     if token is None:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from oncecast.app.loading import load_app
 from oncecast.cli import output
 from oncecast.cli.changes import Changes, changes_in
 from oncecast.core.errors import OncecastError, StartError
-from oncecast.listener.loading import load_app
 
 LOADING_DEADLINE_S = 30.0
 NAMES_SHOWN = 3

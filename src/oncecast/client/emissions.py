@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
-from oncecast.client.courier import TOO_LARGE
 from oncecast.client.errors import NotAcknowledged, PublishRefused
 from oncecast.client.publisher import Publisher
+from oncecast.client.transport import TOO_LARGE
 from oncecast.core.errors import EmissionRefused, Unavailable
 
 DEADLINE_S = 10.0

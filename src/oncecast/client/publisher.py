@@ -12,10 +12,10 @@ import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from oncecast.client.courier import Courier
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Outbox, check_several, encode_event
 from oncecast.client.singles import Singles
+from oncecast.client.transport import Courier
 from oncecast.core.event import Cursor, Event
 
 CHUNK_EVENTS = 100

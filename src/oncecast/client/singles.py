@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from oncecast.client.courier import ABOUT_THE_BODY, Courier
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Batch, that_fit
+from oncecast.client.transport import ABOUT_THE_BODY, Courier
 from oncecast.core.event import Cursor
 
 

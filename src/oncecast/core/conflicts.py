@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.event import Cursor
-from oncecast.core.letter_ports import ReplayWork
 
 ConflictState = Literal["open", "replayed", "discarded"]
 

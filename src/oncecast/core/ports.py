@@ -12,9 +12,9 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from oncecast.core.cursors import Save, SavedCursor
+from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
 

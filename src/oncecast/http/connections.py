@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oncecast.core.clock import Clock
-from oncecast.core.facts import ConnectionRefused, Observe
+from oncecast.core.telemetry import ConnectionRefused, Observe
 from oncecast.http.problems import Problem
 
 DESCRIPTORS_RESERVED = 64

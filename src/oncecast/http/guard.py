@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oncecast.core.facts import AccessRefused, Observe, ignore
+from oncecast.core.telemetry import AccessRefused, Observe, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from oncecast import forks
 from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError, StartError
-from oncecast.core.facts import Fact, Observe
+from oncecast.core.telemetry import Fact, Observe
 from oncecast.http.connection import Connection
 from oncecast.http.connections import Connections, HttpLimits
 from oncecast.http.websocket import Socket

@@ -13,8 +13,8 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from oncecast.core.facts import AccessRefused, Observe, ignore
 from oncecast.core.groups import ANY_GROUP
+from oncecast.core.telemetry import AccessRefused, Observe, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 Right = Literal["publish", "subscribe", "admin"]

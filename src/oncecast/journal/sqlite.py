@@ -17,8 +17,8 @@ import apsw
 
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalMisplaced, JournalUnavailable
-from oncecast.core.facts import JournalDamaged, JournalFailed, JournalOpened, Observe
 from oncecast.core.ports import Batch, KnownGroup
+from oncecast.core.telemetry import JournalDamaged, JournalFailed, JournalOpened, Observe
 from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
 from oncecast.journal.place import Place

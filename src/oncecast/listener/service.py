@@ -15,44 +15,44 @@ from typing import Any
 
 import msgspec
 
+from oncecast.app.application import Listener
+from oncecast.app.demo import FAILING
+from oncecast.app.isolation import RunOptions
+from oncecast.app.lifespan import Bounds
 from oncecast.core.clock import Clock
+from oncecast.core.dead_letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.facts import Fact, Observe, Stopped, Stopping
 from oncecast.core.health import Health
-from oncecast.core.letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
 from oncecast.core.ports import Claims, Deaths, EventStore, Leases, Outbox, Publish
 from oncecast.core.retry import Backoff
+from oncecast.core.telemetry import Fact, Observe, Stopped, Stopping
 from oncecast.core.wire import Answer, Ask, Report
-from oncecast.listener.attempt import AttemptLimits, Attempts
-from oncecast.listener.checks import Troubles, board_of, shown_feed
-from oncecast.listener.cursor import CursorSaver
-from oncecast.listener.database_watch import DatabaseWatch
-from oncecast.listener.demonstration import FAILING
-from oncecast.listener.dial import Dial, websocket_dial
-from oncecast.listener.emissions import Emissions
-from oncecast.listener.feed import Feed
-from oncecast.listener.filing import DeadLetterFiler
-from oncecast.listener.gates import DatabaseGate, LeaseGate
-from oncecast.listener.handlers import Listener
-from oncecast.listener.journals import Journals
-from oncecast.listener.lifespan import Bounds
-from oncecast.listener.lines import Lines
-from oncecast.listener.order import Order
-from oncecast.listener.pruning import Pruner
+from oncecast.listener.background.health_checks import Troubles, board_of, shown_feed
+from oncecast.listener.background.outbox_relay import Emissions
+from oncecast.listener.background.pruning import Pruner
+from oncecast.listener.background.standby import Standing
+from oncecast.listener.dead_letters.forwarding import DeadLetterSender
+from oncecast.listener.dead_letters.logging import DeadLetterFiler
+from oncecast.listener.dead_letters.replay import Replays
+from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
+from oncecast.listener.dependencies.postgres_watch import DatabaseWatch
+from oncecast.listener.dependencies.quarantine import Trial
+from oncecast.listener.dependencies.takeover import TakenWatch
+from oncecast.listener.feed.dial import Dial, websocket_dial
+from oncecast.listener.feed.feed import Feed
+from oncecast.listener.feed.journals import Journals
+from oncecast.listener.feed.track import Track
+from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts
+from oncecast.listener.pipeline.cursor import CursorSaver
+from oncecast.listener.pipeline.lines import Lines
+from oncecast.listener.pipeline.order import Order
+from oncecast.listener.pipeline.repeats import Repeats
+from oncecast.listener.pipeline.settle import Settlement
+from oncecast.listener.pipeline.thread_gate import ThreadGate
 from oncecast.listener.recent import Recent
-from oncecast.listener.repeats import Repeats
-from oncecast.listener.replay import Replays
-from oncecast.listener.report import Tally
-from oncecast.listener.rescue import TakenWatch
-from oncecast.listener.sending import DeadLetterSender
-from oncecast.listener.settle import Settlement
-from oncecast.listener.solo import Solo
-from oncecast.listener.standing import Standing
-from oncecast.listener.tasks import RunOptions
-from oncecast.listener.thread_gate import ThreadGate
-from oncecast.listener.track import Track
-from oncecast.listener.trial import Trial
+from oncecast.listener.stats import Tally
 from oncecast.tasks import STALL_S, Essentials, LastResort, idle, wait_any, working
 
 LAST_SENDING_MIN_S = 1.0

@@ -6,8 +6,8 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 
-from oncecast.core import facts
-from oncecast.core.facts import Fact, Observe
+from oncecast.core import telemetry as facts
+from oncecast.core.telemetry import Fact, Observe
 from oncecast.observe.output import Entry, Write, printable, writer
 from oncecast.observe.standard import capture
 

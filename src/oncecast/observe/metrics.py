@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oncecast.core import facts
-from oncecast.core.facts import Fact, Observe
+from oncecast.core import telemetry as facts
 from oncecast.core.health import PROCESS, Health, Status
+from oncecast.core.telemetry import Fact, Observe
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -19,8 +19,8 @@ from oncecast.core.wire import (
     Resume,
     Welcome,
 )
-from oncecast.http.conflicts_document import CONFLICT_SCHEMAS, conflicts_paths
-from oncecast.http.letters_document import SCHEMAS, letters_paths
+from oncecast.http.conflicts_openapi import CONFLICT_SCHEMAS, conflicts_paths
+from oncecast.http.dead_letters_openapi import SCHEMAS, letters_paths
 from oncecast.http.openapi import (
     DOCUMENTS,
     FLAG,
@@ -39,7 +39,7 @@ from oncecast.http.openapi import (
     record,
     ref,
 )
-from oncecast.producer.presets import PRESETS
+from oncecast.producer.cloudevents.presets import PRESETS
 
 _JOURNAL = record(
     name=TEXT,

@@ -21,9 +21,9 @@ from starlette.websockets import WebSocket
 from oncecast.core.clock import Clock, utc_now
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
-from oncecast.core.facts import Observe, OperatorActed
 from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
 from oncecast.core.ports import Batch, Journal
+from oncecast.core.telemetry import Observe, OperatorActed
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
@@ -31,15 +31,15 @@ from oncecast.http.params import client_of
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem, refuse_handshake
 from oncecast.http.tokens import Right
 from oncecast.producer.api_document import producer_document, websocket_document
-from oncecast.producer.clients import ClientHub
+from oncecast.producer.broadcast.listeners import ListenerHub
+from oncecast.producer.broadcast.pages import PageLimits, Pages, fitting
+from oncecast.producer.broadcast.reading import ReadBudget
+from oncecast.producer.broadcast.ring import Ring
+from oncecast.producer.broadcast.session import SocketLimits, start_after
+from oncecast.producer.broadcast.subscribers import ClientHub
 from oncecast.producer.intake import RETRY_AFTER, Intake, IntakeLimits
-from oncecast.producer.listeners import ListenerHub
-from oncecast.producer.pages import PageLimits, Pages, fitting
-from oncecast.producer.reading import ReadBudget
 from oncecast.producer.relay import Relay
 from oncecast.producer.retention import Retention, RetentionLimits
-from oncecast.producer.ring import Ring
-from oncecast.producer.session import SocketLimits, start_after
 from oncecast.tasks import Essentials, LastResort
 
 EVENTS = "/events"

@@ -12,15 +12,15 @@ from starlette.types import Receive, Scope, Send
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalFull, JournalUnavailable
-from oncecast.core.facts import Accepted, Observe, Refused
 from oncecast.core.ports import Journal
+from oncecast.core.telemetry import Accepted, Observe, Refused
 from oncecast.core.wire import epoch_of
 from oncecast.http.body import GRACE_S, read_body, too_large
 from oncecast.http.problems import Problem
-from oncecast.producer.bare import JSON, Bare, bare_of
-from oncecast.producer.binary import is_binary, to_structured
-from oncecast.producer.ingest import STRUCTURED, Publication, read_in_slices, read_publication
-from oncecast.producer.reading import ReadBudget
+from oncecast.producer.broadcast.reading import ReadBudget
+from oncecast.producer.cloudevents.bare import JSON, Bare, bare_of
+from oncecast.producer.cloudevents.binary import is_binary, to_structured
+from oncecast.producer.cloudevents.parse import STRUCTURED, Publication, read_in_slices, read_publication
 
 RETRY_AFTER = {"Retry-After": "1"}
 SEVERAL = "; send the events in several"

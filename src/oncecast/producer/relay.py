@@ -13,7 +13,7 @@ from starlette.routing import Route
 from oncecast.core.wire import Ask
 from oncecast.http.params import body
 from oncecast.http.problems import PROBLEM_TYPE, Problem
-from oncecast.producer.listeners import ListenerHub, Reader
+from oncecast.producer.broadcast.listeners import ListenerHub, Reader
 
 PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"

@@ -17,14 +17,14 @@ from typing import Any
 from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalMisplaced, JournalUnavailable
 from oncecast.core.event import Cursor
-from oncecast.core.facts import GroupExpired, JournalFilling, Observe
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.health import FINE, Finding, Status
 from oncecast.core.ports import Journal, KnownGroup
+from oncecast.core.telemetry import GroupExpired, JournalFilling, Observe
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
-from oncecast.producer.listeners import ListenerHub
-from oncecast.producer.session import start_after
+from oncecast.producer.broadcast.listeners import ListenerHub
+from oncecast.producer.broadcast.session import start_after
 from oncecast.tasks import STALL_S, working
 
 TICK_S = 2.0

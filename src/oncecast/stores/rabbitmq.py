@@ -20,9 +20,9 @@ from aio_pika.exceptions import (
     PublishError,
 )
 
+from oncecast.core.dead_letter_ports import LetterMessage
+from oncecast.core.dead_letter_url import RabbitMQAddress
 from oncecast.core.errors import Unavailable
-from oncecast.core.letter_ports import LetterMessage
-from oncecast.core.letter_url import RabbitMQAddress
 
 # What its library logs is reported as facts, once, and without its address.
 for _name in ("aio_pika", "aiormq"):

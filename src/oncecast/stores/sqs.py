@@ -13,9 +13,9 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from oncecast.core.dead_letter_ports import LetterMessage
+from oncecast.core.dead_letter_url import SqsAddress
 from oncecast.core.errors import Unavailable
-from oncecast.core.letter_ports import LetterMessage
-from oncecast.core.letter_url import SqsAddress
 
 # What its libraries log is reported as facts, once.
 for _name in ("aiobotocore", "botocore"):

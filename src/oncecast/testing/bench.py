@@ -11,26 +11,26 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.event import Arrival, Event, follow_up_id
-from oncecast.core.facts import Fact, ProcessingFailed
 from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.telemetry import Fact, ProcessingFailed
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
-from oncecast.listener.attempt import AttemptLimits, Attempts
-from oncecast.listener.claim import Line
-from oncecast.listener.gates import DatabaseGate, LeaseGate
-from oncecast.listener.handlers import Listener
-from oncecast.listener.lines import CLAIM_MAX_EVENTS
-from oncecast.listener.order import Order
+from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
+from oncecast.listener.dependencies.quarantine import Trial
+from oncecast.listener.feed.track import Track
+from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts
+from oncecast.listener.pipeline.claim import Line
+from oncecast.listener.pipeline.lines import CLAIM_MAX_EVENTS
+from oncecast.listener.pipeline.order import Order
+from oncecast.listener.pipeline.settle import Settlement
 from oncecast.listener.recent import Recent
-from oncecast.listener.settle import Settlement
-from oncecast.listener.solo import Solo
-from oncecast.listener.tasks import RunOptions
-from oncecast.listener.track import Track
-from oncecast.listener.trial import Trial
-from oncecast.producer.publishable import check_publishable
-from oncecast.stores.memory import MemoryLeases, MemoryRedis
+from oncecast.producer.cloudevents.publishable import check_publishable
 from oncecast.tasks import cancel_all
+from oncecast.testing.memory import MemoryLeases, MemoryRedis
 from oncecast.testing.results import Ending, NotEnded, Result
 from oncecast.testing.stores import NAME, Stores
 from oncecast.testing.watched import WatchedEvents

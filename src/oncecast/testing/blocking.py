@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from oncecast.app.application import Listener
 from oncecast.core.errors import OncecastError
 from oncecast.core.event import Event
 from oncecast.core.transaction import Params
-from oncecast.listener.handlers import Listener
 from oncecast.testing.listener import FROM_LIFESPAN, EventLike, TestListener
 from oncecast.testing.results import Result, Statement
 from oncecast.testing.scripted import Answer

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
+from oncecast.app.application import Listener
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError
 from oncecast.core.event import Event, encode
 from oncecast.core.transaction import Params
 from oncecast.http.problems import Problem
-from oncecast.listener.attempt import AttemptLimits
-from oncecast.listener.handlers import Listener
-from oncecast.producer.bare import JSON, Bare
-from oncecast.producer.ingest import read_publication
-from oncecast.producer.publishable import EVENT_MAX_BYTES
+from oncecast.listener.pipeline.attempt import AttemptLimits
+from oncecast.producer.cloudevents.bare import JSON, Bare
+from oncecast.producer.cloudevents.parse import read_publication
+from oncecast.producer.cloudevents.publishable import EVENT_MAX_BYTES
 from oncecast.testing.bench import Bench
 from oncecast.testing.results import Result, Statement
 from oncecast.testing.scripted import Answer

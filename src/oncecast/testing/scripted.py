@@ -11,8 +11,8 @@ import psycopg
 from psycopg.adapt import PyFormat
 
 from oncecast.core.transaction import Params
-from oncecast.stores.memory.postgres import MemoryPostgres, Session
 from oncecast.stores.postgres.transaction import refuse_transaction_control
+from oncecast.testing.memory.postgres import MemoryPostgres, Session
 
 Row = Mapping[str, Any]
 Answer = int | Row | Iterable[Row] | BaseException | type[BaseException] | Callable[[Params], Any] | None

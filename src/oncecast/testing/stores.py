@@ -13,10 +13,10 @@ from psycopg.rows import dict_row
 from oncecast.core.errors import StartError
 from oncecast.core.ports import Deaths, EventStore, Outbox
 from oncecast.core.transaction import Params
-from oncecast.stores.memory import MemoryDeaths, MemoryEvents, MemoryOutbox
 from oncecast.stores.postgres import Database, PostgresDeaths, PostgresEvents, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.session import READABLE
+from oncecast.testing.memory import MemoryDeaths, MemoryEvents, MemoryOutbox
 from oncecast.testing.scripted import ScriptedPostgres
 from oncecast.testing.servers import embedded_postgres_url
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from oncecast.app.application import Listener
 from oncecast.chaos.evidence import derived_ids
 from oncecast.chaos.subject import Subject, of_user
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event, follow_up_id
-from oncecast.listener.handlers import Listener
 
 
 def subject(file: Path | None = None, **attributes: Any) -> Subject:

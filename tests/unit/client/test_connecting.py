@@ -13,9 +13,9 @@ from websockets.http11 import Request, Response
 
 from oncecast.client import ProducerRefused, SyncPublisher
 from oncecast.client.connecting import http_proxy, websocket_proxy
-from oncecast.client.tail import Tail
+from oncecast.client.subscription import Tail
 from oncecast.core.errors import ConfigError
-from oncecast.listener.dial import Lost, websocket_dial
+from oncecast.listener.feed.dial import Lost, websocket_dial
 from tests.support.scripted_producer import Producer
 
 VARIABLES = ("http", "https", "all", "ws", "wss", "socks", "no")

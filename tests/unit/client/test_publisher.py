@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pydantic
 import pytest
 
-from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, courier, publisher
+from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, publisher
+from oncecast.client import transport as courier
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor, Event
 from oncecast.embedded.ports import free_port

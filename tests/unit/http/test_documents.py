@@ -14,15 +14,15 @@ from starlette.routing import BaseRoute, Route
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core import wire
-from oncecast.journal.memory import MemoryJournal
-from oncecast.listener.api import listener_app
-from oncecast.listener.api_document import listener_document
-from oncecast.listener.conflicts_api import conflicts_routes
-from oncecast.listener.letters_api import letters_routes
-from oncecast.listener.pruning_api import pruning_routes
+from oncecast.listener.http.app import listener_app
+from oncecast.listener.http.conflicts import conflicts_routes
+from oncecast.listener.http.dead_letters import letters_routes
+from oncecast.listener.http.openapi import listener_document
+from oncecast.listener.http.pruning import pruning_routes
 from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.tasks import Essentials
+from oncecast.testing.memory.journal import MemoryJournal
 
 NOTHING: Any = SimpleNamespace()
 ANYTHING: Any = Mock()

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.facts import ConnectionRefused, Fact
+from oncecast.core.telemetry import ConnectionRefused, Fact
 from oncecast.http.connections import HttpLimits
 from oncecast.http.problems import json_response
 from oncecast.http.server import bind, serve

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pytest
 
-from oncecast.core.facts import (
+from oncecast.core.telemetry import (
     AccessRefused,
     ConnectionRefused,
     DependencyReady,

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from oncecast import Event
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.listener.handlers import Listener
-from oncecast.listener.tasks import RunOptions
 from oncecast.observe.context import handling
 from oncecast.observe.output import Entry
 from oncecast.observe.standard import LinesHandler, capture

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from oncecast import Event
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.transaction import OpenTransaction
-from oncecast.listener.handlers import Listener
-from oncecast.listener.tasks import RunOptions
 from oncecast.observe.tracebacks import LINES_MAX, users_traceback
 from tests.support.arrivals import arrivals
 

@@ -17,9 +17,9 @@ from oncecast.core.wire import Epoch
 from oncecast.http.body import read_body
 from oncecast.http.problems import Problem
 from oncecast.journal import JournalLimits, SqliteJournal
-from oncecast.producer.ingest import BATCHED, JSON, NDJSON, Bare, read_in_slices, read_publication
+from oncecast.producer.broadcast.reading import ReadBudget
+from oncecast.producer.cloudevents.parse import BATCHED, JSON, NDJSON, Bare, read_in_slices, read_publication
 from oncecast.producer.intake import Intake, IntakeLimits
-from oncecast.producer.reading import ReadBudget
 from tests.support.producers import ignore
 
 MIB = 2**20

@@ -9,16 +9,16 @@ import pytest
 from starlette.websockets import WebSocket
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.facts import Fact, GroupExpired, JournalFilling
 from oncecast.core.groups import FIRST_TO_JOIN
+from oncecast.core.telemetry import Fact, GroupExpired, JournalFilling
 from oncecast.core.wire import Report
 from oncecast.http.problems import Problem
-from oncecast.journal.memory import Kept, MemoryJournal
-from oncecast.producer.listeners import ListenerHub, Reader
-from oncecast.producer.reading import ReadBudget
+from oncecast.producer.broadcast.listeners import ListenerHub, Reader
+from oncecast.producer.broadcast.reading import ReadBudget
+from oncecast.producer.broadcast.ring import Ring
+from oncecast.producer.broadcast.session import SocketLimits
 from oncecast.producer.retention import Retention, RetentionLimits
-from oncecast.producer.ring import Ring
-from oncecast.producer.session import SocketLimits
+from oncecast.testing.memory.journal import Kept, MemoryJournal
 from tests.support.clock import ManualClock
 
 EVENT = b'"' + b"x" * 96 + b'"'

@@ -13,12 +13,12 @@ from websockets.typing import Subprotocol
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalFull, JournalUnavailable
-from oncecast.core.facts import Fact, Refused
+from oncecast.core.telemetry import Fact, Refused
 from oncecast.core.wire import Resume, encode
 from oncecast.http.guard import Guard
 from oncecast.http.server import bind, serve
-from oncecast.journal.memory import MemoryJournal
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.testing.memory.journal import MemoryJournal
 
 V1 = [Subprotocol("oncecast.v1")]
 

@@ -1,13 +1,13 @@
 """Events, cursors and dead letters in PostgreSQL, which makes the promise true."""
 
 from oncecast.stores.postgres.conflicts import PostgresConflicts
+from oncecast.stores.postgres.crash_log import PostgresDeaths
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.deaths import PostgresDeaths
-from oncecast.stores.postgres.letters import PostgresLetters
+from oncecast.stores.postgres.dead_letters import PostgresLetters
 from oncecast.stores.postgres.outbox import PostgresOutbox
 from oncecast.stores.postgres.reader import EventReader
 from oncecast.stores.postgres.store import PostgresEvents
-from oncecast.stores.postgres.unsent import PostgresUnsent
+from oncecast.stores.postgres.unforwarded import PostgresUnsent
 
 __all__ = [
     "Database",

@@ -14,9 +14,9 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row, tuple_row
 
 from oncecast.core.conflicts import ConflictState
+from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import IdentityTaken, InvalidPageMark
 from oncecast.core.event import Arrival, Cursor, Event
-from oncecast.core.letter_ports import ReplayWork
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.database import Database, Purpose, rfc3339
 from oncecast.stores.postgres.message import BEGIN, begin_with

@@ -9,10 +9,10 @@ import msgspec
 import psycopg
 from psycopg.adapt import Dumper
 
+from oncecast.core.dead_letter_ports import DeadLetter
+from oncecast.core.dead_letters import Identity
 from oncecast.core.errors import Unstorable
 from oncecast.core.event import KNOWN_MEMBERS, Arrival, Known
-from oncecast.core.letter_ports import DeadLetter
-from oncecast.core.letters import Identity
 from oncecast.stores.postgres.database import rfc3339
 
 _JSON_OID = 114

@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
-from oncecast.core.letter_ports import DeadLetter
 from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Sessions, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison

@@ -25,8 +25,8 @@ from redis.exceptions import RedisError
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
+from oncecast.core.lease_owners import SUSPECT_RESCUES
 from oncecast.core.ports import Claims
-from oncecast.core.taken import SUSPECT_RESCUES
 from oncecast.stores.redis.pulse import Pulse
 
 CALL_DEADLINE_S = 2.0

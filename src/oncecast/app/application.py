@@ -1,0 +1,338 @@
+"""Users' business logic: an application, its handlers, and how they are called for an event."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from oncecast import forks
+from oncecast.app.arguments import Arguments, Given
+from oncecast.app.functions import check_function, name_of, written
+from oncecast.app.isolation import RunOptions, apart
+from oncecast.app.lifespan import Bounds, Lifespan
+from oncecast.app.plan import NOTHING, Handler, Plan, check_place
+from oncecast.app.selectors import selectors_of
+from oncecast.app.threads import Threads, ThreadTransaction
+from oncecast.core.errors import ConfigError, DataInvalid, ProceededTwice
+from oncecast.core.event import Arrival, Event, follow_up_id
+from oncecast.core.transaction import OpenTransaction
+from oncecast.observe.context import handling
+
+OWN_TYPES = "oncecast."
+"""How the types of Oncecast's own events begin."""
+BATCH_MAX_EVENTS = 500
+BATCH_LIMIT_EVENTS = 1_000
+PLANS_KEPT = 10_000
+"""Plans are found once for each type; whoever publishes may draw types at random."""
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a handler as middleware sees it: the handler's name, its event (or events, if it takes batches)."""
+
+    handler: str
+    events: Sequence[Event]
+    tx: Any
+    state: Any
+
+
+Proceed = Callable[[], Awaitable[None]]
+Middleware = Callable[[Call, Proceed], Awaitable[None]]
+
+
+class Listener:
+    """An application: a name (which is its group's, unless told otherwise) and its handlers.
+
+    `lifespan` is an async generator function (or an `asynccontextmanager`) that yields once, between the start and
+    the end of the process, and whose annotation says what: `AsyncIterator[Shop]`. A handler's parameter of that type
+    gets it.
+
+    >>> app = Listener("shop")
+    >>> @app.on("order.created")
+    ... async def reserve_stock(event: Event, tx: Transaction) -> None:
+    ...     await tx.execute("update stock set free = free - 1 where sku = %s", (event.data["sku"],))
+    """
+
+    def __init__(self, name: str = "oncecast", *, lifespan: Callable[..., Any] | None = None) -> None:
+        self.name = name
+        self._lifespan = Lifespan(lifespan, self)
+        self._state: Any = None
+        self._handlers: list[Handler] = []
+        self._middleware: list[Middleware] = []
+        self._plans: dict[str, Plan] = {}
+        self._plans_by_handlers: dict[tuple[Handler, ...], Plan] = {(): NOTHING}
+        self._by_source = False
+        self._threads = Threads()
+
+    # --- registering ---------------------------------------------------------------------------------------
+
+    def on(
+        self, *types: str, source: str | None = None, ordered_by: str | None = None, share_transaction: bool = False
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Have the decorated `async def` or `def` run for each event of these types, exactly once.
+
+        Types (and `source`) are exact, or patterns such as `order.*`. What it writes on its transaction commits
+        together with the event's row or not at all. Several handlers of one event run in the order of their
+        definition, in one transaction.
+
+        `ordered_by` names a CloudEvents attribute (`subject`), or a path in the data (`data.account`): events that
+        have the same there run one at a time, in the order of their journal, over all listeners of the group.
+        `share_transaction=True` is for a handler that only writes SQL: events that arrive together share a
+        transaction, and run alone again if one fails.
+
+        Raises ConfigError for a signature that cannot be served.
+        """
+        if ordered_by is not None:
+            check_place(ordered_by)
+        if ordered_by and share_transaction:
+            raise ConfigError(
+                "a handler that is ordered_by cannot share a transaction: each event has to wait for its own"
+            )
+        return self._register(
+            types, source, sys._getframe(1).f_locals, shared=share_transaction, ordered_by=ordered_by
+        )
+
+    def on_batch(
+        self, *types: str, source: str | None = None, max_events: int = BATCH_MAX_EVENTS
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Have the decorated function run for up to `max_events` events of these types at a time: `list[Event]`.
+
+        A batch is whatever has arrived, and one transaction. One that fails is halved until the bad event stands
+        alone. An event that also has handlers of its own by `on` runs through all of them in that transaction.
+        """
+        if not isinstance(max_events, int) or not 1 <= max_events <= BATCH_LIMIT_EVENTS:
+            raise ConfigError(f"max_events={max_events!r}: a whole number from 1 to {BATCH_LIMIT_EVENTS}")
+        return self._register(types, source, sys._getframe(1).f_locals, batch_max=max_events)
+
+    def middleware(self, middleware: Middleware) -> Middleware:
+        """Have the decorated `async def middleware(call, proceed)` run around every handler's call.
+
+        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. A
+        second time raises ProceededTwice. The one defined first is outermost.
+        """
+        if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
+            name = getattr(middleware, "__qualname__", repr(middleware))
+            raise ConfigError(f"middleware {name} must be an 'async def' of two parameters, (call, proceed)")
+        self._middleware.append(middleware)
+        return middleware
+
+    def _register(
+        self, types: tuple[str, ...], source: str | None, names: Mapping[str, Any], **options: Any
+    ) -> Callable[[HandlerT], HandlerT]:
+        selectors = selectors_of(types, source)
+
+        def register(function: HandlerT) -> HandlerT:
+            check_function(function)
+            name = name_of(function)
+            taken = sum(name_of(handler.function) == name for handler in self._handlers)
+            arguments = Arguments(
+                function, in_batches="batch_max" in options, state=self._lifespan.yields, names=names
+            )
+            handler = Handler(
+                f"{name}#{taken + 1}" if taken else name,
+                function,
+                arguments,
+                selectors,
+                is_async=inspect.iscoroutinefunction(written(function)),
+                **options,
+            )
+            self._check_order(handler)
+            self._handlers.append(handler)
+            self._by_source = self._by_source or source is not None
+            self._plans.clear()
+            return function
+
+        return register
+
+    def _check_order(self, new: Handler) -> None:
+        """Of the handlers that one event may have, all that ask for order have to ask for the same."""
+        for handler in self._handlers:
+            if not (new.ordered_by and handler.ordered_by) or new.ordered_by == handler.ordered_by:
+                continue
+            if any(one.meets(other) for one in new.selectors for other in handler.selectors):
+                raise ConfigError(
+                    f"handlers {handler.name} and {new.name} may have the same event, and order it by two things:"
+                    f" {handler.ordered_by!r} and {new.ordered_by!r}"
+                )
+
+    @property
+    def packages(self) -> frozenset[str]:
+        """The names of the packages or modules that its handlers are written in."""
+        return frozenset(written(handler.function).__module__.partition(".")[0] for handler in self._handlers)
+
+    # --- what is for which event -----------------------------------------------------------------------------
+
+    @property
+    def selectors(self) -> frozenset[str]:
+        """What it handles, and in which order, without Oncecast's own: what the listeners of a group agree on."""
+        names = set()
+        for handler in self._handlers:
+            for selector in handler.selectors:
+                if not selector.type.startswith(OWN_TYPES):
+                    names.add(str(selector))
+                    if handler.ordered_by:
+                        names.add(f"{selector} ordered by {handler.ordered_by}")
+        return frozenset(names)
+
+    @property
+    def has_order(self) -> bool:
+        """Whether any handler asks for order."""
+        return any(handler.ordered_by for handler in self._handlers)
+
+    def plan_of(self, type: str, source: str) -> Plan:
+        """What is to be run for an event of this type and source; the same object for the same handlers."""
+        plan = self._plans.get(f"{type}\0{source}" if self._by_source else type)
+        return self._make_plan(type, source) if plan is None else plan
+
+    def concerns(self, type: str, source: str = "") -> bool:
+        """Whether any handler is concerned with events of `type`."""
+        return bool(self.plan_of(type, source).handlers)
+
+    def _make_plan(self, type: str, source: str) -> Plan:
+        if len(self._plans) >= PLANS_KEPT:
+            self._plans.clear()
+        handlers = tuple(h for h in self._handlers if any(s.selects(type, source) for s in h.selectors))
+        plan = self._plans_by_handlers.get(handlers)
+        if plan is None:
+            plan = self._plans_by_handlers[handlers] = Plan(handlers)
+        self._plans[f"{type}\0{source}" if self._by_source else type] = plan
+        return plan
+
+    def check_threads(self, plan: Plan, abandoned_max: int) -> None:
+        """Raise NoThread if `plan` needs a thread, and `abandoned_max` of them run on beyond their time."""
+        if plan.in_threads:
+            self._threads.check(abandoned_max)
+
+    # --- running ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def alive(self, bounds: Bounds | None = None) -> AsyncIterator[None]:
+        """Its lifespan: what that yields is there for handlers within. Raises StartError if it cannot begin."""
+        forks.guard(asyncio.get_running_loop())
+        async with self._lifespan.begun(bounds) as self._state:
+            yield
+
+    @asynccontextmanager
+    async def given(self, state: Any) -> AsyncIterator[None]:
+        """With `state` instead of its lifespan's."""
+        forks.guard(asyncio.get_running_loop())
+        self._state = state
+        yield
+
+    async def handle(self, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions) -> None:
+        """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
+
+        TimeoutError, with a text that says so, after `options.timeout_s` for all together. Where one needs a thread,
+        and none is begun now, nothing is run: see `check_threads`.
+        """
+        plan = self.plan_of(arrivals[0].type, arrivals[0].source)
+        self.check_threads(plan, options.abandoned_threads_max)
+        await apart(self._call_in_parent(plan, arrivals, tx, options.check_emitted), options)
+
+    async def _call_in_parent(
+        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> None:
+        """Call all; a child that a handler forked ends where the handler does."""
+        try:
+            await self._call_all(plan, arrivals, tx, check)
+        except BaseException as error:
+            forks.end_child(error)
+            raise
+        forks.end_child()
+
+    async def _call_all(
+        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> None:
+        if plan.in_batches:
+            for handler in plan.handlers:
+                for call in [arrivals] if handler.batch_max else [[arrival] for arrival in arrivals]:
+                    await self._call(handler, call, tx, check)
+            return
+        for arrival in arrivals:
+            for handler in plan.handlers:
+                await self._call(handler, [arrival], tx, check)
+
+    async def _call(
+        self,
+        handler: Handler,
+        arrivals: Sequence[Arrival],
+        tx: OpenTransaction,
+        check: Callable[[bytes], None] | None,
+    ) -> None:
+        events = [_read(a, self._emitter(a, handler, tx, check)) for a in arrivals]
+        given_tx = tx if handler.is_async else ThreadTransaction(tx)
+        given = Given(events, given_tx, self._state)
+        proceed: Proceed = partial(self._run, handler, given)
+        if self._middleware:
+            call = Call(handler.name, events, tx, self._state)
+            for around in reversed(self._middleware):
+                proceed = partial(around, call, _once(proceed, around, handler))
+        with handling([arrival.id for arrival in arrivals]):
+            await proceed()
+
+    def _emitter(
+        self, arrival: Arrival, handler: Handler, tx: OpenTransaction, check: Callable[[bytes], None] | None
+    ) -> Callable[[Event], Event]:
+        """What puts down on the transaction what `handler` emits of the event that `arrival` is."""
+        count = 0
+
+        def emit(follow_up: Event) -> Event:
+            nonlocal count
+            # rule: a follow-up event derives its id from its cause
+            id_ = follow_up_id(arrival.source, arrival.id, self.name, handler.name, count)
+            follow_up = dataclasses.replace(follow_up, id=id_, emitter=None)
+            raw = follow_up.to_json()
+            if check is not None:
+                check(raw)
+            count += 1
+            tx.emitted.append(raw)
+            return follow_up
+
+        return emit
+
+    async def _run(self, handler: Handler, given: Given) -> None:
+        arguments = handler.arguments.of(given)
+        if handler.is_async:
+            await handler.function(**arguments)
+            return
+        result = await self._threads.run(partial(handler.function, **arguments))
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(
+                f"{handler.name} is a plain 'def' that returns a coroutine: what wraps it must be 'async def'"
+            )
+
+
+def _read(arrival: Arrival, emitter: Callable[[Event], Event]) -> Event:
+    """The event that a handler is given; raises DataInvalid if its JSON cannot be read, now or in any attempt."""
+    try:
+        return Event.from_json(arrival.raw, emitter)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataInvalid(f"the event's JSON cannot be read: {error}") from error
+
+
+def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed:
+    """`proceed` as `middleware` gets it: a second call fails, rather than to have the handler take effect twice."""
+    proceeded = False
+
+    async def proceed_once() -> None:
+        nonlocal proceeded
+        if proceeded:
+            raise ProceededTwice(
+                f"middleware {name_of(middleware)} awaited proceed() twice around handler {handler.name}:"
+                " for another attempt let the error pass, or raise Retry"
+            )
+        proceeded = True
+        await proceed()
+
+    return proceed_once

@@ -1,0 +1,145 @@
+"""Run users' code in a task of its own, and cut it short when an event is set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from oncecast.app.blocking_time import OwnTime
+from oncecast.core.clock import Clock
+from oncecast.core.errors import AttemptFailed, HandlerTimeout
+from oncecast.tasks import error_of
+
+CANCELS_MAX = 10
+"""So often it is cancelled before it is left behind."""
+
+_left_behind: set[asyncio.Task[Any]] = set()
+"""Tasks that do not end: without a reference Python would close them at any moment, and report that they go on."""
+HELD_UP_MIN_S = 0.5
+"""A timer that is at least this late was delayed by another handler, which blocked the event loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How users' code is run: up to `timeout_s` by `clock`."""
+
+    clock: Clock
+    timeout_s: float
+    cancel_again_s: float = 15.0
+    """How long it may take to clean up, and a statement of it to be ended, before it is cancelled again."""
+    abandoned_threads_max: int = 100
+    """How many threads may run on beyond their time before no attempt that needs one is begun any more."""
+    check_emitted: Callable[[bytes], None] | None = None
+    """Raises ValueError for an event that no producer would accept."""
+
+
+@asynccontextmanager
+async def unless(event: asyncio.Event) -> AsyncIterator[None]:
+    """Cut the block short when `event` is set; no error of it comes out then."""
+    loop = asyncio.get_running_loop()
+
+    async def watch(deadline: asyncio.Timeout) -> None:
+        await event.wait()
+        deadline.reschedule(loop.time())
+
+    deadline = asyncio.timeout(None)
+    try:
+        async with deadline:
+            watcher = loop.create_task(watch(deadline))
+            try:
+                yield
+            finally:
+                watcher.cancel()  # and nothing is awaited: a block that has come to its end is not cut short any more
+    except Exception:  # classified: only of a block that was cut short
+        if not deadline.expired():
+            raise
+
+
+async def apart(handling: Coroutine[Any, Any, None], options: RunOptions) -> None:
+    """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
+
+    What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,
+    and users may swallow a cancellation. Here, code that was cancelled, or ran out of time, never returns. SystemExit
+    and the like, which would end the event loop, are an AttemptFailed.
+    """
+    own = OwnTime(_contained(handling), options.clock.monotonic_s)
+    task = asyncio.get_running_loop().create_task(own.run())
+    in_time = False
+    try:
+        in_time = await _ends_in_time(task, own, options)
+    finally:
+        if task.done():
+            error_of(task)  # else asyncio reports it as never retrieved
+        else:
+            await _end(task, options.cancel_again_s)
+    if not in_time:
+        text = f"the handler took longer than HANDLER_TIMEOUT, {options.timeout_s:g} s"
+        raise HandlerTimeout(text) from error_of(task)
+    if (error := error_of(task)) is not None and not isinstance(error, Exception):
+        raise failed_attempt(error) from error
+    task.result()
+
+
+async def _contained(handling: Coroutine[Any, Any, None]) -> None:
+    try:
+        await handling
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise failed_attempt(error) from error
+
+
+def failed_attempt(error: BaseException) -> AttemptFailed:
+    """Return the failed attempt that stands for an error of users' code that is no Exception, such as SystemExit."""
+    text = f": {error}" if str(error) else ""
+    return AttemptFailed(f"the handler raised {type(error).__name__}{text}")
+
+
+async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, options: RunOptions) -> bool:
+    """Whether it ends in time, or later by the fault of others: they kept the event loop to themselves."""
+    loop = asyncio.get_running_loop()
+    monotonic_s, timeout_s = options.clock.monotonic_s, options.timeout_s
+    due_s, wait_s = monotonic_s() + timeout_s, timeout_s
+    while True:
+        over: asyncio.Future[None] = loop.create_future()
+        wake = partial(_set, over)
+        task.add_done_callback(wake)
+        timer = loop.call_later(wait_s, wake)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            task.remove_done_callback(wake)
+        late_s = monotonic_s() - due_s
+        if task.done():
+            return late_s <= 0 or not own.is_late_by_itself(late_s)
+        if late_s < HELD_UP_MIN_S or own.is_late_by_itself(late_s):
+            return False
+        wait_s = min(late_s, timeout_s)
+        due_s = monotonic_s() + wait_s
+
+
+def _set(over: asyncio.Future[None], _: object = None) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+async def _end(task: asyncio.Task[Any], again_s: float) -> None:
+    """Cancel it until it has ended: whenever we are cancelled meanwhile, and else with time to clean up."""
+    cancelled: asyncio.CancelledError | None = None
+    for _ in range(CANCELS_MAX):
+        if task.done():
+            break
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=again_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    else:
+        _left_behind.add(task)
+        task.add_done_callback(_left_behind.discard)
+    task.add_done_callback(error_of)
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,191 @@
+"""The command `dead-letters edit`: other data beside the original, from a flag, a file or an editor; and back."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+from cyclopts import Parameter
+
+from oncecast.cli import output
+from oncecast.cli.dead_letters.selection import PATH, Source
+from oncecast.cli.operate import Either, Json, operator
+from oncecast.cli.stack import state_file as stack_file
+from oncecast.core.errors import ConfigError, OncecastError
+
+if TYPE_CHECKING:
+    from oncecast.client.admin import Operator
+
+
+class _Event(msgspec.Struct):
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    data_base64: str | None = None
+
+
+class _Letter(msgspec.Struct):
+    """What an editor begins with; undecoded, so that numbers stay as they were written."""
+
+    source: str
+    event: _Event
+    mended: bool
+    mended_data: msgspec.Raw
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self.mended_data if self.mended else self.event.data)
+
+
+def edit(
+    id: str,
+    /,
+    *,
+    with_: Annotated[str | None, Parameter(name="--with", allow_leading_hyphen=True, show_default=False)] = None,
+    file: Annotated[Path | None, Parameter(show_default=False)] = None,
+    reset: Annotated[bool, Parameter(negative=())] = False,
+    source: Source = None,
+    listener: Either = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """Mend the data of a dead letter: replays use it, and the original is kept.
+
+    Without --with, --file or --reset, $VISUAL or $EDITOR opens with the data as it is now; left unchanged, nothing
+    is done.
+
+    Parameters
+    ----------
+    id
+        The event's id.
+    with_
+        The data that it is to have: JSON, or @FILE, or - for standard input.
+    file
+        The file that has it.
+    reset
+        Go back to the event as it was received.
+    """
+    if (with_ is not None) + (file is not None) + reset > 1:
+        raise ConfigError("--with, --file and --reset exclude each other")
+    content = _given(with_, file)
+    as_json = output.wants_json(json)
+    with operator("listener", listener, data) as asked:
+        if reset:
+            _reset(asked, id, source)
+        elif content is not None:
+            _put(asked, id, source, content)
+        elif not _edit(asked, id, source):
+            output.line(f"{output.printable(id)} is left as it was: nothing was changed.")
+            return
+        if as_json:
+            output.json(asked.ask("GET", _path(id), query={"source": source}))
+            return
+    shown = output.printable(shlex.quote(id))
+    state = "is as it was received" if reset else "is mended"
+    output.line(f"{output.printable(id)} {state}; 'oncecast dead-letters replay {shown}' processes it.")
+
+
+def _given(text: str | None, file: Path | None) -> bytes | None:
+    """What the flags say, once it is known to be JSON."""
+    name = "--with" if file is None else "--file"
+    try:
+        if file is not None:
+            content = file.read_bytes()
+        elif text is None:
+            return None
+        elif text == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            content = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot read {error.filename!r}: {error.strerror}") from None
+    if fault := fault_of(content):
+        raise ConfigError(f"{name}: {fault}")
+    return content
+
+
+def fault_of(content: bytes) -> str | None:
+    """What keeps it from being JSON, and where; None if nothing does."""
+    try:
+        content.decode()
+        msgspec.json.decode(content)
+    except UnicodeDecodeError as error:
+        return f"this is not UTF-8: {_place(content, error.start)}"
+    except RecursionError:
+        return "this is nested too deeply"
+    except msgspec.DecodeError as error:
+        reason, _, rest = str(error).removeprefix("JSON is malformed: ").rpartition(" (byte ")
+        if reason:
+            byte = int(rest.rstrip(")")) - (reason == "trailing characters")  # told one too far
+            return f"this is not JSON: {reason}, {_place(content, byte)}"
+        return f"this is not JSON: it ends too early, {_place(content, len(content))}"
+    return None
+
+
+def _place(content: bytes, byte: int) -> str:
+    lines = content[:byte].split(b"\n")
+    return f"line {len(lines)}, column {len(lines[-1].decode(errors='replace')) + 1}"
+
+
+def _edit(asked: Operator, id: str, source: str | None) -> bool:
+    """Have a person change it; whether it was changed. A text that cannot be stored is kept, and its file named."""
+    command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("vi" if sys.stdin.isatty() else None)
+    if command is None:
+        raise ConfigError("say --with JSON, --file FILE or --reset, or set EDITOR to edit the data as it is now")
+    letter: _Letter = asked.ask("GET", _path(id), query={"source": source}, kind=_Letter)
+    if letter.event.data_base64 is not None and not letter.mended:
+        raise ConfigError("this event's data is binary: say --with JSON or --file FILE")
+    before = msgspec.json.format(letter.data, indent=2) + b"\n"
+    descriptor, name = tempfile.mkstemp(prefix="dead-letter-", suffix=".json")
+    path = Path(name)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(before)
+    _run(command, path)
+    content = path.read_bytes()
+    fault = fault_of(content)
+    if fault is None and _compact(content) == _compact(before):
+        path.unlink()
+        return False
+    again = f"your text is kept: mend it, and 'oncecast dead-letters edit {shlex.quote(id)} --file {path}'"
+    if fault is not None:
+        raise ConfigError(f"nothing is stored: {fault}; {again}")
+    try:
+        _put(asked, id, letter.source, content)
+    except OncecastError as error:
+        raise ConfigError(f"{error}; {again}") from None
+    path.unlink()
+    return True
+
+
+def _run(command: str, path: Path) -> None:
+    try:
+        status = subprocess.run([*shlex.split(command), str(path)], check=False).returncode  # noqa: S603 - their editor
+    except (OSError, ValueError) as error:
+        path.unlink()
+        raise ConfigError(f"EDITOR: {command[:80]!r} cannot be run: {error}") from None
+    if status:
+        raise ConfigError(f"nothing is stored: the editor ended with status {status}; your text is in {path}")
+
+
+def _compact(content: bytes) -> bytes:
+    return bytes(msgspec.json.format(content, indent=-1))
+
+
+def _put(asked: Operator, id: str, source: str | None, content: bytes) -> None:
+    asked.ask("PUT", _path(id), query={"source": source}, body=content)
+
+
+def _reset(asked: Operator, id: str, source: str | None) -> None:
+    body = msgspec.json.encode({"events": [{"id": id, "source": source}]})
+    answer: dict[str, Any] = asked.ask("POST", f"{PATH}/reset", body=body)
+    for failure in answer["not_done"]:
+        raise ConfigError(f"{failure['id']}: {failure['error']}")
+
+
+def _path(id: str) -> str:
+    return f"{PATH}/{quote(id, safe='')}"

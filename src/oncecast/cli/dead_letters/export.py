@@ -1,0 +1,136 @@
+"""The command `dead-letters export`: a letter a line, page by page, into a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from oncecast.cli import output
+from oncecast.cli.dead_letters.selection import PATH, Choice, as_of_now, count, letters, query_of
+from oncecast.cli.operate import Either, operator
+from oncecast.cli.stack import state_file as stack_file
+from oncecast.core.dead_letters import Selection
+from oncecast.core.errors import ConfigError
+from oncecast.core.event import with_data
+
+if TYPE_CHECKING:
+    from oncecast.client.admin import Operator
+
+
+class Page(msgspec.Struct):
+    """Letters as they were answered, undecoded: numbers stay as they were written."""
+
+    dead_letters: list[msgspec.Raw]
+    next: str | None
+
+
+class Content(msgspec.Struct):
+    """Of a letter, what makes its event."""
+
+    event: msgspec.Raw
+    mended: bool
+    mended_data: msgspec.Raw
+
+
+def export(
+    *ids: str,
+    choice: Choice | None = None,
+    discarded: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    output_: Annotated[Path | None, Parameter(name="--output", show_default=False)] = None,
+    events: Annotated[bool, Parameter(negative=())] = False,
+    listener: Either = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+) -> None:
+    """Write dead letters as NDJSON, newest first: event as received, mended data, error, trace, attempts and times.
+
+    All of them, unless ids or flags choose.
+
+    Parameters
+    ----------
+    ids
+        The ids of the events.
+    discarded
+        Those that were discarded, instead of the others.
+    output_
+        The file to write, readable by its owner alone; it appears when it is complete. Else standard output.
+    events
+        Only the events, as `oncecast send` takes them, with mended data where there is some.
+    """
+    selections = (choice or Choice()).selections(ids, discarded=discarded)
+    with operator("listener", listener, data) as asked:
+        selections = as_of_now(asked, selections)
+        total = count(asked, selections, limit=1).letters if sys.stderr.isatty() else 0
+        written = 0
+        with _opened(output_) as write, _progress(total, shown=output_ is not None) as tell:
+            for letter in _letters(asked, selections):
+                write((_event(letter) if events else msgspec.json.format(letter, indent=-1)) + b"\n")
+                written += 1
+                tell(written)
+    if output_ is not None:
+        output.note(f"{letters(written)} written to {output_}.")
+
+
+def _letters(asked: Operator, selections: Sequence[Selection]) -> Iterator[bytes]:
+    for selection in selections:
+        mark: str | None = None
+        while True:
+            query = {**query_of(selection), "whole": "true", "after": mark}
+            page: Page = asked.ask("GET", PATH, query=query, kind=Page)
+            yield from map(bytes, page.dead_letters)
+            mark = page.next
+            if mark is None:
+                break
+
+
+def _event(letter: bytes) -> bytes:
+    content = msgspec.json.decode(letter, type=Content)
+    raw = bytes(content.event)
+    if content.mended:
+        raw = with_data(raw, bytes(content.mended_data))
+    return bytes(msgspec.json.format(raw, indent=-1))
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[Callable[[bytes], Any]]:
+    """Where to write; the file takes its place at the end, or is gone if that does not come."""
+    if path is None:
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
+        return
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ConfigError(f"--output: cannot write in {str(path.parent)!r}: {error.strerror}") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        raise ConfigError(f"--output: cannot write {str(path)!r}: {error.strerror}") from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+@contextmanager
+def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr, unless the letters themselves go to the terminal."""
+    if not sys.stderr.isatty() or not (shown or not sys.stdout.isatty()):
+        yield lambda _written: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("exporting", total=total)
+        yield lambda written: progress.update(task, completed=written)

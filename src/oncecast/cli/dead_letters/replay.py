@@ -1,0 +1,234 @@
+"""The command `dead-letters replay`: named letters or a selection, at a pace, each once a run, told as it goes."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from oncecast.cli import output
+from oncecast.cli.dead_letters.selection import (
+    PATH,
+    Choice,
+    as_of_now,
+    count,
+    letters,
+    letters_of,
+    nothing_chosen,
+    plan,
+)
+from oncecast.cli.operate import Either, Json, operator
+from oncecast.cli.stack import state_file as stack_file
+from oncecast.core.errors import ConfigError, OncecastError
+
+if TYPE_CHECKING:
+    from oncecast.client.admin import Operator
+
+REPLAY_EVENTS = 10
+REPLAY_DEADLINE_S = 900.0
+TOLD_FAILURES = 20
+PLAIN_INTERVAL_S = 5.0
+INTERRUPTED_STATUS = 130
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|h))?")
+_PERIOD_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+Rate = Annotated[str | None, Parameter(help="At most so many: 50/s, 300/m, 1000/h.", show_default=False)]
+
+
+class Pace:
+    """Lets so many events begin a second, on the monotonic clock; what was slow is not caught up on."""
+
+    def __init__(
+        self,
+        per_s: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._per_s = per_s
+        self._clock = clock
+        self._sleep = sleep
+        self._next_s = clock()
+
+    @property
+    def at_once(self) -> int:
+        """How many events may begin together."""
+        return REPLAY_EVENTS if self._per_s is None else max(1, min(REPLAY_EVENTS, int(self._per_s)))
+
+    def wait(self, events: int) -> None:
+        """Until `events` may begin."""
+        if self._per_s is None:
+            return
+        if (left_s := self._next_s - self._clock()) > 0:
+            self._sleep(left_s)
+        self._next_s = max(self._next_s, self._clock()) + events / self._per_s
+
+
+class Run:
+    """What became of the letters so far: it tells those that are not stored, and, as JSON, every one."""
+
+    def __init__(self, total: int, *, as_json: bool) -> None:
+        self.total = total
+        self.outcomes: Counter[str] = Counter()
+        self.stopped: str | None = None
+        self._as_json = as_json
+
+    @property
+    def tried(self) -> int:
+        """How many have been asked for."""
+        return self.outcomes.total()
+
+    def note(self, results: Iterable[dict[str, Any]]) -> None:
+        """These have been answered."""
+        for result in results:
+            self.outcomes[result["outcome"]] += 1
+            if self._as_json:
+                output.json(result)
+            elif result["outcome"] != "stored":
+                self._tell(result)
+
+    def _tell(self, result: dict[str, Any]) -> None:
+        told = self.tried - self.outcomes["stored"]
+        if told <= TOLD_FAILURES:
+            output.note(f"{result['id']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
+        elif told == TOLD_FAILURES + 1:
+            output.note("Further ones are only counted; 'oncecast dead-letters causes' tells what they died of.")
+
+    def stop(self, reason: str, in_flight: int) -> None:
+        """It ends early; nobody knows what became of those in flight."""
+        self.stopped = reason
+        self.outcomes["unknown"] += in_flight
+
+    def __str__(self) -> str:
+        others = [f"{self.outcomes[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_dead", "unknown")]
+        parts = [f"{self.outcomes['stored']:,} of {max(self.total, self.tried):,} stored"]
+        parts += [text for text in others if not text.startswith("0 ")]
+        if self.stopped is not None and self.total > self.tried:
+            parts.append(f"{self.total - self.tried:,} not tried")
+        return "; ".join(parts[:2]) + "".join(f", {text}" for text in parts[2:]) + "."
+
+    def end(self) -> int:
+        """Tell the result; returns the exit status."""
+        if self.stopped is not None:
+            output.error(self.stopped)
+        if self._as_json:
+            names = ("stored", "failed", "not_dead", "unknown")
+            counts = {name: self.outcomes[name] for name in names}
+            output.json({"asked": max(self.total, self.tried), **counts, "stopped": self.stopped})
+        elif not self.total and not self.tried:
+            output.line("There is no such dead letter.")
+        else:
+            output.line(str(self))
+        if self.stopped == "interrupted":
+            return INTERRUPTED_STATUS
+        return 0 if self.stopped is None and self.outcomes["stored"] == self.tried else 1
+
+
+def replay(
+    *ids: str,
+    all: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    choice: Choice | None = None,
+    rate: Rate = None,
+    dry_run: bool = False,
+    listener: Either = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> int:
+    """Process dead letters again: each is stored together with what its handler writes, or stays dead.
+
+    Name ids, choose by flags, or say --all. Each is tried once; twice asked is once done. Exits with 0 when every
+    one is stored, with 130 when interrupted: then it says what was done.
+
+    Parameters
+    ----------
+    ids
+        The ids of the events.
+    all
+        All dead letters.
+    dry_run
+        Only say how many it would be, and what they died of.
+    """
+    choice = choice or Choice()
+    if nothing_chosen(ids, choice, all=all):
+        raise ConfigError("name the ids to replay, choose with --type, --error, --cause and the like, or say --all")
+    pace = Pace(_per_s(rate))
+    selections = choice.selections(ids)
+    with operator("listener", listener, data) as asked:
+        named = [{"id": id_, "source": choice.source} for id_ in dict.fromkeys(ids)]
+        if dry_run:
+            return plan(count(asked, selections), "replay", as_json=output.wants_json(json))
+        if named and not choice.narrows:
+            run = Run(len(named), as_json=output.wants_json(json))
+            _replay(asked, named, pace, run)
+        else:
+            selections = as_of_now(asked, selections)
+            run = Run(count(asked, selections, limit=1).letters, as_json=output.wants_json(json))
+            found = ({"id": x["id"], "source": x["source"]} for x in letters_of(asked, selections))
+            _replay(asked, found, pace, run)
+    return run.end()
+
+
+def _replay(asked: Operator, chosen: Iterable[dict[str, Any]], pace: Pace, run: Run) -> None:
+    """In small requests: the answer to one tells how each of its letters fared."""
+    events: Sequence[dict[str, Any]] = ()
+    left = iter(chosen)
+    try:
+        with _progress(run) as tell:
+            while batch := list(islice(left, pace.at_once)):
+                pace.wait(len(batch))
+                events = batch
+                body = msgspec.json.encode({"events": events})
+                answer = asked.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)
+                events = ()
+                run.note(answer["results"])
+                tell()
+    except KeyboardInterrupt:
+        run.stop("interrupted", len(events))
+    except OncecastError as error:
+        if not run.tried:
+            raise
+        run.stop(str(error), len(events))
+
+
+@contextmanager
+def _progress(run: Run) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal's stderr, else a line now and then."""
+    if not sys.stderr.isatty():
+        yield _plain(run)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("replaying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=run.total)
+        yield lambda: progress.update(task, completed=run.tried)
+
+
+def _plain(run: Run) -> Callable[[], None]:
+    told_at_s = time.monotonic()
+
+    def tell() -> None:
+        nonlocal told_at_s
+        if time.monotonic() - told_at_s >= PLAIN_INTERVAL_S:
+            told_at_s = time.monotonic()
+            output.note(f"{run.tried:,} of {letters(run.total)} replayed, {run.outcomes['stored']:,} stored")
+
+    return tell
+
+
+def _per_s(rate: str | None) -> float | None:
+    if rate is None:
+        return None
+    match = _RATE.fullmatch(rate.replace(" ", ""))
+    if match is None or not float(match[1]):
+        raise ConfigError(f"--rate: {rate[:40]!r} will not do; it takes a rate such as 50/s or 300/m")
+    return float(match[1]) / _PERIOD_S[match[2] or "s"]

@@ -1,0 +1,173 @@
+"""Which dead letters a command is about: its ids and flags, and the requests that go through them page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from oncecast.cli import output
+from oncecast.core.dead_letters import Selection
+from oncecast.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from oncecast.client.admin import Operator
+
+PATH = "/api/dead-letters"
+CAUSES_PATH = "/api/dead-letter-causes"
+PAGE_EVENTS = 100
+IDS_AT_ONCE = 50
+CAUSES_MAX = 1_000
+CAUSES_SHOWN = 20
+
+Source = Annotated[str | None, Parameter(help="The event's source; needed where several sources have its id.")]
+
+
+def _filter(help: str) -> Parameter:
+    return Parameter(help=help, show_default=False, group="Which ones")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Flags that choose among dead letters: all that is given holds."""
+
+    type: Annotated[str | None, _filter("Only events of this type; order.* for all that begin so.")] = None
+    source: Annotated[str | None, _filter("Only events of this source.")] = None
+    error: Annotated[str | None, _filter("Only those whose error holds this text; capitals do not count.")] = None
+    cause: Annotated[str | None, _filter("Only those of this cause, as `dead-letters causes` has it.")] = None
+    instance: Annotated[str | None, _filter("Only what died at the listener of this name.")] = None
+    since: Annotated[str | None, _filter("Only what died at or after a time (2026-01-31T12:00:00Z) or age (2h).")] = (
+        None
+    )
+    until: Annotated[str | None, _filter("Only what died before a time, or is older than an age.")] = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether any flag is given but the source, without which an id may be of several events."""
+        return any(getattr(self, field.name) is not None for field in fields(self) if field.name != "source")
+
+    def selections(self, ids: Sequence[str] = (), *, discarded: bool = False) -> list[Selection]:
+        """Its letters among those of `ids`, so many ids at a time; among all where there is no id.
+
+        Raises ConfigError.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["listener"] = values.pop("instance")
+        distinct = list(dict.fromkeys(ids))
+        chunks = [tuple(distinct[begin : begin + IDS_AT_ONCE]) for begin in range(0, len(distinct), IDS_AT_ONCE)]
+        now = datetime.now(UTC)
+        try:
+            return [Selection(ids=chunk, discarded=discarded, **values).at(now) for chunk in chunks or [()]]
+        except ValueError as error:
+            name, _, reason = str(error).partition(": ")
+            flag = {"listener": "--instance", "id": "ID"}.get(name, f"--{name}")
+            raise ConfigError(f"{flag}: {reason}") from None
+
+
+def nothing_chosen(ids: Sequence[str], choice: Choice, *, all: bool) -> bool:
+    """Whether it is not said which ones; raises ConfigError where it is said twice."""
+    if all and ids:
+        raise ConfigError("name ids, or say --all: not both")
+    return not (ids or all or choice.narrows or choice.source is not None)
+
+
+def query_of(selection: Selection) -> dict[str, Any]:
+    """As the query of a request."""
+    values: dict[str, Any] = msgspec.to_builtins(selection)
+    ids = values.pop("ids", [])
+    return {**values, "id": ids, "discarded": "true" if selection.discarded else "false"}
+
+
+def letters_of(asked: Operator, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
+    """All letters of these, newest first, page by page: what dies or is replayed meanwhile disturbs no page."""
+    for selection in selections:
+        mark: str | None = None
+        while True:
+            query = {**query_of(selection), "limit": PAGE_EVENTS, "after": mark}
+            answer = asked.ask("GET", PATH, query=query)
+            yield from answer["dead_letters"]
+            mark = answer["next"]
+            if mark is None:
+                break
+
+
+def as_of_now(asked: Operator, selections: Sequence[Selection]) -> list[Selection]:
+    """Without what dies later: a bulk operation is about what was counted."""
+    answer = asked.ask("GET", PATH, query={"limit": 1, "discarded": query_of(selections[0])["discarded"]})
+    if not answer["dead_letters"]:
+        return list(selections)
+    newest = datetime.fromisoformat(answer["dead_letters"][0]["died_at"])
+    until = (newest + timedelta(microseconds=1)).isoformat().replace("+00:00", "Z")
+    return [s if s.until is not None else msgspec.structs.replace(s, until=until) for s in selections]
+
+
+@dataclass(slots=True)
+class Counted:
+    """What letters died of: their number, their causes (the largest first), and how many causes are not told."""
+
+    letters: int
+    causes: list[dict[str, Any]]
+    left_out: int
+
+
+def count(asked: Operator, selections: Sequence[Selection], *, limit: int = CAUSES_MAX) -> Counted:
+    """The causes of all these together."""
+    counted = Counted(0, [], 0)
+    by_cause: dict[str, dict[str, Any]] = {}
+    for selection in selections:
+        found = asked.ask("GET", CAUSES_PATH, query={**query_of(selection), "limit": limit})
+        counted.letters += found["dead_letters"]
+        counted.left_out += found["left_out"]
+        for cause in found["causes"]:
+            known = by_cause.setdefault(cause["cause"], cause)
+            if known is not cause:
+                _add(known, cause)
+    counted.causes = sorted(by_cause.values(), key=lambda cause: cause["letters"], reverse=True)
+    return counted
+
+
+def _add(known: dict[str, Any], cause: dict[str, Any]) -> None:
+    known["letters"] += cause["letters"]
+    known["types"] = list(dict.fromkeys([*known["types"], *cause["types"]]))
+    if cause["newest_at"] > known["newest_at"]:
+        known["newest_at"], known["example"] = cause["newest_at"], cause["example"]
+
+
+def print_causes(counted: Counted, *, limit: int = CAUSES_SHOWN) -> None:
+    """A table of them, for people."""
+    shown = counted.causes[:limit]
+    rows = [(c["letters"], c["cause"], _types(c), c["newest_at"][:19], c["example"]["id"], c["error"]) for c in shown]
+    if rows:
+        output.table("", ("letters", "cause", "type", "newest (UTC)", "such as", "error"), rows)
+    if left_out := counted.left_out + len(counted.causes) - len(shown):
+        output.line(f"{left_out:,} smaller causes are not shown.")
+
+
+def plan(counted: Counted, what: str, *, as_json: bool) -> int:
+    """Say what an operation would be about; returns the exit status."""
+    if as_json:
+        output.json({f"would_{what}": counted.letters, "causes": counted.causes, "left_out": counted.left_out})
+    else:
+        print_causes(counted)
+        output.line(f"{letters(counted.letters)} would be {done(what)}.")
+    return 0
+
+
+def done(what: str) -> str:
+    """Of a verb, what has been done."""
+    return f"{what.removesuffix('e')}ed"
+
+
+def letters(number: int) -> str:
+    """So many dead letters."""
+    return f"{number:,} dead letter{'' if number == 1 else 's'}"
+
+
+def _types(cause: dict[str, Any]) -> str:
+    first, *others = cause["types"]
+    return f"{first} +{len(others)}" if others else str(first)

@@ -1,0 +1,156 @@
+"""The commands `dead-letters …`: an operator's way from a dead letter back to stored; `list`, `causes` and `show`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+from cyclopts import App, Parameter
+
+from oncecast.cli import output
+from oncecast.cli.dead_letters.change import discard, restore
+from oncecast.cli.dead_letters.edit import edit
+from oncecast.cli.dead_letters.export import export
+from oncecast.cli.dead_letters.replay import replay
+from oncecast.cli.dead_letters.selection import PATH, Choice, Source, count, letters, letters_of, print_causes
+from oncecast.cli.operate import Either, Json, operator
+from oncecast.cli.stack import state_file as stack_file
+from oncecast.core.errors import ConfigError
+
+app = App(
+    name="dead-letters",
+    group="Operations",
+    help="What was given up on: see why, mend it, process it again, or give it up for good.",
+)
+for command in (replay, edit, discard, restore, export):
+    app.command(command)
+
+Discarded = Annotated[
+    bool, Parameter(negative=(), group="Which ones", help="Those that were discarded, instead of the others.")
+]
+
+
+@app.command(name="list")
+def list_(
+    *ids: str,
+    choice: Choice | None = None,
+    discarded: Discarded = False,
+    limit: int = 50,
+    listener: Either = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """List dead letters, newest first; where there are more than that, what they died of.
+
+    Parameters
+    ----------
+    ids
+        Only these.
+    limit
+        How many at most.
+    """
+    if limit < 1:
+        raise ConfigError("--limit: it takes a whole number, 1 or more")
+    selections = (choice or Choice()).selections(ids, discarded=discarded)
+    as_json = output.wants_json(json)
+    with operator("listener", listener, data) as asked:
+        found = letters_of(asked, selections)
+        if as_json:
+            for letter in islice(found, limit):
+                output.json(letter)
+            return
+        shown = list(islice(found, limit))
+        has_more = next(found, None) is not None
+        counted = count(asked, selections) if has_more else None
+    if not shown:
+        output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
+        return
+    rows = [(x["died_at"][:19], x["id"], x["type"], x["attempts"], _mended(x) + x["error"]) for x in shown]
+    output.table("", ("died (UTC)", "id", "type", "attempts", "error"), rows)
+    if counted is not None:
+        output.line(f"{len(shown):,} of {letters(counted.letters)} are shown. By cause:")
+        print_causes(counted, limit=5)
+
+
+@app.command
+def causes(
+    *ids: str,
+    choice: Choice | None = None,
+    discarded: Discarded = False,
+    limit: int = 50,
+    listener: Either = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """Count dead letters by what they died of, the largest cause first.
+
+    Errors that differ only in numbers and ids are one cause: a word with a digit in it counts as `#`, and so does
+    what stands behind `=` in quotes or brackets. Elsewhere `--cause` chooses by it.
+
+    Parameters
+    ----------
+    ids
+        Only these.
+    limit
+        How many causes at most.
+    """
+    if not 1 <= limit <= 1000:
+        raise ConfigError("--limit: it takes a whole number from 1 to 1000")
+    selections = (choice or Choice()).selections(ids, discarded=discarded)
+    with operator("listener", listener, data) as asked:
+        counted = count(asked, selections)
+    if output.wants_json(json):
+        for cause in counted.causes[:limit]:
+            output.json(cause)
+    elif not counted.letters:
+        output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
+    else:
+        print_causes(counted, limit=limit)
+        output.line(f"{letters(counted.letters)}.")
+
+
+@app.command
+def show(
+    id: str,
+    /,
+    *,
+    source: Source = None,
+    listener: Either = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """Show one dead letter: the event as it was received, the data it was mended with, its error and trace.
+
+    Parameters
+    ----------
+    id
+        The event's id.
+    """
+    with operator("listener", listener, data) as asked:
+        letter = asked.ask("GET", f"{PATH}/{quote(id, safe='')}", query={"source": source})
+    if output.wants_json(json):
+        output.json(letter)
+        return
+    names = ("id", "source", "type", "died_at", "listener", "attempts", "cause", "error")
+    for name in names:
+        output.line(f"{name:10}{output.cell(letter[name])}")
+    if letter["discarded_at"] is not None:
+        output.line(f"discarded {output.cell(letter['discarded_at'])}")
+    output.line("event     " + indented(letter["event"]))
+    if letter["mended"]:
+        output.line("mended    " + indented(letter["mended_data"]))
+    output.line("trace")
+    for line in letter["trace"].splitlines():
+        output.line("  " + output.printable(line))
+
+
+def _mended(letter: dict[str, Any]) -> str:
+    return "(mended) " if letter["mended"] else ""
+
+
+def indented(value: Any) -> str:
+    """JSON for people, below a first column of ten characters."""
+    lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().splitlines()
+    return "\n          ".join(output.printable(line) for line in lines)

@@ -1,0 +1,74 @@
+"""The command `events`: list events that wait for their next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from oncecast.cli import output
+from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.stack import state_file as stack_file
+from oncecast.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from oncecast.client.admin import Operator
+
+PATH = "/api/retrying"
+PAGE_MAX = 1_000
+
+app = App(name="events", group="Operations", help="Events in progress: which of them failed and will be tried again.")
+
+
+@app.default
+def list_(
+    *,
+    retrying: Annotated[bool, Parameter(negative=())] = False,
+    limit: int = 50,
+    listener: Listener = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
+) -> None:
+    """List events that wait for their next attempt (`--retrying`), the soonest first.
+
+    Parameters
+    ----------
+    retrying
+        Events that wait for their next attempt.
+    limit
+        How many at most.
+    """
+    if not retrying:
+        raise ConfigError("oncecast events lists nothing without an option: add --retrying")
+    if limit < 1:
+        raise ConfigError(f"--limit: {limit} is too small (expected 1 or more)")
+    as_json = output.wants_json(json)
+    with operator("listener", listener, data) as asked:
+        found = _retrying(asked, min(limit + 1, PAGE_MAX))
+        shown = list(islice(found, limit))
+        has_more = not as_json and next(found, None) is not None
+    if as_json:
+        for event in shown:
+            output.json(event)
+        return
+    if not shown:
+        output.line("No event waits for another attempt.")
+        return
+    rows = [(x["next_at"][:19], x["id"], x["source"], x["type"], x["attempts"], x["error"]) for x in shown]
+    columns = ("next attempt (UTC)", "id", "source", "type", "attempts", "error")
+    output.table("", columns, rows, whole=columns[:1])
+    if has_more:
+        output.line(f"Only the first {limit:,} are shown; --limit shows more.")
+
+
+def _retrying(asked: Operator, page: int) -> Iterator[dict[str, Any]]:
+    """All of them, page by page."""
+    after: str | None = None
+    while True:
+        answer = asked.ask("GET", PATH, query={"limit": page, "after": after})
+        yield from answer["retrying"]
+        after = answer["next"]
+        if after is None:
+            return

@@ -1,0 +1,1 @@
+"""The commands around a stack: `up`, `stop`, `start`, `kill`, `demo`, `status`, `sql`."""

@@ -1,0 +1,1 @@
+"""What a listener does beside its events: emissions, standby, pruning, health checks."""

@@ -1,0 +1,110 @@
+"""The parts of a listener, and what a Finding says of each; see `core.health`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from oncecast.core.clock import Clock, utc_now
+from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
+from oncecast.core.telemetry import DependencyLost, Disconnected, Fact, StartFailed
+from oncecast.listener.background.outbox_relay import Emissions
+from oncecast.listener.background.standby import Standing
+from oncecast.listener.dead_letters.forwarding import NAME as BROKER
+from oncecast.listener.dead_letters.forwarding import DeadLetterSender
+from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
+from oncecast.listener.feed.feed import Feed
+
+DATABASE = "database"
+START = "start"
+REMEDIES = {
+    DATABASE: "start PostgreSQL, or check DATABASE_URL; events wait until then, and are not lost",
+    "redis": "start Redis, or check REDIS_URL; meanwhile every listener tries every event, and PostgreSQL decides",
+    "producers": "start the producer, or check WS_URL; the listener connects again by itself",
+    BROKER: "start the broker, or check DEAD_LETTER_URL; dead letters wait in PostgreSQL",
+    "outbox": "start a producer that takes them, or check PUBLISH_TOKEN; events of handlers wait in the table outbox",
+    "standby": "start the release that has these handlers; or, if they were removed on purpose, set ADOPT_HANDLERS=1",
+}
+
+
+class Troubles:
+    """Why each producer and the broker were last disconnected, and why the start was delayed."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def observe(self, fact: Fact) -> None:
+        """Keep the reason that a telemetry event gives."""
+        if isinstance(fact, Disconnected):
+            self._reasons[fact.producer] = fact.reason
+        elif isinstance(fact, DependencyLost):
+            self._reasons[fact.name] = fact.error
+        elif isinstance(fact, StartFailed):
+            self._reasons[START] = fact.error
+
+    def of(self, name: str, default: str) -> str:
+        """The reason of a producer (by its URL as it is shown), of the broker, or of START."""
+        return self._reasons.get(name, default)
+
+
+def board_of(
+    clock: Clock,
+    *,
+    standing: Standing,
+    draining: asyncio.Event,
+    database: DatabaseGate,
+    redis: LeaseGate,
+    feeds: Sequence[Feed],
+    emissions: Emissions,
+    sender: DeadLetterSender | None,
+    troubles: Troubles,
+) -> Board:
+    """The board of a listener: without PostgreSQL it is down, without the rest degraded."""
+
+    def process() -> Finding:
+        if draining.is_set():
+            return Finding(Status.DRAINING, "it is stopping: it finishes what has begun and takes nothing new")
+        if standing.reason:
+            return Finding(Status.DOWN, f"on standby: {standing.reason}", REMEDIES["standby"])
+        if standing.allowed.is_set():
+            return FINE
+        trouble = troubles.of(START, "")
+        return Finding(
+            Status.DOWN, f"it is starting: {trouble}".rstrip(": "), REMEDIES[DATABASE] if trouble else None
+        )
+
+    def producers() -> Finding:
+        lost = [feed for feed in feeds if not feed.connected]
+        if not lost:
+            return FINE
+        reason = f"{len(lost)} of {len(feeds)} not connected: {troubles.of(lost[0].shown_url, 'it is connecting')}"
+        status = Status.DOWN if len(lost) == len(feeds) else Status.DEGRADED
+        return Finding(status, reason, REMEDIES["producers"])
+
+    checks: dict[str, Check] = {
+        PROCESS: process,
+        DATABASE: lambda: _of(DATABASE, database.fault),
+        "redis": lambda: _of("redis", redis.fault),
+        "producers": producers,
+        "outbox": lambda: _of("outbox", emissions.held_up),
+    }
+    if sender is not None:
+        checks[BROKER] = lambda: _of(BROKER, None if sender.is_up else troubles.of(BROKER, "it was not reached yet"))
+    return Board(checks, essential=(PROCESS, DATABASE), now=lambda: utc_now(clock))
+
+
+def shown_feed(feed: Feed) -> dict[str, Any]:
+    """What `/health` shows of a producer."""
+    return {
+        "url": feed.shown_url,
+        "connected": feed.connected,
+        "journal": feed.track.journal if feed.track else None,
+        "received": feed.track.watermark.received if feed.track else 0,
+        "watermark": feed.track.watermark.value if feed.track else 0,
+        "cursor": str(feed.track.saved) if feed.track else None,
+    }
+
+
+def _of(name: str, fault: str | None) -> Finding:
+    return FINE if fault is None else Finding(Status.DOWN, fault, REMEDIES[name])

@@ -1,0 +1,98 @@
+"""A thread that reports users' code which blocks the event loop, and with it everything else in the listener."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from oncecast.app.application import Listener
+from oncecast.core.clock import Clock
+from oncecast.core.telemetry import LoopBlocked, Observe
+from oncecast.observe.tracebacks import is_library
+
+BLOCKED_AFTER_S = 3.0
+LOOK_INTERVAL_S = 0.5
+
+
+@contextmanager
+def loop_watched(observe: Observe, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
+    """Report once to `observe` each time that users' code blocks the running loop for `blocked_after_s`.
+
+    `observe` is called in a thread. If the code holds the interpreter's lock, the report waits for its release.
+    """
+    watch = _LoopWatch(asyncio.get_running_loop(), observe, clock, blocked_after_s)
+    watch.begin()
+    try:
+        yield
+    finally:
+        watch.end()
+
+
+class _LoopWatch:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, observe: Observe, clock: Clock, blocked_after_s: float
+    ) -> None:
+        self._loop = loop
+        self._observe = observe
+        self._clock = clock
+        self._blocked_after_s = blocked_after_s
+        self._loop_thread = threading.get_ident()
+        self._turned_at_s = 0.0
+        self._is_reported = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="oncecast loop watch", daemon=True)
+
+    def begin(self) -> None:
+        """Begin to watch."""
+        self._turn()
+        self._thread.start()
+
+    def end(self) -> None:
+        """End it; the thread needs no waiting for."""
+        self._timer.cancel()
+        self._ended.set()
+
+    def _turn(self) -> None:
+        self._turned_at_s = self._clock.monotonic_s()
+        self._is_reported = False
+        self._timer = self._loop.call_later(LOOK_INTERVAL_S, self._turn)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_INTERVAL_S):
+            blocked_s = self._clock.monotonic_s() - self._turned_at_s - LOOK_INTERVAL_S
+            if blocked_s < self._blocked_after_s or self._is_reported:
+                continue
+            self._is_reported = True
+            frame = sys._current_frames().get(self._loop_thread)
+            blocked = None if frame is None else _blocked_by(frame, blocked_s)
+            if blocked is not None:
+                self._observe(blocked)
+
+
+def _blocked_by(innermost: FrameType, blocked_s: float) -> LoopBlocked | None:
+    """What to report of the loop's thread; nothing if no users' code is running: the whole process was stopped."""
+    frames = [frame for frame, _ in traceback.walk_stack(innermost)][::-1]
+    run = next((n for n, frame in enumerate(frames) if frame.f_code is Listener._run.__code__), None)
+    if run is not None:
+        handler, given = frames[run].f_locals["handler"].name, frames[run].f_locals["given"]
+        event_id, users = given.events[0].id, frames[run + 1 :]
+    else:
+        handler, event_id = "", ""
+        begin = next((n for n, frame in enumerate(frames) if not is_library(frame.f_code.co_filename)), len(frames))
+        users = frames[begin:]
+    if not users:
+        return None
+    stack = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in users)
+    last = next(entry for entry in reversed([*stack]) if not is_library(entry.filename) or entry is stack[0])
+    return LoopBlocked(
+        handler=handler,
+        id=event_id,
+        blocked_s=round(blocked_s, 1),
+        at=f"{last.filename}:{last.lineno}",
+        traceback="".join(stack.format()).rstrip("\n"),
+    )

@@ -1,0 +1,142 @@
+"""The replay station: a dead letter processed again, on an operator's word.
+
+The handlers run as for any event; what they write, and the row that turns from `dead` to `stored`, commit together
+under the row's lock. So twice asked is once done, and a replay that was cut short is as if never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from functools import partial
+from typing import NamedTuple
+
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
+from oncecast.core.dead_letter_ports import DeadLetters, ReplayWork
+from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.telemetry import Observe, Replayed, ReplayFailed
+from oncecast.core.transaction import OpenTransaction
+from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.observe.tracebacks import users_traceback
+from oncecast.tasks import cancel_all
+
+
+class Replay(Enum):
+    """What became of a replay."""
+
+    STORED = "stored"
+    FAILED = "failed"
+    """As dead as before, with the newest cause."""
+    NOT_DEAD = "not_dead"
+    """There is no such dead letter: it never was one, has been replayed, or was discarded."""
+    UNKNOWN = "unknown"
+    """No answer, another replay of it under way, or no room for its handlers: asking again is safe."""
+
+
+class ReplayResult(NamedTuple):
+    """What became of a replay, and why."""
+
+    outcome: Replay
+    error: str | None = None
+
+
+ReplayAttempt = Callable[[ReplayWork], Awaitable[ReplayResult]]
+"""Replays something with the handlers that it is given."""
+
+REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
+CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
+
+
+class Replays:
+    """Replays dead letters with the handlers of `app`, one at a time, so that operators' work delays others' little.
+
+    Its handlers take one of the HANDLER_CONCURRENCY places, for which it waits like any attempt.
+    """
+
+    def __init__(
+        self,
+        app: Listener,
+        letters: DeadLetters,
+        solo: Solo,
+        options: RunOptions,
+        *,
+        observe: Observe,
+    ) -> None:
+        self._app = app
+        self._letters = letters
+        self._solo = solo
+        self._options = options
+        self._observe = observe
+        self._one_at_a_time = asyncio.Lock()
+        self._under_way: set[asyncio.Task[ReplayResult]] = set()
+        self.draining = False
+        """Whether it replays nothing any more."""
+
+    async def replay(self, source: str, id: str) -> ReplayResult:
+        """Replay one dead letter. Raises nothing but cancellation, and goes on then without whoever asked."""
+        return await self.run(partial(self._replay, source, id))
+
+    async def run(self, attempt: ReplayAttempt) -> ReplayResult:
+        """Run `attempt` in its turn, as `replay` does; what it raises of Unavailable and its like is UNKNOWN."""
+        if self.draining:
+            return REFUSED
+        task = asyncio.create_task(self._in_turn(attempt))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.wait([task])
+        return CUT_SHORT if task.cancelled() else task.result()
+
+    async def drain(self, *, within_s: float) -> None:
+        """Begin none any more; let the one under way finish within so long, or cut it short."""
+        self.draining = True
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=within_s)
+            await cancel_all(late)
+
+    async def _in_turn(self, attempt: ReplayAttempt) -> ReplayResult:
+        async with self._one_at_a_time, self._solo.together():
+            if self.draining:
+                return REFUSED
+            try:
+                return await attempt(self._handle)
+            except (Unavailable, RowLocked, NoThread) as error:
+                return ReplayResult(Replay.UNKNOWN, str(error))
+
+    async def _replay(self, source: str, id: str, work: ReplayWork) -> ReplayResult:
+        try:
+            stored = await self._letters.replay(source, id, work)
+        except (Unavailable, RowLocked, NoThread):
+            raise
+        except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
+            return await self._failed(source, id, error)
+        if stored:
+            self._observe(Replayed(id))
+            return ReplayResult(Replay.STORED)
+        return ReplayResult(Replay.NOT_DEAD, await self._why_not(source, id))
+
+    async def _why_not(self, source: str, id: str) -> str:
+        with contextlib.suppress(Unavailable, RowLocked):
+            letter = await self._letters.get(source, id)
+            if letter is not None and letter["discarded_at"] is not None:
+                return "it was discarded; restored, it can be replayed"
+        return "there is no dead letter with this source and id"
+
+    async def _handle(self, arrival: Arrival, tx: OpenTransaction) -> None:
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        if plan.handlers:
+            if plan.key_of is not None and (key := plan.key_of(arrival)) is not None:
+                # rule: a replay locks the key of its event
+                await tx.take(key)
+            await self._app.handle([arrival], tx, self._options)
+
+    async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
+        reason = f"{type(error).__name__}: {error}"
+        trace = "" if isinstance(error, Reject | Retry) else users_traceback(error)
+        self._observe(ReplayFailed(id, reason, trace))
+        with contextlib.suppress(Unavailable, RowLocked):  # then its earlier cause stays
+            await self._letters.note_failure(source, id, error)
+        return ReplayResult(Replay.FAILED, reason)

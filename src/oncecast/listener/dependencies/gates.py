@@ -1,0 +1,357 @@
+"""The two dependencies as the stations see them: Redis may be missing, PostgreSQL may make everybody wait.
+
+Without Redis every event counts as ours, since PostgreSQL decides anyway. While PostgreSQL is down nothing is
+begun: no attempt is spent, and a probe that *writes* finds out when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from oncecast.core.breaker import Breaker
+from oncecast.core.clock import Clock
+from oncecast.core.errors import Contended, RowLocked, Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.ports import Claims, EventStore, Leases
+from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Observe
+from oncecast.tasks import STALL_S, working
+
+HEARTBEAT_INTERVAL_S = 1.0
+BEAT_DEADLINE_S = 1.5
+"""Short enough that a frozen Redis is detected within three seconds."""
+LOOK_INTERVAL_S = 1.0
+WAITED_FOR_S = 0.4
+"""An attempt that has waited this long may be waiting for PostgreSQL."""
+SLOW_S = 8.0
+"""An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
+RETRIED_AFTER_S = 0.5
+"""A try that begins this long after a failure and fails too shows an outage; see `error_of_attempts`."""
+WARN_INTERVAL_S = 10.0
+"""Between warnings of foreign values in Redis; each warning shows one value and the count."""
+CALL_MAX_EVENTS = 1_000
+"""So many events in a call at most: a Lua script holds everybody else up."""
+
+
+class LeaseGate:
+    """Leases behind a breaker: while Redis is away, claims are granted and everything else is left undone.
+
+    Each heartbeat is the breaker's probe.
+    """
+
+    def __init__(self, leases: Leases, clock: Clock, *, lease_ttl_s: float, observe: Observe) -> None:
+        self.leases = leases
+        self._clock = clock
+        self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S / 2)
+        self._renew_after_s = lease_ttl_s / 3
+        self._observe = observe
+        self._announced = self._tried = False
+        self._warn_again_at_s = 0.0
+        self.fault: str | None = None
+        """Why Redis cannot be used; None while it answers."""
+
+    @property
+    def token(self) -> str:
+        """This process's own."""
+        return self.leases.token
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis answered last time."""
+        return self.breaker.is_closed
+
+    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
+        """Who has what; all is ours while Redis is away."""
+        if self.is_up:
+            try:
+                claims = await self.leases.claim(arrivals)
+                await self._retake(claims)
+            except Unavailable as error:
+                self._lost(error)
+            else:
+                self._warn_of(claims.foreign)
+                renew_at_s = self._clock.monotonic_s() + self._renew_after_s
+                for arrival in claims.mine:
+                    arrival.leased, arrival.renew_at_s = True, renew_at_s
+                return claims
+        for arrival in arrivals:  # nobody but PostgreSQL can count now
+            if arrival.doubted:
+                arrival.rescues = max(arrival.rescues, SUSPECT_RESCUES)
+        # rule: a listener claims every event while Redis is away
+        return Claims(mine=list(arrivals))
+
+    def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
+        """Warn of what was overwritten; somebody may write more than a log should hold."""
+        if foreign and self._clock.monotonic_s() >= self._warn_again_at_s:
+            self._warn_again_at_s = self._clock.monotonic_s() + WARN_INTERVAL_S
+            key, value = foreign[0]
+            self._observe(ForeignValues(len(foreign), key, repr(value)[1:]))
+
+    async def _retake(self, claims: Claims) -> None:
+        """Where PostgreSQL may have lost the rows of what is marked.
+
+        With a lease, one listener finds out, and who dies of it is counted.
+        """
+        # rule: a done marker proves nothing about an event that is read again
+        doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
+        if not doubtful:
+            return
+        retaken = await self.leases.retake(doubtful)
+        gone = set(doubtful)
+        claims.ended = [a for a in claims.ended if a not in gone]
+        claims.add(retaken)
+
+    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+        """Who has what now; all is free while Redis is away."""
+        claims = Claims()
+        for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
+            chunk = arrivals[begin : begin + CALL_MAX_EVENTS]
+            # rule: a leased event can be claimed while Redis is away
+            found = Claims(free=list(chunk))
+            if self.is_up:
+                try:
+                    found = await self.leases.look(chunk)
+                except Unavailable as error:
+                    self._lost(error)
+            claims.add(found)
+        return claims
+
+    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+        """Mark what has ended; without Redis nobody needs to know."""
+        await self._each(self.leases.settle, [a for a in arrivals if a.leased])
+
+    async def hand_back(self, arrivals: Sequence[Arrival]) -> int:
+        """Release our own leases of these; returns how many we thought we had."""
+        held = [arrival for arrival in arrivals if arrival.leased]
+        for arrival in held:
+            arrival.leased = False
+        await self._each(self.leases.release, held)
+        return len(held)
+
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> None:
+        """Break the leases of a holder that beats no more; its events are charged only if it has `died`."""
+        await self._each(lambda chunk: self.leases.rescue(chunk, holder, died=died), list(arrivals))
+
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+        """Have our lease say whether we attempt this suspect, alone; nobody counts while Redis is away."""
+        await self._each(lambda chunk: self.leases.accuse(chunk[0], accused), [arrival] if arrival.leased else [])
+
+    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+        """Renew those of our leases that have been held for long."""
+        now_s = self._clock.monotonic_s()
+        due = [arrival for arrival in arrivals if arrival.leased and arrival.renew_at_s <= now_s]
+        for arrival in due:
+            arrival.renew_at_s = now_s + self._renew_after_s
+        await self._each(self.leases.renew, due)
+
+    async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
+        """The holders' counters; None while Redis is away: then nobody can be told dead."""
+        if not self.is_up:
+            return None
+        try:
+            return dict(await self.leases.counters(tokens))
+        except Unavailable as error:
+            self._lost(error)
+            return None
+
+    async def _each(self, call: Callable[[Sequence[Arrival]], Awaitable[object]], arrivals: list[Arrival]) -> None:
+        for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
+            if not self.is_up:
+                return
+            try:
+                await call(arrivals[begin : begin + CALL_MAX_EVENTS])
+            except Unavailable as error:
+                self._lost(error)
+
+    async def beat_for_ever(self) -> None:
+        """Move our counter every second, and so find out when Redis is back."""
+        while True:
+            working(STALL_S)
+            started_s = self._clock.monotonic_s()
+            if self.breaker.allows(started_s):
+                await self._beat()
+            await self._clock.sleep(max(0.0, started_s + HEARTBEAT_INTERVAL_S - self._clock.monotonic_s()))
+
+    async def _beat(self) -> None:
+        if not self._tried:
+            self._tried = True
+            self._observe(DependencyTried("redis"))
+        try:
+            async with asyncio.timeout(BEAT_DEADLINE_S):
+                await self.leases.beat()
+        except TimeoutError:
+            self._lost(Unavailable(f"Redis: no answer within {BEAT_DEADLINE_S:g} s"))
+        except Unavailable as error:
+            self._lost(error)
+        else:
+            self.fault = None
+            if self.breaker.succeeded() or not self._announced:
+                self._announced = True
+                self._observe(DependencyReady("redis"))
+
+    def _lost(self, error: Unavailable) -> None:
+        self.fault = str(error)
+        if self.breaker.failed(self._clock.monotonic_s()):
+            self._announced, self._tried = True, False
+            self._observe(DependencyLost("redis", str(error)))
+
+
+class DatabaseGate:
+    """Lets work begin while PostgreSQL takes writes.
+
+    Its breaker opens when an attempt's tries are used up, or when a probe finds what holds an attempt up; a probe
+    that *writes* closes it. `paused()` is called when it opens.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        clock: Clock,
+        *,
+        probe_interval_s: float,
+        paused: Callable[[], None],
+        observe: Observe,
+    ) -> None:
+        self.breaker = Breaker(threshold=1, probe_interval_s=probe_interval_s)
+        self._store = store
+        self._sleep = clock.sleep
+        self._monotonic_s = clock.monotonic_s  # called for every attempt
+        self._paused = paused
+        self._observe = observe
+        self._up = asyncio.Event()
+        self._up.set()
+        self._down = asyncio.Event()
+        self._asked_at_s: dict[Arrival, float] = {}
+        self._looked_at_s = 0.0
+        self._failing: tuple[float, float, Unavailable] | None = None
+        """Since when every attempt fails under PostgreSQL, when the newest such try began, and its error."""
+        self.ended_at_s = 0.0
+        """When an attempt has last ended well."""
+        self.fault: str | None = None
+        """Why PostgreSQL cannot be used, as far as is known; None while it answers."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether work may begin."""
+        return self._up.is_set()
+
+    async def wait(self) -> None:
+        """Until PostgreSQL takes writes."""
+        await self._up.wait()
+
+    async def wait_down(self, timeout_s: float) -> bool:
+        """Wait `timeout_s`, or less if it goes down meanwhile; returns whether it is down."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._down.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def asked(self, first: Arrival) -> None:
+        """An attempt at `first` and its like is under way: one that takes long has PostgreSQL probed."""
+        self._asked_at_s[first] = self._monotonic_s()
+
+    def answered(self, first: Arrival, error: BaseException | None = None) -> None:
+        """It is over; `error` is what it ended with. Any answer except Unavailable shows that PostgreSQL works."""
+        began_s, now_s = self._asked_at_s.pop(first), self._monotonic_s()
+        if isinstance(error, Contended) or not isinstance(error, Exception | None):
+            return  # a conflict or a cancellation shows neither
+        if isinstance(error, Unavailable):
+            since_s, newest_s, _ = self._failing or (now_s, began_s, error)
+            self._failing = (since_s, max(newest_s, began_s), error)
+            return
+        self._failing = None
+        if error is None:
+            self.ended_at_s = now_s
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an attempt waits, perhaps for PostgreSQL."""
+        now_s = self._monotonic_s()
+        return now_s - min(self._asked_at_s.values(), default=now_s) >= WAITED_FOR_S
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the newest answer to an attempt was Unavailable."""
+        return self._failing is not None
+
+    def error_of_attempts(self, after_s: float) -> Unavailable | None:
+        """Return the newest error if all attempts have failed for `after_s`, else None.
+
+        The failures of one moment are not enough: a session that was terminated fails once, and its attempt then
+        waits. A try that began RETRIED_AFTER_S later must have failed too.
+        """
+        if self._failing is None:
+            return None
+        since_s, newest_s, error = self._failing
+        lasts = self._monotonic_s() - since_s >= after_s and newest_s - since_s >= RETRIED_AFTER_S
+        return error if lasts else None
+
+    def suspect(self, error: Exception) -> None:
+        """PostgreSQL cannot be used: say so. Work goes on until its tries are used up."""
+        is_news = self.fault is None
+        self.fault = str(error)
+        if is_news:
+            self._observe(DependencyLost("database", self.fault))
+
+    def trust(self) -> None:
+        """PostgreSQL answers, and no attempt says otherwise."""
+        if self.fault is not None and self.is_up:
+            self.fault = None
+            self._observe(DependencyReady("database"))
+
+    def lost(self, error: Exception) -> None:
+        """The tries are used up: begin nothing until a probe has written."""
+        if self.breaker.failed(self._monotonic_s()):
+            self._up.clear()
+            self._down.set()
+            self._paused()
+            self.suspect(error)
+
+    async def probe_for_ever(self) -> None:
+        """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
+        while True:
+            working(STALL_S)
+            if await self.wait_down(LOOK_INTERVAL_S):
+                await self._probe_until_up()
+            elif self._is_slow() and (error := await self._probe()):
+                self.lost(error)
+
+    async def _probe_until_up(self) -> None:
+        self._observe(DependencyTried("database"))
+        while not self.is_up:
+            working(STALL_S)
+            await self._sleep(max(0.0, self.breaker.probe_at_s - self._monotonic_s()))
+            if not self.breaker.allows(self._monotonic_s()):
+                continue
+            if await self._probe(renew=True):
+                self.breaker.failed(self._monotonic_s())
+                continue
+            self.breaker.succeeded()
+            self._down.clear()
+            # rule: a probe that writes ends the pause
+            self._up.set()
+            self._failing = None
+            self.trust()
+
+    def _is_slow(self) -> bool:
+        """Whether an attempt has waited for longer than an answer takes, since it began or we last looked."""
+        now_s = self._monotonic_s()
+        if now_s - max(self._looked_at_s, min(self._asked_at_s.values(), default=now_s)) < SLOW_S:
+            return False
+        self._looked_at_s = now_s
+        return True
+
+    async def _probe(self, *, renew: bool = False) -> Unavailable | None:
+        """What is wrong, if anything is. Connections from a time of trouble are not used again."""
+        try:
+            await self._store.probe()
+            if renew:
+                await self._store.renew()
+        except RowLocked:
+            return None  # it answers: somebody has the lock of a table
+        except Unavailable as error:
+            return error
+        return None

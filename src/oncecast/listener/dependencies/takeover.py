@@ -1,0 +1,104 @@
+"""The watch over what others have taken: *not* ended, only not ours for now.
+
+Every half second all of it is asked about again, in one call. What has been marked has ended; what is free is
+claimed; and what a dead holder still has is rescued: first its database sessions are ended, so that its locks
+go, then its leases are broken, then whoever is first claims.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from oncecast.core.clock import Clock
+from oncecast.core.errors import Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.lease_owners import Holders
+from oncecast.core.ports import EventStore, Sessions
+from oncecast.core.telemetry import Observe, Rescued
+from oncecast.listener.dependencies.gates import HEARTBEAT_INTERVAL_S, LeaseGate
+from oncecast.tasks import STALL_S, working
+
+LOOK_INTERVAL_S = 0.5
+DEAD_AFTER_S = 4.0
+SILENT_S = DEAD_AFTER_S - HEARTBEAT_INTERVAL_S
+"""A holder without a heartbeat that has begun a statement within this time is alive, and has only lost Redis."""
+
+
+class TakenWatch:
+    """Holds what is taken until it has ended elsewhere (`ended`) or can be claimed (`come_back`)."""
+
+    def __init__(
+        self,
+        leases: LeaseGate,
+        store: EventStore,
+        clock: Clock,
+        *,
+        ended: Callable[[Sequence[Arrival]], None],
+        come_back: Callable[[list[Arrival]], None],
+        observe: Observe,
+    ) -> None:
+        self._leases = leases
+        self._store = store
+        self._clock = clock
+        self._ended = ended
+        self._come_back = come_back
+        self._observe = observe
+        self._taken: list[tuple[Arrival, str]] = []
+        self._holders = Holders(DEAD_AFTER_S)
+
+    def add(self, taken: Iterable[tuple[Arrival, str]]) -> None:
+        """Keep watch over these, each with the token of its holder."""
+        self._taken.extend(taken)
+
+    @property
+    def count(self) -> int:
+        """How many events are another's for now."""
+        return len(self._taken)
+
+    async def watch_for_ever(self) -> None:
+        """Look every half second."""
+        while True:
+            working(STALL_S)
+            await self._clock.sleep(LOOK_INTERVAL_S)
+            if self._taken:
+                await self.look()
+
+    async def look(self) -> None:
+        """See what has become of everything that is taken."""
+        asked, self._taken = self._taken, []
+        found = await self._leases.look([arrival for arrival, _ in asked])
+        self._ended(found.ended)
+        self._come_back(found.free + found.mine + found.elsewhere)
+        dead = await self._dead({token for _, token in found.taken})
+        rescued: dict[str, list[Arrival]] = defaultdict(list)
+        for arrival, token in found.taken:
+            if token in dead:
+                rescued[token].append(arrival)
+            else:
+                # rule: an event leased by another listener is watched until it ends
+                self._taken.append((arrival, token))
+        for token, arrivals in rescued.items():
+            await self._rescue(token, arrivals)
+
+    async def _dead(self, tokens: set[str]) -> set[str]:
+        asked_s = self._clock.monotonic_s()
+        counters = await self._leases.counters(sorted(tokens))
+        if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
+            self._holders.forget(tokens)
+            return set()
+        return set(self._holders.observe(counters, asked_s, self._clock.monotonic_s()))
+
+    async def _rescue(self, token: str, arrivals: list[Arrival]) -> None:
+        try:
+            sessions = await self._store.end_sessions(token, silent_s=SILENT_S)
+        except Unavailable:  # without PostgreSQL nothing can be ended anyway: the next look tries again
+            sessions = Sessions.IN_USE
+        if sessions is Sessions.IN_USE:
+            self.add((arrival, token) for arrival in arrivals)
+            return
+        # rule: only a proven death is charged
+        died = sessions is Sessions.NONE
+        await self._leases.rescue(arrivals, token, died=died)
+        self._observe(Rescued(len(arrivals), token))
+        self._come_back(arrivals)

@@ -1,0 +1,424 @@
+"""The feed: one connection to one producer, for ever connected again, resumed where it broke off.
+
+Whatever a producer sends is checked: it may be broken, or hostile. Credit bounds what is held in memory, and
+deadlines find connections that are only half there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from oncecast.client.address import without_credentials
+from oncecast.core.clock import Clock
+from oncecast.core.cursors import SavedCursor, cursor_at, offset_in
+from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.ports import EventStore
+from oncecast.core.retry import Backoff
+from oncecast.core.telemetry import (
+    Connected,
+    ConnectingAgain,
+    Disconnected,
+    GapNoted,
+    Observe,
+    Received,
+    Reconnecting,
+)
+from oncecast.core.wire import (
+    FRAME_MAX_EVENTS,
+    VERSION,
+    Answer,
+    Ask,
+    Credit,
+    Epoch,
+    Events,
+    Gap,
+    Report,
+    Resume,
+    ServerFrame,
+    Welcome,
+    decode_server_frame,
+    encode,
+    resume_after,
+)
+from oncecast.listener.feed.dial import Connection, Dial, Lost
+from oncecast.listener.feed.journals import Journals, ProducerError
+from oncecast.listener.feed.track import EVENT_COST_BYTES, Track, cost_bytes
+from oncecast.tasks import cancel_all, error_of, run_until_first_end
+
+WELCOME_DEADLINE_S = 10.0
+WRITE_DEADLINE_S = 10.0
+REPORT_INTERVAL_S = 1.0
+FRAME_EVENTS_TAKEN_MAX = 10 * FRAME_MAX_EVENTS
+"""Of a journal that an earlier release wrote, a frame may have more than FRAME_MAX_EVENTS."""
+HELD_WINDOWS_MAX = 2
+"""A feed whose tracks hold this number of windows does not connect. One window is not enough: an abandoned track
+may fill it, and its successor must read."""
+ROOM_INTERVAL_S = 1.0
+ASKED_MAX = 100
+ASK_MAX_BYTES = 4 * 1024 * 1024
+"""A producer relays requests of at most 1 MiB; as a JSON string they are longer."""
+WELCOME_MAX_BYTES = 4 * 1024 * 1024
+
+
+class Feed:
+    """Brings the events of the producer at `url` to `receive(arrivals)`.
+
+    `window_bytes` is the credit it works with. `ready()` waits for the store, and tells whether the process before
+    may have died of what comes first. `report()` makes the report of the moment, `answer(ask)` the answer to what an
+    operator asks through the producer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        instance: str,
+        group: str,
+        dial: Dial,
+        window_bytes: int,
+        reconnect: Backoff,
+        from_latest: bool,
+        clock: Clock,
+        store: EventStore,
+        journals: Journals,
+        ready: Callable[[], Awaitable[bool]],
+        receive: Callable[[list[Arrival]], None],
+        report: Callable[[], Report],
+        answer: Callable[[Ask], Awaitable[Answer]],
+        observe: Observe,
+    ) -> None:
+        self.url = url
+        self.shown_url = without_credentials(url)
+        self.track: Track | None = None
+        self.connected = False
+        self._instance = instance
+        self._group = group
+        self._dial = dial
+        self._window_bytes = window_bytes
+        self._reconnect = reconnect
+        self._from_latest = from_latest
+        self._clock = clock
+        self._store = store
+        self._journals = journals
+        self._ready = ready
+        self._receive = receive
+        self._report = report
+        self._answer = answer
+        self._observe = observe
+        self.used_bytes = 0
+        """What is held of this producer's events."""
+        self._abandoned: weakref.WeakSet[Track] = weakref.WeakSet()
+        """Tracks of which arrivals are still in memory. Arrivals hold their track, so an entry goes with the last."""
+        self._owed_bytes = 0
+        self._credit_bytes = 0
+        """What the producer may still send on this connection."""
+        self._brought_something = False
+        """Whether this connection has brought a frame after its welcome."""
+        self._owing = asyncio.Event()
+        self._doubted_epochs: list[Epoch] | None = None
+        """Those of the group's cursor, when they were last found to be none of the journal's."""
+
+    def reread(self) -> None:
+        """Forget the track and read again from the saved cursor."""
+        self._abandon_track()
+        self._owing.set()
+
+    def _abandon_track(self) -> None:
+        if self.track is not None:
+            self.track.abandon()
+            self._abandoned.add(self.track)
+
+    async def run_for_ever(self) -> None:
+        """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter.
+
+        The wait grows until a connection has brought something, or has lasted: one that breaks as soon as it is
+        made would be made again every second.
+        """
+        attempt = 1
+        while True:
+            await self._has_room()
+            began_s = self._clock.monotonic_s()
+            self._brought_something = False
+            try:
+                await self._connect_once()
+            except ProducerError as error:
+                reason, self._brought_something = str(error), False
+            except (Lost, Unavailable, RowLocked) as error:
+                reason = str(error)
+            except (OSError, TimeoutError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                reason = "rows are read again"
+            lasted_s = self._clock.monotonic_s() - began_s if self.connected else 0.0
+            if self._brought_something or lasted_s >= self._reconnect.max_s:
+                attempt = 1
+            self.connected = False
+            self._observe(Disconnected(self.shown_url, reason))
+            attempt += 1
+            delay_s = self._reconnect.delay_s(attempt, self._clock.random())
+            self._observe(Reconnecting(self.shown_url, delay_s, attempt - 1))
+            # rule: a feed connects again after its connection broke
+            await self._clock.sleep(delay_s)
+            self._observe(ConnectingAgain(self.shown_url))
+
+    async def _has_room(self) -> None:
+        """A connection that breaks again and again must not bring in more than the window holds.
+
+        The feed does not wait for ended events of an abandoned track: its cursor is never saved. It waits for events
+        that have not ended when all tracks hold HELD_WINDOWS_MAX windows; otherwise, a producer that names a new
+        epoch on each connection gets a fresh window each time.
+        """
+        # rule: a feed does not wait for credit of a superseded journal position
+        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
+            self._owing.clear()
+            await self._owing.wait()
+        while self._held_bytes() >= HELD_WINDOWS_MAX * self._window_bytes:  # a track's end is no event
+            await self._clock.sleep(ROOM_INTERVAL_S)
+
+    def _held_bytes(self) -> int:
+        """Return what this feed's tracks hold, but for a track that waits for its successor: that must come about."""
+        former_bytes = sum(track.abandoned_bytes for track in self._abandoned if track is not self.track)
+        is_current = self.track is not None and not self.track.abandoned.is_set()
+        return former_bytes + (self.used_bytes if is_current else 0)
+
+    async def _connect_once(self) -> None:
+        """One connection from hand-shake to its end; raises why it ended."""
+        try:
+            async with self._dial(self.url) as connection:
+                await self._converse(connection, await self._resume(connection))
+        finally:
+            self._journals.release(self)
+
+    async def _converse(self, connection: Connection, track: Track) -> None:
+        self.connected = True
+        self._observe(Connected(self.shown_url, track.watermark.received))
+        answers = _Answers()
+        try:
+            await run_until_first_end(
+                self._read(connection, track, answers),
+                self._give_credit(connection),
+                self._make_reports(connection),
+                self._watch_for_reread(track),
+                answers.failed(),
+            )
+        finally:
+            await cancel_all(answers.under_way)
+
+    async def _resume(self, connection: Connection) -> Track:
+        async with asyncio.timeout(WELCOME_DEADLINE_S):
+            text = await connection.recv()
+        if len(text) > WELCOME_MAX_BYTES:
+            raise ProducerError(
+                f"{self.shown_url} sent a welcome of {len(text)} bytes; {WELCOME_MAX_BYTES} are the most"
+            )
+        welcome = _decode(text)
+        if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
+            raise ProducerError(f"{self.shown_url} sent no welcome of version {VERSION}")
+        if not self._journals.has_met(welcome):
+            await self._ready()
+            await self._journals.meet(self.shown_url, welcome)
+        self._journals.take(self, welcome.journal)
+        track = await self._track_for(welcome)
+        track.first = welcome.first
+        self._owed_bytes = 0
+        self._credit_bytes = self._window_bytes - self.used_bytes
+        after = track.watermark.received
+        resume = Resume(
+            instance=self._instance,
+            group=self._group,
+            after=str(track.cursor_at(after)) if after else None,
+            credit=self._credit_bytes,
+            event_cost=EVENT_COST_BYTES,
+        )
+        async with asyncio.timeout(WRITE_DEADLINE_S):
+            await connection.send(encode(resume).decode())
+        return track
+
+    async def _track_for(self, welcome: Welcome) -> Track:
+        """The track to go on with: our own if the journal still goes its way, else one from the saved cursor."""
+        track = self.track
+        if track is not None and track.journal == welcome.journal and not track.abandoned.is_set():
+            received = track.watermark.received
+            goes_on = resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received
+            # rule: a journal with a divergent history is read again from the saved cursor
+            if goes_on and received + 1 >= welcome.first:
+                track.epochs = list(welcome.epochs)
+                return track
+        self._abandon_track()
+        in_doubt = await self._ready()
+        after = await self._saved_offset(welcome)
+        self.used_bytes = 0
+        fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
+        fresh.doubted_bytes = self._window_bytes if in_doubt else 0
+        if track is not None and track.journal == welcome.journal:
+            fresh.distrusted_to = track.watermark.received
+        self.track = fresh
+        return fresh
+
+    async def _saved_offset(self, welcome: Welcome) -> int:
+        """Where the group is in this journal; what it can never read is noted, and passed."""
+        journal, epochs = welcome.journal, welcome.epochs
+        saved = await self._store.load_cursor(journal)
+        if saved is None or offset_in(saved, epochs) is None:
+            await (self._begin_cursor(welcome) if saved is None else self._leave_lost_future(welcome, saved))
+            saved = await self._store.load_cursor(journal)
+        after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
+        if after + 1 < welcome.first:
+            passed = await self._store.pass_gap(journal, epochs, first=welcome.first, reason="retention")
+            if passed is None:
+                raise Lost("the group's cursor has gone elsewhere: connecting again")
+            if passed.offset > after:
+                self._observe(GapNoted(journal, after + 1, passed.offset))
+                after = passed.offset
+        return after
+
+    async def _begin_cursor(self, welcome: Welcome) -> None:
+        """What the group misses from now on is a gap, even before it has saved anything."""
+        begin = welcome.last if self._from_latest else welcome.first - 1
+        # rule: a group saves a first cursor before it reads
+        await self._store.begin_cursor(welcome.journal, welcome.epochs, cursor_at(welcome.epochs, begin))
+
+    async def _leave_lost_future(self, welcome: Welcome, saved: SavedCursor) -> None:
+        """The cursor was saved with an opening that the welcome does not name: one of them is of a lost future.
+
+        It is the cursor, if the welcome was sent after it was read. So the second welcome decides.
+        """
+        # rule: a listener asks twice before it replaces a cursor of a divergent history
+        if saved.epochs != self._doubted_epochs:
+            self._doubted_epochs = saved.epochs
+            raise Lost("the group's cursor is of an opening that the journal does not name: asking it again")
+        await self._store.adopt_cursor(welcome.journal, welcome.epochs, instead_of=saved.epochs)
+
+    async def _read(self, connection: Connection, track: Track, answers: _Answers) -> None:
+        while True:
+            text = await connection.recv()
+            # rule: events of a superseded journal position are left to its successor
+            if track.abandoned.is_set():
+                return  # its successor brings it again; here it would have lost its place in the order
+            frame = _decode(text)
+            if isinstance(frame, Ask):
+                if len(answers.under_way) >= ASKED_MAX:
+                    raise ProducerError(f"{self.shown_url} asks without waiting for answers")
+                if len(text) > ASK_MAX_BYTES:
+                    raise ProducerError(
+                        f"{self.shown_url} asked with {len(text)} bytes; {ASK_MAX_BYTES} are the most"
+                    )
+                answers.begin(self._give_answer(connection, frame))
+                continue
+            if isinstance(frame, Gap):
+                self._spend(len(text))
+                self._pass(track, frame, len(text))
+                continue
+            if not isinstance(frame, Events):
+                raise ProducerError(f"{self.shown_url} sent a {type(frame).__name__} where events were due")
+            self._receive_events(track, frame, text)
+            del frame, text  # the next frame may be long in coming
+            # Let the stations work on what there is before the next frame is decoded.
+            await self._clock.sleep(0)
+
+    def _receive_events(self, track: Track, frame: Events, text: bytes) -> None:
+        if len(frame.events) > FRAME_EVENTS_TAKEN_MAX:
+            raise ProducerError(f"{self.shown_url} sent {len(frame.events)} events in one frame")
+        spent_bytes = cost_bytes(frame, text)
+        self._spend(spent_bytes)
+        self.used_bytes += spent_bytes
+        try:
+            arrivals = track.receive(frame, text)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self.used_bytes -= spent_bytes
+            raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
+        self._brought_something = True
+        if arrivals:
+            self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
+            self._receive(arrivals)
+
+    def _spend(self, count: int) -> None:
+        """Count a frame against the credit; one that comes when none is left could be followed by any number."""
+        if self._credit_bytes <= 0:
+            raise ProducerError(
+                f"{self.shown_url} sent more than its credit: {count} bytes after {self._window_bytes} in flight"
+                " (WINDOW_BYTES); it is a producer of another release, or does not count credit"
+            )
+        self._credit_bytes -= count
+
+    def _pass(self, track: Track, gap: Gap, size_bytes: int) -> None:
+        try:
+            track.skip(gap)
+        except ValueError as error:
+            raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
+        self._brought_something = True
+        self.used_bytes += size_bytes
+        self._freed(track, size_bytes)
+
+    def _freed(self, track: Track, count: int) -> None:
+        if track is not self.track:
+            return
+        self.used_bytes -= count
+        self._owed_bytes += count
+        if self._owed_bytes >= self._window_bytes // 8:
+            self._owing.set()
+
+    async def _give_credit(self, connection: Connection) -> None:
+        while True:
+            await self._owing.wait()
+            self._owing.clear()
+            owed_bytes, self._owed_bytes = self._owed_bytes, 0
+            if owed_bytes > 0:
+                self._credit_bytes += owed_bytes
+                async with asyncio.timeout(WRITE_DEADLINE_S):
+                    await connection.send(encode(Credit(owed_bytes)).decode())
+
+    async def _give_answer(self, connection: Connection, ask: Ask) -> None:
+        answer = await self._answer(ask)
+        async with asyncio.timeout(WRITE_DEADLINE_S):
+            await connection.send(encode(answer).decode())
+
+    async def _make_reports(self, connection: Connection) -> None:
+        while True:
+            await self._clock.sleep(REPORT_INTERVAL_S)
+            report = self._report()
+            if self.track is not None and self.track.saved.offset:
+                # rule: a listener reports its saved cursor, not what it has received
+                report.cursor = str(self.track.saved)
+            async with asyncio.timeout(WRITE_DEADLINE_S):
+                await connection.send(encode(report).decode())
+
+    async def _watch_for_reread(self, track: Track) -> None:
+        # rule: a superseded journal position ends its connection
+        await track.abandoned.wait()
+
+
+class _Answers:
+    """The answers that are being made over one connection; the first that fails breaks it."""
+
+    def __init__(self) -> None:
+        self.under_way: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self, answer: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(answer)
+        self.under_way.add(task)
+        task.add_done_callback(self._ended)
+
+    async def failed(self) -> None:
+        """Wait for the first that fails, and raise its error."""
+        await self._failed
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.under_way.discard(task)
+        if (error := error_of(task)) is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+
+def _decode(text: bytes) -> ServerFrame:
+    try:
+        frame: ServerFrame = decode_server_frame(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProducerError(f"the producer sent a frame that cannot be read: {error}") from error
+    return frame

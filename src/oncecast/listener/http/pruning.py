@@ -1,0 +1,46 @@
+"""Pruning rows on an operator's word, over HTTP: a part at a time, so that each request ends soon."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from oncecast.core.ports import EventStore
+from oncecast.core.telemetry import Observe, OperatorActed, ignore
+from oncecast.http.params import client_of, struct
+from oncecast.http.problems import json_response
+from oncecast.listener.background.pruning import CHUNK_ROWS
+from oncecast.listener.http.app import route
+
+CHUNKS_MAX = 10
+
+
+class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/prune`."""
+
+    older_than_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)]
+    dry_run: bool = False
+
+
+def pruning_routes(store: EventStore, observe: Observe = ignore) -> list[BaseRoute]:
+    """`POST /api/prune`: how many rows went (or would go), and whether there is more to do."""
+
+    async def prune(request: Request) -> Response:
+        asked = await struct(request, PruneRequest)
+        if asked.dry_run:
+            rows = await store.count_prunable(older_than_s=asked.older_than_s)
+            return json_response({"rows": rows, "more": False, "dry_run": True})
+        rows, chunk = 0, CHUNK_ROWS
+        for _ in range(CHUNKS_MAX):
+            chunk = await store.prune(older_than_s=asked.older_than_s, limit=CHUNK_ROWS)
+            rows += chunk
+            if chunk < CHUNK_ROWS:
+                break
+        observe(OperatorActed(f"prune rows older than {asked.older_than_s:g} s", rows, client_of(request)))
+        return json_response({"rows": rows, "more": chunk == CHUNK_ROWS, "dry_run": False})
+
+    return [route("/api/prune", prune, "POST")]

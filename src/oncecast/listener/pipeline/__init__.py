@@ -1,0 +1,1 @@
+"""An event's way through the listener: claim, attempt, settle, cursor."""

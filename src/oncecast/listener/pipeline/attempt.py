@@ -1,0 +1,358 @@
+"""The attempt station: handler and insert in one transaction, and what follows when that fails.
+
+What an error costs is decided by `classify`; here is what it then means. The database's tries are nested in
+the attempt: when they are used up the system pauses, the leases are handed back and the events wait, unharmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TypeVar
+
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
+from oncecast.core.errors import (
+    AttemptsSpent,
+    Contended,
+    Cost,
+    CrashLoop,
+    HeldUp,
+    OutOfTurn,
+    Reject,
+    Retry,
+    RowLocked,
+    Unavailable,
+    classify,
+    error_text,
+)
+from oncecast.core.event import Arrival
+from oncecast.core.lease_owners import is_suspect
+from oncecast.core.ports import EarlierAttempts, EventStore, FailedAttempt, Outcome
+from oncecast.core.telemetry import InsertFailed, Observe, ProcessingFailed, Started, Suspected
+from oncecast.core.transaction import OpenTransaction
+from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.gates import DatabaseGate
+from oncecast.listener.dependencies.quarantine import Trial
+from oncecast.listener.pipeline.claim import Work
+from oncecast.observe.tracebacks import users_traceback
+from oncecast.tasks import STALL_S, working
+
+Answer = TypeVar("Answer")
+
+WAIT_S = 0.5
+"""Before an event is tried again that another's open transaction holds."""
+UNLEASED_JITTER_S = 0.5
+"""Without a lease another listener waits for the same attempt: the two do not begin it in one moment."""
+HELD_UP_PARTS_MAX = 14
+"""So many parts in a row may wait in vain for a lock: ten halvings lead from the largest batch to one event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptLimits:
+    """How often, and how long between: `db_*` within one attempt, `event_*` between attempts."""
+
+    db_attempts: int = 3
+    db_retry_delay_s: float = 2.0
+    event_attempts: int = 3
+    event_retry_delay_s: float = 2.0
+    pauses_max: int = 20
+    claims_max: int = 2
+    handler_timeout_s: float = 60.0
+    handler_concurrency: int = 8
+    retry_after_max_s: float = 300.0
+
+
+class Attempts:
+    """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
+
+    `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back to its
+    line, `let_go(arrival)` is for one whose turn its abandoned track cannot bring about. `paused()` is called when
+    the database is found to be down, `emitted()` when handlers have left something in the outbox, `buried()` when one
+    has its row as dead: it may be another's, or ours of a try whose answer was lost.
+    """
+
+    def __init__(
+        self,
+        app: Listener,
+        store: EventStore,
+        database: DatabaseGate,
+        options: RunOptions,
+        *,
+        limits: AttemptLimits,
+        settle: Callable[[Work, list[Outcome]], None],
+        come_back: Callable[[Work, float], None],
+        let_go: Callable[[Arrival], None],
+        paused: Callable[[], None],
+        trial: Trial,
+        solo: Solo,
+        observe: Observe,
+        emitted: Callable[[], None],
+        buried: Callable[[], None],
+    ) -> None:
+        self._app = app
+        self._store = store
+        self._database = database
+        self._options = options
+        self._clock = options.clock
+        self._limits = limits
+        self._settle = settle
+        self._come_back = come_back
+        self._let_go = let_go
+        self._paused = paused
+        self._trial = trial
+        self._solo = solo
+        self._observe = observe
+        self._emitted = emitted
+        self._buried = buried
+        self._process = self._clock.new_token(8)
+        self._failures = count(1)
+        self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
+        self._ended = 0
+        self._unannounced: set[Arrival] = set()
+        """Events whose attempt has begun, but of which it is not known yet that it is no duplicate."""
+
+    async def attempt(self, work: Work) -> None:
+        """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
+        first = work[0]
+        if first.doom is None and is_suspect(first.rescues):
+            # rule: a quarantined event runs alone
+            async with self._solo.alone():
+                await self._attempt_suspect(first)
+            return
+        async with self._solo.together():
+            self._unannounced.update(arrival for arrival in work if arrival.doom is None)
+            try:
+                await self._attempt(work)
+            finally:
+                self._unannounced.difference_update(work)
+
+    async def _attempt_suspect(self, suspect: Arrival) -> None:
+        """It stands in Redis or PostgreSQL what is going on: should this process die now, it was this event."""
+        try:
+            deaths = await self._trial.begin(suspect)
+        except Unavailable as error:
+            suspect.attempts += 1  # which `_failed` takes back
+            await self._failed([suspect], error)
+            return
+        # rule: an event that keeps killing its process becomes a dead letter
+        if deaths >= self._limits.claims_max:
+            suspect.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
+        else:
+            self._observe(Suspected(suspect.id, suspect.rescues))
+        await self._attempt([suspect])
+        await self._trial.end(suspect)
+
+    async def _attempt(self, work: Work) -> None:
+        """Attempt it, and in parts what fails together: one of them is bad, and the good ones must not suffer.
+
+        Where it is a lock that all of them wait for, one part after the other, the rest comes back as it is.
+        """
+        left, held_up = [work], 0
+        while left:
+            part = left.pop()
+            error = await self._attempt_once(part)
+            held_up = held_up + 1 if isinstance(error, HeldUp) else 0
+            if error is None:
+                continue
+            if len(part) > 1 and _may_be_of_one(error):
+                # rule: a batch that fails spends no attempt of its events
+                for arrival in part:
+                    arrival.attempts -= 1
+                left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))
+            else:
+                await self._failed(part, error)
+            if held_up > HELD_UP_PARTS_MAX:
+                break
+        for part in left:
+            self._come_back(part, WAIT_S)
+
+    async def _attempt_once(self, work: Work) -> Exception | None:
+        working(self._limits.db_attempts * (self._limits.handler_timeout_s + STALL_S))
+        for arrival in work:
+            arrival.attempts += arrival.doom is None
+        try:
+            outcomes = await self._try_database(work, lambda: self._end(work))
+        except Exception as error:  # classified: every error is a decision about these events
+            return error
+        ended, outcomes_of_ended = self._heed_earlier(work, outcomes)
+        if ended:
+            self._ended += len(ended)
+            self._announce(
+                [a for a, outcome in zip(ended, outcomes_of_ended, strict=True) if outcome is Outcome.STORED]
+            )
+            if ended[0].doom is not None:
+                self._buried()
+            self._settle(ended, outcomes_of_ended)
+        return None
+
+    def _heed_earlier(self, work: Work, outcomes: list[Outcome | EarlierAttempts]) -> tuple[Work, list[Outcome]]:
+        """What has ended. The rest has failed before, elsewhere: it comes back when its next attempt is due."""
+        ended: Work = []
+        outcomes_of_ended: list[Outcome] = []
+        for arrival, outcome in zip(work, outcomes, strict=True):
+            if isinstance(outcome, Outcome):
+                ended.append(arrival)
+                outcomes_of_ended.append(outcome)
+                continue
+            arrival.attempts = outcome.attempts
+            if outcome.attempts >= self._limits.event_attempts:
+                arrival.doom = AttemptsSpent(outcome.error)
+                self._come_back([arrival], 0.0)
+            else:
+                arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame must not stay for its sake
+                apart_s = 0.0 if arrival.leased else self._clock.random() * UNLEASED_JITTER_S
+                self._come_back([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s)
+        return ended, outcomes_of_ended
+
+    async def _try_database(self, work: Work, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the database about `work`, again while it fails; raises the last error."""
+        tries = self._limits.db_attempts
+        while True:
+            tries -= 1
+            self._database.asked(work[0])
+            try:
+                answer = await ask()
+            except BaseException as error:
+                self._database.answered(work[0], error)
+                if not isinstance(error, Unavailable):
+                    raise
+                if len(work) > 1 and isinstance(error, Contended):
+                    raise  # in parts it will be in nobody's way
+                self._announce(work)
+                for arrival in work:
+                    arrival.retried = True
+                self._observe(InsertFailed(work[0].id, str(error), tries))
+                if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
+                    raise
+            else:
+                self._database.answered(work[0])
+                return answer
+
+    async def _end(self, work: Work) -> list[Outcome | EarlierAttempts]:
+        first = work[0]
+        if first.doom is not None:
+            return [await self._store.bury(first, first.doom)]
+        if not self._app.concerns(first.type, first.source):
+            if first.attempts > 1:  # alone, since it has failed before
+                return [await self._store.process(first, _store_only)]
+            return await self._store.insert(work)
+        emitted = False
+
+        async def handle(tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
+            nonlocal emitted
+            self._announce(arrivals)
+            await self._app.handle(arrivals, tx, self._options)
+            emitted = bool(tx.emitted)
+
+        async with self._handler_places:
+            if len(work) > 1:
+                outcomes = await self._store.process_together(work, handle)
+            else:
+                outcomes = [await self._store.process(first, lambda tx: handle(tx, work))]
+        if emitted:
+            self._emitted()
+        return outcomes
+
+    def _announce(self, arrivals: Sequence[Arrival]) -> None:
+        """Report, once for each attempt, that its events are being processed: a duplicate never is."""
+        if new := [arrival for arrival in arrivals if arrival in self._unannounced]:
+            self._unannounced.difference_update(new)
+            self._observe(Started(len(new), new[0].id, new[-1].id))
+
+    async def _failed(self, work: Work, error: Exception) -> None:
+        cost = classify(error)
+        if isinstance(error, Contended):
+            await self._spare(work, error, delay_s=WAIT_S)
+        # rule: an ordered event whose journal position is superseded is abandoned
+        elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
+            self._let_go(work[0])
+        # rule: an outage of PostgreSQL spends no attempt
+        elif cost is Cost.PAUSE:
+            self._database.lost(error)
+            self._paused()  # each time: a claim under way may have brought leases since the last hand-back
+            await self._spare(work, error)
+        # rule: a retry that the handler asks for spends an attempt
+        elif cost is Cost.WAIT:
+            if len(work) == 1:
+                work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
+            await self._spare(work, error, delay_s=WAIT_S)
+        else:
+            await self._spend(work[0], error, last=cost is Cost.DEAD)
+
+    async def _spare(self, work: Work, error: Exception, *, delay_s: float = 0.0) -> None:
+        """No attempt is spent. But an event that fails alone on the database, while others end, pays in the end."""
+        if len(work) == 1 and isinstance(error, Unavailable) and self._is_its_own(work[0]):
+            await self._spend(work[0], error, last=False)
+            return
+        for arrival in work:
+            arrival.attempts -= arrival.doom is None
+        self._come_back(work, delay_s)
+
+    def _is_its_own(self, arrival: Arrival) -> bool:
+        """Whether the database's error is this event's own by now.
+
+        A probe that succeeds proves too little: what is true of its small write need not be of ours. That others
+        have ended since is the proof.
+        """
+        arrival.pauses += arrival.others_ended < self._ended
+        arrival.others_ended = self._ended
+        return arrival.pauses > self._limits.pauses_max and arrival.doom is None
+
+    async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
+        """One attempt is spent: back after a delay, or to the grave after the last."""
+        delay_s = self._delay_s(error)
+        buried_before = arrival.doom is not None
+        if not last and not buried_before:
+            await self._count(arrival, error, delay_s)
+        left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
+        trace = "" if isinstance(error, Reject | Retry | CrashLoop) else users_traceback(error)
+        self._announce([arrival])
+        self._observe(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
+        arrival.pauses = 0
+        arrival.held_up = False
+        arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
+        if not left and not buried_before:
+            arrival.doom = error
+        self._come_back([arrival], delay_s if left or buried_before else 0.0)
+
+    async def _count(self, arrival: Arrival, error: Exception, delay_s: float) -> None:
+        """Have PostgreSQL count the failed attempt, so that the count outlives this process.
+
+        Where that cannot be, after one more round of tries behind a pause, the event's next failure makes up for it.
+        """
+        name = f"{self._process}:{next(self._failures)}"
+        failure = FailedAttempt(name, arrival, error_text(error), delay_s)
+        for _ in range(2):
+            try:
+                counted = await self._try_database([arrival], lambda: self._store.count_failure(failure))
+            except RowLocked:
+                return  # another listener is attempting it, and counts what comes of that
+            except Unavailable as unavailable:
+                self._database.lost(unavailable)
+                self._paused()
+                await self._database.wait()
+            else:
+                arrival.attempts = max(arrival.attempts, counted)
+                return
+
+    @property
+    def _delay_max_s(self) -> float:
+        return max(self._limits.retry_after_max_s, self._limits.event_retry_delay_s)
+
+    def _delay_s(self, error: Exception) -> float:
+        if isinstance(error, Retry):
+            # rule: the delay that a handler asks for has a limit
+            return min(error.after_s, self._limits.retry_after_max_s)
+        return self._limits.event_retry_delay_s
+
+
+async def _store_only(_tx: OpenTransaction) -> None:
+    """What is run for an event that no handler is concerned with."""
+
+
+def _may_be_of_one(error: Exception) -> bool:
+    """Whether the error of several events may be that of one of them."""
+    return isinstance(error, Contended | HeldUp) or classify(error) in (Cost.RETRY, Cost.DEAD)

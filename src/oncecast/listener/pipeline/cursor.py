@@ -1,0 +1,96 @@
+"""The cursor station: the group's place in each journal, saved only over rows that PostgreSQL itself shows.
+
+Neither Redis, whose marks may lie, nor a database that went back to an older state can make a listener skip:
+each identity is looked up before the cursor passes it, and what is missing is read and processed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from oncecast.core.clock import Clock
+from oncecast.core.errors import RowLocked, Unavailable
+from oncecast.core.ports import EventStore
+from oncecast.core.retry import jittered
+from oncecast.core.telemetry import CursorSaved, GapNoted, Observe, RowsMissing
+from oncecast.core.wire import Gap
+from oncecast.listener.dependencies.gates import DatabaseGate
+from oncecast.listener.feed.track import Track
+from oncecast.tasks import STALL_S, working
+
+SAVE_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 5.0
+
+
+class CursorSaver:
+    """Saves the cursors of the `tracks` about every second. `reread(track)` begins a track anew."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        database: DatabaseGate,
+        clock: Clock,
+        *,
+        tracks: Callable[[], Iterable[Track]],
+        reread: Callable[[Track], None],
+        observe: Observe,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._clock = clock
+        self._tracks = tracks
+        self._reread = reread
+        self._observe = observe
+        self._looked_at_s = self._clock.monotonic_s()
+
+    async def save_for_ever(self) -> None:
+        """About every second; with jitter, so that listeners of a group do not always meet."""
+        while True:
+            working(STALL_S)
+            await self._clock.sleep(jittered(SAVE_INTERVAL_S, self._clock.random()))
+            await self.save()
+
+    async def save(self) -> None:
+        """Save every cursor that can advance; what fails now is saved later.
+
+        One that cannot is looked at now and then: where nothing comes, nobody else would notice that the database
+        went back to an older state.
+        """
+        # rule: an older state of PostgreSQL is noticed
+        is_time_to_look = self._clock.monotonic_s() - self._looked_at_s >= LOOK_INTERVAL_S
+        for track in list(self._tracks()):
+            if track.abandoned.is_set():
+                continue  # what takes its place begins at the cursor as it stands
+            can_advance = track.watermark.value > track.saved.offset
+            if self._database.is_up and (can_advance or (is_time_to_look and track.saved.offset)):
+                try:
+                    await self._save(track)
+                except (Unavailable, RowLocked):
+                    continue  # the inserts will find out whether the database is down
+        if is_time_to_look:
+            self._looked_at_s = self._clock.monotonic_s()
+
+    async def _save(self, track: Track) -> None:
+        before = track.saved
+        save = await self._store.save_cursor(track.journal, track.epochs, track.ended(), position=before)
+        if save.saved is not None:
+            track.save(save.saved)
+        if track.saved != before:
+            self._observe(CursorSaved(track.journal, str(track.saved)))
+        # rule: events whose rows are missing are read again
+        if save.missing:
+            self._observe(RowsMissing(track.journal, track.saved.offset))
+            self._reread(track)
+        elif track.gaps and track.saved.offset + 1 >= track.gaps[0].first:
+            await self._pass(track, track.gaps[0])
+
+    async def _pass(self, track: Track, gap: Gap) -> None:
+        """All before the gap is saved: it is recorded, and passed."""
+        passed = await self._store.pass_gap(
+            track.journal, track.epochs, first=gap.last + 1, reason="skipped", after=gap.first - 1
+        )
+        if passed is None:  # the database went back to before the group's beginning, or the journal to another future
+            self._reread(track)
+        elif passed.offset >= gap.last:
+            track.save(passed)
+            self._observe(GapNoted(track.journal, gap.first, gap.last))

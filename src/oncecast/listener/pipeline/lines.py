@@ -1,0 +1,102 @@
+"""The lines side by side, and which of them an arrival takes: none stands behind another's.
+
+One is for events that only want to be stored, one for those whose handlers take several at a time, one for those
+that are attempted one by one: by their handlers' wish, or because they have failed before. The last has few lanes,
+for those that wait for a lock of somebody else's: each keeps its lane until PostgreSQL gives up, and comes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from oncecast.app.application import Listener
+from oncecast.core.event import Arrival
+from oncecast.listener.pipeline.claim import Line
+
+BULK_LANES = 2
+TOGETHER_LANES = 2
+TOGETHER_PIECES = 2
+"""Calls of handlers that a claim is for, in each lane: they may take few events, and long."""
+CLAIM_MAX_EVENTS = 1_000
+HELD_UP_SHARE = 4
+"""Of so many lanes for events attempted one by one there is one more for those that are held up."""
+FAST_LANE_CLAIM = 16
+"""Of events that are attempted one by one, so many for each lane in a claim, while they end in no time."""
+
+
+class Lines:
+    """Sends arrivals to their lines. `ready_ahead` is the store's; `join` is for all lines, see Line."""
+
+    def __init__(self, app: Listener, *, handler_concurrency: int, ready_ahead: int, **join: Any) -> None:
+        self._app = app
+        lanes = handler_concurrency
+        bulk_work = (None, CLAIM_MAX_EVENTS)
+        self._bulk = Line(lanes=BULK_LANES, claim_max=CLAIM_MAX_EVENTS, work_of=lambda _: bulk_work, **join)
+        together_lanes = min(TOGETHER_LANES, lanes)
+        self._together = Line(
+            lanes=together_lanes,
+            claim_max=CLAIM_MAX_EVENTS,
+            pieces_max=TOGETHER_PIECES * together_lanes,
+            work_of=self._work_together,
+            **join,
+        )
+        self._singles = Line(
+            lanes=lanes,
+            ready_ahead=ready_ahead,
+            claim_max=min(max(lanes, 4 * lanes - ready_ahead), CLAIM_MAX_EVENTS),
+            claim_fast_max=min(FAST_LANE_CLAIM * lanes, CLAIM_MAX_EVENTS),
+            work_of=lambda _: (None, 1),
+            **join,
+        )
+        held_up_lanes = max(1, lanes // HELD_UP_SHARE)
+        self._held_up = Line(lanes=held_up_lanes, claim_max=held_up_lanes, work_of=lambda _: (None, 1), **join)
+        self._lines = (self._bulk, self._together, self._singles, self._held_up)
+
+    def push(self, arrivals: list[Arrival]) -> None:
+        """New ones, behind those that wait."""
+        self._send(arrivals, Line.push)
+
+    def push_first(self, arrivals: list[Arrival]) -> None:
+        """Those that come back, before those that wait."""
+        self._send(arrivals, Line.push_first)
+
+    def claiming(self) -> list[Coroutine[Any, Any, None]]:
+        """What claims for ever."""
+        return [line.claim_for_ever() for line in self._lines]
+
+    def working(self) -> list[Coroutine[Any, Any, None]]:
+        """What attempts for ever, one of each lane."""
+        return [line.work_for_ever() for line in self._lines for _ in range(line.lanes)]
+
+    async def idle(self) -> None:
+        """Until nothing that was claimed is still being attempted."""
+        for line in self._lines:
+            await line.idle()
+
+    def _send(self, arrivals: list[Arrival], push: Callable[[Line, list[Arrival]], None]) -> None:
+        plan_of = self._app.plan_of
+        bulk: list[Arrival] = []
+        together: list[Arrival] = []
+        singles: list[Arrival] = []
+        held_up: list[Arrival] = []
+        for arrival in arrivals:
+            plan = plan_of(arrival.type, arrival.source)
+            if arrival.held_up:
+                held_up.append(arrival)
+            elif arrival.attempts or arrival.doom is not None:
+                singles.append(arrival)
+            elif not plan.handlers:
+                bulk.append(arrival)
+            elif plan.together_max > 1:
+                together.append(arrival)
+            else:
+                singles.append(arrival)
+        push(self._bulk, bulk)
+        push(self._together, together)
+        push(self._singles, singles)
+        self._held_up.push(held_up)  # behind the others of these: each shall have its try
+
+    def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
+        plan = self._app.plan_of(arrival.type, arrival.source)
+        return plan, plan.together_max

@@ -1,0 +1,41 @@
+"""Arrivals of an identity that has ended: compared with its row in batches, whatever number of them there is.
+
+PostgreSQL decides here, too: it says of each whether it is a duplicate or a conflict, and keeps the conflicts. No
+handler runs and nothing is claimed. Where it cannot be said (the row is missing, PostgreSQL is away), the first of
+them goes the way of every event, and the others wait for it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from oncecast.core.errors import OncecastError
+from oncecast.core.ports import EventStore, Outcome
+from oncecast.listener.dependencies.gates import DatabaseGate
+from oncecast.listener.pipeline.settle import Settlement
+from oncecast.tasks import STALL_S, idle, working
+
+BATCH_MAX_EVENTS = 1_000
+BATCH_MAX_BYTES = 4 * 1024 * 1024
+
+
+class Repeats:
+    """Ends the repeated arrivals that `settlement` has."""
+
+    def __init__(self, store: EventStore, database: DatabaseGate, settlement: Settlement) -> None:
+        self._store = store
+        self._database = database
+        self._settlement = settlement
+
+    async def compare_for_ever(self) -> None:
+        """Compare what is there, a batch at a time."""
+        while True:
+            idle()
+            await self._settlement.has_repeated.wait()
+            await self._database.wait()
+            working(STALL_S)
+            batch = self._settlement.take_repeated(BATCH_MAX_EVENTS, BATCH_MAX_BYTES)
+            outcomes: list[Outcome | None] = [None] * len(batch)
+            with contextlib.suppress(OncecastError):  # the attempt station knows what to do about it
+                outcomes = await self._store.compare(batch)
+            self._settlement.end_repeated(batch, outcomes)

@@ -1,0 +1,235 @@
+"""The settle station: what has ended is told to its journal's track at once, and to Redis as a mark.
+
+A mark is written only after the commit, spares the other listeners work, and proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from oncecast.core.clock import Clock
+from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
+from oncecast.core.event import Arrival
+from oncecast.core.ports import Outcome
+from oncecast.core.telemetry import Cause, Conflicts, Died, Duplicates, Observe, Persisted
+from oncecast.listener.dependencies.gates import LeaseGate
+from oncecast.listener.recent import Recent
+from oncecast.tasks import STALL_S, idle, working
+
+GATHER_S = 0.2
+"""A call to Redis an event would cost as much as half of its handler. The others look every half second; what this
+process leaves unmarked should it die now, they rescue, and find the rows."""
+
+
+class Settlement:
+    """Knows every identity in flight, and what has ended but is not yet marked.
+
+    A second arrival of an identity in flight waits behind the first. When that has ended, all that wait are compared
+    with its row together, see `Repeats`; `release(arrival)` sends one off that goes its own way, or, once it has been
+    compared, comes to `end_compared` when its turn in the order has come. `ended(arrival)` is told of ordered ones;
+    `was_let_go(arrival)` too, and returns which has to be let go next.
+    """
+
+    def __init__(
+        self,
+        leases: LeaseGate,
+        recent: Recent,
+        clock: Clock,
+        *,
+        release: Callable[[Arrival], None],
+        ended: Callable[[Arrival], None],
+        was_let_go: Callable[[Arrival], Arrival | None],
+        observe: Observe,
+    ) -> None:
+        self._leases = leases
+        self._recent = recent
+        self._clock = clock
+        self._release = release
+        self._ended = ended
+        self._was_let_go = was_let_go
+        self._observe = observe
+        self._in_flight: dict[str, Arrival] = {}
+        self._behind: dict[str, deque[Arrival]] = {}
+        self._repeated: dict[str, None] = {}
+        """Identities that have ended, of which more arrivals wait; the first of these is in flight."""
+        self.has_repeated = asyncio.Event()
+        self._compared: list[Arrival] = []
+        self._unmarked: list[Arrival] = []
+        self._something = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """How many identities are in flight."""
+        return len(self._in_flight)
+
+    def all_in_flight(self) -> list[Arrival]:
+        """Everything that has not ended, without those that wait behind another."""
+        return list(self._in_flight.values())
+
+    def enter(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Take new arrivals into flight; returns those that wait behind nobody."""
+        first = []
+        for arrival in arrivals:
+            identity = arrival.identity
+            if self._in_flight.setdefault(identity, arrival) is arrival:
+                first.append(arrival)
+            else:
+                # rule: a second arrival of an event waits for the first
+                self._behind.setdefault(identity, deque()).append(arrival)
+        return first
+
+    def settle(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
+        """PostgreSQL has these: tell their tracks, and have them marked."""
+        self._recent.keep(arrivals, outcomes)
+        self._tell(arrivals, outcomes)
+        self._end(arrivals)
+        # rule: a done marker is written after the commit
+        self._unmarked.extend(arrival for arrival in arrivals if arrival.leased)
+        if self._unmarked:
+            self._something.set()
+
+    def ended_elsewhere(self, arrivals: Sequence[Arrival]) -> None:
+        """Marks say that another listener has ended these."""
+        if arrivals:
+            place = attrgetter("at_us", "offset")
+            first, last = min(arrivals, key=place), max(arrivals, key=place)
+            self._observe(Duplicates(len(arrivals), first.id, last.id))
+            self._end(arrivals)
+
+    def take_repeated(self, count: int, max_bytes: int) -> list[Arrival]:
+        """Up to `count` arrivals, of `max_bytes` together but at least one, of identities that have ended."""
+        taken: list[Arrival] = []
+        size_bytes = 0
+        while self._repeated and len(taken) < count and size_bytes < max_bytes:
+            identity = next(iter(self._repeated))
+            del self._repeated[identity]
+            first, behind = self._in_flight.get(identity), self._behind.get(identity, deque())
+            if first is None:
+                continue
+            taken.append(first)
+            size_bytes += len(first.raw)
+            while behind and len(taken) < count and size_bytes < max_bytes:
+                taken.append(behind.popleft())
+                size_bytes += len(taken[-1].raw)
+            if not behind:
+                self._behind.pop(identity, None)
+        if not self._repeated:
+            self.has_repeated.clear()
+        return taken
+
+    def end_repeated(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome | None]) -> None:
+        """PostgreSQL has compared what was taken: all with an outcome have ended, the others go their own way."""
+        unknown = [a for a, outcome in zip(arrivals, outcomes, strict=True) if outcome is None]
+        for arrival in reversed(unknown):
+            if self._in_flight.get(arrival.identity) is not arrival:
+                self._behind.setdefault(arrival.identity, deque()).appendleft(arrival)
+        known = [(a, outcome) for a, outcome in zip(arrivals, outcomes, strict=True) if outcome is not None]
+        unordered = [(a, outcome) for a, outcome in known if a.turn is None]
+        if unordered:
+            self.settle([a for a, _ in unordered], [outcome for _, outcome in unordered])
+        for arrival, outcome in known:
+            if arrival.turn is not None:
+                arrival.compared = outcome
+                self._leave(arrival)
+                self._release(arrival)
+        for arrival in unknown:
+            if self._in_flight.get(arrival.identity) is arrival:
+                self._repeated.pop(arrival.identity, None)
+                self._release(arrival)
+
+    def end_compared(self, arrival: Arrival) -> None:
+        """The turn of a compared arrival has come. Those that it lets through follow without recursion."""
+        self._compared.append(arrival)
+        if len(self._compared) > 1:
+            return
+        while self._compared:
+            first = self._compared[0]
+            self.settle([first], [first.compared])
+            del self._compared[0]
+
+    def release_repeated(self) -> None:
+        """Send the first arrival of each off on its own way, where nothing compares them together."""
+        for identity in list(self._repeated):
+            del self._repeated[identity]
+            if (first := self._in_flight.get(identity)) is not None:
+                self._release(first)
+
+    def let_go(self, arrival: Arrival) -> None:
+        """It has not ended: its track is abandoned, and another brings it again, with all that stands behind it.
+
+        Here it would only be in the way of itself, and of what its order waits for.
+        """
+        following: Arrival | None = arrival
+        while following is not None:
+            self._leave(following, has_ended=False)
+            following.track.drop([following])
+            # rule: events that wait for an abandoned event are abandoned too
+            following = self._was_let_go(following)
+
+    async def mark_for_ever(self) -> None:
+        """Mark what has ended, as much at a time as has gathered: nobody asks about it sooner than that."""
+        while True:
+            idle()
+            await self._something.wait()
+            working(STALL_S)
+            await self._clock.sleep(GATHER_S)
+            await self.mark()
+
+    async def mark(self) -> None:
+        """Mark what has ended so far; what ends meanwhile gathers for the next time."""
+        ended, self._unmarked = self._unmarked, []
+        self._something.clear()
+        await self._leases.settle(ended)
+
+    def _end(self, arrivals: Iterable[Arrival]) -> None:
+        for track, group in groupby(arrivals, key=lambda arrival: arrival.track):
+            ended = list(group)
+            for arrival in ended:
+                arrival.doom = None  # its traceback holds whatever the handler held
+                self._leave(arrival)
+                if arrival.turn is not None:
+                    self._ended(arrival)
+            track.end(ended)
+
+    def _leave(self, leaving: Arrival, *, has_ended: bool = True) -> None:
+        identity = leaving.identity
+        if self._in_flight.get(identity) is not leaving:
+            return  # it was compared together with the one in flight
+        del self._in_flight[identity]
+        behind = self._behind.get(identity)
+        if behind:
+            following = behind.popleft()
+            self._in_flight[identity] = following
+            if not behind:
+                del self._behind[identity]
+            if has_ended:
+                self._repeated[identity] = None
+                self.has_repeated.set()
+            else:
+                self._release(following)
+
+    def _tell(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
+        by_outcome: dict[Outcome, list[Arrival]] = {}
+        for arrival, outcome in zip(arrivals, outcomes, strict=True):
+            by_outcome.setdefault(outcome, []).append(arrival)
+        for outcome, group in by_outcome.items():
+            batch = (len(group), group[0].id, group[-1].id)
+            match outcome:
+                case Outcome.STORED if group[0].doom is not None:
+                    self._observe(_death_of(group[0].id, group[0].doom))
+                case Outcome.STORED:
+                    self._observe(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
+                case Outcome.CONFLICT:
+                    self._observe(Conflicts(*batch))
+                case _:
+                    self._observe(Duplicates(*batch))
+
+
+def _death_of(id: str, error: BaseException) -> Died:
+    causes: dict[type[BaseException], Cause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
+    cause: Cause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
+    return Died(id, error_text(error), cause)

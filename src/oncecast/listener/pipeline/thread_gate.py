@@ -1,0 +1,61 @@
+"""What attempts pass that need a thread: with too many threads that run on beyond their time, none is begun.
+
+Their events go back where another listener, which may have room, can take them. No attempt is spent, and no lane
+and no connection is held meanwhile: handlers that need no thread go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
+from oncecast.core.errors import NoThread
+from oncecast.core.telemetry import HandlersHeldUp, Observe
+from oncecast.listener.dependencies.gates import LeaseGate
+from oncecast.listener.pipeline.claim import Work
+
+WAIT_S = 1.0
+"""Before we claim again what we have handed back: the others ask twice in that time."""
+
+
+class ThreadGate:
+    """Lets work on to `attempt`, or hands it back; `come_back(work, delay_s)` brings it to its line again."""
+
+    def __init__(
+        self,
+        app: Listener,
+        leases: LeaseGate,
+        options: RunOptions,
+        *,
+        attempt: Callable[[Work], Awaitable[None]],
+        come_back: Callable[[Work, float], None],
+        observe: Observe,
+    ) -> None:
+        self._app = app
+        self._leases = leases
+        self._abandoned_max = options.abandoned_threads_max
+        self._attempt = attempt
+        self._come_back = come_back
+        self._observe = observe
+        self._told = False
+
+    async def attempt(self, work: Work) -> None:
+        """Attempt `work`, all of one plan, if its handlers may be begun."""
+        first = work[0]
+        plan = self._app.plan_of(first.type, first.source)
+        if plan.in_threads and first.doom is None:
+            try:
+                self._app.check_threads(plan, self._abandoned_max)
+            except NoThread as error:
+                await self._hold_up(work, error)
+                return
+            self._told = False
+        await self._attempt(work)
+
+    async def _hold_up(self, work: Work, error: NoThread) -> None:
+        if not self._told:
+            self._told = True
+            self._observe(HandlersHeldUp(str(error)))
+        await self._leases.hand_back(work)
+        self._come_back(work, WAIT_S)

@@ -1,0 +1,1 @@
+"""Readers of the journal: listeners with credit, and plain WebSocket subscribers."""

@@ -1,0 +1,318 @@
+"""Readers that speak `oncecast.v1`: welcome, resume, then frames for as long as their credit lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from oncecast.core.clock import Clock, utc_now
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.event import Cursor
+from oncecast.core.groups import is_group_name
+from oncecast.core.health import Health, Status
+from oncecast.core.ports import Journal
+from oncecast.core.telemetry import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.wire import (
+    SUBPROTOCOL,
+    Answer,
+    Ask,
+    ClientFrame,
+    Credit,
+    Report,
+    Resume,
+    Welcome,
+    decode_client_frame,
+    encode,
+)
+from oncecast.http.tokens import may_listen
+from oncecast.producer.broadcast.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
+from oncecast.producer.broadcast.ring import Ring
+from oncecast.producer.broadcast.session import SocketLimits, close, start_after
+from oncecast.tasks import run_until_first_end
+
+SILENT_AFTER_S = 2.8
+"""Listeners report every second."""
+_SILENT = "see whether the process and the network to it are alive; its events go on at the other listeners"
+READ_AHEAD_BYTES = 1024 * 1024
+LISTENER_WEIGHT = 0.5
+"""A listener that reads from the journal's file pays half of what others pay; one that is not far behind, nothing."""
+CREDIT_MAX_BYTES = 2**40
+
+
+class ProtocolError(Exception):
+    """The reader does not keep to `oncecast.v1`; the text is the reason of the close."""
+
+
+class Reopened(Exception):
+    """The journal has an epoch that the reader has not been told; two readers must not name a place differently."""
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """A connected listener, and what it last said of itself."""
+
+    socket: WebSocket
+    instance: str
+    group: str
+    offset: int
+    clock: Clock
+    send_deadline_s: float
+    report: Report = field(default_factory=Report)
+    reported_at_s: float = field(init=False)
+    _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reported_at_s = self.clock.monotonic_s()
+
+    def reported(self, report: Report) -> None:
+        """Take its newest report."""
+        self.report, self.reported_at_s = report, self.clock.monotonic_s()
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago its newest report came."""
+        return self.clock.monotonic_s() - self.reported_at_s
+
+    @property
+    def health(self) -> Health:
+        """How it last said that it is; one that says nothing for SILENT_AFTER_S is down."""
+        now, silent_s = utc_now(self.clock), self.silent_s
+        if silent_s > SILENT_AFTER_S:
+            since = now - timedelta(seconds=silent_s)
+            reason = f"no report for {silent_s:.0f} s"
+            return Health(status=Status.DOWN, since=since, reason=reason, remedy=_SILENT)
+        return self.report.health or Health(status=Status.OK, since=now)
+
+    async def send(self, text: str) -> None:
+        """Send a frame; raises TimeoutError if it does not take it in time."""
+        async with asyncio.timeout(self.send_deadline_s):
+            await self.socket.send_text(text)
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Its answer; raises ConnectionError if it leaves before, or TimeoutError. The caller sets the deadline."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked[ask.id] = answer
+        try:
+            await self.send(encode(ask).decode())
+            return await answer
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise ConnectionError(str(error)) from None
+        finally:
+            del self._asked[ask.id]
+
+    def answered(self, answer: Answer) -> None:
+        """It has answered; nobody may be waiting any more."""
+        waiting = self._asked.get(answer.id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    def left(self) -> None:
+        """It is gone, with what it was asked."""
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError("the listener left"))
+
+
+class ListenerHub:
+    """All listeners that are connected."""
+
+    def __init__(
+        self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, observe: Observe
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._limits = limits
+        self._ring = ring
+        self._budget = budget
+        self._observe = observe
+        self.readers: list[Reader] = []
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One listener, from its hand-shake to its end."""
+        await socket.accept(subprotocol=SUBPROTOCOL)
+        name, reason = "", "closed"
+        try:
+            resume, reader = await self._greet(socket)
+            name = reader.instance
+            self._observe(SubscriberJoined("listener", name, reader.offset))
+            self.readers.append(reader)
+            try:
+                await _Session(self._clock, self._journal, self._ring, self._budget, reader, resume).run()
+            finally:
+                self.readers.remove(reader)
+                reader.left()
+        except ProtocolError as error:
+            reason = str(error)
+            await self._close(socket, 1008, reason)
+        except Reopened as error:
+            reason = str(error)
+            await self._close(socket, 1012, reason)
+        except JournalUnavailable as error:
+            reason = str(error)
+            await self._close(socket, 1011, reason)
+        except (TimeoutError, WebSocketDisconnect, OSError):
+            reason = "gone"
+            await self._close(socket, 1001, "no answer in time")
+        finally:
+            if name:
+                self._observe(SubscriberLeft("listener", name, reason))
+
+    async def _close(self, socket: WebSocket, code: int, reason: str) -> None:
+        await close(socket, code, reason, self._limits.close_deadline_s)
+
+    async def _greet(self, socket: WebSocket) -> tuple[Resume, Reader]:
+        journal = self._journal
+        welcome = Welcome(
+            journal=journal.name,
+            key=journal.key if may_listen(socket.scope) else None,
+            epochs=list(journal.epochs),
+            first=journal.first,
+            last=journal.last,
+        )
+        limits = self._limits
+        async with asyncio.timeout(limits.listener_send_deadline_s):
+            await socket.send_text(encode(welcome).decode())
+        async with asyncio.timeout(limits.resume_deadline_s):
+            resume = read_frame(await _receive_text(socket))
+        if not isinstance(resume, Resume):
+            raise ProtocolError("the first frame must be a resume")
+        check_credit(resume.credit)
+        if resume.group:
+            self._check_group(socket, resume.group)
+        offset = self._start(resume.after)
+        instance, deadline_s = resume.instance[:64], limits.listener_send_deadline_s
+        return resume, Reader(socket, instance, resume.group, offset, self._clock, deadline_s)
+
+    def _check_group(self, socket: WebSocket, group: str) -> None:
+        """Raise ProtocolError unless the client may be a listener of `group`."""
+        if not is_group_name(group):
+            raise ProtocolError("a group's name has a-z, 0-9 and _, and at most 40 characters")
+        if not may_listen(socket.scope, group):
+            raise ProtocolError(f"LISTENER_TOKEN is not that of the group {group!r}")
+        known = {known.name for known in self._journal.groups.values() if not known.forgotten}
+        known |= {reader.group for reader in self.readers if reader.group}
+        groups_max = self._limits.groups_max
+        if group not in known and len(known) >= groups_max:
+            raise ProtocolError(f"there are {groups_max} groups already: run 'oncecast groups forget' for an old one")
+
+    def _start(self, after: str | None) -> int:
+        if after is None:
+            return self._journal.first - 1
+        try:
+            cursor = Cursor.parse(after)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        return start_after(self._journal, cursor)
+
+    def status(self) -> list[dict[str, object]]:
+        """Each listener's last report, for the page and `/health`."""
+        return [
+            {
+                "instance": reader.instance,
+                "group": reader.group,
+                "sent": reader.offset,
+                "lag": max(0, self._ring.last - _offset(reader.report.cursor)),
+                **{name: v for name, v in msgspec.structs.asdict(reader.report).items() if name != "health"},
+                **msgspec.structs.asdict(reader.health),
+                "age_s": round(reader.silent_s, 1),
+            }
+            for reader in self.readers
+            if reader.group  # one without a group only looks on, as `oncecast tail` does
+        ]
+
+
+class _Session:
+    """What runs while a listener is connected: one task sends, the other hears."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        journal: Journal,
+        ring: Ring,
+        budget: ReadBudget,
+        reader: Reader,
+        resume: Resume,
+    ) -> None:
+        self._clock = clock
+        self._journal = journal
+        self._epoch = journal.epochs[-1]
+        self._ring = ring
+        self._budget = budget
+        self._reader = reader
+        self._credit_bytes = resume.credit
+        self._event_cost_bytes = resume.event_cost
+        self._credited = asyncio.Event()
+
+    async def run(self) -> None:
+        await run_until_first_end(self._send_for_ever(), self._hear_for_ever())
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            await self._ring.wait_beyond(self._reader.offset)
+            if self._journal.epochs[-1] != self._epoch:
+                raise Reopened("the journal was opened anew: connect again to hear of its epoch")
+            is_behind = not self._ring.holds(self._reader.offset + 1)
+            for count, frame in enumerate(await self._ring.after(self._reader.offset, READ_AHEAD_BYTES), 1):
+                while self._credit_bytes <= 0:
+                    self._credited.clear()
+                    await self._credited.wait()
+                begun_s = self._clock.monotonic_s()
+                await self._reader.send(frame.text)
+                self._credit_bytes -= frame.size_bytes + self._event_cost_bytes * frame.event_count
+                self._reader.offset = frame.batch.last_offset
+                if is_behind:
+                    await self._budget.spend_since(
+                        begun_s, 1 + frame.size_bytes // SLICE_BYTES, weight=LISTENER_WEIGHT
+                    )
+                elif count % SLICE_EVENTS == 0:
+                    await self._clock.sleep(0)
+
+    async def _hear_for_ever(self) -> None:
+        while True:
+            frame = read_frame(await _receive_text(self._reader.socket))
+            if isinstance(frame, Credit):
+                check_credit(frame.bytes)
+                self._credit_bytes = min(self._credit_bytes + frame.bytes, CREDIT_MAX_BYTES)
+                self._credited.set()
+            elif isinstance(frame, Report):
+                self._reader.reported(frame)
+            elif isinstance(frame, Answer):
+                self._reader.answered(frame)
+            else:
+                raise ProtocolError("a connection resumes once")
+
+
+async def _receive_text(socket: WebSocket) -> str:
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1000))
+    text: str | None = message.get("text")
+    if text is None:
+        raise ProtocolError("frames are JSON text, not binary")
+    return text
+
+
+def read_frame(text: str) -> ClientFrame:
+    """A client's frame; raises ProtocolError."""
+    try:
+        frame: ClientFrame = decode_client_frame(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"a frame that cannot be read: {error}") from None
+    return frame
+
+
+def check_credit(credit_bytes: int) -> None:
+    """Raise ProtocolError for credit that nobody can mean."""
+    if not 0 < credit_bytes <= CREDIT_MAX_BYTES:
+        raise ProtocolError(f"credit is 1 to {CREDIT_MAX_BYTES} bytes")
+
+
+def _offset(cursor: str | None) -> int:
+    try:
+        return Cursor.parse(cursor or "").offset
+    except ValueError:
+        return 0

@@ -1,0 +1,182 @@
+"""Plain clients: any WebSocket receives each event as one frame, and publishes by sending one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import islice
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from oncecast.core.errors import JournalUnavailable
+from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor, Event
+from oncecast.core.ports import Batch, Journal
+from oncecast.core.telemetry import Observe, Refused, SubscriberJoined, SubscriberLeft
+from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
+from oncecast.http.problems import Problem, refuse_handshake
+from oncecast.http.tokens import may
+from oncecast.producer.broadcast.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
+from oncecast.producer.broadcast.ring import Frame, Ring
+from oncecast.producer.broadcast.session import SocketLimits, close, start_after
+from oncecast.tasks import run_until_first_end
+
+READ_AHEAD_BYTES = 256 * 1024
+
+
+_NO_RIGHT = Problem(401, "publishing here needs the publish token; this connection came without it")
+
+Publish = Callable[[bytes], Awaitable[dict[str, object]]]
+_decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class ClientHub:
+    """All plain clients that are connected.
+
+    `publishing(query)` returns what takes a client's frames, and answers as `POST /events?query` does.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        ring: Ring,
+        budget: ReadBudget,
+        publishing: Callable[[bytes], Publish],
+        limits: SocketLimits,
+        observe: Observe,
+    ) -> None:
+        self._journal = journal
+        self._ring = ring
+        self.budget = budget
+        self._publishing = publishing
+        self.limits = limits
+        self._observe = observe
+        self.count = 0
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One client, from its hand-shake to its end."""
+        offered = socket.scope.get("subprotocols", ())
+        try:
+            offset = self._start(socket)
+            publish = self._publishing(socket.scope["query_string"])
+        except Problem as problem:
+            await refuse_handshake(socket.scope, Problem(403, problem.detail), socket.send)
+            return
+        await socket.accept(subprotocol=PLAIN_SUBPROTOCOL if PLAIN_SUBPROTOCOL in offered else None)
+        name = socket.client.host if socket.client else "?"
+        self.count += 1
+        self._observe(SubscriberJoined("client", name, offset))
+        code, reason = 0, "gone"
+        try:
+            await _Session(socket, self, offset, publish).run()
+        except (WebSocketDisconnect, OSError):
+            return
+        except TooSlow as error:
+            code, reason = 1013, str(error)
+        except NotText as error:
+            code, reason = 1003, str(error)
+        except JournalUnavailable as error:
+            code, reason = 1011, str(error)
+        finally:
+            self.count -= 1
+            self._observe(SubscriberLeft("client", name, reason))
+        await close(socket, code, reason, self.limits.close_deadline_s)
+
+    def _start(self, socket: WebSocket) -> int:
+        after, begin = socket.query_params.get("after"), socket.query_params.get("from")
+        if after is not None:
+            try:
+                return start_after(self._journal, Cursor.parse(after))
+            except ValueError as error:
+                raise Problem(400, str(error)) from None
+        if begin not in (None, "earliest", "latest"):
+            raise Problem(400, "?from= is earliest or latest")
+        return self._journal.first - 1 if begin == "earliest" else self._journal.last
+
+    async def frames_after(self, offset: int) -> list[Frame]:
+        """What comes after `offset`, once there is something."""
+        await self._ring.wait_beyond(offset)
+        return await self._ring.after(offset, READ_AHEAD_BYTES)
+
+    def cursor(self, offset: int) -> Cursor:
+        """The cursor of an offset."""
+        return Cursor(epoch_of(self._journal.epochs, max(1, offset)), offset)
+
+    async def answer(self, text: str, publish: Publish) -> bytes:
+        """Have `publish` take what a client sent; the acknowledgement or refusal as an event of its own."""
+        try:
+            accepted = await publish(text.encode("utf-8", "surrogatepass"))
+        except Problem as problem:
+            return self.refuse(problem)
+        if not accepted["accepted"]:  # a frame is an event: without one it is a mistake
+            return self.refuse(Problem(422, "there is no event in this frame"))
+        return Event.new(ACCEPTED, accepted, source=PRODUCER_SOURCE).to_json()
+
+    def refuse(self, problem: Problem) -> bytes:
+        """The refusal of what a client sent, as an event."""
+        self._observe(Refused(problem.status, problem.detail))
+        refusal = msgspec.json.decode(problem.body())
+        return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
+
+
+class TooSlow(Exception):
+    """A client did not take what it was sent; names the cursor from which it may go on."""
+
+
+class NotText(Exception):
+    """A client sent a binary frame."""
+
+
+class _Session:
+    def __init__(self, socket: WebSocket, hub: ClientHub, offset: int, publish: Publish) -> None:
+        self._socket = socket
+        self._publish = publish
+        self._hub = hub
+        self._offset = offset
+        self._one_at_a_time = asyncio.Lock()
+        self._may_publish = may(socket.scope, "publish")
+
+    async def run(self) -> None:
+        await run_until_first_end(self._send_for_ever(), self._hear_for_ever())
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            for frame in await self._hub.frames_after(self._offset):
+                await self._send_batch(frame.batch)
+
+    async def _send_batch(self, batch: Batch) -> None:
+        """Send a batch's events behind our offset, in slices that the budget of all readers pays for."""
+        budget, monotonic_s = self._hub.budget, self._hub.budget.monotonic_s
+        begun_s = monotonic_s()
+        events = _decode_events(batch.body)
+        await budget.spend(monotonic_s() - begun_s)
+        begun_s, count, size_bytes = monotonic_s(), 0, 0
+        for event in islice(events, max(0, self._offset + 1 - batch.first_offset), None):
+            await self._send(bytes(event).decode())
+            self._offset = max(self._offset + 1, batch.first_offset)
+            count, size_bytes = count + 1, size_bytes + len(event)
+            if count >= SLICE_EVENTS or size_bytes >= SLICE_BYTES:
+                await budget.spend_since(begun_s, count)
+                begun_s, count, size_bytes = monotonic_s(), 0, 0
+        self._offset = max(self._offset, batch.last_offset)  # of a gap there was nothing to send
+        await budget.spend_since(begun_s, count)
+
+    async def _hear_for_ever(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1000))
+            text = message.get("text")
+            if text is not None and not self._may_publish:
+                await self._send(self._hub.refuse(_NO_RIGHT).decode())
+                continue
+            if text is None:
+                raise NotText("events are JSON in text frames, not binary ones")
+            await self._send((await self._hub.answer(text, self._publish)).decode())
+
+    async def _send(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(self._hub.limits.client_send_deadline_s), self._one_at_a_time:
+                await self._socket.send_text(text)
+        except TimeoutError:
+            raise TooSlow(f"too slow; go on with ?after={self._hub.cursor(self._offset)}") from None

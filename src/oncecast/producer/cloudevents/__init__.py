@@ -1,0 +1,1 @@
+"""Requests' bodies as CloudEvents: parse, check, complete."""

@@ -1,0 +1,210 @@
+"""Dead letters as an operator sees them: list, count, look at, mend, discard, replay.
+
+The row of `events` is what is dead; that of `dead_letters` follows it in the same transaction (`replayed_at`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row, tuple_row
+
+from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
+from oncecast.core.dead_letters import Identity, Selection
+from oncecast.core.errors import DataRefused
+from oncecast.core.event import Arrival, with_data
+from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.message import BEGIN, begin_with
+from oncecast.stores.postgres.pages import behind, mark_of
+from oncecast.stores.postgres.rows import identities_of, rows_of, storable
+from oncecast.stores.postgres.work import finish
+
+
+class PostgresLetters:
+    """The DeadLetters of `core.letter_ports` on PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._deadline_s = database.limits.deadline_s
+
+    async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
+        """See DeadLetters."""
+        values = {**_chosen(selection), **behind(after), "limit": limit}
+        async with self._ask("read", "list_dead_letters", values) as cursor:
+            return [_marked(row) for row in await cursor.fetchall()]
+
+    async def read(
+        self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """See DeadLetters."""
+        values = {**_chosen(selection), **behind(after), "limit": limit, "max_bytes": max_bytes}
+        async with self._ask("read", "read_dead_letters", values) as cursor:
+            rows = await cursor.fetchall()
+        is_cut = bool(rows) and (rows[0]["found"] > len(rows) or len(rows) == limit)
+        return [_whole(_marked(row)) for row in rows], is_cut
+
+    async def causes(self, selection: Selection, *, limit: int) -> Causes:
+        """See DeadLetters."""
+        async with self._ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
+            rows = await cursor.fetchall()
+        return Causes(
+            letters=rows[0]["all_letters"] if rows else 0,
+            causes=rows[0]["all_causes"] if rows else 0,
+            largest=[
+                Cause(
+                    cause=row["cause"],
+                    error=row["error"],
+                    letters=row["letters"],
+                    types=row["types"],
+                    newest_at=rfc3339(row["newest_at"]),
+                    example=Identity(row["source"], row["id"]),
+                )
+                for row in rows
+            ],
+        )
+
+    async def get(self, source: str, id: str) -> dict[str, Any] | None:
+        """See DeadLetters."""
+        async with self._ask("read", "get_dead_letter", {"source": source, "id": id}) as cursor:
+            row = await cursor.fetchone()
+        return None if row is None else _whole(_shown(row))
+
+    async def mend(self, source: str, id: str, data: bytes) -> bool:
+        """See DeadLetters."""
+        values = {"source": source, "id": id, "data": data.decode()}
+        try:
+            async with self._ask("upkeep", "mend_dead_letter", values) as cursor:
+                return cursor.rowcount == 1
+        except DataRefused as error:
+            place = error.__cause__.diag.context if isinstance(error.__cause__, psycopg.Error) else None
+            raise DataRefused(f"{error}; {_line(place)}" if place else str(error)) from error
+
+    async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
+        """See DeadLetters."""
+        return await self._change("discard", letters, discarded=False)
+
+    async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
+        """See DeadLetters."""
+        return await self._change("restore", letters, discarded=True)
+
+    async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
+        """See DeadLetters."""
+        return await self._change("reset", letters, discarded=False)
+
+    async def _change(self, query: str, letters: Sequence[Identity], *, discarded: bool) -> set[Identity]:
+        """Change those that are not being replayed, and are `discarded` or not; returns which."""
+        values = {**identities_of(letters), "discarded": discarded}
+        async with self._ask("upkeep", query, values) as cursor:
+            return {Identity(row["source"], row["id"]) for row in await cursor.fetchall()}
+
+    async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
+        """See DeadLetters."""
+        async with self._db.handling() as held:
+            connection = held.connection
+            async with asyncio.timeout(self._deadline_s):
+                await begin_with(connection, BEGIN)
+                arrival = await self._lock(connection, source, id)
+                if arrival is None:
+                    await connection.execute("rollback")
+                    return False
+                await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
+                await connection.execute(self._db.queries["note_replayed"], {"source": source, "id": id})
+            failure = await finish(self._db, held, partial(work, arrival))
+        if failure is not None:
+            raise failure
+        return True
+
+    async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
+        """See DeadLetters."""
+        values = {
+            "source": source,
+            "id": id,
+            "error": storable(f"{type(cause).__name__}: {cause}"),
+            "trace": storable("".join(traceback.format_exception(cause))),
+        }
+        async with self._ask("upkeep", "note_failed_replay", values):
+            return
+
+    async def _lock(self, connection: Connection, source: str, id: str) -> Arrival | None:
+        """The dead letter as an arrival once more, with its row locked; None if it is not, or no longer, dead."""
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["lock_dead"], {"source": source, "id": id})
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        raw, is_mended, mended, type_, journal, epoch, offset, attempts, at_us = row
+        if is_mended:
+            raw = with_data(raw, mended.encode())
+        return Arrival(
+            track=None,
+            offset=offset,
+            at_us=at_us,
+            id=id,
+            source=source,
+            type=type_,
+            raw=msgspec.Raw(raw),
+            cost_bytes=0,
+            attempts=attempts + 1,
+            epoch=epoch,
+            journal=journal,
+        )
+
+    @asynccontextmanager
+    async def _ask(self, purpose: Purpose, query: str, values: dict[str, Any]) -> AsyncIterator[AsyncCursor[DictRow]]:
+        async with (
+            self._db.connection(purpose) as connection,
+            asyncio.timeout(self._deadline_s),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            # Planned anew each time: what is not asked for is null, and a plan for any value would be a bad one.
+            await cursor.execute(self._db.queries[query], values, prepare=False)
+            yield cursor
+
+
+def _chosen(selection: Selection) -> dict[str, Any]:
+    """The parameters of the condition `chosen`."""
+    names = ("source", "error", "cause", "listener", "since", "until", "discarded")
+    return {
+        **{name: getattr(selection, name) for name in names},
+        "ids": list(selection.ids) or None,
+        "type": selection.type if selection.type_prefix is None else None,
+        "type_prefix": selection.type_prefix,
+    }
+
+
+def _marked(row: DictRow) -> dict[str, Any]:
+    return {**_shown(row), "mark": mark_of(row["died_at"], row["source"], row["id"])}
+
+
+def _shown(row: DictRow) -> dict[str, Any]:
+    """Times as text."""
+    discarded_at = row["discarded_at"]
+    return {
+        **row,
+        "died_at": rfc3339(row["died_at"]),
+        "discarded_at": None if discarded_at is None else rfc3339(discarded_at),
+    }
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """With the event and the mended data as the JSON that they are."""
+    mended = row["mended_data"]
+    return {
+        **{name: value for name, value in row.items() if name not in ("raw", "found")},
+        "event": msgspec.Raw(row["raw"]),
+        "mended_data": None if mended is None else msgspec.Raw(mended.encode()),
+    }
+
+
+def _line(text: str) -> str:
+    """On one line, and not too long."""
+    return " ".join(text.split())[:300]

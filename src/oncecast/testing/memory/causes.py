@@ -1,0 +1,22 @@
+"""What errors of one cause have in common, as the functions of migration 0005 say it."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+from oncecast.core.dead_letters import CAUSE_LETTERS
+
+_VALUE = re.compile(r"""=('[^']*'|"[^"]*"|\([^)]*\))""")
+_WITH_DIGIT = re.compile(r"[A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]*([.:,][A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]*)*")
+_SPACE = re.compile(r"[ \t\r\n\f\v]+")
+
+
+def error_pattern(error: str) -> str:
+    """`error` with `#` for what may differ between events."""
+    return _SPACE.sub(" ", _WITH_DIGIT.sub("#", _VALUE.sub("=#", error[:1000])))[:200]
+
+
+def cause_of(error: str) -> str:
+    """A short name of that."""
+    return sha256(error_pattern(error).encode()).hexdigest()[:CAUSE_LETTERS]

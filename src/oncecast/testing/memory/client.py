@@ -1,0 +1,192 @@
+"""A client of the MemoryPostgres: its calls, which may be lost or late, and the transaction of a handler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from oncecast.core.dead_letter_ports import DeadLetter
+from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable, gist
+from oncecast.core.ports import Work
+from oncecast.core.savepoints import Savepoints
+from oncecast.core.transaction import RAISED_KEPT, Params
+from oncecast.testing.memory.call import Act, Call, at_once
+from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
+
+
+class Client:
+    """Statements go through `call`, which may lose or delay them, or their answers."""
+
+    def __init__(self, server: MemoryPostgres, *, instance: str, token: str, call: Call = at_once) -> None:
+        self._server = server
+        self._instance = instance
+        self._token = token
+        self._call = call
+
+    @property
+    def _tables(self) -> Tables:
+        return self._server.tables
+
+    def _now_s(self) -> float:
+        """The server's clock."""
+        return asyncio.get_running_loop().time()
+
+    def _letter(self, identity: str) -> DeadLetter:
+        row, letter = self._tables.rows[identity], self._tables.letters[identity]
+        return DeadLetter(
+            source=row.source,
+            id=row.id,
+            error=letter.error,
+            attempts=letter.attempts,
+            raw=letter.raw,
+            died_at=letter.died_at,
+            listener=letter.listener,
+        )
+
+    async def _do(self, act: Act) -> Any:
+        try:
+            return await self._call(act)
+        except (TimeoutError, OSError) as error:
+            raise Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": ")) from error
+
+    async def _finish(self, session: Session, work: Work) -> None:
+        """Run `work`, then commit; raises what it raises, after a roll-back."""
+        facade = MemoryTransaction(self._server, session, self._do)
+        try:
+            await _run(work, facade)
+            if facade.torn:
+                raise AttemptFailed(facade.torn)
+            # rule: emitted events commit together with their cause
+            session.emitted = facade.emitted
+            facade.session = None
+            committed = await self._do(lambda: self._server.commit(session))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise AttemptFailed("the handler was cancelled, by a task of its own that was") from None
+        finally:
+            facade.session = None
+            if not session.ended.is_set():
+                self._server.abandon(session)
+        # rule: only the COMMIT tag proves a commit
+        if not committed:
+            raise AttemptFailed(
+                "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
+                " use 'async with tx.savepoint()' for errors that it means to survive"
+            )
+
+
+async def _run(work: Work, facade: MemoryTransaction) -> None:
+    """Users' code: whatever it raises is the attempt's outcome."""
+    try:
+        await work(facade)
+    except Exception as error:
+        failure = gist(error, facade.raised)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+class MemoryTransaction:
+    """The Transaction of an attempt: what its statements do, the server knows."""
+
+    def __init__(self, server: MemoryPostgres, session: Session, do: Call) -> None:
+        self.session: Session | None = session
+        self._server = server
+        self._do = do
+        self._emitted: list[bytes] = []
+        self._raised = deque[BaseException](maxlen=RAISED_KEPT)
+        self._savepoints = Savepoints()
+
+    @property
+    def emitted(self) -> list[bytes]:
+        """See OpenTransaction."""
+        self._open()
+        self._savepoints.note()
+        return self._emitted
+
+    @property
+    def torn(self) -> str | None:
+        """Why it must not commit, if that is so."""
+        return self._savepoints.fault
+
+    @property
+    def raised(self) -> Sequence[BaseException]:
+        """See OpenTransaction."""
+        return self._raised
+
+    async def execute(self, query: str, params: Params = None) -> int:
+        """See Transaction."""
+        return (await self._run(query, params, fetch=False))[0]
+
+    async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
+        """See Transaction."""
+        _, rows = await self._run(query, params, fetch=True)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
+        """See Transaction."""
+        return (await self._run(query, params, fetch=True))[1]
+
+    async def _run(self, query: str, params: Params, *, fetch: bool) -> tuple[int, list[dict[str, Any]]]:
+        session = self._open()
+
+        def run() -> tuple[int, list[dict[str, Any]]]:
+            if session.ended.is_set():
+                raise ConnectionError("terminated by another session")
+            self._server.check(query, params)
+            self._server.check_goes_on(session)
+            try:
+                return self._server.answer(session, query, params, fetch=fetch)
+            except Exception:
+                session.failed = True
+                raise
+
+        self._savepoints.note(query)
+        answer: tuple[int, list[dict[str, Any]]] = await self._ask(run)
+        return answer
+
+    async def _ask(self, act: Act) -> Any:
+        try:
+            return await self._do(act)
+        except Exception as error:
+            self._raised.append(error)
+            raise
+
+    async def take(self, key: str) -> None:
+        """See OpenTransaction."""
+        session = self._open()
+
+        def lock() -> None:
+            if not self._server.try_lock(session, f"key {key}"):
+                raise OutOfTurn(f"another event of {key} is under way")
+
+        await self._ask(lock)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See Transaction."""
+        session = self._open()
+        self._server.check_goes_on(session)
+        effects = dict(session.effects)
+        emitted_before = len(self._emitted)
+        number = self._savepoints.new()
+        with self._savepoints.block_of(number):
+            try:
+                yield
+            except (Exception, asyncio.CancelledError):
+                session.effects, session.failed = effects, False
+                # rule: a savepoint that rolls back drops the events emitted in it
+                del self._emitted[emitted_before:]
+                self._savepoints.undone(number)
+                raise
+        self._server.check_goes_on(session)
+
+    def _open(self) -> Session:
+        if self.session is None:
+            raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
+        return self.session

@@ -1,0 +1,184 @@
+"""The Conflicts of `core.conflicts` on a MemoryPostgres."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from oncecast.core.conflicts import ConflictState
+from oncecast.core.dead_letter_ports import ReplayWork
+from oncecast.core.errors import IdentityTaken, InvalidPageMark, RowLocked, Unavailable
+from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.transaction import OpenTransaction
+from oncecast.testing.memory.client import Client
+from oncecast.testing.memory.postgres import BEGINNING, Row
+
+_BEGINNING = BEGINNING.isoformat().replace("+00:00", "Z")
+
+
+class MemoryConflicts(Client):
+    """See Conflicts. Conflicts have no age here: they are ordered as they were kept."""
+
+    async def newest(
+        self,
+        *,
+        limit: int,
+        state: ConflictState = "open",
+        after: str | None = None,
+        source: str | None = None,
+        id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """See Conflicts."""
+        if after is not None and not after.isdigit():
+            raise InvalidPageMark("no mark of a page")
+
+        def newest() -> list[dict[str, Any]]:
+            numbered = enumerate(self._tables.conflicts.items())
+            shown = [
+                {**self._shown(*kept), "mark": str(n)} for n, kept in numbered if after is None or n < int(after)
+            ]
+            chosen = [
+                row
+                for row in reversed(shown)
+                if self._state(Cursor.parse(row["cursor"])) == state
+                and source in (None, row["source"])
+                and id in (None, row["id"])
+            ]
+            return chosen[:limit]
+
+        found: list[dict[str, Any]] = await self._do(newest)
+        return found
+
+    async def get(self, place: Cursor) -> dict[str, Any] | None:
+        """See Conflicts."""
+
+        def get() -> dict[str, Any] | None:
+            found = self._find(place)
+            if found is None:
+                return None
+            key, raw = found
+            row = self._tables.rows.get(key[0])
+            return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
+
+        found: dict[str, Any] | None = await self._do(get)
+        return found
+
+    async def count(self) -> int:
+        """See Conflicts."""
+        found: int = await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
+        return found
+
+    async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
+        """See Conflicts."""
+
+        def discard() -> set[Cursor]:
+            chosen = {
+                place
+                for place in places
+                if self._find(place) and self._state(place) == "open" and not self._server.is_locked(_lock(place))
+            }
+            self._tables.closed_conflicts |= dict.fromkeys(chosen)
+            return chosen
+
+        changed: set[Cursor] = await self._do(discard)
+        return changed
+
+    async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
+        """See Conflicts."""
+
+        def restore() -> set[Cursor]:
+            chosen = {place for place in places if self._state(place) == "discarded"}
+            for place in chosen:
+                del self._tables.closed_conflicts[place]
+            return chosen
+
+        changed: set[Cursor] = await self._do(restore)
+        return changed
+
+    async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
+        """See Conflicts."""
+        session = self._server.begin(self._token)
+
+        async def lock() -> Arrival | None:
+            await self._server.lock(session, [_lock(place)])
+            found = self._find(place)
+            if found is None or self._state(place) != "open":
+                self._server.roll_back(session)
+                return None
+            event = dataclasses.replace(Event.from_json(found[1]), id=new_id)
+            identity = f"{event.source}\0{new_id}"
+            await self._server.lock(session, [identity])
+            if identity in self._tables.rows:
+                self._server.roll_back(session)
+                raise IdentityTaken(f"{event.source} has an event {new_id!r} already")
+            session.rows[identity] = Row(
+                event.source, new_id, event.type, event.data, "", place.epoch, place.offset, self._instance, 1
+            )
+            session.closed_conflicts[place] = new_id
+            return Arrival(
+                track=None,
+                offset=place.offset,
+                at_us=0,
+                id=new_id,
+                source=event.source,
+                type=event.type,
+                raw=msgspec.Raw(event.to_json()),
+                cost_bytes=0,
+                attempts=1,
+                epoch=place.epoch,
+            )
+
+        try:
+            arrival: Arrival | None = await self._do(lock)
+        except (Unavailable, RowLocked):
+            if not session.ended.is_set():
+                self._server.abandon(session)
+            raise
+        if arrival is None:
+            return False
+        found = arrival
+
+        async def run(tx: OpenTransaction) -> None:
+            await work(found, tx)
+
+        await self._finish(session, run)
+        return True
+
+    def _find(self, place: Cursor) -> tuple[tuple[str, str, int], bytes] | None:
+        kept = self._tables.conflicts.items()
+        return next(((key, raw) for key, raw in kept if Cursor(key[1], key[2]) == place), None)
+
+    def _state(self, place: Cursor) -> ConflictState:
+        closed = self._tables.closed_conflicts
+        if place not in closed:
+            return "open"
+        return "discarded" if closed[place] is None else "replayed"
+
+    def _shown(self, key: tuple[str, str, int], raw: bytes) -> dict[str, Any]:
+        identity, epoch, offset = key
+        source, _, id_ = identity.partition("\0")
+        place = Cursor(epoch, offset)
+        state = self._state(place)
+        return {
+            "cursor": str(place),
+            "source": source,
+            "id": id_,
+            "type": Event.from_json(raw).type,
+            "journal": "",
+            "listener": self._instance,
+            "replayed_as": self._tables.closed_conflicts.get(place),
+            "seen_at": _BEGINNING,
+            "replayed_at": _BEGINNING if state == "replayed" else None,
+            "discarded_at": _BEGINNING if state == "discarded" else None,
+        }
+
+
+def _lock(place: Cursor) -> str:
+    return f"conflict {place}"
+
+
+def _of(row: Row) -> dict[str, Any]:
+    return {"status": row.status, "stored_at": _BEGINNING, "cursor": f"{row.epoch}:{row.offset}"}

@@ -1,0 +1,354 @@
+"""The EventStore of `core.ports` on a MemoryPostgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oncecast.core.cursors import (
+    Save,
+    SavedCursor,
+    beginning,
+    decide_adoption,
+    decide_candidates,
+    decide_gap,
+    decide_save,
+)
+from oncecast.core.dead_letter_ports import DeadLetter
+from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
+from oncecast.core.event import Arrival, Cursor, Event, Turn
+from oncecast.core.ports import (
+    EarlierAttempts,
+    FailedAttempt,
+    Outcome,
+    Sessions,
+    Work,
+    WorkTogether,
+)
+from oncecast.core.wire import Epoch
+from oncecast.testing.memory.client import Client
+from oncecast.testing.memory.postgres import Failed, Letter, Row, Session
+
+
+class MemoryEvents(Client):
+    """See EventStore."""
+
+    _revision = 0
+    ready_ahead = 0
+
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
+        """See EventStore."""
+
+        async def insert() -> list[Outcome | EarlierAttempts]:
+            session = self._server.begin(self._token)
+            inserted = await self._insert(session, arrivals)
+            others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
+            self._server.commit(session)
+            found = {identity: self._compare(arrival) for identity, arrival in others.items()}
+            return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
+
+        found: list[Outcome | EarlierAttempts] = await self._do(insert)
+        return found
+
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
+        """See EventStore."""
+        return (await self._process([arrival], lambda tx, _new: work(tx), arrival.turn))[0]
+
+    async def process_together(
+        self, arrivals: Sequence[Arrival], work: WorkTogether
+    ) -> list[Outcome | EarlierAttempts]:
+        """See EventStore."""
+        return await self._process(arrivals, work, None)
+
+    async def _process(
+        self, arrivals: Sequence[Arrival], work: WorkTogether, turn: Turn | None
+    ) -> list[Outcome | EarlierAttempts]:
+        session = self._server.begin(self._token)
+        found: dict[int, Outcome | EarlierAttempts] = {}
+
+        async def insert() -> list[Arrival]:
+            if turn is not None:
+                self._take_turn(session, turn)
+            inserted = await self._insert(session, arrivals)
+            new = [arrival for arrival in arrivals if arrival.identity in inserted]
+            if not new:
+                self._server.roll_back(session)
+            found.update((a.offset, self._compare(a)) for a in arrivals if a.identity not in inserted)
+            return new
+
+        try:
+            new: list[Arrival] = await self._do(insert)
+        except RowLocked:
+            self._server.roll_back(session)
+            raise
+        except Unavailable:
+            if not session.ended.is_set():
+                self._server.abandon(session)
+            raise
+        if new:
+            # rule: handlers receive only the events that their transaction inserted
+            # rule: events have ended only if their transaction committed
+            await self._finish(session, lambda tx: work(tx, new))
+        return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
+
+    def _take_turn(self, session: Session, turn: Turn) -> None:
+        rows = self._tables.rows
+        identities = {one.identity for one in turn.rows_needed()}
+        found = {each: rows["\0".join(each)] for each in identities if "\0".join(each) in rows}
+        # rule: an ordered event runs only after the row of the event before it
+        has_come = turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
+        # rule: one event of a key runs at a time
+        is_ours = self._server.try_lock(session, f"key {turn.key}")
+        if not (is_ours and has_come):
+            self._server.roll_back(session)
+            raise OutOfTurn(f"the turn of another event of {turn.key}")
+
+    async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
+        """See EventStore."""
+
+        def compare() -> list[Outcome | None]:
+            return [self._compare_with_row(a) if a.identity in self._tables.rows else None for a in arrivals]
+
+        found: list[Outcome | None] = await self._do(compare)
+        return found
+
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        """See EventStore."""
+        arrival = failure.arrival
+        identity = arrival.identity
+
+        async def count() -> int:
+            session = self._server.begin(self._token)
+            await self._server.lock(session, [identity])
+            self._server.roll_back(session)
+            if identity in self._tables.rows:
+                return arrival.attempts
+            counted, known = arrival.attempts, self._tables.attempts.get(identity)
+            names = frozenset([failure.name])
+            if known is not None:
+                counted = known.attempts if names <= known.names else max(known.attempts + 1, counted)
+                names |= known.names
+            due_at_s = self._now_s() + failure.next_in_s
+            self._tables.attempts[identity] = Failed(counted, failure.error, names, due_at_s)
+            return counted
+
+        counted: int = await self._do(count)
+        return counted
+
+    async def prune_attempts(self, *, overdue_s: float) -> int:
+        """See EventStore. Only overdue counts: the commit that ends an event deletes its count."""
+
+        def prune() -> int:
+            before_s, attempts = self._now_s() - overdue_s, self._tables.attempts
+            overdue = [identity for identity, failed in attempts.items() if failed.due_at_s < before_s]
+            for identity in overdue:
+                del attempts[identity]
+            return len(overdue)
+
+        count: int = await self._do(prune)
+        return count
+
+    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+        """See EventStore."""
+
+        async def bury() -> Outcome:
+            session = self._server.begin(self._token)
+            # rule: an ordered event becomes a dead letter only in its turn
+            if arrival.turn is not None:
+                self._take_turn(session, arrival.turn)
+            if (failed := self._tables.attempts.get(arrival.identity)) is not None:
+                arrival.attempts = max(arrival.attempts, failed.attempts)
+            if not await self._insert(session, [arrival], heeds_earlier=False):
+                self._server.roll_back(session)
+                outcome = self._compare(arrival)
+                if not isinstance(outcome, Outcome):
+                    raise RowLocked("nothing goes in any more in the name of this application")
+                return outcome
+            session.rows[arrival.identity].status = "dead"
+            error = error_text(cause)
+            number = len(self._tables.letters) + 1
+            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number, self._now_s())
+            session.letters[arrival.identity] = letter
+            self._server.commit(session)
+            return Outcome.STORED
+
+        outcome: Outcome = await self._do(bury)
+        return outcome
+
+    async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
+        """The identities whose rows are new; nothing in the name of an application that is not the newest.
+
+        An event whose failed attempts its listener does not know of stays out where that is heeded.
+        """
+        if self._revision and self._revision != len(self._tables.revisions):
+            return set()
+        has_waited = await self._server.lock(session, (arrival.identity for arrival in arrivals))
+        for arrival in arrivals:
+            fails_elsewhere = has_waited and arrival.attempts > 1
+            stays_out = heeds_earlier and (fails_elsewhere or self._failed_before(arrival) is not None)
+            # rule: an identity is inserted once
+            if arrival.identity not in self._tables.rows and not stays_out:
+                session.rows.setdefault(arrival.identity, _row(arrival, self._instance))
+        return set(session.rows)
+
+    def _failed_before(self, arrival: Arrival) -> EarlierAttempts | None:
+        failed = self._tables.attempts.get(arrival.identity)
+        if failed is None or failed.attempts < arrival.attempts:
+            return None
+        return EarlierAttempts(failed.attempts, max(0.0, failed.due_at_s - self._now_s()), failed.error)
+
+    def _compare(self, arrival: Arrival) -> Outcome | EarlierAttempts:
+        if arrival.identity not in self._tables.rows:
+            if (earlier := self._failed_before(arrival)) is not None:
+                return earlier
+            raise RowLocked("another attempt has just failed, or nothing goes in any more for this application")
+        return self._compare_with_row(arrival)
+
+    def _compare_with_row(self, arrival: Arrival) -> Outcome:
+        row, given = self._tables.rows[arrival.identity], _row(arrival, self._instance)
+        if (row.epoch, row.offset) == (given.epoch, given.offset):
+            return Outcome.PRESENT
+        if (row.type, row.content) == (given.type, given.content):
+            return Outcome.DUPLICATE
+        self._tables.conflicts[arrival.identity, arrival.epoch, arrival.offset] = bytes(arrival.raw)
+        return Outcome.CONFLICT
+
+    async def unfiled(self, limit: int) -> list[DeadLetter]:
+        """See EventStore."""
+
+        def unfiled() -> list[DeadLetter]:
+            return [
+                self._letter(identity)
+                for identity, letter in self._tables.letters.items()
+                if not letter.filed and letter.listener == self._instance
+            ][:limit]
+
+        found: list[DeadLetter] = await self._do(unfiled)
+        return found
+
+    async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
+        """See EventStore."""
+
+        def mark() -> None:
+            for letter in letters:
+                if (kept := self._tables.letters.get(f"{letter.source}\0{letter.id}")) is not None:
+                    kept.filed = True
+
+        await self._do(mark)
+
+    async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
+        """See EventStore."""
+
+        def agree() -> tuple[int, frozenset[str]]:
+            revisions = self._tables.revisions
+            newest = revisions[-1] if revisions else frozenset()
+            missing = newest - selectors
+            if not revisions or (selectors != newest and (adopt or not missing)):
+                revisions.append(selectors)
+                missing = frozenset()
+            return len(revisions), missing
+
+        revision, missing = await self._do(agree)
+        if not missing:
+            self._revision = revision
+        found: frozenset[str] = missing
+        return found
+
+    async def meet_journal(self, journal: str, key_hash: str) -> str:
+        """See EventStore."""
+        known: str = await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
+        return known
+
+    async def load_cursor(self, journal: str) -> SavedCursor | None:
+        """See EventStore."""
+        saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
+        return saved
+
+    async def save_cursor(
+        self, journal: str, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
+    ) -> Save:
+        """See EventStore."""
+
+        def save() -> Save:
+            saved = self._tables.cursors.setdefault(journal, beginning(epochs))
+            candidates = decide_candidates(saved, epochs, ended, position=position)
+            shown = 0
+            # rule: a cursor passes only committed rows
+            while shown < len(candidates) and candidates[shown].identity in self._tables.rows:
+                shown += 1
+            decision = decide_save(saved, epochs, candidates, shown, position=position)
+            self._write_cursor(journal, decision.write)
+            return decision.answer
+
+        result: Save = await self._do(save)
+        return result
+
+    async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
+        """See EventStore."""
+        await self._do(lambda: self._tables.cursors.setdefault(journal, SavedCursor(at, list(epochs))))
+
+    async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
+        """See EventStore."""
+
+        def adopt() -> None:
+            saved = self._tables.cursors.get(journal)
+            self._write_cursor(journal, decide_adoption(saved, epochs, instead_of=instead_of))
+
+        await self._do(adopt)
+
+    async def pass_gap(
+        self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
+    ) -> Cursor | None:
+        """See EventStore."""
+
+        def pass_gap() -> Cursor | None:
+            decision = decide_gap(self._tables.cursors.get(journal), epochs, first=first, after=after)
+            if decision.gap is not None:
+                self._tables.gaps.append((journal, *decision.gap, reason))
+            self._write_cursor(journal, decision.write)
+            return decision.cursor
+
+        passed: Cursor | None = await self._do(pass_gap)
+        return passed
+
+    def _write_cursor(self, journal: str, to: SavedCursor | None) -> None:
+        if to is not None:
+            self._tables.cursors[journal] = to
+
+    async def prune(self, *, older_than_s: float, limit: int) -> int:
+        """Rows have no age here."""
+        return 0
+
+    async def count_prunable(self, *, older_than_s: float) -> int:
+        """Rows have no age here."""
+        return 0
+
+    async def probe(self, *, writes: bool = True) -> None:
+        """See EventStore."""
+        await self._do(lambda: None)
+
+    async def renew(self) -> None:
+        """There is no pool."""
+
+    async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
+        """See EventStore. Sessions have no times here: none is in use."""
+        ended: int = await self._do(lambda: self._server.terminate(token))
+        return Sessions.SILENT if ended else Sessions.NONE
+
+    async def close(self) -> None:
+        """Our sessions end."""
+        self._server.terminate(self._token)
+
+
+def _row(arrival: Arrival, instance: str) -> Row:
+    event = Event.from_json(arrival.raw)
+    return Row(
+        arrival.source,
+        arrival.id,
+        arrival.type,
+        event.data,
+        arrival.journal,
+        arrival.epoch,
+        arrival.offset,
+        instance,
+        arrival.attempts,
+    )

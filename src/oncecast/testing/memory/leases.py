@@ -1,0 +1,225 @@
+"""Leases in memory: one dictionary for all holders, as Redis would be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from oncecast.core.event import Arrival
+from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.ports import Claims
+from oncecast.testing.memory.call import Call, at_once
+
+COUNT_TTL_S = 600.0
+COUNTER_TTL_S = 60.0
+
+
+@dataclass(slots=True)
+class Lease:
+    """Of `holder`, or of nobody since it was rescued (None); a `mark` says at which place the event has ended."""
+
+    holder: str | None
+    until_s: float
+    rescues: int = 0
+    accused: bool = False
+    mark: str | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether anybody may take it."""
+        return self.holder is None and self.mark is None
+
+    def copy(self) -> Lease:
+        """As it is now."""
+        return Lease(self.holder, self.until_s, self.rescues, self.accused, self.mark)
+
+
+@dataclass(slots=True)
+class MemoryRedis:
+    """What all holders share; `now_s()` is its own clock."""
+
+    now_s: Callable[[], float]
+    leases: dict[str, Lease] = field(default_factory=dict)
+    counters: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def get(self, identity: str) -> Lease | None:
+        """What stands there, unless its time is over."""
+        lease = self.leases.get(identity)
+        if lease is not None and lease.until_s <= self.now_s():
+            del self.leases[identity]
+            return None
+        return lease
+
+    def empty(self) -> None:
+        """Forget everything."""
+        self.leases.clear()
+        self.counters.clear()
+
+    def snapshot(self) -> MemoryRedis:
+        """A copy of everything, for `fail_over`."""
+        leases = {identity: lease.copy() for identity, lease in self.leases.items()}
+        return MemoryRedis(self.now_s, leases, dict(self.counters))
+
+    def fail_over(self, to: MemoryRedis) -> None:
+        """Go on from an older state."""
+        older = to.snapshot()
+        self.leases, self.counters = older.leases, older.counters
+
+
+class MemoryLeases:
+    """The Leases of `core.ports` on a MemoryRedis. Every call goes through `call`, which may lose or delay it."""
+
+    def __init__(
+        self, server: MemoryRedis, *, token: str, lease_ttl_s: float, mark_ttl_s: float, call: Call = at_once
+    ) -> None:
+        self.token = token
+        self._server = server
+        self._lease_ttl_s = lease_ttl_s
+        self._mark_ttl_s = mark_ttl_s
+        self._call = call
+
+    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        return await self._take(arrivals, over_marks=False)
+
+    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        return await self._take(arrivals, over_marks=True)
+
+    async def _take(self, arrivals: Sequence[Arrival], *, over_marks: bool) -> Claims:
+        def claim() -> list[Lease | None]:
+            found = self._read(arrivals)
+            until_s = self._server.now_s() + self._lease_ttl_s
+            for n, (arrival, lease) in enumerate(zip(arrivals, found, strict=True)):
+                if over_marks and lease is not None and lease.mark == arrival.cursor:
+                    lease = found[n] = None
+                if lease is None or lease.is_free:
+                    rescues = lease.rescues if lease is not None else 0
+                    self._server.leases[arrival.identity] = Lease(self.token, until_s, rescues)
+            return found
+
+        claims = self._sort(arrivals, await self._call(claim))
+        claims.mine.extend(claims.free)
+        claims.free.clear()
+        for arrival in claims.mine:
+            arrival.leased = True
+        return claims
+
+    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+        """See Leases."""
+        return self._sort(arrivals, await self._call(lambda: self._read(arrivals)))
+
+    def _read(self, arrivals: Sequence[Arrival]) -> list[Lease | None]:
+        """What stands there now: copies, as an answer holds them."""
+        found = (self._server.get(arrival.identity) for arrival in arrivals)
+        return [None if lease is None else lease.copy() for lease in found]
+
+    def _sort(self, arrivals: Sequence[Arrival], found: Sequence[Lease | None]) -> Claims:
+        claims = Claims()
+        for arrival, lease in zip(arrivals, found, strict=True):
+            if lease is None:
+                claims.free.append(arrival)
+            elif lease.mark is not None:
+                (claims.ended if lease.mark == arrival.cursor else claims.elsewhere).append(arrival)
+            else:
+                arrival.rescues = lease.rescues
+                if lease.holder is None:
+                    claims.free.append(arrival)
+                elif lease.holder == self.token:
+                    claims.mine.append(arrival)
+                else:
+                    claims.taken.append((arrival, lease.holder))
+        return claims
+
+    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+        """See Leases."""
+
+        def settle() -> None:
+            until_s = self._server.now_s() + self._mark_ttl_s
+            for arrival in self._own(arrivals):
+                self._server.leases[arrival.identity] = Lease(None, until_s, mark=arrival.cursor)
+
+        await self._call(settle)
+
+    async def release(self, arrivals: Sequence[Arrival]) -> int:
+        """See Leases."""
+
+        def release() -> int:
+            own = self._own(arrivals)
+            for arrival in own:
+                lease = self._server.leases.pop(arrival.identity)
+                if lease.rescues:
+                    self._free(arrival, lease.rescues)
+            return len(own)
+
+        released: int = await self._call(release)
+        return released
+
+    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+        """See Leases."""
+
+        def rescue() -> int:
+            dead = self._held_by(holder, arrivals)
+            for arrival in dead:
+                lease = self._server.leases[arrival.identity]
+                # rule: a process that dies charges a quarantined event only if it was running
+                counts = died and (lease.rescues < SUSPECT_RESCUES or lease.accused)
+                self._free(arrival, lease.rescues + counts)
+            return len(dead)
+
+        rescued: int = await self._call(rescue)
+        return rescued
+
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+        """See Leases."""
+
+        def accuse() -> None:
+            for own in self._own([arrival]):
+                lease = self._server.leases[own.identity]
+                lease.accused = accused and lease.rescues > 0
+
+        await self._call(accuse)
+
+    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+        """See Leases."""
+
+        def renew() -> None:
+            for arrival in self._own(arrivals):
+                self._server.leases[arrival.identity].until_s = self._server.now_s() + self._lease_ttl_s
+
+        await self._call(renew)
+
+    async def beat(self) -> None:
+        """See Leases."""
+
+        def beat() -> None:
+            count, until_s = self._server.counters.get(self.token, (0, 0.0))
+            count = count if until_s > self._server.now_s() else 0
+            self._server.counters[self.token] = (count + 1, self._server.now_s() + COUNTER_TTL_S)
+
+        await self._call(beat)
+
+    async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
+        """See Leases."""
+
+        def counters() -> dict[str, int | None]:
+            found = {token: self._server.counters.get(token, (0, 0.0)) for token in tokens}
+            return {token: n if until_s > self._server.now_s() else None for token, (n, until_s) in found.items()}
+
+        read: dict[str, int | None] = await self._call(counters)
+        return read
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _own(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        return self._held_by(self.token, arrivals)
+
+    def _held_by(self, holder: str, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        found = ((arrival, self._server.get(arrival.identity)) for arrival in arrivals)
+        # rule: a listener changes only its own leases
+        return [arrival for arrival, lease in found if lease is not None and lease.holder == holder]
+
+    def _free(self, arrival: Arrival, rescues: int) -> None:
+        until_s = self._server.now_s() + COUNT_TTL_S
+        self._server.leases[arrival.identity] = Lease(None, until_s, rescues)

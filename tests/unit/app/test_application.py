@@ -1,0 +1,849 @@
+"""An application: its handlers are called in their order, with what they ask for, and may emit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+
+from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
+from oncecast.app.isolation import RunOptions
+from oncecast.app.lifespan import Bounds
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.errors import (
+    AttemptFailed,
+    ConfigError,
+    Cost,
+    DataInvalid,
+    NoThread,
+    ProceededTwice,
+    StartError,
+    classify,
+)
+from oncecast.core.event import Arrival, follow_up_id
+from oncecast.core.telemetry import Fact, LifespanCutShort
+from oncecast.stores.postgres.connection import CANCEL_S
+from tests.support.arrivals import arrivals
+
+OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=10.0)
+
+
+class Written:
+    """A transaction that knows what was run on it."""
+
+    def __init__(self) -> None:
+        self.emitted: list[bytes] = []
+        self.statements: list[str] = []
+        self.savepoints: list[str] = []
+
+    async def execute(self, query: str, params: Any = None) -> int:
+        await asyncio.sleep(0)
+        self.statements.append(query)
+        return 1
+
+    async def fetch_one(self, query: str, params: Any = None) -> dict[str, Any]:
+        return {"query": query}
+
+    async def fetch_all(self, query: str, params: Any = None) -> list[dict[str, Any]]:
+        return [{"query": query}]
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception:
+            self.savepoints.append("rolled back")
+            raise
+        self.savepoints.append("released")
+
+
+def arriving(*events: Event) -> list[Arrival]:
+    found = arrivals(len(events))
+    for arrival, event in zip(found, events, strict=True):
+        arrival.raw, arrival.type, arrival.id, arrival.source = (
+            msgspec.Raw(event.to_json()),
+            event.type,
+            event.id,
+            event.source,
+        )
+    return found
+
+
+async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **options: Any) -> Written:
+    tx = Written()
+    run = RunOptions(clock=SYSTEM_CLOCK, timeout_s=timeout_s, **options)
+    await app.handle(arriving(*events), tx, run)  # type: ignore[arg-type]
+    return tx
+
+
+@pytest.mark.parametrize("member", [b'"subject":"\\ud800"', b'"data_base64":"YQ="', b'"ext":{"a":' + b"[" * 9_999])
+async def test_an_event_whose_json_cannot_be_read_is_dead_at_once_and_its_handler_is_not_called(
+    member: bytes,
+) -> None:
+    app, called = Listener("shop"), []
+
+    @app.on("tick")
+    async def handle(event: Event) -> None:
+        called.append(event)
+
+    (arrival,) = arrivals(1)
+    arrival.raw = msgspec.Raw(b'{"specversion":"1.0","id":"a","source":"/s","type":"tick",' + member + b"}")
+    with pytest.raises(DataInvalid, match="cannot be read") as raised:
+        await app.handle([arrival], Written(), OPTIONS)  # type: ignore[arg-type]
+    assert (classify(raised.value), called) == (Cost.DEAD, [])
+
+
+@pytest.mark.parametrize("types", [(), ("",), (print,), ("a*b",)])
+def test_a_handler_needs_types(types: Any) -> None:
+    with pytest.raises(ConfigError, match="event type"):
+        Listener("shop").on(*types)
+
+
+@pytest.mark.parametrize("source", ["", 0, b"/shop", "a*b"])
+def test_a_source_that_is_none_is_refused_rather_than_to_mean_any(source: Any) -> None:
+    with pytest.raises(ConfigError, match="source"):
+        Listener("shop").on("t", source=source)
+
+
+async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_decoded_event() -> None:
+    app, seen = Listener("shop"), []
+
+    @app.on("a", "b")
+    async def first(event: Event, tx: Transaction) -> None:
+        seen.append(("first", event.data))
+
+    @app.on("a")
+    async def second(event: Event, tx: Transaction) -> None:
+        seen.append(("second", event.data))
+
+    await handled(app, Event.new("a", {"n": 1}))
+    assert seen == [("first", {"n": 1}), ("second", {"n": 1})]
+    assert (app.concerns("a"), app.concerns("b"), app.concerns("c")) == (True, True, False)
+
+
+async def test_events_that_share_a_transaction_run_one_after_the_other_through_all_their_handlers() -> None:
+    app, seen = Listener(), []
+
+    @app.on("t", share_transaction=True)
+    async def first(event: Event) -> None:
+        seen.append(("first", event.data))
+
+    @app.on("t", share_transaction=True)
+    async def second(event: Event) -> None:
+        seen.append(("second", event.data))
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [("first", 1), ("second", 1), ("first", 2), ("second", 2)]
+
+
+async def test_a_batch_handler_gets_all_events_in_one_call_beside_handlers_of_single_ones() -> None:
+    app, seen = Listener(), []
+
+    @app.on_batch("t")
+    async def together(numbers: list[int]) -> None:
+        seen.append(numbers)
+
+    @app.on("t", share_transaction=True)
+    async def single(number: int) -> None:
+        seen.append([number])
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [[1, 2], [1], [2]]
+
+
+async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_to_the_loop() -> None:
+    app, threads = Listener(), []
+
+    @app.on("t")
+    def handler(event: Event, tx: SyncTransaction) -> None:
+        threads.append(threading.current_thread())
+        assert tx.execute("one") == 1
+        with tx.savepoint():
+            tx.execute("two")
+        with pytest.raises(ValueError, match="mine"), tx.savepoint():
+            raise ValueError("mine")
+        assert tx.fetch_one("three") == {"query": "three"}
+        assert tx.fetch_all("four") == [{"query": "four"}]
+        event.emit(Event.new("done"))
+
+    tx = await handled(app, Event.new("t"))
+    assert tx.statements == ["one", "two"]
+    assert tx.savepoints == ["released", "rolled back"]
+    assert len(tx.emitted) == 1
+    assert threads != [threading.main_thread()]
+
+
+class Counting:
+    """An object that is called."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def __call__(self, event: Event, tx: Transaction) -> None:
+        self.seen.append(event.data)
+        event.emit(Event.new("counted"))
+
+
+class CountingInAThread(Counting):
+    def __call__(self, event: Event, tx: SyncTransaction) -> None:  # type: ignore[override]
+        tx.execute("count")
+        self.seen.append(event.data)
+        event.emit(Event.new("counted"))
+
+
+@pytest.mark.parametrize("kind", [Counting, CountingInAThread])
+async def test_an_object_that_is_called_is_a_handler_named_by_its_class(kind: type[Counting]) -> None:
+    app, counting = Listener(), kind()
+    app.on("t")(counting)
+    tx = await handled(app, Event.new("t", 1, id="1", source="/s"))
+    assert counting.seen == [1]
+    assert Event.from_json(tx.emitted[0]).id == follow_up_id("/s", "1", app.name, kind.__qualname__, 0)
+
+
+async def of_shop(shop: str, event: Event, tx: Transaction, *, seen: list[Any], limit: int) -> None:
+    seen.append((shop, event.data, limit))
+
+
+def of_shop_in_a_thread(shop: str, event: Event, tx: SyncTransaction, *, seen: list[Any], limit: int) -> None:
+    seen.append((shop, event.data, limit))
+
+
+@pytest.mark.parametrize("function", [of_shop, of_shop_in_a_thread])
+async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_function(function: Any) -> None:
+    app, seen = Listener(), list[tuple[str, int, int]]()
+    app.on("t")(partial(partial(function, "north", seen=seen), limit=3))
+    app.on("t")(partial(function, "south", seen=seen, limit=4))
+    await handled(app, Event.new("t", 1))
+    assert seen == [("north", 1, 3), ("south", 1, 4)]
+    name = function.__name__
+    assert [handler.name for handler in app.plan_of("t", "/s").handlers] == [name, f"{name}#2"]
+
+
+@pytest.mark.parametrize("wrong", [3, "handler", Counting, None])
+def test_what_cannot_be_called_with_an_event_is_no_handler(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a function"):
+        Listener().on("t")(wrong)
+
+
+async def test_what_a_plain_def_raises_is_raised() -> None:
+    app = Listener()
+
+    @app.on("t")
+    def handler() -> None:
+        raise Retry(after="30s")
+
+    with pytest.raises(Retry):
+        await handled(app, Event.new("t"))
+
+
+@pytest.mark.parametrize("stop", [StopIteration("x"), StopAsyncIteration("x")])
+async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(stop: Exception) -> None:
+    app = Listener()
+
+    @app.on("t")
+    def handler() -> None:
+        raise stop
+
+    with pytest.raises((RuntimeError, StopAsyncIteration)):
+        await handled(app, Event.new("t"))
+
+
+async def test_a_plain_def_that_returns_a_coroutine_fails_rather_than_to_do_nothing() -> None:
+    app = Listener()
+
+    async def inner() -> None: ...
+
+    @app.on("t")
+    def handler() -> Any:
+        return inner()
+
+    with pytest.raises(TypeError, match="returns a coroutine"):
+        await handled(app, Event.new("t"))
+
+
+async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_behind() -> None:
+    app, may_end, has_ended = Listener(), threading.Event(), threading.Event()
+
+    @app.on("t")
+    def handler() -> None:
+        may_end.wait()
+        has_ended.set()
+
+    with pytest.raises(TimeoutError, match="longer than HANDLER_TIMEOUT"):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert not has_ended.is_set()
+    may_end.set()
+    assert await asyncio.to_thread(has_ended.wait, 10)
+
+
+OUT_OF_TIME = "the handler took longer than HANDLER_TIMEOUT, 0.01 s"
+
+
+@pytest.mark.parametrize("batched", [False, True])
+async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_ran_out(batched: bool) -> None:
+    app = Listener()
+
+    async def long() -> None:
+        await asyncio.Event().wait()
+
+    async def own() -> None:
+        async with asyncio.timeout(0):
+            await long()
+
+    async def own_late() -> None:
+        try:
+            await long()
+        except asyncio.CancelledError:
+            raise TimeoutError("its own") from None
+
+    runs = {"long": long, "own": own, "own late": own_late}
+    if batched:
+
+        @app.on_batch("*")
+        async def batch(events: list[Event]) -> None:
+            await runs[events[0].type]()
+    else:
+
+        @app.on("*")
+        async def handler(event: Event) -> None:
+            await runs[event.type]()
+
+    for type_, told in (("long", OUT_OF_TIME), ("own", ""), ("own late", OUT_OF_TIME)):
+        with pytest.raises(TimeoutError) as raised:
+            await handled(app, Event.new(type_), timeout_s=0.01 if type_ != "own" else 10.0)
+        assert (type(raised.value).__name__, str(raised.value)) == ("TimeoutError", told)
+        assert classify(raised.value) is Cost.RETRY
+
+
+@pytest.mark.parametrize("swallowed", [asyncio.CancelledError, BaseException])
+async def test_a_handler_that_swallows_the_end_of_its_time_fails_all_the_same(swallowed: type[BaseException]) -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler() -> None:
+        with suppress(swallowed):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError) as raised:
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    assert str(raised.value) == OUT_OF_TIME
+
+
+async def test_a_handler_that_swallows_its_cancellation_leaves_nothing_behind() -> None:
+    app, runs = Listener(), asyncio.Event()
+
+    @app.on("t")
+    async def handler() -> None:
+        runs.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    attempt = asyncio.create_task(handled(app, Event.new("t")))
+    await runs.wait()
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    assert attempt.cancelled()
+
+
+async def outcome_of(attempt: Awaitable[object]) -> Exception | None:
+    try:
+        await attempt
+    except Exception as error:
+        return error
+    return None
+
+
+async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
+    """And to have a statement ended that it waits for: cancelled again meanwhile, it would break its connection."""
+    assert OPTIONS.cancel_again_s > 2 * CANCEL_S
+    app, seen, cleaning, over = Listener(), [], asyncio.Event(), asyncio.Event()
+
+    @app.on("t")
+    async def handler() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await over.wait()
+            seen.append("clean")
+
+    async with asyncio.TaskGroup() as group:
+        attempt = group.create_task(outcome_of(handled(app, Event.new("t"), timeout_s=0.01)))
+        await cleaning.wait()
+        over.set()
+    assert isinstance(attempt.result(), TimeoutError)
+    assert seen == ["clean"]
+
+
+async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again() -> None:
+    app, seen = Listener(), list[str]()
+
+    @app.on("t")
+    async def handler() -> None:
+        while len(seen) < 3:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            seen.append("cancelled")
+
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await handled(app, Event.new("t"), timeout_s=0.01, cancel_again_s=0.01)
+    assert len(seen) == 3
+
+
+def blocking_app(took_s: float, waited_s: float = 0.0) -> Listener:
+    """Its handler blocks the event loop for `took_s`; another one only waits."""
+    app = Listener()
+
+    @app.on("blocks")
+    async def be_in_the_way(event: Event) -> None:
+        await asyncio.sleep(0)
+        time.sleep(took_s)
+
+    @app.on("waits")
+    async def wait(event: Event) -> None:
+        await asyncio.sleep(waited_s)
+        await asyncio.sleep(0)
+
+    return app
+
+
+async def test_a_handler_that_blocks_the_loop_beyond_its_time_fails_though_it_returns() -> None:
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await handled(blocking_app(took_s=0.3), Event.new("blocks"), timeout_s=0.1)
+
+
+async def test_time_that_another_handler_blocked_the_loop_for_is_not_the_handlers_own() -> None:
+    app = blocking_app(took_s=1.0, waited_s=0.3)
+    async with asyncio.TaskGroup() as group:
+        waits = group.create_task(handled(app, Event.new("waits"), timeout_s=0.4))
+        await asyncio.sleep(0)
+        blocks = group.create_task(handled(app, Event.new("blocks"), timeout_s=10.0))
+    assert (waits.done(), blocks.done()) == (True, True)
+
+
+async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_behind() -> None:
+    app, may_end, running = Listener(), asyncio.Event(), list[asyncio.Task[Any]]()
+
+    @app.on("t")
+    async def handler() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.append(task)
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
+        await handled(app, Event.new("t"), timeout_s=0.01, cancel_again_s=0.01)
+    assert not running[0].done()
+    may_end.set()
+    await asyncio.wait(running)
+
+
+class Unusual(BaseException):
+    """What a library may raise past `except Exception`, such as gevent's Timeout."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Unusual("odd")], ids=repr)
+@pytest.mark.parametrize("kind", ["async def", "def", "in a child task"])
+async def test_what_is_no_exception_is_a_failed_attempt_too(error: BaseException, kind: str) -> None:
+    if kind == "in a child task" and isinstance(error, SystemExit | KeyboardInterrupt):
+        pytest.skip("asyncio stops the loop for these: tests/acceptance/test_exits.py has them")
+    app = Listener()
+
+    async def fail() -> None:
+        raise error
+
+    if kind == "def":
+
+        @app.on("t")
+        def in_a_thread() -> None:
+            raise error
+    else:
+
+        @app.on("t")
+        async def handler() -> None:
+            await (asyncio.create_task(fail()) if kind == "in a child task" else fail())
+
+    with pytest.raises(AttemptFailed, match=f"the handler raised {type(error).__name__}"):
+        await handled(app, Event.new("t"))
+
+
+@pytest.mark.parametrize("survives", [False, True])
+async def test_a_task_group_that_fails_in_a_handler_leaves_nothing_to_the_next_attempt(survives: bool) -> None:
+    """Up to Python 3.12 it leaves its task as if cancelled: no time limit works in that any more."""
+    app, stored = Listener(), []
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        with suppress(ExceptionGroup) if survives else nullcontext():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail_soon())
+        stored.append(event.id)
+
+    async def fail_soon() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    with nullcontext() if survives else pytest.raises(ExceptionGroup):
+        await handled(app, Event.new("t", id="1"))
+    assert stored == (["1"] if survives else [])
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
+    app, ends = Listener(), []
+
+    @app.on("t")
+    async def handler() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.Event().wait()).cancel()
+        ends.append("ended")
+
+    await handled(app, Event.new("t"))
+    assert ends == ["ended"]
+
+
+async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -> None:
+    app, may_end, seen = Listener(), threading.Event(), []
+
+    @app.on("t", "both")
+    def handler() -> None:
+        may_end.wait()
+
+    @app.on("both", "neither")
+    async def other() -> None:
+        seen.append("ran")
+
+    with pytest.raises(TimeoutError):
+        await handled(app, Event.new("t"), timeout_s=0.01)
+    for kind in ("t", "both"):
+        with pytest.raises(NoThread, match="run on in their threads"):
+            await handled(app, Event.new(kind), abandoned_threads_max=1)
+    assert seen == []
+    await handled(app, Event.new("neither"), abandoned_threads_max=1)
+    assert seen == ["ran"]
+    may_end.set()
+
+
+async def test_of_a_thread_that_could_not_be_had_middleware_never_hears() -> None:
+    """It might swallow the error, and the event would count as handled."""
+    app = Listener()
+
+    @app.middleware
+    async def swallow(call: Call, proceed: Proceed) -> None:
+        with suppress(Exception):
+            await proceed()
+
+    @app.on("t")
+    def handler() -> None: ...
+
+    with pytest.raises(NoThread):
+        await handled(app, Event.new("t"), abandoned_threads_max=0)
+
+
+async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
+    app, cause = Listener(), Event.new("t", id="cause", source="/s")
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        emitted = await event.emit(Event.new("next", {"n": 1}))
+        assert emitted.id == follow_up_id("/s", "cause", app.name, handler.__qualname__, 0)
+        event.emit(Event.new("next", {"n": 2}, source="/mine"))
+
+    first, again = await handled(app, cause), await handled(app, cause)
+    assert first.emitted == again.emitted
+    one, two = map(Event.from_json, first.emitted)
+    assert (one.source, two.source, one.id != two.id) == ("/oncecast", "/mine", True)
+    assert two.id == follow_up_id("/s", "cause", app.name, handler.__qualname__, 1)
+
+
+async def test_handlers_of_two_applications_that_are_called_the_same_emit_different_events() -> None:
+    async def handler(event: Event) -> None:
+        event.emit(Event.new("next"))
+
+    ids = set()
+    for name in ("shop", "billing"):
+        app = Listener(name)
+        app.on("t")(handler)
+        ids.add(Event.from_json((await handled(app, Event.new("t", id="cause"))).emitted[0]).id)
+    assert len(ids) == 2
+
+
+async def test_an_event_that_no_producer_would_accept_fails_the_handler_that_emits_it() -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        event.emit(Event.new(""))
+
+    def check(_raw: bytes) -> None:
+        raise ValueError("type is empty")
+
+    with pytest.raises(ValueError, match="type is empty"):
+        await handled(app, Event.new("t"), check_emitted=check)
+
+
+def test_only_an_event_that_a_handler_was_given_can_emit() -> None:
+    with pytest.raises(RuntimeError, match=r"oncecast\.Publisher"):
+        Event.new("t").emit(Event.new("next"))
+
+
+@pytest.mark.parametrize("what", [{"type": "next"}, None, "next"])
+async def test_what_is_emitted_has_to_be_an_event_and_the_error_says_how_to_make_one(what: Any) -> None:
+    app = Listener()
+
+    @app.on("t")
+    async def handler(event: Event) -> None:
+        event.emit(what)
+
+    with pytest.raises(TypeError, match=r"emit takes an oncecast\.Event.*Event\.new"):
+        await handled(app, Event.new("t"))
+
+
+async def test_middleware_runs_around_every_handler_the_first_one_outermost() -> None:
+    app, seen = Listener(), []
+
+    @app.middleware
+    async def outer(call: Call, proceed: Proceed) -> None:
+        seen.append(f"outer {call.handler.rpartition('.')[2]} {len(call.events)}")
+        await proceed()
+        seen.append("outer ends")
+
+    @app.middleware
+    async def inner(call: Call, proceed: Proceed) -> None:
+        seen.append("inner")
+        await proceed()
+
+    @app.on("t")
+    async def handler() -> None:
+        seen.append("handler")
+
+    await handled(app, Event.new("t"))
+    assert seen == ["outer handler 1", "inner", "handler", "outer ends"]
+
+
+@pytest.mark.parametrize("is_innermost", [True, False])
+async def test_middleware_that_proceeds_twice_fails_and_nothing_has_run_twice(is_innermost: bool) -> None:
+    app, seen = Listener(), []
+
+    async def twice(call: Call, proceed: Proceed) -> None:
+        await proceed()
+        await proceed()
+
+    async def once(call: Call, proceed: Proceed) -> None:
+        seen.append("once")
+        await proceed()
+
+    for middleware in (once, twice) if is_innermost else (twice, once):
+        app.middleware(middleware)
+
+    @app.on("t")
+    async def handler() -> None:
+        seen.append("handler")
+
+    with pytest.raises(ProceededTwice, match=r"middleware .*twice.*handler .*Retry") as caught:
+        await handled(app, Event.new("t"))
+    assert seen == ["once", "handler"]
+    assert classify(caught.value) is Cost.RETRY
+
+
+async def test_middleware_cannot_try_a_handler_again_that_has_failed() -> None:
+    app, runs = Listener(), []
+
+    @app.middleware
+    async def again(call: Call, proceed: Proceed) -> None:
+        with suppress(ValueError):
+            await proceed()
+        await proceed()
+
+    @app.on("t")
+    async def handler() -> None:
+        runs.append("run")
+        raise ValueError("the first time")
+
+    with pytest.raises(ProceededTwice):
+        await handled(app, Event.new("t"))
+    assert runs == ["run"]
+
+
+async def test_middleware_proceeds_once_for_each_call() -> None:
+    app, seen = Listener(), []
+
+    @app.middleware
+    async def middleware(call: Call, proceed: Proceed) -> None:
+        await proceed()
+
+    @app.on("t", share_transaction=True)
+    async def handler(number: int) -> None:
+        seen.append(number)
+
+    await handled(app, Event.new("t", 1), Event.new("t", 2))
+    assert seen == [1, 2]
+
+
+def test_middleware_of_another_shape_is_refused() -> None:
+    with pytest.raises(ConfigError, match="wrong"):
+
+        @Listener().middleware  # type: ignore[arg-type]
+        async def wrong(call: Call) -> None: ...
+
+
+class Shop:
+    """A state."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+
+async def test_a_lifespans_state_is_there_for_handlers_until_the_end() -> None:
+    shops = []
+
+    async def lifespan(app: Listener) -> AsyncIterator[Shop]:
+        shop = Shop()
+        shops.append((app.name, shop))
+        yield shop
+        shop.is_open = False
+
+    app = Listener("shop", lifespan=lifespan)
+
+    @app.on("t")
+    async def handler(shop: Shop) -> None:
+        assert shop.is_open
+
+    async with app.alive():
+        await handled(app, Event.new("t"))
+    ((name, shop),) = shops
+    assert (name, shop.is_open) == ("shop", False)
+
+
+async def test_a_lifespan_may_be_a_context_manager() -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[Shop]:
+        yield Shop()
+
+    app = Listener(lifespan=lifespan)
+
+    @app.on("t")
+    async def handler(shop: Shop) -> None:
+        assert shop.is_open
+
+    async with app.alive():
+        await handled(app, Event.new("t"))
+
+
+async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
+    async def connect() -> None:
+        raise ConnectionError("no route")
+
+    async def lifespan() -> AsyncIterator[None]:
+        await connect()
+        yield
+
+    with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):
+        async with Listener(lifespan=lifespan).alive():
+            pass
+
+
+def bounds(stop: asyncio.Event, facts: list[Fact]) -> Bounds:
+    return Bounds(stop, 0.05, facts.append)
+
+
+async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order() -> None:
+    stop, seen = asyncio.Event(), []
+
+    async def lifespan() -> AsyncIterator[Shop]:
+        try:
+            stop.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("would not hear of it")
+        yield Shop()
+        seen.append("ended")
+
+    async with Listener(lifespan=lifespan).alive(bounds(stop, [])):
+        pass
+    assert seen == ["would not hear of it", "ended"]
+
+
+async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_error() -> None:
+    facts: list[Fact] = []
+
+    async def slow() -> AsyncIterator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    async def wrong() -> AsyncIterator[None]:
+        yield
+        raise TimeoutError("its own")
+
+    async with Listener(lifespan=slow).alive(bounds(asyncio.Event(), facts)):
+        pass
+    (fact,) = facts
+    assert isinstance(fact, LifespanCutShort)
+    with pytest.raises(TimeoutError, match="its own"):
+        async with Listener(lifespan=wrong).alive(bounds(asyncio.Event(), facts)):
+            pass
+    assert len(facts) == 1
+
+
+@pytest.mark.parametrize(
+    "state", [dict, dict[str, Any], Mapping[str, Any], list[Shop], Any, object, int | None, Shop | str, Decimal]
+)
+def test_a_state_is_of_a_class_of_its_own_so_that_no_data_is_taken_for_it(state: Any) -> None:
+    async def lifespan() -> AsyncIterator[Any]:
+        yield None
+
+    lifespan.__annotations__ = {"return": AsyncIterator[state]}
+    with pytest.raises(ConfigError, match=r"lifespan .*lifespan yields .*class of your own"):
+        Listener(lifespan=lifespan)
+
+
+@pytest.mark.parametrize("state", [Shop, Shop | None, asyncio.Queue[int], Written])
+def test_a_state_may_be_of_any_class_that_is_no_plain_data(state: Any) -> None:
+    async def lifespan() -> AsyncIterator[Any]:
+        yield None
+
+    lifespan.__annotations__ = {"return": AsyncIterator[state]}
+    Listener(lifespan=lifespan)
+
+
+async def untyped():  # type: ignore[no-untyped-def]
+    yield 1
+
+
+async def no_generator() -> None: ...
+
+
+@pytest.mark.parametrize("lifespan", [untyped, no_generator, print])
+def test_a_lifespan_has_to_say_what_it_yields(lifespan: Any) -> None:
+    with pytest.raises(ConfigError, match="lifespan"):
+        Listener(lifespan=lifespan)
+
+
+@pytest.mark.parametrize(("after", "after_s"), [("500ms", 0.5), (2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
+def test_a_retry_takes_a_text_seconds_or_a_timedelta(after: Any, after_s: float) -> None:
+    assert Retry(after=after).after_s == after_s
+
+
+@pytest.mark.parametrize(
+    "after", ["soon", -1, float("nan"), float("inf"), "1 year", None, [1], timedelta(seconds=-1), b"3"]
+)
+def test_a_retry_asks_for_a_duration(after: Any) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        Retry(after=after)

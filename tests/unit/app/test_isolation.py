@@ -1,0 +1,54 @@
+"""A drain ends, whatever the tasks do with their cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from oncecast.app.isolation import unless
+from oncecast.tasks import cancel_all
+
+
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed == 2:
+                    raise
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(120):
+        await cancel_all([task])
+    assert (swallowed, task.cancelled()) == (2, True)
+
+
+async def test_a_block_is_cut_short_when_the_event_is_set_and_ends_as_it_would_otherwise() -> None:
+    stop, ended = asyncio.Event(), []
+    async with unless(stop):
+        ended.append("by itself")
+    with pytest.raises(ConnectionError):
+        async with unless(stop):
+            raise ConnectionError
+    asyncio.get_running_loop().call_soon(stop.set)
+    async with unless(stop):
+        await asyncio.Event().wait()
+        ended.append("never")
+    assert ended == ["by itself"]
+
+
+async def test_what_a_block_makes_of_being_cut_short_is_no_error() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_soon(stop.set)
+    async with unless(stop):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("no connection") from None

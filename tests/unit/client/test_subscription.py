@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from oncecast.client import ProducerRefused
+from oncecast.client import subscription as tail
+from oncecast.client.subscription import Received, Tail
+from oncecast.core.event import Cursor, Event
+from oncecast.core.wire import SUBPROTOCOL, Epoch, Welcome, decode_client_frame, encode, events_frame
+
+Session = Callable[["Broadcast", ServerConnection], Awaitable[None]]
+
+
+class Broadcast:
+    """A producer's broadcast: the n-th connection goes as `sessions[n]` says, the last for all further ones."""
+
+    def __init__(self, *sessions: Session) -> None:
+        self.sessions = sessions
+        self.connections = 0
+        self.heard: list[Any] = []
+
+    @asynccontextmanager
+    async def running(self, subprotocol: str = SUBPROTOCOL) -> AsyncIterator[str]:
+        """Serve while the block runs; gives the address."""
+
+        async def session(connection: ServerConnection) -> None:
+            self.connections += 1
+            await self.sessions[min(self.connections, len(self.sessions)) - 1](self, connection)
+
+        async with serve(session, "127.0.0.1", 0, subprotocols=[Subprotocol(subprotocol)]) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def hear(self, connection: ServerConnection) -> Any:
+        """The client's next frame."""
+        self.heard.append(frame := decode_client_frame(await connection.recv()))
+        return frame
+
+
+def events(first: int, last: int) -> bytes:
+    body = msgspec.json.encode([msgspec.Raw(Event.new("t", n, id=f"e{n}").to_json()) for n in range(first, last + 1)])
+    return events_frame(first, 1_000_000 * first, body)
+
+
+def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: int = 9, stay: bool = True) -> Session:
+    """Welcome, hear the resume, send the frames, each after the credit of the one before; then stay or leave."""
+
+    async def session(broadcast: Broadcast, connection: ServerConnection) -> None:
+        welcome = Welcome(journal="j", epochs=list(epochs), first=1, last=last)
+        await connection.send(encode(welcome), text=True)
+        await broadcast.hear(connection)
+        for frame in frames:
+            await connection.send(frame, text=True)
+            await broadcast.hear(connection)
+        if stay:
+            await connection.wait_closed()
+
+    return session
+
+
+async def first(count: int, of: Tail) -> list[Received]:
+    """The first `count` of what the tail receives."""
+    received: list[Received] = []
+    async with asyncio.timeout(120), aclosing(of.__aiter__()) as stream:
+        async for one in stream:
+            received.append(one)
+            if len(received) == count:
+                break
+    return received
+
+
+@pytest.fixture(autouse=True)
+def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "RECONNECT_BASE_S", 0.005)
+
+
+async def test_it_begins_with_the_next_event_unless_told_otherwise() -> None:
+    """Without a place to begin, the reader resumes after the last offset of the welcome, in no group."""
+    broadcast = Broadcast(sends(events(10, 11)))
+    async with broadcast.running() as url:
+        received = await first(2, Tail(url))
+    assert [str(one.cursor) for one in received] == ["aa:10", "aa:11"]
+    assert (received[0].event.id, received[0].event.data, received[0].at_us) == ("e10", 10, 10_000_000)
+    assert (broadcast.heard[0].after, broadcast.heard[0].group) == ("aa:9", "")
+
+
+async def test_earliest_reads_from_the_first_event_kept() -> None:
+    """`earliest` resumes without a cursor."""
+    broadcast = Broadcast(sends(events(1, 2)))
+    async with broadcast.running() as url:
+        assert [one.cursor.offset for one in await first(2, Tail(url, earliest=True))] == [1, 2]
+    assert broadcast.heard[0].after is None
+
+
+@pytest.mark.parametrize(("after", "resumed"), [("aa:4", "aa:4"), ("bb:7", "bb:7"), ("aa:7", "aa:5"), ("zz:3", None)])
+async def test_a_cursor_is_resumed_where_the_journal_still_knows_it(after: str, resumed: str | None) -> None:
+    """A cursor beyond the end of its opening goes on from that end; one of an unknown opening from the first."""
+    epochs = (Epoch("aa", 1), Epoch("bb", 6))
+    broadcast = Broadcast(sends(events(8, 9), epochs=epochs))
+    async with broadcast.running() as url:
+        await first(1, Tail(url, after=Cursor.parse(after)))
+    assert broadcast.heard[0].after == resumed
+
+
+async def test_it_connects_again_and_goes_on_after_the_last_event() -> None:
+    """After a broken connection every event still comes once: the overlap of the first frame is dropped."""
+    lost: list[str] = []
+    broadcast = Broadcast(sends(events(10, 12), stay=False), sends(events(11, 14), last=14))
+    async with broadcast.running() as url:
+        received = await first(5, Tail(url, on_disconnect=lambda reason, _delay_s: lost.append(reason)))
+    assert [one.cursor.offset for one in received] == [10, 11, 12, 13, 14]
+    assert [frame.after for frame in broadcast.heard if hasattr(frame, "after")] == ["aa:9", "aa:12"]
+    assert len(lost) == 1
+
+
+async def test_credit_is_given_back_for_every_byte() -> None:
+    """Once a frame was consumed, its size goes back to the producer."""
+    frames = [events(10, 11), events(12, 12), events(13, 13)]
+    broadcast = Broadcast(sends(*frames))
+    async with broadcast.running() as url:
+        await first(4, Tail(url))
+    assert [frame.bytes for frame in broadcast.heard[1:3]] == [len(frames[0]), len(frames[1])]
+
+
+@pytest.mark.parametrize(
+    "frame", [b"hello", b"{}", b'{"verb":"events"}', encode(Welcome(journal="j", epochs=[], first=1, last=0))]
+)
+async def test_a_peer_that_speaks_otherwise_is_refused(frame: bytes) -> None:
+    """What is no `oncecast.v1` ends the tail with an error for people, not with endless tries."""
+
+    async def session(broadcast: Broadcast, connection: ServerConnection) -> None:
+        await connection.send(frame, text=True)
+        await connection.wait_closed()
+
+    async with Broadcast(session).running() as url:
+        with pytest.raises(ProducerRefused):
+            await first(1, Tail(url))
+
+
+async def test_a_server_without_the_subprotocol_is_refused() -> None:
+    """A WebSocket server of another kind is not taken for a producer."""
+    async with Broadcast(sends()).running("chat") as url:
+        with pytest.raises(ProducerRefused):
+            await first(1, Tail(url))
+
+
+async def test_a_wrong_token_is_refused_and_a_busy_producer_tried_again() -> None:
+    """401 is for people; 503 is waited out. The token goes into the header."""
+    answers = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.UNAUTHORIZED]
+    tokens: list[str | None] = []
+
+    def answer(connection: ServerConnection, request: Request) -> Response:
+        tokens.append(request.headers.get("Authorization"))
+        return connection.respond(answers[len(tokens) - 1], "no")
+
+    async def never(connection: ServerConnection) -> None:
+        raise AssertionError
+
+    async with serve(never, "127.0.0.1", 0, process_request=answer) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProducerRefused, match="HTTP 401"):
+            await first(1, Tail(f"http://127.0.0.1:{port}", token="s3cret"))
+    assert tokens == ["Bearer s3cret"] * 2

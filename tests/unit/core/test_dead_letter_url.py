@@ -1,0 +1,99 @@
+"""DEAD_LETTER_URL: what it takes, what it says of what it does not, and no secret in any of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, letter_address
+
+
+def rabbitmq(text: str) -> RabbitMQAddress:
+    address = letter_address(text)
+    assert isinstance(address, RabbitMQAddress)
+    return address
+
+
+def test_an_empty_one_is_none() -> None:
+    assert letter_address("") is None
+    assert letter_address(" \n") is None
+
+
+def test_a_rabbitmq_has_the_usual_defaults_and_a_queue_of_ours() -> None:
+    address = rabbitmq("amqp://localhost")
+    assert (address.host, address.port, address.user, address.password) == ("localhost", 5672, "guest", "guest")
+    assert (address.vhost, address.queue, address.routing_key, address.exchange, address.tls) == (
+        "/",
+        "oncecast.dead-letters",
+        "oncecast.dead-letters",
+        "",
+        False,
+    )
+    assert rabbitmq("amqps://h").port == 5671
+
+
+def test_what_has_a_meaning_in_urls_is_written_in_percent() -> None:
+    address = rabbitmq("amqp://us%40er:p%23%2F%3A%40ss@h:1/%2Fv%20h?queue=a%26b")
+    assert (address.user, address.password, address.vhost, address.queue) == ("us@er", "p#/:@ss", "/v h", "a&b")
+
+
+def test_an_exchange_comes_with_a_routing_key_or_without() -> None:
+    address = rabbitmq("amqp://h/v?exchange=letters&routing_key=dead.shop")
+    assert (address.queue, address.exchange, address.routing_key) == (None, "letters", "dead.shop")
+    assert rabbitmq("amqp://h/v?exchange=letters").routing_key == ""
+
+
+def test_tls_takes_files() -> None:
+    assert rabbitmq("amqps://h?cafile=/ca.pem").tls_files == {"cafile": "/ca.pem"}
+    with pytest.raises(ValueError, match="only queue, exchange, routing_key"):
+        letter_address("amqp://h?cafile=/ca.pem")
+
+
+def test_sqs_has_a_region_and_a_queue_and_maybe_an_endpoint() -> None:
+    assert letter_address("sqs://eu-central-1/letters") == SqsAddress(region="eu-central-1", queue="letters")
+    address = letter_address("sqs://us-gov-west-1/letters.fifo?endpoint=http://127.0.0.1:9324")
+    assert address == SqsAddress(region="us-gov-west-1", queue="letters.fifo", endpoint="http://127.0.0.1:9324")
+    assert isinstance(address, SqsAddress)
+    assert address.is_fifo
+
+
+def test_as_text_an_address_is_a_name_for_people_without_its_password() -> None:
+    address = rabbitmq("amqp://user:hunter2@h/v?queue=q")
+    assert str(address) == "queue q of RabbitMQ at h:5672"
+    assert "hunter2" not in repr(address)
+    assert str(rabbitmq("amqp://user:hunter2@h/v?exchange=x")) == "exchange x of RabbitMQ at h:5672"
+    assert str(letter_address("sqs://eu-central-1/letters")) == "queue letters of SQS in eu-central-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "would_do"),
+    [
+        ("http://hunter2", "amqp://"),
+        ("hunter2", "amqp://"),
+        ("amqp://", "host"),
+        ("amqp://u:hunter2@/v", "host"),
+        ("amqp://u:hunter2#x@h/v", "%23"),
+        ("amqp://u:hunter2/x@h/v", "port"),
+        ("amqp://u:hunter2@h:99999/v", "port"),
+        ("amqp://u:hunter2@h:0/v", "port"),
+        ("amqp://u:hunter2@[h/v", "amqp://"),
+        ("amqp://u:hunter2@h\u2100/v", "amqp://"),
+        ("amqp://u:hunter2@h?queue=a&exchange=b", "not both"),
+        ("amqp://u:hunter2@h?routing_key=b", "together with an exchange"),
+        ("amqp://u:hunter2@h?queue=", "not empty"),
+        ("amqp://u:hunter2@h?queue=a&queue=b", "once"),
+        ("amqp://u:hunter2@h?que=a", "only queue"),
+        ("amqp://u:hunter2@h?queue=" + "x" * 256, "255 bytes"),
+        ("sqs://eu-central-1", "QUEUE_NAME"),
+        ("sqs://eu-central-1/a/b", "QUEUE_NAME"),
+        ("sqs://eu-central-1/" + "x" * 81, "QUEUE_NAME"),
+        ("sqs://letters/eu-central-1", "region"),
+        ("sqs://key:hunter2@eu-central-1/letters", "AWS_ACCESS_KEY_ID"),
+        ("sqs://eu-central-1/letters?endpoint=hunter2", "http://"),
+        ("sqs://eu-central-1/letters?queue=x", "only endpoint"),
+    ],
+)
+def test_what_will_not_do_is_answered_with_what_would_and_not_repeated(text: str, would_do: str) -> None:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - its text is what is looked at
+        letter_address(text)
+    assert would_do in str(raised.value)
+    assert "hunter2" not in str(raised.value)

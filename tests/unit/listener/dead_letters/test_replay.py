@@ -1,0 +1,103 @@
+"""A replay and the end of the process: what is under way may finish, nothing is begun, and nothing outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from oncecast import Event, Listener
+from oncecast.app.isolation import RunOptions
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.telemetry import Fact
+from oncecast.listener.dead_letters.replay import Replay, Replays
+from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.testing.memory import MemoryEvents, MemoryLetters, MemoryPostgres
+from tests.support.places import arrival
+
+SOURCE = "/oncecast"
+OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=60.0)
+
+
+class Harness:
+    """Dead letters `id-1` and `id-2`, whose handler waits until it may end."""
+
+    def __init__(self) -> None:
+        self.server = MemoryPostgres()
+        self.facts: list[Fact] = []
+        self.began, self.may_end = asyncio.Event(), asyncio.Event()
+        app = Listener()
+        app.on("tick")(self._handle)
+        letters = MemoryLetters(self.server, instance="a", token="a")
+        self.replays = Replays(app, letters, Solo(), OPTIONS, observe=self.facts.append)
+
+    async def _handle(self, event: Event) -> None:
+        self.began.set()
+        await self.may_end.wait()
+
+    async def bury(self) -> None:
+        store = MemoryEvents(self.server, instance="a", token="a")
+        for offset in (1, 2):
+            await store.bury(arrival(offset), ValueError("no"))
+
+    def statuses(self) -> list[str]:
+        return [row.status for row in self.server.tables.rows.values()]
+
+
+@pytest.fixture
+async def at() -> Harness:
+    harness = Harness()
+    await harness.bury()
+    return harness
+
+
+async def test_a_drain_waits_for_the_replay_that_is_under_way_and_begins_no_other(at: Harness) -> None:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        first = group.create_task(at.replays.replay(SOURCE, "id-1"))
+        second = group.create_task(at.replays.replay(SOURCE, "id-2"))
+        await at.began.wait()
+        drain = group.create_task(at.replays.drain(within_s=10.0))
+        await asyncio.sleep(0)
+        assert await at.replays.replay(SOURCE, "id-2") == (Replay.UNKNOWN, "this listener is stopping")
+        assert not drain.done()
+        at.may_end.set()
+        await drain
+    assert first.result().outcome is Replay.STORED
+    assert second.result().error == "this listener is stopping"
+    assert at.statuses() == ["stored", "dead"]
+
+
+async def test_a_replay_that_takes_longer_than_the_drain_may_is_cut_short_as_if_never_asked(at: Harness) -> None:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        replay = group.create_task(at.replays.replay(SOURCE, "id-1"))
+        await at.began.wait()
+        await at.replays.drain(within_s=0.01)
+    assert replay.result().outcome is Replay.UNKNOWN
+    assert "cut short" in (replay.result().error or "")
+    assert (at.statuses(), at.facts) == (["dead", "dead"], [])
+
+
+async def test_whoever_asked_may_go_away_and_the_drain_still_waits(at: Harness) -> None:
+    """As the feed does that an operator's question came by."""
+    async with asyncio.timeout(120):
+        asked = asyncio.create_task(at.replays.replay(SOURCE, "id-1"))
+        await at.began.wait()
+        asked.cancel()
+        await asyncio.wait([asked])
+        at.may_end.set()
+        await at.replays.drain(within_s=10.0)
+    assert at.statuses() == ["stored", "dead"]
+
+
+async def test_a_replay_whose_handler_finds_no_thread_is_as_if_never_asked() -> None:
+    at, app = Harness(), Listener()
+    await at.bury()
+
+    @app.on("tick")
+    def handler() -> None: ...
+
+    letters = MemoryLetters(at.server, instance="a", token="a")
+    replays = Replays(app, letters, Solo(), replace(OPTIONS, abandoned_threads_max=0), observe=at.facts.append)
+    result = await replays.replay(SOURCE, "id-1")
+    assert (result.outcome, at.facts) == (Replay.UNKNOWN, [])

@@ -1,0 +1,45 @@
+"""Attempts run together, or one runs alone, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oncecast.listener.dependencies.exclusive_run import Solo
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=12))
+def test_nothing_runs_beside_one_that_is_alone_and_all_come_to_run(
+    runs: list[tuple[bool, int, int, bool]],
+) -> None:
+    """Whoever comes when, however long it takes, and whether or not it is cancelled on its way."""
+    running: list[bool] = []
+    ran: list[int] = []
+
+    async def run(solo: Solo, number: int, alone: bool, begins_after: int, takes: int) -> None:
+        for _ in range(begins_after):
+            await asyncio.sleep(0)
+        async with solo.alone() if alone else solo.together():
+            running.append(alone)
+            assert not any(running) or len(running) == 1
+            for _ in range(takes):
+                await asyncio.sleep(0)
+            running.remove(alone)
+            ran.append(number)
+
+    async def main() -> None:
+        solo = Solo()
+        tasks = [asyncio.create_task(run(solo, n, *args[:3])) for n, args in enumerate(runs)]
+        for task, (_, begins_after, _, is_cancelled) in zip(tasks, runs, strict=True):
+            if is_cancelled and begins_after == 5:
+                task.cancel()
+        async with asyncio.timeout(120):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        expected = [
+            n for n, (_, begins_after, _, cancelled) in enumerate(runs) if not (cancelled and begins_after == 5)
+        ]
+        assert sorted(ran) == expected
+
+    asyncio.run(main())

@@ -1,0 +1,581 @@
+"""What becomes of an attempt: ended, back with or without a spent attempt, or to its grave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from oncecast.app.application import Listener
+from oncecast.app.isolation import RunOptions
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.errors import (
+    Contended,
+    CrashLoop,
+    DataRefused,
+    HeldUp,
+    OutOfTurn,
+    Reject,
+    Retry,
+    RowLocked,
+    Unavailable,
+    Unstorable,
+)
+from oncecast.core.event import Arrival, Event
+from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
+from oncecast.core.telemetry import Fact, InsertFailed, ProcessingFailed, Suspected
+from oncecast.core.transaction import Transaction
+from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.gates import DatabaseGate
+from oncecast.listener.dependencies.quarantine import Trial
+from oncecast.listener.pipeline.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
+from tests.support.arrivals import arrivals
+
+LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, pauses_max=3)
+
+
+class Written:
+    """A transaction that handlers only emit on."""
+
+    def __init__(self) -> None:
+        self.emitted: list[bytes] = []
+
+
+class Store:
+    """Refuses what its script says, and keeps what it was given otherwise."""
+
+    ready_ahead = 0
+
+    def __init__(self) -> None:
+        self.refusals: list[Exception] = []
+        self.bad: set[str] = set()
+        self.never: set[str] = set()
+        self.stored: list[str] = []
+        self.buried: list[tuple[str, BaseException]] = []
+        self.burial = Outcome.STORED
+        self.counted: list[FailedAttempt] = []
+        self.counts: list[int | Exception] = []
+        self.earlier: list[EarlierAttempts] = []
+
+    async def insert(self, batch: Sequence[Arrival]) -> list[Outcome]:
+        self._refuse()
+        if bad := self.bad & {x.id for x in batch}:
+            raise DataRefused(f"{bad}")
+        if never := self.never & {x.id for x in batch}:
+            raise Unstorable(f"{never}")
+        self.stored += [x.id for x in batch]
+        return [Outcome.STORED] * len(batch)
+
+    async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
+        self._refuse()
+        if self.earlier:
+            return self.earlier.pop()
+        await work(Written())  # type: ignore[arg-type]
+        self.stored.append(arrival.id)
+        return Outcome.STORED
+
+    async def process_together(self, batch: Sequence[Arrival], work: WorkTogether) -> list[Outcome]:
+        self._refuse()
+        await work(Written(), batch)  # type: ignore[arg-type]
+        self.stored += [x.id for x in batch]
+        return [Outcome.STORED] * len(batch)
+
+    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+        self._refuse()
+        self.buried.append((arrival.id, cause))
+        return self.burial
+
+    async def count_failure(self, failure: FailedAttempt) -> int:
+        self.counted.append(failure)
+        answer = self.counts.pop(0) if self.counts else failure.arrival.attempts
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+
+
+class Deaths:
+    """PostgreSQL's count of who died of what."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.told: list[tuple[str, bool]] = []
+
+    async def accuse(self, arrival: Arrival) -> int:
+        self.told.append((arrival.id, True))
+        return self.count
+
+    async def acquit(self, arrival: Arrival) -> None:
+        self.told.append((arrival.id, False))
+
+
+class Harness:
+    """An attempt station whose exits are lists."""
+
+    def __init__(self, app: Listener | None = None) -> None:
+        self.store = Store()
+        self.facts: list[Fact] = []
+        self.settled: list[str] = []
+        self.back: list[tuple[list[str], float]] = []
+        self.let_go: list[str] = []
+        self.pauses = 0
+        self.wakes = self.buried = 0
+        self.accused: list[tuple[str, bool]] = []
+        self.deaths = Deaths()
+        self.is_up = True
+        self.database = DatabaseGate(
+            self.store,  # type: ignore[arg-type]
+            SYSTEM_CLOCK,
+            probe_interval_s=1.0,
+            paused=lambda: None,
+            observe=self.facts.append,
+        )
+        self.station = Attempts(
+            app or Listener(),
+            self.store,  # type: ignore[arg-type]
+            self.database,
+            RunOptions(clock=SYSTEM_CLOCK, timeout_s=LIMITS.handler_timeout_s),
+            limits=LIMITS,
+            settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
+            come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
+            let_go=lambda arrival: self.let_go.append(arrival.id),
+            paused=self._paused,
+            trial=Trial(self, self.deaths),  # type: ignore[arg-type]
+            solo=Solo(),
+            observe=self.facts.append,
+            emitted=self._wake,
+            buried=self._bury,
+        )
+
+    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+        self.accused.append((arrival.id, accused))
+
+    def _bury(self) -> None:
+        self.buried += 1
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def _paused(self) -> None:
+        self.pauses += 1
+
+    def told(self, kind: type[Fact]) -> list[int]:
+        return [fact.retries_left for fact in self.facts if isinstance(fact, kind)]  # type: ignore[attr-defined]
+
+
+async def test_a_transient_error_of_the_database_is_tried_again_within_the_attempt() -> None:
+    at = Harness()
+    at.store.refusals = [Unavailable("x"), Unavailable("x")]
+    (arrival,) = arrivals(1)
+    await at.station.attempt([arrival])
+    assert (at.settled, at.back, arrival.attempts) == (["1"], [], 1)
+    assert at.told(InsertFailed) == [2, 1]
+    assert at.database.is_up
+
+
+async def test_when_the_tries_are_used_up_everything_pauses_and_no_attempt_is_spent() -> None:
+    at = Harness()
+    at.store.refusals = [Unavailable("x")] * 3
+    work = arrivals(5)
+    await at.station.attempt(work)
+    assert at.back == [(["1", "2", "3", "4", "5"], 0.0)]
+    assert [x.attempts for x in work] == [0] * 5
+    assert (at.database.is_up, at.pauses) == (False, 1)
+
+
+async def test_while_the_database_is_known_to_be_down_nobody_waits_for_more_tries() -> None:
+    at = Harness()
+    at.database.lost(Unavailable("told by another lane"))
+    at.store.refusals = [Unavailable("x")]
+    await at.station.attempt(arrivals(1))
+    assert at.told(InsertFailed) == [2]
+
+
+async def test_an_event_that_alone_brings_the_databases_error_about_while_others_end_pays_after_so_many_pauses() -> (
+    None
+):
+    at = Harness()
+    (arrival,) = arrivals(1)
+    for paid in [0] * (LIMITS.pauses_max + 1) + [1]:
+        at.store.refusals = [Unavailable("x")] * 3
+        await at.station.attempt([arrival])
+        assert arrival.attempts == paid
+        at.store.refusals = []
+        await at.station.attempt(arrivals(1))
+    assert at.told(ProcessingFailed) == [2]
+
+
+async def test_a_database_under_which_nothing_ends_charges_no_event_however_often_its_probe_succeeds() -> None:
+    at = Harness()
+    work = arrivals(3)
+    for _ in range(10 * LIMITS.pauses_max):
+        for arrival in work:
+            at.store.refusals = [Unavailable("disk full")] * 3
+            await at.station.attempt([arrival])
+    assert [(x.attempts, x.doom) for x in work] == [(0, None)] * 3
+
+
+async def test_a_row_that_another_session_holds_is_waited_for_at_no_cost() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    for _ in range(50):
+        at.store.refusals = [RowLocked("x")]
+        await at.station.attempt([arrival])
+    assert (arrival.attempts, arrival.doom, at.settled) == (0, None, [])
+    assert all(delay_s > 0 for _, delay_s in at.back)
+    assert at.database.is_up
+
+
+async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> None:
+    at = Harness()
+    at.store.bad = {"137"}
+    work = arrivals(500)
+    await at.station.attempt(work)
+    assert len(at.store.stored) == len(at.settled) == 499
+    assert at.back == [(["137"], LIMITS.event_retry_delay_s)]
+    assert {x.attempts for x in work} == {1}
+
+
+async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with_its_cause() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def fail(event: object, tx: Transaction) -> None:
+        raise ValueError("no")
+
+    at = Harness(app)
+    (arrival,) = arrivals(1, type="order")
+    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
+    for _ in range(3):
+        await at.station.attempt([arrival])
+    assert at.told(ProcessingFailed) == [2, 1, 0]
+    assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
+    assert (at.settled, at.store.buried) == ([], [])
+    await at.station.attempt([arrival])
+    ((buried, cause),) = at.store.buried
+    assert (buried, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.PRESENT])
+async def test_of_a_burial_is_told_even_if_the_answer_to_its_first_try_was_lost(outcome: Outcome) -> None:
+    at = Harness()
+    at.store.burial = outcome
+    (arrival,) = arrivals(1)
+    arrival.doom = ValueError("no")
+    await at.station.attempt([arrival])
+    assert at.buried == 1
+    await at.station.attempt(arrivals(1))
+    assert at.buried == 1
+
+
+async def test_a_burial_that_the_database_cannot_take_waits_and_the_handler_does_not_run_again() -> None:
+    runs: list[int] = []
+    app = Listener()
+
+    @app.on("order")
+    async def give_up(event: object, tx: Transaction) -> None:
+        runs.append(1)
+        raise Reject("out of stock")
+
+    at = Harness(app)
+    (arrival,) = arrivals(1, type="order")
+    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
+    await at.station.attempt([arrival])
+    at.store.refusals = [Unavailable("x")] * 3
+    await at.station.attempt([arrival])
+    assert (at.settled, arrival.attempts) == ([], 1)
+    await at.station.attempt([arrival])
+    assert (at.settled, arrival.attempts, len(runs)) == (["1"], 1, 1)
+
+
+async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def hang(event: object, tx: Transaction) -> None:
+        await asyncio.Event().wait()
+
+    at = Harness(app)
+    (arrival,) = arrivals(1, type="order")
+    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await at.station.attempt([arrival])
+    assert (at.settled, at.back, arrival.doom) == ([], [], None)
+
+
+def suspect_of(rescues: int, *, leased: bool) -> Arrival:
+    (suspect,) = arrivals(1)
+    suspect.rescues, suspect.leased = rescues, leased
+    return suspect
+
+
+async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() -> None:
+    at = Harness()
+    await at.station.attempt([suspect_of(2, leased=True)])
+    assert (at.accused, at.deaths.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
+    assert [fact for fact in at.facts if isinstance(fact, Suspected)] == [Suspected("1", 2)]
+
+
+async def test_an_event_that_processes_died_of_is_buried_without_an_attempt() -> None:
+    at = Harness()
+    event = suspect_of(4, leased=True)
+    await at.station.attempt([event])
+    assert isinstance(event.doom, CrashLoop)
+    assert (at.settled, event.attempts) == (["1"], 0)
+
+
+@pytest.mark.parametrize(("leased", "redis_is_up"), [(False, True), (True, False)])
+async def test_without_redis_a_suspect_stands_in_postgresql_while_it_is_attempted(
+    leased: bool, redis_is_up: bool
+) -> None:
+    at = Harness()
+    at.is_up = redis_is_up
+    await at.station.attempt([suspect_of(2, leased=leased)])
+    assert (at.accused, at.deaths.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
+
+
+async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_same() -> None:
+    at = Harness()
+    at.deaths.count = 2
+    event = suspect_of(2, leased=False)
+    await at.station.attempt([event])
+    assert isinstance(event.doom, CrashLoop)
+    assert (at.settled, event.attempts) == (["1"], 0)
+
+
+def handled_by(app: Listener, count: int) -> list[Arrival]:
+    """`count` arrivals of its type `order`."""
+    work = arrivals(count, type="order")
+    for arrival in work:
+        arrival.raw = msgspec.Raw(Event.new("order", {"n": int(arrival.id)}, id=arrival.id, source="/s").to_json())
+    return work
+
+
+async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_only_that_pays() -> None:
+    app, calls = Listener(), []
+
+    @app.on_batch("order")
+    async def count(events: list[Event]) -> None:
+        calls.append(len(events))
+        if any(event.id == "37" for event in events):
+            raise ValueError("37")
+
+    at = Harness(app)
+    work = handled_by(app, 64)
+    await at.station.attempt(work)
+    assert len(at.settled) == 63
+    assert at.back == [(["37"], LIMITS.event_retry_delay_s)]
+    assert {arrival.attempts for arrival in work} == {1}
+    assert len(calls) == 1 + 2 * 6
+
+
+async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() -> None:
+    app, calls = Listener(), []
+
+    @app.on("order", share_transaction=True)
+    async def count(event: Event) -> None:
+        calls.append(event.id)
+        if event.id == "2":
+            raise Reject("no")
+
+    at = Harness(app)
+    await at.station.attempt(handled_by(app, 3))
+    assert calls == ["1", "2", "1", "2", "3"]
+    assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
+
+
+async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_costs_nobody() -> None:
+    app = Listener()
+
+    @app.on("order", share_transaction=True)
+    async def count(event: Event) -> None: ...
+
+    at = Harness(app)
+    at.store.refusals = [Contended("deadlock detected")]
+    work = handled_by(app, 3)
+    await at.station.attempt(work)
+    assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
+    assert at.told(InsertFailed) == []
+
+
+def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> Listener:
+    """A batch or shared handler of `order` that waits in vain for a lock where `waits` says so."""
+    app = Listener()
+
+    async def of_batch(events: list[Event]) -> None:
+        if waits(events):
+            raise HeldUp("canceling statement due to lock timeout")
+
+    async def of_one(event: Event) -> None:
+        await of_batch([event])
+
+    if kind == "batch":
+        app.on_batch("order")(of_batch)
+    else:
+        app.on("order", share_transaction=True)(of_one)
+    return app
+
+
+@pytest.mark.parametrize("kind", ["batch", "shared"])
+async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_one_waits(kind: str) -> None:
+    app = waiting(kind, lambda events: any(event.id == "2" for event in events))
+    at = Harness(app)
+    work = handled_by(app, 5)
+    await at.station.attempt(work)
+    assert sorted(at.settled) == ["1", "3", "4", "5"]
+    ((ids, delay_s),) = at.back
+    assert (ids, delay_s > 0) == (["2"], True)
+    assert [(x.attempts, x.held_up) for x in work if x.id == "2"] == [(0, True)]
+
+
+@pytest.mark.parametrize("kind", ["batch", "shared"])
+async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alone(kind: str) -> None:
+    calls: list[int] = []
+
+    def count(events: Sequence[Event]) -> bool:
+        calls.append(len(events))
+        return True
+
+    app = waiting(kind, count)
+    at = Harness(app)
+    work = handled_by(app, 100)
+    await at.station.attempt(work)
+    assert len(calls) == HELD_UP_PARTS_MAX + 1
+    assert sorted(int(id_) for ids, _ in at.back for id_ in ids) == list(range(1, 101))
+    assert all(delay_s > 0 for _, delay_s in at.back)
+    assert {x.attempts for x in work} == {0}
+
+
+async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_take_a_batch_apart() -> None:
+    app = Listener()
+
+    @app.on_batch("order")
+    async def count(events: list[Event]) -> None: ...
+
+    at = Harness(app)
+    at.store.refusals = [RowLocked("x")]
+    await at.station.attempt(handled_by(app, 3))
+    ((ids, delay_s),) = at.back
+    assert (ids, delay_s > 0) == (["1", "2", "3"], True)
+
+
+async def test_an_event_that_can_never_be_stored_is_dead_after_its_first_attempt_and_its_neighbours_are_stored() -> (
+    None
+):
+    at = Harness()
+    at.store.never = {"2"}
+    work = arrivals(3)
+    await at.station.attempt(work)
+    assert at.store.stored == ["1", "3"]
+    assert at.back == [(["2"], 0.0)]
+    await at.station.attempt([work[1]])
+    assert [(id_, type(cause)) for id_, cause in at.store.buried] == [("2", Unstorable)]
+    assert work[1].attempts == 1
+
+
+async def test_whatever_costs_an_event_an_attempt_it_is_not_held_up_any_more() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    at.store.refusals = [RowLocked("x"), DataRefused("x")]
+    await at.station.attempt([arrival])
+    assert arrival.held_up
+    await at.station.attempt([arrival])
+    assert (arrival.held_up, arrival.attempts) == (False, 1)
+
+
+async def test_an_event_that_deadlocks_alone_comes_back_and_no_other_pauses_for_it() -> None:
+    at = Harness()
+    (arrival,) = arrivals(1)
+    at.store.refusals = [Contended("deadlock detected")] * 3
+    await at.station.attempt([arrival])
+    assert (arrival.attempts, at.database.is_up, at.pauses) == (0, True, 0)
+    ((_, delay_s),) = at.back
+    assert delay_s > 0
+
+
+@pytest.mark.parametrize(("after", "delay_s"), [("30s", 30.0), ("1h", 300.0), (0.5, 0.5)])
+async def test_a_handler_may_say_when_to_try_again_within_bounds(after: str | float, delay_s: float) -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def wait(event: Event) -> None:
+        raise Retry(after=after)
+
+    at = Harness(app)
+    (arrival,) = handled_by(app, 1)
+    await at.station.attempt([arrival])
+    assert (at.back, arrival.attempts) == ([(["1"], delay_s)], 1)
+
+
+async def test_a_retry_is_an_attempt_and_the_last_one_ends_the_event() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def wait(event: Event) -> None:
+        raise Retry("sold out", after="30s")
+
+    at = Harness(app)
+    (arrival,) = handled_by(app, 1)
+    for _ in range(3):
+        await at.station.attempt([arrival])
+    assert [delay for _, delay in at.back] == [30.0, 30.0, 0.0]
+    assert isinstance(arrival.doom, Retry)
+
+
+async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> None:
+    app = Listener()
+
+    @app.on("order")
+    async def emit(event: Event) -> None:
+        event.emit(Event.new("next"))
+        if event.id == "1":
+            raise ValueError("no")
+
+    at = Harness(app)
+    first, second = handled_by(app, 2)
+    await at.station.attempt([first])
+    assert at.wakes == 0
+    await at.station.attempt([second])
+    assert at.wakes == 1
+
+
+async def test_an_event_out_of_turn_comes_back_but_not_to_an_abandoned_track_whose_successor_brings_it_again() -> (
+    None
+):
+    app = Listener()
+
+    @app.on("order", ordered_by="subject")
+    async def count(event: Event) -> None: ...
+
+    at = Harness(app)
+    (arrival,) = handled_by(app, 1)
+    at.store.refusals = [OutOfTurn("not yet"), OutOfTurn("not yet")]
+    await at.station.attempt([arrival])
+    assert (len(at.back), at.let_go, arrival.attempts) == (1, [], 0)
+    arrival.track.abandon()
+    await at.station.attempt([arrival])
+    assert (len(at.back), at.let_go) == (1, ["1"])
+
+
+async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:
+    app, running, most = Listener(), 0, 0
+
+    @app.on("order")
+    async def count(event: Event) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    at = Harness(app)
+    async with asyncio.TaskGroup() as group:
+        for arrival in handled_by(app, 30):
+            group.create_task(at.station.attempt([arrival]))
+    assert most == LIMITS.handler_concurrency

@@ -1,0 +1,70 @@
+"""Readers keep to their share of the event loop while events are published, and have all of it otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.ports import Batch
+from oncecast.core.wire import events_frame
+from oncecast.producer.broadcast.reading import SHARE, ReadBudget
+from oncecast.producer.broadcast.ring import Frame
+
+SLICE_S = 0.001
+
+
+async def slices(budget: ReadBudget, until_s: float) -> int:
+    """How many slices of work a reader does until then; each is charged, none is really worked."""
+    count = 0
+    while time.monotonic() < until_s:
+        await budget.spend(SLICE_S)
+        count += 1
+    return count
+
+
+async def test_while_events_are_published_all_readers_together_have_a_tenth_of_the_time_and_share_it_fairly() -> None:
+    budget = ReadBudget(SYSTEM_CLOCK)
+    begun_s = time.monotonic()
+    with budget.publishing():
+        done = await asyncio.gather(*(slices(budget, begun_s + 0.5) for _ in range(5)))
+    passed_s = time.monotonic() - begun_s
+    assert sum(done) * SLICE_S <= passed_s * SHARE + 5 * SLICE_S
+    assert max(done) - min(done) <= 1
+
+
+async def test_when_nothing_is_published_readers_have_all_the_time_that_they_work_for() -> None:
+    budget = ReadBudget(SYSTEM_CLOCK)
+    with budget.publishing():
+        pass
+    await asyncio.sleep(0.05)
+    begun_s = time.monotonic()
+    for _ in range(100):
+        await budget.spend(0.0)
+    assert time.monotonic() - begun_s < 1
+
+
+async def test_a_reader_that_waits_for_its_network_is_not_charged_for_that_time() -> None:
+    budget = ReadBudget(SYSTEM_CLOCK)
+    with budget.publishing():
+        async with asyncio.timeout(120):
+            await budget.spend_since(time.monotonic() - 3_600, 10)
+
+
+async def test_a_publication_that_fails_is_over_too() -> None:
+    budget = ReadBudget(SYSTEM_CLOCK)
+    with pytest.raises(ValueError, match="no"), budget.publishing():
+        raise ValueError("no")
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(120):
+        await budget.spend(1e-6)
+
+
+@pytest.mark.parametrize("batch", [Batch(7, 2, 123, b'["\xc3\xbc",2]'), Batch(7, 2, 123, b"[]")])
+def test_a_frame_is_as_large_as_it_says_before_it_is_made(batch: Batch) -> None:
+    frame = Frame(batch)
+    size_bytes = frame.size_bytes
+    assert len(frame.text.encode()) == size_bytes
+    assert batch.is_gap or frame.text.encode() == events_frame(7, 123, batch.body)
