@@ -41,26 +41,26 @@ def producer(
     log_format: Text = None,
     log_level: Text = None,
 ) -> None:
-    """Accept events and broadcast them: HTTP, WebSocket and a page on one port.
+    """Run a producer: accept events over HTTP, WebSocket and a page, and broadcast them.
 
     Every flag is also an environment variable: `--journal-path` is JOURNAL_PATH. See docs/reference/settings.md.
 
     Parameters
     ----------
     port
-        The port of page, HTTP and WebSocket. [PORT, 8080]
+        The port of the page, HTTP and WebSocket. [PORT, 8080]
     host
         The address to bind. [HOST, 127.0.0.1]
     instance_id
-        Its name in logs and lists. [INSTANCE_ID, the host's name]
+        The name of this process in logs and lists. [INSTANCE_ID, the host's name]
     journal_path
-        The journal's file, made where there is none. [JOURNAL_PATH, journal.db]
+        The file of the journal, created if it does not exist. [JOURNAL_PATH, journal.db]
     event_source
-        The source of events that come without one. [EVENT_SOURCE, /oncecast]
+        The CloudEvents source of bare events. [EVENT_SOURCE, /oncecast]
     log_format
-        console, or json: one object a line. [LOG_FORMAT, console]
+        console, or json for one JSON object per line. [LOG_FORMAT, console]
     log_level
-        debug, info, warning or error. [LOG_LEVEL, info]
+        The lowest severity that is logged: debug, info, warning or error. [LOG_LEVEL, info]
     """
     flags = dict(locals())
     from oncecast.assembly import run_producer
@@ -86,9 +86,9 @@ def listener(
     log_format: Text = None,
     log_level: Text = None,
 ) -> None:
-    """Consume the broadcast, run the handlers of APP (`module:name`), store every event exactly once.
+    """Run a listener: run the handlers of APP (`module:name`) and store every event exactly once.
 
-    Without APP every event is only stored. Every flag is also an environment variable: `--ws-url` is WS_URL.
+    Without APP, events are only stored. Every flag is also an environment variable: `--ws-url` is WS_URL.
     See docs/reference/settings.md. Prefer `DATABASE_URL_FILE` and `REDIS_URL_FILE` for secrets.
 
     Parameters
@@ -96,27 +96,27 @@ def listener(
     target
         The application, such as shop:app.
     app_dir
-        The folder that APP's module is in, besides the installed ones.
+        The folder of APP's module, unless it is installed.
     reload
-        Begin anew whenever a .py file under that folder changes: for development. Means ADOPT_HANDLERS=1.
+        Restart when a .py file in that folder changes; for development. Implies ADOPT_HANDLERS=1.
     port
-        The port of API, health and metrics. [PORT, 3001]
+        The port of the HTTP API, health and metrics. [PORT, 3001]
     host
         The address to bind. [HOST, 127.0.0.1]
     instance_id
-        Its name in logs and lists. [INSTANCE_ID, the host's name]
+        The name of this process in logs and lists. [INSTANCE_ID, the host's name]
     ws_url
-        The producers, comma-separated. [WS_URL, ws://localhost:8080]
+        The URLs of the producers, comma-separated. [WS_URL, ws://localhost:8080]
     redis_url
-        Redis 7 or Valkey. [REDIS_URL, redis://localhost:6379]
+        The URL of Redis (7 or newer) or Valkey. [REDIS_URL, redis://localhost:6379]
     database_url
-        PostgreSQL 14 or newer. [DATABASE_URL, postgres://localhost/oncecast]
+        The URL of PostgreSQL (14 or newer). [DATABASE_URL, postgres://localhost/oncecast]
     listener_group
-        Who shares the work; also the schema's name. [LISTENER_GROUP, the application's name]
+        The name of the group and of its schema. [LISTENER_GROUP, the application's name]
     log_format
-        console, or json: one object a line. [LOG_FORMAT, console]
+        console, or json for one JSON object per line. [LOG_FORMAT, console]
     log_level
-        debug, info, warning or error. [LOG_LEVEL, info]
+        The lowest severity that is logged: debug, info, warning or error. [LOG_LEVEL, info]
     """
     flags = {name: value for name, value in locals().items() if name not in ("target", "app_dir", "reload")}
     from oncecast.config import Common, ListenerConfig, load

@@ -44,49 +44,51 @@ def chaos(
     data: Path | None = None,
     json: bool | None = None,
 ) -> int:
-    """Prove it: run a whole system, hurt it in every way while events flow, then count what PostgreSQL has.
+    """Check the promise: inject faults into a whole system while events flow, then compare the results.
 
-    Starts producers, listeners, PostgreSQL and Valkey in a temporary folder, with a link of its own between each two,
-    publishes without pause, and hurts one, most or all of a sort at a time. Handlers count their effects; some fail,
-    hide SQL errors, are slow, or kill their process; dead letters are replayed meanwhile. Then everything is healed
-    and drains. Exits with 0 only if nothing acknowledged was lost, nothing took effect twice, nothing died that was
-    not told to, and no cursor was ever ahead of what PostgreSQL shows.
+    Starts producers, listeners, PostgreSQL and Valkey in a temporary folder, with a proxy on each connection,
+    publishes events, and injects faults into one, most or all processes, links or journals of one kind. Handlers
+    count their effects; some fail, hide SQL errors, are slow, or kill their process. Dead letters are replayed
+    meanwhile. Then all faults are removed, and the system drains. The exit status is 0 only if no acknowledged event
+    was lost, no effect happened twice, no event became a dead letter unexpectedly, and no cursor was ahead of the
+    rows in PostgreSQL.
 
-    With --app it is your application that runs. Beside it, in its module, stand `chaos_events(draw)`, a generator of
-    the events to publish (`draw` is a random.Random); `chaos_setup`, the SQL that makes its tables; `chaos_checks`,
-    a dict of queries that must return no row at the end; and `chaos_may_die`, the types that may end as dead.
-    Whatever it does, each event and each follow-up has to end exactly once.
+    --app runs your application. Its module defines `chaos_events(draw)`, a generator of the events to publish (`draw`
+    is a random.Random); `chaos_setup`, the SQL that creates its tables; `chaos_checks`, a dict of queries that must
+    return no row at the end; and `chaos_may_die`, the types that may become dead letters. Each event and each emitted
+    event must end exactly once.
 
     Parameters
     ----------
     app
-        The application under test, such as shop:app; by default one of our own.
+        The application under test, such as shop:app; by default the built-in one.
     app_dir
-        The folder that its module is in, besides the installed ones.
+        The folder of the application's module, unless it is installed.
     events
-        An NDJSON file whose events are published instead, over and over, each time under new ids.
+        An NDJSON file whose events are published instead, repeatedly, each time under new ids.
     seconds
-        How long faults come.
+        The time in which faults are injected.
     seed
-        Draws the faults and events; the same seed, the same plan. By default drawn from the clock, and told.
+        The seed of faults and events: the same seed gives the same plan. By default, a printed random number.
     faults
-        Which kinds, comma-separated, or all: kill, stop, pause (processes); cut, freeze, delay, reset, drop (links;
-        drop loses the answer to a COMMIT); empty, refuse (Valkey); full, restore (journals; full on Linux only);
-        crash (an event whose handler kills its process; of our own application only).
+        Kinds of faults, comma-separated, or all: kill, stop, pause (processes); cut, freeze, delay, reset, drop
+        (links; drop loses the answer to a COMMIT); empty, refuse (Valkey); full, restore (journals; full on Linux
+        only); crash (an event whose handler kills its process; built-in application only).
     targets
-        What may be hurt, comma-separated, by sort or name, such as listeners or listener-a; by default everything.
+        What faults are injected into, comma-separated, by kind or name, such as listeners or listener-a;
+        by default everything.
     listeners
-        How many share the work.
+        The number of listeners.
     producers
-        How many accept events, each with a journal of its own.
+        The number of producers, each with its own journal.
     rate
-        Events a second, all producers together; by default 2000, with --app 200.
+        Events per second, over all producers; by default 2000, or 200 with --app.
     history
-        A file that gets every fault and the verdict, one JSON object a line.
+        A file for every fault and the result, one JSON object per line.
     data
-        Where the system runs, with the logs of its processes; by default a temporary folder, removed at the end.
+        The folder of the system and its logs; by default a temporary folder, removed at the end.
     json
-        Print JSON; by default when the output is no terminal.
+        Print JSON; the default if the output is not a terminal.
     """
     from oncecast.chaos.run import Settings, run
     from oncecast.chaos.subject import OWN_EVENTS_PER_S, USERS_EVENTS_PER_S

@@ -31,12 +31,12 @@ TOLD_FAILURES = 20
 app = App(
     name="conflicts",
     group="Operations",
-    help="Events whose source and id were used before with other content: see, replay, or discard them.",
+    help="Inspect, replay and discard conflicts: events with other content under a used source and id.",
 )
 
-Id = Annotated[str | None, Parameter(help="Only events with this id.", show_default=False, group="Which ones")]
-Source = Annotated[str | None, Parameter(help="Only events of this source.", show_default=False, group="Which ones")]
-All = Annotated[bool, Parameter(negative=(), group="Which ones", help="All open conflicts.")]
+Id = Annotated[str | None, Parameter(help="Only events with this id.", show_default=False, group="Selection")]
+Source = Annotated[str | None, Parameter(help="Only events of this source.", show_default=False, group="Selection")]
+All = Annotated[bool, Parameter(negative=(), group="Selection", help="All open conflicts.")]
 
 
 @app.command(name="list")
@@ -44,8 +44,8 @@ def list_(
     *,
     id: Id = None,
     source: Source = None,
-    replayed: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
-    discarded: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    replayed: Annotated[bool, Parameter(negative=(), group="Selection")] = False,
+    discarded: Annotated[bool, Parameter(negative=(), group="Selection")] = False,
     limit: int = 50,
     listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
@@ -56,11 +56,11 @@ def list_(
     Parameters
     ----------
     replayed
-        Those that were replayed, instead of the open ones.
+        Replayed conflicts instead of open ones.
     discarded
-        Those that were discarded, instead of the open ones.
+        Discarded conflicts instead of open ones.
     limit
-        How many at most.
+        The maximum number of entries.
     """
     if limit < 1:
         raise ConfigError("--limit: it takes a whole number, 1 or more")
@@ -97,7 +97,7 @@ def show(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """Show one conflict: its event as it was received, and the row that has its identity.
+    """Show a conflict: the event as it was received, and the row with the same identity.
 
     Parameters
     ----------
@@ -129,17 +129,17 @@ def replay(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Process conflicts under new ids: each is stored together with what its handler writes, or stays open.
+    """Process conflicts under new ids: each is stored together with what its handlers write, or stays open.
 
-    Name conflicts, choose by flags, or say --all. Several are processed in the order of their journals. A conflict is
-    replayed once, however often it is asked for. Exits with 0 when every one is stored.
+    Pass conflicts, flags that select, or --all. Several conflicts are processed in the order of their journals. A
+    conflict is replayed once; a second request finds it closed. The exit status is 0 if all are stored.
 
     Parameters
     ----------
     cursors
         The conflicts, as `oncecast conflicts list` prints them.
     new_id
-        The id of the new event, of one conflict only; by default each gets a fresh one.
+        The id of the new event, for one conflict only; by default a random id.
     """
     if new_id is not None and len(cursors) != 1:
         raise ConfigError("--new-id names one event: give exactly one conflict")
@@ -169,16 +169,16 @@ def discard(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Close conflicts without processing them. Their rows stay, and `restore` undoes it.
+    """Close conflicts without processing them. Their rows are kept, and `restore` undoes it.
 
-    Name conflicts, choose by flags, or say --all. Exits with 0 when every one is discarded.
+    Pass conflicts, flags that select, or --all. The exit status is 0 if all are discarded.
 
     Parameters
     ----------
     cursors
         The conflicts, as `oncecast conflicts list` prints them.
     yes
-        Do not ask before discarding more than one.
+        Do not ask for confirmation before discarding several.
     """
     with operator("listener", listener, data) as asked:
         chosen = _chosen(asked, cursors, "open", all=all, id=id, source=source)
@@ -190,7 +190,7 @@ def discard(
 @app.command
 def restore(
     *cursors: str,
-    all: Annotated[bool, Parameter(negative=(), group="Which ones", help="All discarded conflicts.")] = False,
+    all: Annotated[bool, Parameter(negative=(), group="Selection", help="All discarded conflicts.")] = False,
     id: Id = None,
     source: Source = None,
     listener: Either = None,
@@ -199,7 +199,7 @@ def restore(
 ) -> int:
     """Open discarded conflicts again.
 
-    Name conflicts, choose by flags, or say --all. Exits with 0 when every one is restored.
+    Pass conflicts, flags that select, or --all. The exit status is 0 if all are restored.
 
     Parameters
     ----------

@@ -18,13 +18,13 @@ from oncecast.core.errors import OncecastError, StartError
 if TYPE_CHECKING:
     import apsw
 
-File = Annotated[Path, Parameter(help="The journal's file.")]
+File = Annotated[Path, Parameter(help="The file of the journal.")]
 
 
 def check(file: File = Path("journal.db"), /, *, json: Json = None) -> int:
-    """Read a journal's whole FILE and name the offsets that cannot be read; its producer may be running.
+    """Read the whole FILE of a journal and print the offsets that cannot be read. Its producer may be running.
 
-    Exits with 1 if there are any. A backup that has them is the better way out; `oncecast journal skip` is the other.
+    The exit status is 1 if there are any. Use a backup that has them, or give them up with `oncecast journal skip`.
     """
     from oncecast.journal.file import damages
 
@@ -43,19 +43,19 @@ def check(file: File = Path("journal.db"), /, *, json: Json = None) -> int:
 
 
 def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
-    """Give up the events FIRST to LAST of a journal's FILE, which cannot be read; stop its producer before.
+    """Give up the unreadable events FIRST to LAST in the FILE of a journal. Stop its producer first.
 
-    They stay lost: every group records the gap in PostgreSQL when it comes there, and goes on behind it. What can be
-    read is never given up.
+    These events are lost: every group that reaches them records a gap in PostgreSQL and continues after it. Readable
+    events are never given up.
 
     Parameters
     ----------
     file
-        The journal's file.
+        The file of the journal.
     first
-        As `oncecast journal check` prints it.
+        The offset, as `oncecast journal check` prints it.
     last
-        As `oncecast journal check` prints it.
+        The offset, as `oncecast journal check` prints it.
     """
     from oncecast.journal.file import damages
     from oncecast.journal.file import skip as skip_damage

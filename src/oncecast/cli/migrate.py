@@ -27,25 +27,25 @@ def migrate(
     database_url: Text = None,
     listener_group: Text = None,
 ) -> None:
-    """Bring the schema of a group up to date. A listener does so at its start, where its role may.
+    """Update the schema of a group. A listener does this at its start if its role may.
 
-    With `--dry-run` nothing is changed: the SQL is printed, for an administrator to run with psql. It ends with the
+    `--dry-run` changes nothing and prints the SQL, for an administrator to run with psql. The SQL ends with the
     grants that the role of DATABASE_URL needs to run listeners.
 
     Parameters
     ----------
     target
-        The application, such as shop:app, whose name is the group's.
+        The application, such as shop:app, whose name is that of the group.
     app_dir
-        The folder that APP's module is in, besides the installed ones.
+        The folder of APP's module, unless it is installed.
     dry_run
         Print the SQL instead of running it.
     grant_to
-        The role that runs the listeners, where it is not the one of DATABASE_URL.
+        The role of the listeners, if it is not the one of DATABASE_URL.
     database_url
-        PostgreSQL 14 or newer. [DATABASE_URL, postgres://localhost/oncecast]
+        The URL of PostgreSQL (14 or newer). [DATABASE_URL, postgres://localhost/oncecast]
     listener_group
-        The group, and its schema. [LISTENER_GROUP, the application's name]
+        The name of the group and of its schema. [LISTENER_GROUP, the application's name]
     """
     from oncecast.app.loading import load_app
     from oncecast.assembly import migrate_database, migration_script

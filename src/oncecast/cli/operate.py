@@ -24,27 +24,25 @@ if TYPE_CHECKING:
 PRUNE_DEADLINE_S = 330.0
 
 Producer = Annotated[
-    str | None, Parameter(help="The producer to ask; by default the stack's, else http://localhost:8080.")
+    str | None, Parameter(help="The URL of the producer; by default that of the stack, else http://localhost:8080.")
 ]
 Listener = Annotated[
-    str | None, Parameter(help="The listener to ask; by default one of the stack's, else http://localhost:3001.")
+    str | None, Parameter(help="The URL of the listener; by default one of the stack, else http://localhost:3001.")
 ]
 Either = Annotated[
     str | None,
     Parameter(
         name=("--listener", "--producer"),
-        help="The listener to ask, or a producer, which asks a listener of its group; by default one of the stack's"
+        help="The URL of a listener, or of a producer, which relays the request; by default one of the stack's"
         " listeners, else http://localhost:3001.",
     ),
 ]
 Json = Annotated[
-    bool | None, Parameter(help="Print JSON, an object a line; by default when the output is no terminal.")
+    bool | None, Parameter(help="Print JSON, one object per line; the default if the output is not a terminal.")
 ]
 
-journal = App(
-    name="journal", group="Operations", help="A producer's journal: how full it is, and whether it is whole."
-)
-groups = App(name="groups", group="Operations", help="The groups that a producer keeps events for.")
+journal = App(name="journal", group="Operations", help="Show and check the journal of a producer.")
+groups = App(name="groups", group="Operations", help="List and forget the groups that a producer keeps events for.")
 
 
 @contextmanager
@@ -71,7 +69,7 @@ def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
 
 @groups.command(name="list")
 def list_(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
-    """List the groups: how far each is, and whether it holds events back."""
+    """List the groups, their progress, and whether they hold events back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/groups")["groups"]
     if output.wants_json(json):
@@ -89,12 +87,12 @@ def list_(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAU
 def forget(
     name: str, /, *, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None
 ) -> None:
-    """Keep events for the group NAME no longer. Should it come again, what is gone by then is recorded as a gap.
+    """Stop keeping events for the group NAME. If it returns, the deleted events are recorded as a gap.
 
     Parameters
     ----------
     name
-        As `oncecast groups list` prints it.
+        The group, as `oncecast groups list` prints it.
     """
     with operator("producer", producer, data) as producer_:
         answer = producer_.ask("DELETE", f"/api/groups/{_in_path(name)}")
@@ -106,7 +104,7 @@ def forget(
 
 @journal.default
 def show(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
-    """Show a producer's journal: what it holds, how full it is, and which group holds it back."""
+    """Show the journal of a producer: its offsets, its size, and the group that holds events back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/journal")
     if output.wants_json(json):
@@ -138,17 +136,17 @@ def prune(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """Delete the rows of stored events that are older than a duration; dead letters stay.
+    """Delete the rows of stored events that are older than a duration. Dead letters are kept.
 
-    Only rows below every saved cursor go. An event whose row is gone would be processed again if it were
-    published again: deduplication reaches as far back as rows are kept.
+    Only rows below every saved cursor are deleted. An event without a row is processed again if it is published
+    again: duplicates are recognised only as far back as rows are kept.
 
     Parameters
     ----------
     older_than
-        Their age, such as 30d or 12h.
+        The minimum age, such as 30d or 12h.
     dry_run
-        Only say how many it would be.
+        Only print the number of rows.
     """
     try:
         older_than_s = duration_s(older_than)

@@ -23,7 +23,7 @@ CHANGE_EVENTS = 500
 TOLD_FAILURES = 20
 INTERRUPTED_STATUS = 130
 
-All = Annotated[bool, Parameter(negative=(), group="Which ones")]
+All = Annotated[bool, Parameter(negative=(), group="Selection")]
 
 
 def discard(
@@ -36,9 +36,9 @@ def discard(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Give dead letters up for good: listed no more, and not replayed. Their rows stay, and `restore` undoes it.
+    """Exclude dead letters from lists and replays. Their rows are kept, and `restore` undoes it.
 
-    Name ids, choose by flags, or say --all. Exits with 0 when every one is discarded.
+    Pass ids, flags that select, or --all. The exit status is 0 if all are discarded.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def discard(
     all
         All dead letters.
     yes
-        Do not ask before discarding more than one.
+        Do not ask for confirmation before discarding several.
     dry_run
-        Only say how many it would be, and what they died of.
+        Only print the number of dead letters and their causes.
     """
     choice = choice or Choice()
     if nothing_chosen(ids, choice, all=all):
@@ -74,18 +74,18 @@ def restore(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Bring discarded dead letters back: they are listed again, and can be replayed.
+    """Restore discarded dead letters: they are listed again, and can be replayed.
 
-    Name ids, choose by flags, or say --all. Exits with 0 when every one is restored.
+    Pass ids, flags that select, or --all. The exit status is 0 if all are restored.
 
     Parameters
     ----------
     ids
         The ids of the events.
     all
-        All that were discarded.
+        All discarded dead letters.
     dry_run
-        Only say how many it would be, and what they died of.
+        Only print the number of dead letters and their causes.
     """
     choice = choice or Choice()
     if nothing_chosen(ids, choice, all=all):

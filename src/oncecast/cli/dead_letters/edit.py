@@ -54,21 +54,21 @@ def edit(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """Mend the data of a dead letter: replays use it, and the original is kept.
+    """Edit the data of a dead letter. Replays use the edited data, and the original is kept.
 
-    Without --with, --file or --reset, $VISUAL or $EDITOR opens with the data as it is now; left unchanged, nothing
-    is done.
+    Without --with, --file or --reset, $VISUAL or $EDITOR opens with the current data. If it is not changed, nothing
+    happens.
 
     Parameters
     ----------
     id
         The event's id.
     with_
-        The data that it is to have: JSON, or @FILE, or - for standard input.
+        The new data: JSON, @FILE, or - for standard input.
     file
-        The file that has it.
+        The file with the new data.
     reset
-        Go back to the event as it was received.
+        Restore the data as it was received.
     """
     if (with_ is not None) + (file is not None) + reset > 1:
         raise ConfigError("--with, --file and --reset exclude each other")

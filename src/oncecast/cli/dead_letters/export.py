@@ -43,26 +43,26 @@ class Content(msgspec.Struct):
 def export(
     *ids: str,
     choice: Choice | None = None,
-    discarded: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    discarded: Annotated[bool, Parameter(negative=(), group="Selection")] = False,
     output_: Annotated[Path | None, Parameter(name="--output", show_default=False)] = None,
     events: Annotated[bool, Parameter(negative=())] = False,
     listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
 ) -> None:
-    """Write dead letters as NDJSON, newest first: event as received, mended data, error, trace, attempts and times.
+    """Write dead letters as NDJSON, newest first: event, edited data, error, traceback, attempts and times.
 
-    All of them, unless ids or flags choose.
+    Without ids and flags, all dead letters are written.
 
     Parameters
     ----------
     ids
         The ids of the events.
     discarded
-        Those that were discarded, instead of the others.
+        Discarded dead letters instead of the others.
     output_
-        The file to write, readable by its owner alone; it appears when it is complete. Else standard output.
+        The file, readable by its owner only, created when it is complete; by default standard output.
     events
-        Only the events, as `oncecast send` takes them, with mended data where there is some.
+        Write only the events, with edited data if there is any, in the format of `oncecast send`.
     """
     selections = (choice or Choice()).selections(ids, discarded=discarded)
     with operator("listener", listener, data) as asked:

@@ -40,7 +40,7 @@ INTERRUPTED_STATUS = 130
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|h))?")
 _PERIOD_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-Rate = Annotated[str | None, Parameter(help="At most so many: 50/s, 300/m, 1000/h.", show_default=False)]
+Rate = Annotated[str | None, Parameter(help="The maximum rate: 50/s, 300/m, 1000/h.", show_default=False)]
 
 
 class Pace:
@@ -134,7 +134,7 @@ class Run:
 
 def replay(
     *ids: str,
-    all: Annotated[bool, Parameter(negative=(), group="Which ones")] = False,
+    all: Annotated[bool, Parameter(negative=(), group="Selection")] = False,
     choice: Choice | None = None,
     rate: Rate = None,
     dry_run: bool = False,
@@ -142,10 +142,10 @@ def replay(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Process dead letters again: each is stored together with what its handler writes, or stays dead.
+    """Process dead letters again: each is stored together with what its handlers write, or stays dead.
 
-    Name ids, choose by flags, or say --all. Each is tried once; twice asked is once done. Exits with 0 when every
-    one is stored, with 130 when interrupted: then it says what was done.
+    Pass ids, flags that select, or --all. Each dead letter is tried once; a second replay of a stored event changes
+    nothing. The exit status is 0 if all are stored, and 130 after Ctrl-C, when the progress is printed.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def replay(
     all
         All dead letters.
     dry_run
-        Only say how many it would be, and what they died of.
+        Only print the number of dead letters and their causes.
     """
     choice = choice or Choice()
     if nothing_chosen(ids, choice, all=all):

@@ -24,11 +24,11 @@ IDS_AT_ONCE = 50
 CAUSES_MAX = 1_000
 CAUSES_SHOWN = 20
 
-Source = Annotated[str | None, Parameter(help="The event's source; needed where several sources have its id.")]
+Source = Annotated[str | None, Parameter(help="The event's source; needed if several sources have this id.")]
 
 
 def _filter(help: str) -> Parameter:
-    return Parameter(help=help, show_default=False, group="Which ones")
+    return Parameter(help=help, show_default=False, group="Selection")
 
 
 @Parameter(name="*")
@@ -36,15 +36,21 @@ def _filter(help: str) -> Parameter:
 class Choice:
     """Flags that choose among dead letters: all that is given holds."""
 
-    type: Annotated[str | None, _filter("Only events of this type; order.* for all that begin so.")] = None
-    source: Annotated[str | None, _filter("Only events of this source.")] = None
-    error: Annotated[str | None, _filter("Only those whose error holds this text; capitals do not count.")] = None
-    cause: Annotated[str | None, _filter("Only those of this cause, as `dead-letters causes` has it.")] = None
-    instance: Annotated[str | None, _filter("Only what died at the listener of this name.")] = None
-    since: Annotated[str | None, _filter("Only what died at or after a time (2026-01-31T12:00:00Z) or age (2h).")] = (
+    type: Annotated[str | None, _filter("Only events of this type; order.* selects all types with this prefix.")] = (
         None
     )
-    until: Annotated[str | None, _filter("Only what died before a time, or is older than an age.")] = None
+    source: Annotated[str | None, _filter("Only events of this source.")] = None
+    error: Annotated[
+        str | None, _filter("Only dead letters whose error contains this text, in upper or lower case.")
+    ] = None
+    cause: Annotated[str | None, _filter("Only dead letters of this cause, as `dead-letters causes` names it.")] = (
+        None
+    )
+    instance: Annotated[str | None, _filter("Only events that died at the listener of this name.")] = None
+    since: Annotated[
+        str | None, _filter("Only events that died at or after this time (2026-01-31T12:00:00Z) or age (2h).")
+    ] = None
+    until: Annotated[str | None, _filter("Only events that died before this time or age.")] = None
 
     @property
     def narrows(self) -> bool:

@@ -22,13 +22,13 @@ from oncecast.core.errors import ConfigError
 app = App(
     name="dead-letters",
     group="Operations",
-    help="What was given up on: see why, mend it, process it again, or give it up for good.",
+    help="Inspect, edit, replay and discard dead letters: events that Oncecast has given up on.",
 )
 for command in (replay, edit, discard, restore, export):
     app.command(command)
 
 Discarded = Annotated[
-    bool, Parameter(negative=(), group="Which ones", help="Those that were discarded, instead of the others.")
+    bool, Parameter(negative=(), group="Selection", help="Discarded dead letters instead of the others.")
 ]
 
 
@@ -42,14 +42,14 @@ def list_(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """List dead letters, newest first; where there are more than that, what they died of.
+    """List dead letters, newest first; if there are more than --limit, print their causes, too.
 
     Parameters
     ----------
     ids
-        Only these.
+        Only these ids.
     limit
-        How many at most.
+        The maximum number of entries.
     """
     if limit < 1:
         raise ConfigError("--limit: it takes a whole number, 1 or more")
@@ -84,17 +84,17 @@ def causes(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """Count dead letters by what they died of, the largest cause first.
+    """Count dead letters by cause, the most frequent first.
 
-    Errors that differ only in numbers and ids are one cause: a word with a digit in it counts as `#`, and so does
-    what stands behind `=` in quotes or brackets. Elsewhere `--cause` chooses by it.
+    Errors that differ only in numbers and ids have one cause: a word that contains a digit is replaced by `#`, and so
+    is a value behind `=` in quotes or brackets. `--cause` of other commands selects by cause.
 
     Parameters
     ----------
     ids
-        Only these.
+        Only these ids.
     limit
-        How many causes at most.
+        The maximum number of causes.
     """
     if not 1 <= limit <= 1000:
         raise ConfigError("--limit: it takes a whole number from 1 to 1000")
@@ -121,7 +121,7 @@ def show(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
-    """Show one dead letter: the event as it was received, the data it was mended with, its error and trace.
+    """Show a dead letter: the event as it was received, the edited data, error and traceback.
 
     Parameters
     ----------

@@ -57,25 +57,25 @@ def send(
 ) -> int:
     """Publish the events in FILE, or from standard input with `-`: NDJSON, or one JSON array.
 
-    Lines are sent as they come, and accepted in their order. An event without an id is given one. Exits with 0 when
-    every event is on the producer's disk. PUBLISH_TOKEN is shown to the producer if it is set.
+    Events are sent as they are read, and accepted in their order. An event without an id gets one. The exit status is
+    0 if every event is on the producer's disk. The command sends PUBLISH_TOKEN if it is set.
 
     Parameters
     ----------
     file
-        What to send; `-` is standard input.
+        The file; `-` is standard input.
     to
-        The producer; by default the stack's, else http://localhost:8080.
+        The URL of the producer; by default that of the stack, else http://localhost:8080.
     deadline
-        Give up when a batch is not acknowledged within this time: 60s, 500ms, 2m.
+        The time in which each batch must be acknowledged: 60s, 500ms, 2m.
     in_order
-        Send the next batch when the one before is accepted, so that handlers that are ordered_by see the order of
-        FILE. With --any-order three are under way at a time, and any may come first: faster.
+        Send a batch when the previous one is accepted, so that handlers with ordered_by see the order of FILE.
+        --any-order sends three batches at a time, which is faster and does not keep the order.
     id
-        Where the ids of events are that are no CloudEvents: a JSON Pointer such as /order/number; by default their
-        member `id`, which is added where it is missing. Given twice, both together are the id.
+        The place of the id in events that are not CloudEvents: a JSON Pointer such as /order/number. By default the
+        member `id`, which is added if it is missing. If given twice, both values together are the id.
     json
-        Print the result as JSON; by default when the output is no terminal.
+        Print the result as JSON; the default if the output is not a terminal.
     """
     sending = Sending()
     failure: str | None = None
@@ -137,18 +137,18 @@ def tail(
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: bool | None = None,
 ) -> int:
-    """Follow the broadcast of a producer, until interrupted. SUBSCRIBE_TOKEN is shown to it if it is set.
+    """Follow the broadcast of a producer until Ctrl-C. The command sends SUBSCRIBE_TOKEN if it is set.
 
     Parameters
     ----------
     from_
-        The producer; by default the stack's, else http://localhost:8080.
+        The URL of the producer; by default that of the stack, else http://localhost:8080.
     earliest
-        Begin with the oldest event kept, not with the next.
+        Begin with the oldest event in the journal instead of the next one.
     after
         Begin after this cursor, EPOCH:OFFSET.
     json
-        Print each event as one line of JSON; by default when the output is no terminal.
+        Print each event as one line of JSON; the default if the output is not a terminal.
     """
     try:
         if earliest and after is not None:

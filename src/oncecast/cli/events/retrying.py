@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PATH = "/api/retrying"
 PAGE_MAX = 1_000
 
-app = App(name="events", group="Operations", help="Events in progress: which of them failed and will be tried again.")
+app = App(name="events", group="Operations", help="List events in progress: those that failed and will be retried.")
 
 
 @app.default
@@ -38,7 +38,7 @@ def list_(
     retrying
         Events that wait for their next attempt.
     limit
-        How many at most.
+        The maximum number of entries.
     """
     if not retrying:
         raise ConfigError("oncecast events lists nothing without an option: add --retrying")

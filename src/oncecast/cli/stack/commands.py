@@ -22,8 +22,8 @@ from oncecast.core.errors import ConfigError, StartError
 if TYPE_CHECKING:
     from oncecast.embedded import Stack
 
-Data = Annotated[Path, Parameter(help="The folder of the stack, one folder in it for each process.")]
-Json = Annotated[bool | None, Parameter(help="Print JSON; by default when the output is no terminal.")]
+Data = Annotated[Path, Parameter(help="The folder of the stack, with one folder per process.")]
+Json = Annotated[bool | None, Parameter(help="Print JSON; the default if the output is not a terminal.")]
 DEFAULT_DATA = Path(".oncecast")
 
 
@@ -39,27 +39,26 @@ def up(
     reload: bool = False,
     json: Json = None,
 ) -> None:
-    """Run all of Oncecast here: a real PostgreSQL and Valkey, producers and listeners, until Ctrl-C.
+    """Run a whole system until Ctrl-C: PostgreSQL, Valkey, producers and listeners.
 
-    Everything is there again after a restart. `oncecast stop|start|kill NAME`, in another terminal, act on single
-    processes.
+    The data is kept for the next start. In another terminal, `oncecast stop|start|kill NAME` act on single processes.
 
     Parameters
     ----------
     listeners
-        How many listeners share the work.
+        The number of listeners.
     producers
-        How many producers, each with a journal of its own.
+        The number of producers, each with its own journal.
     port
-        The first producer's port, the others' follow; 0 lets the system choose.
+        The port of the first producer; the others follow. 0 lets the system choose.
     listener_port
-        The first listener's port, the others' follow; 0 lets the system choose.
+        The port of the first listener; the others follow. 0 lets the system choose.
     app
-        The listeners' application, such as shop:app.
+        The application of the listeners, such as shop:app.
     app_dir
-        The folder that the application's module is in, besides the installed ones.
+        The folder of the application's module, unless it is installed.
     reload
-        Begin the listeners anew whenever a .py file under that folder changes: for development.
+        Restart the listeners when a .py file in that folder changes; for development.
     """
     from oncecast.embedded import Stack
 
@@ -115,36 +114,36 @@ async def _up(
 
 
 def stop(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
-    """Have the process NAME of a running stack end by itself.
+    """Stop the process NAME of a running stack (SIGTERM).
 
     Parameters
     ----------
     name
-        As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
+        The name, as `oncecast up` prints it: postgres, valkey, producer, listener-a, …
     """
     _command("stop", name, data)
     output.line(f"{name} has stopped; 'oncecast start {name}' starts it again.")
 
 
 def start(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
-    """Begin the process NAME of a running stack again, and wait until it can be used.
+    """Start the process NAME of a running stack again, and wait until it is ready.
 
     Parameters
     ----------
     name
-        As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
+        The name, as `oncecast up` prints it: postgres, valkey, producer, listener-a, …
     """
     _command("start", name, data)
     output.line(f"{name} is ready.")
 
 
 def kill(name: str, /, *, data: Data = DEFAULT_DATA) -> None:
-    """Kill the process NAME of a running stack (SIGKILL), to see what happens.
+    """Kill the process NAME of a running stack (SIGKILL).
 
     Parameters
     ----------
     name
-        As `oncecast up` printed it: postgres, valkey, producer, listener-a, …
+        The name, as `oncecast up` prints it: postgres, valkey, producer, listener-a, …
     """
     _command("kill", name, data)
     output.line(f"{name} is killed; 'oncecast start {name}' starts it again.")
@@ -167,25 +166,25 @@ def demo(
     listener_port: int = 3001,
     json: Json = None,
 ) -> int:
-    """Watch the events of FILE travel from a producer to redundant listeners into PostgreSQL, each stored once.
+    """Send the events of FILE through a producer and redundant listeners into PostgreSQL, and show it.
 
-    Starts a stack in a temporary folder, sends FILE at --rate, prints a closing table, and runs on until Ctrl-C.
-    Meanwhile kill a listener, as the demo suggests: no event is lost.
+    Starts a stack in a temporary folder, sends FILE at --rate, prints a table of results, and runs until Ctrl-C.
+    Kill a listener meanwhile, as the demo suggests: no event is lost.
 
     Parameters
     ----------
     file
-        Events, one JSON object a line.
+        A file of events, one JSON object per line.
     exit
-        Leave once everything has ended; status 0 only if every accepted event has exactly one row.
+        Exit when all events have ended, with status 0 if every accepted event has exactly one row.
     rate
-        Events a second to send; 0 sends as fast as the producer takes them.
+        Events per second; 0 sends as fast as the producer accepts them.
     listeners
-        How many listeners share the work.
+        The number of listeners.
     port
-        The producer's port; 0 lets the system choose.
+        The port of the producer; 0 lets the system choose.
     listener_port
-        The first listener's port, the others' follow; 0 lets the system choose.
+        The port of the first listener; the others follow. 0 lets the system choose.
     """
     if not file.is_file():
         raise StartError(f"there is no file {str(file)!r}: the demo sends the events of an NDJSON file")

@@ -38,18 +38,18 @@ def sql(
     *,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Annotated[
-        bool | None, Parameter(help="Print a JSON object a row; by default when the output is no terminal.")
+        bool | None, Parameter(help="Print one JSON object per row; the default if the output is not a terminal.")
     ] = None,
 ) -> None:
-    """Run SQL in the database of a stack, or where there is none, in that of DATABASE_URL.
+    """Run SQL in the database of a stack or, without a stack, in that of DATABASE_URL.
 
-    Your own tables are where you made them; Oncecast's are in the schema of the group, such as shop.events. Several
-    statements, divided by semicolons, are one transaction.
+    Oncecast's tables are in the schema of the group, such as shop.events. Several statements, separated by
+    semicolons, are one transaction.
 
     Parameters
     ----------
     query
-        The SQL; `@FILE` reads a file, `-` standard input.
+        The SQL; `@FILE` reads a file, `-` reads standard input.
     """
     text, url = _text(query), _url(data)
     try:

@@ -29,18 +29,18 @@ def status(
     listener: Annotated[list[str] | None, Parameter(negative=())] = None,
     json: bool | None = None,
 ) -> int:
-    """Show how each process is doing; exits with 0 when all of them are well.
+    """Show the health of each process; exit with status 0 if all are healthy.
 
     Parameters
     ----------
     data
-        The folder of a stack that `oncecast up` started. It is left aside when processes are named.
+        The folder of a stack that `oncecast up` started; ignored if processes are named.
     producer
-        The address of a producer to ask.
+        The URL of a producer.
     listener
-        The address of a listener to ask; may be given several times.
+        The URL of a listener; may be given several times.
     json
-        Print JSON, an object a line; by default when the output is no terminal.
+        Print JSON, one object per line; the default if the output is not a terminal.
     """
     try:
         entries = (
