@@ -200,7 +200,7 @@ async def _listen(
         settings = _listener_settings(config)
         broker = letter_broker(config.dead_letter_url, config.instance_id)
         relayed = Relayed()
-        publisher = ProducersPublisher(config.ws_url, token=config.publish_token)
+        publisher = ProducersPublisher(config.ws_url, SYSTEM_CLOCK, token=config.publish_token)
         service = ListenerService(
             app,
             leases,

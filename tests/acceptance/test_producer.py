@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from oncecast.client.emissions import ProducersPublisher
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import EmissionRefused
 from tests.support.producers import ProducerProcess, last_offset, post, producer_process
 
@@ -131,7 +132,7 @@ async def test_an_emitted_event_that_is_too_large_for_it_is_refused_by_its_own_w
 ) -> None:
     emitted = [msgspec.json.encode({**STRUCTURED, "id": id_}) for id_ in ("before", "large")]
     emitted[1] = emitted[1].replace(b"{", b'{"pad":"%s",' % (b"x" * size_bytes), 1)
-    publisher = ProducersPublisher([producer.http])
+    publisher = ProducersPublisher([producer.http], SYSTEM_CLOCK)
     try:
         with pytest.raises(EmissionRefused, match=said) as refused:
             await publisher.publish(emitted)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from oncecast.client.errors import NotAcknowledged, PublishRefused
 from oncecast.client.publisher import Publisher
 from oncecast.client.transport import TOO_LARGE
+from oncecast.core.clock import Clock
 from oncecast.core.errors import EmissionRefused, Unavailable
 
 DEADLINE_S = 10.0
@@ -21,17 +21,22 @@ RETURN_MAX_S = 1_800.0
 class ProducersPublisher:
     """Publishes to the first of `producers` that answers: order is one journal's."""
 
-    def __init__(self, producers: Sequence[str], *, token: str | None = None) -> None:
+    def __init__(
+        self, producers: Sequence[str], clock: Clock, *, token: str | None = None, deadline_s: float = DEADLINE_S
+    ) -> None:
         # One request at a time: two could be accepted in either order.
-        publisher = partial(Publisher, token=token, deadline_s=DEADLINE_S, requests_max=1, on_trouble=_ignore)
+        publisher = partial(
+            Publisher, token=token, deadline_s=deadline_s, requests_max=1, on_trouble=_ignore, clock=clock
+        )
         self._publishers = [publisher(url) for url in producers]
+        self._monotonic_s = clock.monotonic_s
         self._at = 0
         self._return_s = RETURN_S
         self._moved_at_s = 0.0
 
     async def publish(self, events: Sequence[bytes]) -> None:
         """See Publish of `core.ports`."""
-        if not self._at or time.monotonic() < self._moved_at_s + self._return_s:
+        if not self._at or self._monotonic_s() < self._moved_at_s + self._return_s:
             await self._publish(events, 0)
             return
         works, self._at = self._at, 0
@@ -41,7 +46,7 @@ class ProducersPublisher:
         except EmissionRefused:
             raise
         except BaseException:  # whatever it was, cut short too: we know of one that works
-            self._at, self._moved_at_s = works, time.monotonic()
+            self._at, self._moved_at_s = works, self._monotonic_s()
             self._return_s = min(2 * self._return_s, RETURN_MAX_S)
             raise
 
@@ -59,7 +64,7 @@ class ProducersPublisher:
             await self._publish(events[half:], first + half)
         except NotAcknowledged as error:
             self._at = (self._at + 1) % len(self._publishers)
-            self._moved_at_s = time.monotonic()
+            self._moved_at_s = self._monotonic_s()
             raise Unavailable(str(error)) from error
 
     async def close(self) -> None:

@@ -15,12 +15,15 @@ from typing import Any, Self
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Outbox, check_several, encode_event
 from oncecast.client.singles import Singles
-from oncecast.client.transport import Courier
+from oncecast.client.transport import Courier, RequestTimes
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import Clock
 from oncecast.core.event import Cursor, Event
 
 CHUNK_EVENTS = 100
 CHUNK_BYTES = 1024 * 1024
 """So much of a plain iterable is encoded before any more is asked for."""
+REQUEST_TIMES = RequestTimes()
 
 _log = logging.getLogger("oncecast.publisher")
 
@@ -47,6 +50,8 @@ class Publisher:
     When requests begin to fail, `on_trouble(reason)` hears it once; by default a warning is logged. Many tasks of
     one event loop may share a publisher, and one event loop after another (several `asyncio.run`) may use it;
     `SyncPublisher` is its twin for code without one.
+
+    `times` are those of single requests. `clock` is where the waits between them, and their jitter, come from.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class Publisher:
         requests_max: int = 3,
         on_trouble: Callable[[str], None] | None = None,
         id_at: Sequence[str] = (),
+        times: RequestTimes = REQUEST_TIMES,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._url = url
         self._token = token
@@ -69,13 +76,21 @@ class Publisher:
         self._requests_max = requests_max
         self._on_trouble = on_trouble or _warn
         self._id_at = tuple(id_at)
+        self._times = times
+        self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._courier, self._singles = self._connections()
 
     def _connections(self) -> tuple[Courier, Singles]:
         courier = Courier(
-            self._url, token=self._token, deadline_s=self._deadline_s, on_trouble=self._on_trouble, id_at=self._id_at
+            self._url,
+            self._clock,
+            token=self._token,
+            deadline_s=self._deadline_s,
+            times=self._times,
+            on_trouble=self._on_trouble,
+            id_at=self._id_at,
         )
         singles = Singles(
             courier,

@@ -6,8 +6,6 @@ Speaks `oncecast.v1`, whose frames carry offsets, as a reader without a group: n
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,8 @@ from websockets.typing import Subprotocol
 from oncecast.client.address import authorization, broadcast_url, shown
 from oncecast.client.connecting import websocket_proxy, why_not_connected
 from oncecast.client.errors import ProducerRefused
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import Clock
 from oncecast.core.event import Cursor, Event
 from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
@@ -41,9 +41,7 @@ from oncecast.core.wire import (
 DEADLINE_S = 10.0
 """Of the hand-shake, of each write, and of a pong."""
 PING_INTERVAL_S = 5.0
-RECONNECT_BASE_S = 0.5
-RECONNECT_MAX_S = 15.0
-CONNECTION_LASTS_S = 2 * RECONNECT_MAX_S
+RECONNECT = Backoff(base_s=0.5, max_s=15.0)
 CREDIT_BYTES = 4 * 1024 * 1024
 
 OnDisconnect = Callable[[str, float], None]
@@ -79,19 +77,23 @@ class Tail:
         after: Cursor | None = None,
         earliest: bool = False,
         on_disconnect: OnDisconnect | None = None,
+        reconnect: Backoff = RECONNECT,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._url = broadcast_url(url)
         self._shown = shown(url)
         self._proxy = websocket_proxy(url)
         self._headers = authorization(token)
         self._on_disconnect = on_disconnect
+        self._backoff = reconnect
+        self._clock = clock
         self._after = Cursor("", 0) if earliest else after
         self._epochs: Sequence[Epoch] = [Epoch(after.epoch, 1)] if after else []
 
     async def __aiter__(self) -> AsyncGenerator[Received, None]:
         attempt = 1
         while True:
-            began_s = time.monotonic()
+            began_s = self._clock.monotonic_s()
             try:
                 async with self._connect() as connection:
                     await self._resume(connection)
@@ -110,11 +112,12 @@ class Tail:
             except (OSError, WebSocketException, EOFError) as error:
                 reason = self._why(error)
             # The wait grows until a connection has brought an event, or has lasted.
-            attempt = 2 if time.monotonic() - began_s >= CONNECTION_LASTS_S else attempt + 1
-            delay_s = Backoff(base_s=RECONNECT_BASE_S, max_s=RECONNECT_MAX_S).delay_s(attempt, random.random())
+            has_lasted = self._clock.monotonic_s() - began_s >= 2 * self._backoff.max_s
+            attempt = 2 if has_lasted else attempt + 1
+            delay_s = self._backoff.delay_s(attempt, self._clock.random())
             if self._on_disconnect is not None:
                 self._on_disconnect(f"{self._shown}: {reason}", delay_s)
-            await asyncio.sleep(delay_s)
+            await self._clock.sleep(delay_s)
 
     def _why(self, error: Exception) -> str:
         return why_not_connected(error, self._url, self._proxy, "SUBSCRIBE_TOKEN")

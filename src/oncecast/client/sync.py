@@ -17,7 +17,10 @@ from typing import Any, Self, TypeVar
 
 from oncecast.client.errors import PublisherClosed
 from oncecast.client.outbox import check_several, encode_event
-from oncecast.client.publisher import CHUNK_BYTES, CHUNK_EVENTS, EventLike, Publisher
+from oncecast.client.publisher import CHUNK_BYTES, CHUNK_EVENTS, REQUEST_TIMES, EventLike, Publisher
+from oncecast.client.transport import RequestTimes
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.clock import Clock
 from oncecast.core.event import Cursor
 
 CLOSE_DEADLINE_S = 5.0
@@ -44,6 +47,8 @@ class SyncPublisher:
         requests_max: int = 3,
         on_trouble: Callable[[str], None] | None = None,
         id_at: Sequence[str] = (),
+        times: RequestTimes = REQUEST_TIMES,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         def make() -> Publisher:
             return Publisher(
@@ -55,6 +60,8 @@ class SyncPublisher:
                 requests_max=requests_max,
                 on_trouble=on_trouble,
                 id_at=id_at,
+                times=times,
+                clock=clock,
             )
 
         self._make = make

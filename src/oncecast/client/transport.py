@@ -7,8 +7,8 @@ What an answer means is decided in `answers`.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import httpx2
 import msgspec
@@ -18,18 +18,24 @@ from oncecast.client.answers import Accepted, Later, Refusal, read_answer
 from oncecast.client.connecting import http_options, http_proxy
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import Batch
+from oncecast.core.clock import Clock
 from oncecast.core.event import new_id
 from oncecast.core.retry import Backoff
 
 CONNECT_DEADLINE_S = 5.0
-REQUEST_DEADLINE_S = 10.0
-RETRY_BASE_S = 0.2
-RETRY_MAX_S = 5.0
 CONNECTIONS_MAX = 32
 DEFAULT_ID_AT = ("/id",)
 TOO_LARGE = 413
 ABOUT_THE_BODY = frozenset((400, TOO_LARGE, 422))
 """Refusals with these statuses are of what was sent; others would be given to any event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTimes:
+    """How long one request may take, and the waits between requests that fail."""
+
+    deadline_s: float = 10.0
+    retry: Backoff = Backoff(base_s=0.2, max_s=5.0)
 
 
 class Courier:
@@ -41,9 +47,11 @@ class Courier:
     def __init__(
         self,
         url: str,
+        clock: Clock,
         *,
         token: str | None,
         deadline_s: float,
+        times: RequestTimes,
         on_trouble: Callable[[str], None],
         id_at: Sequence[str] = (),
     ) -> None:
@@ -51,6 +59,8 @@ class Courier:
         self._shown = shown(url)
         proxy = http_proxy(url)
         self._through = f" (through {proxy})" if proxy else ""
+        self._clock = clock
+        self._times = times
         self._deadline_s = deadline_s
         self._on_trouble = on_trouble
         self._has_key = not id_at  # with it, an event without an id at that place would get another one unseen
@@ -59,7 +69,7 @@ class Courier:
         self._http = httpx2.AsyncClient(
             **http_options(url, {**authorization(token), "Content-Type": "application/json"}),
             params={"id": list(id_at or DEFAULT_ID_AT)},
-            timeout=httpx2.Timeout(REQUEST_DEADLINE_S, connect=CONNECT_DEADLINE_S),
+            timeout=httpx2.Timeout(times.deadline_s, connect=CONNECT_DEADLINE_S),
             limits=httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
         )
         # Requests that wait in httpx2's own pool cost it time for each other one, and count as failed tries.
@@ -95,11 +105,10 @@ class Courier:
                     if not reason or loop.time() < deadline_s:
                         reason = later.reason  # else our own deadline cut this try short: not the producer's fault
                     self._note(reason)
-                    pause_s = Backoff(base_s=RETRY_BASE_S, max_s=RETRY_MAX_S).delay_s(attempt, random.random())
-                    pause_s = max(pause_s, later.wait_s)
+                    pause_s = max(self._times.retry.delay_s(attempt, self._clock.random()), later.wait_s)
                     if loop.time() + pause_s >= deadline_s:
                         raise NotAcknowledged(reason, deadline_s=self._deadline_s)
-                    await asyncio.sleep(pause_s)
+                    await self._clock.sleep(pause_s)
 
     async def _post(
         self, body: bytes, headers: dict[str, str], sent: int, deadline_s: float
@@ -108,7 +117,7 @@ class Courier:
             async with asyncio.timeout_at(deadline_s) as patience, self._turns:
                 if self._closed:
                     raise PublisherClosed
-                patience.reschedule(min(deadline_s, asyncio.get_running_loop().time() + REQUEST_DEADLINE_S))
+                patience.reschedule(min(deadline_s, asyncio.get_running_loop().time() + self._times.deadline_s))
                 answer = await self._http.post(self._url, content=body, headers=headers)
         except TimeoutError:
             return Later(f"{self._shown} does not answer{self._through}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import pytest
 
-from oncecast.client import emissions
-from oncecast.client.emissions import ProducersPublisher
+from oncecast.client.emissions import RETURN_S, ProducersPublisher
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import EmissionRefused, Unavailable
+from tests.support.clock import ManualClock
 from tests.support.scripted_producer import Answer, Producer, Request, accept, refuse
 
 SIZES = (1, 1, 1, 1, 1, 1, 1)
@@ -38,7 +38,7 @@ def at_most(bytes_max: int, refusal: Answer) -> Answer:
 @asynccontextmanager
 async def publishing(*answers: Answer) -> AsyncIterator[tuple[Producer, ProducersPublisher]]:
     async with Producer(list(answers)).running() as producer:
-        publisher = ProducersPublisher([producer.url])
+        publisher = ProducersPublisher([producer.url], SYSTEM_CLOCK)
         try:
             yield producer, publisher
         finally:
@@ -135,38 +135,31 @@ async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() ->
 
 
 @asynccontextmanager
-async def returning(
-    monkeypatch: pytest.MonkeyPatch, *answers: Answer
-) -> AsyncIterator[tuple[Producer, Producer, ProducersPublisher]]:
+async def returning(*answers: Answer) -> AsyncIterator[tuple[Producer, Producer, ProducersPublisher]]:
     """Two producers: the first was away, and answers so when it is asked again; that time has come."""
-    clock = SimpleNamespace(now_s=100.0)
-    clock.monotonic = lambda: clock.now_s
-    monkeypatch.setattr(emissions, "time", clock)
-    monkeypatch.setattr(emissions, "DEADLINE_S", 0.2)
+    clock = ManualClock()
     away, answers_left = True, list(answers)
 
     async def now_and_then(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         await (refuse(503, {}) if away else answers_left.pop(0))(producer, request, writer)
 
     async with Producer([now_and_then] * 100).running() as first, Producer().running() as second:
-        publisher = ProducersPublisher([first.url, second.url])
+        publisher = ProducersPublisher([first.url, second.url], clock, deadline_s=0.2)
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(1))
         away = False
         await publisher.publish(emitted(1))
         assert (ids(first), ids(second)) == ([], [0])
-        clock.now_s += emissions.RETURN_S
+        clock.now_s += RETURN_S
         try:
             yield first, second, publisher
         finally:
             await publisher.close()
 
 
-async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_come_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_come_back() -> None:
     """Listeners that had met different troubles would publish to different journals for ever."""
-    async with returning(monkeypatch, accept, accept) as (first, second, publisher):
+    async with returning(accept, accept) as (first, second, publisher):
         await publisher.publish(emitted(1, 1))
         await publisher.publish(emitted(1))
         assert (ids(first), ids(second)) == ([0, 1, 0], [0])
@@ -174,9 +167,9 @@ async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_
 
 @pytest.mark.parametrize("answer", [refuse(503, {}), refuse(404, PAGE), refuse(401, {"detail": "who are you?"})])
 async def test_a_first_producer_that_is_not_what_it_was_is_left_for_the_one_that_works(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer
+    answer: Answer,
 ) -> None:
-    async with returning(monkeypatch, *[answer] * 9) as (first, second, publisher):
+    async with returning(*[answer] * 9) as (first, second, publisher):
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(1))
         await publisher.publish(emitted(1, 1))

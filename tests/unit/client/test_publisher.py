@@ -4,23 +4,23 @@ import asyncio
 import gc
 import pickle
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from functools import partial
 
 import pydantic
 import pytest
 
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, publisher
-from oncecast.client import transport as courier
+from oncecast.client.transport import RequestTimes
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor, Event
+from oncecast.core.retry import Backoff
 from oncecast.embedded.ports import free_port
 from tests.support.scripted_producer import Producer, Request, accept_but_hang_up, fall_silent, refuse, when
 from tests.support.scripted_producer import accept as acknowledge
 
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "RETRY_BASE_S", 0.005)
-    monkeypatch.setattr(courier, "RETRY_MAX_S", 0.02)
+QUICK = RequestTimes(retry=Backoff(base_s=0.005, max_s=0.02))
+quick = partial(Publisher, times=QUICK)
 
 
 def bare(count: int) -> list[dict[str, object]]:
@@ -29,14 +29,14 @@ def bare(count: int) -> list[dict[str, object]]:
 
 async def test_the_cursor_of_the_acknowledgement_is_returned() -> None:
     """publish returns the place that the producer acknowledged."""
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         assert await p.publish(Event.new("greeting", {"hello": "world"})) == Cursor("e1", 1)
         assert await p.publish({"hello": "again"}) == Cursor("e1", 2)
 
 
 async def test_events_go_out_structured_and_mappings_bare() -> None:
     """An Event is sent as a structured CloudEvent, a mapping as it is, with an id if it had none."""
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         await p.publish(Event.new("greeting", {"hello": "world"}, id="1"))
         await p.publish({"mag": 2, "id": 17})
         await p.publish({"mag": 3})
@@ -56,7 +56,7 @@ async def test_events_go_out_structured_and_mappings_bare() -> None:
 
 async def test_what_is_no_event_is_not_sent() -> None:
     """Anything but an Event or a mapping raises TypeError, also from amid an iterable."""
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         with pytest.raises(TypeError, match="not str"):
             await p.publish("hello")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="not int"):
@@ -65,7 +65,7 @@ async def test_what_is_no_event_is_not_sent() -> None:
 
 async def test_the_token_is_shown() -> None:
     """The token goes into the Authorization header."""
-    async with Producer().running() as producer, Publisher(producer.url, token="s3cret") as p:
+    async with Producer().running() as producer, quick(producer.url, token="s3cret") as p:
         await p.publish({"id": "a"})
     assert producer.requests[0].headers["authorization"] == "Bearer s3cret"
 
@@ -73,7 +73,7 @@ async def test_the_token_is_shown() -> None:
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 507])
 async def test_a_producer_that_cannot_take_it_now_is_asked_again_with_the_same_bytes(status: int) -> None:
     """503, 507 and their like are tried again: the same ids, the same Idempotency-Key."""
-    async with Producer([refuse(status), refuse(status)]).running() as producer, Publisher(producer.url) as p:
+    async with Producer([refuse(status), refuse(status)]).running() as producer, quick(producer.url) as p:
         await p.publish({"mag": 1})
     first, second, third = producer.requests
     assert first.body == second.body == third.body
@@ -83,15 +83,15 @@ async def test_a_producer_that_cannot_take_it_now_is_asked_again_with_the_same_b
 
 async def test_a_lost_acknowledgement_is_asked_for_again_with_the_same_ids() -> None:
     """When the connection closes after the events were taken, they are sent again as the same events."""
-    async with Producer([accept_but_hang_up]).running() as producer, Publisher(producer.url) as p:
+    async with Producer([accept_but_hang_up]).running() as producer, quick(producer.url) as p:
         assert await p.publish_many(bare(3)) == 3
     assert [event["id"] for event in producer.acknowledged] == ["e1", "e2", "e3"] * 2
 
 
-async def test_a_silent_producer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_producer_is_asked_again() -> None:
     """A request without an answer is given up on after its own deadline, and made again."""
-    monkeypatch.setattr(courier, "REQUEST_DEADLINE_S", 0.05)
-    async with Producer([fall_silent]).running() as producer, Publisher(producer.url) as p:
+    times = replace(QUICK, deadline_s=0.05)
+    async with Producer([fall_silent]).running() as producer, Publisher(producer.url, times=times) as p:
         await p.publish({"id": "a"})
     assert [request.ids for request in producer.requests] == [["a"], ["a"]]
 
@@ -99,7 +99,7 @@ async def test_a_silent_producer_is_asked_again(monkeypatch: pytest.MonkeyPatch)
 async def test_a_producer_that_is_not_there_yet_is_waited_for() -> None:
     """A refused connection is tried again until there is a producer."""
     port = free_port()
-    async with Publisher(f"http://127.0.0.1:{port}") as p:
+    async with quick(f"http://127.0.0.1:{port}") as p:
         publishing = asyncio.create_task(p.publish({"id": "a"}))
         async with Producer().running(port) as producer:
             await publishing
@@ -110,7 +110,7 @@ async def test_retry_after_is_honoured() -> None:
     """Retry-After beyond the deadline ends the waiting at once: there is no time for another try."""
     async with (
         Producer([refuse(503, {"detail": "the journal is full"}, "Retry-After: 3600\r\n")]).running() as producer,
-        Publisher(producer.url, deadline_s=30) as p,
+        quick(producer.url, deadline_s=30) as p,
     ):
         async with asyncio.timeout(120):
             with pytest.raises(NotAcknowledged, match="the journal is full"):
@@ -121,7 +121,7 @@ async def test_retry_after_is_honoured() -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 200, 302])
 async def test_a_refusal_is_never_tried_again(status: int) -> None:
     """What people have to mend raises PublishRefused after one request."""
-    async with Producer([refuse(status)]).running() as producer, Publisher(producer.url) as p:
+    async with Producer([refuse(status)]).running() as producer, quick(producer.url) as p:
         with pytest.raises(PublishRefused) as refused:
             await p.publish({"id": "a"})
     assert refused.value.status == status
@@ -133,7 +133,7 @@ async def test_a_refusal_names_the_event_and_the_reason() -> None:
     problem = refuse(422, {"title": "Unprocessable", "detail": "event 2: $.data holds \\u0000"})
     async with (
         Producer([acknowledge, problem]).running() as producer,
-        Publisher(producer.url, batch_events_max=2) as p,
+        quick(producer.url, batch_events_max=2) as p,
     ):
         with pytest.raises(PublishRefused) as refused:
             await p.publish_many(bare(7))
@@ -149,7 +149,7 @@ async def test_an_event_that_spoils_the_whole_request_is_found() -> None:
         yield [b'{"id":"a"}', b'{"id":"b","text":"\xff"}'], [7, 8]
 
     problem = refuse(400, {"detail": "the body is not JSON in UTF-8: invalid"})
-    async with Producer([problem]).running() as producer, Publisher(producer.url) as p:
+    async with Producer([problem]).running() as producer, quick(producer.url) as p:
         with pytest.raises(PublishRefused) as refused:
             await p.publish_json(lines())
     assert refused.value.position == 8
@@ -166,7 +166,7 @@ async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
     answers = [when(refused_first, acknowledge), refuse_and_tell]
     async with (
         Producer(answers).running() as producer,
-        Publisher(producer.url, batch_events_max=5, requests_max=2) as p,
+        quick(producer.url, batch_events_max=5, requests_max=2) as p,
     ):
         with pytest.raises(PublishRefused) as refused:
             await p.publish_many(bare(1000), in_order=False)
@@ -177,7 +177,7 @@ async def test_an_acknowledgement_of_another_number_is_not_believed() -> None:
     """A 202 that counts fewer events than were sent is an error, not a success."""
     async with (
         Producer([refuse(202, {"accepted": 1, "events": []})]).running() as producer,
-        Publisher(producer.url) as p,
+        quick(producer.url) as p,
     ):
         with pytest.raises(PublishRefused, match="2 events were sent, 1 acknowledged"):
             await p.publish_many(
@@ -190,7 +190,7 @@ async def test_out_of_time_tells_how_many_were_accepted() -> None:
     answers = [acknowledge] + [refuse(503, {"detail": "the disk is being checked"})] * 1000
     async with (
         Producer(answers).running() as producer,
-        Publisher(producer.url, deadline_s=0.5, batch_events_max=2) as p,
+        quick(producer.url, deadline_s=0.5, batch_events_max=2) as p,
     ):
         with pytest.raises(NotAcknowledged, match=r"2 accepted before.*: the disk is being checked") as late:
             await p.publish_many(bare(6))
@@ -204,7 +204,7 @@ async def test_batches_are_bounded_by_count_and_by_bytes() -> None:
     events = [{"id": str(n), "text": "x" * size} for n, size in enumerate(sizes)]
     async with (
         Producer().running() as producer,
-        Publisher(producer.url, batch_events_max=2, batch_bytes_max=600) as p,
+        quick(producer.url, batch_events_max=2, batch_bytes_max=600) as p,
     ):
         await p.publish_many(events)
     assert [request.ids for request in producer.requests] == [["0", "1"], ["2", "3"], ["4"], ["5"], ["6"]]
@@ -214,7 +214,7 @@ async def test_batches_are_bounded_by_count_and_by_bytes() -> None:
 async def test_publish_many_keeps_the_order_also_where_a_batch_has_to_be_sent_again() -> None:
     """The next batch goes out only when the one before is acknowledged, whatever `requests_max` would allow."""
     answers = [refuse(503), acknowledge, accept_but_hang_up, refuse(507)]
-    async with Producer(answers).running() as producer, Publisher(producer.url, batch_events_max=10) as p:
+    async with Producer(answers).running() as producer, quick(producer.url, batch_events_max=10) as p:
         assert await p.publish_many(bare(55)) == 55
     numbers = [event["n"] for event in producer.acknowledged]
     assert list(dict.fromkeys(numbers)) == list(range(1, 56))
@@ -233,7 +233,7 @@ async def test_without_order_several_batches_are_under_way() -> None:
     answers = [when(second_came, acknowledge), accept_and_tell]
     async with (
         Producer(answers).running() as producer,
-        Publisher(producer.url, batch_events_max=2) as p,
+        quick(producer.url, batch_events_max=2) as p,
     ):
         assert await p.publish_many(bare(4), in_order=False) == 4
     assert sorted(event["n"] for event in producer.acknowledged) == [1, 2, 3, 4]
@@ -244,7 +244,7 @@ async def test_no_more_requests_are_under_way_than_set() -> None:
     """At most `requests_max` requests are under way at a time."""
     async with (
         Producer().running() as producer,
-        Publisher(producer.url, batch_events_max=3, requests_max=2) as p,
+        quick(producer.url, batch_events_max=3, requests_max=2) as p,
     ):
         assert await p.publish_many(bare(100), in_order=False) == 100
     assert producer.most_under_way <= 2
@@ -264,7 +264,7 @@ async def test_publish_many_does_not_read_ahead_of_a_producer_that_stands_still(
 
     async with (
         Producer([when(gate, acknowledge)] * 2).running() as producer,
-        Publisher(producer.url, batch_events_max=100, requests_max=2) as p,
+        quick(producer.url, batch_events_max=100, requests_max=2) as p,
     ):
         publishing = asyncio.create_task(p.publish_many(endless(), in_order=False))
         while producer.under_way < 2:
@@ -285,7 +285,7 @@ async def test_an_event_that_comes_alone_does_not_wait_for_company() -> None:
                 producer.arrived.clear()
                 await producer.arrived.wait()
 
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         assert await p.publish_many(on_demand()) == 3
     assert [request.ids for request in producer.requests] == [["0"], ["1"], ["2"]]
 
@@ -297,14 +297,14 @@ async def test_an_error_of_the_iterable_reaches_the_caller_as_it_is() -> None:
         yield {"id": "a"}
         raise LookupError("my own")
 
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         with pytest.raises(LookupError, match="my own"):
             await p.publish_many(breaking())
 
 
 async def test_nothing_to_publish_makes_no_request() -> None:
     """An empty iterable is accepted without asking the producer."""
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         assert await p.publish_many([]) == 0
     assert producer.requests == []
 
@@ -319,7 +319,7 @@ async def test_json_lines_go_through_as_the_bytes_they_are() -> None:
     counts: list[int] = []
     async with (
         Producer([acknowledge, refuse(422, {"detail": "event 2: no"})]).running() as producer,
-        Publisher(producer.url) as p,
+        quick(producer.url) as p,
     ):
         assert await p.publish_json(lines(), counts.append) == 2
         with pytest.raises(PublishRefused) as refused:
@@ -347,7 +347,7 @@ def test_no_error_repeats_a_secret() -> None:
 
 async def test_many_tasks_share_one_publisher() -> None:
     """publish may be called by many tasks at once."""
-    async with Producer().running() as producer, Publisher(producer.url) as p, asyncio.TaskGroup() as group:
+    async with Producer().running() as producer, quick(producer.url) as p, asyncio.TaskGroup() as group:
         tasks = [group.create_task(p.publish(event)) for event in bare(50)]
         assert len({await task for task in tasks}) == 50
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 51))
@@ -361,7 +361,7 @@ async def test_events_of_many_tasks_share_requests_and_each_has_its_own_cursor()
     gate = asyncio.Event()
     async with (
         Producer([when(gate, acknowledge)] * 2).running() as producer,
-        Publisher(producer.url, requests_max=2, batch_events_max=300) as p,
+        quick(producer.url, requests_max=2, batch_events_max=300) as p,
         asyncio.TaskGroup() as group,
     ):
         tasks = [group.create_task(p.publish(event)) for event in bare(1000)]
@@ -386,7 +386,7 @@ async def test_an_event_that_is_refused_does_not_harm_its_company() -> None:
 
     async with (
         Producer([refuse_the_third] * 10).running() as producer,
-        Publisher(producer.url, requests_max=1) as p,
+        quick(producer.url, requests_max=1) as p,
     ):
         outcomes = await asyncio.gather(*(p.publish(event) for event in bare(6)), return_exceptions=True)
     refused = outcomes.pop(2)
@@ -405,7 +405,7 @@ async def test_events_that_are_too_many_together_are_sent_in_halves() -> None:
     async def at_most_two(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         await (acknowledge if len(request.ids) <= 2 else refuse(413))(producer, request, writer)
 
-    async with Producer([at_most_two] * 20).running() as producer, Publisher(producer.url, requests_max=1) as p:
+    async with Producer([at_most_two] * 20).running() as producer, quick(producer.url, requests_max=1) as p:
         cursors = await asyncio.gather(*(p.publish(event) for event in bare(9)))
     assert len(set(cursors)) == 9
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 10))
@@ -413,7 +413,7 @@ async def test_events_that_are_too_many_together_are_sent_in_halves() -> None:
 
 async def test_a_token_that_is_refused_is_told_to_each_after_one_request() -> None:
     """What is wrong with the request, and not with an event, is nobody's fault alone; the address is named."""
-    async with Producer([refuse(401, {"detail": "no"})] * 3).running() as producer, Publisher(producer.url) as p:
+    async with Producer([refuse(401, {"detail": "no"})] * 3).running() as producer, quick(producer.url) as p:
         outcomes = await asyncio.gather(*(p.publish(event) for event in bare(3)), return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == [f"refused: {producer.url}: no"] * 3
     assert len({id(outcome) for outcome in outcomes}) == 3
@@ -424,7 +424,7 @@ async def test_a_cancelled_publish_is_not_sent_if_it_has_not_been() -> None:
     gate = asyncio.Event()
     async with (
         Producer([when(gate, acknowledge)]).running() as producer,
-        Publisher(producer.url, requests_max=1) as p,
+        quick(producer.url, requests_max=1) as p,
     ):
         tasks = [asyncio.create_task(p.publish(event)) for event in bare(4)]
         await _under_way(producer, 1)
@@ -440,7 +440,7 @@ async def test_a_request_that_nobody_waits_for_any_more_is_given_up() -> None:
     gate = asyncio.Event()
     async with (
         Producer([when(gate, acknowledge)]).running() as producer,
-        Publisher(producer.url, requests_max=1) as p,
+        quick(producer.url, requests_max=1) as p,
     ):
         publishing = asyncio.create_task(p.publish({"id": "given up"}))
         await _under_way(producer, 1)
@@ -454,7 +454,7 @@ async def test_who_waits_behind_requests_without_an_answer_ends_at_its_own_deadl
     """Time spent waiting for others' requests is not added to the deadline."""
     async with (
         Producer([fall_silent] * 5).running() as producer,
-        Publisher(producer.url, requests_max=1, deadline_s=0.3) as p,
+        quick(producer.url, requests_max=1, deadline_s=0.3) as p,
     ):
         async with asyncio.timeout(120):
             outcomes = await asyncio.gather(*(p.publish(event) for event in bare(3)), return_exceptions=True)
@@ -465,7 +465,7 @@ async def test_who_waits_behind_requests_without_an_answer_ends_at_its_own_deadl
 async def test_a_closed_publisher_says_so() -> None:
     """Whoever waits when it is closed, and whoever uses it afterwards, raises PublisherClosed."""
     async with Producer([fall_silent] * 2).running() as producer:
-        p = Publisher(producer.url)
+        p = quick(producer.url)
         waiting = [asyncio.create_task(p.publish({"id": "a"})), asyncio.create_task(p.publish_many(bare(2)))]
         await _under_way(producer, 2)
         await p.aclose()
@@ -479,7 +479,7 @@ async def test_a_closed_publisher_says_so() -> None:
 async def test_trouble_is_told_once_and_again_after_it_was_over(caplog: pytest.LogCaptureFixture) -> None:
     """Otherwise somebody with a wrong address would wait for a minute without a word."""
     answers = [refuse(503, {"detail": "full"}), refuse(503), acknowledge, refuse(503, {"detail": "full again"})]
-    async with Producer(answers).running() as producer, Publisher(producer.url) as p:
+    async with Producer(answers).running() as producer, quick(producer.url) as p:
         await p.publish({"id": "a"})
         await p.publish({"id": "b"})
     told = [record.getMessage() for record in caplog.records if record.name == "oncecast.publisher"]
@@ -491,7 +491,7 @@ class Order(pydantic.BaseModel):
 
 
 async def test_a_mapping_may_have_a_pydantic_model_in_it() -> None:
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         await p.publish({"id": "a", "order": Order(sku="A-1")})
     assert producer.acknowledged == [{"id": "a", "order": {"sku": "A-1"}}]
 
@@ -535,7 +535,7 @@ def test_one_publisher_serves_one_event_loop_after_another() -> None:
         return [first, await p.publish(Event.new("b"))]
 
     with Producer().in_a_thread() as url:
-        p = Publisher(url)
+        p = quick(url)
         cursors = asyncio.run(publish(p)) + asyncio.run(publish(p))
         assert asyncio.run(p.publish_many([Event.new("c"), Event.new("d")])) == 2
         asyncio.run(p.aclose())
@@ -548,7 +548,7 @@ def test_one_publisher_serves_one_event_loop_after_another() -> None:
 
 async def test_two_event_loops_at_once_are_refused() -> None:
     """The error names what to use in threads."""
-    async with Producer().running() as producer, Publisher(producer.url) as p:
+    async with Producer().running() as producer, quick(producer.url) as p:
         await p.publish(Event.new("a"))
         with pytest.raises(RuntimeError, match="SyncPublisher"):
             await asyncio.to_thread(asyncio.run, p.publish(Event.new("b")))

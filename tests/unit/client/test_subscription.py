@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -13,9 +14,9 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from oncecast.client import ProducerRefused
-from oncecast.client import subscription as tail
 from oncecast.client.subscription import Received, Tail
 from oncecast.core.event import Cursor, Event
+from oncecast.core.retry import Backoff
 from oncecast.core.wire import SUBPROTOCOL, Epoch, Welcome, decode_client_frame, encode, events_frame
 
 Session = Callable[["Broadcast", ServerConnection], Awaitable[None]]
@@ -67,6 +68,9 @@ def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: i
     return session
 
 
+tail = partial(Tail, reconnect=Backoff(base_s=0.005, max_s=15.0))
+
+
 async def first(count: int, of: Tail) -> list[Received]:
     """The first `count` of what the tail receives."""
     received: list[Received] = []
@@ -78,16 +82,11 @@ async def first(count: int, of: Tail) -> list[Received]:
     return received
 
 
-@pytest.fixture(autouse=True)
-def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "RECONNECT_BASE_S", 0.005)
-
-
 async def test_it_begins_with_the_next_event_unless_told_otherwise() -> None:
     """Without a place to begin, the reader resumes after the last offset of the welcome, in no group."""
     broadcast = Broadcast(sends(events(10, 11)))
     async with broadcast.running() as url:
-        received = await first(2, Tail(url))
+        received = await first(2, tail(url))
     assert [str(one.cursor) for one in received] == ["aa:10", "aa:11"]
     assert (received[0].event.id, received[0].event.data, received[0].at_us) == ("e10", 10, 10_000_000)
     assert (broadcast.heard[0].after, broadcast.heard[0].group) == ("aa:9", "")
@@ -97,7 +96,7 @@ async def test_earliest_reads_from_the_first_event_kept() -> None:
     """`earliest` resumes without a cursor."""
     broadcast = Broadcast(sends(events(1, 2)))
     async with broadcast.running() as url:
-        assert [one.cursor.offset for one in await first(2, Tail(url, earliest=True))] == [1, 2]
+        assert [one.cursor.offset for one in await first(2, tail(url, earliest=True))] == [1, 2]
     assert broadcast.heard[0].after is None
 
 
@@ -107,7 +106,7 @@ async def test_a_cursor_is_resumed_where_the_journal_still_knows_it(after: str, 
     epochs = (Epoch("aa", 1), Epoch("bb", 6))
     broadcast = Broadcast(sends(events(8, 9), epochs=epochs))
     async with broadcast.running() as url:
-        await first(1, Tail(url, after=Cursor.parse(after)))
+        await first(1, tail(url, after=Cursor.parse(after)))
     assert broadcast.heard[0].after == resumed
 
 
@@ -116,7 +115,7 @@ async def test_it_connects_again_and_goes_on_after_the_last_event() -> None:
     lost: list[str] = []
     broadcast = Broadcast(sends(events(10, 12), stay=False), sends(events(11, 14), last=14))
     async with broadcast.running() as url:
-        received = await first(5, Tail(url, on_disconnect=lambda reason, _delay_s: lost.append(reason)))
+        received = await first(5, tail(url, on_disconnect=lambda reason, _delay_s: lost.append(reason)))
     assert [one.cursor.offset for one in received] == [10, 11, 12, 13, 14]
     assert [frame.after for frame in broadcast.heard if hasattr(frame, "after")] == ["aa:9", "aa:12"]
     assert len(lost) == 1
@@ -127,7 +126,7 @@ async def test_credit_is_given_back_for_every_byte() -> None:
     frames = [events(10, 11), events(12, 12), events(13, 13)]
     broadcast = Broadcast(sends(*frames))
     async with broadcast.running() as url:
-        await first(4, Tail(url))
+        await first(4, tail(url))
     assert [frame.bytes for frame in broadcast.heard[1:3]] == [len(frames[0]), len(frames[1])]
 
 
@@ -143,14 +142,14 @@ async def test_a_peer_that_speaks_otherwise_is_refused(frame: bytes) -> None:
 
     async with Broadcast(session).running() as url:
         with pytest.raises(ProducerRefused):
-            await first(1, Tail(url))
+            await first(1, tail(url))
 
 
 async def test_a_server_without_the_subprotocol_is_refused() -> None:
     """A WebSocket server of another kind is not taken for a producer."""
     async with Broadcast(sends()).running("chat") as url:
         with pytest.raises(ProducerRefused):
-            await first(1, Tail(url))
+            await first(1, tail(url))
 
 
 async def test_a_wrong_token_is_refused_and_a_busy_producer_tried_again() -> None:
@@ -168,5 +167,5 @@ async def test_a_wrong_token_is_refused_and_a_busy_producer_tried_again() -> Non
     async with serve(never, "127.0.0.1", 0, process_request=answer) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ProducerRefused, match="HTTP 401"):
-            await first(1, Tail(f"http://127.0.0.1:{port}", token="s3cret"))
+            await first(1, tail(f"http://127.0.0.1:{port}", token="s3cret"))
     assert tokens == ["Bearer s3cret"] * 2

@@ -18,7 +18,6 @@ import pytest
 
 from oncecast import Event, NotAcknowledged, PublishRefused, SyncPublisher
 from oncecast.client import PublisherClosed, publisher
-from oncecast.client import transport as courier
 from oncecast.core.errors import ConfigError
 from oncecast.embedded.ports import free_port
 from tests.support.interrupts import interrupts_count
@@ -163,8 +162,7 @@ def test_a_call_without_an_answer_ends_at_its_deadline_and_says_why() -> None:
     assert len(said) == 1
 
 
-def test_closing_ends_the_thread_and_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "RETRY_BASE_S", 0.05)
+def test_closing_ends_the_thread_and_whoever_waits() -> None:
     in_vain = threading.Event()
     p = SyncPublisher(f"http://127.0.0.1:{free_port()}", on_trouble=lambda _: in_vain.set())
     with ThreadPoolExecutor(2) as others:
