@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 
 import pytest
 
+from oncecast.core.attempts import CountedFailures, FailedAttempt, count_failure, earlier_attempts
 from oncecast.core.errors import AttemptsSpent, RowLocked
 from oncecast.core.event import Arrival
-from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome
+from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.transaction import OpenTransaction, Transaction
 from tests.support.event_stores import Server
 from tests.support.places import arrival
@@ -110,7 +112,7 @@ async def test_a_dead_event_tells_every_attempt_that_any_process_made(server: Se
     store, _ = await server.of("a")
     for name in ("f1", "f2", "f3"):
         await store.count_failure(failed(numbered(1), name))
-    assert await store.bury(numbered(0), AttemptsSpent("ValueError: no")) is Outcome.STORED
+    assert (await store.bury(numbered(0), AttemptsSpent("ValueError: no"))).outcome is Outcome.STORED
     assert await server.attempts() == {"x": 3}
     assert [(letter.error, letter.attempts) for letter in await store.unfiled(10)] == [("ValueError: no", 3)]
     assert await server.failures() == {}
@@ -168,3 +170,19 @@ async def test_a_count_is_deleted_when_its_next_attempt_is_long_overdue_and_no_e
     assert await store.prune_attempts(overdue_s=50.0) == 1
     assert await server.failures() == {"due": 1, "waits": 1}
     assert await store.process(numbered(1, id="given up"), nothing) is Outcome.STORED
+
+
+async def test_every_store_counts_as_the_core_does(server: Server) -> None:
+    """PostgreSQL counts in one statement, which nothing else proves to be the same rule."""
+    store, _ = await server.of("a")
+    draw = random.Random(1)
+    counted: CountedFailures | None = None
+    for _ in range(60):
+        failure = failed(numbered(draw.randint(1, 20)), f"f{draw.randint(1, 40)}", delay_s=1000.0)
+        counted = count_failure(counted, failure, now_s=0.0)
+        assert await store.count_failure(failure) == counted.attempts
+        attempt = draw.randint(max(1, counted.attempts - 1), counted.attempts)
+        [earlier] = await store.insert([numbered(attempt)])
+        expected = earlier_attempts(counted, attempt, now_s=0.0)
+        assert isinstance(earlier, EarlierAttempts)
+        assert earlier._replace(due_in_s=0) == (expected and expected._replace(due_in_s=0))

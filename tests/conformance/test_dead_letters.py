@@ -17,7 +17,8 @@ from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject, RowLocked, Unstorable
 from oncecast.core.event import Arrival, Event
-from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.outcomes import Outcome
+from oncecast.core.ports import EventStore
 from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
@@ -57,7 +58,7 @@ async def bury(store: EventStore, errors: Sequence[BaseException | str], **attri
     """Have an event die of each, in order."""
     for number, error in enumerate(errors, 1):
         cause = Reject(error) if isinstance(error, str) else error
-        assert await store.bury(arrival(number, **attributes), cause) is Outcome.STORED
+        assert (await store.bury(arrival(number, **attributes), cause)).outcome is Outcome.STORED
     return [Identity(attributes.get("source", "/oncecast"), f"id-{n}") for n in range(1, len(errors) + 1)]
 
 

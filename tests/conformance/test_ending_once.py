@@ -12,7 +12,8 @@ import pytest
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import AttemptFailed, Reject, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Cursor
-from oncecast.core.ports import EarlierAttempts, EventStore, Outcome, Sessions
+from oncecast.core.outcomes import EarlierAttempts, Outcome
+from oncecast.core.ports import EventStore, Sessions
 from oncecast.core.transaction import Transaction
 from oncecast.core.wire import Epoch
 from tests.support.event_stores import Server
@@ -203,8 +204,8 @@ async def _outcome(attempt: Awaitable[Outcome | EarlierAttempts]) -> object:
 
 async def test_an_event_is_buried_once_and_filed_once(server: Server) -> None:
     store, _ = await server.of("a")
-    assert await store.bury(arrival(1, "a"), Reject("no")) is Outcome.STORED
-    assert await store.bury(arrival(1, "a"), Reject("no")) is Outcome.PRESENT
+    assert (await store.bury(arrival(1, "a"), Reject("no"))).outcome is Outcome.STORED
+    assert (await store.bury(arrival(1, "a"), Reject("no"))).outcome is Outcome.PRESENT
     assert await server.statuses() == {"a": "dead"}
     [letter] = await store.unfiled(10)
     assert (letter.id, letter.error) == ("a", "Reject: no")
@@ -215,7 +216,7 @@ async def test_an_event_is_buried_once_and_filed_once(server: Server) -> None:
 async def test_an_event_that_was_stored_is_never_buried(server: Server) -> None:
     store, _ = await server.of("a")
     await store.insert([arrival(1, "a")])
-    assert await store.bury(arrival(1, "a"), ValueError("late")) is Outcome.PRESENT
+    assert (await store.bury(arrival(1, "a"), ValueError("late"))).outcome is Outcome.PRESENT
     assert (await server.statuses(), await server.letters()) == ({"a": "stored"}, [])
 
 

@@ -27,7 +27,7 @@ from oncecast.core.errors import (
     classify,
 )
 from oncecast.core.event import Arrival, Cursor, Event
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
 from oncecast.listener.http.app import page
@@ -149,7 +149,7 @@ async def test_an_events_time_is_read_back_as_it_was_given_and_is_a_timestamp_in
     database = database_of()
     await database.open()
     for each in replayed:
-        assert await store.bury(each, ValueError("no")) is Outcome.STORED
+        assert (await store.bury(each, ValueError("no"))).outcome is Outcome.STORED
         assert await PostgresLetters(database).replay(each.source, each.id, lambda _arrival, tx: no_effect(tx))
     rows = await EventReader(database).newest(limit=100)
     await database.close()
@@ -173,7 +173,7 @@ async def test_every_time_that_a_frame_may_name_is_stored_and_read_back(
         each.at_us = at_us
     assert await store.process(alone, work) == Outcome.STORED
     assert await store.insert([together]) == [Outcome.STORED]
-    assert await store.bury(dead, ValueError("no")) == Outcome.STORED
+    assert (await store.bury(dead, ValueError("no"))).outcome == Outcome.STORED
     database = database_of()
     await database.open()
     rows = await EventReader(database).newest(limit=10)
@@ -379,9 +379,9 @@ async def test_a_dead_letter_that_postgresql_refuses_is_buried_once_however_ofte
         of.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
         return of
 
-    assert await store.bury(bad(2), ValueError("no")) is Outcome.STORED
-    assert await store.bury(bad(2), ValueError("no")) is Outcome.PRESENT
-    assert await store.bury(bad(9), ValueError("no")) is Outcome.CONFLICT
+    assert (await store.bury(bad(2), ValueError("no"))).outcome is Outcome.STORED
+    assert (await store.bury(bad(2), ValueError("no"))).outcome is Outcome.PRESENT
+    assert (await store.bury(bad(9), ValueError("no"))).outcome is Outcome.CONFLICT
     assert await values(sql, 'select "offset" from conflicts') == [9]
     assert await values(sql, "select count(*) from dead_letters") == [1]
 
@@ -464,9 +464,9 @@ async def test_bury_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(store: Po
     good, bad = arrival(1, "a"), arrival(2, "b")
     bad.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
     cause = ValueError("no such \0 stock")
-    assert await store.bury(good, cause) is Outcome.STORED
-    assert await store.bury(bad, cause) is Outcome.STORED
-    assert await store.bury(good, cause) is Outcome.PRESENT
+    assert (await store.bury(good, cause)).outcome is Outcome.STORED
+    assert (await store.bury(bad, cause)).outcome is Outcome.STORED
+    assert (await store.bury(good, cause)).outcome is Outcome.PRESENT
     assert await values(sql, "select id, status from events order by id") == [("a", "dead"), ("b", "dead")]
     assert await values(sql, "select raw from dead_letters where id = 'b'") == [bytes(bad.raw)]
     assert await values(sql, "select error from dead_letters where id = 'a'") == ["ValueError: no such \ufffd stock"]
@@ -768,7 +768,7 @@ async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event
         group.create_task(store.process(arrival(1, "slow"), keep))
         await began.wait()
         assert await store.insert([arrival(2, "x"), arrival(3, "y")]) == [Outcome.STORED, Outcome.STORED]
-        assert await store.bury(arrival(4, "z"), ValueError("no")) is Outcome.STORED
+        assert (await store.bury(arrival(4, "z"), ValueError("no"))).outcome is Outcome.STORED
         over.set()
     await store.close()
 

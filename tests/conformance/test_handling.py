@@ -19,7 +19,8 @@ from oncecast.core.errors import (
     Unavailable,
 )
 from oncecast.core.event import Arrival, Cursor, Turn
-from oncecast.core.ports import Outcome, Publish, WorkTogether
+from oncecast.core.outcomes import Outcome
+from oncecast.core.ports import Publish, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from tests.support.arrivals import track
 from tests.support.event_stores import Server
@@ -109,7 +110,7 @@ async def test_to_be_buried_an_event_waits_for_its_turn_too(server: Server) -> N
         await store.bury(second, ValueError("no"))
     assert await server.statuses() == {}
     await store.bury(in_turn(1, "first", None), ValueError("no"))
-    assert await store.bury(second, ValueError("no")) is Outcome.STORED
+    assert (await store.bury(second, ValueError("no"))).outcome is Outcome.STORED
 
 
 async def test_a_predecessor_whose_row_came_by_another_place_says_nothing_about_what_stands_between(

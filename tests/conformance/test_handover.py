@@ -14,7 +14,7 @@ import pytest
 from psycopg.pq.abc import PGresult
 
 from oncecast.core.errors import DataRefused, Unavailable
-from oncecast.core.ports import EarlierAttempts, Outcome
+from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores.postgres import Database, PostgresEvents, handover
 from oncecast.stores.postgres.connection import Connection

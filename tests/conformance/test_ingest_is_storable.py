@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncecast.core.event import Arrival, Event, new_id
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.http.problems import Problem
 from oncecast.producer.cloudevents.bare import JSON, Bare

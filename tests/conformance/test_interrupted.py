@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from oncecast.core.errors import Contended, Cost, Unavailable, classify
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.database import Limits

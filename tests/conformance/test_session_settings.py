@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from oncecast.core.errors import Contended
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
 from oncecast.stores.postgres import Database, PostgresEvents

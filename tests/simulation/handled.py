@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from oncecast.core.ports import FailedAttempt
+from oncecast.core.attempts import FailedAttempt
 from oncecast.core.transaction import Transaction
 from oncecast.testing.memory.client import MemoryTransaction
 from oncecast.testing.memory.journal import Kept

@@ -53,6 +53,7 @@ DECISIONS = [
     Mutant("an error with an unknown outcome makes no dead letter", replaced("PAUSE", "DEAD")),
     Mutant("an outage of PostgreSQL spends no attempt", never()),
     Mutant("events whose rows are missing are read again", never()),
+    Mutant("an event with other content under a used identity is a conflict", replaced("CONFLICT", "DUPLICATE")),
     Mutant("an event that keeps killing its process becomes a dead letter", never()),
     Mutant("a listener reports its saved cursor, not what it has received", value("{} + '0'")),
     Mutant("retention never passes the saved cursor of a group", always()),

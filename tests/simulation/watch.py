@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from oncecast.core.attempts import FailedAttempt
 from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import DEFAULT_SOURCE
-from oncecast.core.ports import Batch, FailedAttempt
+from oncecast.core.ports import Batch
 from oncecast.core.wire import decode_heads, events_frame, resume_after
 from oncecast.testing.memory import MemoryEvents
 from oncecast.testing.memory.call import Act, Call

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import psycopg
 
+from oncecast.core.attempts import FailedAttempt
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject
 from oncecast.core.event import Arrival, Cursor, Turn
-from oncecast.core.ports import FailedAttempt
 from oncecast.core.transaction import OpenTransaction, Transaction
 from oncecast.stores.postgres import (
     Database,
@@ -125,10 +125,10 @@ async def _events(database: Database) -> dict[str, Any]:
 async def _dead(database: Database) -> dict[str, Any]:
     store, letters, unsent = PostgresEvents(database), PostgresLetters(database), PostgresUnsent(database)
     await unsent.begin()
-    buried = [(await store.bury(arrival(n), Reject(BACKSLASHES))).value for n in (7, 8, 9)]
+    buried = [(await store.bury(arrival(n), Reject(BACKSLASHES))).outcome.value for n in (7, 8, 9)]
     refused = arrival(10)
     refused.raw = msgspec.Raw(bytes(refused.raw).replace(b"10}", b'"\\u0000"}'))
-    buried.append((await store.bury(refused, DataRefused("it cannot be stored"))).value)
+    buried.append((await store.bury(refused, DataRefused("it cannot be stored"))).outcome.value)
     chosen, one, others = Selection(), Identity("/oncecast", "id-7"), [Identity("/oncecast", "id-8")]
     first = await letters.newest(chosen, limit=2)
     claimed = await unsent.claim(10)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from oncecast.core.attempts import FailedAttempt
 from oncecast.core.cursors import Save, SavedCursor
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
 
@@ -201,38 +203,6 @@ class Leases(Protocol):
 # --- events -------------------------------------------------------------------------------------------------
 
 
-class Outcome(Enum):
-    """What became of an event that was put to PostgreSQL. All of them mean that it has ended."""
-
-    STORED = "stored"
-    PRESENT = "present"
-    """Its row was there, from this very place: somebody (we, perhaps) had ended it."""
-    DUPLICATE = "duplicate"
-    """The same identity and content from another place."""
-    CONFLICT = "conflict"
-    """The same identity with other content; kept in `conflicts`."""
-
-
-class EarlierAttempts(NamedTuple):
-    """Failed attempts of an event that this process did not know of: nothing was begun, and its row is not there."""
-
-    attempts: int
-    due_in_s: float
-    """When the next attempt is due."""
-    error: str
-    """Of the newest failed attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
-    """A failed attempt, to be counted where the count outlives the process. `name` is its own among all of them."""
-
-    name: str
-    arrival: Arrival
-    error: str
-    next_in_s: float
-
-
 class Sessions(Enum):
     """What the database sessions of a holder show when its heartbeat has stopped."""
 
@@ -334,11 +304,8 @@ class EventStore(Protocol):
     async def prune_attempts(self, *, overdue_s: float) -> int:
         """Delete the counts of events that have ended, or whose next attempt is overdue by more; return how many."""
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
-        """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does.
-
-        Raises `Arrival.attempts` to the failed attempts that were counted.
-        """
+    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+        """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does."""
 
     async def unfiled(self, limit: int) -> list[DeadLetter]:
         """This listener's oldest dead letters whose line has not been written yet."""

@@ -11,7 +11,7 @@ import msgspec
 
 from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 
 KEPT_EVENTS = 100
 KEPT_BYTES = 4 * 1024 * 1024

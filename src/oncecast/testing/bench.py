@@ -15,7 +15,8 @@ from oncecast.app.application import Listener
 from oncecast.app.isolation import RunOptions
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.event import Arrival, Event, follow_up_id
-from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.outcomes import Outcome
+from oncecast.core.ports import EventStore
 from oncecast.core.telemetry import Fact, ProcessingFailed
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
 from oncecast.listener.dependencies.exclusive_run import Solo

@@ -10,7 +10,8 @@ import psycopg
 
 from oncecast.core.errors import AttemptFailed
 from oncecast.core.event import Arrival
-from oncecast.core.ports import EarlierAttempts, EventStore, Outcome, Work, WorkTogether
+from oncecast.core.outcomes import EarlierAttempts, Outcome
+from oncecast.core.ports import EventStore, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction, Params
 from oncecast.stores.postgres.errors import of_handler
 from oncecast.testing.results import Statement

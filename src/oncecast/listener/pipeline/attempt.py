@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from oncecast.app.application import Listener
 from oncecast.app.isolation import RunOptions
+from oncecast.core.attempts import FailedAttempt
 from oncecast.core.errors import (
     AttemptsSpent,
     Contended,
@@ -30,7 +31,8 @@ from oncecast.core.errors import (
 )
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_suspect
-from oncecast.core.ports import EarlierAttempts, EventStore, FailedAttempt, Outcome
+from oncecast.core.outcomes import EarlierAttempts, Outcome
+from oncecast.core.ports import EventStore
 from oncecast.core.telemetry import InsertFailed, Observe, ProcessingFailed, Started, Suspected
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import Solo
@@ -234,7 +236,8 @@ class Attempts:
     async def _end(self, work: Work) -> list[Outcome | EarlierAttempts]:
         first = work[0]
         if first.doom is not None:
-            return [await self._store.bury(first, first.doom)]
+            outcome, first.attempts = await self._store.bury(first, first.doom)
+            return [outcome]
         if not self._app.concerns(first.type, first.source):
             if first.attempts > 1:  # alone, since it has failed before
                 return [await self._store.process(first, _store_only)]

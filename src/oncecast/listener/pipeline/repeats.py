@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 
 from oncecast.core.errors import OncecastError
-from oncecast.core.ports import EventStore, Outcome
+from oncecast.core.outcomes import Outcome
+from oncecast.core.ports import EventStore
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.pipeline.settle import Settlement
 from oncecast.tasks import STALL_S, idle, working

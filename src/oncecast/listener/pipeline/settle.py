@@ -14,7 +14,7 @@ from operator import attrgetter
 from oncecast.core.clock import Clock
 from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
 from oncecast.core.event import Arrival
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.telemetry import Cause, Conflicts, Died, Duplicates, Observe, Persisted
 from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.listener.recent import Recent

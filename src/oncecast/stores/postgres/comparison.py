@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from oncecast.core.errors import DataRefused, RowLocked
+from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival
-from oncecast.core.ports import EarlierAttempts, Outcome
+from oncecast.core.outcomes import EarlierAttempts, Outcome, compared, obstacle
 from oncecast.stores.postgres.connection import Connection
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.errors import translate
@@ -60,14 +60,15 @@ class PostgresComparison(PostgresCursors):
         }
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["compare"], values)
-            return {offset: _outcome(place, content) for offset, place, content in await cursor.fetchall()}
+            return {
+                offset: compared(same_place=same_place, same_content=same_content)
+                for offset, same_place, same_content in await cursor.fetchall()
+            }
 
     async def _place_compared(self, connection: Connection, arrival: Arrival) -> dict[int, Outcome]:
         place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
         row = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
-        if row is None:
-            return {}
-        return {arrival.offset: Outcome.PRESENT if row == (True,) else Outcome.CONFLICT}
+        return {} if row is None else {arrival.offset: compared(same_place=row[0], same_content=False)}
 
     async def _compare(
         self, connection: Connection, arrivals: Sequence[Arrival]
@@ -81,17 +82,11 @@ class PostgresComparison(PostgresCursors):
             async with connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(self._db.queries["failed_before"], _numbered(missing))
                 found |= {offset: EarlierAttempts(*earlier) for offset, *earlier in await cursor.fetchall()}
-        for arrival in missing:
-            if arrival.offset not in found:  # the row was deleted between the two statements
-                raise RowLocked(f"the row of {arrival.id!r} came and went")
-        return found
+        return {arrival.offset: obstacle(found.get(arrival.offset), arrival.id) for arrival in arrivals}
 
     async def _compare_dead(self, connection: Connection, arrival: Arrival) -> Outcome:
         """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
-        outcome = (await self._outcomes(connection, [arrival])).get(arrival.offset)
-        if outcome is None:
-            raise RowLocked(f"the row of {arrival.id!r} came and went")
-        return outcome
+        return obstacle((await self._outcomes(connection, [arrival])).get(arrival.offset), arrival.id)
 
     async def _keep(self, connection: Connection, conflicts: Sequence[Arrival]) -> None:
         """Conflicts of one epoch, in one statement."""
@@ -106,12 +101,6 @@ class PostgresComparison(PostgresCursors):
                 "listener": self._db.instance,
             }
             await connection.execute(self._db.queries["keep_conflicts"], values)
-
-
-def _outcome(same_place: bool, same_content: bool) -> Outcome:
-    if same_place:
-        return Outcome.PRESENT
-    return Outcome.DUPLICATE if same_content else Outcome.CONFLICT
 
 
 def _numbered(arrivals: Sequence[Arrival]) -> dict[str, Any]:

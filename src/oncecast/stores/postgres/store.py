@@ -11,10 +11,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from oncecast.core.attempts import FailedAttempt, attempts_in_all
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
-from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Sessions, Work, WorkTogether
+from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
+from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison
 from oncecast.stores.postgres.connection import Connection
@@ -157,7 +159,7 @@ class PostgresEvents(PostgresComparison):
             overdue = await connection.execute(self._db.queries["prune_overdue_attempts"], values)
             return ended.rowcount + overdue.rowcount
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         """See EventStore."""
         async with (
             self._db.connection("upkeep") as connection,
@@ -168,10 +170,10 @@ class PostgresEvents(PostgresComparison):
                 await self._begin_in_turn(connection, arrival.turn)
             else:
                 await connection.execute("begin")
-            await self._end_attempts(connection, arrival)
-            if not await self._insert_dead(connection, arrival):
+            attempts = await self._end_attempts(connection, arrival)
+            if not await self._insert_dead(connection, arrival, attempts):
                 await connection.execute("rollback")
-                return await self._compare_dead(connection, arrival)
+                return DeadLettered(await self._compare_dead(connection, arrival), attempts)
             await connection.execute(
                 self._db.queries["keep_dead_letter"],
                 {
@@ -180,13 +182,13 @@ class PostgresEvents(PostgresComparison):
                     "type": arrival.type,
                     "error": storable(error_text(cause)),
                     "trace": storable("".join(traceback.format_exception(cause))),
-                    "attempts": arrival.attempts,
+                    "attempts": attempts,
                     "raw": bytes(arrival.raw),
                     "listener": self._db.instance,
                 },
             )
             await commit(connection, self._deadline_s)
-        return Outcome.STORED
+        return DeadLettered(Outcome.STORED, attempts)
 
     async def unfiled(self, limit: int) -> list[DeadLetter]:
         """See EventStore."""
@@ -203,18 +205,18 @@ class PostgresEvents(PostgresComparison):
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await connection.execute(self._db.queries["mark_filed"], identities_of(letters))
 
-    async def _end_attempts(self, connection: Connection, arrival: Arrival) -> None:
-        """The event ends with the transaction: the count of its failed attempts goes into its row."""
+    async def _end_attempts(self, connection: Connection, arrival: Arrival) -> int:
+        """Delete the count of failed attempts of an event that ends; return the attempts for its row."""
         key = {"source": arrival.source, "id": arrival.id}
         row = await (await connection.execute(self._db.queries["end_attempts"], key)).fetchone()
-        if row is not None:
-            arrival.attempts = max(arrival.attempts, row[0])
+        return attempts_in_all(arrival, row[0] if row else 0)
 
-    async def _insert_dead(self, connection: Connection, arrival: Arrival) -> bool:
+    async def _insert_dead(self, connection: Connection, arrival: Arrival, attempts: int) -> bool:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
         try:
             async with connection.transaction():
-                if not await self._insert(connection, rows_of([arrival], self._db.instance, self._revision)):
+                rows = {**rows_of([arrival], self._db.instance, self._revision), "attempts": [attempts]}
+                if not await self._insert(connection, rows):
                     return False
                 key = {"source": arrival.source, "id": arrival.id}
                 await connection.execute(self._db.queries["mark_dead"], key)
@@ -228,7 +230,7 @@ class PostgresEvents(PostgresComparison):
                 {
                     **place,
                     "listener": self._db.instance,
-                    "attempts": arrival.attempts,
+                    "attempts": attempts,
                     "at_us": arrival.at_us,
                     "revision": self._revision,
                 },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from oncecast.core.attempts import FailedAttempt, attempts_in_all, count_failure, earlier_attempts
 from oncecast.core.cursors import (
     Save,
     SavedCursor,
@@ -16,17 +17,11 @@ from oncecast.core.cursors import (
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Event, Turn
-from oncecast.core.ports import (
-    EarlierAttempts,
-    FailedAttempt,
-    Outcome,
-    Sessions,
-    Work,
-    WorkTogether,
-)
+from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome, compared, obstacle
+from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Failed, Letter, Row, Session
+from oncecast.testing.memory.postgres import Letter, Row, Session
 
 
 class MemoryEvents(Client):
@@ -43,7 +38,7 @@ class MemoryEvents(Client):
             inserted = await self._insert(session, arrivals)
             others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
             self._server.commit(session)
-            found = {identity: self._compare(arrival) for identity, arrival in others.items()}
+            found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
             return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
         found: list[Outcome | EarlierAttempts] = await self._do(insert)
@@ -72,7 +67,7 @@ class MemoryEvents(Client):
             new = [arrival for arrival in arrivals if arrival.identity in inserted]
             if not new:
                 self._server.roll_back(session)
-            found.update((a.offset, self._compare(a)) for a in arrivals if a.identity not in inserted)
+            found.update((a.offset, self._why_not_inserted(a)) for a in arrivals if a.identity not in inserted)
             return new
 
         try:
@@ -106,33 +101,27 @@ class MemoryEvents(Client):
         """See EventStore."""
 
         def compare() -> list[Outcome | None]:
-            return [self._compare_with_row(a) if a.identity in self._tables.rows else None for a in arrivals]
+            return [self._compare(arrival) for arrival in arrivals]
 
         found: list[Outcome | None] = await self._do(compare)
         return found
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         """See EventStore."""
-        arrival = failure.arrival
-        identity = arrival.identity
+        identity = failure.arrival.identity
 
         async def count() -> int:
             session = self._server.begin(self._token)
             await self._server.lock(session, [identity])
             self._server.roll_back(session)
             if identity in self._tables.rows:
-                return arrival.attempts
-            counted, known = arrival.attempts, self._tables.attempts.get(identity)
-            names = frozenset([failure.name])
-            if known is not None:
-                counted = known.attempts if names <= known.names else max(known.attempts + 1, counted)
-                names |= known.names
-            due_at_s = self._now_s() + failure.next_in_s
-            self._tables.attempts[identity] = Failed(counted, failure.error, names, due_at_s)
-            return counted
+                return failure.arrival.attempts
+            counted = count_failure(self._tables.attempts.get(identity), failure, self._now_s())
+            self._tables.attempts[identity] = counted
+            return counted.attempts
 
-        counted: int = await self._do(count)
-        return counted
+        attempts: int = await self._do(count)
+        return attempts
 
     async def prune_attempts(self, *, overdue_s: float) -> int:
         """See EventStore. Only overdue counts: the commit that ends an event deletes its count."""
@@ -147,32 +136,30 @@ class MemoryEvents(Client):
         count: int = await self._do(prune)
         return count
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         """See EventStore."""
 
-        async def bury() -> Outcome:
+        async def bury() -> DeadLettered:
             session = self._server.begin(self._token)
             # rule: an ordered event becomes a dead letter only in its turn
             if arrival.turn is not None:
                 self._take_turn(session, arrival.turn)
-            if (failed := self._tables.attempts.get(arrival.identity)) is not None:
-                arrival.attempts = max(arrival.attempts, failed.attempts)
+            counted = self._tables.attempts.get(arrival.identity)
+            attempts = attempts_in_all(arrival, 0 if counted is None else counted.attempts)
             if not await self._insert(session, [arrival], heeds_earlier=False):
                 self._server.roll_back(session)
-                outcome = self._compare(arrival)
-                if not isinstance(outcome, Outcome):
-                    raise RowLocked("nothing goes in any more in the name of this application")
-                return outcome
-            session.rows[arrival.identity].status = "dead"
+                return DeadLettered(obstacle(self._compare(arrival), arrival.id), attempts)
+            row = session.rows[arrival.identity]
+            row.status, row.attempts = "dead", attempts
             error = error_text(cause)
             number = len(self._tables.letters) + 1
-            letter = Letter(error, arrival.attempts, bytes(arrival.raw), self._instance, number, self._now_s())
+            letter = Letter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
             session.letters[arrival.identity] = letter
             self._server.commit(session)
-            return Outcome.STORED
+            return DeadLettered(Outcome.STORED, attempts)
 
-        outcome: Outcome = await self._do(bury)
-        return outcome
+        ended: DeadLettered = await self._do(bury)
+        return ended
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
         """The identities whose rows are new; nothing in the name of an application that is not the newest.
@@ -191,26 +178,22 @@ class MemoryEvents(Client):
         return set(session.rows)
 
     def _failed_before(self, arrival: Arrival) -> EarlierAttempts | None:
-        failed = self._tables.attempts.get(arrival.identity)
-        if failed is None or failed.attempts < arrival.attempts:
+        return earlier_attempts(self._tables.attempts.get(arrival.identity), arrival.attempts, self._now_s())
+
+    def _why_not_inserted(self, arrival: Arrival) -> Outcome | EarlierAttempts:
+        return obstacle(self._compare(arrival) or self._failed_before(arrival), arrival.id)
+
+    def _compare(self, arrival: Arrival) -> Outcome | None:
+        """Compare it with the row of its identity, and keep a conflict; None where there is no row."""
+        row, given = self._tables.rows.get(arrival.identity), _row(arrival, self._instance)
+        if row is None:
             return None
-        return EarlierAttempts(failed.attempts, max(0.0, failed.due_at_s - self._now_s()), failed.error)
-
-    def _compare(self, arrival: Arrival) -> Outcome | EarlierAttempts:
-        if arrival.identity not in self._tables.rows:
-            if (earlier := self._failed_before(arrival)) is not None:
-                return earlier
-            raise RowLocked("another attempt has just failed, or nothing goes in any more for this application")
-        return self._compare_with_row(arrival)
-
-    def _compare_with_row(self, arrival: Arrival) -> Outcome:
-        row, given = self._tables.rows[arrival.identity], _row(arrival, self._instance)
-        if (row.epoch, row.offset) == (given.epoch, given.offset):
-            return Outcome.PRESENT
-        if (row.type, row.content) == (given.type, given.content):
-            return Outcome.DUPLICATE
-        self._tables.conflicts[arrival.identity, arrival.epoch, arrival.offset] = bytes(arrival.raw)
-        return Outcome.CONFLICT
+        same_place = (row.epoch, row.offset) == (given.epoch, given.offset)
+        same_content = (row.type, row.content) == (given.type, given.content)
+        outcome = compared(same_place=same_place, same_content=same_content)
+        if outcome is Outcome.CONFLICT:
+            self._tables.conflicts[arrival.identity, arrival.epoch, arrival.offset] = bytes(arrival.raw)
+        return outcome
 
     async def unfiled(self, limit: int) -> list[DeadLetter]:
         """See EventStore."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from oncecast.core.attempts import CountedFailures
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import RowLocked
 from oncecast.core.event import Cursor
@@ -57,23 +58,13 @@ class Letter:
         return (BEGINNING + timedelta(seconds=self.number)).isoformat().replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The failed attempts of an event that has not ended. `names` are theirs, as in FailedAttempt."""
-
-    attempts: int
-    error: str
-    names: frozenset[str]
-    due_at_s: float
-
-
 @dataclass(slots=True)
 class Tables:
     """Everything that commits together, and goes back together when the database does."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     letters: dict[str, Letter] = field(default_factory=dict)
-    attempts: dict[str, Failed] = field(default_factory=dict)
+    attempts: dict[str, CountedFailures] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
     closed_conflicts: dict[Cursor, str | None] = field(default_factory=dict)
     """The id that a conflict was replayed as, by its place; None if it was discarded."""

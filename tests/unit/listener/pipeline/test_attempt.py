@@ -11,6 +11,7 @@ import pytest
 from oncecast.app.application import Listener
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.attempts import FailedAttempt
 from oncecast.core.errors import (
     Contended,
     CrashLoop,
@@ -24,7 +25,8 @@ from oncecast.core.errors import (
     Unstorable,
 )
 from oncecast.core.event import Arrival, Event
-from oncecast.core.ports import EarlierAttempts, FailedAttempt, Outcome, Work, WorkTogether
+from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
+from oncecast.core.ports import Work, WorkTogether
 from oncecast.core.telemetry import Fact, InsertFailed, ProcessingFailed, Suspected
 from oncecast.core.transaction import Transaction
 from oncecast.listener.dependencies.exclusive_run import Solo
@@ -82,10 +84,10 @@ class Store:
         self.stored += [x.id for x in batch]
         return [Outcome.STORED] * len(batch)
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> Outcome:
+    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         self._refuse()
         self.buried.append((arrival.id, cause))
-        return self.burial
+        return DeadLettered(self.burial, arrival.attempts)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         self.counted.append(failure)

@@ -7,7 +7,7 @@ import pytest
 from oncecast.app.application import Listener
 from oncecast.core.errors import AttemptsSpent, Contended, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival, Event
-from oncecast.core.ports import EarlierAttempts
+from oncecast.core.outcomes import EarlierAttempts
 from oncecast.core.telemetry import ProcessingFailed
 from oncecast.core.transaction import Transaction
 from tests.support.arrivals import arrivals

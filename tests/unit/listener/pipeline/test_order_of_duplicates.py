@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oncecast import Event, Listener
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.wire import Epoch
 from oncecast.listener.feed.track import Track
 from oncecast.listener.pipeline.order import Order

@@ -8,7 +8,7 @@ from typing import Any
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
-from oncecast.core.ports import Outcome
+from oncecast.core.outcomes import Outcome
 from oncecast.core.telemetry import Conflicts, Duplicates, Fact, Persisted
 from oncecast.listener.pipeline.repeats import Repeats
 from oncecast.listener.pipeline.settle import Settlement
