@@ -66,6 +66,12 @@ def test_every_link_leads_to_a_file_and_its_heading(document: Path) -> None:
             assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, heading
 
 
+@of_each_document
+def test_every_module_that_is_named_is_there(document: Path) -> None:
+    for path in re.findall(r"`((?:src|tests|tools|benchmarks|examples)/[\w/]+\.\w+)`", document.read_text("utf-8")):
+        assert (ROOT / path).exists(), path
+
+
 def test_every_test_that_the_documents_name_is_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/explanation/verification.md").read_text("utf-8")))
     there = {

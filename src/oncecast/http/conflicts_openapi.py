@@ -25,7 +25,7 @@ from oncecast.http.openapi import (
 TAG = "Conflicts"
 _CURSOR = {"type": "string", "pattern": "^[0-9A-Za-z]+:[0-9]{1,18}$"}
 _CONFLICT = {
-    "cursor": {**_CURSOR, "description": "Its place in a journal, which names it."},
+    "cursor": {**_CURSOR, "description": "The conflict's place in a journal, which names it."},
     "source": TEXT,
     "id": TEXT,
     "type": maybe(TEXT),
@@ -37,12 +37,12 @@ _CONFLICT = {
     "discarded_at": maybe(TIME),
 }
 CONFLICT_SCHEMAS = {
-    "Conflict": record("Other content under a used identity: kept, not processed.", **_CONFLICT),
+    "Conflict": record("An event with other content under a used identity: kept, not processed.", **_CONFLICT),
     "ConflictReplays": record(
         results=listing(
             record(
                 cursor=TEXT,
-                id={**TEXT, "description": "The id that its event has, once it is stored."},
+                id={**TEXT, "description": "The id of the stored event."},
                 outcome={"enum": ["stored", "failed", "not_open", "unknown"]},
                 error=maybe(TEXT),
             )
@@ -60,9 +60,9 @@ def conflicts_paths(
     refusals = {400: "A parameter or the body cannot be read.", **AWAY, **(problems or {})}
     posted = {
         **refusals,
-        408: "The body did not come in time.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
-        422: "The body is not as it should be.",
+        422: "The body is invalid.",
     }
     cursors = {
         "type": "object",
@@ -110,7 +110,7 @@ def conflicts_paths(
                     AFTER,
                     query(
                         "state",
-                        "Which ones.",
+                        "The state of the conflicts.",
                         {"enum": ["open", "replayed", "discarded"], "default": "open"},
                     ),
                     query("source", "Only events of this source.", NAME),
@@ -145,12 +145,12 @@ def conflicts_paths(
         "/api/conflicts/{cursor}": {
             "get": operation(
                 "getConflict",
-                "Look at one conflict",
+                "Show a conflict",
                 record(
                     **_CONFLICT,
                     event=ref("Event"),
                     row={
-                        "description": "The row that has its identity; null if it was pruned.",
+                        "description": "The row with the same identity; null if it was pruned.",
                         "anyOf": [
                             record(status={"enum": ["stored", "dead"]}, stored_at=TIME, cursor=TEXT),
                             {"type": "null"},

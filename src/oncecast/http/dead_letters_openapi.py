@@ -24,10 +24,12 @@ from oncecast.http.openapi import (
 )
 
 TAG = "Dead letters"
-LIMIT = query("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
-AFTER = query("after", "The `next` of the page before.")
-SOURCE = query("source", "The event's source; needed where several sources have its id.", NAME)
-AWAY = {503: "PostgreSQL is away, or no listener can answer: ask again later."}
+LIMIT = query(
+    "limit", "The maximum number of entries.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+)
+AFTER = query("after", "The `next` value of the previous page.")
+SOURCE = query("source", "The event's source; needed if several sources have this id.", NAME)
+AWAY = {503: "PostgreSQL is down, or no listener can answer: retry later."}
 
 _AGE = r"[0-9]{1,5}(ms|s|m|h|d)"
 _RFC3339 = (
@@ -37,13 +39,13 @@ _RFC3339 = (
 MOMENT = {"type": "string", "pattern": f"^({_AGE}|{_RFC3339})$"}
 CAUSE = {"type": "string", "pattern": "^[0-9a-f]{10}$"}
 _FILTERS = {
-    "type": (NAME, "Only events of this type; `order.*` for all types that begin so."),
+    "type": (NAME, "Only events of this type; `order.*` selects all types with this prefix."),
     "source": (NAME, "Only events of this source."),
-    "error": (NAME, "Only those whose error holds this text; capitals do not count."),
-    "cause": (CAUSE, "Only those of this cause, as `/api/dead-letter-causes` names it."),
-    "listener": (NAME, "Only what died at this listener."),
-    "since": (MOMENT, "Only what died at or after this time (RFC 3339), or since this age: `2h`."),
-    "until": (MOMENT, "Only what died before this time, or is older than this age."),
+    "error": (NAME, "Only dead letters whose error contains this text, in upper or lower case."),
+    "cause": (CAUSE, "Only dead letters of this cause, as `/api/dead-letter-causes` names it."),
+    "listener": (NAME, "Only events that died at this listener."),
+    "since": (MOMENT, "Only events that died at or after this time (RFC 3339) or age (`2h`)."),
+    "until": (MOMENT, "Only events that died before this time or age."),
 }
 
 _LETTER = {
@@ -68,10 +70,10 @@ _NAMED = {
 
 def _chosen(maximum: int, default: int) -> dict[str, Any]:
     """The body that says which letters an operation is about."""
-    limit = {"type": ["integer", "null"], "minimum": 1, "maximum": maximum, "description": f"{default} unless told."}
+    limit = {"type": ["integer", "null"], "minimum": 1, "maximum": maximum, "description": f"By default {default}."}
     return {
-        "description": "Either letters that are named, or the next `limit` of those that `select` chooses: newest"
-        " first, behind `after`, the `next` of the answer before. A selection without anything is all of them.",
+        "description": "Either the named dead letters, or the next `limit` of those that `select` selects: newest"
+        " first, after `after`, the `next` value of the previous answer. An empty selection selects all.",
         "oneOf": [
             {
                 "type": "object",
@@ -118,9 +120,9 @@ SCHEMAS = {
             "maximum": 2**31 - 1,
         },
     },
-    "DeadLetter": record("An event that was given up on.", **_LETTER),
+    "DeadLetter": record("An event that Oncecast has given up on.", **_LETTER),
     "WholeDeadLetter": record(
-        "A dead letter with its cause, the event as it was received, and its mended data.",
+        "A dead letter with its cause, the event as it was received, and the edited data.",
         **_LETTER,
         trace=TEXT,
         event=ref("Event"),
@@ -128,7 +130,7 @@ SCHEMAS = {
     ),
     "Selection": {
         "type": "object",
-        "description": "Dead letters of which all that is given holds.",
+        "description": "Dead letters that match all given members.",
         "properties": {
             "ids": listing(NAME, maxItems=100),
             **{name: {**maybe(schema), "description": about} for name, (schema, about) in _FILTERS.items()},
@@ -136,20 +138,20 @@ SCHEMAS = {
         "additionalProperties": False,
     },
     "Causes": record(
-        dead_letters={**WHOLE, "description": "How many there are, all told."},
+        dead_letters={**WHOLE, "description": "The total number of dead letters."},
         causes=listing(
             record(
-                "Dead letters whose errors differ in nothing but numbers and ids: words with a digit, and what stands"
-                " behind `=` in quotes or brackets, are `#` in `error`.",
+                "Dead letters whose errors differ only in numbers and ids. In `error`, words with a digit and values"
+                " behind `=` in quotes or brackets are replaced by `#`.",
                 cause=CAUSE,
                 error=TEXT,
                 letters={"type": "integer", "minimum": 1},
                 types=listing(TEXT, minItems=1, maxItems=5),
                 newest_at=TIME,
-                example=record("The newest.", source=TEXT, id=TEXT),
+                example=record("The newest dead letter.", source=TEXT, id=TEXT),
             )
         ),
-        left_out={**WHOLE, "description": "How many smaller causes are not told."},
+        left_out={**WHOLE, "description": "The number of less frequent causes that are not in the list."},
     ),
     "Replays": record(
         results=listing(
@@ -164,7 +166,7 @@ SCHEMAS = {
     ),
     "Changes": record(
         done=WHOLE,
-        not_done=listing(record("Why nothing was done about it.", id=TEXT, source=maybe(TEXT), error=TEXT)),
+        not_done=listing(record("Why the dead letter was not changed.", id=TEXT, source=maybe(TEXT), error=TEXT)),
         next=maybe(TEXT),
     ),
     "ReplayRequest": _chosen(100, 10),
@@ -180,20 +182,20 @@ def letters_paths(
     refusals = {400: "A parameter or the body cannot be read.", **AWAY, **(problems or {})}
     one = {
         **refusals,
-        404: "There is no such dead letter (any more).",
+        404: "There is no such dead letter.",
         409: "Several sources have this id, or it was discarded.",
     }
     id_ = in_path("id", "The event's id.")
     posted = {
         **refusals,
-        408: "The body did not come in time.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
-        422: "The body is not as it should be.",
+        422: "The body is invalid.",
     }
     filters = [
         {**query("id", "Only events with one of these ids.", listing(NAME, maxItems=100)), "explode": True},
         *(query(name, about, schema) for name, (schema, about) in _FILTERS.items()),
-        query("discarded", "Those that were discarded, instead of the others.", {**FLAG, "default": False}),
+        query("discarded", "Discarded dead letters instead of the others.", {**FLAG, "default": False}),
     ]
 
     def changes(name: str, summary: str, about: str) -> dict[str, Operation]:
@@ -225,7 +227,7 @@ def letters_paths(
                     AFTER,
                     query(
                         "whole",
-                        "Each with all that is kept of it; a page ends early where they are large.",
+                        "Return all fields of each dead letter; a page of large dead letters is shorter.",
                         {**FLAG, "default": False},
                     ),
                     *filters,
@@ -238,10 +240,10 @@ def letters_paths(
         "/api/dead-letter-causes": {
             "get": operation(
                 "countDeadLetterCauses",
-                "Count dead letters by cause, the largest first",
+                "Count dead letters by cause, the most frequent first",
                 ref("Causes"),
                 tag=TAG,
-                about="What a replay or a discard of the same selection would be about.",
+                about="A replay or discard of the same selection would process these dead letters.",
                 parameters=[LIMIT, *filters, *also],
                 problems=refusals,
                 right="subscribe",
@@ -253,9 +255,9 @@ def letters_paths(
                 "Process dead letters again",
                 ref("Replays"),
                 tag=TAG,
-                about="The handlers run, and the row turns from `dead` to `stored` together with what they write."
-                " Each is for itself, one after another. Twice asked is once done. Those that fail stay dead, and"
-                " where they are in the list: a selection is gone through by `next`, each letter once.",
+                about="The handlers run, and the row changes from `dead` to `stored` together with what they write."
+                " Each dead letter is processed alone, one after another. A second replay changes nothing. A dead"
+                " letter that fails stays dead and keeps its place in the list: follow `next` to try each once.",
                 parameters=also,
                 body=json_body(ref("ReplayRequest"), example={"events": [{"id": "evt_456"}]}),
                 problems=posted,
@@ -264,19 +266,19 @@ def letters_paths(
         },
         "/api/dead-letters/discard": changes(
             "discardDeadLetters",
-            "Give dead letters up for good",
-            "They are listed no more (but with `discarded=true`), and not replayed; their rows are kept.",
+            "Discard dead letters",
+            "They are not listed any more (except with `discarded=true`), and not replayed. Their rows are kept.",
         ),
         "/api/dead-letters/restore": changes(
-            "restoreDeadLetters", "Bring discarded dead letters back", "They are listed again, and can be replayed."
+            "restoreDeadLetters", "Restore discarded dead letters", "They are listed again, and can be replayed."
         ),
         "/api/dead-letters/reset": changes(
-            "resetDeadLetters", "Drop mended data", "Replays use the events as they were received again."
+            "resetDeadLetters", "Restore the original data", "Replays use the events as they were received."
         ),
         "/api/dead-letters/{id}": {
             "get": operation(
                 "getDeadLetter",
-                "Look at one dead letter",
+                "Show a dead letter",
                 ref("WholeDeadLetter"),
                 tag=TAG,
                 parameters=[id_, SOURCE, *also],
@@ -285,17 +287,17 @@ def letters_paths(
             ),
             "put": operation(
                 "mendDeadLetter",
-                "Mend its data",
+                "Edit the data of a dead letter",
                 ref("WholeDeadLetter"),
                 tag=TAG,
-                about="Replays use the body instead of the event's data; the event as it was received is kept.",
+                about="Replays use the body instead of the event's data. The event as it was received is kept.",
                 parameters=[id_, SOURCE, *also],
-                body=json_body(ANY, "The mended data.", {"fails": False}),
+                body=json_body(ANY, "The edited data.", {"fails": False}),
                 problems={
                     **one,
-                    408: "The body did not come in time.",
+                    408: "The body did not arrive in time.",
                     413: "The body is too large.",
-                    422: "PostgreSQL could not store this.",
+                    422: "PostgreSQL cannot store this data.",
                 },
                 right="admin",
             ),

@@ -84,14 +84,14 @@ def operation(
 ) -> Operation:
     """What one method of one path does; `problems` says what each status means here."""
     refusals = {
-        421: "The `Host` is not one of ours.",
+        421: "The process does not answer this `Host`.",
         431: "The head is larger than `REQUEST_HEAD_MAX_BYTES`, or has too many headers.",
         **(problems or {}),
     }
     if right is not None:
         refusals[401] = f"The {right} token is missing or wrong."
     if right in ("publish", "admin"):
-        refusals[403] = "A page of this origin may not write here."
+        refusals[403] = "A page of this origin may not write."
     content = {"content": {content_type: {"schema": answer}}} if answer is not None else {}
     made: Operation = {
         "operationId": name,
@@ -121,9 +121,7 @@ def openapi(
     title: str, about: str, paths: Mapping[str, Mapping[str, Operation]], schemas: Mapping[str, Schema]
 ) -> dict[str, Any]:
     """The whole document."""
-    problem = record(
-        "What was wrong, where, what to do: RFC 9457.", title=TEXT, status={"type": "integer"}, detail=TEXT
-    )
+    problem = record("A problem as RFC 9457 describes it.", title=TEXT, status={"type": "integer"}, detail=TEXT)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version("oncecast"), "description": about, "license": {"name": "MIT"}},
@@ -134,8 +132,8 @@ def openapi(
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Only where tokens are set: PUBLISH_TOKEN, SUBSCRIBE_TOKEN, ADMIN_TOKEN;"
-                    " the token of a listener is enough to read.",
+                    "description": "Needed if tokens are set: PUBLISH_TOKEN, SUBSCRIBE_TOKEN, ADMIN_TOKEN."
+                    " The token of a listener includes the right to read.",
                 }
             },
         },
@@ -177,16 +175,16 @@ HEALTH = {
     "/livez": {
         "get": operation(
             "livez",
-            "Whether the process works or needs a restart",
+            "Check whether the process needs a restart",
             record(status=TEXT),
             tag="Health",
-            problems={503: "An essential task has ended or stands still: restart the process."},
+            problems={503: "An essential task has ended or is stalled: restart the process."},
         ),
     },
     "/metrics": {
         "get": operation(
             "metrics",
-            "Prometheus metrics",
+            "Return the metrics in the Prometheus format",
             TEXT,
             tag="Health",
             content_type="text/plain; version=0.0.4; charset=utf-8",
@@ -197,6 +195,6 @@ HEALTH = {
 
 DOCUMENTS = {
     "/openapi.json": {
-        "get": operation("openapi", "This document", {"type": "object"}, tag="Documents"),
+        "get": operation("openapi", "Return the OpenAPI document", {"type": "object"}, tag="Documents"),
     },
 }

@@ -85,28 +85,28 @@ def _status(**further: Any) -> Any:
 
 _BARE = {
     "type": "object",
-    "description": "An object without `specversion`: it becomes an event's data. Its members `id` and"
-    " `type` are the event's, unless the request says where those are.",
+    "description": "An object without `specversion`, which becomes an event's data. Its members `id` and"
+    " `type` are those of the event, unless the request names other places.",
     "properties": {
         "specversion": False,
         "id": {name: limit for name, limit in NAME.items() if name != "type"},
     },
 }
-_PLACE = " Itself, or where it is: `body:` and a JSON Pointer, `header:` and a name."
+_PLACE = " The value itself, or its place: `body:` and a JSON Pointer, or `header:` and a name."
 _BARE_PARAMETERS: list[dict[str, Any]] = [
     {
         **query(
             "id",
-            "Where the id of bare events is: a JSON Pointer into the body such as `/order/number`, or `header:` and a"
-            " name. Several together are one id. `new` draws one. Without it: the Idempotency-Key, else the body's"
-            " member `id`, else a fresh one.",
+            "The place of the id of bare events: a JSON Pointer into the body such as `/order/number`, or `header:`"
+            " and a name. Several places together are one id. `new` is a random id. By default: the Idempotency-Key,"
+            " else the member `id` of the body, else a random id.",
             listing(TEXT),
         ),
         "explode": True,
     },
     query(
         "preset",
-        "A known sender of webhooks, which determines where id, type, source and subject are.",
+        "A known sender of webhooks, which determines the places of id, type, source and subject.",
         {"enum": sorted(PRESETS)},
     ),
     query("type", f"The type of bare events.{_PLACE}", NAME),
@@ -116,7 +116,7 @@ _BARE_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Makes the ids of bare events the same over retries. Those of a batch differ from each other.",
+        "description": "Gives bare events the same ids in each retry. The ids of a batch differ from each other.",
         "schema": NAME,
     },
 ]
@@ -140,12 +140,12 @@ _PUBLICATION: dict[str, Any] = {
 def producer_document() -> dict[str, Any]:
     """What a producer's HTTP face does."""
     accepted = record(accepted=WHOLE, events=listing(record(id=TEXT, source=TEXT, cursor=TEXT)))
-    group = query("group", "Of which group; needed where several listen.", NAME)
+    group = query("group", "The group; needed if the producer serves several.", NAME)
     relayed = {
-        404: "There is no such group, dead letter or conflict (any more).",
+        404: "There is no such group, dead letter or conflict.",
         413: "The body is too large.",
-        502: "The answer is too large to be relayed.",
-        504: "The listener did not answer: whether it was done is unknown; asking again is safe.",
+        502: "The answer is too large to relay.",
+        504: "The listener did not answer, and the outcome is unknown. A retry is safe.",
     }
     paths = {
         "/events": {
@@ -155,20 +155,20 @@ def producer_document() -> dict[str, Any]:
                 accepted,
                 tag="Events",
                 status=202,
-                about="All or nothing; answered once they are on disk. CloudEvents' binary mode is taken too: the"
-                " attributes as `ce-` headers, the body as data, whatever its content type.",
+                about="The request is accepted or refused as a whole, and answered once the events are on disk."
+                " The binary mode of CloudEvents is accepted, too: attributes as `ce-` headers, the body as data.",
                 parameters=[
                     *_BARE_PARAMETERS,
                 ],
                 body=_PUBLICATION,
                 problems={
-                    400: "Not JSON, not UTF-8, ended early, or a parameter that cannot be read.",
-                    408: "The body did not come in time.",
-                    413: "An event, or the request, is too large.",
-                    415: "This content type or encoding is not taken.",
-                    422: "Something cannot be an event, or could not be stored: the detail names the place.",
-                    503: "The journal is full, or its disk fails: nothing was acknowledged.",
-                    507: "The journal's disk is full: nothing was accepted.",
+                    400: "The body is not JSON or not UTF-8 or is incomplete, or a parameter cannot be read.",
+                    408: "The body did not arrive in time.",
+                    413: "An event or the request is too large.",
+                    415: "This content type or encoding is not accepted.",
+                    422: "An event is invalid, or cannot be stored; `detail` names the place.",
+                    503: "The journal is full, or its disk fails; no event was acknowledged.",
+                    507: "The disk of the journal is full; no event was accepted.",
                 },
                 right="publish",
             ),
@@ -180,19 +180,19 @@ def producer_document() -> dict[str, Any]:
                 parameters=[
                     query(
                         "limit",
-                        "How many at most. A page may have fewer, though more follow behind `next`.",
+                        "The maximum number of events. A page may have fewer, although more follow after `next`.",
                         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
                     ),
                     query(
                         "after",
-                        "A cursor, `EPOCH:OFFSET`: begin behind it.",
+                        "A cursor, `EPOCH:OFFSET`, after which the page begins.",
                         {"type": "string", "pattern": "^[0-9A-Za-z]+:[0-9]{1,18}$"},
                     ),
                 ],
                 problems={
                     400: "A parameter cannot be read.",
-                    500: "The journal's file is damaged there: the detail names the offsets.",
-                    503: "The disk does not answer.",
+                    500: "The journal is damaged at this place; `detail` names the offsets.",
+                    503: "The disk does not respond.",
                 },
                 right="subscribe",
             ),
@@ -201,11 +201,15 @@ def producer_document() -> dict[str, Any]:
         **conflicts_paths(group, relayed),
         "/api/status": {
             "get": operation(
-                "status", "What the page shows", _status(failures=_FAILURES), tag="Operations", right="subscribe"
+                "status",
+                "Return the data of the page",
+                _status(failures=_FAILURES),
+                tag="Operations",
+                right="subscribe",
             )
         },
         "/api/journal": {
-            "get": operation("journal", "How full the journal is", _JOURNAL, tag="Operations", right="subscribe")
+            "get": operation("journal", "Show how full the journal is", _JOURNAL, tag="Operations", right="subscribe")
         },
         "/api/groups": {
             "get": operation(
@@ -231,26 +235,28 @@ def producer_document() -> dict[str, Any]:
         "/api/groups/{name}": {
             "delete": operation(
                 "forgetGroup",
-                "Keep events for a group no longer",
+                "Forget a group: keep no events for it",
                 record(forgotten=TEXT),
                 tag="Operations",
                 parameters=[in_path("name", "The group's name.")],
                 problems={
                     404: "There is no such group.",
-                    409: "Listeners of it are connected.",
+                    409: "Listeners of this group are connected.",
                     503: "The journal's disk fails.",
                 },
                 right="admin",
             )
         },
-        "/health": {"get": operation("health", "How the producer is doing", _status(), tag="Health")},
+        "/health": {"get": operation("health", "Show the health of the producer", _status(), tag="Health")},
         "/readyz": {
             "get": {
-                **(ready := operation("readyz", "Whether it takes events", _status(), tag="Health")),
+                **(
+                    ready := operation("readyz", "Check whether the producer accepts events", _status(), tag="Health")
+                ),
                 "responses": {
                     **ready["responses"],
                     "503": {
-                        "description": "It is down or draining: `reason` says why.",
+                        "description": "The process is down or draining; `reason` says why.",
                         "content": {"application/json": {"schema": _status()}},
                     },
                 },
@@ -259,11 +265,13 @@ def producer_document() -> dict[str, Any]:
         **HEALTH,
         **DOCUMENTS,
         "/asyncapi.json": {
-            "get": operation("asyncapi", "What is said on the WebSocket", {"type": "object"}, tag="Documents")
+            "get": operation(
+                "asyncapi", "Return the AsyncAPI document of the WebSocket", {"type": "object"}, tag="Documents"
+            )
         },
     }
     about = (
-        "A producer accepts events, keeps them in its journal, and broadcasts them over the WebSocket at `/`"
+        "A producer accepts events, writes them to its journal, and broadcasts them over the WebSocket at `/`"
         " ([asyncapi.json](/asyncapi.json))."
     )
     return openapi("Oncecast producer", about, paths, {**SCHEMAS, **CONFLICT_SCHEMAS})
@@ -283,9 +291,9 @@ def websocket_document() -> dict[str, Any]:
         for frame in frames
     }
     plain = {
-        "Event": "An event of the broadcast; or one that is published.",
-        "Accepted": "What was published on this connection is on disk: its type is `oncecast.accepted`.",
-        "Refused": "What was published on this connection is refused: its type is `oncecast.refused`.",
+        "Event": "An event of the broadcast, or an event to publish.",
+        "Accepted": "The event that was published on this connection is on disk. The type is `oncecast.accepted`.",
+        "Refused": "The event that was published on this connection is refused. The type is `oncecast.refused`.",
     }
     messages |= {
         name: {"title": name, "summary": text, "contentType": "application/cloudevents+json", "payload": ref("Event")}

@@ -67,7 +67,7 @@ def listener_document() -> dict[str, Any]:
     """What a listener's HTTP face does."""
     filters = [
         query("type", "Only events of this type.", NAME),
-        query("status", "Only those that ended so.", {"enum": ["stored", "dead"]}),
+        query("status", "Only events with this status.", {"enum": ["stored", "dead"]}),
         query("source", "Only events of this source.", NAME),
         query("id", "Only events with this id.", NAME),
     ]
@@ -79,8 +79,8 @@ def listener_document() -> dict[str, Any]:
                 record(events=listing(record(**_ENDED)), next=maybe(TEXT), stale=FLAG),
                 tag="Events",
                 about="A page of large events ends at about 4 MiB, before `limit`: follow `next`."
-                " While PostgreSQL is away, the newest that this listener has ended itself come from memory,"
-                " with `stale` true.",
+                " While PostgreSQL is down, the answer has the newest events that this listener has ended itself,"
+                " from memory, and `stale` is true.",
                 parameters=[LIMIT, AFTER, *filters],
                 problems={400: "A parameter cannot be read.", **AWAY},
                 right="subscribe",
@@ -89,7 +89,7 @@ def listener_document() -> dict[str, Any]:
         "/api/events/{id}": {
             "get": operation(
                 "getEvent",
-                "Look at one event that has ended",
+                "Show an event that has ended",
                 record(**_ENDED, stale=FLAG),
                 tag="Events",
                 parameters=[in_path("id", "The event's id."), SOURCE],
@@ -105,7 +105,7 @@ def listener_document() -> dict[str, Any]:
         "/api/retrying": {
             "get": operation(
                 "listRetrying",
-                "List the events that wait for their next attempt, the soonest first",
+                "List the events of the group that wait for their next attempt, the next one first",
                 record(
                     retrying=listing(
                         record(
@@ -122,7 +122,7 @@ def listener_document() -> dict[str, Any]:
                     next=maybe(TEXT),
                 ),
                 tag="Events",
-                about="`attempts` have failed so far, the newest with `error` at `listener`. The whole group's.",
+                about="`attempts` is the number of failed attempts; the latest failed with `error` at `listener`.",
                 parameters=[LIMIT, AFTER],
                 problems={400: "A parameter cannot be read.", **AWAY},
                 right="subscribe",
@@ -131,7 +131,7 @@ def listener_document() -> dict[str, Any]:
         "/api/gaps": {
             "get": operation(
                 "listGaps",
-                "List what the group could never read",
+                "List the gaps: events that the group could not read",
                 record(
                     gaps=listing(
                         record(journal=TEXT, epoch=TEXT, first=WHOLE, last=WHOLE, reason=TEXT, noted_at=TIME)
@@ -150,8 +150,8 @@ def listener_document() -> dict[str, Any]:
                 "Delete old rows",
                 record(rows=WHOLE, more=FLAG, dry_run=FLAG),
                 tag="Events",
-                about="Stored events below every saved cursor, the oldest first, some thousands in one request:"
-                " `more` tells whether to ask again. Dead letters stay.",
+                about="Deletes stored events below every saved cursor, the oldest first, some thousands per request:"
+                " repeat the request while `more` is true. Dead letters are kept.",
                 body=json_body(
                     {
                         "type": "object",
@@ -166,22 +166,22 @@ def listener_document() -> dict[str, Any]:
                 ),
                 problems={
                     400: "The body cannot be read.",
-                    408: "The body did not come in time.",
+                    408: "The body did not arrive in time.",
                     413: "The body is too large.",
-                    422: "The body is not as it should be.",
+                    422: "The body is invalid.",
                     **AWAY,
                 },
                 right="admin",
             )
         },
-        "/health": {"get": operation("health", "How the listener is doing", _HEALTH, tag="Health")},
+        "/health": {"get": operation("health", "Show the health of the listener", _HEALTH, tag="Health")},
         "/readyz": {
             "get": {
-                **(ready := operation("readyz", "Whether it works", _HEALTH, tag="Health")),
+                **(ready := operation("readyz", "Check whether the listener works", _HEALTH, tag="Health")),
                 "responses": {
                     **ready["responses"],
                     "503": {
-                        "description": "It is down or draining: `reason` says why.",
+                        "description": "The process is down or draining; `reason` says why.",
                         "content": {"application/json": {"schema": _HEALTH}},
                     },
                 },
@@ -190,5 +190,8 @@ def listener_document() -> dict[str, Any]:
         **HEALTH,
         **DOCUMENTS,
     }
-    about = "A listener processes the events of its producers and stores each exactly once, together with its group."
+    about = (
+        "A listener processes the events of its producers, and stores each exactly once, together with the other"
+        " listeners of its group."
+    )
     return openapi("Oncecast listener", about, paths, {**SCHEMAS, **CONFLICT_SCHEMAS})
