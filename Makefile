@@ -34,8 +34,8 @@ lint: setup ## ruff, mypy strict, import contracts
 	@$(BIN)/mypy
 	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
-test: lint ## lint and all tests, against a real PostgreSQL and Valkey
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: lint ## lint and all tests, against a real PostgreSQL and Valkey; without ARGS, coverage has a floor
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(or $(ARGS),--cov --cov-report=)
 
 compat: setup ## unit and conformance tests alone, on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	@$(BIN)/python --version
@@ -77,6 +77,6 @@ format: setup ## let ruff lay out the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
+	rm -rf $(VENV) dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
 .PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers docs reference pictures format clean
