@@ -1,0 +1,247 @@
+"""The gate in front of Redis: while Redis is away, a listener works as if it had every lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.event import Arrival
+from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.ports import Claims
+from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues
+from oncecast.listener.dependencies.gates import BEAT_DEADLINE_S, CALL_MAX_EVENTS, WARN_INTERVAL_S
+from oncecast.testing.memory import MemoryLeases
+from tests.simulation.clock import VirtualClock
+from tests.support.arrivals import arrivals, track
+from tests.support.memory_servers import LEASE_TTL_S, REFUSED, MemoryServers
+from tests.support.virtual_time import in_virtual_time, running
+
+LOST = DependencyLost("redis", "connection refused")
+TRIED, READY = DependencyTried("redis"), DependencyReady("redis")
+
+
+@in_virtual_time
+async def test_a_claimed_event_is_leased_and_another_listener_does_not_get_it(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(3)
+    await at.other_leases.claim(arrivals(1))
+    claims = await at.leases.claim(batch)
+    assert (claims.mine, claims.taken) == (batch[1:], [(batch[0], "b")])
+    assert [arrival.leased for arrival in batch] == [False, True, True]
+    assert (await at.other_leases.claim(batch[1:])).mine == []
+
+
+@in_virtual_time
+async def test_while_redis_is_away_every_event_is_claimed_without_a_lease(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    at.to_redis.error = REFUSED
+    batch = arrivals(3)
+    assert (await at.leases.claim(batch)).mine == batch
+    assert not any(arrival.leased for arrival in batch)
+    assert (at.leases.is_up, at.leases.fault) == (False, "connection refused")
+
+
+@in_virtual_time
+async def test_an_outage_is_reported_once_and_nothing_is_asked_until_the_next_heartbeat(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(2)
+    await at.leases.claim(batch)
+    at.to_redis.error = REFUSED
+    asked = at.to_redis.calls
+    for _ in range(3):
+        await at.leases.claim(batch)
+        await at.leases.look(batch)
+        await at.leases.settle(batch)
+        await at.leases.counters(["b"])
+    assert (at.to_redis.calls - asked, at.facts) == (1, [LOST])
+
+
+@in_virtual_time
+async def test_a_call_that_fails_ends_the_calls_for_the_rest_of_a_batch(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(2 * CALL_MAX_EVENTS + 1)
+    await at.leases.claim(batch)
+    asked = at.to_redis.calls
+    at.to_redis.error = REFUSED
+    await at.leases.settle(batch)
+    assert at.to_redis.calls - asked == 1
+
+
+@in_virtual_time
+async def test_no_call_is_about_more_than_a_thousand_events(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(2 * CALL_MAX_EVENTS + 1)
+    assert (await at.leases.look(batch)).free == batch
+    assert at.to_redis.calls == 3
+
+
+@in_virtual_time
+async def test_an_event_that_the_process_before_may_have_died_of_is_quarantined_while_redis_is_away(
+    clock: VirtualClock,
+) -> None:
+    at = MemoryServers(clock)
+    at.to_redis.error = REFUSED
+    doubted, other = arrivals(2)
+    doubted.doubted = True
+    await at.leases.claim([doubted, other])
+    assert (doubted.rescues, other.rescues) == (SUSPECT_RESCUES, 0)
+
+
+@in_virtual_time
+async def test_an_event_with_a_done_marker_has_ended_unless_its_row_may_be_lost(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    marked = arrivals(2)
+    await at.other_leases.claim(marked)
+    await at.other_leases.settle(marked)
+    read_again = track()
+    read_again.distrusted_to = 1
+    lost, kept = arrivals(2, on=read_again)
+    claims = await at.leases.claim([lost, kept])
+    assert (claims.mine, claims.ended) == ([lost], [kept])
+
+
+@in_virtual_time
+async def test_a_leased_event_can_be_claimed_while_redis_is_away(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(1)
+    await at.other_leases.claim(batch)
+    assert (await at.leases.look(batch)).taken == [(batch[0], "b")]
+    at.to_redis.error = REFUSED
+    assert (await at.leases.look(batch)).free == batch
+
+
+@in_virtual_time
+async def test_done_markers_are_written_only_for_events_with_a_lease(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(2)
+    await at.leases.claim(batch)
+    batch[1].leased = False
+    await at.leases.settle(batch)
+    assert (await at.other_leases.look(batch)).ended == batch[:1]
+
+
+@in_virtual_time
+async def test_released_leases_are_free_for_another_listener(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(3)
+    await at.leases.claim(batch[:2])
+    assert await at.leases.hand_back(batch) == 2
+    assert not any(arrival.leased for arrival in batch)
+    assert (await at.other_leases.claim(batch)).mine == batch
+
+
+@in_virtual_time
+async def test_leases_that_redis_could_not_be_told_to_release_are_no_longer_held(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(2)
+    await at.leases.claim(batch)
+    at.to_redis.error = REFUSED
+    assert await at.leases.hand_back(batch) == 2
+    assert not any(arrival.leased for arrival in batch)
+
+
+@in_virtual_time
+async def test_a_lease_is_renewed_once_a_third_of_its_time_is_over(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(1)
+    await at.leases.claim(batch)
+    asked = at.to_redis.calls
+    await clock.sleep(LEASE_TTL_S / 3 - 0.1)
+    await at.leases.renew(batch)
+    assert at.to_redis.calls == asked
+    await clock.sleep(0.1)
+    await at.leases.renew(batch)
+    await at.leases.renew(batch)
+    assert at.to_redis.calls == asked + 1
+    await clock.sleep(LEASE_TTL_S - 0.1)
+    assert (await at.other_leases.claim(batch)).mine == []
+
+
+@in_virtual_time
+async def test_a_takeover_frees_the_leases_of_a_dead_owner_and_counts_its_death(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    batch = arrivals(1)
+    await at.other_leases.claim(batch)
+    await at.leases.rescue(batch, "b", died=True)
+    assert ((await at.leases.claim(batch)).mine, batch[0].rescues) == (batch, 1)
+
+
+@in_virtual_time
+async def test_an_isolated_attempt_is_recorded_in_the_lease_if_there_is_one(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    leased, other = arrivals(2)
+    for _ in range(SUSPECT_RESCUES):
+        await at.other_leases.claim([leased])
+        await at.other_leases.rescue([leased], "b", died=True)
+    await at.leases.claim([leased])
+    await at.leases.accuse(leased, True)
+    await at.leases.accuse(other, True)
+    assert [lease.accused for lease in at.redis.leases.values()] == [True]
+
+
+@in_virtual_time
+async def test_nobody_is_known_to_be_dead_while_redis_is_away(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    await at.other_leases.beat()
+    assert await at.leases.counters(["b", "c"]) == {"b": 1, "c": None}
+    at.to_redis.error = REFUSED
+    assert await at.leases.counters(["b"]) is None
+    assert await at.leases.counters(["b"]) is None
+
+
+class OverwrittenLeases(MemoryLeases):
+    """Finds a value that Oncecast did not write below every key."""
+
+    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
+        claims = await super().claim(arrivals)
+        claims.foreign = [(arrival.id, b"\xffx") for arrival in arrivals]
+        return claims
+
+
+@in_virtual_time
+async def test_foreign_values_are_warned_of_at_most_every_ten_seconds(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    gate = at.lease_gate(OverwrittenLeases)
+    await gate.claim(arrivals(3))
+    await gate.claim(arrivals(2))
+    await clock.sleep(WARN_INTERVAL_S)
+    await gate.claim(arrivals(1))
+    assert at.facts == [ForeignValues(3, "1", r"'\xffx'"), ForeignValues(1, "1", r"'\xffx'")]
+
+
+# --- heartbeat ----------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_the_heartbeat_moves_every_second_and_redis_is_reported_ready_once(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    async with running(at.leases.beat_for_ever()):
+        await clock.sleep(3.5)
+    assert await at.other_leases.counters(["a"]) == {"a": 4}
+    assert at.facts == [TRIED, READY]
+
+
+@in_virtual_time
+async def test_a_heartbeat_without_an_answer_shows_that_redis_is_away(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    async with running(at.leases.beat_for_ever()):
+        await clock.sleep(0.5)
+        at.to_redis.is_silent = True
+        await clock.sleep(0.6 + BEAT_DEADLINE_S)
+        assert not at.leases.is_up
+        assert at.facts[-1] == DependencyLost("redis", "Redis: no answer within 1.5 s")
+
+
+@in_virtual_time
+async def test_leases_are_used_again_as_soon_as_a_heartbeat_gets_through(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    at.to_redis.error = Unavailable("connection refused")
+    async with running(at.leases.beat_for_ever()):
+        await clock.sleep(5.5)
+        at.to_redis.error = None
+        await clock.sleep(1.0)
+    assert at.facts == [TRIED, LOST, TRIED, READY]
+    assert (at.leases.is_up, at.leases.fault) == (True, None)
+    batch = arrivals(1)
+    await at.leases.claim(batch)
+    assert batch[0].leased
