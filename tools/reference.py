@@ -67,6 +67,7 @@ release.
 """
 
 
+PUBLIC = [getattr(module, name) for module in (oncecast, oncecast.testing) for name in module.__all__]
 OF_USERS: dict[type[Any], set[str]] = {oncecast.Listener: {"on", "on_batch", "middleware"}}
 """What users call of a class that has more, for listeners and tests."""
 
@@ -253,7 +254,8 @@ def _named(name: str, value: Any) -> str:
     source = textwrap.dedent(inspect.getsource(value))
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.ClassDef)
-    lines = [f"class {name}({', '.join(base.__name__ for base in value.__bases__)}):".replace("(object)", "")]
+    base = next(each for each in value.__mro__[1:] if each in PUBLIC or each.__module__ == "builtins")
+    lines = [f"class {name}:" if base is object else f"class {name}({base.__name__}):"]
     parts = []
     for member in node.body:
         if isinstance(member, ast.AnnAssign) and not ast.unparse(member.target).startswith("_"):

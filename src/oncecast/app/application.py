@@ -38,7 +38,7 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a handler as middleware sees it: the handler's name, its event (or events, if it takes batches)."""
+    """A call of a handler, as middleware sees it: the handler's name, event(s) and transaction."""
 
     handler: str
     events: Sequence[Event]
@@ -51,11 +51,11 @@ Middleware = Callable[[Call, Proceed], Awaitable[None]]
 
 
 class Listener:
-    """An application: a name (which is its group's, unless told otherwise) and its handlers.
+    """An application: a name and its handlers. The name is that of its group, unless LISTENER_GROUP names another.
 
-    `lifespan` is an async generator function (or an `asynccontextmanager`) that yields once, between the start and
-    the end of the process, and whose annotation says what: `AsyncIterator[Shop]`. A handler's parameter of that type
-    gets it.
+    `lifespan` is an async generator function (or an `asynccontextmanager`) that yields once, between start and end of
+    the process. Its annotation names the type of the yielded object, such as `AsyncIterator[Shop]`. A handler gets
+    the object through a parameter of that type.
 
     >>> app = Listener("shop")
     >>> @app.on("order.created")
@@ -79,18 +79,19 @@ class Listener:
     def on(
         self, *types: str, source: str | None = None, ordered_by: str | None = None, share_transaction: bool = False
     ) -> Callable[[HandlerT], HandlerT]:
-        """Have the decorated `async def` or `def` run for each event of these types, exactly once.
+        """Run the decorated `async def` or `def` for each event of these types, exactly once.
 
-        Types (and `source`) are exact, or patterns such as `order.*`. What it writes on its transaction commits
-        together with the event's row or not at all. Several handlers of one event run in the order of their
+        Types (and `source`) are exact, or patterns such as `order.*`. What the handler writes on its transaction
+        commits together with the event's row, or not at all. Several handlers of one event run in the order of their
         definition, in one transaction.
 
-        `ordered_by` names a CloudEvents attribute (`subject`), or a path in the data (`data.account`): events that
-        have the same there run one at a time, in the order of their journal, over all listeners of the group.
-        `share_transaction=True` is for a handler that only writes SQL: events that arrive together share a
-        transaction, and run alone again if one fails.
+        `ordered_by` names a CloudEvents attribute (`subject`) or a path in the data (`data.account`): events with the
+        same value there run one at a time, in the order of their journal, over all listeners of the group.
 
-        Raises ConfigError for a signature that cannot be served.
+        `share_transaction=True` is for handlers that only write SQL: events that arrive together share a transaction,
+        and run alone again if one fails.
+
+        Raises ConfigError for a signature that Oncecast cannot serve.
         """
         if ordered_by is not None:
             check_place(ordered_by)
@@ -105,20 +106,21 @@ class Listener:
     def on_batch(
         self, *types: str, source: str | None = None, max_events: int = BATCH_MAX_EVENTS
     ) -> Callable[[HandlerT], HandlerT]:
-        """Have the decorated function run for up to `max_events` events of these types at a time: `list[Event]`.
+        """Run the decorated function for up to `max_events` events of these types at a time: `list[Event]`.
 
-        A batch is whatever has arrived, and one transaction. One that fails is halved until the bad event stands
-        alone. An event that also has handlers of its own by `on` runs through all of them in that transaction.
+        A batch is what has arrived, in one transaction. A batch that fails is halved until the failing event is
+        alone. If an event also has handlers of `on`, all of them run in this transaction.
         """
         if not isinstance(max_events, int) or not 1 <= max_events <= BATCH_LIMIT_EVENTS:
             raise ConfigError(f"max_events={max_events!r}: a whole number from 1 to {BATCH_LIMIT_EVENTS}")
         return self._register(types, source, sys._getframe(1).f_locals, batch_max=max_events)
 
     def middleware(self, middleware: Middleware) -> Middleware:
-        """Have the decorated `async def middleware(call, proceed)` run around every handler's call.
+        """Run the decorated `async def middleware(call, call_next)` around every call of a handler.
 
-        It awaits `proceed()` once; what that raises is the attempt's outcome, unless the middleware swallows it. A
-        second time raises ProceededTwice. The one defined first is outermost.
+        The middleware awaits `call_next()` once. An exception of `call_next()` is the outcome of the attempt, unless
+        the middleware swallows it. A second `call_next()` raises ProceededTwice. The middleware defined first is
+        outermost.
         """
         if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
             name = getattr(middleware, "__qualname__", repr(middleware))
@@ -209,7 +211,7 @@ class Listener:
         return plan
 
     def check_threads(self, plan: Plan, abandoned_max: int) -> None:
-        """Raise NoThread if `plan` needs a thread, and `abandoned_max` of them run on beyond their time."""
+        """Raise if `plan` needs a thread, and `abandoned_max` of them run on beyond their time."""
         if plan.in_threads:
             self._threads.check(abandoned_max)
 

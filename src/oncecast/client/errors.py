@@ -10,10 +10,10 @@ class ProducerRefused(OncecastError):
 
 
 class PublishRefused(Portable, ProducerRefused):
-    """The producer refuses an event, or the whole request, and always would. It is never tried again.
+    """The producer refuses an event or the whole request. A retry would not help.
 
-    `position` counts the events of the call from 1, None if no single event is at fault. `accepted` of the
-    call's events are on the producer's disk nevertheless.
+    `position` counts the events of the call from 1; it is None if no single event caused the refusal. `accepted`
+    events of the call are on the producer's disk nevertheless.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class PublishRefused(Portable, ProducerRefused):
 
 
 class NotAcknowledged(Portable, Unavailable):
-    """No acknowledgement within the deadline. `accepted` of the call's events are on disk; any other may be.
+    """The producer did not acknowledge within the deadline.
 
-    Publishing the same events again is safe: their ids make them the same events.
+    `accepted` events of the call are on disk; any other event may be. It is safe to publish the same events again,
+    because their ids are the same.
     """
 
     def __init__(self, reason: str, *, deadline_s: float, accepted: int = 0) -> None:
@@ -55,7 +56,7 @@ class NotAcknowledged(Portable, Unavailable):
 
 
 class PublisherClosed(OncecastError):
-    """The publisher was closed before the call, or during it: its events may be accepted or not."""
+    """The publisher was closed before or during the call. The events may be accepted or not."""
 
     def __str__(self) -> str:
         return "this publisher is closed"

@@ -34,24 +34,20 @@ Lines = AsyncIterable[tuple[Sequence[bytes], Sequence[int]]]
 class Publisher:
     """Publishes to the producer at `url`: `async with Publisher("http://localhost:8080") as publisher: …`
 
-    An event is an `Event` or a mapping: a structured CloudEvent if it has `specversion`, else the data of a
-    bare event; one without an id is given one. Each request must be acknowledged within `deadline_s` of its
-    first sending, and is tried again until then. A request holds at most `batch_events_max` events and about
-    `batch_bytes_max` bytes, or one larger event; `requests_max` are under way at a time, for each `publish_many`
-    that need not keep the order and for all `publish` together.
+    An event is an `Event` or a mapping. A mapping with `specversion` is a structured CloudEvent; any other mapping is
+    the data of a bare event. Its id is its member `id`, which is added if it is missing. `id_at` has JSON Pointers to
+    another place of the id; several values, such as `("/order/number", "/status")`, together are the id.
 
-    Order: a `publish` awaited after another comes after it in the journal, and so does each event of a
-    `publish_many` after those before it, unless told otherwise. What several tasks publish at the same time has no
-    order.
+    Each request is retried until it is acknowledged, at most for `deadline_s`. A request has at most
+    `batch_events_max` events and about `batch_bytes_max` bytes, or one larger event. `publish_many(…,
+    in_order=False)` sends up to `requests_max` requests at a time; so do all `publish` calls together.
 
-    A mapping's id is its member `id`, which is added where it is missing. Where that names something else, such as an
-    order, `id_at` has the JSON Pointers to the event's: `("/order/number", "/status")` are one id together.
+    A `publish` that is awaited after another one comes later in the journal. So does each event of a `publish_many`.
+    Events that several tasks publish at the same time have no order.
 
-    When requests begin to fail, `on_trouble(reason)` hears it once; by default a warning is logged. Many tasks of
-    one event loop may share a publisher, and one event loop after another (several `asyncio.run`) may use it;
-    `SyncPublisher` is its twin for code without one.
-
-    `times` are those of single requests. `clock` is where the waits between them, and their jitter, come from.
+    `on_trouble(reason)` is called once when requests begin to fail; by default, a warning is logged. Several tasks of
+    one event loop may share a publisher. Several event loops may use it one after another (several `asyncio.run`).
+    `SyncPublisher` is for code without an event loop.
     """
 
     def __init__(
@@ -121,17 +117,17 @@ class Publisher:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. What has not been acknowledged raises PublisherClosed in whoever waits for it."""
+        """Close the connections. Calls that wait for an acknowledgement raise PublisherClosed."""
         self._closed = True
         if self._loop in (None, asyncio.get_running_loop()):
             await self._singles.aclose()
             await self._courier.aclose()
 
     async def publish(self, event: EventLike) -> Cursor:
-        """Publish one event; returns its place in the producer's journal once it is on disk there.
+        """Publish one event, and return its place in the journal once it is on the producer's disk.
 
-        Calls of several tasks share requests; each has an outcome of its own. Raises PublishRefused,
-        NotAcknowledged, PublisherClosed. After a cancellation the event may be accepted or not.
+        Calls of several tasks share requests, and each has its own outcome. Raises PublishRefused, NotAcknowledged or
+        PublisherClosed. After a cancellation, the event may be accepted or not.
         """
         encoded = encode_event(event)
         self._bind()
@@ -140,17 +136,16 @@ class Publisher:
     async def publish_many(
         self, events: Iterable[EventLike] | AsyncIterable[EventLike], *, in_order: bool = True
     ) -> int:
-        """Publish all `events`, in batches of what has gathered; returns how many were accepted: all.
+        """Publish all `events` in batches, and return their number once all are accepted.
 
-        They get into the journal in their order, which is what handlers that are `ordered_by` go by: the next batch
-        goes out when the one before is acknowledged. That is the default since a list has an order, and nothing
-        would tell that it was lost. With `in_order=False` up to `requests_max` batches are under way at a time, and
-        any may come first: faster, the more so the farther the producer is.
+        The journal keeps their order, which handlers with `ordered_by` follow: a batch is sent when the previous one
+        is acknowledged. With `in_order=False`, up to `requests_max` batches are sent at a time, in any order, which
+        is faster, especially if the producer is far away.
 
-        Reads on only as fast as the producer takes. Raises PublishRefused or NotAcknowledged at the first
-        batch that fails, when the requests under way have ended; both tell how many were accepted. In order, nothing
-        behind that batch was sent. What the iterable raises is raised as it is: then some of the events before may
-        be accepted.
+        The iterable is read only as fast as the producer accepts events. Raises PublishRefused or NotAcknowledged at
+        the first batch that fails, after the current requests have ended; both tell how many events were accepted. In
+        order, no later event was sent. An exception of the iterable is raised as it is; earlier events may be
+        accepted.
         """
         check_several(events)
         return await self._publish_all(lambda outbox: _fill(outbox, events), in_order=in_order)
@@ -158,10 +153,10 @@ class Publisher:
     async def publish_json(
         self, lines: Lines, on_accepted: Callable[[int], None] | None = None, *, in_order: bool = True
     ) -> int:
-        """Publish events that are JSON already, as they are: the fast path of `oncecast send`.
+        """Publish events that are JSON already, without decoding them: `oncecast send` uses this.
 
-        `lines` yields runs of JSON objects, each with an id, and their numbers, which a refusal's `position`
-        then tells. `on_accepted(count)` is called for every batch accepted. Keeps the order, returns and raises as
+        `lines` yields sequences of JSON objects, each with an id, and their numbers, which become `position` in a
+        refusal. `on_accepted(count)` is called for every accepted batch. Order, result and errors are those of
         `publish_many`.
         """
 

@@ -29,11 +29,11 @@ ResultT = TypeVar("ResultT")
 
 
 class SyncPublisher:
-    """Publishes to the producer at `url`: `with SyncPublisher("http://localhost:8080") as publisher: …`
+    """A `Publisher` for scripts, Django and Flask: `with SyncPublisher("http://localhost:8080") as publisher: …`
 
-    Takes what `Publisher` takes, and does what it does, for scripts, Django, Flask. Threads may share one: events
-    that they publish at the same time share requests. It may live as long as its process, and be closed by
-    `close()` or not at all. After a fork, the child has a publisher that was never used.
+    It takes the same arguments. Several threads may share one: events that they publish at the same time share
+    requests. It may live as long as the process; calling `close()` is optional. After a fork, it works in the child,
+    with new connections.
     """
 
     def __init__(
@@ -78,23 +78,23 @@ class SyncPublisher:
         self.close()
 
     def publish(self, event: EventLike) -> Cursor:
-        """Publish one event; returns its place in the producer's journal once it is on disk there.
+        """Publish one event, and return its place in the journal once it is on the producer's disk.
 
-        Raises PublishRefused, NotAcknowledged, PublisherClosed.
+        Raises PublishRefused, NotAcknowledged or PublisherClosed.
         """
         return _result(self._submit(lambda publisher: publisher.publish(event)))
 
     def publish_many(self, events: Iterable[EventLike], *, in_order: bool = True) -> int:
-        """Publish all `events`, in batches of what has gathered; returns how many were accepted: all.
+        """Publish all `events` in batches, and return their number once all are accepted.
 
-        They get into the journal in their order: the next batch goes out when the one before is acknowledged. With
-        `in_order=False` up to `requests_max` batches are under way at a time, and any may come first: faster, the
-        more so the farther the producer is.
+        The journal keeps their order: a batch is sent when the previous one is acknowledged. With `in_order=False`,
+        up to `requests_max` batches are sent at a time, in any order, which is faster, especially if the producer is
+        far away.
 
-        `events` is iterated over in the caller's thread, only as fast as the producer takes; what it yields is
-        sent at once, or with the next batch. Raises PublishRefused or NotAcknowledged at the first batch that fails,
-        when the requests under way have ended; both tell how many were accepted. In order, nothing behind that
-        batch was sent. What the iterable raises is raised as it is: then some of the events before may be accepted.
+        The iterable is read in the caller's thread, only as fast as the producer accepts events. Raises
+        PublishRefused or NotAcknowledged at the first batch that fails, after the current requests have ended; both
+        tell how many events were accepted. In order, no later event was sent. An exception of the iterable is raised
+        as it is; earlier events may be accepted.
         """
         check_several(events)
         handover = _Handover()
@@ -111,7 +111,7 @@ class SyncPublisher:
         return _result(publishing)
 
     def close(self) -> None:
-        """Close the connections and end the thread. Calls that other threads wait for raise PublisherClosed."""
+        """Close the connections and end the thread. Calls of other threads raise PublisherClosed."""
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None

@@ -29,15 +29,15 @@ class Portable(Exception):
 
 
 class OncecastError(Exception):
-    """The root of every error that Oncecast raises on purpose; its text is for people."""
+    """The base class of all errors that Oncecast raises on purpose. Its text is for people."""
 
 
 class ConfigError(OncecastError):
-    """A setting is wrong: names the setting, the value (never a secret) and what would do."""
+    """A setting or a handler is wrong. The text names it, its value (never a secret), and what is expected."""
 
 
 class StartError(OncecastError):
-    """The process cannot start or go on: a port in use, a folder that is locked, a handler missing."""
+    """The process cannot start: for example, a port or folder is in use, or a handler is missing."""
 
 
 class Unavailable(OncecastError):
@@ -103,7 +103,7 @@ class CrashLoop(OncecastError):
 
 
 class ProceededTwice(OncecastError):
-    """Middleware awaited `proceed()` a second time: what it is around would have taken effect twice."""
+    """Middleware awaited `call_next()` a second time, so the handler would have taken effect twice."""
 
 
 class TransactionClosed(OncecastError):
@@ -139,18 +139,19 @@ class EmissionRefused(OncecastError):
 
 
 class Reject(Exception):
-    """Raised by a handler: this event can never succeed. It is dead at once, with the reason given."""
+    """Raise this in a handler to make the event a dead letter at once, with this reason."""
 
 
 class DataInvalid(Reject):
-    """The event's data does not fit what its handler asks for; names the path in the data."""
+    """The event's data does not fit the types of its handler. The text names the path in the data."""
 
 
 class Retry(Portable):
-    """Raised by a handler: try this event again `after` so long: `"30s"`, `"500ms"`, a timedelta, or seconds.
+    """Raise this in a handler to retry the event after a delay.
 
-    It is an attempt like any other, the last of which ends the event as dead; only the wait is the handler's. The
-    listener's RETRY_AFTER_MAX bounds it. Raises ValueError for an `after` that is no duration.
+    `after` is a duration such as `"30s"` or `"500ms"`, a timedelta, or a number of seconds. The attempt counts as
+    failed; the handler only chooses the delay, at most RETRY_AFTER_MAX. Raises ValueError if `after` is not a
+    duration.
     """
 
     def __init__(self, reason: str = "", *, after: str | float | timedelta) -> None:

@@ -53,7 +53,7 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Cursor(NamedTuple):
-    """Where a reader is in a journal: it has read `offset` (0: nothing) of the opening `epoch`."""
+    """A position in a journal: the reader has read `offset` (0: nothing) of `epoch`."""
 
     epoch: str
     offset: int
@@ -63,7 +63,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `EPOCH:OFFSET`; raises ValueError on anything else."""
+        """Parse `EPOCH:OFFSET`. Raises ValueError if the text has another form."""
         epoch, colon, offset = text.rpartition(":")
         if not (colon and epoch.isalnum() and text.isascii() and offset.isdigit() and len(offset) <= 18):
             raise ValueError(f"a cursor is EPOCH:OFFSET, not {text[:80]!r}")
@@ -122,10 +122,10 @@ class Emitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One CloudEvents 1.0 event. Made with `Event.new`, or read from its JSON with `Event.from_json`.
+    """A CloudEvents 1.0 event. Create one with `Event.new`, or parse JSON with `Event.from_json`.
 
-    `data` is decoded when it is first asked for. `time` is an RFC 3339 text. `extensions` are the producer's
-    own attributes: text, whole numbers or booleans.
+    `data` is decoded at the first access. `time` is an RFC 3339 text. `extensions` are additional attributes: texts,
+    whole numbers or booleans.
     """
 
     id: str
@@ -153,11 +153,11 @@ class Event:
         source: str = DEFAULT_SOURCE,
         **attributes: Any,
     ) -> Self:
-        """An event of `type` carrying `data`, anything that has a JSON form, or `bytes`.
+        """Create an event of `type` with `data`: anything with a JSON form, or `bytes`.
 
-        A pydantic model is what its `model_dump(mode="json")` is. Raises TypeError for what has no JSON form.
+        A pydantic model is stored as its `model_dump(mode="json")`. Raises TypeError for data without a JSON form.
 
-        The id is drawn here unless given, so that sending the same object twice is one event.
+        Without `id`, the event gets a random id here. So publishing the same object twice is one event.
         """
         binary = isinstance(data, bytes)
         return cls(
@@ -173,7 +173,7 @@ class Event:
     def from_json(
         cls, body: bytes | memoryview | msgspec.Raw, emitter: Callable[[Event], Event] | None = None
     ) -> Self:
-        """Read a structured event that a producer has validated; raises msgspec.DecodeError otherwise."""
+        """Parse a structured event that a producer has validated. Raises msgspec.DecodeError for anything else."""
         extensions: dict[str, Any] = {}
         try:
             known = _decode_known(body)
@@ -209,12 +209,13 @@ class Event:
         return msgspec.json.decode(self.raw_data) if self.raw_data else None
 
     def emit(self, event: Event) -> Emitted:
-        """Publish `event` as a follow-up of this one, exactly once: it commits with this event's row or not at all.
+        """Publish `event` exactly once: it commits with the row of the handled event, or not at all.
 
-        Its id is derived from this event, the handler and how many it has emitted before, whatever id it has.
-        In an `async def`, `await` it or not; a plain `def` just calls it. Raises ValueError for an event that no
-        producer would accept, RuntimeError if this is no event that a handler was given, TypeError for a mapping:
-        what is emitted has a type and a source of its own.
+        The id is derived from the handled event, the application, the handler and the number of the emission; an id
+        that `event` has already is ignored. You may await the call, but need not.
+
+        Raises ValueError for an event that no producer would accept, TypeError for anything but an Event, and
+        RuntimeError if this event was not passed to a handler.
         """
         if self.emitter is None:
             raise RuntimeError("only the event that a handler was given can emit; elsewhere use oncecast.Publisher")
@@ -226,7 +227,7 @@ class Event:
         return Emitted(self.emitter(event))
 
     def to_json(self) -> bytes:
-        """The structured CloudEvents form, as it goes over the wire."""
+        """Return the structured CloudEvents JSON, as it is sent over the network."""
         members: dict[str, Any] = {
             "specversion": "1.0",
             "id": self.id,

@@ -10,38 +10,39 @@ Params = Sequence[Any] | Mapping[str, Any] | None
 
 
 class Transaction(Protocol):
-    """The transaction that an attempt's handler writes on: it commits with the event's row or not at all.
+    """The transaction of a handler: it commits with the event's row, or not at all.
 
-    It dies with its attempt. Statements take `%s` or `%(name)s` parameters; one statement a call.
+    It can be used until the attempt ends. Parameters are `%s` with a sequence, or `%(name)s` with a mapping. Each
+    call runs one statement.
     """
 
     async def execute(self, query: str, params: Params = None) -> int:
-        """Run one statement; returns the number of rows that it touched."""
+        """Run one statement, and return the number of affected rows."""
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """The first row by column name, or None."""
+        """Run one statement, and return the first row by column name, or None."""
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """All rows by column name."""
+        """Run one statement, and return all rows by column name."""
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """A stretch whose SQL errors the handler means to survive: on an exception it alone is rolled back."""
+        """Open a savepoint: if the block raises or is cancelled, only the block is rolled back."""
 
 
 class SyncTransaction(Protocol):
-    """The same for a handler that is a plain `def`: its calls wait in the handler's own thread."""
+    """A `Transaction` for a handler that is a plain `def`: the same methods, without `await`."""
 
     def execute(self, query: str, params: Params = None) -> int:
-        """Run one statement; returns the number of rows that it touched."""
+        """Run one statement, and return the number of affected rows."""
 
     def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """The first row by column name, or None."""
+        """Run one statement, and return the first row by column name, or None."""
 
     def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """All rows by column name."""
+        """Run one statement, and return all rows by column name."""
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """A stretch whose SQL errors the handler means to survive: on an exception it alone is rolled back."""
+        """Open a savepoint: if the block raises, only the block is rolled back."""
 
 
 RAISED_KEPT = 100

@@ -1,7 +1,7 @@
-"""Tests of handlers: `async with TestListener(app) as t: result = await t.send(event)`.
+"""Test handlers: `async with TestListener(app) as t: result = await t.send(event)`.
 
-The stations of a real listener attempt the event, in memory or on a real PostgreSQL; nothing waits in real time. For
-tests that are no coroutines there is `SyncTestListener`, and the pytest fixture `test_listener`, which makes them.
+The code of a real listener attempts the event, in memory or on a real PostgreSQL, without delays. For tests that are
+not coroutines, use `SyncTestListener` or the pytest fixture `test_listener`.
 """
 
 from oncecast.testing.blocking import MakeTestListener, SyncTestListener

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class SyncTestListener:
-    """See TestListener. It has a loop of its own, which runs while a call does."""
+    """A `TestListener` for tests that are not coroutines: the same methods and attributes, without `await`."""
 
     __test__ = False
 

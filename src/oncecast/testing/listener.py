@@ -30,13 +30,13 @@ EventLike = Event | Mapping[str, Any]
 
 
 class TestListener:
-    """Attempts what is sent with the handlers of `app`, as a listener would, but at once.
+    """Runs the handlers of `app` on the events that a test sends, in the same way as a listener, without delays.
 
-    In memory there is no SQL: statements are written down (`Result.statements`), and `answer` tells what they return.
-    With `postgres=True` they run on a real embedded PostgreSQL (the extra `embedded`), in a database of its own that
-    goes at the end; with a URL, on that server. The application's lifespan runs meanwhile, unless `state` stands in
-    for what it yields. `timeout_s` is the time of a transaction's handlers; `clock` says what time it is. What is not
-    named here is as a listener's settings have it by default.
+    In memory there is no SQL: the test listener records statements (`Result.statements`), and `answer` says what they
+    return. With `postgres=True`, statements run on a real embedded PostgreSQL (extra `embedded`), in a database of
+    its own that is dropped at the end; with a URL, on that server. The application's lifespan runs, unless `state`
+    replaces the object that it yields. `timeout_s` is the time of a transaction's handlers. All other settings have
+    the defaults of a listener.
     """
 
     __test__ = False
@@ -80,20 +80,21 @@ class TestListener:
         await self._exit.__aexit__(*error)
 
     async def send(self, event: EventLike, *, follow: bool = False) -> Result:
-        """Attempt one event until it has ended; with `follow`, what it emits too, and so on.
+        """Attempt one event until it has ended. With `follow`, also attempt the events that it emits, and so on.
 
-        A mapping becomes an event as a producer makes one of a JSON object: a *bare* one has its `id` and `type`
-        from there, and all of it as data.
+        A mapping becomes an event as at a producer: a bare event has its `id` and `type` from the mapping, and the
+        whole mapping as data.
 
-        Raises ValueError for what no producer would accept; NotEnded if a listener would keep the event, since it
-        fails of the database's trouble; in memory Unanswered if a handler fetches rows that nobody has told.
+        Raises ValueError for an event that no producer would accept, and NotEnded if a listener would keep the event
+        because of database errors. In memory, raises Unanswered if a handler fetches rows that the test has not
+        answered.
         """
         return (await self.send_all([event], follow=follow))[0]
 
     async def send_all(self, events: Iterable[EventLike], *, follow: bool = False) -> list[Result]:
-        """Attempt events that arrive together, as a listener would: those that may be in one transaction are.
+        """Attempt events that arrive together, as a listener would: in common transactions where handlers allow it.
 
-        Results are in the order of `events`; see `send`.
+        Return the results in the order of `events`. See `send`.
         """
         raws = [_accepted(event) for event in events]
         if not raws:
@@ -127,15 +128,15 @@ class TestListener:
 
     @property
     def statements(self) -> list[Statement]:
-        """All that handlers ran so far, of attempts that failed too."""
+        """All statements that handlers ran so far, including those of failed attempts."""
         return self._begun().watched.statements
 
     def answer(self, query: str, answer: Answer, *, params: Params = None, times: int | None = None) -> None:
-        """In memory: from now on statements that begin with `query`, white space and capitals aside, return this.
+        """In memory: say what statements that begin with `query` return, ignoring white space and case.
 
-        Rows as a list of dicts (or one); a number, how many rows a statement touches (one, unless told); or an
-        exception, as psycopg raises it: `psycopg.errors.UniqueViolation`. It may be a function of the parameters.
-        With `params` it is for statements with just these; with `times` so often, and then what was told before.
+        An answer is rows as a list of dicts (or one dict); the number of affected rows (1 by default); an exception
+        of psycopg, such as `psycopg.errors.UniqueViolation`; or a function of the parameters. `params` restricts the
+        answer to these parameters. `times` restricts it to a number of calls; then the previous answer applies again.
         """
         if not isinstance(self._stores, MemoryStores):
             raise OncecastError("PostgreSQL answers by itself: write what it shall have with t.execute(…)")
@@ -145,23 +146,23 @@ class TestListener:
 
     @property
     def database_url(self) -> str:
-        """Where a real PostgreSQL is, for whatever makes the tables; it has a password."""
+        """On a real PostgreSQL: the URL of the database, with its password."""
         return self._real().url
 
     async def execute(self, query: str, params: Params = None) -> int:
-        """On a real PostgreSQL: run a statement of the test's own; without params, a script of several.
+        """On a real PostgreSQL: run a statement of the test; without params, several statements are allowed.
 
-        Returns how many rows the last one touched.
+        Return the number of rows that the last statement affected.
         """
         return (await self._real().ask(query, params))[0]
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """On a real PostgreSQL: the first row by column name, or None."""
+        """On a real PostgreSQL: return the first row by column name, or None."""
         rows = await self.fetch_all(query, params)
         return rows[0] if rows else None
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """On a real PostgreSQL: rows by column name. Oncecast's own tables are in the schema `oncecast`."""
+        """On a real PostgreSQL: return all rows by column name. Oncecast's tables are in the schema `oncecast`."""
         return (await self._real().ask(query, params))[1]
 
     def _real(self) -> PostgresStores:

@@ -15,11 +15,11 @@ ERROR_SHOWN_MAX = 200
 
 
 class NotEnded(OncecastError):
-    """A listener would keep the event, and spend no attempt, until the database can be had or a lock is let go."""
+    """A listener would keep the event and retry it without spending attempts, because of database errors."""
 
 
 class Statement(NamedTuple):
-    """What a handler ran, white space aside."""
+    """A statement that a handler ran, with normalised white space."""
 
     query: str
     params: Params = None
@@ -27,13 +27,13 @@ class Statement(NamedTuple):
 
 @dataclass(slots=True, repr=False)
 class Result:
-    """How an event ended: `outcome` after so many `attempts`.
+    """The result of an event: its `outcome` after `attempts`.
 
-    `error` is the last failure as a listener tells it and `exception` what was raised, `failures` all of them;
-    `waits_s` is how long a listener would have waited before each further attempt. `emitted` are the follow-ups
-    that were committed; where they were followed, `followed` is what became of each. `statements` are what the last
-    attempt ran, with those of the events that shared its transaction; if it failed, they were rolled back. `handlers`
-    are the names of those that the event is for.
+    `error` is the last failure as text, `exception` the exception, and `failures` all failures. `waits_s` are the
+    delays in which a listener would have waited before each further attempt. `emitted` are the emitted events that
+    were committed; if they were followed, `followed` has their results. `statements` are those of the last attempt,
+    including those of events in the same transaction; if it failed, they were rolled back. `handlers` are the names
+    of the event's handlers.
     """
 
     event: Event
@@ -49,16 +49,16 @@ class Result:
 
     @property
     def error(self) -> str | None:
-        """The last failure; None if no attempt failed."""
+        """The last failure as text; None if no attempt failed."""
         return self.failures[-1] if self.failures else None
 
     @property
     def is_stored(self) -> bool:
-        """Whether its row says `stored`."""
+        """Whether the event was stored."""
         return self.outcome == "stored"
 
     def raise_if_dead(self) -> Result:
-        """Raise what the event died of, or what a follow-up died of; return this if all live."""
+        """Raise the exception that the event, or an event that it emitted, died of. Otherwise return the result."""
         if self.outcome == "dead" and self.exception is not None:
             raise self.exception
         for result in self.followed:

@@ -22,7 +22,7 @@ QUERY_SHOWN_MAX = 60
 
 
 class Unanswered(AssertionError):
-    """A handler fetched rows, and the test has not told which."""
+    """A handler fetched rows that the test has not answered."""
 
 
 @dataclass(slots=True)
