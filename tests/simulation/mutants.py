@@ -1,9 +1,9 @@
-"""Faults planted in the code, each named after the rule that it breaks: every one of them has to be found.
+"""Plant faults in a copy of the code, each named after the rule that it breaks, and check that each is found.
 
     python -m tests.simulation.mutants [--runs 5000] [NAME…]
 
-*Found* means an invariant, the judge's verdict, or a stall, never an error of the mutation itself. At the end the
-code as it is passes the same seeds and tests.
+A fault is found by a violated invariant, the judge's verdict, a stall or a failed test, never by an error of the change
+itself. At the end the unchanged code runs the same seeds and tests.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ def test_every_planted_fault_has_its_place_in_the_code(mutant: Mutant) -> None:
         text = ast.unparse(ast.parse(text))
         compile(planted, place.path, "exec")
     assert planted != text
+    assert mutant.by is None or (ROOT / mutant.by.partition("::")[0]).is_file()
 
 
 def test_every_rule_marker_has_its_place_in_the_code_and_one_planted_fault() -> None:
