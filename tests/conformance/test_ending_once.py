@@ -359,21 +359,21 @@ async def test_the_groups_newest_application_is_the_one_with_all_handlers_unless
 ) -> None:
     store, _ = await server.of("a")
     other, _ = await server.of("b")
-    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset()
-    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset()
-    assert await store.agree(frozenset(("a",)), adopt=False) == frozenset("b")
-    assert await store.agree(frozenset(("c",)), adopt=False) == frozenset(("a", "b"))
-    assert await store.agree(frozenset(("c",)), adopt=True) == frozenset()
-    assert await other.agree(frozenset(("a", "b")), adopt=False) == frozenset("c")
+    assert await store.register_handlers(frozenset(("a",)), force=False) == frozenset()
+    assert await other.register_handlers(frozenset(("a", "b")), force=False) == frozenset()
+    assert await store.register_handlers(frozenset(("a",)), force=False) == frozenset("b")
+    assert await store.register_handlers(frozenset(("c",)), force=False) == frozenset(("a", "b"))
+    assert await store.register_handlers(frozenset(("c",)), force=True) == frozenset()
+    assert await other.register_handlers(frozenset(("a", "b")), force=False) == frozenset("c")
 
 
 async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest(server: Server) -> None:
     """However long a listener has not heard of it."""
     store, _ = await server.of("a")
     other, _ = await server.of("b")
-    await store.agree(frozenset(), adopt=False)
+    await store.register_handlers(frozenset(), force=False)
     assert await store.insert([arrival(1)]) == [Outcome.STORED]
-    await other.agree(frozenset(("tick",)), adopt=False)
+    await other.register_handlers(frozenset(("tick",)), force=False)
     for late in (
         store.insert([arrival(2), arrival(3)]),
         store.process(arrival(2), writing(server, "x")),

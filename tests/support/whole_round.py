@@ -86,7 +86,7 @@ async def whole_round(url: str) -> dict[str, Any]:
 
 async def _events(database: Database) -> dict[str, Any]:
     store, found = PostgresEvents(database), list[Any]()
-    agreed = await store.agree(frozenset({"tick"}), adopt=False)
+    agreed = await store.register_handlers(frozenset({"tick"}), force=False)
     batch = [
         arrival(1, time=NAMED_TIMES[0], data={"n": 1.50, "big": 12345678901234567890, "ü": "\\ '"}),
         arrival(2, time=NAMED_TIMES[1], extensions={"traceparent": "00-ab"}),

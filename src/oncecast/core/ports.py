@@ -313,11 +313,11 @@ class EventStore(Protocol):
     async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
         """The lines of these are on disk."""
 
-    async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
-        """Record `selectors` as the group's newest if they have all that the newest so far has, and more; with
-        `adopt`, whatever that has. Returns what the newest record has and `selectors` lack.
+    async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
+        """Record `selectors` as the group's newest where `decide_registration` says so; return what they lack of it.
 
-        Nothing is inserted in the name of a record that is not the newest: inserts raise RowLocked then.
+        Nothing is inserted in the name of a record that is not the newest: inserts raise RowLocked then. Raises
+        RowLocked if another listener has written a record at the same time.
         """
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:

@@ -51,7 +51,7 @@ class Standing:
     async def ask(self) -> None:
         """Ask once; without an answer everything stays as it is."""
         try:
-            missing = await self._store.agree(self._selectors, adopt=self._adopt)
+            missing = await self._store.register_handlers(self._selectors, force=self._adopt)
         except (Unavailable, RowLocked):
             return
         self._adopt = False

@@ -15,6 +15,7 @@ from oncecast.core.attempts import FailedAttempt, attempts_in_all
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
+from oncecast.core.membership import decide_registration
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
@@ -245,7 +246,7 @@ class PostgresEvents(PostgresComparison):
                 raise of_insert(error) from error
             return {offset for (offset,) in await cursor.fetchall()}
 
-    async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
+    async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
         """See EventStore."""
         async with (
             self._db.connection("upkeep") as connection,
@@ -255,16 +256,19 @@ class PostgresEvents(PostgresComparison):
         ):
             await cursor.execute(self._db.queries["newest_group"])
             revision, newest = await cursor.fetchone() or (0, [])
-            missing = frozenset(newest) - selectors
-            if not revision or (selectors != frozenset(newest) and (adopt or not missing)):
-                revision, missing = revision + 1, frozenset()
-                values = {"revision": revision, "selectors": sorted(selectors), "listener": self._db.instance}
-                await cursor.execute(self._db.queries["adopt_group"], values)
+            decision = decide_registration(revision, frozenset(newest), selectors, force=force)
+            if decision.is_new:
+                values = {
+                    "revision": decision.revision,
+                    "selectors": sorted(selectors),
+                    "listener": self._db.instance,
+                }
+                await cursor.execute(self._db.queries["register_handlers"], values)
                 if cursor.rowcount == 0:
                     raise RowLocked("another listener of the group recorded its handlers at the same time")
-        if not missing:
-            self._revision = revision
-        return missing
+        if not decision.missing:
+            self._revision = decision.revision
+        return decision.missing
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
         """See EventStore."""

@@ -17,6 +17,7 @@ from oncecast.core.cursors import (
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Event, Turn
+from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.wire import Epoch
@@ -218,23 +219,21 @@ class MemoryEvents(Client):
 
         await self._do(mark)
 
-    async def agree(self, selectors: frozenset[str], *, adopt: bool) -> frozenset[str]:
+    async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
         """See EventStore."""
 
-        def agree() -> tuple[int, frozenset[str]]:
+        def register() -> Registration:
             revisions = self._tables.revisions
             newest = revisions[-1] if revisions else frozenset()
-            missing = newest - selectors
-            if not revisions or (selectors != newest and (adopt or not missing)):
+            decision = decide_registration(len(revisions), newest, selectors, force=force)
+            if decision.is_new:
                 revisions.append(selectors)
-                missing = frozenset()
-            return len(revisions), missing
+            return decision
 
-        revision, missing = await self._do(agree)
-        if not missing:
-            self._revision = revision
-        found: frozenset[str] = missing
-        return found
+        decision: Registration = await self._do(register)
+        if not decision.missing:
+            self._revision = decision.revision
+        return decision.missing
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
         """See EventStore."""

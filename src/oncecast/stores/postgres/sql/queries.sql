@@ -433,7 +433,7 @@ returning d.source, d.id
 -- name: newest_group
 select revision, selectors from {schema}.groups order by revision desc limit 1
 
--- name: adopt_group
+-- name: register_handlers
 insert into {schema}.groups (revision, selectors, listener) values (%(revision)s, %(selectors)s, %(listener)s)
 on conflict do nothing
 
