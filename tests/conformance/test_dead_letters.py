@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oncecast.core.causes import cause_of, error_pattern
 from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject, RowLocked, Unstorable
@@ -23,7 +24,6 @@ from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
 from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
 from oncecast.stores.postgres.queries import in_schema
-from oncecast.testing.memory.causes import cause_of, error_pattern
 from tests.conformance.test_event_store import database_of, effect, sql, store, values
 from tests.support.event_stores import Server
 from tests.support.places import arrival

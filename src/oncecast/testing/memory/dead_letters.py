@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
+from oncecast.core.causes import cause_of, error_pattern
 from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import InvalidPageMark, RowLocked, Unavailable
 from oncecast.core.event import Arrival, with_data
 from oncecast.core.transaction import OpenTransaction
-from oncecast.testing.memory.causes import cause_of, error_pattern
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import Letter, Row
 

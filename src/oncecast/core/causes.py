@@ -1,4 +1,7 @@
-"""What errors of one cause have in common, as the functions of migration 0005 say it."""
+"""What errors of one cause have in common.
+
+PostgreSQL has the same two functions, since migration 0005; the conformance suite compares them with these.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ _SPACE = re.compile(r"[ \t\r\n\f\v]+")
 
 
 def error_pattern(error: str) -> str:
-    """`error` with `#` for what may differ between events."""
+    """Return `error` with `#` for what may differ between events."""
     return _SPACE.sub(" ", _WITH_DIGIT.sub("#", _VALUE.sub("=#", error[:1000])))[:200]
 
 
 def cause_of(error: str) -> str:
-    """A short name of that."""
+    """Return the short name of the cause of `error`."""
     return sha256(error_pattern(error).encode()).hexdigest()[:CAUSE_LETTERS]
