@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
-from psycopg import AsyncCursor
-from psycopg.rows import DictRow, dict_row, tuple_row
+from psycopg.rows import DictRow, tuple_row
 
 from oncecast.core.conflicts import ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import IdentityTaken, InvalidPageMark
-from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.replays import conflict_to_replay
 from oncecast.stores.postgres.connection import Connection
-from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import rows_of
@@ -46,18 +44,18 @@ class PostgresConflicts:
     ) -> list[dict[str, Any]]:
         """See Conflicts."""
         values = {**_behind(after), "limit": limit, "state": state, "source": source, "id": id}
-        async with self._ask("read", "list_conflicts", values) as cursor:
+        async with self._db.ask("read", "list_conflicts", values) as cursor:
             return [_marked(row) for row in await cursor.fetchall()]
 
     async def get(self, place: Cursor) -> dict[str, Any] | None:
         """See Conflicts."""
-        async with self._ask("read", "get_conflict", place._asdict()) as cursor:
+        async with self._db.ask("read", "get_conflict", place._asdict()) as cursor:
             row = await cursor.fetchone()
         return None if row is None else {**_shown(row), "event": msgspec.Raw(row["raw"]), "row": _row(row)}
 
     async def count(self) -> int:
         """See Conflicts."""
-        async with self._ask("read", "count_conflicts", {}) as cursor:
+        async with self._db.ask("read", "count_conflicts", {}) as cursor:
             row = await cursor.fetchone()
         return row["count"] if row else 0
 
@@ -97,37 +95,13 @@ class PostgresConflicts:
             row = await cursor.fetchone()
         if row is None:
             return None
-        source, journal, raw, at_us = row
-        event = dataclasses.replace(Event.from_json(raw), id=new_id)
-        return Arrival(
-            track=None,
-            offset=place.offset,
-            at_us=at_us,
-            id=new_id,
-            source=source,
-            type=event.type,
-            raw=msgspec.Raw(event.to_json()),
-            cost_bytes=0,
-            attempts=1,
-            epoch=place.epoch,
-            journal=journal,
-        )
+        journal, raw, at_us = row
+        return conflict_to_replay(raw, new_id, place=place, journal=journal, at_us=at_us)
 
     async def _change(self, query: str, places: Sequence[Cursor]) -> set[Cursor]:
         values = {"epochs": [place.epoch for place in places], "offsets": [place.offset for place in places]}
-        async with self._ask("upkeep", query, values) as cursor:
+        async with self._db.ask("upkeep", query, values) as cursor:
             return {Cursor(row["epoch"], row["offset"]) for row in await cursor.fetchall()}
-
-    @asynccontextmanager
-    async def _ask(self, purpose: Purpose, query: str, values: dict[str, Any]) -> AsyncIterator[AsyncCursor[DictRow]]:
-        async with (
-            self._db.connection(purpose) as connection,
-            asyncio.timeout(self._deadline_s),
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            # Without a prepared plan: absent filters are null, and fold away when the statement is planned.
-            await cursor.execute(self._db.queries[query], values, prepare=False)
-            yield cursor
 
 
 def _behind(mark: str | None) -> dict[str, Any]:

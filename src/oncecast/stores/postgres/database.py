@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any, Literal
 
 import psycopg
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
@@ -165,6 +167,17 @@ class Database:
                 yield connection
         except DATABASE_ERRORS as error:
             raise translate(error) from error
+
+    @asynccontextmanager
+    async def ask(self, purpose: Purpose, query: str, values: dict[str, Any]) -> AsyncIterator[AsyncCursor[DictRow]]:
+        """Run the query of that name without a prepared plan, since filters that are not asked for are null."""
+        async with (
+            self.connection(purpose) as connection,
+            asyncio.timeout(self.limits.deadline_s),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            await cursor.execute(self.queries[query], values, prepare=False)
+            yield cursor
 
     def handling(self, opening: Statement | None = None) -> Handling:
         """A connection for a handler's transaction, which may have begun with `opening`; see HandlerConnections."""

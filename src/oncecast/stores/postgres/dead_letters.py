@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import AsyncCursor
-from psycopg.rows import DictRow, dict_row, tuple_row
+from psycopg.rows import DictRow, tuple_row
 
 from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused
-from oncecast.core.event import Arrival, with_data
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.replays import dead_letter_to_replay
 from oncecast.stores.postgres.connection import Connection
-from oncecast.stores.postgres.database import Database, Purpose, rfc3339
+from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import identities_of, rows_of, storable
@@ -39,7 +38,7 @@ class PostgresLetters:
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """See DeadLetters."""
         values = {**_chosen(selection), **behind(after), "limit": limit}
-        async with self._ask("read", "list_dead_letters", values) as cursor:
+        async with self._db.ask("read", "list_dead_letters", values) as cursor:
             return [_marked(row) for row in await cursor.fetchall()]
 
     async def read(
@@ -47,14 +46,14 @@ class PostgresLetters:
     ) -> tuple[list[dict[str, Any]], bool]:
         """See DeadLetters."""
         values = {**_chosen(selection), **behind(after), "limit": limit, "max_bytes": max_bytes}
-        async with self._ask("read", "read_dead_letters", values) as cursor:
+        async with self._db.ask("read", "read_dead_letters", values) as cursor:
             rows = await cursor.fetchall()
         is_cut = bool(rows) and (rows[0]["found"] > len(rows) or len(rows) == limit)
         return [_whole(_marked(row)) for row in rows], is_cut
 
     async def causes(self, selection: Selection, *, limit: int) -> Causes:
         """See DeadLetters."""
-        async with self._ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
+        async with self._db.ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
             rows = await cursor.fetchall()
         return Causes(
             letters=rows[0]["all_letters"] if rows else 0,
@@ -74,7 +73,7 @@ class PostgresLetters:
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
         """See DeadLetters."""
-        async with self._ask("read", "get_dead_letter", {"source": source, "id": id}) as cursor:
+        async with self._db.ask("read", "get_dead_letter", {"source": source, "id": id}) as cursor:
             row = await cursor.fetchone()
         return None if row is None else _whole(_shown(row))
 
@@ -82,7 +81,7 @@ class PostgresLetters:
         """See DeadLetters."""
         values = {"source": source, "id": id, "data": data.decode()}
         try:
-            async with self._ask("upkeep", "mend_dead_letter", values) as cursor:
+            async with self._db.ask("upkeep", "mend_dead_letter", values) as cursor:
                 return cursor.rowcount == 1
         except DataRefused as error:
             place = error.__cause__.diag.context if isinstance(error.__cause__, psycopg.Error) else None
@@ -103,7 +102,7 @@ class PostgresLetters:
     async def _change(self, query: str, letters: Sequence[Identity], *, discarded: bool) -> set[Identity]:
         """Change those that are not being replayed, and are `discarded` or not; returns which."""
         values = {**identities_of(letters), "discarded": discarded}
-        async with self._ask("upkeep", query, values) as cursor:
+        async with self._db.ask("upkeep", query, values) as cursor:
             return {Identity(row["source"], row["id"]) for row in await cursor.fetchall()}
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
@@ -131,7 +130,7 @@ class PostgresLetters:
             "error": storable(f"{type(cause).__name__}: {cause}"),
             "trace": storable("".join(traceback.format_exception(cause))),
         }
-        async with self._ask("upkeep", "note_failed_replay", values):
+        async with self._db.ask("upkeep", "note_failed_replay", values):
             return
 
     async def _lock(self, connection: Connection, source: str, id: str) -> Arrival | None:
@@ -141,33 +140,17 @@ class PostgresLetters:
             row = await cursor.fetchone()
         if row is None:
             return None
-        raw, is_mended, mended, type_, journal, epoch, offset, attempts, at_us = row
-        if is_mended:
-            raw = with_data(raw, mended.encode())
-        return Arrival(
-            track=None,
-            offset=offset,
-            at_us=at_us,
-            id=id,
-            source=source,
+        raw, edited, type_, journal, epoch, offset, attempts, at_us = row
+        return dead_letter_to_replay(
+            Identity(source, id),
+            raw,
+            None if edited is None else edited.encode(),
             type=type_,
-            raw=msgspec.Raw(raw),
-            cost_bytes=0,
-            attempts=attempts + 1,
-            epoch=epoch,
+            attempts=attempts,
+            place=Cursor(epoch, offset),
             journal=journal,
+            at_us=at_us,
         )
-
-    @asynccontextmanager
-    async def _ask(self, purpose: Purpose, query: str, values: dict[str, Any]) -> AsyncIterator[AsyncCursor[DictRow]]:
-        async with (
-            self._db.connection(purpose) as connection,
-            asyncio.timeout(self._deadline_s),
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            # Planned anew each time: what is not asked for is null, and a plan for any value would be a bad one.
-            await cursor.execute(self._db.queries[query], values, prepare=False)
-            yield cursor
 
 
 def _chosen(selection: Selection) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ from oncecast.core.conflicts import ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import IdentityTaken, InvalidPageMark, RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.replays import conflict_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import BEGINNING, Row
+from oncecast.testing.memory.postgres import BEGINNING, Row, row_of
 
 _BEGINNING = BEGINNING.isoformat().replace("+00:00", "Z")
 
@@ -108,28 +108,14 @@ class MemoryConflicts(Client):
             if found is None or self._state(place) != "open":
                 self._server.roll_back(session)
                 return None
-            event = dataclasses.replace(Event.from_json(found[1]), id=new_id)
-            identity = f"{event.source}\0{new_id}"
-            await self._server.lock(session, [identity])
-            if identity in self._tables.rows:
+            arrival = conflict_to_replay(found[1], new_id, place=place, journal="", at_us=0)
+            await self._server.lock(session, [arrival.identity])
+            if arrival.identity in self._tables.rows:
                 self._server.roll_back(session)
-                raise IdentityTaken(f"{event.source} has an event {new_id!r} already")
-            session.rows[identity] = Row(
-                event.source, new_id, event.type, event.data, "", place.epoch, place.offset, self._instance, 1
-            )
+                raise IdentityTaken(f"{arrival.source} has an event {new_id!r} already")
+            session.rows[arrival.identity] = row_of(arrival, self._instance)
             session.closed_conflicts[place] = new_id
-            return Arrival(
-                track=None,
-                offset=place.offset,
-                at_us=0,
-                id=new_id,
-                source=event.source,
-                type=event.type,
-                raw=msgspec.Raw(event.to_json()),
-                cost_bytes=0,
-                attempts=1,
-                epoch=place.epoch,
-            )
+            return arrival
 
         try:
             arrival: Arrival | None = await self._do(lock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -14,10 +13,11 @@ from oncecast.core.causes import cause_of, error_pattern
 from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import InvalidPageMark, RowLocked, Unavailable
-from oncecast.core.event import Arrival, with_data
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.replays import dead_letter_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Letter, Row
+from oncecast.testing.memory.postgres import Letter, Row, row_of
 
 
 class MemoryLetters(Client):
@@ -161,23 +161,18 @@ class MemoryLetters(Client):
             if letter.discarded:
                 self._server.roll_back(session)
                 return None
-            raw = letter.raw
-            if letter.mended is not None:
-                raw = with_data(raw, letter.mended)
-            session.rows[identity] = dataclasses.replace(row, status="stored", listener=self._instance)
-            return Arrival(
-                track=None,
-                offset=row.offset,
-                at_us=0,
-                id=id,
-                source=source,
+            arrival = dead_letter_to_replay(
+                Identity(source, id),
+                letter.raw,
+                letter.mended,
                 type=row.type,
-                raw=msgspec.Raw(raw),
-                cost_bytes=0,
-                attempts=row.attempts + 1,
-                epoch=row.epoch,
+                attempts=row.attempts,
+                place=Cursor(row.epoch, row.offset),
                 journal=row.journal,
+                at_us=0,
             )
+            session.rows[identity] = row_of(arrival, self._instance)
+            return arrival
 
         try:
             arrival: Arrival | None = await self._do(lock)

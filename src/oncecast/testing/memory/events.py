@@ -16,13 +16,13 @@ from oncecast.core.cursors import (
 )
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
-from oncecast.core.event import Arrival, Cursor, Event, Turn
+from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Letter, Row, Session
+from oncecast.testing.memory.postgres import Letter, Session, row_of
 
 
 class MemoryEvents(Client):
@@ -175,7 +175,7 @@ class MemoryEvents(Client):
             stays_out = heeds_earlier and (fails_elsewhere or self._failed_before(arrival) is not None)
             # rule: an identity is inserted once
             if arrival.identity not in self._tables.rows and not stays_out:
-                session.rows.setdefault(arrival.identity, _row(arrival, self._instance))
+                session.rows.setdefault(arrival.identity, row_of(arrival, self._instance))
         return set(session.rows)
 
     def _failed_before(self, arrival: Arrival) -> EarlierAttempts | None:
@@ -186,7 +186,7 @@ class MemoryEvents(Client):
 
     def _compare(self, arrival: Arrival) -> Outcome | None:
         """Compare it with the row of its identity, and keep a conflict; None where there is no row."""
-        row, given = self._tables.rows.get(arrival.identity), _row(arrival, self._instance)
+        row, given = self._tables.rows.get(arrival.identity), row_of(arrival, self._instance)
         if row is None:
             return None
         same_place = (row.epoch, row.offset) == (given.epoch, given.offset)
@@ -319,18 +319,3 @@ class MemoryEvents(Client):
     async def close(self) -> None:
         """Our sessions end."""
         self._server.terminate(self._token)
-
-
-def _row(arrival: Arrival, instance: str) -> Row:
-    event = Event.from_json(arrival.raw)
-    return Row(
-        arrival.source,
-        arrival.id,
-        arrival.type,
-        event.data,
-        arrival.journal,
-        arrival.epoch,
-        arrival.offset,
-        instance,
-        arrival.attempts,
-    )

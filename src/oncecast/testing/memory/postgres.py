@@ -12,7 +12,7 @@ from typing import Any
 from oncecast.core.attempts import CountedFailures
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import RowLocked
-from oncecast.core.event import Cursor
+from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.transaction import Params
 
 LOCK_TIMEOUT_S = 2.0
@@ -33,6 +33,21 @@ class Row:
     listener: str
     attempts: int
     status: str = "stored"
+
+
+def row_of(arrival: Arrival, instance: str) -> Row:
+    """The row of an event that `instance` stores."""
+    return Row(
+        arrival.source,
+        arrival.id,
+        arrival.type,
+        Event.from_json(arrival.raw).data,
+        arrival.journal,
+        arrival.epoch,
+        arrival.offset,
+        instance,
+        arrival.attempts,
+    )
 
 
 @dataclass(slots=True)

@@ -278,7 +278,7 @@ select count(*) as events, count(*) filter (where status = 'dead') as dead from 
 
 -- name: lock_dead
 -- A dead letter to be replayed; whoever comes second waits here, and then finds it stored.
-select d.raw, d.mended_data is not null, d.mended_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
+select d.raw, d.mended_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
     (extract(epoch from e.accepted_at) * 1000000)::bigint
 from {schema}.events e join {schema}.dead_letters d using (source, id)
 where e.source = %(source)s and e.id = %(id)s
@@ -578,7 +578,7 @@ returning c.epoch, c."offset"
 
 -- name: lock_conflict
 -- An open conflict to be replayed; a second session waits here, and then finds it replayed.
-select source, journal, raw, (extract(epoch from seen_at) * 1000000)::bigint
+select journal, raw, (extract(epoch from seen_at) * 1000000)::bigint
 from {schema}.conflicts
 where epoch = %(epoch)s and "offset" = %(offset)s and replayed_at is null and discarded_at is null
 for update

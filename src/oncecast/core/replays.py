@@ -1,0 +1,55 @@
+"""The events that an operator replays: they come from PostgreSQL, not from a connection to a producer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from oncecast.core.dead_letters import Identity
+from oncecast.core.event import Arrival, Cursor, Event, with_data
+
+
+def dead_letter_to_replay(
+    identity: Identity,
+    raw: bytes,
+    edited: bytes | None,
+    *,
+    type: str,
+    attempts: int,
+    place: Cursor,
+    journal: str,
+    at_us: int,
+) -> Arrival:
+    """Return a dead letter as the next attempt at its event, with the data `edited` if an operator has edited it."""
+    return Arrival(
+        track=None,
+        offset=place.offset,
+        at_us=at_us,
+        id=identity.id,
+        source=identity.source,
+        type=type,
+        raw=msgspec.Raw(raw if edited is None else with_data(raw, edited)),
+        cost_bytes=0,
+        attempts=attempts + 1,
+        epoch=place.epoch,
+        journal=journal,
+    )
+
+
+def conflict_to_replay(raw: bytes, new_id: str, *, place: Cursor, journal: str, at_us: int) -> Arrival:
+    """Return the event of a conflict as the first attempt at an event of its own, `new_id`."""
+    event = replace(Event.from_json(raw), id=new_id)
+    return Arrival(
+        track=None,
+        offset=place.offset,
+        at_us=at_us,
+        id=new_id,
+        source=event.source,
+        type=event.type,
+        raw=msgspec.Raw(event.to_json()),
+        cost_bytes=0,
+        attempts=1,
+        epoch=place.epoch,
+        journal=journal,
+    )
