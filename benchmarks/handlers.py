@@ -24,14 +24,14 @@ import by_hand
 import psycopg
 from end_to_end import end_to_end, write_events
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 from oncecast.embedded import Stack
 
 EFFECTS = "create table public.effects (id text not null, n integer not null)"
 
-each = Listener("bench_each")
-shared = Listener("bench_shared")
-batch = Listener("bench_batch")
+each = App("bench_each")
+shared = App("bench_shared")
+batch = App("bench_batch")
 
 
 @each.on("tick")

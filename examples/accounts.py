@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tables import tables
 
-from oncecast import Event, Listener, Reject, Transaction
+from oncecast import App, Event, Reject, Transaction
 
 TABLES = """
     create table if not exists accounts (
@@ -29,7 +29,7 @@ TABLES = """
 """
 RATES = {"EUR": 1, "DKK": 7}
 
-app = Listener("accounts", lifespan=tables(TABLES))
+app = App("accounts", lifespan=tables(TABLES))
 
 
 @dataclass

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 
 from tables import tables
 
-from oncecast import Event, Listener, Reject, Transaction
+from oncecast import App, Event, Reject, Transaction
 
 TABLES = """
     create table if not exists steps (
         number bigint generated always as identity, order_id text not null, step text not null);
 """
 
-app = Listener("chain", lifespan=tables(TABLES))
+app = App("chain", lifespan=tables(TABLES))
 
 
 @dataclass

@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime
 
 from tables import tables
 
-from oncecast import Listener, Transaction
+from oncecast import App, Transaction
 
 TABLES = """
     create table if not exists quakes_per_day (
@@ -26,7 +26,7 @@ TABLES = """
 """
 ABBREVIATED = {"CA": "California", "MX": "Mexico", "NV": "Nevada"}
 
-app = Listener("earthquakes", lifespan=tables(TABLES))
+app = App("earthquakes", lifespan=tables(TABLES))
 
 
 @dataclass

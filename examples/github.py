@@ -22,7 +22,7 @@ from datetime import datetime
 from pydantic import BaseModel
 from tables import tables
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
 TABLES = """
     create table if not exists pushes (
@@ -38,7 +38,7 @@ TABLES = """
 """
 GONE = ("deleted", "transferred")
 
-app = Listener("github", lifespan=tables(TABLES))
+app = App("github", lifespan=tables(TABLES))
 
 
 class User(BaseModel):

@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from tables import make
 
-from oncecast import Event, Listener, Reject, Retry, Transaction
+from oncecast import App, Event, Reject, Retry, Transaction
 
 TABLES = "create table if not exists mails (event text primary key, parcel text not null, message integer not null);"
 PORT = int(os.environ.get("MAIL_PORT", "8025"))
@@ -42,7 +42,7 @@ async def client() -> AsyncIterator[httpx2.AsyncClient]:
         yield opened
 
 
-app = Listener("mail", lifespan=client)
+app = App("mail", lifespan=client)
 
 
 @dataclass

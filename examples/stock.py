@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tables import tables
 
-from oncecast import Event, Listener, Reject, Retry, Transaction
+from oncecast import App, Event, Reject, Retry, Transaction
 
 TABLES = """
     create table if not exists stock (sku text primary key, free bigint not null check (free >= 0));
@@ -26,7 +26,7 @@ TABLES = """
 """
 CATALOGUE = ("A-1", "B-2", "C-3", "D-4")
 
-app = Listener("stock", lifespan=tables(TABLES))
+app = App("stock", lifespan=tables(TABLES))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from oncecast import Listener
+    from oncecast import App
     from oncecast.testing import MakeTestListener, SyncTestListener
 
 
@@ -27,7 +27,7 @@ def test_listener() -> Iterator[MakeTestListener]:
 
     with ExitStack() as begun:
 
-        def make(app: Listener, **options: Any) -> SyncTestListener:
+        def make(app: App, **options: Any) -> SyncTestListener:
             return begun.enter_context(SyncTestListener(app, **options))
 
         yield make

@@ -1,12 +1,12 @@
 """Oncecast: broadcast to many, processed once, whatever fails."""
 
-from oncecast.app.application import Call, Listener, Middleware, Proceed
+from oncecast.app.application import App, Call, CallNext, Middleware
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, SyncPublisher
 from oncecast.core.errors import (
+    CalledNextTwice,
     ConfigError,
     DataInvalid,
     OncecastError,
-    ProceededTwice,
     Reject,
     Retry,
     StartError,
@@ -15,17 +15,17 @@ from oncecast.core.event import Cursor, Event
 from oncecast.core.transaction import SyncTransaction, Transaction
 
 __all__ = [
+    "App",
     "Call",
+    "CallNext",
+    "CalledNextTwice",
     "ConfigError",
     "Cursor",
     "DataInvalid",
     "Event",
-    "Listener",
     "Middleware",
     "NotAcknowledged",
     "OncecastError",
-    "Proceed",
-    "ProceededTwice",
     "PublishRefused",
     "Publisher",
     "PublisherClosed",

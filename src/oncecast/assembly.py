@@ -14,29 +14,29 @@ from importlib.metadata import version
 from starlette.types import ASGIApp
 
 from oncecast import forks
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.client.emissions import ProducersPublisher
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.config import Common, ListenerConfig, ProducerConfig
-from oncecast.core.dead_letter_ports import LetterBroker
+from oncecast.core.dead_letter_ports import DeadLetterBroker
 from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import Observe, ProcessStarted, StartFailed
+from oncecast.core.telemetry import Emit, ProcessStarted, StartFailed
 from oncecast.core.wire import ANSWER_MAX_BYTES
 from oncecast.http.connections import HttpLimits
-from oncecast.http.guard import LOCAL_HOSTS, Guard
+from oncecast.http.guard import LOCAL_HOSTS, OriginGuard
 from oncecast.http.server import bind, serve
-from oncecast.http.tokens import Gatekeeper, Tokens
+from oncecast.http.tokens import TokenMiddleware, Tokens
 from oncecast.journal import JournalLimits, SqliteJournal
 from oncecast.listener.background.loop_watch import loop_watched
 from oncecast.listener.background.open_conflicts import OpenConflicts
 from oncecast.listener.http.app import listener_app
 from oncecast.listener.http.app import right_for as listener_needs
 from oncecast.listener.http.conflicts import conflicts_routes
-from oncecast.listener.http.dead_letters import letters_routes
+from oncecast.listener.http.dead_letters import dead_letter_routes
 from oncecast.listener.http.pruning import pruning_routes
-from oncecast.listener.http.relayed import Relayed
+from oncecast.listener.http.relayed import AdminRelay
 from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import start_logging
@@ -51,11 +51,11 @@ from oncecast.stores.postgres import (
     Database,
     EventReader,
     PostgresConflicts,
-    PostgresDeaths,
+    PostgresCrashLog,
+    PostgresDeadLetters,
     PostgresEvents,
-    PostgresLetters,
     PostgresOutbox,
-    PostgresUnsent,
+    PostgresUnforwarded,
 )
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.redis import RedisLeases
@@ -81,14 +81,14 @@ async def run_producer(config: ProducerConfig) -> None:
     )
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
-    observe = all_of(metrics.observe, log_of(config))
+    emit = all_of(metrics.emit, log_of(config))
     last_resort = LastResort()
     async with _stop_on_signals(config, last_resort) as stop:
-        await _start_patiently(lambda: _produce(config, metrics, observe, stop, last_resort), config, observe, stop)
+        await _start_patiently(lambda: _produce(config, metrics, emit, stop, last_resort), config, emit, stop)
 
 
 async def _produce(
-    config: ProducerConfig, metrics: Metrics, observe: Observe, stop: asyncio.Event, last_resort: LastResort
+    config: ProducerConfig, metrics: Metrics, emit: Emit, stop: asyncio.Event, last_resort: LastResort
 ) -> None:
     with closing(bind(config.host, config.port)) as listening:
         try:
@@ -96,14 +96,14 @@ async def _produce(
                 config.journal_path,
                 SYSTEM_CLOCK,
                 limits=JournalLimits(frame_max_bytes=config.frame_max_bytes),
-                observe=observe,
+                emit=emit,
             )
         except JournalCorrupt as error:
             what = f"{config.journal_path}: {error}"
             raise StartError(f"{what}; 'oncecast journal check' tells what can be done") from error
         except JournalUnavailable as error:
             raise StartError(str(error)) from error
-        observe(_started("producer", listening, f"journal {config.journal_path} ({journal.name})"))
+        emit(_started("producer", listening, f"journal {config.journal_path} ({journal.name})"))
         try:
             settings = ProducerSettings(
                 instance=config.instance_id,
@@ -124,7 +124,7 @@ async def _produce(
                 ),
             )
             producer = Producer(
-                journal, settings, SYSTEM_CLOCK, metrics=metrics.text, observe=observe, last_resort=last_resort
+                journal, settings, SYSTEM_CLOCK, metrics=metrics.text, emit=emit, last_resort=last_resort
             )
             producer.stop = stop
             metrics.show_health(producer.look)
@@ -136,52 +136,52 @@ async def _produce(
                 admin=config.admin_token,
                 listeners=config.listener_tokens,
             )
-            app = Gatekeeper(producer.app, tokens, producer_needs, observe) if tokens else producer.app
+            app = TokenMiddleware(producer.app, tokens, producer_needs, emit) if tokens else producer.app
             limits, frame_max_bytes = _http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
             face = serve(
-                _guarded(app, config, observe),
+                _guarded(app, config, emit),
                 listening,
                 stop,
                 SYSTEM_CLOCK,
                 ws_max_bytes=frame_max_bytes + WS_MARGIN_BYTES,
                 limits=limits,
-                observe=observe,
+                emit=emit,
             )
             await producer.run(face)
         finally:
             await journal.close()
 
 
-async def run_listener(config: ListenerConfig, app: Listener) -> None:
+async def run_listener(config: ListenerConfig, app: App) -> None:
     """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
     _check_exposure(config, SUBSCRIBE_TOKEN=config.subscribe_token, ADMIN_TOKEN=config.admin_token)
-    letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
+    dead_letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
-    observe = all_of(metrics.observe, log_of(config, app.packages))
+    emit = all_of(metrics.emit, log_of(config, app.packages))
     last_resort = LastResort()
     async with _stop_on_signals(config, last_resort) as stop:
 
         async def listen() -> None:
-            await _listen(config, app, metrics, observe, stop, last_resort)
+            await _listen(config, app, metrics, emit, stop, last_resort)
             while not stop.is_set():  # its application is the group's no longer: it stands by, and adopts nothing
-                await _listen(replace(config, adopt_handlers=False), app, metrics, observe, stop, last_resort)
+                await _listen(replace(config, force_handlers=False), app, metrics, emit, stop, last_resort)
 
-        with loop_watched(observe, SYSTEM_CLOCK):
-            await _start_patiently(listen, config, observe, stop)
+        with loop_watched(emit, SYSTEM_CLOCK):
+            await _start_patiently(listen, config, emit, stop)
 
 
 async def _listen(
     config: ListenerConfig,
-    app: Listener,
+    app: App,
     metrics: Metrics,
-    observe: Observe,
+    emit: Emit,
     stop: asyncio.Event,
     last_resort: LastResort,
 ) -> None:
     token = SYSTEM_CLOCK.new_token(8)
     with closing(bind(config.host, config.port)) as listening:
-        observe(_started("listener", listening, f"group {config.listener_group}"))
+        emit(_started("listener", listening, f"group {config.listener_group}"))
         database = _database(config, token)
         leases = RedisLeases(
             config.redis_url,
@@ -191,42 +191,48 @@ async def _listen(
             mark_ttl_s=config.mark_ttl,
         )
         store = PostgresEvents(database)
-        deaths = PostgresDeaths(database)
-        letters = PostgresLetters(database)
+        deaths = PostgresCrashLog(database)
+        dead_letters = PostgresDeadLetters(database)
         conflicts = PostgresConflicts(database)
         open_conflicts = OpenConflicts(conflicts, SYSTEM_CLOCK)
-        observe = all_of(open_conflicts.observe, observe)
-        letter_log = DeadLetterFile(config.dead_letter_path)
+        emit = all_of(open_conflicts.emit, emit)
+        dead_letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
-        broker = letter_broker(config.dead_letter_url, config.instance_id)
-        relayed = Relayed()
+        broker = dead_letter_broker(config.dead_letter_url, config.instance_id)
+        relayed = AdminRelay()
         publisher = ProducersPublisher(config.ws_url, SYSTEM_CLOCK, token=config.publish_token)
         service = ListenerService(
             app,
             leases,
             store,
             deaths,
-            letters,
-            letter_log,
+            dead_letters,
+            dead_letter_log,
             PostgresOutbox(database),
             settings,
             relayed.answer,
             publisher.publish,
-            observe,
+            emit,
             SYSTEM_CLOCK,
             check_emitted=check_publishable,
-            sending=None if broker is None else (PostgresUnsent(database), broker),
+            sending=None if broker is None else (PostgresUnforwarded(database), broker),
             last_resort=last_resort,
         )
         face = relayed.app = listener_app(
             EventReader(database),
             service.recent,
             [
-                *letters_routes(
-                    letters, service.replays, SYSTEM_CLOCK, objection=lambda: service.objection, observe=observe
+                *dead_letter_routes(
+                    dead_letters,
+                    service.replays,
+                    SYSTEM_CLOCK,
+                    standby_reason=lambda: service.standby_reason,
+                    emit=emit,
                 ),
-                *conflicts_routes(conflicts, service.replays, objection=lambda: service.objection, observe=observe),
-                *pruning_routes(store, observe),
+                *conflicts_routes(
+                    conflicts, service.replays, standby_reason=lambda: service.standby_reason, emit=emit
+                ),
+                *pruning_routes(store, emit),
             ],
             health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
             essentials=service.essentials,
@@ -236,13 +242,13 @@ async def _listen(
         metrics.gauge("oncecast_in_flight", lambda: service.settlement.in_flight)
         metrics.gauge("oncecast_conflicts_open", lambda: open_conflicts.count or 0)
         if (sender := service.sender) is not None:
-            metrics.gauge("oncecast_dead_letters_unsent", lambda: sender.unsent or 0)
+            metrics.gauge("oncecast_dead_letters_unsent", lambda: sender.unforwarded or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
-        door = Gatekeeper(face, tokens, listener_needs, observe) if tokens else face
+        door = TokenMiddleware(face, tokens, listener_needs, emit) if tokens else face
         drained = asyncio.Event()
         face_ends = Essentials(SYSTEM_CLOCK, end_within_s=config.drain_timeout, last_resort=last_resort)
         limits = _http_limits(config)
-        guarded = _guarded(door, config, observe)
+        guarded = _guarded(door, config, emit)
         served = serve(
             guarded,
             listening,
@@ -250,14 +256,14 @@ async def _listen(
             SYSTEM_CLOCK,
             ws_max_bytes=WS_MARGIN_BYTES,
             limits=limits,
-            observe=observe,
+            emit=emit,
         )
         serving = face_ends.start(served, "HTTP server")
         counting: list[asyncio.Task[None]] = []
 
         async def listen_and_close() -> None:
             try:
-                if await _prepare(database, config, all_of(service.troubles.observe, observe), stop):
+                if await _prepare(database, config, all_of(service.troubles.emit, emit), stop):
                     counting.append(face_ends.start(open_conflicts.run(), "count of open conflicts"))
                     await service.run(stop)
                 else:
@@ -281,7 +287,7 @@ def _http_limits(config: Common) -> HttpLimits:
     )
 
 
-def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> LetterBroker | None:
+def dead_letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> DeadLetterBroker | None:
     """The broker at `address`; raises ConfigError where its library is not installed."""
     try:
         if isinstance(address, RabbitMQAddress):
@@ -300,7 +306,7 @@ def letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -
 
 
 async def _start_patiently(
-    start: Callable[[], Awaitable[None]], config: Common, observe: Observe, stop: asyncio.Event
+    start: Callable[[], Awaitable[None]], config: Common, emit: Emit, stop: asyncio.Event
 ) -> None:
     """Run the whole application; where it cannot start, try so many times. Raises the last StartError."""
     for left in range(config.start_attempts - 1, -1, -1):
@@ -309,7 +315,7 @@ async def _start_patiently(
         except StartError as error:
             if not left or stop.is_set():
                 raise
-            observe(StartFailed(str(error), left, config.start_retry_delay))
+            emit(StartFailed(str(error), left, config.start_retry_delay))
         if await _stopped_within(stop, config.start_retry_delay):
             return None
     return None
@@ -362,8 +368,8 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
             db_retry_delay_s=config.db_retry_delay,
             event_attempts=config.event_attempts,
             event_retry_delay_s=config.event_retry_delay,
-            pauses_max=config.pauses_max,
-            claims_max=config.claims_max,
+            db_errors_per_event_max=config.db_errors_per_event_max,
+            crashes_per_event_max=config.crashes_per_event_max,
             handler_timeout_s=config.handler_timeout,
             handler_concurrency=min(config.handler_concurrency, config.db_pool),
             retry_after_max_s=config.retry_after_max,
@@ -374,11 +380,11 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
         drain_timeout_s=config.drain_timeout,
         from_latest=config.start_from == "latest",
         events_retention_s=config.events_retention,
-        adopt_handlers=config.adopt_handlers,
+        force_handlers=config.force_handlers,
     )
 
 
-async def _prepare(database: Database, config: ListenerConfig, observe: Observe, stop: asyncio.Event) -> bool:
+async def _prepare(database: Database, config: ListenerConfig, emit: Emit, stop: asyncio.Event) -> bool:
     """Reach PostgreSQL and bring the schema up to date, in so many tries; False if told to stop meanwhile.
 
     Raises StartError after the last try.
@@ -391,7 +397,7 @@ async def _prepare(database: Database, config: ListenerConfig, observe: Observe,
             if not left:
                 await database.close()
                 raise StartError(f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL") from error
-            observe(StartFailed(str(error), left, config.db_connect_delay))
+            emit(StartFailed(str(error), left, config.db_connect_delay))
             if await _stopped_within(stop, config.db_connect_delay):
                 return False
         except StartError:
@@ -411,17 +417,17 @@ def _check_exposure(config: Common, **tokens: object) -> None:
         )
 
 
-def _guarded(app: ASGIApp, config: Common, observe: Observe) -> Guard:
-    return Guard(
+def _guarded(app: ASGIApp, config: Common, emit: Emit) -> OriginGuard:
+    return OriginGuard(
         app,
         bound_host=config.host,
         allowed_hosts=config.allowed_hosts,
         allowed_origins=config.allowed_origins,
-        observe=observe,
+        emit=emit,
     )
 
 
-def log_of(config: Common, packages: Iterable[str] = ()) -> Observe:
+def log_of(config: Common, packages: Iterable[str] = ()) -> Emit:
     """Begin to log as `config` says, users' code and libraries included; returns what writes telemetry events."""
     return start_logging(config.instance_id, format=config.log_format, level=config.log_level, packages=packages)
 

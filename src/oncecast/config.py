@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from oncecast.client.address import broadcast_url
-from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, letter_address
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, dead_letter_address
 from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 from oncecast.core.groups import ANY_GROUP, FIRST_TO_JOIN, is_group_name
@@ -24,7 +24,7 @@ from oncecast.core.wire import LARGEST_EVENT_MAX_BYTES
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|)")
 _BYTES = {"B": 1, "": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-TOKEN_MIN_LETTERS = 8
+TOKEN_MIN_CHARS = 8
 FRAME_MAX_MIB = LARGEST_EVENT_MAX_BYTES // 1024**2
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -89,8 +89,8 @@ def text(text: str) -> str:
 
 def token(text: str) -> str | None:
     """A secret that fits into a header; none if empty."""
-    if text and not (len(text) >= TOKEN_MIN_LETTERS and text.isascii() and text.isprintable() and " " not in text):
-        raise ValueError(f"{TOKEN_MIN_LETTERS} or more printable ASCII characters without spaces")
+    if text and not (len(text) >= TOKEN_MIN_CHARS and text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError(f"{TOKEN_MIN_CHARS} or more printable ASCII characters without spaces")
     return text or None
 
 
@@ -103,7 +103,7 @@ def listener_tokens(text: str) -> tuple[tuple[str, str], ...]:
             raise ValueError("SECRET, or GROUP:SECRET for each group, comma-separated; no colon within a secret")
         found.append((name if colon else ANY_GROUP, token(rest if colon else word) or ""))
         if not found[-1][1]:
-            raise ValueError(f"{TOKEN_MIN_LETTERS} or more printable ASCII characters in each secret")
+            raise ValueError(f"{TOKEN_MIN_CHARS} or more printable ASCII characters in each secret")
     return tuple(found)
 
 
@@ -389,7 +389,7 @@ class ListenerConfig(Common):
         duration_or_off,
         "age at which rows below the saved cursors are deleted, or `off`; dead letters are kept",
     )
-    adopt_handlers: bool = setting(
+    force_handlers: bool = setting(
         "0", flag, "1 makes this application's handlers those of the group, even if the group had more"
     )
     db_connect_attempts: int = setting("10", count, "number of attempts to connect to PostgreSQL at the start")
@@ -412,16 +412,16 @@ class ListenerConfig(Common):
         " blocked",
     )
     mark_ttl: float = setting("15s", duration_s, "time until Redis deletes the done marker of an event")
-    claims_max: int = setting(
+    crashes_per_event_max: int = setting(
         "2", count, "number of crashed processes after which a quarantined event becomes a dead letter"
     )
-    pauses_max: int = setting(
+    db_errors_per_event_max: int = setting(
         "20", count, "database errors that one event may cause before each counts as a failed attempt"
     )
     dead_letter_path: Path = setting("failed_events.log", file_path, "log file that gets one line per dead letter")
     dead_letter_url: RabbitMQAddress | SqsAddress | None = setting(
         "",
-        letter_address,
+        dead_letter_address,
         "broker that also gets each dead letter: amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME",
         secret=True,
     )

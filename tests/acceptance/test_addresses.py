@@ -145,12 +145,12 @@ async def test_redis_on_a_unix_socket_works_with_a_database_and_a_password(tmp_p
     async with valkey_on_a_socket("hunter 2@") as path:
         url = f"unix://:hunter%202%40@{path}?db=3"
         leases = RedisLeases(url, group="g", token="a" * 16, lease_ttl_s=30, mark_ttl_s=15)
-        await leases.beat()
+        await leases.heartbeat()
         assert (await leases.counters(["a" * 16]))["a" * 16] is not None
         await leases.close()
         wrong = RedisLeases(f"unix://:wrong@{path}", group="g", token="a" * 16, lease_ttl_s=30, mark_ttl_s=15)
         with pytest.raises(Unavailable):
-            await wrong.beat()
+            await wrong.heartbeat()
         await wrong.close()
 
 

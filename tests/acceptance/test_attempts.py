@@ -16,9 +16,9 @@ from tests.support.stacks import StackOf, rows, until
 
 APP = """
 from pathlib import Path
-from oncecast import Event, Listener, Transaction
+from oncecast import Event, App, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 ATTEMPTS = Path(__file__).with_name("attempts")
 
 @app.on("fails")

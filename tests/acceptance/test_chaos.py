@@ -34,9 +34,9 @@ async def test_what_cannot_be_meant_is_one_line() -> None:
 
 SHOP = '''
 import random
-from oncecast import Event, Listener, Transaction
+from oncecast import Event, App, Transaction
 
-app = Listener("shop")
+app = App("shop")
 
 @app.on("order.created")
 async def reserve(order: dict, event: Event, tx: Transaction) -> None:
@@ -94,7 +94,7 @@ async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(t
     [
         ("", ("--app", "shop"), "'shop' is no application: write module:name, such as shop:app"),
         ("", ("--app", "nowhere:app"), "there is no module 'nowhere' in {folder}; --app-dir names another folder"),
-        ("", ("--app", "shop:app"), "shop:app: 'app' is no oncecast.Listener of that module"),
+        ("", ("--app", "shop:app"), "shop:app: 'app' is no oncecast.App of that module"),
         (
             SHOP.replace("chaos_events", "events"),
             ("--app", "shop:app"),

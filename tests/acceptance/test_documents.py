@@ -14,7 +14,7 @@ import pytest
 from cyclopts import MissingArgumentError
 
 from oncecast.config import ListenerConfig, ProducerConfig, load
-from oncecast.core import telemetry as facts
+from oncecast.core import telemetry as telemetry_events
 from oncecast.observe.logs import console_lines
 from tests.support.command import check_command
 from tests.support.documents import Block, blocks, mentioned, typed
@@ -88,17 +88,21 @@ def test_every_test_that_the_documents_name_is_there() -> None:
 
 def sayings() -> Iterator[re.Pattern[str]]:
     """Every line that the console can say, with anything where a value stands."""
-    for fact in vars(facts).values():
-        if isinstance(fact, type) and issubclass(fact, facts.Fact) and dataclasses.is_dataclass(fact):
-            hints = get_type_hints(fact)
+    for telemetry in vars(telemetry_events).values():
+        if (
+            isinstance(telemetry, type)
+            and issubclass(telemetry, telemetry_events.TelemetryEvent)
+            and dataclasses.is_dataclass(telemetry)
+        ):
+            hints = get_type_hints(telemetry)
             for count in (1, 98765):
                 for name in ("redis", "database", "broker", "VALUE"):
                     for flag in (False, True):
-                        values = {f.name: value(hints[f.name], count, flag) for f in dataclasses.fields(fact)}
+                        values = {f.name: value(hints[f.name], count, flag) for f in dataclasses.fields(telemetry)}
                         if "name" in values:
                             values["name"] = name
                         try:
-                            lines = console_lines(fact(**values), "VALUE")
+                            lines = console_lines(telemetry(**values), "VALUE")
                         except (TypeError, AttributeError):
                             continue  # a fact with something else in it, or one that the console never says
                         for line in lines:

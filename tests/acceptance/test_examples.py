@@ -30,11 +30,11 @@ async def ended(example: Example, group: str, count: int, status: str = "stored"
 
 async def dead(example: Example, group: str) -> dict[str, str]:
     """The error of each event that is dead, by its id."""
-    letters = await rows(
+    dead_letters = await rows(
         example,
         f"select id, error from {group}.dead_letters join {group}.events using (source, id) where status = 'dead'",
     )
-    return dict(letters)
+    return dict(dead_letters)
 
 
 def test_every_example_is_run_here() -> None:

@@ -52,11 +52,11 @@ async def is_well(stack: Stack) -> None:
     await until(well)
 
 
-async def in_time(fact: Callable[[], Awaitable[Any]], began_s: float) -> Any:
+async def in_time(telemetry: Callable[[], Awaitable[Any]], began_s: float) -> Any:
     """The true answer of `fact`, which must have come within WITHIN_S of `began_s`."""
-    answer = await until(fact, within_s=20.0)
+    answer = await until(telemetry, within_s=20.0)
     took_s = time.monotonic() - began_s
-    assert took_s < WITHIN_S, f"{fact.__name__} after {took_s:.1f} s"
+    assert took_s < WITHIN_S, f"{telemetry.__name__} after {took_s:.1f} s"
     return answer
 
 
@@ -256,9 +256,9 @@ async def test_a_producer_whose_journal_is_full_is_down_and_says_who_holds_it_ba
 
 DRAINING = """
 import asyncio
-from oncecast import Event, Listener
+from oncecast import Event, App
 
-app = Listener("shop")
+app = App("shop")
 
 @app.on("slow")
 async def slow(event: Event) -> None:

@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 from oncecast import Event, Publisher
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.ports import KnownGroup
-from oncecast.core.wire import Report, Resume, Welcome, decode_server_frame, encode, events_frame
+from oncecast.core.wire import ListenerReport, Resume, Welcome, decode_server_frame, encode, events_frame
 from oncecast.embedded import Stack
 from oncecast.journal import SqliteJournal
 from oncecast.producer.broadcast.session import SocketLimits
@@ -90,7 +90,7 @@ async def test_a_reader_moves_nothing_that_is_kept_whatever_it_reports(producer:
         answer = await post(client, {"id": "x"}, authorization="Bearer may-publish")
     [receipt] = answer.json()["events"]
     async with as_group(producer, "", READER) as (connection, _welcome):
-        await connection.send(encode(Report(cursor=receipt["cursor"])).decode())
+        await connection.send(encode(ListenerReport(cursor=receipt["cursor"])).decode())
         for _ in range(2):
             pong = await connection.ping()
             await pong
@@ -127,7 +127,7 @@ async def test_groups_are_bounded_and_those_that_are_known_come_back(tmp_path: P
 
 async def test_a_cursor_beyond_the_journals_end_is_not_believed(producer: ProducerProcess) -> None:
     async with as_group(producer, "shop", SHOP) as (connection, welcome):
-        await connection.send(encode(Report(cursor=f"{welcome.epochs[-1].epoch}:{2**52}")).decode())
+        await connection.send(encode(ListenerReport(cursor=f"{welcome.epochs[-1].epoch}:{2**52}")).decode())
 
         async def is_known() -> bool:
             status = await asked(producer, "/api/groups")
@@ -157,7 +157,7 @@ async def test_a_producer_whose_readers_need_a_token_wants_one_of_its_listeners_
 
 async def test_groups_of_odd_names_that_are_there_can_be_forgotten(tmp_path: Path) -> None:
     names = ("..", ".", "a/b", "a b", "%2E%2E", "ü")
-    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
     await journal.keep_groups([KnownGroup(name, 0) for name in names])
     await journal.close()
     with producer_process(tmp_path) as producer:

@@ -70,8 +70,8 @@ async def test_a_dead_letter_is_listed_mended_and_replayed_by_command(stack_of: 
         assert (status, result["id"], result["outcome"]) == (1, "f1", "failed")
         assert summary == {"asked": 1, "stored": 0, "failed": 1, "not_dead": 0, "unknown": 0, "stopped": None}
 
-        mend = ("dead-letters", "edit", "f1", "--with", '{"fails": false}', *data)
-        assert (await oncecast(*mend))[0] == 0
+        edit = ("dead-letters", "edit", "f1", "--with", '{"fails": false}', *data)
+        assert (await oncecast(*edit))[0] == 0
         status, out, _ = await oncecast("dead-letters", "replay", "f1", *data, "--no-json")
         assert (status, out) == (0, "1 of 1 stored.\n")
         status, _, error = await oncecast("dead-letters", "replay", "f1", *data, "--no-json")
@@ -114,7 +114,7 @@ async def test_dead_letters_are_grouped_by_cause_and_one_cause_is_discarded_and_
         await dead_letters(stack, 5)
         status, out, _ = await oncecast(*discard, "--yes", "--no-json")
         assert (status, out.startswith("3 dead letters discarded;")) == (0, True)
-        assert {letter["id"] for letter in await dead_letters(stack, 2)} == {"c1", "c2"}
+        assert {dead_letter["id"] for dead_letter in await dead_letters(stack, 2)} == {"c1", "c2"}
         assert len(await dead_letters(stack, 3, discarded="true")) == 3
         assert await rows(stack, "select count(*) from oncecast.events where status = 'dead'") == [(5,)]
         status, out, _ = await oncecast("dead-letters", "replay", "o1", *where)
@@ -143,14 +143,17 @@ async def test_what_is_exported_can_be_sent_again_as_it_was_received(stack_of: S
         (await client.post(f"{stack.publish_url}/events", content=events, headers=headers)).raise_for_status()
         await dead_letters(stack, 120, limit=1000)
         where = ("--data", str(stack.data))
-        mend = ("dead-letters", "edit", "f7", "--with", '{"fails": 1}', *where)
-        assert (await oncecast(*mend))[0] == 0
+        edit = ("dead-letters", "edit", "f7", "--with", '{"fails": 1}', *where)
+        assert (await oncecast(*edit))[0] == 0
         status, out, _ = await oncecast("dead-letters", "export", *where)
-        letters = [json.loads(line) for line in out.splitlines()]
-        assert (status, sorted(letter["id"] for letter in letters)) == (0, sorted(f"f{n}" for n in range(120)))
-        mended = next(letter for letter in letters if letter["id"] == "f7")
-        assert (mended["mended_data"], mended["event"]["data"]["n"]) == ({"fails": 1}, 1.5)
-        assert {"error", "trace", "attempts", "listener", "died_at", "cause"} <= set(mended)
+        exported = [json.loads(line) for line in out.splitlines()]
+        assert (status, sorted(dead_letter["id"] for dead_letter in exported)) == (
+            0,
+            sorted(f"f{n}" for n in range(120)),
+        )
+        edited = next(dead_letter for dead_letter in exported if dead_letter["id"] == "f7")
+        assert (edited["edited_data"], edited["event"]["data"]["n"]) == ({"fails": 1}, 1.5)
+        assert {"error", "trace", "attempts", "listener", "died_at", "cause"} <= set(edited)
         assert out.count('"n":1.50,"big":12345678901234567890') == 120
 
         file = tmp_path / "events.ndjson"
@@ -328,7 +331,7 @@ async def relayed_by_selection(publisher: Publisher, client: httpx2.AsyncClient)
     second = await post("discard", limit=3, after=first["next"])
     assert (second["done"], second["next"], await counted()) == (2, None, 0)
     assert (await post("restore"))["done"] == 5
-    assert (await client.put("/api/dead-letters/many1", content=b"1")).json()["mended_data"] == 1
+    assert (await client.put("/api/dead-letters/many1", content=b"1")).json()["edited_data"] == 1
     assert (await post("reset"))["done"] == 5
     assert (await client.get("/api/dead-letters/many1")).json()["mended"] is False
     tried, mark = [], None
@@ -369,7 +372,7 @@ async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stac
         ]
         assert listed["id"] == "a/ü?b"
         assert (await client.get(path)).json()["event"]["data"] == {"fails": True}
-        assert (await client.put(path, content=b'{"fails": false}')).json()["mended_data"] == {"fails": False}
+        assert (await client.put(path, content=b'{"fails": false}')).json()["edited_data"] == {"fails": False}
         body = {"events": [{"id": "a/ü?b"}]}
         answer = await client.post("/api/dead-letters/replay", json=body)
         assert [result["outcome"] for result in answer.json()["results"]] == ["stored"]

@@ -23,8 +23,8 @@ from tests.support.stacks import StackOf, until
 
 APP = """
 import asyncio
-from oncecast import Event, Listener, Transaction
-app = Listener("shop")
+from oncecast import Event, App, Transaction
+app = App("shop")
 
 @app.on("order")
 async def on_order(event: Event, tx: Transaction) -> None:
@@ -155,7 +155,7 @@ async def test_code_that_is_broken_is_told_by_line_and_the_former_goes_on_until_
 
 
 async def test_up_waits_for_code_that_is_broken_from_the_beginning(tmp_path: Path) -> None:
-    async with up(tmp_path / "shop", "from oncecast import Listener\nraise LookupError('no stock')\n") as command:
+    async with up(tmp_path / "shop", "from oncecast import App\nraise LookupError('no stock')\n") as command:
         await command.says("❌ shop.py:2: LookupError: no stock\nwaiting for the next change")
         assert not (command.folder / ".oncecast").exists()
         command.save(APP)

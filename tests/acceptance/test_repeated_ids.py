@@ -10,9 +10,9 @@ import pytest
 from tests.support.stacks import StackOf, drained, rows, until
 
 APP = """
-from oncecast import Event, Listener, Transaction
+from oncecast import Event, App, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 @app.on("handled")
 async def handle(event: Event, tx: Transaction) -> None:

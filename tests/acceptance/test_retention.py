@@ -13,7 +13,7 @@ from oncecast.embedded import Stack
 from tests.acceptance.test_recovery import oncecast
 from tests.support.stacks import StackOf, drained, rows, until
 
-SHOP = "from oncecast import Listener\n\napp = Listener('shop')\n"
+SHOP = "from oncecast import App\n\napp = App('shop')\n"
 SMALL = {"JOURNAL_MAX_BYTES": str(512 * 1024)}
 EVENTS = [Event.new("tick", "x" * 1_000) for _ in range(100)]
 

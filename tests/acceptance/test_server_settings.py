@@ -43,10 +43,10 @@ async def test_settings_of_a_database_cost_no_event_no_latency_and_no_alarm(stac
         async def dead() -> list[dict[str, Any]]:
             return [one for one in await ended() if one["status"] == "dead"]
 
-        [letter] = await until(dead)
-        assert letter["stored_at"].endswith("Z")
-        letters = (await client.get("/api/dead-letters")).raise_for_status().json()["dead_letters"]
-        assert [one["id"] for one in letters] == ["dies"]
+        [dead_letter] = await until(dead)
+        assert dead_letter["stored_at"].endswith("Z")
+        dead_letters = (await client.get("/api/dead-letters")).raise_for_status().json()["dead_letters"]
+        assert [one["id"] for one in dead_letters] == ["dies"]
 
         async def sessions_were_idle() -> bool:
             return (await rows(stack, IDLE_FOR_LONG))[0][0] is True

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
 from oncecast import Event, Publisher
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.transaction import HandlerTransaction
 from tests.support.documents import blocks
 from tests.support.stacks import StackOf, drained, rows
@@ -106,7 +106,7 @@ defaulted = sa.Table(
 @pytest.fixture
 async def tx(postgres_url: str, schema: str) -> AsyncIterator[HandlerTransaction]:
     """A handler's transaction, in a schema of the test's own that is rolled back."""
-    async with await Connection.connect(postgres_url) as connection:
+    async with await PostgresConnection.connect(postgres_url) as connection:
         await connection.execute(f"create schema {schema}")
         await connection.execute(f"set local search_path to {schema}")
         for table in (things, mapped):

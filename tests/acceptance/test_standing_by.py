@@ -70,12 +70,12 @@ async def test_a_listener_that_lacks_a_handler_of_its_group_stands_by_and_ends_n
         async with another_listener(stack, tmp_path / "bare") as address:
 
             async def stands_by() -> bool:
-                return (await health(address)).get("standing_by") is not None
+                return (await health(address)).get("on_standby") is not None
 
             await until(stands_by)
-            reason = (await health(address))["standing_by"]
+            reason = (await health(address))["on_standby"]
             assert reason == "the group's application handles order, and this one does not"
-            assert f"Standing by in bare: {reason}" in (tmp_path / "bare" / "output.log").read_text()
+            assert f"Standby by in bare: {reason}" in (tmp_path / "bare" / "output.log").read_text()
             await stack.stop("listener-a")
             await publisher.publish_many([Event.new("order", {"sku": "tea"}), Event.new("tick")])
             async with httpx2.AsyncClient(base_url=address) as client:

@@ -114,13 +114,13 @@ async def test_a_role_that_may_not_make_its_schema_is_told_what_to_grant(
 
 FAILING = """
 from collections.abc import AsyncIterator
-from oncecast import Listener
+from oncecast import App
 
 async def lifespan() -> AsyncIterator[None]:
     raise ConnectionError("no route")
     yield
 
-app = Listener("shop", lifespan=lifespan)
+app = App("shop", lifespan=lifespan)
 """
 
 
@@ -160,7 +160,7 @@ async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: 
 HANGING = """
 import asyncio
 from collections.abc import AsyncIterator
-from oncecast import Listener
+from oncecast import App
 
 async def lifespan() -> AsyncIterator[None]:
     {start}
@@ -168,7 +168,7 @@ async def lifespan() -> AsyncIterator[None]:
     yield
     {end}
 
-app = Listener("shop", lifespan=lifespan)
+app = App("shop", lifespan=lifespan)
 """
 
 

@@ -19,7 +19,7 @@ APP = """
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from oncecast import Event, Listener
+from oncecast import Event, App
 
 class Shop:
     is_open = True
@@ -29,7 +29,7 @@ async def lifespan() -> AsyncIterator[Shop]:
     yield shop
     shop.is_open = False
 
-app = Listener("shop", lifespan=lifespan)
+app = App("shop", lifespan=lifespan)
 
 @app.on("tick")
 async def handler(event: Event, shop: Shop) -> None:
@@ -42,9 +42,9 @@ async def handler(event: Event, shop: Shop) -> None:
 
 ENDLESS = """
 import asyncio
-from oncecast import Event, Listener
+from oncecast import Event, App
 
-app = Listener("shop")
+app = App("shop")
 
 @app.on("tick")
 async def handler(event: Event) -> None:
@@ -57,19 +57,19 @@ async def handler(event: Event) -> None:
 """
 
 
-async def bury(url: str, schema: str, *ids: str) -> None:
+async def dead_letter(url: str, schema: str, *ids: str) -> None:
     database = Database(url, schema=schema, instance="x", token="x")
     await database.open()
     await database.migrate()
     for offset, id_ in enumerate(ids, 1):
-        await PostgresEvents(database).bury(arrival(offset, id_), ValueError("no"))
+        await PostgresEvents(database).dead_letter(arrival(offset, id_), ValueError("no"))
     await database.close()
 
 
 async def test_a_replay_that_is_under_way_finishes_before_the_lifespan_ends_and_no_other_begins(
     tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
-    await bury(postgres_url, schema, "one", "two")
+    await dead_letter(postgres_url, schema, "one", "two")
     (tmp_path / "shop.py").write_text(APP)
     port = free_port()
     environment = {"PORT": str(port), "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
@@ -107,7 +107,7 @@ async def test_a_replay_that_is_under_way_finishes_before_the_lifespan_ends_and_
 async def test_a_handler_that_never_ends_however_often_it_is_cancelled_does_not_keep_a_listener_from_stopping(
     tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
-    await bury(postgres_url, schema, "one")
+    await dead_letter(postgres_url, schema, "one")
     (tmp_path / "shop.py").write_text(ENDLESS)
     port = free_port()
     environment = {

@@ -112,9 +112,11 @@ async def test_a_dead_event_tells_every_attempt_that_any_process_made(server: Se
     store, _ = await server.of("a")
     for name in ("f1", "f2", "f3"):
         await store.count_failure(failed(numbered(1), name))
-    assert (await store.bury(numbered(0), AttemptsSpent("ValueError: no"))).outcome is Outcome.STORED
+    assert (await store.dead_letter(numbered(0), AttemptsSpent("ValueError: no"))).outcome is Outcome.STORED
     assert await server.attempts() == {"x": 3}
-    assert [(letter.error, letter.attempts) for letter in await store.unfiled(10)] == [("ValueError: no", 3)]
+    assert [(dead_letter.error, dead_letter.attempts) for dead_letter in await store.unlogged(10)] == [
+        ("ValueError: no", 3)
+    ]
     assert await server.failures() == {}
 
 

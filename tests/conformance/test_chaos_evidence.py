@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.chaos.applications import accounts, chain, stock
 from oncecast.chaos.checks import run_checks
 from oncecast.chaos.evidence import collect, record_emissions
@@ -73,7 +73,7 @@ async def test_follow_ups_are_recorded_with_the_transaction_that_emits_them_and_
 ) -> None:
     await migrate(database_url, "shop")
     await record_emissions(connection, "shop")
-    app = Listener("shop")
+    app = App("shop")
 
     async def reserve(event: Event) -> None:
         """A handler."""

@@ -21,13 +21,13 @@ from psycopg.waiting import WAIT_R
 
 from oncecast.chaos.links import Link
 from oncecast.stores.postgres import connection as module
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.message import send
 
 LARGE = 40_000_000
 """Letters that no socket takes at once."""
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-Test = Callable[[Connection, Connection], Awaitable[None]]
+Test = Callable[[PostgresConnection, PostgresConnection], Awaitable[None]]
 
 
 def on_each_loop(test: Test) -> Callable[[str, str], None]:
@@ -37,8 +37,8 @@ def on_each_loop(test: Test) -> Callable[[str, str], None]:
     def run(loop: str, postgres_url: str) -> None:
         async def with_connections() -> None:
             async with (
-                await Connection.connect(postgres_url, autocommit=True) as operator,
-                await Connection.connect(postgres_url, autocommit=True) as connection,
+                await PostgresConnection.connect(postgres_url, autocommit=True) as operator,
+                await PostgresConnection.connect(postgres_url, autocommit=True) as connection,
                 asyncio.timeout(120),
             ):
                 await test(connection, operator)
@@ -49,11 +49,11 @@ def on_each_loop(test: Test) -> Callable[[str, str], None]:
     return run
 
 
-async def answer(connection: Connection, query: str) -> Any:
+async def answer(connection: PostgresConnection, query: str) -> Any:
     return await (await connection.execute(query)).fetchone()
 
 
-async def sleeping(connection: Connection) -> asyncio.Task[Any]:
+async def sleeping(connection: PostgresConnection) -> asyncio.Task[Any]:
     """A statement that is under way."""
     task = asyncio.create_task(answer(connection, "select pg_sleep(60)"))
     while connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
@@ -62,7 +62,7 @@ async def sleeping(connection: Connection) -> asyncio.Task[Any]:
 
 
 @contextmanager
-def frozen(connection: Connection) -> Iterator[None]:
+def frozen(connection: PostgresConnection) -> Iterator[None]:
     """Its session stands still."""
     pid = connection.info.backend_pid
     os.kill(pid, signal.SIGSTOP)
@@ -72,13 +72,13 @@ def frozen(connection: Connection) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def end_session(connection: Connection, operator: Connection) -> None:
+async def end_session(connection: PostgresConnection, operator: PostgresConnection) -> None:
     await operator.execute("select pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
 
 
 @on_each_loop
 async def test_a_statement_whose_caller_is_cancelled_ends_and_the_connection_answers_the_next(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     task = await sleeping(connection)
     task.cancel()
@@ -91,7 +91,7 @@ async def test_a_statement_whose_caller_is_cancelled_ends_and_the_connection_ans
 
 @on_each_loop
 async def test_a_statement_that_takes_too_long_ends_and_the_connection_answers_the_next(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     with pytest.raises(TimeoutError):
         await send(connection, b"select pg_sleep(60)", 0.05)
@@ -99,14 +99,16 @@ async def test_a_statement_that_takes_too_long_ends_and_the_connection_answers_t
 
 
 @on_each_loop
-async def test_a_deadline_that_was_kept_befalls_nobody_after(connection: Connection, operator: Connection) -> None:
+async def test_a_deadline_that_was_kept_befalls_nobody_after(
+    connection: PostgresConnection, operator: PostgresConnection
+) -> None:
     await send(connection, b"select 1", 0.05)
     assert await answer(connection, "select 7 from pg_sleep(0.1)") == (7,)
 
 
 @on_each_loop
 async def test_what_no_socket_takes_at_once_arrives_and_comes_back_whole(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     text = "x" * LARGE
     assert await (await connection.execute("select %s::text", (text,))).fetchone() == (text,)
@@ -116,7 +118,7 @@ async def test_what_no_socket_takes_at_once_arrives_and_comes_back_whole(
 
 @on_each_loop
 async def test_a_cancel_that_the_server_refuses_leaves_the_statement_to_end_by_itself(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     async def refuse(**_: Any) -> None:
         raise psycopg.OperationalError("no cancel here")
@@ -127,7 +129,9 @@ async def test_a_cancel_that_the_server_refuses_leaves_the_statement_to_end_by_i
 
 
 @on_each_loop
-async def test_a_server_that_has_not_heard_is_asked_again(connection: Connection, operator: Connection) -> None:
+async def test_a_server_that_has_not_heard_is_asked_again(
+    connection: PostgresConnection, operator: PostgresConnection
+) -> None:
     """A cancel that comes before the statement it is meant for is none."""
     asked = 0
     cancel = connection.cancel_safe
@@ -149,7 +153,7 @@ async def test_a_server_that_has_not_heard_is_asked_again(connection: Connection
 
 @on_each_loop
 async def test_a_statement_that_cannot_be_ended_breaks_its_connection(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     with frozen(connection), patch.object(module, "CANCEL_S", 0.3):
         task = await sleeping(connection)
@@ -161,7 +165,7 @@ async def test_a_statement_that_cannot_be_ended_breaks_its_connection(
 
 @on_each_loop
 async def test_a_caller_that_is_cancelled_twice_is_let_go_at_once_and_its_connection_is_broken(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     cancelling = asyncio.Event()
 
@@ -181,7 +185,7 @@ async def test_a_caller_that_is_cancelled_twice_is_let_go_at_once_and_its_connec
 
 @on_each_loop
 async def test_a_statement_that_is_cancelled_while_it_is_sent_leaves_its_connection_of_use(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     with frozen(connection):  # it reads nothing, so that the message stands half way
         task = asyncio.create_task(send(connection, b"select '" + b"x" * LARGE + b"'"))
@@ -195,10 +199,12 @@ async def test_a_statement_that_is_cancelled_while_it_is_sent_leaves_its_connect
 
 
 @on_each_loop
-async def test_whoever_waits_on_a_socket_that_is_reset_is_told(connection: Connection, operator: Connection) -> None:
+async def test_whoever_waits_on_a_socket_that_is_reset_is_told(
+    connection: PostgresConnection, operator: PostgresConnection
+) -> None:
     async with Link("postgresql", operator.info.port) as link:
         address = make_conninfo(operator.info.dsn, port=link.port, password=operator.info.password)
-        async with await Connection.connect(address, autocommit=True) as far:
+        async with await PostgresConnection.connect(address, autocommit=True) as far:
             task = await sleeping(far)
             link.hurt("reset", "both")
             with pytest.raises(psycopg.OperationalError):
@@ -208,7 +214,7 @@ async def test_whoever_waits_on_a_socket_that_is_reset_is_told(connection: Conne
 
 @on_each_loop
 async def test_a_session_that_the_server_ends_is_no_longer_watched_and_says_so(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     with patch.object(module, "LOOK_INTERVAL_S", 3600.0):  # it is the server's word that ends the watch
         await answer(connection, "select 1")
@@ -224,7 +230,7 @@ async def test_a_session_that_the_server_ends_is_no_longer_watched_and_says_so(
 
 @on_each_loop
 async def test_the_number_of_a_socket_that_was_closed_serves_the_next_connection(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     await answer(connection, "select 1")
     await serves_the_next(connection, operator)
@@ -232,13 +238,15 @@ async def test_the_number_of_a_socket_that_was_closed_serves_the_next_connection
 
 @on_each_loop
 async def test_the_number_of_a_socket_that_was_lost_serves_the_next_connection(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     task = await sleeping(connection)
     await serves_the_next(connection, operator, task)
 
 
-async def serves_the_next(connection: Connection, operator: Connection, lost: Awaitable[Any] | None = None) -> None:
+async def serves_the_next(
+    connection: PostgresConnection, operator: PostgresConnection, lost: Awaitable[Any] | None = None
+) -> None:
     socket = connection.pgconn.socket
     if lost is not None:
         await end_session(connection, operator)
@@ -247,7 +255,7 @@ async def serves_the_next(connection: Connection, operator: Connection, lost: Aw
         assert connection._watch is None
     else:
         await connection.close()
-    async with await Connection.connect(
+    async with await PostgresConnection.connect(
         operator.info.dsn, autocommit=True, password=operator.info.password
     ) as next_one:
         assert next_one.pgconn.socket == socket
@@ -256,7 +264,7 @@ async def serves_the_next(connection: Connection, operator: Connection, lost: Aw
 
 @on_each_loop
 async def test_whoever_waits_on_a_connection_that_is_closed_is_told(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     task = await sleeping(connection)
     await connection.close()
@@ -266,7 +274,7 @@ async def test_whoever_waits_on_a_connection_that_is_closed_is_told(
 
 @on_each_loop
 async def test_nothing_that_libpq_has_freed_is_touched_when_a_connection_is_closed(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     resumed: list[object] = []
 
@@ -285,7 +293,7 @@ async def test_nothing_that_libpq_has_freed_is_touched_when_a_connection_is_clos
 
 @on_each_loop
 async def test_an_error_of_its_own_that_a_cancelled_statement_ends_with_leaves_the_connection_of_use(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     async def late(**_: Any) -> None:
         await answer(operator, "select 1 from pg_sleep(0.2)")
@@ -302,7 +310,9 @@ async def test_an_error_of_its_own_that_a_cancelled_statement_ends_with_leaves_t
 
 
 @on_each_loop
-async def test_a_cancel_that_may_come_yet_breaks_its_connection(connection: Connection, operator: Connection) -> None:
+async def test_a_cancel_that_may_come_yet_breaks_its_connection(
+    connection: PostgresConnection, operator: PostgresConnection
+) -> None:
     async def in_vain(**_: Any) -> None:
         raise psycopg.errors.CancellationTimeout("no answer")
 
@@ -313,7 +323,7 @@ async def test_a_cancel_that_may_come_yet_breaks_its_connection(connection: Conn
 
 @on_each_loop
 async def test_a_commit_that_we_do_not_wait_for_any_more_is_not_cancelled(
-    connection: Connection, operator: Connection
+    connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     """One that waits for a standby would be done then, without it; one that is held up here would be rolled back."""
     schema = f"commits_{connection.info.backend_pid}"
@@ -335,7 +345,9 @@ async def test_a_commit_that_we_do_not_wait_for_any_more_is_not_cancelled(
 
 
 @on_each_loop
-async def test_psycopgs_own_deadline_is_kept_too(connection: Connection, operator: Connection) -> None:
+async def test_psycopgs_own_deadline_is_kept_too(
+    connection: PostgresConnection, operator: PostgresConnection
+) -> None:
     await answer(connection, "select 1")
     connection.pgconn.send_query(b"select pg_sleep(60)")
     with pytest.raises(psycopg.OperationalError, match="timeout"):

@@ -22,7 +22,7 @@ from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import EventStore
 from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
-from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.queries import in_schema
 from tests.conformance.test_event_store import database_of, effect, sql, store, values
 from tests.support.event_stores import Server
@@ -32,10 +32,12 @@ __all__ = ["database_of", "sql", "store"]
 
 
 @pytest.fixture
-async def letters(store: PostgresEvents, database_of: Callable[..., Database]) -> AsyncIterator[PostgresLetters]:
+async def dead_letters(
+    store: PostgresEvents, database_of: Callable[..., Database]
+) -> AsyncIterator[PostgresDeadLetters]:
     database = database_of("listener-b")
     await database.open()
-    yield PostgresLetters(database)
+    yield PostgresDeadLetters(database)
     await database.close()
 
 
@@ -49,39 +51,39 @@ async def nothing(_arrival: Arrival, _tx: Transaction) -> None:
     return
 
 
-async def all_of(letters: DeadLetters, **wanted: Any) -> list[str]:
+async def all_of(dead_letters: DeadLetters, **wanted: Any) -> list[str]:
     """The ids of a selection, newest first."""
-    return [row["id"] for row in await letters.newest(Selection(**wanted), limit=100)]
+    return [row["id"] for row in await dead_letters.newest(Selection(**wanted), limit=100)]
 
 
-async def bury(store: EventStore, errors: Sequence[BaseException | str], **attributes: Any) -> list[Identity]:
+async def dead_letter(store: EventStore, errors: Sequence[BaseException | str], **attributes: Any) -> list[Identity]:
     """Have an event die of each, in order."""
     for number, error in enumerate(errors, 1):
         cause = Reject(error) if isinstance(error, str) else error
-        assert (await store.bury(arrival(number, **attributes), cause)).outcome is Outcome.STORED
+        assert (await store.dead_letter(arrival(number, **attributes), cause)).outcome is Outcome.STORED
     return [Identity(attributes.get("source", "/oncecast"), f"id-{n}") for n in range(1, len(errors) + 1)]
 
 
 async def test_dead_letters_are_listed_newest_first_in_pages(both: tuple[EventStore, DeadLetters]) -> None:
-    store, letters = both
-    await bury(store, ["no"] * 3)
+    store, dead_letters = both
+    await dead_letter(store, ["no"] * 3)
     await store.insert([arrival(4)])
-    assert await all_of(letters) == ["id-3", "id-2", "id-1"]
-    first = await letters.newest(Selection(), limit=2)
-    behind = await letters.newest(Selection(), limit=2, after=first[-1]["mark"])
+    assert await all_of(dead_letters) == ["id-3", "id-2", "id-1"]
+    first = await dead_letters.newest(Selection(), limit=2)
+    behind = await dead_letters.newest(Selection(), limit=2, after=first[-1]["mark"])
     assert [row["id"] for row in behind] == ["id-1"]
     with pytest.raises(ValueError, match="mark"):
-        await letters.newest(Selection(), limit=1, after="x")
+        await dead_letters.newest(Selection(), limit=1, after="x")
 
 
 async def test_a_selection_has_what_all_its_parts_ask_for(both: tuple[EventStore, DeadLetters]) -> None:
-    store, letters = both
+    store, dead_letters = both
     for n, type_ in ((1, "order.new"), (2, "order.paid"), (3, "orders"), (4, "order.a%b")):
         dead = arrival(n, source=f"/s{n}")
         dead.type = type_
         dead.raw = msgspec.Raw(Event.new(type_, id=dead.id, source=dead.source).to_json())
-        await store.bury(dead, Reject(f"out of 100% stock {n}"))
-    found = await letters.newest(Selection(), limit=10)
+        await store.dead_letter(dead, Reject(f"out of 100% stock {n}"))
+    found = await dead_letters.newest(Selection(), limit=10)
     died_at = {row["id"]: row["died_at"] for row in found}
     causes = {row["cause"] for row in found}
     assert len(causes) == 1
@@ -107,13 +109,13 @@ async def test_a_selection_has_what_all_its_parts_ask_for(both: tuple[EventStore
         ({"discarded": True}, []),
         ({"discarded": None, "type": "orders"}, [3]),
     ):
-        assert await all_of(letters, **wanted) == [f"id-{n}" for n in ids], wanted
+        assert await all_of(dead_letters, **wanted) == [f"id-{n}" for n in ids], wanted
 
 
 async def test_one_cause_has_the_errors_that_differ_in_numbers_and_ids_alone(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
+    store, dead_letters = both
     alike = (
         ("no article o-17", "no article evt_0198c0de-7c5a-7b3e-a1b2-c3d4e5f60718", "no article 9f86d081884c7d65"),
         ("at 2026-01-31T12:00:00.5Z it took 1.5 s", "at 2027-12-01T01:02:03Z it took 17 s"),
@@ -121,10 +123,10 @@ async def test_one_cause_has_the_errors_that_differ_in_numbers_and_ids_alone(
         ("'sku'",),
         ("'price'",),
     )
-    await bury(store, [text for texts in alike for text in texts])
-    found = await letters.causes(Selection(), limit=10)
-    assert (found.letters, found.causes) == (9, 5)
-    assert [(cause.error, cause.letters, cause.types, cause.example.id) for cause in found.largest] == [
+    await dead_letter(store, [text for texts in alike for text in texts])
+    found = await dead_letters.causes(Selection(), limit=10)
+    assert (found.dead_letters, found.causes) == (9, 5)
+    assert [(cause.error, cause.dead_letters, cause.types, cause.example.id) for cause in found.largest] == [
         ("Reject: no article #", 3, ["tick"], "id-3"),
         ("Reject: Key (id)=# is there: 'x'=#, y=#", 2, ["tick"], "id-7"),
         ("Reject: at # it took # s", 2, ["tick"], "id-5"),
@@ -132,116 +134,116 @@ async def test_one_cause_has_the_errors_that_differ_in_numbers_and_ids_alone(
         ("Reject: 'sku'", 1, ["tick"], "id-8"),
     ]
     largest = found.largest[0]
-    assert await all_of(letters, cause=largest.cause) == ["id-3", "id-2", "id-1"]
-    newest = await letters.newest(Selection(), limit=10)
+    assert await all_of(dead_letters, cause=largest.cause) == ["id-3", "id-2", "id-1"]
+    newest = await dead_letters.newest(Selection(), limit=10)
     assert largest.newest_at == next(row["died_at"] for row in newest if row["id"] == "id-3")
 
 
 async def test_causes_are_counted_within_a_selection_and_the_largest_told(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
-    await bury(store, ["a", "b", "b", "c", "c", "c"])
-    found = await letters.causes(Selection(), limit=2)
-    assert (found.letters, found.causes) == (6, 3)
-    assert [(cause.error, cause.letters) for cause in found.largest] == [("Reject: c", 3), ("Reject: b", 2)]
-    within = await letters.causes(Selection(ids=("id-1", "id-2")), limit=9)
-    assert [(cause.error, cause.letters, cause.example.id) for cause in within.largest] == [
+    store, dead_letters = both
+    await dead_letter(store, ["a", "b", "b", "c", "c", "c"])
+    found = await dead_letters.causes(Selection(), limit=2)
+    assert (found.dead_letters, found.causes) == (6, 3)
+    assert [(cause.error, cause.dead_letters) for cause in found.largest] == [("Reject: c", 3), ("Reject: b", 2)]
+    within = await dead_letters.causes(Selection(ids=("id-1", "id-2")), limit=9)
+    assert [(cause.error, cause.dead_letters, cause.example.id) for cause in within.largest] == [
         ("Reject: b", 1, "id-2"),
         ("Reject: a", 1, "id-1"),
     ]
-    assert await letters.causes(Selection(type="none"), limit=9) == (0, 0, [])
+    assert await dead_letters.causes(Selection(type="none"), limit=9) == (0, 0, [])
 
 
 async def test_one_dead_letter_comes_with_its_cause_and_the_event_as_it_was_received(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
+    store, dead_letters = both
     dead = arrival(1, data={"n": 1.50})
-    await store.bury(dead, Reject("out of stock"))
-    letter = await letters.get(dead.source, dead.id)
-    assert letter is not None
-    assert (bytes(letter["event"]), letter["error"], letter["mended"], letter["discarded_at"]) == (
+    await store.dead_letter(dead, Reject("out of stock"))
+    chosen = await dead_letters.get(dead.source, dead.id)
+    assert chosen is not None
+    assert (bytes(chosen["event"]), chosen["error"], chosen["mended"], chosen["discarded_at"]) == (
         bytes(dead.raw),
         "Reject: out of stock",
         False,
         None,
     )
-    assert "Reject" in letter["trace"]
-    assert await letters.get("/other", dead.id) is None
+    assert "Reject" in chosen["trace"]
+    assert await dead_letters.get("/other", dead.id) is None
 
 
 async def test_whole_letters_come_in_pages_that_end_where_they_become_large(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
-    await bury(store, ["no"] * 3, data="x" * 1000)
-    await letters.mend("/oncecast", "id-2", b'{"n": 1}')
-    whole, has_more = await letters.read(Selection(), limit=100, max_bytes=10_000_000)
+    store, dead_letters = both
+    await dead_letter(store, ["no"] * 3, data="x" * 1000)
+    await dead_letters.edit("/oncecast", "id-2", b'{"n": 1}')
+    whole, has_more = await dead_letters.read(Selection(), limit=100, max_bytes=10_000_000)
     assert ([row["id"] for row in whole], has_more) == (["id-3", "id-2", "id-1"], False)
     assert [dict(row, mark=None) for row in whole] == [
-        {**(await letters.get(row["source"], row["id"]) or {}), "mark": None} for row in whole
+        {**(await dead_letters.get(row["source"], row["id"]) or {}), "mark": None} for row in whole
     ]
     ids, mark = [], None
     for _ in range(3):
-        page, has_more = await letters.read(Selection(), limit=100, after=mark, max_bytes=1)
+        page, has_more = await dead_letters.read(Selection(), limit=100, after=mark, max_bytes=1)
         ids += [row["id"] for row in page]
         mark = page[-1]["mark"]
         assert has_more is (len(ids) < 3)
     assert ids == ["id-3", "id-2", "id-1"]
-    assert await letters.read(Selection(), limit=100, after=mark, max_bytes=1) == ([], False)
-    page, has_more = await letters.read(Selection(), limit=1, max_bytes=10_000_000)
+    assert await dead_letters.read(Selection(), limit=100, after=mark, max_bytes=1) == ([], False)
+    page, has_more = await dead_letters.read(Selection(), limit=1, max_bytes=10_000_000)
     assert (len(page), has_more) == (1, True)
 
 
 async def test_what_is_discarded_is_neither_listed_nor_mended_nor_replayed_until_it_is_restored(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
-    one, two, three = await bury(store, ["no"] * 3)
-    assert await letters.discard([one, two, Identity("/other", "id-1")]) == {one, two}
-    assert await letters.discard([one]) == set()
-    assert await all_of(letters) == ["id-3"]
-    assert await all_of(letters, discarded=True) == ["id-2", "id-1"]
-    assert (await letters.causes(Selection(), limit=9)).letters == 1
-    assert (await letters.causes(Selection(discarded=True), limit=9)).letters == 2
-    assert await letters.replay(*one, nothing) is False
-    assert await letters.mend(*one, b"1") is False
-    assert await letters.reset([one]) == set()
-    shown = await letters.get(*one)
+    store, dead_letters = both
+    one, two, three = await dead_letter(store, ["no"] * 3)
+    assert await dead_letters.discard([one, two, Identity("/other", "id-1")]) == {one, two}
+    assert await dead_letters.discard([one]) == set()
+    assert await all_of(dead_letters) == ["id-3"]
+    assert await all_of(dead_letters, discarded=True) == ["id-2", "id-1"]
+    assert (await dead_letters.causes(Selection(), limit=9)).dead_letters == 1
+    assert (await dead_letters.causes(Selection(discarded=True), limit=9)).dead_letters == 2
+    assert await dead_letters.replay(*one, nothing) is False
+    assert await dead_letters.edit(*one, b"1") is False
+    assert await dead_letters.reset([one]) == set()
+    shown = await dead_letters.get(*one)
     assert shown is not None
     assert shown["discarded_at"] is not None
-    assert await letters.restore([one, three]) == {one}
-    assert await all_of(letters) == ["id-3", "id-1"]
-    assert await letters.replay(*one, nothing) is True
-    assert await letters.discard([one]) == set()
-    assert await letters.restore([one]) == set()
+    assert await dead_letters.restore([one, three]) == {one}
+    assert await all_of(dead_letters) == ["id-3", "id-1"]
+    assert await dead_letters.replay(*one, nothing) is True
+    assert await dead_letters.discard([one]) == set()
+    assert await dead_letters.restore([one]) == set()
 
 
 async def test_a_letter_that_is_being_replayed_is_not_discarded(both: tuple[EventStore, DeadLetters]) -> None:
-    store, letters = both
-    one, two = await bury(store, ["no"] * 2)
+    store, dead_letters = both
+    one, two = await dead_letter(store, ["no"] * 2)
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def be_slow(_arrival: Arrival, _tx: Transaction) -> None:
         begun.set()
         await go_on.wait()
 
-    replaying = asyncio.create_task(letters.replay(*one, be_slow))
+    replaying = asyncio.create_task(dead_letters.replay(*one, be_slow))
     await begun.wait()
-    assert await letters.discard([one, two]) == {two}
+    assert await dead_letters.discard([one, two]) == {two}
     go_on.set()
     assert await replaying is True
-    assert await all_of(letters, discarded=None) == ["id-2"]
+    assert await all_of(dead_letters, discarded=None) == ["id-2"]
 
 
 async def test_a_letter_whose_line_is_being_filed_is_changed_all_the_same(
-    store: PostgresEvents, letters: PostgresLetters, postgres_url: str, schema: str
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, postgres_url: str, schema: str
 ) -> None:
-    one, two = await bury(store, ["no"] * 2)
-    for change in (letters.discard, letters.restore, letters.reset):
+    one, two = await dead_letter(store, ["no"] * 2)
+    for change in (dead_letters.discard, dead_letters.restore, dead_letters.reset):
         async with await psycopg.AsyncConnection.connect(postgres_url) as filing:
-            await filing.execute(f"update \"{schema}\".dead_letters set filed_at = now() where id = 'id-1'")
+            await filing.execute(f"update \"{schema}\".dead_letters set logged_at = now() where id = 'id-1'")
             changing = asyncio.create_task(change([two, one]))
             while not await _waits_for(filing):
                 assert not changing.done()
@@ -257,16 +259,16 @@ async def _waits_for(session: psycopg.AsyncConnection[Any]) -> bool:
 async def test_a_failed_replay_moves_no_letter_in_the_list_but_changes_its_cause(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
-    await bury(store, ["no"] * 3)
-    before = await letters.newest(Selection(), limit=9)
-    await letters.note_failure("/oncecast", "id-2", Reject("still not"))
-    after = await letters.newest(Selection(), limit=9)
+    store, dead_letters = both
+    await dead_letter(store, ["no"] * 3)
+    before = await dead_letters.newest(Selection(), limit=9)
+    await dead_letters.note_failure("/oncecast", "id-2", Reject("still not"))
+    after = await dead_letters.newest(Selection(), limit=9)
     assert [(row["id"], row["mark"], row["died_at"]) for row in after] == [
         (row["id"], row["mark"], row["died_at"]) for row in before
     ]
-    causes = await letters.causes(Selection(), limit=9)
-    assert [(cause.error, cause.letters) for cause in causes.largest] == [
+    causes = await dead_letters.causes(Selection(), limit=9)
+    assert [(cause.error, cause.dead_letters) for cause in causes.largest] == [
         ("Reject: no", 2),
         ("Reject: still not", 1),
     ]
@@ -275,21 +277,21 @@ async def test_a_failed_replay_moves_no_letter_in_the_list_but_changes_its_cause
 async def test_a_mended_letter_goes_back_to_the_event_as_it_was_received(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
-    store, letters = both
-    (one,) = await bury(store, ["no"], data={"sku": "tae"})
-    assert await letters.mend(*one, b'{"sku": "tea"}') is True
-    assert await letters.reset([one]) == {one}
-    letter = await letters.get(*one)
-    assert letter is not None
-    assert (letter["mended"], letter["mended_data"]) == (False, None)
+    store, dead_letters = both
+    (one,) = await dead_letter(store, ["no"], data={"sku": "tae"})
+    assert await dead_letters.edit(*one, b'{"sku": "tea"}') is True
+    assert await dead_letters.reset([one]) == {one}
+    chosen = await dead_letters.get(*one)
+    assert chosen is not None
+    assert (chosen["mended"], chosen["edited_data"]) == (False, None)
     seen = []
 
     async def look(given: Arrival, _tx: Transaction) -> None:
         seen.append(Event.from_json(given.raw).data)
 
-    assert await letters.replay(*one, look) is True
+    assert await dead_letters.replay(*one, look) is True
     assert seen == [{"sku": "tae"}]
-    assert await letters.reset([one]) == set()
+    assert await dead_letters.reset([one]) == set()
 
 
 async def test_dead_letters_from_before_they_had_causes_are_given_theirs(
@@ -315,7 +317,7 @@ async def test_dead_letters_from_before_they_had_causes_are_given_theirs(
     database = database_of()
     await database.open()
     await database.migrate()
-    [row] = await PostgresLetters(database).newest(Selection(type="order"), limit=9)
+    [row] = await PostgresDeadLetters(database).newest(Selection(type="order"), limit=9)
     assert (row["id"], row["cause"]) == ("a", cause_of("KeyError: #"))
     await database.close()
 
@@ -339,10 +341,10 @@ async def patterns(database_of: Callable[..., Database], postgres_url: str, sche
 
 
 async def test_a_replay_stores_the_event_with_what_its_handler_writes_and_happens_once(
-    store: PostgresEvents, letters: PostgresLetters, sql: Any, schema: str
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, sql: Any, schema: str
 ) -> None:
     dead = arrival(1)
-    await store.bury(dead, Reject("no"))
+    await store.dead_letter(dead, Reject("no"))
 
     async def work(given: Arrival, tx: Transaction) -> None:
         assert (given.id, given.attempts, given.cursor, bytes(given.raw)) == (
@@ -353,98 +355,98 @@ async def test_a_replay_stores_the_event_with_what_its_handler_writes_and_happen
         )
         await effect(schema, given.id)(tx)
 
-    replays = [letters.replay(dead.source, dead.id, work) for _ in range(5)]
+    replays = [dead_letters.replay(dead.source, dead.id, work) for _ in range(5)]
     assert sorted(await asyncio.gather(*replays)) == [False, False, False, False, True]
     assert await values(sql, "select status, attempts, listener from events") == [("stored", 2, "listener-b")]
     assert await values(sql, "select id from effects") == [dead.id]
-    assert await all_of(letters) == []
+    assert await all_of(dead_letters) == []
     assert await store.insert([dead]) == [Outcome.PRESENT]
 
 
 async def test_a_replay_that_fails_leaves_the_letter_dead_and_no_effect(
-    store: PostgresEvents, letters: PostgresLetters, sql: Any, schema: str
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, sql: Any, schema: str
 ) -> None:
     dead = arrival(1)
-    await store.bury(dead, Reject("no"))
+    await store.dead_letter(dead, Reject("no"))
 
     async def fail(given: Arrival, tx: Transaction) -> None:
         await effect(schema, given.id)(tx)
         raise Reject("still not")
 
     with pytest.raises(Reject) as raised:
-        await letters.replay(dead.source, dead.id, fail)
-    await letters.note_failure(dead.source, dead.id, raised.value)
+        await dead_letters.replay(dead.source, dead.id, fail)
+    await dead_letters.note_failure(dead.source, dead.id, raised.value)
     assert await values(sql, "select status from events") == ["dead"]
     assert await values(sql, "select id from effects") == []
     assert await values(sql, "select error, attempts from dead_letters") == [("Reject: still not", 2)]
 
 
 async def test_a_second_replay_beside_one_that_is_slow_is_told_to_wait(
-    store: PostgresEvents, letters: PostgresLetters
+    store: PostgresEvents, dead_letters: PostgresDeadLetters
 ) -> None:
     dead = arrival(1)
-    await store.bury(dead, Reject("no"))
+    await store.dead_letter(dead, Reject("no"))
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def be_slow(_arrival: Arrival, _tx: Transaction) -> None:
         begun.set()
         await go_on.wait()
 
-    first = asyncio.create_task(letters.replay(dead.source, dead.id, be_slow))
+    first = asyncio.create_task(dead_letters.replay(dead.source, dead.id, be_slow))
     await begun.wait()
     with pytest.raises(RowLocked):
-        await letters.replay(dead.source, dead.id, nothing)
+        await dead_letters.replay(dead.source, dead.id, nothing)
     go_on.set()
     assert await first is True
 
 
 async def test_mended_data_is_what_a_replay_sees_and_stores_and_the_original_is_kept(
-    store: PostgresEvents, letters: PostgresLetters, sql: Any
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, sql: Any
 ) -> None:
     dead = arrival(1, data={"sku": "tae"}, subject="order")
-    await store.bury(dead, Reject("no such sku"))
-    assert await letters.mend(dead.source, dead.id, b'{"sku": "tea"}') is True
-    letter = await letters.get(dead.source, dead.id)
-    assert letter is not None
-    assert (bytes(letter["event"]), letter["mended"]) == (bytes(dead.raw), True)
-    assert msgspec.json.decode(letter["mended_data"]) == {"sku": "tea"}
+    await store.dead_letter(dead, Reject("no such sku"))
+    assert await dead_letters.edit(dead.source, dead.id, b'{"sku": "tea"}') is True
+    chosen = await dead_letters.get(dead.source, dead.id)
+    assert chosen is not None
+    assert (bytes(chosen["event"]), chosen["mended"]) == (bytes(dead.raw), True)
+    assert msgspec.json.decode(chosen["edited_data"]) == {"sku": "tea"}
     seen = []
 
     async def look(given: Arrival, _tx: Transaction) -> None:
         seen.append(msgspec.json.decode(given.raw))
 
-    assert await letters.replay(dead.source, dead.id, look) is True
+    assert await dead_letters.replay(dead.source, dead.id, look) is True
     assert [(event["data"], event["subject"]) for event in seen] == [({"sku": "tea"}, "order")]
     assert await values(sql, "select data, subject from events") == [({"sku": "tea"}, "order")]
     assert await values(sql, "select raw from dead_letters") == [bytes(dead.raw)]
 
 
 async def test_only_a_dead_letter_can_be_mended_and_only_with_what_can_be_stored(
-    store: PostgresEvents, letters: PostgresLetters
+    store: PostgresEvents, dead_letters: PostgresDeadLetters
 ) -> None:
     await store.insert([arrival(1)])
-    assert await letters.mend("/oncecast", "id-1", b"1") is False
-    assert await letters.replay("/oncecast", "id-1", nothing) is False
+    assert await dead_letters.edit("/oncecast", "id-1", b"1") is False
+    assert await dead_letters.replay("/oncecast", "id-1", nothing) is False
     dead = arrival(2)
-    await store.bury(dead, Reject("no"))
+    await store.dead_letter(dead, Reject("no"))
     for data, place in ((b'{"a":\n"\\u0000"}', "line 2"), (b"nonsense", "line 1"), (b"1e400000", "numeric")):
         with pytest.raises(DataRefused, match=place):
-            await letters.mend(dead.source, dead.id, data)
+            await dead_letters.edit(dead.source, dead.id, data)
 
 
 async def test_an_event_whose_payload_postgresql_refused_is_stored_whole_once_it_is_mended(
-    store: PostgresEvents, letters: PostgresLetters, database_of: Callable[..., Database]
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, database_of: Callable[..., Database]
 ) -> None:
     dead = arrival(1)
     text = (
         b'{"specversion":"1.0","id":"id-1","source":"/oncecast","type":"tick","subject":"s","data":"\\u0000","x":"y"}'
     )
     dead.raw = msgspec.Raw(text)
-    await store.bury(dead, DataRefused("no"))
+    await store.dead_letter(dead, DataRefused("no"))
     with pytest.raises(DataRefused):
-        await letters.replay(dead.source, dead.id, nothing)
-    assert await letters.mend(dead.source, dead.id, b'"mended"')
-    assert await letters.replay(dead.source, dead.id, nothing)
+        await dead_letters.replay(dead.source, dead.id, nothing)
+    assert await dead_letters.edit(dead.source, dead.id, b'"mended"')
+    assert await dead_letters.replay(dead.source, dead.id, nothing)
     database = database_of()
     await database.open()
     [row] = await EventReader(database).newest(limit=10)
@@ -454,16 +456,16 @@ async def test_an_event_whose_payload_postgresql_refused_is_stored_whole_once_it
 
 
 async def test_an_event_that_cannot_be_read_is_stored_once_its_data_is_edited(
-    store: PostgresEvents, letters: PostgresLetters, sql: Any
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, sql: Any
 ) -> None:
     dead = arrival(1)
     dead.raw = msgspec.Raw(
         b'{"specversion":"1.0","id":"id-1","source":"/oncecast","type":"tick","data_base64":"YWJj=","x":"y"}'
     )
-    await store.bury(dead, Unstorable("no"))
+    await store.dead_letter(dead, Unstorable("no"))
     with pytest.raises(DataRefused, match="base64"):
-        await letters.replay(dead.source, dead.id, nothing)
-    assert await letters.mend(dead.source, dead.id, b'"mended"')
-    assert await letters.replay(dead.source, dead.id, nothing)
+        await dead_letters.replay(dead.source, dead.id, nothing)
+    assert await dead_letters.edit(dead.source, dead.id, b'"mended"')
+    assert await dead_letters.replay(dead.source, dead.id, nothing)
     rows = await values(sql, "select status, data, data_bytes, extensions from events")
     assert rows == [("stored", "mended", None, {"x": "y"})]

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from oncecast.core.ports import Deaths
-from oncecast.stores.postgres import Database, PostgresDeaths
-from oncecast.testing.memory import MemoryDeaths, MemoryPostgres
+from oncecast.core.ports import CrashLog
+from oncecast.stores.postgres import Database, PostgresCrashLog
+from oncecast.testing.memory import MemoryCrashLog, MemoryPostgres
 from tests.support.arrivals import arrivals
 
-DeathsOf = Callable[[str], Awaitable[Deaths]]
+DeathsOf = Callable[[str], Awaitable[CrashLog]]
 (EVENT,) = arrivals(1)
 
 
@@ -20,15 +20,15 @@ async def deaths_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterato
     databases: list[Database] = []
     server = MemoryPostgres()
 
-    async def of(instance: str) -> Deaths:
+    async def of(instance: str) -> CrashLog:
         if request.param == "memory":
-            return MemoryDeaths(server, instance=instance, token="t")
+            return MemoryCrashLog(server, instance=instance, token="t")
         url = request.getfixturevalue("postgres_url")
         database = Database(url, schema=schema, instance=instance, token="t")
         await database.open()
         databases.append(database)
         await database.migrate()
-        return PostgresDeaths(database)
+        return PostgresCrashLog(database)
 
     yield of
     for database in databases:
@@ -37,16 +37,16 @@ async def deaths_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterato
 
 async def test_who_comes_after_one_that_ended_in_order_has_nothing_to_doubt(deaths_of: DeathsOf) -> None:
     deaths = await deaths_of("a")
-    assert not await deaths.begin_running()
-    await deaths.end_running()
-    assert not await deaths.begin_running()
+    assert not await deaths.register_process()
+    await deaths.unregister_process()
+    assert not await deaths.register_process()
 
 
 async def test_who_comes_after_one_that_ended_without_a_word_is_told(deaths_of: DeathsOf) -> None:
     deaths = await deaths_of("a")
-    await deaths.begin_running()
-    assert await deaths.begin_running()
-    assert not await (await deaths_of("b")).begin_running()
+    await deaths.register_process()
+    assert await deaths.register_process()
+    assert not await (await deaths_of("b")).register_process()
 
 
 async def test_what_was_attempted_alone_when_its_process_died_is_charged_with_it_for_the_whole_group(
@@ -54,27 +54,27 @@ async def test_what_was_attempted_alone_when_its_process_died_is_charged_with_it
 ) -> None:
     a, b = await deaths_of("a"), await deaths_of("b")
     for died, deaths in enumerate((a, b)):
-        await deaths.begin_running()
-        assert await deaths.accuse(EVENT) == died
-        await deaths.begin_running()
-    assert await a.accuse(EVENT) == 2
+        await deaths.register_process()
+        assert await deaths.begin_isolated(EVENT) == died
+        await deaths.register_process()
+    assert await a.begin_isolated(EVENT) == 2
 
 
 async def test_what_was_survived_is_charged_with_nothing(deaths_of: DeathsOf) -> None:
     deaths = await deaths_of("a")
-    await deaths.begin_running()
-    await deaths.accuse(EVENT)
-    await deaths.acquit(EVENT)
-    await deaths.begin_running()
-    assert await deaths.accuse(EVENT) == 0
+    await deaths.register_process()
+    await deaths.begin_isolated(EVENT)
+    await deaths.end_isolated(EVENT)
+    await deaths.register_process()
+    assert await deaths.begin_isolated(EVENT) == 0
 
 
 async def test_only_what_was_accused_last_is_charged_for_an_acquittal_may_be_lost(deaths_of: DeathsOf) -> None:
     deaths = await deaths_of("a")
     before, last = arrivals(2)
-    await deaths.begin_running()
-    await deaths.accuse(before)
-    await deaths.accuse(last)
-    await deaths.begin_running()
-    assert await deaths.accuse(last) == 1
-    assert await deaths.accuse(before) == 0
+    await deaths.register_process()
+    await deaths.begin_isolated(before)
+    await deaths.begin_isolated(last)
+    await deaths.register_process()
+    assert await deaths.begin_isolated(last) == 1
+    assert await deaths.begin_isolated(before) == 0

@@ -204,25 +204,25 @@ async def _outcome(attempt: Awaitable[Outcome | EarlierAttempts]) -> object:
 
 async def test_an_event_is_buried_once_and_filed_once(server: Server) -> None:
     store, _ = await server.of("a")
-    assert (await store.bury(arrival(1, "a"), Reject("no"))).outcome is Outcome.STORED
-    assert (await store.bury(arrival(1, "a"), Reject("no"))).outcome is Outcome.PRESENT
+    assert (await store.dead_letter(arrival(1, "a"), Reject("no"))).outcome is Outcome.STORED
+    assert (await store.dead_letter(arrival(1, "a"), Reject("no"))).outcome is Outcome.PRESENT
     assert await server.statuses() == {"a": "dead"}
-    [letter] = await store.unfiled(10)
-    assert (letter.id, letter.error) == ("a", "Reject: no")
-    await store.mark_filed([letter])
-    assert await store.unfiled(10) == []
+    [dead_letter] = await store.unlogged(10)
+    assert (dead_letter.id, dead_letter.error) == ("a", "Reject: no")
+    await store.mark_logged([dead_letter])
+    assert await store.unlogged(10) == []
 
 
 async def test_an_event_that_was_stored_is_never_buried(server: Server) -> None:
     store, _ = await server.of("a")
     await store.insert([arrival(1, "a")])
-    assert (await store.bury(arrival(1, "a"), ValueError("late"))).outcome is Outcome.PRESENT
-    assert (await server.statuses(), await server.letters()) == ({"a": "stored"}, [])
+    assert (await store.dead_letter(arrival(1, "a"), ValueError("late"))).outcome is Outcome.PRESENT
+    assert (await server.statuses(), await server.dead_letters()) == ({"a": "stored"}, [])
 
 
 async def test_a_replay_turns_dead_into_stored_together_with_its_effect_once(server: Server) -> None:
-    store, letters = await server.of("a")
-    await store.bury(arrival(1, "a"), Reject("no"))
+    store, dead_letters = await server.of("a")
+    await store.dead_letter(arrival(1, "a"), Reject("no"))
 
     async def work(_arrival: object, tx: Transaction) -> None:
         await server.effect(tx, "a")
@@ -232,9 +232,9 @@ async def test_a_replay_turns_dead_into_stored_together_with_its_effect_once(ser
         raise Reject("still not")
 
     with pytest.raises(Reject):
-        await letters.replay("/oncecast", "a", fail)
+        await dead_letters.replay("/oncecast", "a", fail)
     assert await server.statuses() == {"a": "dead"}
-    assert [await letters.replay("/oncecast", "a", work) for _ in range(2)] == [True, False]
+    assert [await dead_letters.replay("/oncecast", "a", work) for _ in range(2)] == [True, False]
     assert (await server.statuses(), await server.effects()) == ({"a": "stored"}, {"a": 1})
 
 
@@ -377,7 +377,7 @@ async def test_nothing_ends_in_the_name_of_an_application_that_is_not_the_newest
     for late in (
         store.insert([arrival(2), arrival(3)]),
         store.process(arrival(2), writing(server, "x")),
-        store.bury(arrival(2), Reject("no")),
+        store.dead_letter(arrival(2), Reject("no")),
     ):
         with pytest.raises(RowLocked):
             await late

@@ -18,11 +18,11 @@ import pytest
 from oncecast.app.threads import ThreadTransaction
 from oncecast.core.errors import (
     AttemptFailed,
-    Contended,
     Cost,
     DataRefused,
     RowLocked,
     TransactionClosed,
+    TransactionConflict,
     Unavailable,
     classify,
 )
@@ -31,9 +31,9 @@ from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
 from oncecast.listener.http.app import page
-from oncecast.stores.postgres import Database, EventReader, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_traces
+from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_session_state
 from tests.support.places import EPOCHS, JOURNAL, arrival
 from tests.support.savepoints import beside_a_savepoint_that_is_rolled_back
 
@@ -149,8 +149,8 @@ async def test_an_events_time_is_read_back_as_it_was_given_and_is_a_timestamp_in
     database = database_of()
     await database.open()
     for each in replayed:
-        assert (await store.bury(each, ValueError("no"))).outcome is Outcome.STORED
-        assert await PostgresLetters(database).replay(each.source, each.id, lambda _arrival, tx: no_effect(tx))
+        assert (await store.dead_letter(each, ValueError("no"))).outcome is Outcome.STORED
+        assert await PostgresDeadLetters(database).replay(each.source, each.id, lambda _arrival, tx: no_effect(tx))
     rows = await EventReader(database).newest(limit=100)
     await database.close()
     read = {row["event"]["id"]: row["event"]["time"] for row in rows}
@@ -173,7 +173,7 @@ async def test_every_time_that_a_frame_may_name_is_stored_and_read_back(
         each.at_us = at_us
     assert await store.process(alone, work) == Outcome.STORED
     assert await store.insert([together]) == [Outcome.STORED]
-    assert (await store.bury(dead, ValueError("no"))).outcome == Outcome.STORED
+    assert (await store.dead_letter(dead, ValueError("no"))).outcome == Outcome.STORED
     database = database_of()
     await database.open()
     rows = await EventReader(database).newest(limit=10)
@@ -379,9 +379,9 @@ async def test_a_dead_letter_that_postgresql_refuses_is_buried_once_however_ofte
         of.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
         return of
 
-    assert (await store.bury(bad(2), ValueError("no"))).outcome is Outcome.STORED
-    assert (await store.bury(bad(2), ValueError("no"))).outcome is Outcome.PRESENT
-    assert (await store.bury(bad(9), ValueError("no"))).outcome is Outcome.CONFLICT
+    assert (await store.dead_letter(bad(2), ValueError("no"))).outcome is Outcome.STORED
+    assert (await store.dead_letter(bad(2), ValueError("no"))).outcome is Outcome.PRESENT
+    assert (await store.dead_letter(bad(9), ValueError("no"))).outcome is Outcome.CONFLICT
     assert await values(sql, 'select "offset" from conflicts') == [9]
     assert await values(sql, "select count(*) from dead_letters") == [1]
 
@@ -464,9 +464,9 @@ async def test_bury_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(store: Po
     good, bad = arrival(1, "a"), arrival(2, "b")
     bad.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
     cause = ValueError("no such \0 stock")
-    assert (await store.bury(good, cause)).outcome is Outcome.STORED
-    assert (await store.bury(bad, cause)).outcome is Outcome.STORED
-    assert (await store.bury(good, cause)).outcome is Outcome.PRESENT
+    assert (await store.dead_letter(good, cause)).outcome is Outcome.STORED
+    assert (await store.dead_letter(bad, cause)).outcome is Outcome.STORED
+    assert (await store.dead_letter(good, cause)).outcome is Outcome.PRESENT
     assert await values(sql, "select id, status from events order by id") == [("a", "dead"), ("b", "dead")]
     assert await values(sql, "select raw from dead_letters where id = 'b'") == [bytes(bad.raw)]
     assert await values(sql, "select error from dead_letters where id = 'a'") == ["ValueError: no such \ufffd stock"]
@@ -551,7 +551,7 @@ async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_
 ) -> None:
     batch = [arrival(n) for n in range(1, 11)]
     await store.insert(batch)
-    await store.bury(arrival(11), DataRefused("no"))
+    await store.dead_letter(arrival(11), DataRefused("no"))
     await store.insert([arrival(n, epoch="other") for n in range(12, 14)])
     assert await store.count_prunable(older_than_s=0.0) == 0, "no cursor is saved"
     await store.save_cursor(JOURNAL, EPOCHS, batch[:8], position=Cursor("e1", 0))
@@ -573,7 +573,7 @@ async def test_an_error_of_another_postgresql_is_the_handlers_and_one_of_ours_th
 
     with pytest.raises(psycopg.errors.AdminShutdown):
         await store.process(arrival(1, "x"), of_another)
-    with pytest.raises(Contended):
+    with pytest.raises(TransactionConflict):
         await store.process(arrival(1, "x"), of_ours)
 
 
@@ -624,7 +624,7 @@ async def test_a_schema_that_changes_under_statements_that_were_prepared_costs_n
         for n in range(1, connections + 1):
             group.create_task(store.process(arrival(n, f"{n}"), look_together))
     await sql.execute("alter table effects add other text")
-    with pytest.raises(Contended, match="cached plan"):
+    with pytest.raises(TransactionConflict, match="cached plan"):
         await store.process(arrival(9, "9"), look)
     for n in range(9, 9 + connections):
         assert await store.process(arrival(n, f"{n}"), look) is Outcome.STORED
@@ -720,7 +720,7 @@ async def test_nothing_that_a_handler_leaves_to_its_session_is_there_for_the_nex
     ],
 )
 def test_a_session_is_given_up_for_what_may_stay_with_it_and_for_nothing_else(query: str, leaves: bool) -> None:
-    assert leaves_traces(query) is leaves
+    assert leaves_session_state(query) is leaves
 
 
 async def test_a_threads_statement_that_outlasts_all_bounds_is_ended_and_costs_its_own_event_only(
@@ -768,7 +768,7 @@ async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event
         group.create_task(store.process(arrival(1, "slow"), keep))
         await began.wait()
         assert await store.insert([arrival(2, "x"), arrival(3, "y")]) == [Outcome.STORED, Outcome.STORED]
-        assert (await store.bury(arrival(4, "z"), ValueError("no"))).outcome is Outcome.STORED
+        assert (await store.dead_letter(arrival(4, "z"), ValueError("no"))).outcome is Outcome.STORED
         over.set()
     await store.close()
 

@@ -9,7 +9,7 @@ import redis.asyncio as redis
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Unavailable
-from oncecast.core.telemetry import Fact, ForeignValues
+from oncecast.core.telemetry import ForeignValues, TelemetryEvent
 from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.stores.redis import RedisLeases
 from tests.support.arrivals import arrivals
@@ -70,7 +70,7 @@ async def test_an_event_under_whose_key_a_foreign_value_stands_is_claimed_by_one
     assert 0 < await server.client.pttl(server.key) <= 30_000
     again = await server.b.claim(arrivals(1))
     assert ([holder for _, holder in again.taken], again.foreign) == ([A], [])
-    assert event.rescues == 0
+    assert event.takeovers == 0
 
 
 @pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
@@ -81,11 +81,11 @@ async def test_no_call_fails_of_a_foreign_value_that_comes_later(server: Redis, 
     await server.client.delete(keys[1])
     await write(server.client, keys[1])
     await server.a.renew(batch)
-    await server.a.accuse(batch[1], True)
+    await server.a.begin_isolated(batch[1], True)
     await server.a.retake(batch)
     await server.client.delete(keys[1])
     await write(server.client, keys[1])
-    await server.b.rescue(batch, A, died=True)
+    await server.b.take_over(batch, A, died=True)
     await server.a.release(batch)
     assert set((await server.b.claim(batch)).mine) == set(batch)
     await server.b.settle(batch)
@@ -98,19 +98,19 @@ async def test_a_heartbeat_that_is_no_number_is_as_none_and_the_next_beat_overwr
 ) -> None:
     await write(server.client, server.beats + A)
     assert await server.b.counters([A]) == {A: None}
-    await server.a.beat()
+    await server.a.heartbeat()
     assert (await server.b.counters([A]))[A] is not None
 
 
 async def test_foreign_values_are_warned_of_once_and_redis_stays_up(server: Redis) -> None:
-    facts: list[Fact] = []
-    gate = LeaseGate(server.a, SYSTEM_CLOCK, lease_ttl_s=30.0, observe=facts.append)
+    telemetry_events: list[TelemetryEvent] = []
+    gate = LeaseGate(server.a, SYSTEM_CLOCK, lease_ttl_s=30.0, emit=telemetry_events.append)
     batch = arrivals(3)
     for key in server.a._keys(batch)[:2]:
         await server.client.set(key, b"")
     assert set((await gate.claim(batch)).mine) == set(batch)
     await gate.claim(batch)
-    (warned,) = facts
+    (warned,) = telemetry_events
     assert isinstance(warned, ForeignValues)
     assert (warned.count, warned.key, warned.value) == (2, server.a._keys(batch)[0], "''")
     assert gate.is_up

@@ -12,7 +12,7 @@ import pytest
 from oncecast.core.errors import (
     AttemptFailed,
     EmissionRefused,
-    OutOfTurn,
+    NotNext,
     Reject,
     RowLocked,
     TransactionClosed,
@@ -85,7 +85,7 @@ async def test_an_event_whose_predecessor_has_no_row_is_out_of_turn_and_leaves_n
     async def work(tx: OpenTransaction) -> None:
         await server.effect(tx, "effect")
 
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(NotNext):
         await store.process(in_turn(2, "second", "first"), work)
     assert (await server.statuses(), await server.effects()) == ({}, {})
     assert await store.process(in_turn(1, "first", None), work) is Outcome.STORED
@@ -94,7 +94,7 @@ async def test_an_event_whose_predecessor_has_no_row_is_out_of_turn_and_leaves_n
 
 async def test_a_dead_predecessor_has_a_row_too(server: Server) -> None:
     store, _ = await server.of("a")
-    await store.bury(in_turn(1, "first", None), ValueError("no"))
+    await store.dead_letter(in_turn(1, "first", None), ValueError("no"))
 
     async def work(tx: OpenTransaction) -> None:
         await server.effect(tx, "effect")
@@ -106,11 +106,11 @@ async def test_to_be_buried_an_event_waits_for_its_turn_too(server: Server) -> N
     """What comes after it would be let through by its row."""
     store, _ = await server.of("a")
     second = in_turn(2, "second", "first")
-    with pytest.raises(OutOfTurn):
-        await store.bury(second, ValueError("no"))
+    with pytest.raises(NotNext):
+        await store.dead_letter(second, ValueError("no"))
     assert await server.statuses() == {}
-    await store.bury(in_turn(1, "first", None), ValueError("no"))
-    assert (await store.bury(second, ValueError("no"))).outcome is Outcome.STORED
+    await store.dead_letter(in_turn(1, "first", None), ValueError("no"))
+    assert (await store.dead_letter(second, ValueError("no"))).outcome is Outcome.STORED
 
 
 async def test_a_predecessor_whose_row_came_by_another_place_says_nothing_about_what_stands_between(
@@ -127,7 +127,7 @@ async def test_a_predecessor_whose_row_came_by_another_place_says_nothing_about_
         assert after.turn is not None
         after.turn.before = before.turn
     assert await store.process(first, work) is Outcome.STORED
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(NotNext):
         await store.process(last, work)
     assert await store.process(between, work) is Outcome.STORED
     assert await store.process(last, work) is Outcome.STORED
@@ -141,7 +141,7 @@ async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(
     async def work(tx: OpenTransaction) -> None:
         await server.effect(tx, "effect")
 
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(NotNext):
         await store.process(second, work)
     assert second.turn is not None
     assert second.turn.before is not None
@@ -164,7 +164,7 @@ async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_k
     async with asyncio.TaskGroup() as group:
         first = group.create_task(a.process(in_turn(1, "first", None), hold))
         await began.wait()
-        with pytest.raises(OutOfTurn):
+        with pytest.raises(NotNext):
             await b.process(in_turn(1, "of another journal", None), nothing)
         with pytest.raises(RowLocked):
             await b.process(in_turn(2, "second", "first"), nothing)
@@ -176,9 +176,9 @@ async def test_while_one_of_a_key_is_under_way_no_other_of_it_begins_and_other_k
 
 async def test_a_dead_letter_that_is_replayed_waits_while_another_of_its_key_is_under_way(server: Server) -> None:
     a, _ = await server.of("a")
-    b, letters = await server.of("b")
-    buried = in_turn(1, "dead", None)
-    await b.bury(buried, ValueError("no"))
+    b, dead_letters = await server.of("b")
+    dead_lettered = in_turn(1, "dead", None)
+    await b.dead_letter(dead_lettered, ValueError("no"))
     began, let_go = asyncio.Event(), asyncio.Event()
 
     async def hold(tx: OpenTransaction) -> None:
@@ -191,11 +191,11 @@ async def test_a_dead_letter_that_is_replayed_waits_while_another_of_its_key_is_
     async with asyncio.TaskGroup() as group:
         live = group.create_task(a.process(in_turn(2, "live", "dead"), hold))
         await began.wait()
-        with pytest.raises(OutOfTurn):
-            await letters.replay(buried.source, "dead", replay)
+        with pytest.raises(NotNext):
+            await dead_letters.replay(dead_lettered.source, "dead", replay)
         let_go.set()
     assert live.result() is Outcome.STORED
-    assert await letters.replay(buried.source, "dead", replay)
+    assert await dead_letters.replay(dead_lettered.source, "dead", replay)
 
 
 # --- emissions ----------------------------------------------------------------------------------------------
@@ -370,15 +370,15 @@ async def test_one_listener_relays_at_a_time(server: Server) -> None:
 
 
 async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
-    store, letters = await server.of("a")
+    store, dead_letters = await server.of("a")
     producer = Producer()
-    buried = arrival(1, "1")
-    await store.bury(buried, ValueError("no"))
+    dead_lettered = arrival(1, "1")
+    await store.dead_letter(dead_lettered, ValueError("no"))
 
     async def work(_arrival: Arrival, tx: OpenTransaction) -> None:
         tx.emitted.append(b"1")
 
-    assert await letters.replay(buried.source, "1", work)
+    assert await dead_letters.replay(dead_lettered.source, "1", work)
     await relay(server, producer.publish)
     assert producer.has == [b"1"]
 

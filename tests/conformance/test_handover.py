@@ -17,7 +17,7 @@ from oncecast.core.errors import DataRefused, Unavailable
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores.postgres import Database, PostgresEvents, handover
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.message import send
 from tests.support.places import arrival
@@ -173,7 +173,7 @@ async def test_what_a_server_says_behind_its_answer_to_commit_changes_nothing(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def send_more(
-        connection: Connection, message: bytes, deadline_s: float, *, commits: bool
+        connection: PostgresConnection, message: bytes, deadline_s: float, *, commits: bool
     ) -> list[PGresult]:
         more = message + b"; select 1 / 0" if message == b"commit" else message
         return await send(connection, more, deadline_s, commits=commits)

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from oncecast.core.errors import Contended, Cost, Unavailable, classify
+from oncecast.core.errors import Cost, TransactionConflict, Unavailable, classify
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
-from oncecast.stores.postgres import Database, PostgresEvents, PostgresLetters
+from oncecast.stores.postgres import Database, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.errors import is_interrupted
 from tests.support.places import arrival
@@ -83,7 +83,7 @@ async def test_a_statement_that_an_administrator_cancels_is_not_charged_to_its_e
 ) -> None:
     attempt = asyncio.create_task(store.process(arrival(1), work(schema)))
     await interrupt(sql, schema, "pg_cancel_backend")
-    with pytest.raises(Contended, match="cancelled a statement"):
+    with pytest.raises(TransactionConflict, match="cancelled a statement"):
         await attempt
 
 
@@ -176,7 +176,7 @@ async def test_a_handler_may_still_delete_the_rows_of_other_events_that_have_end
 async def test_a_replayed_dead_letter_cannot_take_its_row_away_either(
     store: PostgresEvents, postgres_url: str, schema: str
 ) -> None:
-    await store.bury(arrival(1, "own"), ValueError("no"))
+    await store.dead_letter(arrival(1, "own"), ValueError("no"))
     database = Database(postgres_url, schema=schema, instance="b", token="b" * 16)
     await database.open()
 
@@ -184,7 +184,7 @@ async def test_a_replayed_dead_letter_cannot_take_its_row_away_either(
         await tx.execute(f"delete from \"{schema}\".events where id = 'own'")
 
     with pytest.raises(psycopg.errors.RaiseException, match="the row of its own event"):
-        await PostgresLetters(database).replay("/oncecast", "own", work)
+        await PostgresDeadLetters(database).replay("/oncecast", "own", work)
     await database.close()
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalCorrupt, StartError
-from oncecast.core.ports import Batch, KnownGroup
-from oncecast.core.telemetry import Fact
+from oncecast.core.ports import JournalBatch, KnownGroup
+from oncecast.core.telemetry import TelemetryEvent
 from oncecast.journal import JournalLimits, SqliteJournal, file
 from oncecast.testing.memory.journal import Kept, MemoryJournal
 
 
-def ignore(_fact: Fact) -> None:
+def ignore(_fact: TelemetryEvent) -> None:
     pass
 
 
@@ -37,9 +37,7 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
             opened[:] = [MemoryJournal(SYSTEM_CLOCK, kept, frame_max_bytes=1_000)]
         else:
             limits = JournalLimits(frame_max_bytes=1_000)
-            opened[:] = [
-                await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, observe=ignore)
-            ]
+            opened[:] = [await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, emit=ignore)]
         return opened[0]
 
     yield make
@@ -48,7 +46,7 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
 
 
 async def open_file(tmp_path: Path) -> SqliteJournal:
-    return await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, observe=ignore)
+    return await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, emit=ignore)
 
 
 def events(count: int, size_bytes: int = 20) -> list[bytes]:
@@ -145,7 +143,7 @@ async def test_appends_that_wait_together_share_a_commit(open_journal: OpenJourn
 
 async def test_commits_are_told_in_order_before_their_appends_return(open_journal: OpenJournal) -> None:
     journal = await open_journal()
-    told: list[Batch] = []
+    told: list[JournalBatch] = []
     journal.on_commit(told.extend)
     for n in range(1, 6):
         await journal.append(events(1))
@@ -226,7 +224,7 @@ async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:
     database.execute("create table t (x)")
     database.close()
     with pytest.raises(StartError, match="no journal"):
-        await SqliteJournal.open(tmp_path / "other.db", SYSTEM_CLOCK, observe=ignore)
+        await SqliteJournal.open(tmp_path / "other.db", SYSTEM_CLOCK, emit=ignore)
 
 
 async def test_what_was_said_of_groups_is_known_after_a_restart(open_journal: OpenJournal) -> None:
@@ -287,7 +285,7 @@ async def test_an_append_beside_retiring_is_neither_lost_nor_late(tmp_path: Path
     await journal.close()
 
 
-async def _all(journal: SqliteJournal, after: int) -> AsyncIterator[Batch]:
+async def _all(journal: SqliteJournal, after: int) -> AsyncIterator[JournalBatch]:
     while batches := await journal.read(after, 10_000):
         for batch in batches:
             yield batch

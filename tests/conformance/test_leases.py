@@ -111,7 +111,7 @@ async def test_release_and_settle_touch_only_ones_own(leases_of: LeasesOf) -> No
     assert await b.release(batch) == 0
     await b.settle(batch)
     assert [holder for _, holder in (await b.look(batch)).taken] == [A, A]
-    assert await b.rescue(batch[:1], A, died=True) == 1  # a rescue names the dead holder
+    assert await b.take_over(batch[:1], A, died=True) == 1  # a rescue names the dead holder
     assert (await b.look(batch)).free == batch[:1]
 
 
@@ -125,7 +125,7 @@ async def test_a_counter_moves_with_each_beat(leases_of: LeasesOf) -> None:
 
 
 async def counter_after_beat(holder: Leases, observer: Leases) -> int | None:
-    await holder.beat()
+    await holder.heartbeat()
     return (await observer.counters([A]))[A]
 
 
@@ -135,12 +135,12 @@ async def test_an_event_that_is_taken_from_a_holder_that_may_live_is_free_and_ch
     a, b = leases_of(A), leases_of(B)
     (event,) = batch = arrivals("1")
     await a.claim(batch)
-    await a.rescue(batch, A, died=True)
+    await a.take_over(batch, A, died=True)
     for holder in (A, B):
         await leases_of(holder).claim(batch)
-        assert await b.rescue(batch, holder, died=False) == 1
+        assert await b.take_over(batch, holder, died=False) == 1
     assert (await b.claim(batch)).mine == batch
-    assert event.rescues == 1
+    assert event.takeovers == 1
 
 
 async def test_renewal_prolongs_only_ones_own(redis_url: str, schema: str) -> None:
@@ -168,17 +168,17 @@ async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_
     a, b = leases_of(A), leases_of(B)
     [event] = batch = arrivals("1")
     await a.claim(batch)
-    assert await b.rescue(batch, A, died=True) == 1
+    assert await b.take_over(batch, A, died=True) == 1
     assert (await b.look(batch)).free == batch
     await b.claim(batch)
-    assert event.rescues == 1
+    assert event.takeovers == 1
     assert await b.release(batch) == 1
     await a.claim(batch)
-    assert event.rescues == 1
-    assert [(x.rescues, holder) for x, holder in (await b.look(batch)).taken] == [(1, A)]
-    assert await b.rescue(batch, A, died=True) == 1
+    assert event.takeovers == 1
+    assert [(x.takeovers, holder) for x, holder in (await b.look(batch)).taken] == [(1, A)]
+    assert await b.take_over(batch, A, died=True) == 1
     await b.claim(batch)
-    assert event.rescues == 2
+    assert event.takeovers == 2
     await b.renew(batch)
     await b.settle(batch)
     assert (await a.look(batch)).ended == batch
@@ -191,23 +191,23 @@ async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
     [event] = batch = arrivals("1")
     for holder, other in ((a, b), (b, a)):
         await holder.claim(batch)
-        await other.rescue(batch, holder.token, died=True)
+        await other.take_over(batch, holder.token, died=True)
     await a.claim(batch)
-    assert event.rescues == 2
-    await b.rescue(batch, A, died=True)
+    assert event.takeovers == 2
+    await b.take_over(batch, A, died=True)
     await a.claim(batch)
-    assert event.rescues == 2, "its holder died of something else"
-    await a.accuse(event, True)
+    assert event.takeovers == 2, "its holder died of something else"
+    await a.begin_isolated(event, True)
     assert (await a.claim(batch)).mine == batch
-    await b.rescue(batch, A, died=True)
+    await b.take_over(batch, A, died=True)
     await b.claim(batch)
-    assert event.rescues == 3
-    await b.accuse(event, True)
-    await b.accuse(event, False)
-    await a.rescue(batch, B, died=True)
+    assert event.takeovers == 3
+    await b.begin_isolated(event, True)
+    await b.begin_isolated(event, False)
+    await a.take_over(batch, B, died=True)
     await a.claim(batch)
-    assert event.rescues == 3, "its attempt was over"
-    await b.accuse(event, True)
+    assert event.takeovers == 3, "its attempt was over"
+    await b.begin_isolated(event, True)
     assert [holder for _, holder in (await b.look(batch)).taken] == [A], "another's lease stays as it is"
 
 
@@ -222,7 +222,7 @@ def test_a_connection_that_closes_under_a_call_is_unavailable_on_every_loop(redi
             leases = RedisLeases(through, group=schema, token=A, lease_ttl_s=30, mark_ttl_s=15)
             for turns in range(200):
                 with contextlib.suppress(Unavailable):
-                    await leases.beat()
+                    await leases.heartbeat()
                 link.hurt("reset", "both")
                 link.heal()
                 for _ in range(turns % 7):

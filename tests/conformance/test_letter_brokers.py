@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from oncecast.core.dead_letter_ports import LetterBroker, LetterMessage
-from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, letter_address
+from oncecast.core.dead_letter_ports import DeadLetterBroker, DeadLetterMessage
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, dead_letter_address
 from oncecast.core.errors import Unavailable
 from oncecast.embedded.ports import free_port
 from oncecast.stores import rabbitmq as rabbitmq_store
@@ -22,8 +22,8 @@ from tests.support.brokers import RabbitMQServer, SqsServer, frozen
 NAME = "dead letters"
 
 
-def broker_of(url: str) -> LetterBroker:
-    address = letter_address(url)
+def broker_of(url: str) -> DeadLetterBroker:
+    address = dead_letter_address(url)
     if isinstance(address, RabbitMQAddress):
         return RabbitMQ(address, instance="listener-a")
     assert isinstance(address, SqsAddress)
@@ -31,7 +31,7 @@ def broker_of(url: str) -> LetterBroker:
 
 
 @asynccontextmanager
-async def used(url: str) -> AsyncIterator[LetterBroker]:
+async def used(url: str) -> AsyncIterator[DeadLetterBroker]:
     """A broker that leaves no task behind once it is closed."""
     before = asyncio.all_tasks()
     broker = broker_of(url)
@@ -42,11 +42,11 @@ async def used(url: str) -> AsyncIterator[LetterBroker]:
     assert not left, left
 
 
-def message(id: str, body: bytes = b'{"n":1}', source: str = "/shop") -> LetterMessage:
-    return LetterMessage(source=source, id=id, body=body)
+def message(id: str, body: bytes = b'{"n":1}', source: str = "/shop") -> DeadLetterMessage:
+    return DeadLetterMessage(source=source, id=id, body=body)
 
 
-async def failure(broker: LetterBroker, *messages: LetterMessage) -> str:
+async def failure(broker: DeadLetterBroker, *messages: DeadLetterMessage) -> str:
     """What it says when it cannot be had."""
     began_s = time.monotonic()
     with pytest.raises(Unavailable) as raised:
@@ -139,9 +139,9 @@ async def test_one_message_that_rabbitmq_does_not_bear_does_not_take_the_others_
 ) -> None:
     made = rabbitmq_store._message
 
-    def bad_one(letter: LetterMessage) -> object:
-        given = made(letter)
-        if letter.id == "bad":
+    def bad_one(dead_letter: DeadLetterMessage) -> object:
+        given = made(dead_letter)
+        if dead_letter.id == "bad":
             given.expiration = None
             given.user_id = "somebody else"  # RabbitMQ closes the channel for that
         return given

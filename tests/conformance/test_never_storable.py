@@ -67,7 +67,7 @@ async def test_what_can_never_be_stored_is_dead_at_once_and_its_neighbours_go_in
             await attempt
         assert classify(alone.value) is Cost.DEAD
     assert await store.insert([good]) == [Outcome.STORED]
-    assert (await store.bury(bad, alone.value)).outcome is Outcome.STORED
-    assert (await store.bury(bad, alone.value)).outcome is Outcome.PRESENT
+    assert (await store.dead_letter(bad, alone.value)).outcome is Outcome.STORED
+    assert (await store.dead_letter(bad, alone.value)).outcome is Outcome.PRESENT
     cursor = await sql.execute("select id, status from events")
     assert dict(await cursor.fetchall()) == {"good": "stored", "bad": "dead"}

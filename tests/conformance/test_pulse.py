@@ -46,7 +46,7 @@ from oncecast.stores.redis import RedisLeases
 
 async def main():
     leases = RedisLeases(sys.argv[1], group=sys.argv[2], token="a" * 16, lease_ttl_s=30.0, mark_ttl_s=15.0)
-    await leases.beat()
+    await leases.heartbeat()
     print(leases._pulse._process.pid, flush=True)
     ctypes.PyDLL(None).sleep(600)  # with the interpreter's lock held
 
@@ -126,12 +126,12 @@ async def test_a_beat_of_the_event_loop_starts_another_process_where_one_has_end
     redis_url: str, schema: str
 ) -> None:
     leases = RedisLeases(redis_url, group=schema, token=TOKEN, lease_ttl_s=30.0, mark_ttl_s=15.0)
-    await leases.beat()
+    await leases.heartbeat()
     first = leases._pulse._process
     assert first is not None
     first.kill()
     first.wait()
-    await leases.beat()
+    await leases.heartbeat()
     second = leases._pulse._process
     assert second is not None
     assert second.poll() is None

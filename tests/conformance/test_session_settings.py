@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from oncecast.core.errors import Contended
+from oncecast.core.errors import TransactionConflict
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
@@ -184,7 +184,7 @@ async def test_a_handler_whose_transaction_cannot_be_serialised_is_tried_again_a
     attempts = [store.process(arrival(n), count_and_write) for n in (1, 2)]
     ended = await asyncio.gather(*attempts, return_exceptions=True)
     await database.close()
-    assert [type(one) for one in ended if one is not Outcome.STORED] == [Contended]
+    assert [type(one) for one in ended if one is not Outcome.STORED] == [TransactionConflict]
 
 
 async def test_no_setting_lets_a_handler_take_the_row_of_its_event_away(database_with: MakeDatabase) -> None:

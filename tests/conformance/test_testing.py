@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from oncecast import Event, Listener, Reject, Retry, SyncTransaction, Transaction
+from oncecast import App, Event, Reject, Retry, SyncTransaction, Transaction
 from oncecast.testing import Result, SyncTestListener
 
 STEPS = (
@@ -41,7 +41,7 @@ class Application:
     """Its handlers do what the event's data says: a list of STEPS."""
 
     def __init__(self) -> None:
-        self.app = Listener()
+        self.app = App()
         self._raised: set[str] = set()
         self.app.on("alone")(self._async_handler("alone"))
         self.app.on("thread")(self._sync_handler())

@@ -52,7 +52,7 @@ async def test_an_event_whose_handler_blocks_is_begun_once_and_stored_when_it_re
         assert Counter(begun.read_text().split()) == Counter(list(ended))
         assert await rows(stack, "select min(count), max(count) from public.effects") == [(1, 1)]
         log = logs(stack)
-        assert "Rescued" not in log
+        assert "TakenOver" not in log
         (told,) = [line for line in log.splitlines() if "blocked the event loop" in line]
         assert "handler be_in_the_way of event b" in told
         assert "tests/support/blocking.py:" in told
@@ -83,4 +83,4 @@ async def test_a_handler_that_blocks_beyond_its_time_fails_by_its_time_out_and_p
         assert await rows(stack, "select id, error from oncecast.dead_letters") == [("b", told)]
         log = logs(stack)
         assert "PostgreSQL unavailable" not in log
-        assert "Rescued" not in log
+        assert "TakenOver" not in log

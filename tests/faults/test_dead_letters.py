@@ -35,10 +35,10 @@ async def test_the_line_of_a_dead_letter_follows_its_row_even_over_a_restart(sta
     async with Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("rejected", {"n": 1}, id="r"))
 
-    async def filed() -> object:
-        return await rows(stack, "select 1 from oncecast.dead_letters where filed_at is not null")
+    async def logged() -> object:
+        return await rows(stack, "select 1 from oncecast.dead_letters where logged_at is not null")
 
-    await until(filed)
+    await until(logged)
     (line,) = lines()
     assert (line["instance"], line["error"], line["attempts"]) == ("listener-a", "Reject: out of stock", 1)
     assert (line["event"]["id"], line["event"]["data"]) == ("r", {"n": 1})
@@ -46,12 +46,12 @@ async def test_the_line_of_a_dead_letter_follows_its_row_even_over_a_restart(sta
     assert file.stat().st_mode & 0o077 == 0
     await stack.kill("listener-a")
     async with await psycopg.AsyncConnection.connect(stack.database_url) as connection:
-        await connection.execute("update oncecast.dead_letters set filed_at = null")
+        await connection.execute("update oncecast.dead_letters set logged_at = null")
     file.write_bytes(file.read_bytes()[:-20])  # killed while it wrote the line
     await stack.start("listener-a")
-    await until(filed)
-    *torn, last = file.read_text().splitlines()
-    assert len(torn) == 1
+    await until(logged)
+    *inconsistency, last = file.read_text().splitlines()
+    assert len(inconsistency) == 1
     assert json.loads(last) == line
 
 
@@ -73,7 +73,7 @@ async def test_killed_between_any_two_steps_of_dead_lettering_an_event_is_in_one
             await stack.start("listener-a")
 
         async def all_are_filed() -> bool:
-            query = "select count(*) from oncecast.dead_letters where filed_at is not null"
+            query = "select count(*) from oncecast.dead_letters where logged_at is not null"
             return await rows(stack, query) == [(len(ids),)]
 
         await until(all_are_filed, within_s=90)

@@ -11,7 +11,7 @@ import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalFull, JournalUnavailable
-from oncecast.core.telemetry import Fact, JournalFailed, JournalOpened
+from oncecast.core.telemetry import JournalFailed, JournalOpened, TelemetryEvent
 from oncecast.journal import JournalLimits, SqliteJournal
 from tests.support.disk import Disk
 
@@ -23,7 +23,7 @@ def disk() -> Iterator[Disk]:
 
 
 @pytest.fixture
-def facts() -> list[Fact]:
+def telemetry_events() -> list[TelemetryEvent]:
     return []
 
 
@@ -35,9 +35,11 @@ def limits() -> JournalLimits:
 
 @pytest.fixture
 async def journal(
-    disk: Disk, facts: list[Fact], tmp_path: Path, limits: JournalLimits
+    disk: Disk, telemetry_events: list[TelemetryEvent], tmp_path: Path, limits: JournalLimits
 ) -> AsyncIterator[SqliteJournal]:
-    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, observe=facts.append)
+    journal = await SqliteJournal.open(
+        tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, emit=telemetry_events.append
+    )
     yield journal
     disk.sync_fails = disk.full = False
     await journal.close()
@@ -56,7 +58,7 @@ async def events(journal: SqliteJournal) -> list[bytes]:
 
 async def after_power_cut(disk: Disk, folder: Path, left: Path) -> list[bytes]:
     disk.cut_power(folder, left)
-    restarted = await SqliteJournal.open(left / "journal.db", SYSTEM_CLOCK, observe=lambda _fact: None)
+    restarted = await SqliteJournal.open(left / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
     try:
         return await events(restarted)
     finally:
@@ -87,7 +89,7 @@ async def test_an_append_returns_only_after_a_sync(journal: SqliteJournal, disk:
 
 
 async def test_a_failed_sync_refuses_the_commit_and_the_journal_is_opened_anew_before_the_next(
-    journal: SqliteJournal, disk: Disk, facts: list[Fact]
+    journal: SqliteJournal, disk: Disk, telemetry_events: list[TelemetryEvent]
 ) -> None:
     await journal.append([event(1)])
     disk.sync_fails = True
@@ -95,13 +97,13 @@ async def test_a_failed_sync_refuses_the_commit_and_the_journal_is_opened_anew_b
     assert [type(result) for result in results] == [JournalUnavailable] * 2
     with pytest.raises(JournalUnavailable):
         await journal.append([event(4)])
-    assert any(isinstance(fact, JournalFailed) for fact in facts)
+    assert any(isinstance(telemetry, JournalFailed) for telemetry in telemetry_events)
     disk.sync_fails = False
     offset = await journal.append([event(5)])
     kept = await events(journal)
     assert (kept[0], kept[offset - 1], len(kept)) == (event(1), event(5), offset)
     assert journal.epochs[-1].first == offset
-    assert len([fact for fact in facts if isinstance(fact, JournalOpened)]) >= 2
+    assert len([telemetry for telemetry in telemetry_events if isinstance(telemetry, JournalOpened)]) >= 2
 
 
 async def test_a_failed_sync_takes_nothing_away_that_is_acknowledged_later(

@@ -64,7 +64,7 @@ async def test_effects_stay_exact_and_no_child_goes_on_however_the_children_of_h
     assert {name: stack.processes[name].pid for name in stack.listener_urls} == pids
     for name in pids:
         log = (stack.folder(name) / "output.log").read_text()
-        for trouble in ("unavailable", "Disconnected", "DB insert failed", "Processing failed", "Rescued"):
+        for trouble in ("unavailable", "Disconnected", "DB insert failed", "Processing failed", "TakenOver"):
             assert trouble not in log, [line for line in log.splitlines() if trouble in line]
 
 

@@ -93,7 +93,12 @@ async def test_one_bad_row_of_500_is_dead_and_the_other_499_are_stored(stack: St
 async def test_an_event_that_always_deadlocks_pays_in_the_end_and_the_rest_goes_on(stack_of: StackOf) -> None:
     """15. The probe succeeds all the while."""
     application = {"app": "tests.support.serialisation:app", "app_dir": Path(__file__).parents[2]}
-    quick = {"PAUSES_MAX": "3", "DB_RETRY_DELAY": "50ms", "PROBE_INTERVAL": "50ms", "EVENT_RETRY_DELAY": "50ms"}
+    quick = {
+        "DB_ERRORS_PER_EVENT_MAX": "3",
+        "DB_RETRY_DELAY": "50ms",
+        "PROBE_INTERVAL": "50ms",
+        "EVENT_RETRY_DELAY": "50ms",
+    }
     async with stack_of(**application, environment=quick) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("conflicting", id="always"))
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.chaos.judge import Rules
 from oncecast.core.errors import Retry
 from oncecast.core.event import DEFAULT_SOURCE, Event, follow_up_id
@@ -66,7 +66,7 @@ class Surroundings:
     """What handlers know of the run."""
 
     draw: random.Random
-    is_mended: Callable[[], bool]
+    is_edited: Callable[[], bool]
     """Whether flaky events may succeed by now."""
     vanish: Callable[[], object]
     """Ends the process that calls it."""
@@ -81,16 +81,16 @@ class Surroundings:
         way = event.type.rpartition(".")[2]
         if way == "failing":
             raise RuntimeError("told to fail")
-        if way == "flaky" and (not self.is_mended() or self.draw.random() < 0.3):
+        if way == "flaky" and (not self.is_edited() or self.draw.random() < 0.3):
             raise RuntimeError("by chance")
         if way == "killing":
             self.vanish()
             await asyncio.Event().wait()
 
 
-def application(at: Surroundings) -> Listener:
+def application(at: Surroundings) -> App:
     """One for all listeners of a run: it keeps nothing of its own."""
-    app = Listener(GROUP)
+    app = App(GROUP)
 
     @app.on("counted", "flaky", "slow", "failing", "killing", FOLLOWED)
     async def count(event: Event, tx: Transaction) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.ports import Batch
+from oncecast.core.ports import JournalBatch
 from oncecast.http.problems import Problem
 from tests.simulation.application import GROUP
 from tests.simulation.loop import begin, owned_by, sleep
@@ -250,7 +250,7 @@ async def _skip(world: World, action: Action) -> bool:
     world.vanish(producer)
     lost = batches[unread[-1]]
     world.watch.give_up(world.kept[producer.name].name, lost)
-    batches[unread[-1]] = Batch(lost.first_offset, lost.count, lost.at_us, b"[]")
+    batches[unread[-1]] = JournalBatch(lost.first_offset, lost.count, lost.at_us, b"[]")
     return True
 
 
@@ -291,7 +291,7 @@ async def _publish_otherwise(world: World, action: Action) -> bool:
 async def _replay(world: World, action: Action) -> bool:
     """Handlers are mended, and every listener at once is asked to replay all that this may help."""
     await sleep(REPLAY_AFTER_S + action.length_s)
-    world.mend()
+    world.edit()
     dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type.endswith("flaky")]
     alive = [process for process in world.listeners if process.running and process.service is not None]
     for process in (*alive, *alive[:1]):

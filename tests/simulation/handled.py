@@ -10,7 +10,7 @@ from oncecast.core.attempts import FailedAttempt
 from oncecast.core.transaction import Transaction
 from oncecast.testing.memory.client import MemoryTransaction
 from oncecast.testing.memory.journal import Kept
-from oncecast.testing.memory.postgres import Row, Session
+from oncecast.testing.memory.postgres import Session, StoredRow
 from tests.simulation.application import FOLLOWED, follow_up_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Handled:
                 self.violations.append(f"order: two of key {key!r} at a time, by {tx.session.token}")
             self._under_way[key] = [*others, tx.session]
 
-    def _check_order(self, row: Row) -> None:
+    def _check_order(self, row: StoredRow) -> None:
         """Every earlier one of its key in its journal, at the place that it records, has its row.
 
         But none is asked for of what an operator gave up, nor of what a cursor once stood behind: who begins there
@@ -62,7 +62,7 @@ class Handled:
 
     # --- follow-ups -----------------------------------------------------------------------------------------
 
-    def committed(self, session: Session, new: Sequence[Row]) -> None:
+    def committed(self, session: Session, new: Sequence[StoredRow]) -> None:
         """Rows are there; those in `new` were not before."""
         for row in session.rows.values():
             follow_up = follow_up_of(row.type, row.id)
@@ -105,7 +105,7 @@ def _key(id: str) -> str | None:
     return rest.partition(":")[0] if type_.startswith("ordered") else None
 
 
-def _has_place(kept: Kept, row: Row) -> bool:
+def _has_place(kept: Kept, row: StoredRow) -> bool:
     """Whether the journal as it is now has what the row was read from, and not another future."""
     ends = [epoch.first - 1 for epoch in kept.epochs[1:]] + [kept.batches[-1].last_offset if kept.batches else 0]
     return any(epoch.epoch == row.epoch and row.offset <= end for epoch, end in zip(kept.epochs, ends, strict=True))

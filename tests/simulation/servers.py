@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from oncecast.core.errors import Unavailable
-from oncecast.testing.memory.call import Act, Call
+from oncecast.testing.memory.call import Act, ServerCall
 from tests.simulation.loop import begin, owned_by, sleep
 
 LOSS = 0.3
@@ -70,7 +70,7 @@ class Servers:
         del self._thawed[server]
         thawed.set()
 
-    def call_to(self, server: str, client: str, deadline_s: float) -> Call:
+    def call_to(self, server: str, client: str, deadline_s: float) -> ServerCall:
         """How `client` calls `server`: OSError or TimeoutError tell only that it did not hear of its success."""
 
         async def call(act: Act) -> Any:
@@ -102,7 +102,7 @@ class Servers:
         self._on_act()
         return result
 
-    def redis_call(self, client: str, deadline_s: float) -> Call:
+    def redis_call(self, client: str, deadline_s: float) -> ServerCall:
         """As redis-py would: whatever goes wrong, it is Unavailable."""
         call = self.call_to("redis", client, deadline_s)
 

@@ -9,10 +9,10 @@ from oncecast.core.attempts import FailedAttempt
 from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import DEFAULT_SOURCE
-from oncecast.core.ports import Batch
+from oncecast.core.ports import JournalBatch
 from oncecast.core.wire import decode_heads, events_frame, resume_after
 from oncecast.testing.memory import MemoryEvents
-from oncecast.testing.memory.call import Act, Call
+from oncecast.testing.memory.call import Act, ServerCall
 from oncecast.testing.memory.journal import Kept, MemoryJournal
 from oncecast.testing.memory.leases import Lease
 from oncecast.testing.memory.postgres import MemoryPostgres, Session
@@ -42,7 +42,7 @@ class Watch:
         self.given_up: dict[tuple[str, int], str] = {}
         """The same by journal and offset."""
 
-    def ids_of(self, batch: Batch) -> list[str]:
+    def ids_of(self, batch: JournalBatch) -> list[str]:
         """Of its events, in their order; a gap has none."""
         if batch.body not in self._ids:
             heads = decode_heads(events_frame(1, 0, batch.body)) if not batch.is_gap else []
@@ -87,7 +87,7 @@ class Watch:
     def _is_ended(self, id: str) -> bool:
         return f"{DEFAULT_SOURCE}\0{id}" in self._world.postgres.tables.rows
 
-    def over_leases(self, token: str, call: Call) -> Call:
+    def over_leases(self, token: str, call: ServerCall) -> ServerCall:
         """Calls of one holder: they touch nobody else's lease, but to free it, and mark only what has had a row."""
 
         async def watched(act: Act) -> Any:
@@ -122,7 +122,7 @@ class Watch:
         if doubled := [id_ for id_ in session.effects if effects[id_] > 1]:
             self.violations.append(f"doubled: {doubled}")
 
-    def retired(self, kept: Kept, batches: Sequence[Batch]) -> None:
+    def retired(self, kept: Kept, batches: Sequence[JournalBatch]) -> None:
         """Nothing goes before it has a row, unless an operator had the group forgotten."""
         self._world.injected["retention"] += 1
         if GROUP in kept.groups and kept.groups[GROUP].forgotten:
@@ -133,7 +133,7 @@ class Watch:
         if gone:
             self.violations.append(f"retired: {sorted(gone)} had no row")
 
-    def give_up(self, journal: str, batch: Batch) -> None:
+    def give_up(self, journal: str, batch: JournalBatch) -> None:
         """An operator has said so."""
         ids = self.ids_of(batch)
         self._world.tell(f"offsets {batch.first_offset} to {batch.last_offset} are given up")

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from oncecast.chaos.judge import Evidence, Verdict, judge
-from oncecast.core.telemetry import Fact
+from oncecast.core.telemetry import TelemetryEvent
 from oncecast.core.wire import Answer, Ask
 from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.retention import RetentionLimits
 from oncecast.testing.memory import (
-    MemoryDeaths,
+    MemoryCrashLog,
+    MemoryDeadLetters,
     MemoryLeases,
-    MemoryLetters,
     MemoryOutbox,
     MemoryRedis,
 )
@@ -105,7 +105,7 @@ class World:
         self._application = application(
             Surroundings(
                 self.draw,
-                is_mended=lambda: self._is_mended,
+                is_edited=lambda: self._is_mended,
                 vanish=lambda: self.vanish(self.process(owner_name())),
                 entered=self.handled.entered,
                 retried=set(),
@@ -162,7 +162,7 @@ class World:
                 self.loop.call_later(self.draw.choice((0.0, self.draw.uniform(0, 15))), wire.end_up)
         return len(broken)
 
-    def mend(self) -> None:
+    def edit(self) -> None:
         """From now on flaky events succeed more often than not; until then they never do."""
         self._is_mended = True
 
@@ -184,7 +184,7 @@ class World:
                 ring_max_bytes=self._ring_bytes,
                 retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
-            process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", observe=lambda _fact: None)
+            process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", emit=lambda _fact: None)
             begin(process.service.retention.run_for_ever())
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
@@ -222,16 +222,16 @@ class World:
         async def answer(ask: Ask) -> Answer:
             return Answer(id=ask.id, status=404, body="{}")
 
-        def observe(fact: Fact) -> None:
+        def emit(telemetry: TelemetryEvent) -> None:
             if self._told:
-                self.tell(f"{process.name}: {fact}")
+                self.tell(f"{process.name}: {telemetry}")
 
         return ListenerService(
             self._application,
             MemoryLeases(self.redis, token=token, call=redis_call, **ttls),
             WatchedEvents(self, **client),
-            MemoryDeaths(self.postgres, **client),
-            MemoryLetters(self.postgres, **client),
+            MemoryCrashLog(self.postgres, **client),
+            MemoryDeadLetters(self.postgres, **client),
             _Log(),
             MemoryOutbox(self.postgres, **client),
             ListenerSettings(
@@ -239,12 +239,12 @@ class World:
                 group=GROUP,
                 producer_urls=[producer.name for producer in self.producers],
                 window_bytes=self._window_bytes,
-                attempts=AttemptLimits(pauses_max=5, retry_after_max_s=3.0),
-                adopt_handlers=True,
+                attempts=AttemptLimits(db_errors_per_event_max=5, retry_after_max_s=3.0),
+                force_handlers=True,
             ),
             answer,
             self.publishers.relay,
-            observe,
+            emit,
             self.clock,
             dial=self.dial,
         )

@@ -6,9 +6,9 @@ import os
 import re
 import time
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 TABLES = "create table if not exists public.effects (id text primary key, count integer not null);"
 EFFECT = "insert into public.effects values (%s, 1) on conflict (id) do update set count = public.effects.count + 1"

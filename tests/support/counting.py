@@ -5,9 +5,9 @@ import contextlib
 
 import psycopg
 
-from oncecast import Event, Listener, Reject, Transaction
+from oncecast import App, Event, Reject, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 TABLES = """
 create table if not exists public.effects (id text primary key, count integer not null);

@@ -12,9 +12,9 @@ from oncecast.core.conflicts import Conflicts
 from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.ports import EventStore, Outbox
 from oncecast.core.transaction import Transaction
-from oncecast.stores.postgres import Database, PostgresConflicts, PostgresEvents, PostgresLetters, PostgresOutbox
+from oncecast.stores.postgres import Database, PostgresConflicts, PostgresDeadLetters, PostgresEvents, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
-from oncecast.testing.memory import MemoryConflicts, MemoryEvents, MemoryLetters, MemoryOutbox, MemoryPostgres
+from oncecast.testing.memory import MemoryConflicts, MemoryDeadLetters, MemoryEvents, MemoryOutbox, MemoryPostgres
 from oncecast.testing.memory.postgres import EFFECT
 
 
@@ -36,7 +36,7 @@ class Postgres:
         self.outboxes[token] = PostgresOutbox(database)
         self.operated[token] = PostgresConflicts(database)
         await self._ask(f'create table if not exists "{self._schema}".effects (id text)')
-        return PostgresEvents(database), PostgresLetters(database)
+        return PostgresEvents(database), PostgresDeadLetters(database)
 
     async def effect(self, tx: Transaction, id: str) -> None:
         await tx.execute(f'insert into "{self._schema}".effects values (%s)', (id,))
@@ -68,7 +68,7 @@ class Postgres:
     async def conflicts(self) -> list[tuple[str, int]]:
         return await self._ask(f'select id, "offset" from "{self._schema}".conflicts')
 
-    async def letters(self) -> list[str]:
+    async def dead_letters(self) -> list[str]:
         return [id_ for (id_,) in await self._ask(f'select id from "{self._schema}".dead_letters')]
 
     async def lose(self, id: str) -> None:
@@ -98,7 +98,7 @@ class Memory:
         self.operated[token] = MemoryConflicts(self._server, instance=token, token=token)
         return (
             MemoryEvents(self._server, instance=token, token=token),
-            MemoryLetters(self._server, instance=token, token=token),
+            MemoryDeadLetters(self._server, instance=token, token=token),
         )
 
     async def effect(self, tx: Transaction, id: str) -> None:
@@ -129,8 +129,8 @@ class Memory:
     async def conflicts(self) -> list[tuple[str, int]]:
         return [(identity.partition("\0")[2], offset) for identity, _, offset in self._server.tables.conflicts]
 
-    async def letters(self) -> list[str]:
-        return [identity.partition("\0")[2] for identity in self._server.tables.letters]
+    async def dead_letters(self) -> list[str]:
+        return [identity.partition("\0")[2] for identity in self._server.tables.dead_letters]
 
     async def lose(self, id: str) -> None:
         for identity, row in list(self._server.tables.rows.items()):

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from oncecast import Event, Listener, SyncTransaction, Transaction
+from oncecast import App, Event, SyncTransaction, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 TABLES = """
 create table if not exists public.effects (id text primary key, count integer not null);

@@ -3,9 +3,9 @@
 import asyncio
 import os
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 
 @app.on("counted")

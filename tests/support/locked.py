@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 SQL = "update public.stock set free = free - 1 where sku = %s"
 
 

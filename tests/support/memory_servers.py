@@ -8,7 +8,7 @@ from typing import Any
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import Unavailable
-from oncecast.core.telemetry import Fact
+from oncecast.core.telemetry import TelemetryEvent
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.testing.memory import MemoryEvents, MemoryLeases, MemoryPostgres, MemoryRedis
 from oncecast.testing.memory.call import Act, at_once
@@ -47,7 +47,7 @@ class MemoryServers:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.postgres, self.to_postgres = MemoryPostgres(), Link()
         self.redis, self.to_redis = MemoryRedis(clock.monotonic_s), Link()
         self.pauses = 0
@@ -59,12 +59,16 @@ class MemoryServers:
     def lease_gate(self, kind: Callable[..., MemoryLeases]) -> LeaseGate:
         """A gate in front of leases of this kind."""
         leases = kind(self.redis, token="a", lease_ttl_s=LEASE_TTL_S, mark_ttl_s=MARK_TTL_S, call=self.to_redis.call)
-        return LeaseGate(leases, self.clock, lease_ttl_s=LEASE_TTL_S, observe=self.facts.append)
+        return LeaseGate(leases, self.clock, lease_ttl_s=LEASE_TTL_S, emit=self.telemetry_events.append)
 
     def database_gate(self, events: MemoryEvents) -> DatabaseGate:
         """A gate in front of these events."""
         return DatabaseGate(
-            events, self.clock, probe_interval_s=PROBE_INTERVAL_S, paused=self._pause, observe=self.facts.append
+            events,
+            self.clock,
+            probe_interval_s=PROBE_INTERVAL_S,
+            paused=self._pause,
+            emit=self.telemetry_events.append,
         )
 
     def _pause(self) -> None:

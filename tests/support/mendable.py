@@ -1,8 +1,8 @@
 """An application whose orders fail for as long as their article is spelled wrong."""
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 
 @app.on("order")

@@ -20,9 +20,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.telemetry import Fact
+from oncecast.core.telemetry import TelemetryEvent
 from oncecast.embedded.ports import free_port
-from oncecast.http.guard import Guard
+from oncecast.http.guard import OriginGuard
 from oncecast.http.server import UNREAD_TIMEOUT_MS, bind, serve
 from oncecast.journal import SqliteJournal
 from oncecast.producer.app import Producer, ProducerSettings
@@ -95,7 +95,7 @@ def producer_process(folder: Path, **environment: str) -> Iterator[ProducerProce
     assert "Traceback" not in producer.log.read_text(), producer.log.read_text()[-5_000:]
 
 
-def ignore(_fact: Fact) -> None:
+def ignore(_fact: TelemetryEvent) -> None:
     """An observer that nobody listens to."""
 
 
@@ -105,12 +105,12 @@ async def producer_here(
 ) -> AsyncIterator[Address]:
     """A producer that is served by this process, as its own process would."""
     address = Address(free_port())
-    journal = await SqliteJournal.open(folder / "journal.db", SYSTEM_CLOCK, observe=ignore)
+    journal = await SqliteJournal.open(folder / "journal.db", SYSTEM_CLOCK, emit=ignore)
     stop = asyncio.Event()
     try:
         given = ProducerSettings(instance="here", **settings)
-        made = Producer(journal, given, SYSTEM_CLOCK, metrics=bytes, observe=ignore)
-        app = Guard(made.app, bound_host="127.0.0.1")
+        made = Producer(journal, given, SYSTEM_CLOCK, metrics=bytes, emit=ignore)
+        app = OriginGuard(made.app, bound_host="127.0.0.1")
         with bind("127.0.0.1", address.port, unread_timeout_ms=unread_timeout_ms) as listening:
             async with asyncio.TaskGroup() as group:
                 group.create_task(serve(app, listening, stop, SYSTEM_CLOCK, ws_max_bytes=2**20))

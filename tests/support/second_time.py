@@ -1,8 +1,8 @@
 """An application whose handler fails the first time that it sees an event."""
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 seen: set[str] = set()
 
 

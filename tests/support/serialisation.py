@@ -1,8 +1,8 @@
 """An application one of whose events always brings about an error that is the database's."""
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 
 @app.on("conflicting")

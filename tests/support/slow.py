@@ -2,9 +2,9 @@
 
 import asyncio
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
-app = Listener("oncecast")
+app = App("oncecast")
 
 
 @app.on("slow")

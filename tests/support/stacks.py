@@ -50,18 +50,18 @@ class RunningStack(Protocol):
         """All processes, by name."""
 
 
-async def until(fact: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> Any:
+async def until(telemetry: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> Any:
     """The first true answer of `fact`; fails when there is none in time.
 
     The time is counted in looks, so that a machine on which each look takes long gives more of it.
     """
-    answer = await fact()
+    answer = await telemetry()
     for _ in range(round(within_s / WAIT_INTERVAL_S)):
         if answer:
             return answer
         await asyncio.sleep(WAIT_INTERVAL_S)
-        answer = await fact()
-    assert answer, f"{fact.__name__}: still {answer!r} after {within_s} s"
+        answer = await telemetry()
+    assert answer, f"{telemetry.__name__}: still {answer!r} after {within_s} s"
     return answer
 
 

@@ -22,11 +22,11 @@ from oncecast.stores.postgres import (
     Database,
     EventReader,
     PostgresConflicts,
-    PostgresDeaths,
+    PostgresCrashLog,
+    PostgresDeadLetters,
     PostgresEvents,
-    PostgresLetters,
     PostgresOutbox,
-    PostgresUnsent,
+    PostgresUnforwarded,
 )
 from oncecast.stores.postgres.database import Limits
 from tests.support.places import EPOCHS, JOURNAL, arrival
@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
     return _NOW.sub("NOW", value) if isinstance(value, str) and value not in NAMED_TIMES else value
 
 
-def of_handler(found: list[Any]) -> Any:
+def handler_error(found: list[Any]) -> Any:
     """A handler's work with values of every kind, whose answers come to `found`."""
 
     async def work(tx: Transaction) -> None:
@@ -100,7 +100,7 @@ async def _events(database: Database) -> dict[str, Any]:
     handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, None)
 
     async def emitting(tx: OpenTransaction) -> None:
-        await of_handler(found)(tx)
+        await handler_error(found)(tx)
         await tx.take("account=8")
         tx.emitted.extend([b'{"n": 1}', b'{"n": 2}'])
 
@@ -123,42 +123,46 @@ async def _events(database: Database) -> dict[str, Any]:
 
 
 async def _dead(database: Database) -> dict[str, Any]:
-    store, letters, unsent = PostgresEvents(database), PostgresLetters(database), PostgresUnsent(database)
-    await unsent.begin()
-    buried = [(await store.bury(arrival(n), Reject(BACKSLASHES))).outcome.value for n in (7, 8, 9)]
+    store, dead_letters, unforwarded = (
+        PostgresEvents(database),
+        PostgresDeadLetters(database),
+        PostgresUnforwarded(database),
+    )
+    await unforwarded.begin()
+    dead_lettered = [(await store.dead_letter(arrival(n), Reject(BACKSLASHES))).outcome.value for n in (7, 8, 9)]
     refused = arrival(10)
     refused.raw = msgspec.Raw(bytes(refused.raw).replace(b"10}", b'"\\u0000"}'))
-    buried.append((await store.bury(refused, DataRefused("it cannot be stored"))).outcome.value)
+    dead_lettered.append((await store.dead_letter(refused, DataRefused("it cannot be stored"))).outcome.value)
     chosen, one, others = Selection(), Identity("/oncecast", "id-7"), [Identity("/oncecast", "id-8")]
-    first = await letters.newest(chosen, limit=2)
-    claimed = await unsent.claim(10)
-    unfiled = await store.unfiled(10)
-    await store.mark_filed(unfiled)
+    first = await dead_letters.newest(chosen, limit=2)
+    claimed = await unforwarded.claim(10)
+    unlogged = await store.unlogged(10)
+    await store.mark_logged(unlogged)
     found: list[Any] = []
     answers = {
-        "buried": buried,
-        "unfiled": [msgspec.to_builtins(letter) | {"raw": letter.raw} for letter in unfiled],
-        "filed": await store.unfiled(10),
-        "pages": [first, await letters.newest(chosen, limit=2, after=first[-1]["mark"])],
-        "read": await letters.read(Selection(since="2020-01-01T00:00:00Z"), limit=5, max_bytes=10**6),
-        "causes": msgspec.to_builtins(await letters.causes(Selection(error="c:\\TEMP"), limit=5)),
-        "mended": await letters.mend(*one, b'{"n": 0.10}'),
-        "discarded": sorted(await letters.discard(others)),
-        "restored": sorted(await letters.restore(others)),
-        "reset": sorted(await letters.reset(others)),
-        "replayed": await letters.replay(*one, lambda _arrival, tx: of_handler(found)(tx)),
-        "replayed again": await letters.replay(*one, lambda _arrival, tx: of_handler(found)(tx)),
-        "claimed": [letter.id for letter in claimed],
+        "buried": dead_lettered,
+        "unlogged": [msgspec.to_builtins(dead_letter) | {"raw": dead_letter.raw} for dead_letter in unlogged],
+        "filed": await store.unlogged(10),
+        "pages": [first, await dead_letters.newest(chosen, limit=2, after=first[-1]["mark"])],
+        "read": await dead_letters.read(Selection(since="2020-01-01T00:00:00Z"), limit=5, max_bytes=10**6),
+        "causes": msgspec.to_builtins(await dead_letters.causes(Selection(error="c:\\TEMP"), limit=5)),
+        "mended": await dead_letters.edit(*one, b'{"n": 0.10}'),
+        "discarded": sorted(await dead_letters.discard(others)),
+        "restored": sorted(await dead_letters.restore(others)),
+        "reset": sorted(await dead_letters.reset(others)),
+        "replayed": await dead_letters.replay(*one, lambda _arrival, tx: handler_error(found)(tx)),
+        "replayed again": await dead_letters.replay(*one, lambda _arrival, tx: handler_error(found)(tx)),
+        "claimed": [dead_letter.id for dead_letter in claimed],
     }
-    await letters.note_failure(*others[0], ValueError(BACKSLASHES))
-    answers["left"] = await letters.get(*others[0])
-    await unsent.mark_sent(claimed[:1])
-    await unsent.release(claimed[1:])
-    return {**answers, "unsent": await unsent.count()}
+    await dead_letters.note_failure(*others[0], ValueError(BACKSLASHES))
+    answers["left"] = await dead_letters.get(*others[0])
+    await unforwarded.mark_forwarded(claimed[:1])
+    await unforwarded.release(claimed[1:])
+    return {**answers, "unsent": await unforwarded.count()}
 
 
 async def _upkeep(database: Database) -> dict[str, Any]:
-    store, deaths, published = PostgresEvents(database), PostgresDeaths(database), list[bytes]()
+    store, deaths, published = PostgresEvents(database), PostgresCrashLog(database), list[bytes]()
 
     async def publish(events: Sequence[bytes]) -> None:
         published.extend(events)
@@ -175,12 +179,12 @@ async def _upkeep(database: Database) -> dict[str, Any]:
     finally:
         await session.close()
     await store.probe()
-    begun, accused = await deaths.begin_running(), await deaths.accuse(arrival(9))
-    await deaths.acquit(arrival(9))
-    await deaths.end_running()
+    begun, isolated = await deaths.register_process(), await deaths.begin_isolated(arrival(9))
+    await deaths.end_isolated(arrival(9))
+    await deaths.unregister_process()
     return {
         "begun": begun,
-        "accused": accused,
+        "accused": isolated,
         "saved": msgspec.to_builtins(saved),
         "loaded": msgspec.to_builtins(await store.load_cursor(JOURNAL)),
         "gap": msgspec.to_builtins(gap),
@@ -227,7 +231,7 @@ async def _conflicts(database: Database) -> dict[str, Any]:
         "one": await conflicts.get(place),
         "given up": sorted(await conflicts.discard([place])),
         "taken up": sorted(await conflicts.restore([place])),
-        "replayed as another": await conflicts.replay(place, "of-its-own", lambda _one, tx: of_handler(found)(tx)),
+        "replayed as another": await conflicts.replay(place, "of-its-own", lambda _one, tx: handler_error(found)(tx)),
         "done": await conflicts.newest(state="replayed", limit=5),
     }
 
@@ -242,13 +246,13 @@ async def _attempts(database: Database) -> dict[str, Any]:
         "failed": found,
         "retrying": await EventReader(database).retrying(limit=5),
         "inserted without knowing": await store.insert([late[0]]),
-        "processed without knowing": await store.process(late[1], of_handler(found)),
+        "processed without knowing": await store.process(late[1], handler_error(found)),
     }
     late[0].attempts = late[1].attempts = 2
     return {
         **answers,
         "inserted later": await store.insert([late[0]]),
-        "processed later": await store.process(late[1], of_handler(found)),
+        "processed later": await store.process(late[1], handler_error(found)),
         "attempts left": await store.prune_attempts(overdue_s=3600.0),
     }
 

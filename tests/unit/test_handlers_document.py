@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from oncecast import Listener
+from oncecast import App
 from tests.support.documents import blocks
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.mark.parametrize("code", CODE[1:], ids=lambda code: re.findall(r"def (\w+)", code)[-1])
 def test_every_block_is_code_whose_handlers_are_registered(code: str, run: Run) -> None:
     app = run(code)["app"]
-    assert isinstance(app, Listener)
+    assert isinstance(app, App)
     for decorator in re.findall(r"^@app\.on(?:_batch)?\((.*)\)$", code, re.M):
         for type_ in re.findall(r'(?<!=)"([a-z]+\.[a-z*]+)"', decorator):
             assert app.concerns(type_.replace("*", "any")), type_

@@ -16,12 +16,12 @@ import msgspec
 from oncecast import forks
 from oncecast.app.arguments import Arguments, Given
 from oncecast.app.functions import check_function, name_of, written
-from oncecast.app.isolation import RunOptions, apart
+from oncecast.app.isolation import RunOptions, run_isolated
 from oncecast.app.lifespan import Bounds, Lifespan
 from oncecast.app.plan import NOTHING, Handler, Plan, check_place
 from oncecast.app.selectors import selectors_of
 from oncecast.app.threads import Threads, ThreadTransaction
-from oncecast.core.errors import ConfigError, DataInvalid, ProceededTwice
+from oncecast.core.errors import CalledNextTwice, ConfigError, DataInvalid
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.observe.context import handling
@@ -46,11 +46,11 @@ class Call:
     state: Any
 
 
-Proceed = Callable[[], Awaitable[None]]
-Middleware = Callable[[Call, Proceed], Awaitable[None]]
+CallNext = Callable[[], Awaitable[None]]
+Middleware = Callable[[Call, CallNext], Awaitable[None]]
 
 
-class Listener:
+class App:
     """An application: a name and its handlers. The name is that of its group, unless LISTENER_GROUP names another.
 
     `lifespan` is an async generator function (or an `asynccontextmanager`) that yields once, between start and end of
@@ -119,7 +119,7 @@ class Listener:
         """Run the decorated `async def middleware(call, call_next)` around every call of a handler.
 
         The middleware awaits `call_next()` once. An exception of `call_next()` is the outcome of the attempt, unless
-        the middleware swallows it. A second `call_next()` raises ProceededTwice. The middleware defined first is
+        the middleware swallows it. A second `call_next()` raises CalledNextTwice. The middleware defined first is
         outermost.
         """
         if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
@@ -239,7 +239,7 @@ class Listener:
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan, options.abandoned_threads_max)
-        await apart(self._call_in_parent(plan, arrivals, tx, options.check_emitted), options)
+        await run_isolated(self._call_in_parent(plan, arrivals, tx, options.check_emitted), options)
 
     async def _call_in_parent(
         self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
@@ -274,13 +274,13 @@ class Listener:
         events = [_read(a, self._emitter(a, handler, tx, check)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
-        proceed: Proceed = partial(self._run, handler, given)
+        call_next: CallNext = partial(self._run, handler, given)
         if self._middleware:
             call = Call(handler.name, events, tx, self._state)
             for around in reversed(self._middleware):
-                proceed = partial(around, call, _once(proceed, around, handler))
+                call_next = partial(around, call, _once(call_next, around, handler))
         with handling([arrival.id for arrival in arrivals]):
-            await proceed()
+            await call_next()
 
     def _emitter(
         self, arrival: Arrival, handler: Handler, tx: OpenTransaction, check: Callable[[bytes], None] | None
@@ -323,18 +323,18 @@ def _read(arrival: Arrival, emitter: Callable[[Event], Event]) -> Event:
         raise DataInvalid(f"the event's JSON cannot be read: {error}") from error
 
 
-def _once(proceed: Proceed, middleware: Middleware, handler: Handler) -> Proceed:
+def _once(call_next: CallNext, middleware: Middleware, handler: Handler) -> CallNext:
     """`proceed` as `middleware` gets it: a second call fails, rather than to have the handler take effect twice."""
-    proceeded = False
+    called_next = False
 
-    async def proceed_once() -> None:
-        nonlocal proceeded
-        if proceeded:
-            raise ProceededTwice(
+    async def call_next_once() -> None:
+        nonlocal called_next
+        if called_next:
+            raise CalledNextTwice(
                 f"middleware {name_of(middleware)} awaited proceed() twice around handler {handler.name}:"
                 " for another attempt let the error pass, or raise Retry"
             )
-        proceeded = True
-        await proceed()
+        called_next = True
+        await call_next()
 
-    return proceed_once
+    return call_next_once

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.core.event import Event
 from oncecast.core.transaction import Transaction
 
 FAILING = "oncecast.failing"
 
 
-def demonstration() -> Listener:
+def demonstration() -> App:
     """Stores every event; one of type `oncecast.failing` fails for as long as its data says `{"fails": true}`."""
-    app = Listener()
+    app = App()
 
     @app.on(FAILING)
     async def fail_when_told(event: Event, tx: Transaction) -> None:

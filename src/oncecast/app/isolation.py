@@ -38,7 +38,7 @@ class RunOptions:
 
 
 @asynccontextmanager
-async def unless(event: asyncio.Event) -> AsyncIterator[None]:
+async def cancel_on(event: asyncio.Event) -> AsyncIterator[None]:
     """Cut the block short when `event` is set; no error of it comes out then."""
     loop = asyncio.get_running_loop()
 
@@ -59,7 +59,7 @@ async def unless(event: asyncio.Event) -> AsyncIterator[None]:
             raise
 
 
-async def apart(handling: Coroutine[Any, Any, None], options: RunOptions) -> None:
+async def run_isolated(handling: Coroutine[Any, Any, None], options: RunOptions) -> None:
     """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
 
     What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,

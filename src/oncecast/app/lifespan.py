@@ -11,10 +11,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from oncecast.app.isolation import unless
+from oncecast.app.isolation import cancel_on
 from oncecast.app.type_hints import named
 from oncecast.core.errors import ConfigError, OncecastError, StartError
-from oncecast.core.telemetry import LifespanCutShort, Observe
+from oncecast.core.telemetry import Emit, LifespanCutShort
 
 _DATA_MODULES = ("builtins", "typing", "collections", "collections.abc", "datetime", "decimal", "uuid")
 
@@ -25,7 +25,7 @@ class Bounds:
 
     stop: asyncio.Event
     end_within_s: float
-    observe: Observe
+    emit: Emit
 
 
 class Lifespan:
@@ -81,7 +81,7 @@ class Lifespan:
         if bounds is None:
             begun.append(await self._begin(context))
         else:
-            async with unless(bounds.stop):
+            async with cancel_on(bounds.stop):
                 begun.append(await self._begin(context))
         try:
             yield begun[0] if begun else None
@@ -108,7 +108,7 @@ class Lifespan:
             if not deadline.expired():
                 raise
         if deadline.expired():
-            bounds.observe(LifespanCutShort(self._name, bounds.end_within_s))
+            bounds.emit(LifespanCutShort(self._name, bounds.end_within_s))
 
 
 def _may_be_data(wanted: Any) -> bool:

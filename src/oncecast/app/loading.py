@@ -9,12 +9,12 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.demo import demonstration
 from oncecast.core.errors import ConfigError, OncecastError
 
 
-def load_app(target: str | None, app_dir: Path) -> Listener:
+def load_app(target: str | None, app_dir: Path) -> App:
     """The application `module:name`, looked up in `app_dir` too; the demonstration's without a target.
 
     Raises ConfigError for whatever keeps it from being loaded.
@@ -26,8 +26,8 @@ def load_app(target: str | None, app_dir: Path) -> Listener:
         raise ConfigError(f"{target!r} is no application: write module:name, such as shop:app")
     sys.path.insert(0, str(app_dir))
     app = getattr(_import(module_name, app_dir), name, None)
-    if not isinstance(app, Listener):
-        raise ConfigError(f"{target}: {name!r} is no oncecast.Listener of that module")
+    if not isinstance(app, App):
+        raise ConfigError(f"{target}: {name!r} is no oncecast.App of that module")
     return app
 
 

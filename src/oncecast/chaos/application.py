@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.core.event import Event, new_id
 from oncecast.core.transaction import Transaction
 
@@ -19,7 +19,7 @@ EFFECTS = "create table if not exists public.effects (id text primary key, count
 WEIGHTS = {"tick": 840, "counted": 130, "flaky": 10, "slow": 4, "failing": 8, "swallowing": 8}
 """What has a handler must come to less than its listeners can do, with one or two of them down."""
 
-app = Listener("chaos")
+app = App("chaos")
 
 
 def events(draw: random.Random, *, killing_every: int = 0) -> Iterator[Event]:

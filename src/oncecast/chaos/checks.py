@@ -17,7 +17,7 @@ TIMEOUT_MS = 120_000
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedCheck:
     """A check that returned `count` rows; the first of them."""
 
     name: str
@@ -25,7 +25,7 @@ class Failed:
     rows: list[dict[str, str]]
 
 
-async def run_checks(connection: psycopg.AsyncConnection[Any], checks: Mapping[str, str]) -> list[Failed]:
+async def run_checks(connection: psycopg.AsyncConnection[Any], checks: Mapping[str, str]) -> list[FailedCheck]:
     """Those that failed. Each is a transaction of its own that can only read.
 
     Raises ConfigError for one that is no query.
@@ -40,7 +40,7 @@ async def run_checks(connection: psycopg.AsyncConnection[Any], checks: Mapping[s
         if count is None:
             raise ConfigError(f"{CHECKS}[{name!r}] is no query: it returns no rows, not even none")
         if count:
-            failed.append(Failed(name, count, rows))
+            failed.append(FailedCheck(name, count, rows))
     return failed
 
 

@@ -11,11 +11,11 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from oncecast.app.application import Listener
-from oncecast.chaos.checks import Failed
+from oncecast.app.application import App
+from oncecast.chaos.checks import FailedCheck
 from oncecast.chaos.judge import Evidence, identity
 from oncecast.chaos.publishing import Publications
-from oncecast.chaos.stalls import Hurt, Span, blocked, stalls, unexplained_s
+from oncecast.chaos.stalls import Outage, Span, blocked, stalls, unexplained_s
 from oncecast.chaos.subject import Subject
 from oncecast.core.event import follow_up_id
 from oncecast.core.wire import Head
@@ -58,7 +58,7 @@ async def collect(
     subject: Subject,
     publications: Publications,
     ahead: Collection[str],
-    failed: Collection[Failed],
+    failed: Collection[FailedCheck],
 ) -> Evidence:
     """Everything that the judge asks for."""
 
@@ -91,7 +91,7 @@ async def collect(
     )
 
 
-def derived_ids(app: Listener, stored: Collection[tuple[str, str, str]]) -> set[str]:
+def derived_ids(app: App, stored: Collection[tuple[str, str, str]]) -> set[str]:
     """The ids of all follow-ups that handlers can have emitted for events with these sources, ids and types."""
     return {
         follow_up_id(source, id_, app.name, handler.name, index)
@@ -104,7 +104,7 @@ def derived_ids(app: Listener, stored: Collection[tuple[str, str, str]]) -> set[
 async def measure(
     connection: psycopg.AsyncConnection[Any],
     subject: Subject,
-    hurts: Sequence[Hurt],
+    hurts: Sequence[Outage],
     producers: Mapping[str, str],
     listeners: Sequence[str],
     began_s: float,

@@ -16,8 +16,8 @@ import redis.asyncio as redis
 from oncecast.chaos.copies import copy_journal, events_behind, last_offset
 from oncecast.chaos.faults import INSTANT, Fault
 from oncecast.chaos.links import Link
-from oncecast.chaos.publishing import Desk
-from oncecast.chaos.stalls import Hurt
+from oncecast.chaos.publishing import LoadPublisher
+from oncecast.chaos.stalls import Outage
 from oncecast.core.errors import StartError
 from oncecast.embedded import Stack
 from oncecast.embedded.valkey import MAXMEMORY
@@ -26,7 +26,7 @@ RESTART_INTERVAL_S = 0.5
 VALKEY_DEADLINE_S = 1.0
 
 
-class Surgeon:
+class FaultInjector:
     """Does what a plan says. `desks` are the publishers by producer, `not_started(name, error)` hears of failures.
 
     While a journal is copied or put back, `reading` is held: nobody else may have it open.
@@ -36,11 +36,11 @@ class Surgeon:
         self,
         stack: Stack,
         links: Mapping[str, Link],
-        desks: Mapping[str, Desk],
+        desks: Mapping[str, LoadPublisher],
         reading: asyncio.Lock,
         not_started: Callable[[str, str], None],
     ) -> None:
-        self.hurts: list[Hurt] = []
+        self.hurts: list[Outage] = []
         self._stack = stack
         self._links = links
         self._desks = desks
@@ -88,7 +88,7 @@ class Surgeon:
         try:
             yield
         finally:
-            self.hurts.append(Hurt(name, begin_s, time.time()))
+            self.hurts.append(Outage(name, begin_s, time.time()))
 
     # --- processes -----------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class Publications:
     acknowledged: set[str] = field(default_factory=set)
 
 
-class Desk:
+class LoadPublisher:
     """Who publishes `events` to one producer, at `url`: each batch again and again, the same, until it is taken."""
 
     def __init__(self, url: str, publications: Publications, *, events_per_s: float, events: Iterator[Event]) -> None:

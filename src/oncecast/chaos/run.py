@@ -15,12 +15,12 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from oncecast.chaos.checks import Failed, run_checks
+from oncecast.chaos.checks import FailedCheck, run_checks
 from oncecast.chaos.evidence import Waits, collect, measure, record_emissions
 from oncecast.chaos.faults import CRASH, KINDS, Fault, only, plan
-from oncecast.chaos.injection import Surgeon
+from oncecast.chaos.injection import FaultInjector
 from oncecast.chaos.judge import Verdict, judge
-from oncecast.chaos.publishing import Desk, Publications
+from oncecast.chaos.publishing import LoadPublisher, Publications
 from oncecast.chaos.subject import KILLING_EVERY_S, Subject, own
 from oncecast.chaos.system import System, running
 from oncecast.chaos.watching import CursorWatch
@@ -32,7 +32,7 @@ DRAIN_DEADLINE_S = 180.0
 """So long after the last event has ended; a busy machine may take its time for a backlog."""
 LOOK_INTERVAL_S = 0.5
 REPLAY_INTERVAL_S = 2.0
-REPLAY_LETTERS = 20
+REPLAYED_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +52,14 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class ChaosReport:
     """What a run found."""
 
     app: str
     seed: int
     faults: int
     verdict: Verdict
-    failed_checks: Sequence[Failed]
+    failed_checks: Sequence[FailedCheck]
     """Of the application's own."""
     looked_at: int
     """Events that were found behind a cursor, while the run went on."""
@@ -83,7 +83,7 @@ Tell = Callable[[str, dict[str, Any]], None]
 """Hears what happens: its name, and what belongs to it."""
 
 
-async def run(folder: Path, settings: Settings, tell: Tell, *, temporary: bool) -> Report:
+async def run(folder: Path, settings: Settings, tell: Tell, *, temporary: bool) -> ChaosReport:
     """One run in `folder`. Raises StartError where the system does not start, ConfigError for unknown targets."""
     subject = settings.subject or _own(settings)
     sizes = {"listeners": settings.listeners, "producers": settings.producers}
@@ -129,7 +129,7 @@ class _Run:
         self._ended = asyncio.Event()
         self._reading = asyncio.Lock()
         self._desks = {
-            name: Desk(
+            name: LoadPublisher(
                 system.publish_url(name),
                 self._publications,
                 events_per_s=settings.events_per_s / settings.producers,
@@ -137,7 +137,7 @@ class _Run:
             )
             for index, name in enumerate(self._stack.producers)
         }
-        self._surgeon = Surgeon(
+        self._surgeon = FaultInjector(
             self._stack,
             system.links,
             self._desks,
@@ -145,7 +145,7 @@ class _Run:
             lambda name, error: tell("not started", {"name": name, "error": error}),
         )
 
-    async def run(self, faults: Sequence[Fault]) -> Report:
+    async def run(self, faults: Sequence[Fault]) -> ChaosReport:
         self._names = await self._journal_names()
         journals = {name: self._stack.folder(producer) / "journal.db" for name, producer in self._names.items()}
         watch = CursorWatch(
@@ -212,9 +212,9 @@ class _Run:
     async def _replay(self, client: httpx2.AsyncClient, url: str) -> None:
         for pattern in self._subject.replayed:
             exactly = {} if pattern.endswith("*") else {"type": pattern}
-            answer = await client.get(url, params={"limit": REPLAY_LETTERS, **exactly})
-            letters = msgspec.json.decode(answer.content).get("dead_letters", [])
-            events = [{"id": letter["id"], "source": letter["source"]} for letter in letters]
+            answer = await client.get(url, params={"limit": REPLAYED_AT_ONCE, **exactly})
+            dead_letters = msgspec.json.decode(answer.content).get("dead_letters", [])
+            events = [{"id": dead_letter["id"], "source": dead_letter["source"]} for dead_letter in dead_letters]
             if not events:
                 continue
             twice = (client.post(f"{url}/replay", json={"events": events}) for _ in range(2))
@@ -259,7 +259,7 @@ class _Run:
         journals = [(await client.get(f"{url}/health")).json()["journal"] for url in self._stack.publish_urls]
         return {journal["name"]: journal["last"] for journal in journals}
 
-    async def _report(self, faults: int, watch: CursorWatch, drained_in_s: float | None) -> Report:
+    async def _report(self, faults: int, watch: CursorWatch, drained_in_s: float | None) -> ChaosReport:
         async with (
             httpx2.AsyncClient(trust_env=False, timeout=5.0) as client,
             await _connect(self._stack) as connection,
@@ -267,7 +267,7 @@ class _Run:
             await watch.look(client)
             failed = await run_checks(connection, self._subject.checks)
             evidence = await collect(connection, self._subject, self._publications, watch.ahead, failed)
-            return Report(
+            return ChaosReport(
                 app=self._subject.target,
                 seed=self._settings.seed,
                 faults=faults,

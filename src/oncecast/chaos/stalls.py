@@ -14,7 +14,7 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Hurt:
+class Outage:
     """The process or link `name` did not do its work from `begin_s` to `end_s`."""
 
     name: str
@@ -38,7 +38,7 @@ def stalls(events: Iterable[Span]) -> list[Span]:
     return found
 
 
-def blocked(hurts: Sequence[Hurt], producer: str, listeners: Collection[str]) -> list[Span]:
+def blocked(hurts: Sequence[Outage], producer: str, listeners: Collection[str]) -> list[Span]:
     """When no event of `producer` could get anywhere: it, PostgreSQL, or every listener was out of the way."""
 
     def of(*names: str, after_s: float = 0.0) -> list[Span]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.chaos import application
 from oncecast.chaos.judge import OWN_RULES, Rules
 from oncecast.core.errors import ConfigError
@@ -38,7 +38,7 @@ Draw = Callable[[random.Random], Iterator[Event]]
 class Subject:
     """An application, and how a run goes about it."""
 
-    app: Listener
+    app: App
     target: str
     """What listeners are told: `module:name`, found in `app_dir`."""
     app_dir: Path | None = None
@@ -73,7 +73,7 @@ def own(*, killing_every: int = 0) -> Subject:
     )
 
 
-def of_user(app: Listener, module: ModuleType, target: str, app_dir: Path, file: Path | None) -> Subject:
+def of_user(app: App, module: ModuleType, target: str, app_dir: Path, file: Path | None) -> Subject:
     """A user's application, of what stands beside it in its module; its events from `file` if that is given.
 
     Raises ConfigError for what cannot be used.

@@ -98,7 +98,7 @@ def listener(
     app_dir
         The folder of APP's module, unless it is installed.
     reload
-        Restart when a .py file in that folder changes; for development. Implies ADOPT_HANDLERS=1.
+        Restart when a .py file in that folder changes; for development. Implies FORCE_HANDLERS=1.
     port
         The port of the HTTP API, health and metrics. [PORT, 3001]
     host
@@ -152,7 +152,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 @cache
 def _register() -> None:
     from oncecast.cli import chaos, conflicts, journal_file, migrate, operate
-    from oncecast.cli.dead_letters import show as letters
+    from oncecast.cli.dead_letters import show as dead_letters
     from oncecast.cli.events import publish
     from oncecast.cli.events import retrying as events
     from oncecast.cli.stack import commands as stack
@@ -167,7 +167,7 @@ def _register() -> None:
     for command_of_events in (publish.send, publish.tail):
         app.command(command_of_events, group="Events")
     app.command(events.app)
-    app.command(letters.app)
+    app.command(dead_letters.app)
     app.command(conflicts.app)
     app.command(operate.groups)
     app.command(operate.journal)

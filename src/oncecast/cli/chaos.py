@@ -21,7 +21,7 @@ from oncecast.cli.stack.commands import until_signal
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from oncecast.chaos.run import Report
+    from oncecast.chaos.run import ChaosReport
     from oncecast.chaos.subject import Subject
 
 INTERRUPTED_STATUS = 130
@@ -112,7 +112,7 @@ def chaos(
     output.note(
         f"seed {settings.seed}: {seconds:g} s, {listeners} listeners, {producers} producers, {rate:g} events/s"
     )
-    reports: list[Report] = []
+    reports: list[ChaosReport] = []
 
     async def work(folder: Path, teller: _Teller) -> None:
         reports.append(await run(folder, settings, teller.tell, temporary=data is None))
@@ -209,7 +209,7 @@ def _told(what: str, about: dict[str, Any]) -> str:
     return f"{what} " + ", ".join(f"{name} {output.cell(value)}" for name, value in about.items())
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+def _print(report: ChaosReport, *, as_json: bool) -> None:
     if as_json:
         output.json(report.as_dict())
         return

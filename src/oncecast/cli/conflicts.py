@@ -20,13 +20,13 @@ from oncecast.core.errors import ConfigError
 from oncecast.core.event import Cursor
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 PATH = "/api/conflicts"
 PAGE = 1_000
 REPLAYED_AT_ONCE = 10
 CHANGED_AT_ONCE = 500
-TOLD_FAILURES = 20
+FAILURES_SHOWN = 20
 
 app = App(
     name="conflicts",
@@ -211,7 +211,7 @@ def restore(
         return _change(asked, "restore", chosen, as_json=output.wants_json(json))
 
 
-def _all(asked: Operator, **filters: str | None) -> Iterator[dict[str, Any]]:
+def _all(asked: AdminClient, **filters: str | None) -> Iterator[dict[str, Any]]:
     """All conflicts of these filters, newest first, page by page."""
     mark: str | None = None
     while True:
@@ -223,7 +223,7 @@ def _all(asked: Operator, **filters: str | None) -> Iterator[dict[str, Any]]:
 
 
 def _chosen(
-    asked: Operator, cursors: Sequence[str], state: str, *, all: bool, id: str | None, source: str | None
+    asked: AdminClient, cursors: Sequence[str], state: str, *, all: bool, id: str | None, source: str | None
 ) -> list[str]:
     """The cursors that a command is about, each journal's in its order. Raises ConfigError."""
     filtered = all or id is not None or source is not None
@@ -264,7 +264,7 @@ def _confirm(number: int) -> None:
         raise ConfigError("nothing is discarded")
 
 
-def _change(asked: Operator, what: str, cursors: Sequence[str], *, as_json: bool) -> int:
+def _change(asked: AdminClient, what: str, cursors: Sequence[str], *, as_json: bool) -> int:
     done, failures = 0, []
     for part in _parts(cursors, CHANGED_AT_ONCE):
         answer = asked.ask("POST", f"{PATH}/{what}", body=msgspec.json.encode({"cursors": part}))
@@ -272,9 +272,9 @@ def _change(asked: Operator, what: str, cursors: Sequence[str], *, as_json: bool
         failures += answer["not_done"]
     changed = f"{what.removesuffix('e')}ed"
     if as_json:
-        output.json({changed: done, f"not_{changed}": len(failures), "failures": failures[:TOLD_FAILURES]})
+        output.json({changed: done, f"not_{changed}": len(failures), "failures": failures[:FAILURES_SHOWN]})
     else:
-        for failure in failures[:TOLD_FAILURES]:
+        for failure in failures[:FAILURES_SHOWN]:
             output.note(f"{failure['cursor']}: {failure['error']}")
         output.line(f"{done:,} conflict{'' if done == 1 else 's'} {changed}.")
     return 1 if failures else 0

@@ -59,10 +59,10 @@ def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
     """
     from oncecast.journal.file import damages
     from oncecast.journal.file import skip as skip_damage
-    from oncecast.journal.place import Place
+    from oncecast.journal.place import JournalPlace
 
     _must_exist(file)
-    place = Place(file)
+    place = JournalPlace(file)
     try:
         with _opened(file, read_only=False) as connection:
             damage = next((damage for damage in damages(connection) if damage == (first, last)), None)

@@ -19,14 +19,14 @@ from oncecast.core.durations import duration_s
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 PRUNE_DEADLINE_S = 330.0
 
-Producer = Annotated[
+ProducerOption = Annotated[
     str | None, Parameter(help="The URL of the producer; by default that of the stack, else http://localhost:8080.")
 ]
-Listener = Annotated[
+ListenerOption = Annotated[
     str | None, Parameter(help="The URL of the listener; by default one of the stack, else http://localhost:3001.")
 ]
 Either = Annotated[
@@ -46,29 +46,31 @@ groups = App(name="groups", group="Operations", help="List and forget the groups
 
 
 @contextmanager
-def operator(kind: str, given: str | None, data: Path) -> Iterator[Operator]:
+def operator(kind: str, given: str | None, data: Path) -> Iterator[AdminClient]:
     """Whom to ask: as given, else the stack's, else the usual address.
 
     ADMIN_TOKEN is shown to it, or where that is not set, SUBSCRIBE_TOKEN, which will do for reading.
     """
-    from oncecast.client.admin import Operator, Refused  # httpx2 takes a tenth of a second to import
+    from oncecast.client.admin import AdminClient, AdminRefused  # httpx2 takes a tenth of a second to import
 
     token, told = secret("ADMIN_TOKEN"), "it was shown ADMIN_TOKEN, which it does not know"
     if token is None:
         token, told = secret("SUBSCRIBE_TOKEN"), "it was shown SUBSCRIBE_TOKEN, since ADMIN_TOKEN is not set here"
     if token is None:
         told = "neither ADMIN_TOKEN nor SUBSCRIBE_TOKEN is set here"
-    with Operator(stack_file.addresses(kind, given, data), token=token) as found:
+    with AdminClient(stack_file.addresses(kind, given, data), token=token) as found:
         try:
             yield found
-        except Refused as refused:
+        except AdminRefused as refused:
             if refused.status != HTTPStatus.UNAUTHORIZED:
                 raise
-            raise Refused(f"{refused}; {told}", refused.status) from None
+            raise AdminRefused(f"{refused}; {told}", refused.status) from None
 
 
 @groups.command(name="list")
-def list_(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+def list_(
+    *, producer: ProducerOption = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None
+) -> None:
     """List the groups, their progress, and whether they hold events back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/groups")["groups"]
@@ -85,7 +87,12 @@ def list_(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAU
 
 @groups.command
 def forget(
-    name: str, /, *, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None
+    name: str,
+    /,
+    *,
+    producer: ProducerOption = None,
+    data: stack_file.Data = stack_file.DEFAULT_DATA,
+    json: Json = None,
 ) -> None:
     """Stop keeping events for the group NAME. If it returns, the deleted events are recorded as a gap.
 
@@ -103,7 +110,9 @@ def forget(
 
 
 @journal.default
-def show(*, producer: Producer = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None) -> None:
+def show(
+    *, producer: ProducerOption = None, data: stack_file.Data = stack_file.DEFAULT_DATA, json: Json = None
+) -> None:
     """Show the journal of a producer: its offsets, its size, and the group that holds events back."""
     with operator("producer", producer, data) as producer_:
         found = producer_.ask("GET", "/api/journal")
@@ -132,7 +141,7 @@ def prune(
     *,
     older_than: str,
     dry_run: bool = False,
-    listener: Listener = None,
+    listener: ListenerOption = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:

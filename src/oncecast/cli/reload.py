@@ -29,7 +29,7 @@ async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | No
         command=[sys.executable, "-P", "-m", "oncecast", "listener", target, f"--app-dir={app_dir}", *given],
         folder=Path.cwd(),
         # Without a handler that the group has had it would stand by, and one that is taken away is meant.
-        environment={"PYTHONUNBUFFERED": "1", **os.environ, "ADOPT_HANDLERS": "1"},
+        environment={"PYTHONUNBUFFERED": "1", **os.environ, "FORCE_HANDLERS": "1"},
         log=None,
     )
 

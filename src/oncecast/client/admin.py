@@ -17,7 +17,7 @@ CONNECT_DEADLINE_S = 5.0
 ANSWER_DEADLINE_S = 60.0
 
 
-class Refused(ProducerRefused):
+class AdminRefused(ProducerRefused):
     """The other side refuses, and says why; `status` is that of HTTP."""
 
     def __init__(self, reason: str, status: int) -> None:
@@ -25,7 +25,7 @@ class Refused(ProducerRefused):
         self.status = status
 
 
-class Operator:
+class AdminClient:
     """Asks the first of `addresses` that can be reached, and then stays with it. A context manager."""
 
     def __init__(self, addresses: Sequence[str], *, token: str | None = None) -> None:
@@ -33,7 +33,7 @@ class Operator:
         self._headers = authorization(token)
         self._client = httpx2.Client(**http_options(self._left[0], self._headers))
 
-    def __enter__(self) -> Operator:
+    def __enter__(self) -> AdminClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,4 +85,4 @@ class Operator:
         if answer.is_success and content is not None:
             return content
         detail = content.get("detail") if isinstance(content, dict) else None
-        raise Refused(f"{self.address} refuses: {detail or f'HTTP {answer.status_code}'}", answer.status_code)
+        raise AdminRefused(f"{self.address} refuses: {detail or f'HTTP {answer.status_code}'}", answer.status_code)

@@ -19,7 +19,7 @@ _AGAIN_STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504, 507))
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Acknowledged:
     """The events are on the producer's disk; `receipts` are the undecoded JSON of their ids and cursors."""
 
     count: int
@@ -83,7 +83,7 @@ _decode_receipts = msgspec.json.Decoder(list[_Receipt]).decode
 _decode_problem = msgspec.json.Decoder(_Problem).decode
 
 
-def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, sent: int) -> Accepted | Refusal | Later:
+def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, sent: int) -> Acknowledged | Refusal | Later:
     """What the answer to a request with `sent` events means; `headers` finds names in any case."""
     if status == 202:
         return _read_acknowledgement(body, sent)
@@ -110,14 +110,14 @@ def _is_producers(problem: _Problem, status: int, content_type: str) -> bool:
     return media_type == PROBLEM_TYPE and problem.status == status and bool(problem.detail) and not problem.type
 
 
-def _read_acknowledgement(body: bytes, sent: int) -> Accepted | Refusal:
+def _read_acknowledgement(body: bytes, sent: int) -> Acknowledged | Refusal:
     try:
         acknowledgement = _decode_acknowledgement(body)
     except (msgspec.MsgspecError, RecursionError):
         return Refusal(202, "the acknowledgement cannot be read: is it a producer that answers?")
     if acknowledgement.accepted != sent:
         return Refusal(202, f"{sent} events were sent, {acknowledgement.accepted} acknowledged")
-    return Accepted(sent, acknowledgement.events)
+    return Acknowledged(sent, acknowledgement.events)
 
 
 def _read_problem(body: bytes) -> _Problem:

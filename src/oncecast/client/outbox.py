@@ -15,7 +15,7 @@ from oncecast.core.event import Event, encode, new_id
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SendBatch:
     """Events as JSON objects, and the number of each in what the caller gave: its place, or its line."""
 
     events: list[bytes]
@@ -27,7 +27,7 @@ class Batch:
         return b"[" + b",".join(self.events) + b"]"
 
 
-class Outbox:
+class SendQueue:
     """Holds up to `events_max` events or `bytes_max` bytes, and what was added last beyond that."""
 
     __slots__ = ("_bytes", "_bytes_max", "_ended", "_events", "_events_max", "_filled", "_numbers", "_room")
@@ -51,7 +51,7 @@ class Outbox:
         self._bytes += sum(map(len, events))
         self._note()
 
-    async def take(self) -> Batch | None:
+    async def take(self) -> SendBatch | None:
         """Wait for events, and take at most a full batch of them; None when they have ended."""
         while not self._events:
             if self._ended:
@@ -60,7 +60,7 @@ class Outbox:
         count = min(len(self._events), self._events_max)
         if self._bytes > self._bytes_max:
             count = that_fit(self._events[:count], self._bytes_max)
-        batch = Batch(self._events[:count], self._numbers[:count])
+        batch = SendBatch(self._events[:count], self._numbers[:count])
         del self._events[:count], self._numbers[:count]
         self._bytes -= sum(map(len, batch.events))
         self._note()

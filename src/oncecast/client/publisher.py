@@ -13,9 +13,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Self
 
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
-from oncecast.client.outbox import Outbox, check_several, encode_event
+from oncecast.client.outbox import SendQueue, check_several, encode_event
 from oncecast.client.singles import Singles
-from oncecast.client.transport import Courier, RequestTimes
+from oncecast.client.transport import HttpTransport, RequestTimes
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
 from oncecast.core.event import Cursor, Event
@@ -28,7 +28,7 @@ REQUEST_TIMES = RequestTimes()
 _log = logging.getLogger("oncecast.publisher")
 
 EventLike = Event | Mapping[str, Any]
-Lines = AsyncIterable[tuple[Sequence[bytes], Sequence[int]]]
+NdjsonLines = AsyncIterable[tuple[Sequence[bytes], Sequence[int]]]
 
 
 class Publisher:
@@ -76,10 +76,10 @@ class Publisher:
         self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._courier, self._singles = self._connections()
+        self._transport, self._singles = self._connections()
 
-    def _connections(self) -> tuple[Courier, Singles]:
-        courier = Courier(
+    def _connections(self) -> tuple[HttpTransport, Singles]:
+        transport = HttpTransport(
             self._url,
             self._clock,
             token=self._token,
@@ -89,13 +89,13 @@ class Publisher:
             id_at=self._id_at,
         )
         singles = Singles(
-            courier,
+            transport,
             deadline_s=self._deadline_s,
             events_max=self._batch_events_max,
             bytes_max=self._batch_bytes_max,
             requests_max=self._requests_max,
         )
-        return courier, singles
+        return transport, singles
 
     def _bind(self) -> None:
         """Make new connections for a new event loop: those of one that has ended are of no use."""
@@ -107,7 +107,7 @@ class Publisher:
         if self._loop is not None:
             if self._loop.is_running():
                 raise RuntimeError("another running event loop uses this Publisher: use SyncPublisher for threads")
-            self._courier, self._singles = self._connections()
+            self._transport, self._singles = self._connections()
         self._loop = loop
 
     async def __aenter__(self) -> Self:
@@ -121,7 +121,7 @@ class Publisher:
         self._closed = True
         if self._loop in (None, asyncio.get_running_loop()):
             await self._singles.aclose()
-            await self._courier.aclose()
+            await self._transport.aclose()
 
     async def publish(self, event: EventLike) -> Cursor:
         """Publish one event, and return its place in the journal once it is on the producer's disk.
@@ -151,7 +151,7 @@ class Publisher:
         return await self._publish_all(lambda outbox: _fill(outbox, events), in_order=in_order)
 
     async def publish_json(
-        self, lines: Lines, on_accepted: Callable[[int], None] | None = None, *, in_order: bool = True
+        self, lines: NdjsonLines, on_accepted: Callable[[int], None] | None = None, *, in_order: bool = True
     ) -> int:
         """Publish events that are JSON already, without decoding them: `oncecast send` uses this.
 
@@ -160,7 +160,7 @@ class Publisher:
         `publish_many`.
         """
 
-        async def fill(outbox: Outbox) -> None:
+        async def fill(outbox: SendQueue) -> None:
             async for events, numbers in lines:
                 await outbox.add(events, numbers)
 
@@ -168,13 +168,13 @@ class Publisher:
 
     async def _publish_all(
         self,
-        fill: Callable[[Outbox], Awaitable[None]],
+        fill: Callable[[SendQueue], Awaitable[None]],
         on_accepted: Callable[[int], None] | None = None,
         *,
         in_order: bool,
     ) -> int:
         self._bind()
-        outbox = Outbox(events_max=self._batch_events_max, bytes_max=self._batch_bytes_max)
+        outbox = SendQueue(events_max=self._batch_events_max, bytes_max=self._batch_bytes_max)
         accepted = 0
         failure: PublishRefused | NotAcknowledged | None = None
 
@@ -186,7 +186,7 @@ class Publisher:
             nonlocal accepted, failure
             while (batch := await outbox.take()) is not None:
                 try:
-                    count = (await self._courier.deliver(batch)).count
+                    count = (await self._transport.deliver(batch)).count
                 except (PublishRefused, NotAcknowledged) as error:
                     failure = failure or error
                     reader.cancel()
@@ -209,7 +209,7 @@ class Publisher:
         return accepted
 
 
-async def _fill(outbox: Outbox, events: Iterable[EventLike] | AsyncIterable[EventLike]) -> None:
+async def _fill(outbox: SendQueue, events: Iterable[EventLike] | AsyncIterable[EventLike]) -> None:
     number = 0
     if isinstance(events, AsyncIterable):
         async for event in events:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import msgspec
 
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
-from oncecast.client.outbox import Batch, that_fit
-from oncecast.client.transport import ABOUT_THE_BODY, Courier
+from oncecast.client.outbox import SendBatch, that_fit
+from oncecast.client.transport import ABOUT_THE_BODY, HttpTransport
 from oncecast.core.event import Cursor
 
 
@@ -30,9 +30,9 @@ class Singles:
     """Takes events, and gives each its cursor or its own error."""
 
     def __init__(
-        self, courier: Courier, *, deadline_s: float, events_max: int, bytes_max: int, requests_max: int
+        self, transport: HttpTransport, *, deadline_s: float, events_max: int, bytes_max: int, requests_max: int
     ) -> None:
-        self._courier = courier
+        self._transport = transport
         self._deadline_s = deadline_s
         self._events_max = events_max
         self._bytes_max = bytes_max
@@ -57,7 +57,7 @@ class Singles:
         except (TimeoutError, asyncio.CancelledError) as error:
             self._forsake(single)
             if isinstance(error, TimeoutError):
-                raise NotAcknowledged(self._courier.reason, deadline_s=self._deadline_s) from None
+                raise NotAcknowledged(self._transport.reason, deadline_s=self._deadline_s) from None
             raise
 
     async def aclose(self) -> None:
@@ -109,9 +109,9 @@ class Singles:
     async def _deliver(self, singles: list[_Single]) -> None:
         """Give each of them its outcome."""
         while singles:
-            batch = Batch([single.event for single in singles], range(1, len(singles) + 1))
+            batch = SendBatch([single.event for single in singles], range(1, len(singles) + 1))
             try:
-                accepted = await self._courier.deliver(batch)
+                accepted = await self._transport.deliver(batch)
                 cursors = accepted.cursors()
             except PublishRefused as refused:
                 singles = await self._take_out(refused, singles)

@@ -48,7 +48,7 @@ OnDisconnect = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class BroadcastEvent:
     """An event as it was broadcast: its place, when the journal took it (Unix time in µs), its JSON."""
 
     cursor: Cursor
@@ -90,7 +90,7 @@ class Tail:
         self._after = Cursor("", 0) if earliest else after
         self._epochs: Sequence[Epoch] = [Epoch(after.epoch, 1)] if after else []
 
-    async def __aiter__(self) -> AsyncGenerator[Received, None]:
+    async def __aiter__(self) -> AsyncGenerator[BroadcastEvent, None]:
         attempt = 1
         while True:
             began_s = self._clock.monotonic_s()
@@ -153,7 +153,7 @@ class Tail:
         async with asyncio.timeout(DEADLINE_S):
             await connection.send(encode(resume), text=True)
 
-    async def _read(self, connection: ClientConnection) -> AsyncIterator[Received]:
+    async def _read(self, connection: ClientConnection) -> AsyncIterator[BroadcastEvent]:
         """Events until the connection ends, in order; each frame's credit goes back when it was consumed."""
         while True:
             text = await connection.recv(decode=False)
@@ -166,7 +166,7 @@ class Tail:
             for offset, raw in enumerate(frame.events, frame.offset):
                 if self._after is None or offset > self._after.offset:
                     self._after = self._cursor(offset)
-                    yield Received(self._after, frame.at, bytes(raw))
+                    yield BroadcastEvent(self._after, frame.at, bytes(raw))
             async with asyncio.timeout(DEADLINE_S):
                 await connection.send(encode(Credit(len(text))), text=True)
 

@@ -14,10 +14,10 @@ import httpx2
 import msgspec
 
 from oncecast.client.address import authorization, publish_url, shown
-from oncecast.client.answers import Accepted, Later, Refusal, read_answer
+from oncecast.client.answers import Acknowledged, Later, Refusal, read_answer
 from oncecast.client.connecting import http_options, http_proxy
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
-from oncecast.client.outbox import Batch
+from oncecast.client.outbox import SendBatch
 from oncecast.core.clock import Clock
 from oncecast.core.event import new_id
 from oncecast.core.retry import Backoff
@@ -38,7 +38,7 @@ class RequestTimes:
     retry: Backoff = Backoff(base_s=0.2, max_s=5.0)
 
 
-class Courier:
+class HttpTransport:
     """Posts to the producer at `url`; calls `on_trouble(reason)` once when requests begin to fail.
 
     `id_at` are the JSON Pointers to the ids of bare events; by default it is their member `id`.
@@ -85,7 +85,7 @@ class Courier:
         self._closed = True
         await self._http.aclose()
 
-    async def deliver(self, batch: Batch) -> Accepted:
+    async def deliver(self, batch: SendBatch) -> Acknowledged:
         """Post the batch until it is acknowledged. Raises PublishRefused, NotAcknowledged, PublisherClosed."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._deadline_s
@@ -95,7 +95,7 @@ class Courier:
         attempt, reason = 1, ""
         while True:
             match await self._post(body, headers, len(batch.events), deadline_s):
-                case Accepted() as accepted:
+                case Acknowledged() as accepted:
                     self._trouble = ""
                     return accepted
                 case Refusal() as refusal:
@@ -112,7 +112,7 @@ class Courier:
 
     async def _post(
         self, body: bytes, headers: dict[str, str], sent: int, deadline_s: float
-    ) -> Accepted | Refusal | Later:
+    ) -> Acknowledged | Refusal | Later:
         try:
             async with asyncio.timeout_at(deadline_s) as patience, self._turns:
                 if self._closed:
@@ -132,7 +132,7 @@ class Courier:
         if not known:
             self._on_trouble(reason)
 
-    def _refused(self, refusal: Refusal, batch: Batch) -> PublishRefused:
+    def _refused(self, refusal: Refusal, batch: SendBatch) -> PublishRefused:
         index = refusal.index
         if index is None and refusal.status in ABOUT_THE_BODY:
             alone = refusal.by_producer and refusal.status == TOO_LARGE and len(batch.events) == 1

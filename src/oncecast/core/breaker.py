@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class State(Enum):
+class BreakerState(Enum):
     """`closed` lets calls pass, `open` none, `half-open` one probe at a time."""
 
     CLOSED = "closed"
@@ -24,35 +24,35 @@ class Breaker:
 
     threshold: int
     probe_interval_s: float
-    state: State = State.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     failures: int = 0
     probe_at_s: float = 0.0
 
     @property
     def is_closed(self) -> bool:
         """Whether calls pass freely."""
-        return self.state is State.CLOSED
+        return self.state is BreakerState.CLOSED
 
     def allows(self, now_s: float) -> bool:
         """Whether a call may go out now. Where it was open and a probe is due, this call *is* the probe."""
-        if self.state is State.OPEN and now_s >= self.probe_at_s:
-            self.state = State.HALF_OPEN
+        if self.state is BreakerState.OPEN and now_s >= self.probe_at_s:
+            self.state = BreakerState.HALF_OPEN
             return True
-        return self.state is State.CLOSED
+        return self.state is BreakerState.CLOSED
 
     def succeeded(self) -> bool:
         """A call succeeded; returns whether that closed the breaker."""
-        closed_now = self.state is not State.CLOSED
-        self.state, self.failures = State.CLOSED, 0
+        closed_now = self.state is not BreakerState.CLOSED
+        self.state, self.failures = BreakerState.CLOSED, 0
         return closed_now
 
     def failed(self, now_s: float) -> bool:
         """A call failed; returns whether that opened the breaker (a failed probe opens nothing anew)."""
         self.failures += 1
-        was_closed = self.state is State.CLOSED
+        was_closed = self.state is BreakerState.CLOSED
         if was_closed and self.failures < self.threshold:
             return False
-        if self.state is not State.OPEN:
+        if self.state is not BreakerState.OPEN:
             self.probe_at_s = now_s + self.probe_interval_s
-        self.state = State.OPEN
+        self.state = BreakerState.OPEN
         return was_closed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from hashlib import sha256
 
-from oncecast.core.dead_letters import CAUSE_LETTERS
+from oncecast.core.dead_letters import CAUSE_CHARS
 
 _VALUE = re.compile(r"""=('[^']*'|"[^"]*"|\([^)]*\))""")
 _WITH_DIGIT = re.compile(r"[A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]*([.:,][A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]*)*")
@@ -22,4 +22,4 @@ def error_pattern(error: str) -> str:
 
 def cause_of(error: str) -> str:
     """Return the short name of the cause of `error`."""
-    return sha256(error_pattern(error).encode()).hexdigest()[:CAUSE_LETTERS]
+    return sha256(error_pattern(error).encode()).hexdigest()[:CAUSE_CHARS]

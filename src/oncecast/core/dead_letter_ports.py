@@ -42,7 +42,7 @@ class Cause:
 
     cause: str
     error: str
-    letters: int
+    dead_letters: int
     types: Sequence[str]
     newest_at: str
     example: Identity
@@ -51,7 +51,7 @@ class Cause:
 class Causes(NamedTuple):
     """How many dead letters there are, of how many causes, and the largest of these."""
 
-    letters: int
+    dead_letters: int
     causes: int
     largest: Sequence[Cause]
 
@@ -84,22 +84,22 @@ class DeadLetters(Protocol):
         None if it is not dead.
         """
 
-    async def mend(self, source: str, id: str, data: bytes) -> bool:
+    async def edit(self, source: str, id: str, data: bytes) -> bool:
         """Have replays use `data`, a JSON text, instead of the event's; whether there was such a dead letter.
 
         The event as it was received is kept. Raises DataRefused for what cannot be stored.
         """
 
-    async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def reset(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Have replays use the events as they were received again; returns which of `letters` are dead."""
 
-    async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Have these neither listed nor replayed any more; returns which of `letters` that has changed.
 
         Their rows are kept. One that is being replayed is left alone.
         """
 
-    async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def restore(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Undo `discard`; returns which of `letters` that has changed."""
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
@@ -128,7 +128,7 @@ OTHERS_AFTER_S = 60.0
 any listener of the group may send it."""
 
 
-class UnsentLetters(Protocol):
+class UnforwardedDeadLetters(Protocol):
     """The dead letters that are to be sent: those that died since the group's sending began, and are not discarded.
 
     All calls raise Unavailable when PostgreSQL is down or slow.
@@ -143,10 +143,10 @@ class UnsentLetters(Protocol):
         Nobody is given them again within OTHERS_AFTER_S. One whose row another session is at is passed over for now.
         """
 
-    async def mark_sent(self, letters: Sequence[DeadLetter]) -> None:
+    async def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
         """The broker has them; one whose row another session keeps locked stays unsent."""
 
-    async def release(self, letters: Sequence[DeadLetter]) -> None:
+    async def release(self, dead_letters: Sequence[DeadLetter]) -> None:
         """They could not be sent for now: whoever asks next may be given them."""
 
     async def count(self) -> int:
@@ -154,7 +154,7 @@ class UnsentLetters(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LetterMessage:
+class DeadLetterMessage:
     """A dead letter as a broker is given it; `body` is a JSON object."""
 
     source: str
@@ -167,7 +167,7 @@ class LetterMessage:
         return sha256(f"{self.source}\0{self.id}".encode()).hexdigest()
 
 
-class LetterBroker(Protocol):
+class DeadLetterBroker(Protocol):
     """Where every dead letter is sent. As text it is its name, for people: never a secret."""
 
     @property
@@ -180,7 +180,7 @@ class LetterBroker(Protocol):
         Raises Unavailable that says what is wrong.
         """
 
-    async def send(self, messages: Sequence[LetterMessage]) -> list[str | None]:
+    async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
         """For each of them None, once the broker has confirmed it, or else why the broker refuses it.
 
         Raises Unavailable, and then any of them may be there.

@@ -61,7 +61,7 @@ class SqsAddress:
         return f"queue {self.queue} of SQS in {self.region}"
 
 
-def letter_address(text: str) -> RabbitMQAddress | SqsAddress | None:
+def dead_letter_address(text: str) -> RabbitMQAddress | SqsAddress | None:
     """The address that a `DEAD_LETTER_URL` gives, or None for an empty one.
 
     Raises ValueError that says what would do, and nothing of what was given: that may be a secret.

@@ -11,10 +11,10 @@ import msgspec
 from oncecast.core.durations import duration_s
 
 IDS_MAX = 100
-TEXT_MAX_LETTERS = 512
-CAUSE_LETTERS = 10
+TEXT_MAX_CHARS = 512
+CAUSE_CHARS = 10
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CAUSE = re.compile(rf"[0-9a-f]{{{CAUSE_LETTERS}}}")
+_CAUSE = re.compile(rf"[0-9a-f]{{{CAUSE_CHARS}}}")
 _AGE = re.compile(r"[0-9].*[a-z]")
 _AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -64,7 +64,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         for id_ in self.ids:
             _check("id", id_)
         if self.cause is not None and not _CAUSE.fullmatch(self.cause):
-            raise ValueError(f"cause: {self.cause[:40]!r} is none; it is {CAUSE_LETTERS} letters such as 0f1e2d3c4b")
+            raise ValueError(f"cause: {self.cause[:40]!r} is none; it is {CAUSE_CHARS} letters such as 0f1e2d3c4b")
         times = {name: _moment(name, getattr(self, name), now) for name in ("since", "until")}
         return msgspec.structs.replace(self, **times)
 
@@ -72,8 +72,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def _check(name: str, text: str | None) -> None:
     if text is None:
         return
-    if not 0 < len(text) <= TEXT_MAX_LETTERS or _CONTROL.search(text) or not _is_unicode(text):
-        raise ValueError(f"{name}: it is 1 to {TEXT_MAX_LETTERS} characters long, without control characters")
+    if not 0 < len(text) <= TEXT_MAX_CHARS or _CONTROL.search(text) or not _is_unicode(text):
+        raise ValueError(f"{name}: it is 1 to {TEXT_MAX_CHARS} characters long, without control characters")
 
 
 def _is_unicode(text: str) -> bool:

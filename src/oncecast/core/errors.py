@@ -47,7 +47,7 @@ class Unavailable(OncecastError):
     """
 
 
-class Contended(Unavailable):
+class TransactionConflict(Unavailable):
     """PostgreSQL ended the transaction for the sake of another one: a deadlock, or a serialisation failure."""
 
 
@@ -71,11 +71,11 @@ class RowLocked(OncecastError):
     """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
 
 
-class HeldUp(RowLocked):
+class LockTimeout(RowLocked):
     """A handler's statement waited in vain for a lock that another's open transaction has."""
 
 
-class OutOfTurn(RowLocked):
+class NotNext(RowLocked):
     """An ordered event whose turn has not come: another of its key is under way, or the one before has no row."""
 
 
@@ -102,7 +102,7 @@ class CrashLoop(OncecastError):
     """Process after process died while it attempted this event alone."""
 
 
-class ProceededTwice(OncecastError):
+class CalledNextTwice(OncecastError):
     """Middleware awaited `call_next()` a second time, so the handler would have taken effect twice."""
 
 
@@ -175,7 +175,7 @@ def error_text(error: BaseException) -> str:
     return str(error) if isinstance(error, AttemptsSpent) else f"{type(error).__name__}: {error}"
 
 
-def gist(error: Exception, raised: Sequence[BaseException]) -> Exception:
+def root_error(error: Exception, raised: Sequence[BaseException]) -> Exception:
     """What a handler's error comes to; `raised` is what the statements of its transaction have raised.
 
     A TaskGroup's group of errors comes to the one that counts: a Reject, what its transaction raised first, or the

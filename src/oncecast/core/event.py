@@ -312,9 +312,9 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """Times, since its last attempt was spent, that it failed alone on the database while others ended."""
     others_ended: int = 0
     """How many had ended, all told, when the database last failed under it."""
-    doom: BaseException | None = None
+    terminal_error: BaseException | None = None
     """Why it is to be buried, once that is decided."""
-    rescues: int = 0
+    takeovers: int = 0
     """How often it was rescued from a dead holder, as far as Redis knows."""
     doubted: bool = False
     """Whether the process before may have died of it: it lies within a window of the cursor."""

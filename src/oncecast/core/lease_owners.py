@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-SUSPECT_RESCUES = 2
+QUARANTINE_AFTER_TAKEOVERS = 2
 """An event rescued so often is a suspect: it may be what its holders died of, and is attempted alone."""
 
 
-def is_suspect(rescues: int) -> bool:
+def is_quarantined(takeovers: int) -> bool:
     """Whether an event that was rescued so often is to be attempted alone."""
-    return rescues >= SUSPECT_RESCUES
+    return takeovers >= QUARANTINE_AFTER_TAKEOVERS
 
 
-class Holders:
+class LeaseOwners:
     """What one listener knows of the others whose leases it waits for."""
 
     __slots__ = ("_dead_after_s", "_seen")
@@ -26,7 +26,7 @@ class Holders:
         self._dead_after_s = dead_after_s
         self._seen: dict[str, tuple[int | None, float]] = {}
 
-    def observe(self, counters: Mapping[str, int | None], asked_s: float, answered_s: float) -> list[str]:
+    def emit(self, counters: Mapping[str, int | None], asked_s: float, answered_s: float) -> list[str]:
         """Take in the counters (None: Redis has none); returns the tokens that are dead.
 
         They were read at some time from `asked_s` to `answered_s`. These may be far apart: the observer itself may

@@ -24,7 +24,7 @@ from oncecast.core.wire import Epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class JournalBatch:
     """A row of the journal: `count` events, dense from `first_offset`; `body` is their JSON array.
 
     That of a *gap* is empty: an operator has skipped events that could not be read any more.
@@ -105,7 +105,7 @@ class Journal(Protocol):
         nothing of it was accepted.
         """
 
-    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[Batch]:
+    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
         """Batches after offset `after`, in order, up to `max_bytes` but at least one if there is one.
 
         With `max_events` it reads no further than needed for so many events behind `after`.
@@ -123,7 +123,7 @@ class Journal(Protocol):
         Raises as `append` does; some may be gone then.
         """
 
-    def on_commit(self, callback: Callable[[Sequence[Batch]], None]) -> None:
+    def on_commit(self, callback: Callable[[Sequence[JournalBatch]], None]) -> None:
         """Have `callback` called on the event loop with every committed run of batches, in order."""
 
 
@@ -177,20 +177,20 @@ class Leases(Protocol):
     async def release(self, arrivals: Sequence[Arrival]) -> int:
         """Hand back our own leases of these; returns how many there were."""
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """Free those that `holder` still has, and count that if it is known to have `died`; returns how many.
 
-        Whoever claims one learns the count as `Arrival.rescues`. From SUSPECT_RESCUES on it only goes up where the
+        Whoever claims one learns the count as `Arrival.rescues`. From QUARANTINE_AFTER_TAKEOVERS on it only goes up where the
         holder had *accused* the event: the others died of something else.
         """
 
-    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
         """Our own lease of this suspect says from now on whether we attempt it, alone."""
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """Have our own leases of these last `LEASE_TTL` from now."""
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Move our counter: we are alive."""
 
     async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
@@ -220,25 +220,25 @@ WorkTogether = Callable[[OpenTransaction, Sequence[Arrival]], Awaitable[None]]
 """What is run for those of several events that are new, on the transaction that ends them all."""
 
 
-class Deaths(Protocol):
+class CrashLog(Protocol):
     """What listeners' processes died of, counted where Redis cannot: by whoever comes next under the same name.
 
     All calls raise Unavailable when PostgreSQL is down or slow.
     """
 
-    async def begin_running(self) -> bool:
+    async def register_process(self) -> bool:
         """This listener's process begins; returns whether the one before it ended without a word.
 
         What that one had accused, it died of: that is counted.
         """
 
-    async def end_running(self) -> None:
+    async def unregister_process(self) -> None:
         """This listener's process ends in order."""
 
-    async def accuse(self, arrival: Arrival) -> int:
+    async def begin_isolated(self, arrival: Arrival) -> int:
         """This process attempts this suspect alone, and no other, from now on; how many have died of it so far."""
 
-    async def acquit(self, arrival: Arrival) -> None:
+    async def end_isolated(self, arrival: Arrival) -> None:
         """This process has attempted it, and lives."""
 
 
@@ -281,7 +281,7 @@ class EventStore(Protocol):
         """End one event together with what `work` writes. `work` does not run unless the row is new.
 
         Raises what `work` raises (then nothing is kept), AttemptFailed if the transaction was not ours to
-        the end, and what `insert` raises; OutOfTurn if the event has a turn, and that has not come.
+        the end, and what `insert` raises; NotNext if the event has a turn, and that has not come.
         """
 
     async def process_together(
@@ -304,13 +304,13 @@ class EventStore(Protocol):
     async def prune_attempts(self, *, overdue_s: float) -> int:
         """Delete the counts of events that have ended, or whose next attempt is overdue by more; return how many."""
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
-        """End one event as dead, with its cause, unless it has ended before. Raises OutOfTurn as `process` does."""
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+        """End one event as dead, with its cause, unless it has ended before. Raises NotNext as `process` does."""
 
-    async def unfiled(self, limit: int) -> list[DeadLetter]:
+    async def unlogged(self, limit: int) -> list[DeadLetter]:
         """This listener's oldest dead letters whose line has not been written yet."""
 
-    async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
+    async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
         """The lines of these are on disk."""
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:

@@ -12,23 +12,23 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class TelemetryEvent:
     """The root of all facts."""
 
 
-Observe = Callable[[Fact], None]
+Emit = Callable[[TelemetryEvent], None]
 
 
-def ignore(_fact: Fact) -> None:
+def ignore(_fact: TelemetryEvent) -> None:
     """Observe nothing."""
 
 
-Cause = Literal["retries", "rejected", "data", "crashes"]
+TerminalCause = Literal["retries", "rejected", "data", "crashes"]
 """Why an event is dead: its attempts failed, its handler rejected it, its data does not fit, processes died of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Fact):
+class BatchEvent(TelemetryEvent):
     """Something happened to `count` events at once."""
 
     count: int
@@ -37,7 +37,7 @@ class Batch(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class StartFailed(Fact):
+class StartFailed(TelemetryEvent):
     """The application, or its database, could not be had yet; it is tried again after `delay_s`."""
 
     error: str
@@ -46,7 +46,7 @@ class StartFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessStarted(Fact):
+class ProcessStarted(TelemetryEvent):
     """A producer or listener has begun to listen at `address`; `serving` is its journal, or its group."""
 
     what: str
@@ -60,7 +60,7 @@ class ProcessStarted(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class JournalOpened(Fact):
+class JournalOpened(TelemetryEvent):
     """The journal is open: its name, the new epoch and the offsets it holds."""
 
     journal: str
@@ -70,7 +70,7 @@ class JournalOpened(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted(Batch):
+class Accepted(BatchEvent):
     """Events are on disk and acknowledged; the journal took `commit_s` for the commit they shared."""
 
     bytes: int
@@ -78,7 +78,7 @@ class Accepted(Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(Fact):
+class PublicationRefused(TelemetryEvent):
     """A publication was refused with this HTTP status, before anything was accepted."""
 
     status: int
@@ -86,7 +86,7 @@ class Refused(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class AccessRefused(Fact):
+class AccessRefused(TelemetryEvent):
     """A request or hand-shake lacked a token (401), came from a foreign origin (403) or named another host (421)."""
 
     status: int
@@ -94,7 +94,7 @@ class AccessRefused(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorActed(Fact):
+class OperatorActed(TelemetryEvent):
     """An operator has changed something over HTTP; `client` is the address that asked."""
 
     action: str
@@ -103,7 +103,7 @@ class OperatorActed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionRefused(Fact):
+class ConnectionRefused(TelemetryEvent):
     """A client went beyond a limit of the server before its request was read; `status` is what it was answered."""
 
     status: int
@@ -111,21 +111,21 @@ class ConnectionRefused(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class JournalFailed(Fact):
+class JournalFailed(TelemetryEvent):
     """The journal refused a batch; it is opened anew and checked before the next."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class JournalDamaged(Fact):
+class JournalDamaged(TelemetryEvent):
     """A reader came to offsets of the journal that cannot be read; reported once for all readers."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class JournalFilling(Fact):
+class JournalFilling(TelemetryEvent):
     """Events that `group` has not processed take up so much of what the journal may have."""
 
     percent: int
@@ -133,14 +133,14 @@ class JournalFilling(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class GroupExpired(Fact):
+class GroupExpired(TelemetryEvent):
     """No listener of the group was seen for so long: it holds nothing back any more."""
 
     group: str
 
 
 @dataclass(frozen=True, slots=True)
-class SubscriberJoined(Fact):
+class SubscriberJoined(TelemetryEvent):
     """A reader connected: `kind` is `listener` or `client`."""
 
     kind: str
@@ -149,7 +149,7 @@ class SubscriberJoined(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class SubscriberLeft(Fact):
+class SubscriberLeft(TelemetryEvent):
     """A reader is gone, and why."""
 
     kind: str
@@ -161,7 +161,7 @@ class SubscriberLeft(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Connected(Fact):
+class Connected(TelemetryEvent):
     """The feed of a producer is up; events after `after` will come."""
 
     producer: str
@@ -169,7 +169,7 @@ class Connected(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Disconnected(Fact):
+class Disconnected(TelemetryEvent):
     """The feed of a producer broke."""
 
     producer: str
@@ -177,7 +177,7 @@ class Disconnected(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Reconnecting(Fact):
+class Reconnecting(TelemetryEvent):
     """The feed will be tried again after `delay_s`."""
 
     producer: str
@@ -186,14 +186,14 @@ class Reconnecting(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectingAgain(Fact):
+class ConnectingAgain(TelemetryEvent):
     """The wait is over: the feed is tried again now."""
 
     producer: str
 
 
 @dataclass(frozen=True, slots=True)
-class Received(Batch):
+class Received(BatchEvent):
     """Events arrived from a producer."""
 
 
@@ -201,37 +201,37 @@ class Received(Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class Started(Batch):
+class Started(BatchEvent):
     """These events are this listener's: an attempt begins."""
 
 
 @dataclass(frozen=True, slots=True)
-class Suspected(Fact):
+class Quarantined(TelemetryEvent):
     """An event was rescued from so many dead holders that it is attempted alone."""
 
     id: str
-    rescues: int
+    takeovers: int
 
 
 @dataclass(frozen=True, slots=True)
-class Persisted(Batch):
+class Persisted(BatchEvent):
     """The rows are committed by this listener."""
 
     after_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Duplicates(Batch):
+class Duplicates(BatchEvent):
     """These arrivals had been ended already, by another listener or an earlier publication."""
 
 
 @dataclass(frozen=True, slots=True)
-class Conflicts(Batch):
+class ConflictsFound(BatchEvent):
     """Other content under a used identity: kept in `conflicts`, not processed."""
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessingFailed(Fact):
+class ProcessingFailed(TelemetryEvent):
     """An attempt of one event failed; without retries left it was the last."""
 
     id: str
@@ -243,14 +243,14 @@ class ProcessingFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class HandlersHeldUp(Fact):
+class HandlersBlocked(TelemetryEvent):
     """No plain `def` handler is begun until one of those ends that run on beyond their time; events wait."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignValues(Fact):
+class ForeignValues(TelemetryEvent):
     """`count` of Oncecast's keys in Redis had values of another application; they were overwritten."""
 
     count: int
@@ -261,7 +261,7 @@ class ForeignValues(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class LoopBlocked(Fact):
+class LoopBlocked(TelemetryEvent):
     """Users' code blocks the event loop. Without a `handler` it is a task of theirs, or the lifespan."""
 
     handler: str
@@ -273,7 +273,7 @@ class LoopBlocked(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class InsertFailed(Fact):
+class InsertFailed(TelemetryEvent):
     """The database failed under these events; it is tried again."""
 
     id: str
@@ -282,16 +282,16 @@ class InsertFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Died(Fact):
+class DeadLettered(TelemetryEvent):
     """An event was given up on: its row says `dead`."""
 
     id: str
     error: str
-    cause: Cause = "retries"
+    cause: TerminalCause = "retries"
 
 
 @dataclass(frozen=True, slots=True)
-class Filed(Fact):
+class DeadLettersLogged(TelemetryEvent):
     """The line of a dead letter is in the file."""
 
     id: str
@@ -299,14 +299,14 @@ class Filed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class FilingFailed(Fact):
+class DeadLetterLogFailed(TelemetryEvent):
     """The file of dead letters cannot be written; the rows are there, the lines follow later."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Sent(Fact):
+class Sent(TelemetryEvent):
     """The broker has confirmed a dead letter."""
 
     id: str
@@ -314,7 +314,7 @@ class Sent(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class SendingRefused(Fact):
+class ForwardingRefused(TelemetryEvent):
     """The broker takes others, but not this dead letter: it is tried again after a while."""
 
     id: str
@@ -323,14 +323,14 @@ class SendingRefused(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed(Fact):
+class Replayed(TelemetryEvent):
     """A dead letter was processed again, and is stored now."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayFailed(Fact):
+class ReplayFailed(TelemetryEvent):
     """A dead letter that was processed again stays dead."""
 
     id: str
@@ -339,21 +339,21 @@ class ReplayFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Discarded(Fact):
+class DeadLettersDiscarded(TelemetryEvent):
     """An operator has discarded dead letters: their rows are kept, and nobody is shown them."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Restored(Fact):
+class Restored(TelemetryEvent):
     """Discarded dead letters are shown again."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class ConflictReplayed(Fact):
+class ConflictReplayed(TelemetryEvent):
     """The event of the conflict at `cursor` is stored as `id`."""
 
     id: str
@@ -361,7 +361,7 @@ class ConflictReplayed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class ConflictReplayFailed(Fact):
+class ConflictReplayFailed(TelemetryEvent):
     """A conflict that was replayed stays open."""
 
     cursor: str
@@ -369,35 +369,35 @@ class ConflictReplayFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class ConflictsDiscarded(Fact):
+class ConflictsDiscarded(TelemetryEvent):
     """An operator has closed conflicts without processing them; their rows are kept."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class EmissionsRelayed(Fact):
+class EmissionsRelayed(TelemetryEvent):
     """So many events that handlers emitted have been accepted by a producer."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class EmissionRefused(Fact):
+class EmissionDropped(TelemetryEvent):
     """No producer will take an event that a handler emitted: it stays in the table `outbox`, with the reason."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class EmissionsHeldUp(Fact):
+class OutboxBlocked(TelemetryEvent):
     """What handlers emit waits in the outbox, and is tried again until a producer takes it."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Rescued(Fact):
+class TakenOver(TelemetryEvent):
     """Events whose holder is dead are free again."""
 
     count: int
@@ -405,7 +405,7 @@ class Rescued(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class CursorSaved(Fact):
+class CursorSaved(TelemetryEvent):
     """PostgreSQL shows every row up to here."""
 
     journal: str
@@ -413,7 +413,7 @@ class CursorSaved(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class GapNoted(Fact):
+class GapNoted(TelemetryEvent):
     """The journal had let go of these offsets before the group had read them: noted in `gaps`, and passed."""
 
     journal: str
@@ -422,21 +422,21 @@ class GapNoted(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned(Fact):
+class Pruned(TelemetryEvent):
     """Rows older than they are to be kept are gone."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class StandingBy(Fact):
+class StandbyEntered(TelemetryEvent):
     """This listener does not work, and why: events shall not end without their handler."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class RowsMissing(Fact):
+class RowsMissing(TelemetryEvent):
     """Events counted as ended have no row (PostgreSQL went back to an older state): they are read again."""
 
     journal: str
@@ -447,7 +447,7 @@ class RowsMissing(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class DependencyLost(Fact):
+class DependencyLost(TelemetryEvent):
     """`name` (`redis`, `database`, `broker`) is out of reach, or refuses everything."""
 
     name: str
@@ -455,28 +455,28 @@ class DependencyLost(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class DependencyTried(Fact):
+class DependencyTried(TelemetryEvent):
     """`name` (`redis`, `database`, `broker`) is being connected to (again); told once for each time it was lost."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class DependencyReady(Fact):
+class DependencyReady(TelemetryEvent):
     """`name` (`redis`, `database`, `broker`) answers (again)."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stopping(Fact):
+class Stopping(TelemetryEvent):
     """The process drains: no new work is begun."""
 
     in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
-class LifespanCutShort(Fact):
+class LifespanCutShort(TelemetryEvent):
     """The end of the application's lifespan took longer than it may."""
 
     name: str
@@ -484,7 +484,7 @@ class LifespanCutShort(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped(Fact):
+class Stopped(TelemetryEvent):
     """The process has drained; what was not ended was handed back."""
 
     handed_back: int

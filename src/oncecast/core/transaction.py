@@ -64,4 +64,4 @@ class OpenTransaction(Transaction, Protocol):
         """What its own statements have raised so far: the last RAISED_KEPT of them."""
 
     async def take(self, key: str) -> None:
-        """Have an ordered key to this transaction alone until it ends; raises OutOfTurn where another has it."""
+        """Have an ordered key to this transaction alone until it ends; raises NotNext where another has it."""

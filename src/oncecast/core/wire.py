@@ -102,7 +102,7 @@ class Credit(msgspec.Struct, tag="credit", tag_field="verb"):
     bytes: int
 
 
-class Failure(msgspec.Struct, kw_only=True):
+class PublishFailure(msgspec.Struct, kw_only=True):
     """An attempt that failed: of which event, why, how many are left, and when (Unix seconds)."""
 
     id: str
@@ -112,7 +112,7 @@ class Failure(msgspec.Struct, kw_only=True):
     at: float
 
 
-class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
+class ListenerReport(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     """How a listener is doing, about once a second.
 
     `cursor` is the group's *saved* cursor, the only one that retention may go by. The counters are totals
@@ -130,9 +130,9 @@ class Report(msgspec.Struct, tag="report", tag_field="verb", kw_only=True):
     """Events stored a second, of late."""
     demonstration: bool = False
     """Whether it runs the built-in application, which fails events of type `oncecast.failing`."""
-    failures: list[Failure] = []
+    failures: list[PublishFailure] = []
     """The newest last."""
-    standing_by: str | None = None
+    on_standby: str | None = None
     """Why it does not work, if it does not."""
     health: Health | None = None
     """How it says that it is."""
@@ -157,7 +157,7 @@ class Answer(msgspec.Struct, tag="answer", tag_field="verb", kw_only=True):
 
 
 ServerFrame = Welcome | Events | Gap | Ask
-ClientFrame = Resume | Credit | Report | Answer
+ClientFrame = Resume | Credit | ListenerReport | Answer
 
 decode_server_frame = msgspec.json.Decoder(ServerFrame).decode
 decode_client_frame = msgspec.json.Decoder(ClientFrame).decode

@@ -28,7 +28,7 @@ class Command(msgspec.Struct):
     name: str
 
 
-class Answer(msgspec.Struct):
+class Reply(msgspec.Struct):
     """What came of it; `error` is for people."""
 
     error: str | None = None
@@ -46,11 +46,11 @@ async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
                 command = msgspec.json.decode(await reader.readline(), type=Command)
                 await handle(command)
         except (OncecastError, msgspec.MsgspecError) as error:
-            reply = Answer(str(error))
+            reply = Reply(str(error))
         except TimeoutError:
-            reply = Answer(f"no answer within {ANSWER_DEADLINE_S:.0f} s")
+            reply = Reply(f"no answer within {ANSWER_DEADLINE_S:.0f} s")
         else:
-            reply = Answer()
+            reply = Reply()
         with contextlib.suppress(OSError):
             writer.write(msgspec.json.encode(reply) + b"\n")
             await writer.drain()
@@ -78,7 +78,7 @@ def send_command(folder: Path, command: Command) -> None:
                 asking.connect(NAME)
             asking.sendall(msgspec.json.encode(command) + b"\n")
             with asking.makefile("rb") as stream:
-                answer = msgspec.json.decode(stream.readline(), type=Answer)
+                answer = msgspec.json.decode(stream.readline(), type=Reply)
         except TimeoutError:
             raise StartError(f"no answer from the stack in {folder} within {ANSWER_DEADLINE_S:.0f} s") from None
         except (OSError, msgspec.MsgspecError):

@@ -244,7 +244,7 @@ class Stack:
             if self._detour is not None:
                 own |= await self._detour(name)
             # All listeners of a stack begin together, with one application: that one is the group's.
-            given = {"ADOPT_HANDLERS": "1", **os.environ, **self._environment}
+            given = {"FORCE_HANDLERS": "1", **os.environ, **self._environment}
             if {"SUBSCRIBE_TOKEN", "ADMIN_TOKEN"} & given.keys():
                 given = {"LISTENER_TOKENS": self._listener_token, "LISTENER_TOKEN": self._listener_token, **given}
             for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
@@ -275,7 +275,7 @@ class Stack:
         try:
             answer = await self._http.get(question)
             # One that stands by does so for a reason that it tells, and does not work until that has changed.
-            return answer.status_code == httpx2.codes.OK or bool(answer.json().get("standing_by"))
+            return answer.status_code == httpx2.codes.OK or bool(answer.json().get("on_standby"))
         except (httpx2.HTTPError, ValueError):
             return False
 

@@ -25,7 +25,7 @@ class _RefusedError(Exception):
     """Stops the parser: `problem` of the connection says why."""
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """See HttpToolsProtocol."""
 
     def __init__(self, connections: Connections, **given: Any) -> None:

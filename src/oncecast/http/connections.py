@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oncecast.core.clock import Clock
-from oncecast.core.telemetry import ConnectionRefused, Observe
+from oncecast.core.telemetry import ConnectionRefused, Emit
 from oncecast.http.problems import Problem
 
 DESCRIPTORS_RESERVED = 64
@@ -45,10 +45,10 @@ class Connections:
     under way, and a WebSocket, stays. Where all are such, the new connection is refused.
     """
 
-    def __init__(self, limits: HttpLimits, clock: Clock, observe: Observe) -> None:
+    def __init__(self, limits: HttpLimits, clock: Clock, emit: Emit) -> None:
         self.limits = limits
         self.clock = clock
-        self._observe = observe
+        self._emit = emit
         self._max = _connections_max(limits.connections_max)
         self._max_per_address = min(limits.connections_per_address, max(1, self._max * 3 // 4))
         self._addresses: dict[object, str] = {}
@@ -93,7 +93,7 @@ class Connections:
 
     def refused(self, problem: Problem) -> None:
         """Say what a connection was refused for."""
-        self._observe(ConnectionRefused(problem.status, problem.detail))
+        self._emit(ConnectionRefused(problem.status, problem.detail))
 
     def _find_room(self, address: str) -> Problem | None:
         if self._counts[address] >= self._max_per_address and not self._close_idle(address):
@@ -111,7 +111,7 @@ class Connections:
                 if address is None or self._addresses[connection] == address:
                     self.leave(connection)
                     connection.make_room()
-                    self._observe(ConnectionRefused(408, "closed while idle: others needed the room"))
+                    self._emit(ConnectionRefused(408, "closed while idle: others needed the room"))
                     return True
         return False
 

@@ -126,7 +126,7 @@ SCHEMAS = {
         **_LETTER,
         trace=TEXT,
         event=ref("Event"),
-        mended_data=ANY,
+        edited_data=ANY,
     ),
     "Selection": {
         "type": "object",
@@ -145,7 +145,7 @@ SCHEMAS = {
                 " behind `=` in quotes or brackets are replaced by `#`.",
                 cause=CAUSE,
                 error=TEXT,
-                letters={"type": "integer", "minimum": 1},
+                dead_letters={"type": "integer", "minimum": 1},
                 types=listing(TEXT, minItems=1, maxItems=5),
                 newest_at=TIME,
                 example=record("The newest dead letter.", source=TEXT, id=TEXT),
@@ -174,7 +174,7 @@ SCHEMAS = {
 }
 
 
-def letters_paths(
+def dead_letter_paths(
     further: Mapping[str, Any] | None = None, problems: Mapping[int, str] | None = None
 ) -> dict[str, dict[str, Operation]]:
     """The paths; `further` is a parameter of each, `problems` are further ones of each."""
@@ -286,7 +286,7 @@ def letters_paths(
                 right="subscribe",
             ),
             "put": operation(
-                "mendDeadLetter",
+                "editDeadLetter",
                 "Edit the data of a dead letter",
                 ref("WholeDeadLetter"),
                 tag=TAG,

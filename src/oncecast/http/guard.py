@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oncecast.core.telemetry import AccessRefused, Observe, ignore
+from oncecast.core.telemetry import AccessRefused, Emit, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -28,7 +28,7 @@ SECURITY_HEADERS = (
 )
 
 
-class Guard:
+class OriginGuard:
     """Lets pass what names an allowed host and, where a page writes or opens a socket, an allowed origin."""
 
     def __init__(
@@ -38,10 +38,10 @@ class Guard:
         bound_host: str,
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
-        observe: Observe = ignore,
+        emit: Emit = ignore,
     ) -> None:
         self._app = app
-        self._observe = observe
+        self._emit = emit
         self._any_host = bound_host in ("0.0.0.0", "::")  # bound wider on purpose: the names are not ours to know
         self._hosts = LOCAL_HOSTS | {bound_host.lower()} | {host.lower() for host in allowed_hosts}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
@@ -55,7 +55,7 @@ class Guard:
         if problem is None:
             await self._app(scope, receive, _with_security_headers(send) if scope["type"] == "http" else send)
             return
-        self._observe(AccessRefused(problem.status, problem.detail))
+        self._emit(AccessRefused(problem.status, problem.detail))
         if scope["type"] == "http":
             await problem.response()(scope, receive, _with_security_headers(send))
         else:

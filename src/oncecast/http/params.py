@@ -12,7 +12,7 @@ from starlette.requests import Request
 from oncecast.http.body import read_body
 from oncecast.http.problems import Problem
 
-TEXT_MAX_LETTERS = 512
+TEXT_MAX_CHARS = 512
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 BODY_MAX_BYTES = 1024 * 1024
 StructT = TypeVar("StructT")
@@ -35,8 +35,8 @@ def texts(request: Request, names: Iterable[str]) -> dict[str, str | None]:
     """The query's texts of these names; raises Problem 400 for one that no event can have."""
     values = {name: request.query_params.get(name) for name in names}
     for name, value in values.items():
-        if value is not None and not (0 < len(value) <= TEXT_MAX_LETTERS and _is_text(value)):
-            raise Problem(400, f"{name} is 1 to {TEXT_MAX_LETTERS} characters long, without control characters")
+        if value is not None and not (0 < len(value) <= TEXT_MAX_CHARS and _is_text(value)):
+            raise Problem(400, f"{name} is 1 to {TEXT_MAX_CHARS} characters long, without control characters")
     return values
 
 

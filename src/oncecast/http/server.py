@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from oncecast import forks
 from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError, StartError
-from oncecast.core.telemetry import Fact, Observe
-from oncecast.http.connection import Connection
+from oncecast.core.telemetry import Emit, TelemetryEvent
+from oncecast.http.connection import HttpConnection
 from oncecast.http.connections import Connections, HttpLimits
 from oncecast.http.websocket import Socket
 from oncecast.tasks import cancel_all
@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
             listening.listen(BACKLOG)  # what waits in the kernel is not bounded by what is accepted at a time
 
 
-def _unobserved(_fact: Fact) -> None:
+def _unobserved(_fact: TelemetryEvent) -> None:
     """Ignore the telemetry event."""
 
 
@@ -85,13 +85,13 @@ async def serve(
     *,
     ws_max_bytes: int,
     limits: HttpLimits | None = None,
-    observe: Observe = _unobserved,
+    emit: Emit = _unobserved,
 ) -> None:
     """Serve `app` until `stop` is set, then let what is under way finish for a few seconds.
 
     `limits` bound what clients may take; `observe` is told of those that were refused.
     """
-    connections = Connections(limits or HttpLimits(), clock, observe)
+    connections = Connections(limits or HttpLimits(), clock, emit)
 
     async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -102,7 +102,7 @@ async def serve(
 
     config = uvicorn.Config(
         until_stopped,
-        http=partial(Connection, connections),  # type: ignore[arg-type]
+        http=partial(HttpConnection, connections),  # type: ignore[arg-type]
         ws=partial(Socket, connections),  # type: ignore[arg-type]
         ws_max_size=ws_max_bytes,
         ws_per_message_deflate=False,

@@ -14,7 +14,7 @@ from typing import Literal
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oncecast.core.groups import ANY_GROUP
-from oncecast.core.telemetry import AccessRefused, Observe, ignore
+from oncecast.core.telemetry import AccessRefused, Emit, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 Right = Literal["publish", "subscribe", "admin"]
@@ -60,14 +60,14 @@ class Tokens:
         return frozenset(granted)
 
 
-class Gatekeeper:
+class TokenMiddleware:
     """Lets pass who has the right that `needs(scope)` names; None is for everybody."""
 
     def __init__(
-        self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None], observe: Observe = ignore
+        self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None], emit: Emit = ignore
     ) -> None:
         self._app = app
-        self._observe = observe
+        self._emit = emit
         self._tokens = tokens
         self._needs = needs
 
@@ -83,7 +83,7 @@ class Gatekeeper:
             f"this needs the {right} token: 'Authorization: Bearer …' ({right.upper()}_TOKEN of who asks)",
             headers={"WWW-Authenticate": "Bearer"},
         )
-        self._observe(AccessRefused(problem.status, problem.detail))
+        self._emit(AccessRefused(problem.status, problem.detail))
         if scope["type"] == "websocket":
             await refuse_handshake(scope, problem, send)
         else:

@@ -14,7 +14,7 @@ import apsw
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable, StartError
-from oncecast.core.ports import Batch, KnownGroup
+from oncecast.core.ports import JournalBatch, KnownGroup
 from oncecast.core.wire import Epoch
 
 FORMAT = 1
@@ -120,7 +120,7 @@ def _bounds(connection: apsw.Connection) -> tuple[int, int]:
     return first, newest.last_offset
 
 
-def write(connection: apsw.Connection, batches: Sequence[Batch]) -> None:
+def write(connection: apsw.Connection, batches: Sequence[JournalBatch]) -> None:
     """Write these in one durable transaction; a single row, as it nearly always is, by one call into SQLite."""
     insert = "insert into batches values (?, ?, ?, ?, ?)"
     rows = [(b.first_offset, b.count, b.at_us, checksum(b), b.body) for b in batches]
@@ -163,7 +163,7 @@ def retire(connection: apsw.Connection, upto: int, *, before_us: int, keep_bytes
     return first, used_bytes(connection), count == _RETIRE_MAX_BATCHES
 
 
-def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
+def read(connection: apsw.Connection, after: int) -> Iterator[JournalBatch]:
     """Batches from the one that holds offset `after` or the next one on; raises JournalCorrupt."""
     begin = connection.execute("select max(first_offset) from batches where first_offset <= ?", (after + 1,)).get
     query = "select first_offset, count, at, body, crc from batches where first_offset >= ? order by first_offset"
@@ -174,7 +174,7 @@ def read(connection: apsw.Connection, after: int) -> Iterator[Batch]:
             if last <= after:  # nobody asks for it; nor does it tell where the next one begins
                 continue
             raise JournalCorrupt(f"the journal's offsets {first} to {last} fail their checksum", last)
-        batch = Batch(first, count, at_us, body)
+        batch = JournalBatch(first, count, at_us, body)
         if expected is not None and first != expected:
             raise JournalCorrupt(f"the journal's offsets {expected} to {first - 1} are missing", first - 1)
         expected = batch.last_offset + 1
@@ -208,7 +208,7 @@ def damages(connection: apsw.Connection) -> Iterator[Damage]:
 
 def skip(connection: apsw.Connection, damage: Damage, at_us: int) -> None:
     """Put a gap where nothing can be read: durably, and for good."""
-    gap = Batch(damage.first, damage.last - damage.first + 1, at_us, b"[]")
+    gap = JournalBatch(damage.first, damage.last - damage.first + 1, at_us, b"[]")
     with connection:
         connection.execute("delete from batches where first_offset between ? and ?", (damage.first, damage.last))
         write(connection, [gap])
@@ -222,9 +222,9 @@ def _claimed_last(first: int, count: object) -> int:
 def _is_whole(first: int, count: object, at_us: object, body: object, crc: int) -> bool:
     if not (isinstance(count, int) and isinstance(at_us, int) and isinstance(body, bytes)):
         return False
-    return crc == checksum(Batch(first, count, at_us, body))
+    return crc == checksum(JournalBatch(first, count, at_us, body))
 
 
-def checksum(batch: Batch) -> int:
+def checksum(batch: JournalBatch) -> int:
     """Over a row's place and content."""
     return crc32(batch.body, crc32(b"%d:%d:%d:" % (batch.first_offset, batch.count, batch.at_us)))

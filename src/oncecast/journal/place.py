@@ -21,7 +21,7 @@ _WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCKED_BYTE, 1,
 """A `struct flock`."""
 
 
-class Place:
+class JournalPlace:
     """The file at `path`, locked for this process until `close`.
 
     The lock belongs to the file (device and inode), not to one of its names or to one descriptor of SQLite: SQLite's

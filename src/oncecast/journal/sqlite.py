@@ -17,15 +17,15 @@ import apsw
 
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalMisplaced, JournalUnavailable
-from oncecast.core.ports import Batch, KnownGroup
-from oncecast.core.telemetry import JournalDamaged, JournalFailed, JournalOpened, Observe
+from oncecast.core.ports import JournalBatch, KnownGroup
+from oncecast.core.telemetry import Emit, JournalDamaged, JournalFailed, JournalOpened
 from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
-from oncecast.journal.place import Place
+from oncecast.journal.place import JournalPlace
 
 READ_DEADLINE_S = 30.0
 
-OnCommit = Callable[[Sequence[Batch]], None]
+OnCommit = Callable[[Sequence[JournalBatch]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +66,12 @@ class SqliteJournal:
     connections stay open: readers still get what was accepted.
     """
 
-    def __init__(self, path: Path, clock: Clock, limits: JournalLimits, observe: Observe) -> None:
+    def __init__(self, path: Path, clock: Clock, limits: JournalLimits, emit: Emit) -> None:
         self._path = path
         self._clock = clock
         self._limits = limits
-        self._place = Place(path)
-        self._observe = observe
+        self._place = JournalPlace(path)
+        self._emit = emit
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[OnCommit] = []
         self._appends: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
@@ -97,10 +97,10 @@ class SqliteJournal:
 
     @classmethod
     async def open(
-        cls, path: Path, clock: Clock, *, limits: JournalLimits = JournalLimits(), observe: Observe
+        cls, path: Path, clock: Clock, *, limits: JournalLimits = JournalLimits(), emit: Emit
     ) -> SqliteJournal:
         """Open the journal, made where there is none; raises StartError or JournalUnavailable."""
-        journal = cls(path, clock, limits, observe)
+        journal = cls(path, clock, limits, emit)
         try:
             await asyncio.to_thread(journal._open)
             await journal._loop.run_in_executor(journal._reading, journal._open_reader)
@@ -142,7 +142,7 @@ class SqliteJournal:
             f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
         )
 
-    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[Batch]:
+    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
         """See Journal."""
         if self._closing:
             raise JournalUnavailable(f"the journal {self._path} is closed")
@@ -151,7 +151,7 @@ class SqliteJournal:
                 return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes, max_events)
         except JournalCorrupt as error:
             if self._damage is None or str(self._damage) != str(error):
-                self._observe(JournalDamaged(str(error)))
+                self._emit(JournalDamaged(str(error)))
             self._damage = error
             raise
         except TimeoutError:
@@ -205,8 +205,8 @@ class SqliteJournal:
 
     # --- the reading thread --------------------------------------------------------------------------------
 
-    def _read(self, after: int, max_bytes: int, max_events: int | None) -> list[Batch]:
-        batches: list[Batch] = []
+    def _read(self, after: int, max_bytes: int, max_events: int | None) -> list[JournalBatch]:
+        batches: list[JournalBatch] = []
         size_bytes = 0
         try:
             for batch in file.read(self._open_reader(), after):
@@ -332,7 +332,7 @@ class SqliteJournal:
     def _is_long_ago(self, failed_at_s: float) -> bool:
         return self._clock.monotonic_s() - failed_at_s >= self._limits.reopen_interval_s
 
-    def _commit(self, group: list[_Append]) -> list[Batch]:
+    def _commit(self, group: list[_Append]) -> list[JournalBatch]:
         connection = self._checked()
         events = [event for append in group for event in append.events]
         batches = divide(events, self._written + 1, unix_us(self._clock), self._limits.frame_max_bytes)
@@ -384,9 +384,9 @@ class SqliteJournal:
         self.name, self.key, self.epochs, self.first, self.last, self.used_bytes, groups = extent
         self.groups = {group.name: group for group in groups}
         self.failing = None
-        self._observe(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
+        self._emit(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
 
-    def _committed(self, group: list[_Append], batches: list[Batch]) -> None:
+    def _committed(self, group: list[_Append], batches: list[JournalBatch]) -> None:
         offset = batches[0].first_offset
         self.last = batches[-1].last_offset
         self.used_bytes += sum(len(batch.body) for batch in batches)
@@ -399,7 +399,7 @@ class SqliteJournal:
 
     def _refused(self, group: list[_Append], error: JournalUnavailable) -> None:
         self.failing = error
-        self._observe(JournalFailed(str(error)))
+        self._emit(JournalFailed(str(error)))
         for append in group:
             self._pending_bytes -= append.size_bytes
             _fail(append.done, error)
@@ -415,9 +415,9 @@ def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
         done.set_exception(error)
 
 
-def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[Batch]:
+def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[JournalBatch]:
     """Rows of at most `frame_max_bytes`, or one larger event; and of at most FRAME_MAX_EVENTS."""
-    batches: list[Batch] = []
+    batches: list[JournalBatch] = []
     begin = size_bytes = 0
     for index, event in enumerate(events):
         is_full = index - begin == FRAME_MAX_EVENTS or size_bytes + len(event) + 2 > frame_max_bytes
@@ -429,8 +429,8 @@ def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_byt
     return batches
 
 
-def _batch(events: Sequence[bytes], first_offset: int, at_us: int) -> Batch:
-    return Batch(first_offset, len(events), at_us, b"[" + b",".join(events) + b"]")
+def _batch(events: Sequence[bytes], first_offset: int, at_us: int) -> JournalBatch:
+    return JournalBatch(first_offset, len(events), at_us, b"[" + b",".join(events) + b"]")
 
 
 def _translate(error: BaseException, path: Path) -> JournalUnavailable:

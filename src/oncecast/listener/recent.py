@@ -44,7 +44,7 @@ class Recent:
         for arrival, outcome in zip(arrivals[-KEPT_EVENTS:], outcomes[-KEPT_EVENTS:], strict=True):
             if outcome is not Outcome.STORED:
                 continue
-            status = "stored" if arrival.doom is None else "dead"
+            status = "stored" if arrival.terminal_error is None else "dead"
             kept = _Kept(
                 arrival.raw.copy(),  # its frame shall not stay for its sake
                 arrival.id,

@@ -15,31 +15,31 @@ from typing import Any
 
 import msgspec
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.demo import FAILING
 from oncecast.app.isolation import RunOptions
 from oncecast.app.lifespan import Bounds
 from oncecast.core.clock import Clock
-from oncecast.core.dead_letter_ports import DeadLetterLog, DeadLetters, LetterBroker, UnsentLetters
+from oncecast.core.dead_letter_ports import DeadLetterBroker, DeadLetterLog, DeadLetters, UnforwardedDeadLetters
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.health import Health
-from oncecast.core.ports import Claims, Deaths, EventStore, Leases, Outbox, Publish
+from oncecast.core.ports import Claims, CrashLog, EventStore, Leases, Outbox, Publish
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import Fact, Observe, Stopped, Stopping
-from oncecast.core.wire import Answer, Ask, Report
+from oncecast.core.telemetry import Emit, Stopped, Stopping, TelemetryEvent
+from oncecast.core.wire import Answer, Ask, ListenerReport
 from oncecast.listener.background.health_checks import Troubles, board_of, shown_feed
 from oncecast.listener.background.outbox_relay import Emissions
 from oncecast.listener.background.pruning import Pruner
-from oncecast.listener.background.standby import Standing
-from oncecast.listener.dead_letters.forwarding import DeadLetterSender
-from oncecast.listener.dead_letters.logging import DeadLetterFiler
+from oncecast.listener.background.standby import Standby
+from oncecast.listener.dead_letters.forwarding import DeadLetterForwarder
+from oncecast.listener.dead_letters.logging import DeadLetterLogger
 from oncecast.listener.dead_letters.replay import Replays
-from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.postgres_watch import DatabaseWatch
-from oncecast.listener.dependencies.quarantine import Trial
-from oncecast.listener.dependencies.takeover import TakenWatch
+from oncecast.listener.dependencies.quarantine import Quarantine
+from oncecast.listener.dependencies.takeover import Takeovers
 from oncecast.listener.feed.dial import Dial, websocket_dial
 from oncecast.listener.feed.feed import Feed
 from oncecast.listener.feed.journals import Journals
@@ -52,7 +52,7 @@ from oncecast.listener.pipeline.repeats import Repeats
 from oncecast.listener.pipeline.settle import Settlement
 from oncecast.listener.pipeline.thread_gate import ThreadGate
 from oncecast.listener.recent import Recent
-from oncecast.listener.stats import Tally
+from oncecast.listener.stats import Stats
 from oncecast.tasks import STALL_S, Essentials, LastResort, idle, wait_any, working
 
 LAST_SENDING_MIN_S = 1.0
@@ -77,7 +77,7 @@ class ListenerSettings:
     from_latest: bool = False
     """Whether a group that has never read a journal begins at its end."""
     events_retention_s: float | None = None
-    adopt_handlers: bool = False
+    force_handlers: bool = False
 
 
 class ListenerService:
@@ -85,29 +85,29 @@ class ListenerService:
 
     def __init__(
         self,
-        app: Listener,
+        app: App,
         leases: Leases,
         store: EventStore,
-        deaths: Deaths,
-        letters: DeadLetters,
-        letter_log: DeadLetterLog,
+        deaths: CrashLog,
+        dead_letters: DeadLetters,
+        dead_letter_log: DeadLetterLog,
         outbox: Outbox,
         settings: ListenerSettings,
         answer: Callable[[Ask], Awaitable[Answer]],
         publish: Publish,
-        observe: Observe,
+        emit: Emit,
         clock: Clock,
         *,
         dial: Dial | None = None,
         check_emitted: Callable[[bytes], None] | None = None,
-        sending: tuple[UnsentLetters, LetterBroker] | None = None,
+        sending: tuple[UnforwardedDeadLetters, DeadLetterBroker] | None = None,
         last_resort: LastResort | None = None,
     ) -> None:
         self._clock = clock
         self.essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._dial = dial or websocket_dial(settings.tokens)
-        self.tally = Tally(clock, observe)
-        self.standing = Standing(store, app.selectors, clock, adopt=settings.adopt_handlers, observe=observe)
+        self.stats = Stats(clock, emit)
+        self.standby = Standby(store, app.selectors, clock, force=settings.force_handlers, emit=emit)
         self.settings = settings
         self._app = app
         self._leases = leases
@@ -117,13 +117,13 @@ class ListenerService:
         self._draining = asyncio.Event()
         self._in_doubt: bool | None = None
         self._paused = asyncio.Event()
-        self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, observe=self._observe)
+        self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, emit=self._emit)
         self.database = DatabaseGate(
             store,
             clock,
             probe_interval_s=settings.probe_interval_s,
             paused=self._paused.set,
-            observe=self._observe,
+            emit=self._emit,
         )
         self.recent = Recent(settings.instance, clock)
         self._order = Order(app, release=self._come_back_one, let_go=lambda arrival: self.settlement.let_go(arrival))
@@ -134,19 +134,19 @@ class ListenerService:
             release=self._order.let_second_through,
             ended=self._order.ended,
             was_let_go=self._order.was_let_go,
-            observe=self._observe,
+            emit=self._emit,
         )
         self._repeats = Repeats(store, self.database, self.settlement)
-        self._emissions = Emissions(outbox, publish, self.database, clock, observe=self._observe)
-        self._watch = TakenWatch(
+        self._emissions = Emissions(outbox, publish, self.database, clock, emit=self._emit)
+        self._watch = Takeovers(
             self.redis,
             store,
             clock,
             ended=self.settlement.ended_elsewhere,
             come_back=self._come_back,
-            observe=self._observe,
+            emit=self._emit,
         )
-        solo = Solo()
+        exclusive_run = ExclusiveRun()
         options = RunOptions(clock=clock, timeout_s=settings.attempts.handler_timeout_s, check_emitted=check_emitted)
         self._attempts = Attempts(
             app,
@@ -158,11 +158,11 @@ class ListenerService:
             come_back=self._come_back,
             let_go=self.settlement.let_go,
             paused=self._paused.set,
-            trial=Trial(self.redis, deaths),
-            solo=solo,
-            observe=self._observe,
+            quarantine=Quarantine(self.redis, deaths),
+            exclusive_run=exclusive_run,
+            emit=self._emit,
             emitted=self._emissions.wake,
-            buried=self._wake_for_the_dead,
+            dead_lettered=self._wake_for_the_dead,
         )
         threads = ThreadGate(
             app,
@@ -170,7 +170,7 @@ class ListenerService:
             options,
             attempt=self._attempts.attempt,
             come_back=self._come_back,
-            observe=self._observe,
+            emit=self._emit,
         )
         self._lines = Lines(
             app,
@@ -184,19 +184,19 @@ class ListenerService:
         )
         self._journals = Journals(store, settings.group)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
-        self._filer = DeadLetterFiler(store, letter_log, self.database, clock, observe=self._observe)
-        self.sender = DeadLetterSender(*sending, self.database, clock, observe=self._observe) if sending else None
-        self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, observe=self._observe)
-        self.replays = Replays(app, letters, solo, options, observe=self._observe)
+        self._filer = DeadLetterLogger(store, dead_letter_log, self.database, clock, emit=self._emit)
+        self.sender = DeadLetterForwarder(*sending, self.database, clock, emit=self._emit) if sending else None
+        self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, emit=self._emit)
+        self.replays = Replays(app, dead_letters, exclusive_run, options, emit=self._emit)
         self._cursors = CursorSaver(
-            store, self.database, clock, tracks=self._tracks, reread=self._reread, observe=self._observe
+            store, self.database, clock, tracks=self._tracks, reread=self._reread, emit=self._emit
         )
 
         self.troubles = Troubles()
         self._database_watch = DatabaseWatch(store, self.database, clock)
         self._board = board_of(
             clock,
-            standing=self.standing,
+            standby=self.standby,
             draining=self._draining,
             database=self.database,
             redis=self.redis,
@@ -223,7 +223,7 @@ class ListenerService:
             receive=self._receive,
             report=self.report,
             answer=self._answer,
-            observe=self._observe,
+            emit=self._emit,
         )
 
     async def _ready(self) -> bool:
@@ -232,7 +232,7 @@ class ListenerService:
         if self.sender:
             await self.sender.begin()
         if self._in_doubt is None:
-            self._in_doubt = await self._deaths.begin_running()
+            self._in_doubt = await self._deaths.register_process()
         return self._in_doubt
 
     # --- the way of an event -------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class ListenerService:
 
     async def _live(self, stop: asyncio.Event) -> None:
         try:
-            async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._observe)):
+            async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._emit)):
                 try:
                     if not stop.is_set():
                         await self._work_when_allowed(stop)
@@ -296,11 +296,11 @@ class ListenerService:
             await asyncio.shield(self._close())
 
     async def _work_when_allowed(self, stop: asyncio.Event) -> None:
-        standing = self.essentials.start(self.standing.watch_for_ever(), "standby watch")
+        standby = self.essentials.start(self.standby.watch_for_ever(), "standby watch")
         watching = self.essentials.start(self._database_watch.run(), "PostgreSQL watch")
-        if await wait_any(stop, self.standing.allowed) is self.standing.allowed:
-            await self._work(wait_any(stop, self.standing.lost))
-        await self.essentials.end([standing, watching])
+        if await wait_any(stop, self.standby.allowed) is self.standby.allowed:
+            await self._work(wait_any(stop, self.standby.lost))
+        await self.essentials.end([standby, watching])
 
     async def _work(self, ending: Awaitable[object]) -> None:
         start = self.essentials.start
@@ -309,7 +309,7 @@ class ListenerService:
         intake.append(start(self._watch.watch_for_ever(), "takeover watch"))
         work = [start(worker, "worker") for worker in self._lines.working()]
         upkeep = [
-            start(self.redis.beat_for_ever(), "heartbeat"),
+            start(self.redis.heartbeat_loop(), "heartbeat"),
             start(self.database.probe_for_ever(), "PostgreSQL probe"),
             start(self.settlement.mark_for_ever(), "done markers"),
             start(self._repeats.compare_for_ever(), "comparison of repeated arrivals"),
@@ -331,7 +331,7 @@ class ListenerService:
         self._draining.set()
         self.replays.draining = True
         ends_at_s = self._clock.monotonic_s() + self.settings.drain_timeout_s
-        self._observe(Stopping(self.settlement.in_flight))
+        self._emit(Stopping(self.settlement.in_flight))
         await self.essentials.end(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
@@ -348,10 +348,10 @@ class ListenerService:
         await self._cursors.save()
         await self._filer.file()
         with contextlib.suppress(Unavailable):
-            await self._deaths.end_running()
+            await self._deaths.unregister_process()
         if self.sender:
             await self.sender.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))
-        self._observe(Stopped(len(left)))
+        self._emit(Stopped(len(left)))
 
     async def _close(self) -> None:
         if self.sender:
@@ -375,34 +375,34 @@ class ListenerService:
             await self.redis.hand_back(self.settlement.all_in_flight())
 
     @property
-    def objection(self) -> str | None:
+    def standby_reason(self) -> str | None:
         """Why it replays nothing now, if that is so."""
-        return self.standing.objection or ("it is stopping" if self.replays.draining else None)
+        return self.standby.standby_reason or ("it is stopping" if self.replays.draining else None)
 
     # --- how it is doing -----------------------------------------------------------------------------------
 
-    def _observe(self, fact: Fact) -> None:
-        self.troubles.observe(fact)
-        self.tally.observe(fact)
+    def _emit(self, telemetry: TelemetryEvent) -> None:
+        self.troubles.emit(telemetry)
+        self.stats.emit(telemetry)
 
     def _wake_for_the_dead(self) -> None:
         self._filer.wake()
         if self.sender:
             self.sender.wake()
 
-    def report(self) -> Report:
+    def report(self) -> ListenerReport:
         """The report of this moment, without a cursor: each feed adds that of its journal."""
-        return Report(
-            received=self.tally.received,
-            stored=self.tally.stored,
-            duplicates=self.tally.duplicates,
-            dead=self.tally.dead,
-            conflicts=self.tally.conflicts,
+        return ListenerReport(
+            received=self.stats.received,
+            stored=self.stats.stored,
+            duplicates=self.stats.duplicates,
+            dead=self.stats.dead,
+            conflicts=self.stats.conflicts,
             in_flight=self.settlement.in_flight,
-            rate=self.tally.rate,
+            rate=self.stats.rate,
             demonstration=self._app.concerns(FAILING),
-            failures=list(self.tally.failures),
-            standing_by=self.standing.reason,
+            failures=list(self.stats.failures),
+            on_standby=self.standby.reason,
             health=self.look(),
         )
 
@@ -422,8 +422,8 @@ class ListenerService:
             "duplicates": report.duplicates,
             "dead": report.dead,
             "in_flight": report.in_flight,
-            "unsent": None if self.sender is None else self.sender.unsent,
-            "standing_by": report.standing_by,
+            "unsent": None if self.sender is None else self.sender.unforwarded,
+            "on_standby": report.on_standby,
             "taken_by_others": self._watch.count,
             "waiting_for_order": self._order.waiting,
             "emissions_held_up": self._emissions.held_up,

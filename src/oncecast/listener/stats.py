@@ -5,54 +5,63 @@ from __future__ import annotations
 from collections import deque
 
 from oncecast.core.clock import Clock
-from oncecast.core.telemetry import Conflicts, Died, Duplicates, Fact, Observe, Persisted, ProcessingFailed, Received
-from oncecast.core.wire import Failure
+from oncecast.core.telemetry import (
+    ConflictsFound,
+    DeadLettered,
+    Duplicates,
+    Emit,
+    Persisted,
+    ProcessingFailed,
+    Received,
+    TelemetryEvent,
+)
+from oncecast.core.wire import PublishFailure
 
 FAILURES_KEPT = 20
-ERROR_SHOWN_LETTERS = 300
+ERROR_SHOWN_CHARS = 300
 RATE_OVER_S = 0.9
 
 
-class Tally:
+class Stats:
     """Counts events by what became of them, remembers the newest failures, and passes every fact on."""
 
-    def __init__(self, clock: Clock, observe: Observe) -> None:
+    def __init__(self, clock: Clock, emit: Emit) -> None:
         self._clock = clock
         self.received = 0
         self.stored = 0
         self.duplicates = 0
         self.dead = 0
         self.conflicts = 0
-        self.failures: deque[Failure] = deque(maxlen=FAILURES_KEPT)
-        self._observe = observe
+        self.failures: deque[PublishFailure] = deque(maxlen=FAILURES_KEPT)
+        self._emit = emit
         self._rate = 0.0
         self._rated_at_s = self._clock.monotonic_s()
         self._rated_stored = 0
 
-    def observe(self, fact: Fact) -> None:
+    def emit(self, telemetry: TelemetryEvent) -> None:
         """Count one fact."""
-        match fact:
+        match telemetry:
             case Received():
-                self.received += fact.count
+                self.received += telemetry.count
             case Persisted():
-                self.stored += fact.count
+                self.stored += telemetry.count
             case Duplicates():
-                self.duplicates += fact.count
-            case Conflicts():
-                self.conflicts += fact.count
-            case Died():
+                self.duplicates += telemetry.count
+            case ConflictsFound():
+                self.conflicts += telemetry.count
+            case DeadLettered():
                 self.dead += 1
             case ProcessingFailed():
                 self.failures.append(
-                    Failure(
-                        id=fact.id,
-                        source=fact.source,
-                        error=fact.error[:ERROR_SHOWN_LETTERS],
-                        retries_left=fact.retries_left,
+                    PublishFailure(
+                        id=telemetry.id,
+                        source=telemetry.source,
+                        error=telemetry.error[:ERROR_SHOWN_CHARS],
+                        retries_left=telemetry.retries_left,
                         at=self._clock.unix_s(),
                     )
                 )
-        self._observe(fact)
+        self._emit(telemetry)
 
     @property
     def rate(self) -> float:

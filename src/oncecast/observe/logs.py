@@ -6,102 +6,113 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 
-from oncecast.core import telemetry as facts
-from oncecast.core.telemetry import Fact, Observe
-from oncecast.observe.output import Entry, Write, printable, writer
+from oncecast.core import telemetry as telemetry_events
+from oncecast.core.telemetry import Emit, TelemetryEvent
+from oncecast.observe.output import LogEntry, Write, printable, writer
 from oncecast.observe.standard import capture
 
 _QUIET = (
-    facts.CursorSaved,
-    facts.Accepted,
-    facts.SubscriberJoined,
-    facts.SubscriberLeft,
-    facts.ConnectionRefused,
-    facts.AccessRefused,
+    telemetry_events.CursorSaved,
+    telemetry_events.Accepted,
+    telemetry_events.SubscriberJoined,
+    telemetry_events.SubscriberLeft,
+    telemetry_events.ConnectionRefused,
+    telemetry_events.AccessRefused,
 )
 """Said at level debug: true every second, or of interest to few."""
 
 _LOUD = (
-    facts.DependencyLost,
-    facts.Died,
-    facts.EmissionRefused,
-    facts.FilingFailed,
-    facts.JournalDamaged,
-    facts.JournalFailed,
-    facts.RowsMissing,
+    telemetry_events.DependencyLost,
+    telemetry_events.DeadLettered,
+    telemetry_events.EmissionDropped,
+    telemetry_events.DeadLetterLogFailed,
+    telemetry_events.JournalDamaged,
+    telemetry_events.JournalFailed,
+    telemetry_events.RowsMissing,
 )
 _WARNING = (
-    facts.StartFailed,
-    facts.Suspected,
-    facts.ProcessingFailed,
-    facts.ReplayFailed,
-    facts.ConflictReplayFailed,
-    facts.SendingRefused,
-    facts.InsertFailed,
-    facts.Disconnected,
-    facts.Reconnecting,
-    facts.Conflicts,
-    facts.Rescued,
-    facts.Refused,
-    facts.JournalFilling,
-    facts.GroupExpired,
-    facts.GapNoted,
-    facts.StandingBy,
-    facts.EmissionsHeldUp,
-    facts.HandlersHeldUp,
-    facts.LifespanCutShort,
-    facts.LoopBlocked,
-    facts.ForeignValues,
+    telemetry_events.StartFailed,
+    telemetry_events.Quarantined,
+    telemetry_events.ProcessingFailed,
+    telemetry_events.ReplayFailed,
+    telemetry_events.ConflictReplayFailed,
+    telemetry_events.ForwardingRefused,
+    telemetry_events.InsertFailed,
+    telemetry_events.Disconnected,
+    telemetry_events.Reconnecting,
+    telemetry_events.ConflictsFound,
+    telemetry_events.TakenOver,
+    telemetry_events.PublicationRefused,
+    telemetry_events.JournalFilling,
+    telemetry_events.GroupExpired,
+    telemetry_events.GapNoted,
+    telemetry_events.StandbyEntered,
+    telemetry_events.OutboxBlocked,
+    telemetry_events.HandlersBlocked,
+    telemetry_events.LifespanCutShort,
+    telemetry_events.LoopBlocked,
+    telemetry_events.ForeignValues,
 )
 _SEVERITIES = {
     **dict.fromkeys(_QUIET, logging.DEBUG),
     **dict.fromkeys(_WARNING, logging.WARNING),
     **dict.fromkeys(_LOUD, logging.ERROR),
 }
-_UNDER_LOAD = (facts.Received, facts.Started, facts.Duplicates)
+_UNDER_LOAD = (telemetry_events.Received, telemetry_events.Started, telemetry_events.Duplicates)
 """Of several events they are said at level debug: then the line that counts is "Persisted"."""
 
-_COMPONENTS: dict[str, tuple[type[Fact], ...]] = {
+_COMPONENTS: dict[str, tuple[type[TelemetryEvent], ...]] = {
     "process": (
-        facts.ProcessStarted,
-        facts.StartFailed,
-        facts.StandingBy,
-        facts.Stopping,
-        facts.Stopped,
-        facts.LifespanCutShort,
-        facts.LoopBlocked,
+        telemetry_events.ProcessStarted,
+        telemetry_events.StartFailed,
+        telemetry_events.StandbyEntered,
+        telemetry_events.Stopping,
+        telemetry_events.Stopped,
+        telemetry_events.LifespanCutShort,
+        telemetry_events.LoopBlocked,
     ),
     "journal": (
-        facts.JournalDamaged,
-        facts.JournalOpened,
-        facts.Accepted,
-        facts.JournalFailed,
-        facts.JournalFilling,
-        facts.GroupExpired,
+        telemetry_events.JournalDamaged,
+        telemetry_events.JournalOpened,
+        telemetry_events.Accepted,
+        telemetry_events.JournalFailed,
+        telemetry_events.JournalFilling,
+        telemetry_events.GroupExpired,
     ),
-    "http": (facts.Refused, facts.AccessRefused, facts.ConnectionRefused, facts.OperatorActed),
-    "redis": (facts.ForeignValues,),
-    "broadcast": (facts.SubscriberJoined, facts.SubscriberLeft),
-    "feed": (facts.Connected, facts.Disconnected, facts.Reconnecting, facts.ConnectingAgain, facts.Received),
-    "cursor": (facts.CursorSaved, facts.RowsMissing, facts.GapNoted),
-    "outbox": (facts.EmissionsRelayed, facts.EmissionsHeldUp, facts.EmissionRefused),
+    "http": (
+        telemetry_events.PublicationRefused,
+        telemetry_events.AccessRefused,
+        telemetry_events.ConnectionRefused,
+        telemetry_events.OperatorActed,
+    ),
+    "redis": (telemetry_events.ForeignValues,),
+    "broadcast": (telemetry_events.SubscriberJoined, telemetry_events.SubscriberLeft),
+    "feed": (
+        telemetry_events.Connected,
+        telemetry_events.Disconnected,
+        telemetry_events.Reconnecting,
+        telemetry_events.ConnectingAgain,
+        telemetry_events.Received,
+    ),
+    "cursor": (telemetry_events.CursorSaved, telemetry_events.RowsMissing, telemetry_events.GapNoted),
+    "outbox": (telemetry_events.EmissionsRelayed, telemetry_events.OutboxBlocked, telemetry_events.EmissionDropped),
     "dead-letters": (
-        facts.Filed,
-        facts.FilingFailed,
-        facts.Sent,
-        facts.SendingRefused,
-        facts.Replayed,
-        facts.ReplayFailed,
-        facts.Discarded,
-        facts.Restored,
+        telemetry_events.DeadLettersLogged,
+        telemetry_events.DeadLetterLogFailed,
+        telemetry_events.Sent,
+        telemetry_events.ForwardingRefused,
+        telemetry_events.Replayed,
+        telemetry_events.ReplayFailed,
+        telemetry_events.DeadLettersDiscarded,
+        telemetry_events.Restored,
     ),
-    "retention": (facts.Pruned,),
+    "retention": (telemetry_events.Pruned,),
 }
 _COMPONENT_OF = {kind: component for component, kinds in _COMPONENTS.items() for kind in kinds}
 _OF_EVENTS = "events"
 """The component of everything else: what happens to events in a listener."""
 
-_DEATHS: dict[facts.Cause, str] = {
+_DEATHS: dict[telemetry_events.TerminalCause, str] = {
     "retries": "failed after all retries",
     "rejected": "was rejected by its handler",
     "data": "has data that does not fit its handler",
@@ -113,8 +124,8 @@ _DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the brok
 
 def start_logging(
     instance: str, *, format: str = "console", level: str = "info", packages: Iterable[str] = ()
-) -> Observe:
-    """Return an observer as `log_facts` does, and have log lines of users' code and libraries written alike.
+) -> Emit:
+    """Return an observer as `log_telemetry` does, and have log lines of users' code and libraries written alike.
 
     `packages` are the names of the application's own packages.
     """
@@ -123,189 +134,208 @@ def start_logging(
     return _observer(write, instance, level)
 
 
-def log_facts(instance: str, *, format: str = "console", level: str = "info") -> Observe:
+def log_telemetry(instance: str, *, format: str = "console", level: str = "info") -> Emit:
     """An observer that writes each fact as a line to standard output."""
     return _observer(writer(instance, format), instance, level)
 
 
-def _observer(write: Write, instance: str, level: str) -> Observe:
+def _observer(write: Write, instance: str, level: str) -> Emit:
     minimum = logging.getLevelNamesMapping()[level.upper()]
 
-    def observe(fact: Fact) -> None:
-        severity = _severity(fact)
+    def emit(telemetry: TelemetryEvent) -> None:
+        severity = _severity(telemetry)
         if severity >= minimum:
-            values = {name: value for name, value in dataclasses.asdict(fact).items() if name != "event"}
+            values = {name: value for name, value in dataclasses.asdict(telemetry).items() if name != "event"}
             traceback = values.pop("traceback", "")
-            message = " ".join(console_lines(fact, instance))
+            message = " ".join(console_lines(telemetry, instance))
             write(
-                Entry(
+                LogEntry(
                     severity=severity,
-                    component=_component(fact),
-                    kind=type(fact).__name__,
+                    component=_component(telemetry),
+                    kind=type(telemetry).__name__,
                     message=message,
                     traceback=traceback,
                     values=values,
                 )
             )
 
-    return observe
+    return emit
 
 
-def _component(fact: Fact) -> str:
-    if isinstance(fact, facts.DependencyLost | facts.DependencyTried | facts.DependencyReady):
-        return fact.name
-    return _COMPONENT_OF.get(type(fact), _OF_EVENTS)
+def _component(telemetry: TelemetryEvent) -> str:
+    if isinstance(
+        telemetry,
+        telemetry_events.DependencyLost | telemetry_events.DependencyTried | telemetry_events.DependencyReady,
+    ):
+        return telemetry.name
+    return _COMPONENT_OF.get(type(telemetry), _OF_EVENTS)
 
 
-def _severity(fact: Fact) -> int:
-    if isinstance(fact, _UNDER_LOAD) and fact.count > 1:
+def _severity(telemetry: TelemetryEvent) -> int:
+    if isinstance(telemetry, _UNDER_LOAD) and telemetry.count > 1:
         return logging.DEBUG
-    return _SEVERITIES.get(type(fact), logging.INFO)
+    return _SEVERITIES.get(type(telemetry), logging.INFO)
 
 
-def console_lines(fact: Fact, at: str) -> list[str]:
+def console_lines(telemetry: TelemetryEvent, at: str) -> list[str]:
     """What the console says of `fact` in instance `at`; text of others comes without control characters."""
-    error = getattr(fact, "error", "")
+    error = getattr(telemetry, "error", "")
     if "\n" in error:
-        fact = dataclasses.replace(fact, error=error.partition("\n")[0])  # type: ignore[call-arg]
-    return [_printable(line) for line in _lines(fact, at)]
+        telemetry = dataclasses.replace(telemetry, error=error.partition("\n")[0])  # type: ignore[call-arg]
+    return [_printable(line) for line in _lines(telemetry, at)]
 
 
-def _lines(fact: Fact, at: str) -> list[str]:
-    match fact:  # what is said most often comes first
-        case facts.Received():
-            return [f"✅ Received {_events(fact, 'event ')} in {at}"]
-        case facts.Started():
-            return [f"✅ Event processing started for {_events(fact, 'event ')} at {at}"]
-        case facts.Persisted():
-            retried = " (after retry)" if fact.after_retry else ""
-            return [f"✅ Persisted {_count(fact)} in instance {at}{_range(fact)}{retried}"]
-        case facts.Duplicates():
-            return [f"⚠️ Duplicate {_events(fact, 'event ')} at {at}"]
-        case facts.ProcessStarted():
-            where = f"pid {fact.pid}, {fact.address}, {fact.serving}"
-            return [f"▶️ Oncecast {fact.what} {fact.version} started in {at}: {where}"]
-        case facts.StartFailed():
-            wait = f"trying again in {fact.delay_s:g} s, retries left: {fact.retries_left}"
-            return [f"❌ Cannot start {at} yet: {fact.error}; {wait}"]
-        case facts.JournalDamaged():
-            return [f"❌ Journal of {at} is damaged: {fact.error}; run 'oncecast journal check'"]
-        case facts.JournalFailed():
-            return [f"❌ Journal of {at} accepts nothing: {fact.error}"]
-        case facts.JournalFilling():
+def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
+    match telemetry:  # what is said most often comes first
+        case telemetry_events.Received():
+            return [f"✅ Received {_events(telemetry, 'event ')} in {at}"]
+        case telemetry_events.Started():
+            return [f"✅ Event processing started for {_events(telemetry, 'event ')} at {at}"]
+        case telemetry_events.Persisted():
+            retried = " (after retry)" if telemetry.after_retry else ""
+            return [f"✅ Persisted {_count(telemetry)} in instance {at}{_range(telemetry)}{retried}"]
+        case telemetry_events.Duplicates():
+            return [f"⚠️ Duplicate {_events(telemetry, 'event ')} at {at}"]
+        case telemetry_events.ProcessStarted():
+            where = f"pid {telemetry.pid}, {telemetry.address}, {telemetry.serving}"
+            return [f"▶️ Oncecast {telemetry.what} {telemetry.version} started in {at}: {where}"]
+        case telemetry_events.StartFailed():
+            wait = f"trying again in {telemetry.delay_s:g} s, retries left: {telemetry.retries_left}"
+            return [f"❌ Cannot start {at} yet: {telemetry.error}; {wait}"]
+        case telemetry_events.JournalDamaged():
+            return [f"❌ Journal of {at} is damaged: {telemetry.error}; run 'oncecast journal check'"]
+        case telemetry_events.JournalFailed():
+            return [f"❌ Journal of {at} accepts nothing: {telemetry.error}"]
+        case telemetry_events.JournalFilling():
             told = "'oncecast groups list' tells more"
             return [
-                f"⚠️ Journal of {at} is {fact.percent} % full of events that {fact.group} has not processed; {told}"
+                f"⚠️ Journal of {at} is {telemetry.percent} % full of events that {telemetry.group} has not processed; {told}"
             ]
-        case facts.AccessRefused():
-            return [f"⚠️ Refused access at {at} with {fact.status}: {fact.reason}"]
-        case facts.OperatorActed():
-            return [f"· Operator at {fact.client or '?'} asked {at} to {fact.action}: {fact.count} done"]
-        case facts.ConnectionRefused():
-            return [f"⚠️ Refused a connection at {at} with {fact.status}: {fact.reason}"]
-        case facts.GroupExpired():
+        case telemetry_events.AccessRefused():
+            return [f"⚠️ Refused access at {at} with {telemetry.status}: {telemetry.reason}"]
+        case telemetry_events.OperatorActed():
+            return [
+                f"· Operator at {telemetry.client or '?'} asked {at} to {telemetry.action}: {telemetry.count} done"
+            ]
+        case telemetry_events.ConnectionRefused():
+            return [f"⚠️ Refused a connection at {at} with {telemetry.status}: {telemetry.reason}"]
+        case telemetry_events.GroupExpired():
             why = "no listener joined it for GROUP_EXPIRES"
-            return [f"⚠️ Group {fact.group} expired in {at}: {why}; it holds no events back any more"]
-        case facts.GapNoted():
-            gone = f"{fact.first} to {fact.last} of journal {fact.journal}"
+            return [f"⚠️ Group {telemetry.group} expired in {at}: {why}; it holds no events back any more"]
+        case telemetry_events.GapNoted():
+            gone = f"{telemetry.first} to {telemetry.last} of journal {telemetry.journal}"
             return [f"⚠️ Events {gone} were gone before {at} could read them"]
-        case facts.Pruned():
-            return [f"· Pruned {fact.count} old events in {at}"]
-        case facts.StandingBy():
-            return [f"⏸️ Standing by in {at}: {fact.reason}"]
-        case facts.Connected():
+        case telemetry_events.Pruned():
+            return [f"· Pruned {telemetry.count} old events in {at}"]
+        case telemetry_events.StandbyEntered():
+            return [f"⏸️ Standby by in {at}: {telemetry.reason}"]
+        case telemetry_events.Connected():
             return [f"✅ Connected to producer in {at}"]
-        case facts.Disconnected():
-            return [f"❌ Disconnected from producer in {at} ({fact.reason})"]
-        case facts.Reconnecting():
-            delay_ms = round(fact.delay_s * 1000)
-            return [f"🔄 Attempting to reconnect in {delay_ms}ms (attempt {fact.attempt}) in {at}"]
-        case facts.ConnectingAgain():
+        case telemetry_events.Disconnected():
+            return [f"❌ Disconnected from producer in {at} ({telemetry.reason})"]
+        case telemetry_events.Reconnecting():
+            delay_ms = round(telemetry.delay_s * 1000)
+            return [f"🔄 Attempting to reconnect in {delay_ms}ms (attempt {telemetry.attempt}) in {at}"]
+        case telemetry_events.ConnectingAgain():
             return [f"🔄 Reconnecting to WebSocket in {at}..."]
-        case facts.Suspected():
-            died = f"{fact.rescues} processes died while handling it"
-            return [f"⚠️ Quarantined event {fact.id} at {at}: {died}; running it alone"]
-        case facts.Conflicts():
-            return [f"⚠️ Conflict: other content under a used identity, {_events(fact, 'event ')} at {at}"]
-        case facts.ProcessingFailed():
-            left = f"retries left: {fact.retries_left}"
-            return [f"❌ Processing failed for event {fact.id} at {at}, {left} ({fact.error})"]
-        case facts.HandlersHeldUp():
-            return [f"⚠️ Events for plain 'def' handlers wait in {at}: {fact.error}"]
-        case facts.ForeignValues():
-            what = f"{fact.count} keys in Redis had values that are not Oncecast's"
-            where = f"the first is {fact.key!r} with {fact.value}"
+        case telemetry_events.Quarantined():
+            died = f"{telemetry.takeovers} processes died while handling it"
+            return [f"⚠️ Quarantined event {telemetry.id} at {at}: {died}; running it alone"]
+        case telemetry_events.ConflictsFound():
+            return [f"⚠️ Conflict: other content under a used identity, {_events(telemetry, 'event ')} at {at}"]
+        case telemetry_events.ProcessingFailed():
+            left = f"retries left: {telemetry.retries_left}"
+            return [f"❌ Processing failed for event {telemetry.id} at {at}, {left} ({telemetry.error})"]
+        case telemetry_events.HandlersBlocked():
+            return [f"⚠️ Events for plain 'def' handlers wait in {at}: {telemetry.error}"]
+        case telemetry_events.ForeignValues():
+            what = f"{telemetry.count} keys in Redis had values that are not Oncecast's"
+            where = f"the first is {telemetry.key!r} with {telemetry.value}"
             return [f"⚠️ {what}: {at} has overwritten them ({where}); does another application use REDIS_URL?"]
-        case facts.LoopBlocked():
-            what = f"handler {fact.handler} of event {fact.id}" if fact.handler else "code of the application"
+        case telemetry_events.LoopBlocked():
+            what = (
+                f"handler {telemetry.handler} of event {telemetry.id}"
+                if telemetry.handler
+                else "code of the application"
+            )
             remedy = "make it a plain 'def', which runs in a thread, or call asyncio.to_thread"
-            return [f"⚠️ {what} has blocked the event loop of {at} for {fact.blocked_s:g} s, at {fact.at}; {remedy}"]
-        case facts.InsertFailed():
-            return [f"❌ DB insert failed for {fact.id}, retries left: {fact.retries_left} ({fact.error})"]
-        case facts.Died():
-            return [f"❌ Event {fact.id} {_DEATHS.get(fact.cause, _DEATHS['retries'])} in {at} ({fact.error})"]
-        case facts.Filed():
-            return [f"📝 Logged failed event {fact.id} to {fact.file}"]
-        case facts.FilingFailed():
-            return [f"❌ Dead letters cannot be filed in {at}: {fact.error}; their rows are safe"]
-        case facts.Sent():
-            return [f"📤 Sent dead letter {fact.id} to {fact.broker}"]
-        case facts.SendingRefused():
-            return [f"⚠️ Dead letter {fact.id} of {at} is refused by {fact.broker} ({fact.error}); tried again later"]
-        case facts.Replayed():
-            return [f"✅ Replayed {fact.id}: stored by {at}"]
-        case facts.ReplayFailed():
-            return [f"❌ Replay of {fact.id} failed at {at}: it stays dead ({fact.error})"]
-        case facts.ConflictReplayed():
-            return [f"✅ Replayed the conflict {fact.cursor} as event {fact.id}: stored by {at}"]
-        case facts.ConflictReplayFailed():
-            return [f"❌ Replay of the conflict {fact.cursor} failed at {at}: it stays open ({fact.error})"]
-        case facts.ConflictsDiscarded():
-            return [f"· Discarded {fact.count} conflicts in {at}; their rows are kept"]
-        case facts.EmissionsRelayed():
-            return [f"✅ Published {fact.count} events of handlers from {at}"]
-        case facts.EmissionsHeldUp():
-            return [f"⚠️ Events of handlers wait in the outbox of {at}: {fact.error}"]
-        case facts.EmissionRefused():
-            return [f"❌ An event of a handler can never be published: {fact.error}; it stays in the table outbox"]
-        case facts.Discarded():
-            return [f"· Discarded {fact.count} dead letters in {at}; their rows are kept"]
-        case facts.Restored():
-            return [f"· Restored {fact.count} dead letters in {at}"]
-        case facts.LifespanCutShort():
-            within = f"within {fact.after_s:g} s (DRAIN_TIMEOUT)"
-            return [f"⚠️ Lifespan {fact.name} of {at} did not end {within}: it was cut short"]
-        case facts.Rescued():
-            return [f"✅ Took over {fact.count} events of dead process {fact.holder} in {at}"]
-        case facts.DependencyTried():
-            return [f"🔄 Connecting to {_DEPENDENCIES.get(fact.name, fact.name)} in {at}..."]
-        case facts.DependencyLost(name="redis"):
-            return [f"⚠️ Redis unavailable in {at}: duplicate risk ({fact.error})"]
-        case facts.DependencyReady(name="redis"):
+            return [
+                f"⚠️ {what} has blocked the event loop of {at} for {telemetry.blocked_s:g} s, at {telemetry.at}; {remedy}"
+            ]
+        case telemetry_events.InsertFailed():
+            return [
+                f"❌ DB insert failed for {telemetry.id}, retries left: {telemetry.retries_left} ({telemetry.error})"
+            ]
+        case telemetry_events.DeadLettered():
+            return [
+                f"❌ Event {telemetry.id} {_DEATHS.get(telemetry.cause, _DEATHS['retries'])} in {at} ({telemetry.error})"
+            ]
+        case telemetry_events.DeadLettersLogged():
+            return [f"📝 Logged failed event {telemetry.id} to {telemetry.file}"]
+        case telemetry_events.DeadLetterLogFailed():
+            return [f"❌ Dead letters cannot be filed in {at}: {telemetry.error}; their rows are safe"]
+        case telemetry_events.Sent():
+            return [f"📤 Sent dead letter {telemetry.id} to {telemetry.broker}"]
+        case telemetry_events.ForwardingRefused():
+            return [
+                f"⚠️ Dead letter {telemetry.id} of {at} is refused by {telemetry.broker} ({telemetry.error}); tried again later"
+            ]
+        case telemetry_events.Replayed():
+            return [f"✅ Replayed {telemetry.id}: stored by {at}"]
+        case telemetry_events.ReplayFailed():
+            return [f"❌ Replay of {telemetry.id} failed at {at}: it stays dead ({telemetry.error})"]
+        case telemetry_events.ConflictReplayed():
+            return [f"✅ Replayed the conflict {telemetry.cursor} as event {telemetry.id}: stored by {at}"]
+        case telemetry_events.ConflictReplayFailed():
+            return [f"❌ Replay of the conflict {telemetry.cursor} failed at {at}: it stays open ({telemetry.error})"]
+        case telemetry_events.ConflictsDiscarded():
+            return [f"· Discarded {telemetry.count} conflicts in {at}; their rows are kept"]
+        case telemetry_events.EmissionsRelayed():
+            return [f"✅ Published {telemetry.count} events of handlers from {at}"]
+        case telemetry_events.OutboxBlocked():
+            return [f"⚠️ Events of handlers wait in the outbox of {at}: {telemetry.error}"]
+        case telemetry_events.EmissionDropped():
+            return [
+                f"❌ An event of a handler can never be published: {telemetry.error}; it stays in the table outbox"
+            ]
+        case telemetry_events.DeadLettersDiscarded():
+            return [f"· Discarded {telemetry.count} dead letters in {at}; their rows are kept"]
+        case telemetry_events.Restored():
+            return [f"· Restored {telemetry.count} dead letters in {at}"]
+        case telemetry_events.LifespanCutShort():
+            within = f"within {telemetry.after_s:g} s (DRAIN_TIMEOUT)"
+            return [f"⚠️ Lifespan {telemetry.name} of {at} did not end {within}: it was cut short"]
+        case telemetry_events.TakenOver():
+            return [f"✅ Took over {telemetry.count} events of dead process {telemetry.holder} in {at}"]
+        case telemetry_events.DependencyTried():
+            return [f"🔄 Connecting to {_DEPENDENCIES.get(telemetry.name, telemetry.name)} in {at}..."]
+        case telemetry_events.DependencyLost(name="redis"):
+            return [f"⚠️ Redis unavailable in {at}: duplicate risk ({telemetry.error})"]
+        case telemetry_events.DependencyReady(name="redis"):
             return [f"✅ Redis ready in {at}"]
-        case facts.DependencyLost(name="broker"):
-            return [f"❌ Dead letters cannot be sent in {at}: {fact.error}; they wait in PostgreSQL"]
-        case facts.DependencyReady(name="broker"):
+        case telemetry_events.DependencyLost(name="broker"):
+            return [f"❌ Dead letters cannot be sent in {at}: {telemetry.error}; they wait in PostgreSQL"]
+        case telemetry_events.DependencyReady(name="broker"):
             return [f"✅ Broker of dead letters ready in {at}"]
-        case facts.DependencyLost():
-            return [f"❌ PostgreSQL unavailable in {at}: events wait ({fact.error})"]
-        case facts.DependencyReady():
+        case telemetry_events.DependencyLost():
+            return [f"❌ PostgreSQL unavailable in {at}: events wait ({telemetry.error})"]
+        case telemetry_events.DependencyReady():
             return [f"✅ PostgreSQL ready in {at}"]
         case _:
-            values = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(fact).items())
-            return [f"· {_words(type(fact).__name__)} in {at}" + (f": {values}" if values else "")]
+            values = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(telemetry).items())
+            return [f"· {_words(type(telemetry).__name__)} in {at}" + (f": {values}" if values else "")]
 
 
-def _count(fact: facts.Batch) -> str:
-    return fact.first_id if fact.count == 1 else f"{fact.count} events"
+def _count(telemetry: telemetry_events.BatchEvent) -> str:
+    return telemetry.first_id if telemetry.count == 1 else f"{telemetry.count} events"
 
 
-def _range(fact: facts.Batch) -> str:
-    return "" if fact.count == 1 else f" ({fact.first_id} … {fact.last_id})"
+def _range(telemetry: telemetry_events.BatchEvent) -> str:
+    return "" if telemetry.count == 1 else f" ({telemetry.first_id} … {telemetry.last_id})"
 
 
-def _events(fact: facts.Batch, single: str) -> str:
-    return f"{single}{fact.first_id}" if fact.count == 1 else f"{fact.count} events{_range(fact)}"
+def _events(telemetry: telemetry_events.BatchEvent, single: str) -> str:
+    return f"{single}{telemetry.first_id}" if telemetry.count == 1 else f"{telemetry.count} events{_range(telemetry)}"
 
 
 def _words(name: str) -> str:

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oncecast.core import telemetry as facts
+from oncecast.core import telemetry as telemetry_events
 from oncecast.core.health import PROCESS, Health, Status
-from oncecast.core.telemetry import Fact, Observe
+from oncecast.core.telemetry import Emit, TelemetryEvent
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,13 +26,13 @@ class Metrics(Collector):
         self._gauges: dict[str, Gauge] = {}
         self._look: Callable[[], Health] | None = None
 
-    def observe(self, fact: Fact) -> None:
+    def emit(self, telemetry: TelemetryEvent) -> None:
         """Count one fact."""
-        kind = type(fact)
+        kind = type(telemetry)
         if kind in self._counts:
-            self._counts[kind] += getattr(fact, "count", 1)
-        elif isinstance(fact, facts.AccessRefused) and fact.status in _REASONS:
-            self._access_refused[_REASONS[fact.status]] += 1
+            self._counts[kind] += getattr(telemetry, "count", 1)
+        elif isinstance(telemetry, telemetry_events.AccessRefused) and telemetry.status in _REASONS:
+            self._access_refused[_REASONS[telemetry.status]] += 1
 
     def show_health(self, look: Callable[[], Health]) -> None:
         """Show the health that `look` answers at the moment of the scrape."""
@@ -63,44 +63,83 @@ class Metrics(Collector):
 
 _REASONS = {401: "unauthorized", 403: "forbidden_origin", 421: "unknown_host"}
 """The label of refused access, by HTTP status."""
-_COUNTED: dict[type[Fact], tuple[str, str]] = {
-    facts.Accepted: ("oncecast_accepted_total", "Events that are on disk and acknowledged."),
-    facts.Refused: ("oncecast_refused_total", "Publications that were refused before anything was accepted."),
-    facts.ConnectionRefused: (
+_COUNTED: dict[type[TelemetryEvent], tuple[str, str]] = {
+    telemetry_events.Accepted: ("oncecast_accepted_total", "Events that are on disk and acknowledged."),
+    telemetry_events.PublicationRefused: (
+        "oncecast_refused_total",
+        "Publications that were refused before anything was accepted.",
+    ),
+    telemetry_events.ConnectionRefused: (
         "oncecast_connections_refused_total",
         "Connections that were refused or closed because of a limit before a request was read.",
     ),
-    facts.JournalFailed: ("oncecast_journal_failures_total", "Commits of the journal that the disk refused."),
-    facts.Received: ("oncecast_received_total", "Events received from producers."),
-    facts.Persisted: ("oncecast_stored_total", "Events that this listener stored."),
-    facts.Duplicates: ("oncecast_duplicates_total", "Arrivals of events that had already ended, at any listener."),
-    facts.Conflicts: ("oncecast_conflicts_total", "Events with other content under a used identity."),
-    facts.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
-    facts.InsertFailed: ("oncecast_database_failures_total", "Database operations for events that failed."),
-    facts.Died: ("oncecast_dead_total", "Events that became dead letters at this listener."),
-    facts.Filed: ("oncecast_filed_total", "Dead letters whose line is in the log file."),
-    facts.FilingFailed: ("oncecast_filing_failures_total", "Failed writes to the log file of dead letters."),
-    facts.Sent: ("oncecast_dead_letters_sent_total", "Dead letters that the broker has confirmed."),
-    facts.SendingRefused: ("oncecast_dead_letters_refused_total", "Dead letters that the broker refused."),
-    facts.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
-    facts.ReplayFailed: ("oncecast_failed_replays_total", "Replays of dead letters that failed."),
-    facts.Discarded: ("oncecast_discarded_total", "Dead letters that operators have discarded."),
-    facts.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have restored."),
-    facts.ConflictReplayed: ("oncecast_conflicts_replayed_total", "Conflicts whose event is stored under a new id."),
-    facts.ConflictReplayFailed: ("oncecast_failed_conflict_replays_total", "Replays of conflicts that failed."),
-    facts.ConflictsDiscarded: ("oncecast_conflicts_discarded_total", "Conflicts that operators have discarded."),
-    facts.Pruned: ("oncecast_pruned_total", "Rows deleted because of their age."),
-    facts.GapNoted: ("oncecast_gaps_total", "Gaps: parts of a journal that were deleted before they were read."),
-    facts.Suspected: ("oncecast_suspects_total", "Attempts of quarantined events, each made alone."),
-    facts.EmissionsRelayed: ("oncecast_emitted_total", "Emitted events that a producer has accepted."),
-    facts.EmissionRefused: ("oncecast_refused_emissions_total", "Emitted events that no producer will accept."),
-    facts.LoopBlocked: ("oncecast_loop_blocked_total", "Times that a handler blocked the event loop for 3 s."),
-    facts.ForeignValues: (
+    telemetry_events.JournalFailed: (
+        "oncecast_journal_failures_total",
+        "Commits of the journal that the disk refused.",
+    ),
+    telemetry_events.Received: ("oncecast_received_total", "Events received from producers."),
+    telemetry_events.Persisted: ("oncecast_stored_total", "Events that this listener stored."),
+    telemetry_events.Duplicates: (
+        "oncecast_duplicates_total",
+        "Arrivals of events that had already ended, at any listener.",
+    ),
+    telemetry_events.ConflictsFound: ("oncecast_conflicts_total", "Events with other content under a used identity."),
+    telemetry_events.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
+    telemetry_events.InsertFailed: (
+        "oncecast_database_failures_total",
+        "Database operations for events that failed.",
+    ),
+    telemetry_events.DeadLettered: ("oncecast_dead_total", "Events that became dead letters at this listener."),
+    telemetry_events.DeadLettersLogged: ("oncecast_filed_total", "Dead letters whose line is in the log file."),
+    telemetry_events.DeadLetterLogFailed: (
+        "oncecast_filing_failures_total",
+        "Failed writes to the log file of dead letters.",
+    ),
+    telemetry_events.Sent: ("oncecast_dead_letters_sent_total", "Dead letters that the broker has confirmed."),
+    telemetry_events.ForwardingRefused: (
+        "oncecast_dead_letters_refused_total",
+        "Dead letters that the broker refused.",
+    ),
+    telemetry_events.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
+    telemetry_events.ReplayFailed: ("oncecast_failed_replays_total", "Replays of dead letters that failed."),
+    telemetry_events.DeadLettersDiscarded: (
+        "oncecast_discarded_total",
+        "Dead letters that operators have discarded.",
+    ),
+    telemetry_events.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have restored."),
+    telemetry_events.ConflictReplayed: (
+        "oncecast_conflicts_replayed_total",
+        "Conflicts whose event is stored under a new id.",
+    ),
+    telemetry_events.ConflictReplayFailed: (
+        "oncecast_failed_conflict_replays_total",
+        "Replays of conflicts that failed.",
+    ),
+    telemetry_events.ConflictsDiscarded: (
+        "oncecast_conflicts_discarded_total",
+        "Conflicts that operators have discarded.",
+    ),
+    telemetry_events.Pruned: ("oncecast_pruned_total", "Rows deleted because of their age."),
+    telemetry_events.GapNoted: (
+        "oncecast_gaps_total",
+        "Gaps: parts of a journal that were deleted before they were read.",
+    ),
+    telemetry_events.Quarantined: ("oncecast_suspects_total", "Attempts of quarantined events, each made alone."),
+    telemetry_events.EmissionsRelayed: ("oncecast_emitted_total", "Emitted events that a producer has accepted."),
+    telemetry_events.EmissionDropped: (
+        "oncecast_refused_emissions_total",
+        "Emitted events that no producer will accept.",
+    ),
+    telemetry_events.LoopBlocked: (
+        "oncecast_loop_blocked_total",
+        "Times that a handler blocked the event loop for 3 s.",
+    ),
+    telemetry_events.ForeignValues: (
         "oncecast_foreign_values_total",
         "Redis keys of Oncecast whose value another application wrote, and which were overwritten.",
     ),
-    facts.Rescued: ("oncecast_rescued_total", "Events taken over from dead listeners."),
-    facts.Reconnecting: ("oncecast_reconnects_total", "Attempts to reconnect to a producer."),
+    telemetry_events.TakenOver: ("oncecast_rescued_total", "Events taken over from dead listeners."),
+    telemetry_events.Reconnecting: ("oncecast_reconnects_total", "Attempts to reconnect to a producer."),
 }
 GAUGES = {
     "oncecast_journal_last_offset": "The newest offset of the journal (producer).",
@@ -128,11 +167,11 @@ def _health_metrics(health: Health) -> Iterator[Metric]:
     yield up
 
 
-def all_of(*observers: Observe) -> Observe:
+def all_of(*observers: Emit) -> Emit:
     """One observer that tells each of `observers`."""
 
-    def observe(fact: Fact) -> None:
+    def emit(telemetry: TelemetryEvent) -> None:
         for observer in observers:
-            observer(fact)
+            observer(telemetry)
 
-    return observe
+    return emit

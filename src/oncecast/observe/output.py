@@ -21,7 +21,7 @@ _INDENT = "    "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class LogEntry:
     """One thing to log. `kind` names the telemetry event, `event` the id of the event that was being handled."""
 
     severity: int
@@ -33,7 +33,7 @@ class Entry:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-Write = Callable[[Entry], None]
+Write = Callable[[LogEntry], None]
 
 
 def writer(instance: str, format: str) -> Write:
@@ -52,7 +52,7 @@ def _console(instance: str) -> Write:
         if lines:
             put("".join(lines))
 
-    def write(entry: Entry) -> None:
+    def write(entry: LogEntry) -> None:
         is_first = not waiting
         waiting.append(_for_people(entry, instance))
         try:
@@ -66,7 +66,7 @@ def _console(instance: str) -> Write:
     return write
 
 
-def _for_people(entry: Entry, instance: str) -> str:
+def _for_people(entry: LogEntry, instance: str) -> str:
     event = f"event {printable(entry.event)}: " if entry.event else ""
     head = f"{_now()} {logging.getLevelName(entry.severity)} {instance} [{printable(entry.component)}] "
     first, *further = entry.message.splitlines() or [""]
@@ -77,7 +77,7 @@ def _for_people(entry: Entry, instance: str) -> str:
 def _json(instance: str) -> Write:
     render: Any = structlog.processors.JSONRenderer()
 
-    def write(entry: Entry) -> None:
+    def write(entry: LogEntry) -> None:
         values = {
             **entry.values,
             "event": entry.kind,

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 
 from oncecast.observe.context import current_event
-from oncecast.observe.output import Entry, Write
+from oncecast.observe.output import LogEntry, Write
 from oncecast.observe.tracebacks import is_library, users_traceback
 
 _CHATTY = (
@@ -42,7 +42,7 @@ class LinesHandler(logging.Handler):
             text = text.partition("\n")[0]  # without the line of code that caused it, which this one names
         error = record.exc_info[1] if record.exc_info else None
         self._write(
-            Entry(
+            LogEntry(
                 severity=record.levelno,
                 component=record.name,
                 kind="Log",

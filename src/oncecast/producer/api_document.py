@@ -15,12 +15,12 @@ from oncecast.core.wire import (
     Credit,
     Events,
     Gap,
-    Report,
+    ListenerReport,
     Resume,
     Welcome,
 )
 from oncecast.http.conflicts_openapi import CONFLICT_SCHEMAS, conflicts_paths
-from oncecast.http.dead_letters_openapi import SCHEMAS, letters_paths
+from oncecast.http.dead_letters_openapi import SCHEMAS, dead_letter_paths
 from oncecast.http.openapi import (
     DOCUMENTS,
     FLAG,
@@ -66,7 +66,7 @@ _LISTENER = {
     "in_flight": WHOLE,
     "rate": NUMBER,
     "demonstration": FLAG,
-    "standing_by": maybe(TEXT),
+    "on_standby": maybe(TEXT),
     **STATUS,
     "age_s": NUMBER,
 }
@@ -197,7 +197,7 @@ def producer_document() -> dict[str, Any]:
                 right="subscribe",
             ),
         },
-        **letters_paths(group, relayed),
+        **dead_letter_paths(group, relayed),
         **conflicts_paths(group, relayed),
         "/api/status": {
             "get": operation(
@@ -279,7 +279,7 @@ def producer_document() -> dict[str, Any]:
 
 def websocket_document() -> dict[str, Any]:
     """What is said on the WebSocket, as AsyncAPI 3. The frames' schemas are made from those of `core.wire`."""
-    frames = (Welcome, Resume, Events, Gap, Credit, Report, Ask, Answer)
+    frames = (Welcome, Resume, Events, Gap, Credit, ListenerReport, Ask, Answer)
     schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")[1]
     messages = {
         frame.__name__: {
@@ -347,7 +347,7 @@ def websocket_document() -> dict[str, Any]:
             "publish": _does("receive", "broadcast", "Event"),
             "broadcast": _does("send", "broadcast", "Event", "Accepted", "Refused"),
             "feed": _does("send", "listeners", "Welcome", "Events", "Gap", "Ask"),
-            "follow": _does("receive", "listeners", "Resume", "Credit", "Report", "Answer"),
+            "follow": _does("receive", "listeners", "Resume", "Credit", "ListenerReport", "Answer"),
         },
         "components": {"messages": messages, "schemas": {"Event": SCHEMAS["Event"], **schemas}},
     }

@@ -22,8 +22,8 @@ from oncecast.core.clock import Clock, utc_now
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
-from oncecast.core.ports import Batch, Journal
-from oncecast.core.telemetry import Observe, OperatorActed
+from oncecast.core.ports import Journal, JournalBatch
+from oncecast.core.telemetry import Emit, OperatorActed
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
@@ -86,31 +86,29 @@ class Producer:
         clock: Clock,
         *,
         metrics: Callable[[], bytes],
-        observe: Observe,
+        emit: Emit,
         last_resort: LastResort | None = None,
     ) -> None:
         self._journal = journal
-        self._observe = observe
+        self._emit = emit
         self._settings = settings
         self._essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
         self._budget = ReadBudget(clock)
         self._event_pages = Pages(settings.pages)
-        self._listeners = ListenerHub(journal, self._ring, self._budget, clock, settings.sockets, observe)
-        self.retention = Retention(journal, self._listeners, clock, settings.retention, observe)
+        self._listeners = ListenerHub(journal, self._ring, self._budget, clock, settings.sockets, emit)
+        self.retention = Retention(journal, self._listeners, clock, settings.retention, emit)
         self._intake = Intake(
             journal,
             clock,
-            observe,
+            emit,
             source=settings.source,
             limits=settings.intake,
             check_room=self.retention.check_room,
             budget=self._budget,
         )
-        self._clients = ClientHub(
-            journal, self._ring, self._budget, self._intake.publishing, settings.sockets, observe
-        )
+        self._clients = ClientHub(journal, self._ring, self._budget, self._intake.publishing, settings.sockets, emit)
         self.stop: asyncio.Event | None = None
         """Set when it is to drain."""
         checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
@@ -173,7 +171,7 @@ class Producer:
             cursor = Cursor(epoch_of(self._journal.epochs, max(1, last)), last)
             return self._event_pages.answer(msgspec.json.encode({"events": events, "next": str(cursor)}))
 
-    async def _batches(self, offset: int, max_bytes: int, limit: int) -> Sequence[Batch]:
+    async def _batches(self, offset: int, max_bytes: int, limit: int) -> Sequence[JournalBatch]:
         if offset >= self._journal.last:
             return []
         try:
@@ -184,7 +182,7 @@ class Producer:
             raise Problem(503, str(error) or "the disk is slow", headers=RETRY_AFTER) from None
 
     async def _page_of(
-        self, batches: Sequence[Batch], offset: int, limit: int, max_bytes: int
+        self, batches: Sequence[JournalBatch], offset: int, limit: int, max_bytes: int
     ) -> tuple[list[msgspec.Raw], int]:
         """The first events after `offset`, up to `limit` and `max_bytes` but at least one; the offset of the last."""
         events: list[msgspec.Raw] = []
@@ -248,7 +246,7 @@ class Producer:
             await self.retention.forget(name)
         except JournalUnavailable as error:
             raise Problem(503, str(error), headers=RETRY_AFTER) from None
-        self._observe(OperatorActed(f"forget the group {name}", 1, client_of(request)))
+        self._emit(OperatorActed(f"forget the group {name}", 1, client_of(request)))
         return json_response({"forgotten": name})
 
     async def _health(self, _request: Request) -> Response:

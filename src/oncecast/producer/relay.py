@@ -13,7 +13,7 @@ from starlette.routing import Route
 from oncecast.core.wire import Ask
 from oncecast.http.params import body
 from oncecast.http.problems import PROBLEM_TYPE, Problem
-from oncecast.producer.broadcast.listeners import ListenerHub, Reader
+from oncecast.producer.broadcast.listeners import ListenerHub, ListenerReader
 
 PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"
@@ -62,7 +62,7 @@ class Relay:
         headers = RETRY_AFTER if answer.status == 503 else None
         return Response(answer.body, answer.status, headers, content_type)
 
-    def _choose(self, group: str | None) -> Reader:
+    def _choose(self, group: str | None) -> ListenerReader:
         """A live listener of `group`, or of the only one there is; raises Problem."""
         readers = [reader for reader in self._hub.readers if reader.group and group in (None, reader.group)]
         if not readers and group is not None and not self._is_known(group):

@@ -20,7 +20,7 @@ from oncecast.core.event import Cursor
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.health import FINE, Finding, Status
 from oncecast.core.ports import Journal, KnownGroup
-from oncecast.core.telemetry import GroupExpired, JournalFilling, Observe
+from oncecast.core.telemetry import Emit, GroupExpired, JournalFilling
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
 from oncecast.producer.broadcast.listeners import ListenerHub
@@ -57,14 +57,12 @@ class RetentionLimits:
 class Retention:
     """Lets go of what nobody needs any more, and says no when there is no room."""
 
-    def __init__(
-        self, journal: Journal, hub: ListenerHub, clock: Clock, limits: RetentionLimits, observe: Observe
-    ) -> None:
+    def __init__(self, journal: Journal, hub: ListenerHub, clock: Clock, limits: RetentionLimits, emit: Emit) -> None:
         self._journal = journal
         self._clock = clock
         self._hub = hub
         self._limits = limits
-        self._observe = observe
+        self._emit = emit
         self._groups = self._known_groups()
         self._kept_at_s = self._ticked_at_s = clock.monotonic_s()
         self._full = asyncio.Event()
@@ -197,7 +195,7 @@ class Retention:
             else:
                 group = replace(group, unseen_s=group.unseen_s + passed_s)
             if self._expired(group) and before is not None and not self._expired(before):
-                self._observe(GroupExpired(name))
+                self._emit(GroupExpired(name))
             is_news |= before is None or before.forgotten != group.forgotten
             self._groups[name] = group
         return is_news
@@ -219,7 +217,7 @@ class Retention:
             self._warned_percent = 0
         elif holder is not None and percent >= self._warned_percent + WARN_EVERY_PERCENT:
             self._warned_percent = percent
-            self._observe(JournalFilling(percent, holder.name))
+            self._emit(JournalFilling(percent, holder.name))
 
     def unsettled_percent(self, holder: KnownGroup | None) -> int:
         """How much of the cap is taken by what is held back, about: events are taken to be of one size."""

@@ -20,7 +20,7 @@ from aio_pika.exceptions import (
     PublishError,
 )
 
-from oncecast.core.dead_letter_ports import LetterMessage
+from oncecast.core.dead_letter_ports import DeadLetterMessage
 from oncecast.core.dead_letter_url import RabbitMQAddress
 from oncecast.core.errors import Unavailable
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class RabbitMQ:
-    """The LetterBroker of `core.letter_ports` on RabbitMQ: one plain connection, made anew after any trouble."""
+    """The DeadLetterBroker of `core.letter_ports` on RabbitMQ: one plain connection, made anew after any trouble."""
 
     def __init__(self, address: RabbitMQAddress, *, instance: str) -> None:
         self._address = address
@@ -55,11 +55,11 @@ class RabbitMQ:
 
     @property
     def max_bytes(self) -> int:
-        """See LetterBroker."""
+        """See DeadLetterBroker."""
         return MAX_BYTES
 
     async def open(self) -> None:
-        """See LetterBroker. A queue that is not there is declared, durable; an exchange has to be there."""
+        """See DeadLetterBroker. A queue that is not there is declared, durable; an exchange has to be there."""
         if self._channel is not None and not self._channel.is_closed:
             return
         await self.close()
@@ -109,8 +109,8 @@ class RabbitMQ:
         await channel.initialize()
         return channel
 
-    async def send(self, messages: Sequence[LetterMessage]) -> list[str | None]:
-        """See LetterBroker."""
+    async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
+        """See DeadLetterBroker."""
         async with self._within(SEND_DEADLINE_S):
             await self.open()
             answers = await self._publish(messages)
@@ -122,12 +122,12 @@ class RabbitMQ:
             await self.close()  # the queue may have gone: `open` looks
         return refusals
 
-    async def _publish_alone(self, message: LetterMessage) -> Exception | None:
+    async def _publish_alone(self, message: DeadLetterMessage) -> Exception | None:
         await self.open()
         [answer] = await self._publish([message])
         return answer
 
-    async def _publish(self, messages: Sequence[LetterMessage]) -> list[Exception | None]:
+    async def _publish(self, messages: Sequence[DeadLetterMessage]) -> list[Exception | None]:
         """For each None, or why RabbitMQ refuses it; raises Unavailable for every other trouble."""
         exchange = self._exchange
         if exchange is None:
@@ -148,7 +148,7 @@ class RabbitMQ:
         raise self._translate(answer) from answer
 
     async def close(self) -> None:
-        """See LetterBroker."""
+        """See DeadLetterBroker."""
         connection, self._connection, self._channel, self._exchange = self._connection, None, None, None
         if connection is None:
             return
@@ -201,15 +201,15 @@ class RabbitMQ:
         return f"{self}: {_words(error)}"
 
 
-def _message(letter: LetterMessage) -> aio_pika.Message:
+def _message(dead_letter: DeadLetterMessage) -> aio_pika.Message:
     return aio_pika.Message(
-        letter.body,
+        dead_letter.body,
         content_type="application/json",
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        message_id=letter.digest,
+        message_id=dead_letter.digest,
         type="oncecast.dead-letter",
         app_id="oncecast",
-        headers={"source": letter.source, "id": letter.id},
+        headers={"source": dead_letter.source, "id": dead_letter.id},
     )
 
 

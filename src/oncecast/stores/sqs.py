@@ -13,7 +13,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from oncecast.core.dead_letter_ports import LetterMessage
+from oncecast.core.dead_letter_ports import DeadLetterMessage
 from oncecast.core.dead_letter_url import SqsAddress
 from oncecast.core.errors import Unavailable
 
@@ -32,7 +32,7 @@ ANSWER_DEADLINE_S = 6.0
 OPEN_DEADLINE_S = 10.0
 SEND_DEADLINE_S = 20.0
 CLOSE_DEADLINE_S = 3.0
-ERROR_MAX_LETTERS = 300
+ERROR_MAX_CHARS = 300
 
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
 _ONES_FAULT = (
@@ -45,7 +45,7 @@ _ONES_FAULT = (
 
 
 class Sqs:
-    """The LetterBroker of `core.letter_ports` on SQS; credentials come from AWS's usual places."""
+    """The DeadLetterBroker of `core.letter_ports` on SQS; credentials come from AWS's usual places."""
 
     def __init__(self, address: SqsAddress) -> None:
         self._address = address
@@ -59,11 +59,11 @@ class Sqs:
 
     @property
     def max_bytes(self) -> int:
-        """See LetterBroker."""
+        """See DeadLetterBroker."""
         return self._limit_bytes - min(ATTRIBUTES_MAX_BYTES, self._limit_bytes // 2)
 
     async def open(self) -> None:
-        """See LetterBroker. The queue has to be there."""
+        """See DeadLetterBroker. The queue has to be there."""
         if self._queue_url is not None:
             return
         async with self._within(OPEN_DEADLINE_S):
@@ -93,8 +93,8 @@ class Sqs:
             return MAX_BYTES
         return int(answer.get("Attributes", {}).get("MaximumMessageSize", MAX_BYTES))
 
-    async def send(self, messages: Sequence[LetterMessage]) -> list[str | None]:
-        """See LetterBroker."""
+    async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
+        """See DeadLetterBroker."""
         refusals: list[str | None] = []
         async with self._within(SEND_DEADLINE_S):
             await self.open()
@@ -102,7 +102,7 @@ class Sqs:
                 refusals += await self._send_batch(batch)
         return refusals
 
-    async def _send_batch(self, batch: Sequence[LetterMessage]) -> list[str | None]:
+    async def _send_batch(self, batch: Sequence[DeadLetterMessage]) -> list[str | None]:
         entries = [self._entry(n, message) for n, message in enumerate(batch)]
         try:
             answer = await self._client.send_message_batch(QueueUrl=self._queue_url, Entries=entries)
@@ -118,8 +118,8 @@ class Sqs:
             None if (n := entry["Id"]) in confirmed else str(failed.get(n) or "not confirmed") for entry in entries
         ]
 
-    def _batches(self, messages: Sequence[LetterMessage]) -> Iterator[list[LetterMessage]]:
-        batch: list[LetterMessage] = []
+    def _batches(self, messages: Sequence[DeadLetterMessage]) -> Iterator[list[DeadLetterMessage]]:
+        batch: list[DeadLetterMessage] = []
         size_bytes = 0
         for message in messages:
             cost_bytes = len(message.body) + ATTRIBUTES_MAX_BYTES
@@ -131,7 +131,7 @@ class Sqs:
         if batch:
             yield batch
 
-    def _entry(self, number: int, message: LetterMessage) -> dict[str, Any]:
+    def _entry(self, number: int, message: DeadLetterMessage) -> dict[str, Any]:
         entry = {
             "Id": str(number),
             "MessageBody": _storable(message.body.decode(errors="replace")),
@@ -145,7 +145,7 @@ class Sqs:
         return entry
 
     async def close(self) -> None:
-        """See LetterBroker."""
+        """See DeadLetterBroker."""
         leaving, self._exit, self._client, self._queue_url = self._exit, AsyncExitStack(), None, None
         with contextlib.suppress(TimeoutError, BotoCoreError, OSError):
             async with asyncio.timeout(CLOSE_DEADLINE_S):
@@ -180,7 +180,7 @@ def _words(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ClientError):
         text = f"{_code(error)}: {error.response.get('Error', {}).get('Message', '')}"
-    return text.strip().partition("\n")[0][:ERROR_MAX_LETTERS] or type(error).__name__
+    return text.strip().partition("\n")[0][:ERROR_MAX_CHARS] or type(error).__name__
 
 
 def _storable(text: str) -> str:

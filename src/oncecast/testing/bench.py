@@ -11,17 +11,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.event import Arrival, Event, follow_up_id
 from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import Fact, ProcessingFailed
+from oncecast.core.telemetry import ProcessingFailed, TelemetryEvent
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
-from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
-from oncecast.listener.dependencies.quarantine import Trial
+from oncecast.listener.dependencies.quarantine import Quarantine
 from oncecast.listener.feed.track import Track
 from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts
 from oncecast.listener.pipeline.claim import Line
@@ -56,7 +56,7 @@ class Bench:
 
     def __init__(
         self,
-        app: Listener,
+        app: App,
         stores: Stores,
         limits: AttemptLimits,
         publish: Callable[[Sequence[Event]], None],
@@ -83,7 +83,7 @@ class Bench:
             MemoryLeases(MemoryRedis(clock.monotonic_s), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
             clock,
             lease_ttl_s=TTL_S,
-            observe=self._observe,
+            emit=self._emit,
         )
         self._spared: dict[int, tuple[int, int]] = {}
         """By offset, the attempts that were spent when it last came back, and how often it did with just these."""
@@ -99,9 +99,9 @@ class Bench:
             release=self._order.let_second_through,
             ended=self._order.ended,
             was_let_go=self._order.was_let_go,
-            observe=self._observe,
+            emit=self._emit,
         )
-        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, observe=self._observe)
+        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, emit=self._emit)
         attempts = Attempts(
             self._app,
             store,
@@ -113,10 +113,10 @@ class Bench:
             let_go=self._settlement.let_go,
             paused=_nothing,
             emitted=_nothing,
-            buried=_nothing,
-            trial=Trial(leases, self._stores.deaths),
-            solo=Solo(),
-            observe=self._observe,
+            dead_lettered=_nothing,
+            quarantine=Quarantine(leases, self._stores.deaths),
+            exclusive_run=ExclusiveRun(),
+            emit=self._emit,
         )
         self._line = Line(
             lanes=1,
@@ -192,7 +192,7 @@ class Bench:
         plan = self._app.plan_of(arrival.type, arrival.source)
         if not plan.handlers and not arrival.attempts:
             return plan, CLAIM_MAX_EVENTS
-        alone = arrival.attempts or arrival.doom is not None or plan.together_max == 1
+        alone = arrival.attempts or arrival.terminal_error is not None or plan.together_max == 1
         return (None, 1) if alone else (plan, plan.together_max)
 
     def _settle(self, work: list[Arrival], outcomes: list[Outcome]) -> None:
@@ -200,7 +200,7 @@ class Bench:
             result = self._results[arrival.offset]
             result.attempts = arrival.attempts
             result.outcome = _ENDINGS[outcome]
-            if arrival.doom is not None and outcome is Outcome.STORED:
+            if arrival.terminal_error is not None and outcome is Outcome.STORED:
                 result.outcome = "dead"
             plan = self._app.plan_of(arrival.type, arrival.source)
             result.handlers = [handler.name for handler in plan.handlers]
@@ -215,7 +215,7 @@ class Bench:
                 times += 1
             else:
                 times = 0
-                if arrival.doom is None:
+                if arrival.terminal_error is None:
                     self._results[arrival.offset].waits_s.append(delay_s)
             self._spared[arrival.offset] = (arrival.attempts, times)
             if times > SPARED_MAX:
@@ -226,15 +226,16 @@ class Bench:
         self._next_round.extend(work)
         self._over(work)
 
-    def _observe(self, fact: Fact) -> None:
-        if isinstance(fact, ProcessingFailed):
+    def _emit(self, telemetry: TelemetryEvent) -> None:
+        if isinstance(telemetry, ProcessingFailed):
             of_identity = (
                 result
                 for offset, result in self._results.items()
-                if offset in self._under_way and (result.event.id, result.event.source) == (fact.id, fact.source)
+                if offset in self._under_way
+                and (result.event.id, result.event.source) == (telemetry.id, telemetry.source)
             )
             for result in of_identity:
-                result.failures.append(fact.error)
+                result.failures.append(telemetry.error)
                 result.exception = self.watched.last_error
 
     # --- what was emitted ----------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.core.errors import OncecastError
 from oncecast.core.event import Event
 from oncecast.core.transaction import Params
 from oncecast.testing.listener import FROM_LIFESPAN, EventLike, TestListener
 from oncecast.testing.results import Result, Statement
-from oncecast.testing.scripted import Answer
+from oncecast.testing.scripted import ScriptedAnswer
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class SyncTestListener:
 
     def __init__(
         self,
-        app: Listener,
+        app: App,
         *,
         postgres: bool | str = False,
         state: Any = FROM_LIFESPAN,
@@ -61,7 +61,7 @@ class SyncTestListener:
         """See TestListener."""
         return self._run(self._listener.send_all(events, follow=follow))
 
-    def answer(self, query: str, answer: Answer, *, params: Params = None, times: int | None = None) -> None:
+    def answer(self, query: str, answer: ScriptedAnswer, *, params: Params = None, times: int | None = None) -> None:
         """See TestListener."""
         self._listener.answer(query, answer, params=params, times=times)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError
@@ -20,7 +20,7 @@ from oncecast.producer.cloudevents.parse import read_publication
 from oncecast.producer.cloudevents.publishable import EVENT_MAX_BYTES
 from oncecast.testing.bench import Bench
 from oncecast.testing.results import Result, Statement
-from oncecast.testing.scripted import Answer
+from oncecast.testing.scripted import ScriptedAnswer
 from oncecast.testing.stores import MemoryStores, PostgresStores
 
 FOLLOWED_MAX = 1_000
@@ -43,7 +43,7 @@ class TestListener:
 
     def __init__(
         self,
-        app: Listener,
+        app: App,
         *,
         postgres: bool | str = False,
         state: Any = FROM_LIFESPAN,
@@ -131,7 +131,7 @@ class TestListener:
         """All statements that handlers ran so far, including those of failed attempts."""
         return self._begun().watched.statements
 
-    def answer(self, query: str, answer: Answer, *, params: Params = None, times: int | None = None) -> None:
+    def answer(self, query: str, answer: ScriptedAnswer, *, params: Params = None, times: int | None = None) -> None:
         """In memory: say what statements that begin with `query` return, ignoring white space and case.
 
         An answer is rows as a list of dicts (or one dict); the number of affected rows (1 by default); an exception

@@ -14,8 +14,10 @@ from oncecast.core.transaction import Params
 from oncecast.stores.postgres.transaction import refuse_transaction_control
 from oncecast.testing.memory.postgres import MemoryPostgres, Session
 
-Row = Mapping[str, Any]
-Answer = int | Row | Iterable[Row] | BaseException | type[BaseException] | Callable[[Params], Any] | None
+ScriptedRow = Mapping[str, Any]
+ScriptedAnswer = (
+    int | ScriptedRow | Iterable[ScriptedRow] | BaseException | type[BaseException] | Callable[[Params], Any] | None
+)
 
 _PLACEHOLDER = re.compile(r"%(?:(%)|\((\w+)\)[sbt]|[sbt]|(.?))", re.DOTALL)
 QUERY_SHOWN_MAX = 60
@@ -30,7 +32,7 @@ class Told:
     """An answer to statements that begin with the words `words`; to all of them, or those with just `params`."""
 
     words: str
-    answer: Answer
+    answer: ScriptedAnswer
     params: Params
     left: int | None
     """How often it is given yet; None: always."""
@@ -54,7 +56,7 @@ class ScriptedPostgres(MemoryPostgres):
         """The first statement that fetched what nobody has told."""
         self._told: list[Told] = []
 
-    def tell(self, query: str, answer: Answer, *, params: Params = None, times: int | None = None) -> None:
+    def tell(self, query: str, answer: ScriptedAnswer, *, params: Params = None, times: int | None = None) -> None:
         """From now on statements that begin with `query` (white space and capitals aside) are answered so.
 
         The longest `query` counts, then one with `params`, then the newest.

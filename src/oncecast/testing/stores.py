@@ -11,18 +11,18 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from oncecast.core.errors import StartError
-from oncecast.core.ports import Deaths, EventStore, Outbox
+from oncecast.core.ports import CrashLog, EventStore, Outbox
 from oncecast.core.transaction import Params
-from oncecast.stores.postgres import Database, PostgresDeaths, PostgresEvents, PostgresOutbox
+from oncecast.stores.postgres import Database, PostgresCrashLog, PostgresEvents, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.session import READABLE
-from oncecast.testing.memory import MemoryDeaths, MemoryEvents, MemoryOutbox
+from oncecast.testing.memory import MemoryCrashLog, MemoryEvents, MemoryOutbox
 from oncecast.testing.scripted import ScriptedPostgres
 from oncecast.testing.servers import embedded_postgres_url
 
 NAME = "test"
 SCHEMA = "oncecast"
-TOKEN_LETTERS = 16
+TOKEN_CHARS = 16
 LOCK_TIMEOUT_S = 0.2
 """Nobody but the test itself holds a lock, and it waits for us meanwhile."""
 CONNECT_TIMEOUT_S = 5
@@ -34,9 +34,9 @@ class MemoryStores:
 
     def __init__(self) -> None:
         self.server = ScriptedPostgres()
-        client: dict[str, Any] = {"instance": NAME, "token": NAME.ljust(TOKEN_LETTERS, ".")}
+        client: dict[str, Any] = {"instance": NAME, "token": NAME.ljust(TOKEN_CHARS, ".")}
         self.events: EventStore = MemoryEvents(self.server, **client)
-        self.deaths: Deaths = MemoryDeaths(self.server, **client)
+        self.deaths: CrashLog = MemoryCrashLog(self.server, **client)
         self.outbox: Outbox = MemoryOutbox(self.server, **client)
 
     def raise_unanswered(self) -> None:
@@ -77,7 +77,7 @@ class PostgresStores:
             self.url,
             schema=SCHEMA,
             instance=NAME,
-            token=NAME.ljust(TOKEN_LETTERS, "."),
+            token=NAME.ljust(TOKEN_CHARS, "."),
             pool_size=POOL_SIZE,
             limits=self._limits,
         )
@@ -86,7 +86,7 @@ class PostgresStores:
         await self._connection.execute(READABLE.encode())
         await self._database.open()
         self.events: EventStore = PostgresEvents(self._database)
-        self.deaths: Deaths = PostgresDeaths(self._database)
+        self.deaths: CrashLog = PostgresCrashLog(self._database)
         self.outbox: Outbox = PostgresOutbox(self._database)
 
     async def __aexit__(self, *_: object) -> None:

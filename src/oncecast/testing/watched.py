@@ -13,7 +13,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import EventStore, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction, Params
-from oncecast.stores.postgres.errors import of_handler
+from oncecast.stores.postgres.errors import handler_error
 from oncecast.testing.results import Statement
 
 
@@ -76,7 +76,9 @@ class WatchedEvents:
         try:
             yield
         except psycopg.Error as error:
-            self.last_error = of_handler(error, [one for errors in raised for one in errors], connection_broken=False)
+            self.last_error = handler_error(
+                error, [one for errors in raised for one in errors], connection_broken=False
+            )
             if self.last_error is error:
                 raise
             raise self.last_error from error

@@ -13,19 +13,19 @@ const byId = (id) => document.getElementById(id);
 export function startFailing({ onReplayed }) {
   let group = null; // one that fails such events on request
   let busy = false;
-  let life = null; // { draft, group, failures: by retries left, isDead, isMended, outcome }
+  let life = null; // { draft, group, failures: by retries left, isDead, isEdited, outcome }
 
   async function send() {
     const unsure = life && !life.draft.accepted ? life.draft : null; // no answer yet: the same event again
-    life = { draft: unsure ?? draftOf(TYPE, '{"fails": true}', 1), group, failures: new Map(), isDead: false, isMended: false, outcome: null };
+    life = { draft: unsure ?? draftOf(TYPE, '{"fails": true}', 1), group, failures: new Map(), isDead: false, isEdited: false, outcome: null };
     await act(() => publish(life.draft));
   }
 
-  async function mendAndReplay() {
+  async function editAndReplay() {
     const event = { id: life.draft.ids[0], source: SOURCE };
     await act(async () => {
-      if (!life.isMended) await mend(life.group, event, '{"fails": false}');
-      life.isMended = true;
+      if (!life.isEdited) await mend(life.group, event, '{"fails": false}');
+      life.isEdited = true;
       show();
       life.outcome = await replay(life.group, event);
       onReplayed();
@@ -56,7 +56,7 @@ export function startFailing({ onReplayed }) {
   }
 
   byId("fail").onclick = send;
-  byId("mend").onclick = mendAndReplay;
+  byId("mend").onclick = editAndReplay;
 
   return {
     /** The producer told which attempts failed, and who is there. */
@@ -86,7 +86,7 @@ async function lookForIt(life) {
   life.isDead = await letter(life.group, { id: life.draft.ids[0], source: SOURCE }).then(() => true, () => false);
 }
 
-function stepsOf({ draft, failures, isDead, isMended, outcome }, busy) {
+function stepsOf({ draft, failures, isDead, isEdited, outcome }, busy) {
   const failed = [...failures.values()].sort((a, b) => b.retries_left - a.retries_left);
   const steps = [{ text: "Accepted", note: draft.ids[0], state: "done" }];
   failed.forEach(({ retries_left: left, error }, index) => {
@@ -95,8 +95,8 @@ function stepsOf({ draft, failures, isDead, isMended, outcome }, busy) {
   });
   if (!isDead) steps.push({ text: failed.length ? "Waiting for the next attempt" : "Waiting for the first attempt", state: "now" });
   else steps.push({ text: "Dead: kept as a dead letter", state: "bad" });
-  if (isMended) steps.push({ text: "Mended", note: '{"fails": false}', state: "done" });
-  if (isMended && !outcome && busy) steps.push({ text: "Replaying", state: "now" });
+  if (isEdited) steps.push({ text: "Mended", note: '{"fails": false}', state: "done" });
+  if (isEdited && !outcome && busy) steps.push({ text: "Replaying", state: "now" });
   if (outcome) steps.push({ text: outcome.text, state: outcome.isStored ? "done" : "bad" });
   return steps;
 }

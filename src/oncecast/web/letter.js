@@ -37,7 +37,7 @@ function folded(title, text, isOpen) {
 
 /** Data to replay it with, and the button: it mends first where the data was changed. */
 function wayBack(group, letter, onReplayed) {
-  const data = letter.mended ? letter.mended_data : letter.event.data;
+  const data = letter.mended ? letter.edited_data : letter.event.data;
   let before = data === undefined ? "" : JSON.stringify(data, null, 2);
   const field = element("textarea", { rows: Math.min(12, Math.max(3, before.split("\n").length)), spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
   field.value = before;
@@ -64,7 +64,7 @@ function wayBack(group, letter, onReplayed) {
     button.disabled = discarding.disabled = true;
     outcome.className = "quiet";
     setText(outcome, isChanged ? "Mending and replaying" : "Replaying");
-    const { isOver, isStored, text } = await mendAndReplay(isChanged ? field.value : null);
+    const { isOver, isStored, text } = await editAndReplay(isChanged ? field.value : null);
     setText(outcome, text);
     outcome.className = isStored ? "good" : "bad";
     button.disabled = discarding.disabled = false;
@@ -73,7 +73,7 @@ function wayBack(group, letter, onReplayed) {
     onReplayed();
   }
 
-  async function mendAndReplay(mended) {
+  async function editAndReplay(mended) {
     try {
       if (mended !== null) {
         await mend(group, letter, mended);

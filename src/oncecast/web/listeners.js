@@ -52,7 +52,7 @@ function showListener(row, listener, journal) {
   }
 }
 
-function nameOf({ instance, age_s: ageS, standing_by: standingBy, status, reason }, isSilent) {
+function nameOf({ instance, age_s: ageS, on_standby: standingBy, status, reason }, isSilent) {
   if (isSilent) return `${instance} – silent for ${duration(ageS)}`;
   if (standingBy) return `${instance} – stands by: ${standingBy}`;
   return reason ? `${instance} – ${status}: ${reason}` : instance;

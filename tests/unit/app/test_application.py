@@ -15,22 +15,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from oncecast import Call, Event, Listener, Proceed, Retry, SyncTransaction, Transaction
+from oncecast import App, Call, CallNext, Event, Retry, SyncTransaction, Transaction
 from oncecast.app.isolation import RunOptions
 from oncecast.app.lifespan import Bounds
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import (
     AttemptFailed,
+    CalledNextTwice,
     ConfigError,
     Cost,
     DataInvalid,
     NoThread,
-    ProceededTwice,
     StartError,
     classify,
 )
 from oncecast.core.event import Arrival, follow_up_id
-from oncecast.core.telemetry import Fact, LifespanCutShort
+from oncecast.core.telemetry import LifespanCutShort, TelemetryEvent
 from oncecast.stores.postgres.connection import CANCEL_S
 from tests.support.arrivals import arrivals
 
@@ -78,7 +78,7 @@ def arriving(*events: Event) -> list[Arrival]:
     return found
 
 
-async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **options: Any) -> Written:
+async def handled(app: App, *events: Event, timeout_s: float = 10.0, **options: Any) -> Written:
     tx = Written()
     run = RunOptions(clock=SYSTEM_CLOCK, timeout_s=timeout_s, **options)
     await app.handle(arriving(*events), tx, run)  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ async def handled(app: Listener, *events: Event, timeout_s: float = 10.0, **opti
 async def test_an_event_whose_json_cannot_be_read_is_dead_at_once_and_its_handler_is_not_called(
     member: bytes,
 ) -> None:
-    app, called = Listener("shop"), []
+    app, called = App("shop"), []
 
     @app.on("tick")
     async def handle(event: Event) -> None:
@@ -105,17 +105,17 @@ async def test_an_event_whose_json_cannot_be_read_is_dead_at_once_and_its_handle
 @pytest.mark.parametrize("types", [(), ("",), (print,), ("a*b",)])
 def test_a_handler_needs_types(types: Any) -> None:
     with pytest.raises(ConfigError, match="event type"):
-        Listener("shop").on(*types)
+        App("shop").on(*types)
 
 
 @pytest.mark.parametrize("source", ["", 0, b"/shop", "a*b"])
 def test_a_source_that_is_none_is_refused_rather_than_to_mean_any(source: Any) -> None:
     with pytest.raises(ConfigError, match="source"):
-        Listener("shop").on("t", source=source)
+        App("shop").on("t", source=source)
 
 
 async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_decoded_event() -> None:
-    app, seen = Listener("shop"), []
+    app, seen = App("shop"), []
 
     @app.on("a", "b")
     async def first(event: Event, tx: Transaction) -> None:
@@ -131,7 +131,7 @@ async def test_handlers_of_a_type_run_in_the_order_of_their_definition_with_the_
 
 
 async def test_events_that_share_a_transaction_run_one_after_the_other_through_all_their_handlers() -> None:
-    app, seen = Listener(), []
+    app, seen = App(), []
 
     @app.on("t", share_transaction=True)
     async def first(event: Event) -> None:
@@ -146,7 +146,7 @@ async def test_events_that_share_a_transaction_run_one_after_the_other_through_a
 
 
 async def test_a_batch_handler_gets_all_events_in_one_call_beside_handlers_of_single_ones() -> None:
-    app, seen = Listener(), []
+    app, seen = App(), []
 
     @app.on_batch("t")
     async def together(numbers: list[int]) -> None:
@@ -161,7 +161,7 @@ async def test_a_batch_handler_gets_all_events_in_one_call_beside_handlers_of_si
 
 
 async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_to_the_loop() -> None:
-    app, threads = Listener(), []
+    app, threads = App(), []
 
     @app.on("t")
     def handler(event: Event, tx: SyncTransaction) -> None:
@@ -202,7 +202,7 @@ class CountingInAThread(Counting):
 
 @pytest.mark.parametrize("kind", [Counting, CountingInAThread])
 async def test_an_object_that_is_called_is_a_handler_named_by_its_class(kind: type[Counting]) -> None:
-    app, counting = Listener(), kind()
+    app, counting = App(), kind()
     app.on("t")(counting)
     tx = await handled(app, Event.new("t", 1, id="1", source="/s"))
     assert counting.seen == [1]
@@ -219,7 +219,7 @@ def of_shop_in_a_thread(shop: str, event: Event, tx: SyncTransaction, *, seen: l
 
 @pytest.mark.parametrize("function", [of_shop, of_shop_in_a_thread])
 async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_function(function: Any) -> None:
-    app, seen = Listener(), list[tuple[str, int, int]]()
+    app, seen = App(), list[tuple[str, int, int]]()
     app.on("t")(partial(partial(function, "north", seen=seen), limit=3))
     app.on("t")(partial(function, "south", seen=seen, limit=4))
     await handled(app, Event.new("t", 1))
@@ -231,11 +231,11 @@ async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_fu
 @pytest.mark.parametrize("wrong", [3, "handler", Counting, None])
 def test_what_cannot_be_called_with_an_event_is_no_handler(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="must be a function"):
-        Listener().on("t")(wrong)
+        App().on("t")(wrong)
 
 
 async def test_what_a_plain_def_raises_is_raised() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     def handler() -> None:
@@ -247,7 +247,7 @@ async def test_what_a_plain_def_raises_is_raised() -> None:
 
 @pytest.mark.parametrize("stop", [StopIteration("x"), StopAsyncIteration("x")])
 async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(stop: Exception) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     def handler() -> None:
@@ -258,7 +258,7 @@ async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(s
 
 
 async def test_a_plain_def_that_returns_a_coroutine_fails_rather_than_to_do_nothing() -> None:
-    app = Listener()
+    app = App()
 
     async def inner() -> None: ...
 
@@ -271,7 +271,7 @@ async def test_a_plain_def_that_returns_a_coroutine_fails_rather_than_to_do_noth
 
 
 async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_behind() -> None:
-    app, may_end, has_ended = Listener(), threading.Event(), threading.Event()
+    app, may_end, has_ended = App(), threading.Event(), threading.Event()
 
     @app.on("t")
     def handler() -> None:
@@ -290,7 +290,7 @@ OUT_OF_TIME = "the handler took longer than HANDLER_TIMEOUT, 0.01 s"
 
 @pytest.mark.parametrize("batched", [False, True])
 async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_ran_out(batched: bool) -> None:
-    app = Listener()
+    app = App()
 
     async def long() -> None:
         await asyncio.Event().wait()
@@ -326,7 +326,7 @@ async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_r
 
 @pytest.mark.parametrize("swallowed", [asyncio.CancelledError, BaseException])
 async def test_a_handler_that_swallows_the_end_of_its_time_fails_all_the_same(swallowed: type[BaseException]) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler() -> None:
@@ -339,7 +339,7 @@ async def test_a_handler_that_swallows_the_end_of_its_time_fails_all_the_same(sw
 
 
 async def test_a_handler_that_swallows_its_cancellation_leaves_nothing_behind() -> None:
-    app, runs = Listener(), asyncio.Event()
+    app, runs = App(), asyncio.Event()
 
     @app.on("t")
     async def handler() -> None:
@@ -366,7 +366,7 @@ async def outcome_of(attempt: Awaitable[object]) -> Exception | None:
 async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
     """And to have a statement ended that it waits for: cancelled again meanwhile, it would break its connection."""
     assert OPTIONS.cancel_again_s > 2 * CANCEL_S
-    app, seen, cleaning, over = Listener(), [], asyncio.Event(), asyncio.Event()
+    app, seen, cleaning, over = App(), [], asyncio.Event(), asyncio.Event()
 
     @app.on("t")
     async def handler() -> None:
@@ -386,7 +386,7 @@ async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
 
 
 async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again() -> None:
-    app, seen = Listener(), list[str]()
+    app, seen = App(), list[str]()
 
     @app.on("t")
     async def handler() -> None:
@@ -400,9 +400,9 @@ async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled
     assert len(seen) == 3
 
 
-def blocking_app(took_s: float, waited_s: float = 0.0) -> Listener:
+def blocking_app(took_s: float, waited_s: float = 0.0) -> App:
     """Its handler blocks the event loop for `took_s`; another one only waits."""
-    app = Listener()
+    app = App()
 
     @app.on("blocks")
     async def be_in_the_way(event: Event) -> None:
@@ -432,7 +432,7 @@ async def test_time_that_another_handler_blocked_the_loop_for_is_not_the_handler
 
 
 async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_behind() -> None:
-    app, may_end, running = Listener(), asyncio.Event(), list[asyncio.Task[Any]]()
+    app, may_end, running = App(), asyncio.Event(), list[asyncio.Task[Any]]()
 
     @app.on("t")
     async def handler() -> None:
@@ -459,7 +459,7 @@ class Unusual(BaseException):
 async def test_what_is_no_exception_is_a_failed_attempt_too(error: BaseException, kind: str) -> None:
     if kind == "in a child task" and isinstance(error, SystemExit | KeyboardInterrupt):
         pytest.skip("asyncio stops the loop for these: tests/acceptance/test_exits.py has them")
-    app = Listener()
+    app = App()
 
     async def fail() -> None:
         raise error
@@ -482,7 +482,7 @@ async def test_what_is_no_exception_is_a_failed_attempt_too(error: BaseException
 @pytest.mark.parametrize("survives", [False, True])
 async def test_a_task_group_that_fails_in_a_handler_leaves_nothing_to_the_next_attempt(survives: bool) -> None:
     """Up to Python 3.12 it leaves its task as if cancelled: no time limit works in that any more."""
-    app, stored = Listener(), []
+    app, stored = App(), []
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -504,7 +504,7 @@ async def test_a_task_group_that_fails_in_a_handler_leaves_nothing_to_the_next_a
 
 
 async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
-    app, ends = Listener(), []
+    app, ends = App(), []
 
     @app.on("t")
     async def handler() -> None:
@@ -520,7 +520,7 @@ async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
 
 
 async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -> None:
-    app, may_end, seen = Listener(), threading.Event(), []
+    app, may_end, seen = App(), threading.Event(), []
 
     @app.on("t", "both")
     def handler() -> None:
@@ -543,12 +543,12 @@ async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -
 
 async def test_of_a_thread_that_could_not_be_had_middleware_never_hears() -> None:
     """It might swallow the error, and the event would count as handled."""
-    app = Listener()
+    app = App()
 
     @app.middleware
-    async def swallow(call: Call, proceed: Proceed) -> None:
+    async def swallow(call: Call, call_next: CallNext) -> None:
         with suppress(Exception):
-            await proceed()
+            await call_next()
 
     @app.on("t")
     def handler() -> None: ...
@@ -558,7 +558,7 @@ async def test_of_a_thread_that_could_not_be_had_middleware_never_hears() -> Non
 
 
 async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
-    app, cause = Listener(), Event.new("t", id="cause", source="/s")
+    app, cause = App(), Event.new("t", id="cause", source="/s")
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -579,14 +579,14 @@ async def test_handlers_of_two_applications_that_are_called_the_same_emit_differ
 
     ids = set()
     for name in ("shop", "billing"):
-        app = Listener(name)
+        app = App(name)
         app.on("t")(handler)
         ids.add(Event.from_json((await handled(app, Event.new("t", id="cause"))).emitted[0]).id)
     assert len(ids) == 2
 
 
 async def test_an_event_that_no_producer_would_accept_fails_the_handler_that_emits_it() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -606,7 +606,7 @@ def test_only_an_event_that_a_handler_was_given_can_emit() -> None:
 
 @pytest.mark.parametrize("what", [{"type": "next"}, None, "next"])
 async def test_what_is_emitted_has_to_be_an_event_and_the_error_says_how_to_make_one(what: Any) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -617,18 +617,18 @@ async def test_what_is_emitted_has_to_be_an_event_and_the_error_says_how_to_make
 
 
 async def test_middleware_runs_around_every_handler_the_first_one_outermost() -> None:
-    app, seen = Listener(), []
+    app, seen = App(), []
 
     @app.middleware
-    async def outer(call: Call, proceed: Proceed) -> None:
+    async def outer(call: Call, call_next: CallNext) -> None:
         seen.append(f"outer {call.handler.rpartition('.')[2]} {len(call.events)}")
-        await proceed()
+        await call_next()
         seen.append("outer ends")
 
     @app.middleware
-    async def inner(call: Call, proceed: Proceed) -> None:
+    async def inner(call: Call, call_next: CallNext) -> None:
         seen.append("inner")
-        await proceed()
+        await call_next()
 
     @app.on("t")
     async def handler() -> None:
@@ -640,15 +640,15 @@ async def test_middleware_runs_around_every_handler_the_first_one_outermost() ->
 
 @pytest.mark.parametrize("is_innermost", [True, False])
 async def test_middleware_that_proceeds_twice_fails_and_nothing_has_run_twice(is_innermost: bool) -> None:
-    app, seen = Listener(), []
+    app, seen = App(), []
 
-    async def twice(call: Call, proceed: Proceed) -> None:
-        await proceed()
-        await proceed()
+    async def twice(call: Call, call_next: CallNext) -> None:
+        await call_next()
+        await call_next()
 
-    async def once(call: Call, proceed: Proceed) -> None:
+    async def once(call: Call, call_next: CallNext) -> None:
         seen.append("once")
-        await proceed()
+        await call_next()
 
     for middleware in (once, twice) if is_innermost else (twice, once):
         app.middleware(middleware)
@@ -657,37 +657,37 @@ async def test_middleware_that_proceeds_twice_fails_and_nothing_has_run_twice(is
     async def handler() -> None:
         seen.append("handler")
 
-    with pytest.raises(ProceededTwice, match=r"middleware .*twice.*handler .*Retry") as caught:
+    with pytest.raises(CalledNextTwice, match=r"middleware .*twice.*handler .*Retry") as caught:
         await handled(app, Event.new("t"))
     assert seen == ["once", "handler"]
     assert classify(caught.value) is Cost.RETRY
 
 
 async def test_middleware_cannot_try_a_handler_again_that_has_failed() -> None:
-    app, runs = Listener(), []
+    app, runs = App(), []
 
     @app.middleware
-    async def again(call: Call, proceed: Proceed) -> None:
+    async def again(call: Call, call_next: CallNext) -> None:
         with suppress(ValueError):
-            await proceed()
-        await proceed()
+            await call_next()
+        await call_next()
 
     @app.on("t")
     async def handler() -> None:
         runs.append("run")
         raise ValueError("the first time")
 
-    with pytest.raises(ProceededTwice):
+    with pytest.raises(CalledNextTwice):
         await handled(app, Event.new("t"))
     assert runs == ["run"]
 
 
 async def test_middleware_proceeds_once_for_each_call() -> None:
-    app, seen = Listener(), []
+    app, seen = App(), []
 
     @app.middleware
-    async def middleware(call: Call, proceed: Proceed) -> None:
-        await proceed()
+    async def middleware(call: Call, call_next: CallNext) -> None:
+        await call_next()
 
     @app.on("t", share_transaction=True)
     async def handler(number: int) -> None:
@@ -700,7 +700,7 @@ async def test_middleware_proceeds_once_for_each_call() -> None:
 def test_middleware_of_another_shape_is_refused() -> None:
     with pytest.raises(ConfigError, match="wrong"):
 
-        @Listener().middleware  # type: ignore[arg-type]
+        @App().middleware  # type: ignore[arg-type]
         async def wrong(call: Call) -> None: ...
 
 
@@ -714,13 +714,13 @@ class Shop:
 async def test_a_lifespans_state_is_there_for_handlers_until_the_end() -> None:
     shops = []
 
-    async def lifespan(app: Listener) -> AsyncIterator[Shop]:
+    async def lifespan(app: App) -> AsyncIterator[Shop]:
         shop = Shop()
         shops.append((app.name, shop))
         yield shop
         shop.is_open = False
 
-    app = Listener("shop", lifespan=lifespan)
+    app = App("shop", lifespan=lifespan)
 
     @app.on("t")
     async def handler(shop: Shop) -> None:
@@ -737,7 +737,7 @@ async def test_a_lifespan_may_be_a_context_manager() -> None:
     async def lifespan() -> AsyncIterator[Shop]:
         yield Shop()
 
-    app = Listener(lifespan=lifespan)
+    app = App(lifespan=lifespan)
 
     @app.on("t")
     async def handler(shop: Shop) -> None:
@@ -756,12 +756,12 @@ async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
         yield
 
     with pytest.raises(StartError, match=r"lifespan .*ConnectionError: no route"):
-        async with Listener(lifespan=lifespan).alive():
+        async with App(lifespan=lifespan).alive():
             pass
 
 
-def bounds(stop: asyncio.Event, facts: list[Fact]) -> Bounds:
-    return Bounds(stop, 0.05, facts.append)
+def bounds(stop: asyncio.Event, telemetry_events: list[TelemetryEvent]) -> Bounds:
+    return Bounds(stop, 0.05, telemetry_events.append)
 
 
 async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order() -> None:
@@ -776,13 +776,13 @@ async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order(
         yield Shop()
         seen.append("ended")
 
-    async with Listener(lifespan=lifespan).alive(bounds(stop, [])):
+    async with App(lifespan=lifespan).alive(bounds(stop, [])):
         pass
     assert seen == ["would not hear of it", "ended"]
 
 
 async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_error() -> None:
-    facts: list[Fact] = []
+    telemetry_events: list[TelemetryEvent] = []
 
     async def slow() -> AsyncIterator[None]:
         yield
@@ -792,14 +792,14 @@ async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_
         yield
         raise TimeoutError("its own")
 
-    async with Listener(lifespan=slow).alive(bounds(asyncio.Event(), facts)):
+    async with App(lifespan=slow).alive(bounds(asyncio.Event(), telemetry_events)):
         pass
-    (fact,) = facts
-    assert isinstance(fact, LifespanCutShort)
+    (telemetry,) = telemetry_events
+    assert isinstance(telemetry, LifespanCutShort)
     with pytest.raises(TimeoutError, match="its own"):
-        async with Listener(lifespan=wrong).alive(bounds(asyncio.Event(), facts)):
+        async with App(lifespan=wrong).alive(bounds(asyncio.Event(), telemetry_events)):
             pass
-    assert len(facts) == 1
+    assert len(telemetry_events) == 1
 
 
 @pytest.mark.parametrize(
@@ -811,7 +811,7 @@ def test_a_state_is_of_a_class_of_its_own_so_that_no_data_is_taken_for_it(state:
 
     lifespan.__annotations__ = {"return": AsyncIterator[state]}
     with pytest.raises(ConfigError, match=r"lifespan .*lifespan yields .*class of your own"):
-        Listener(lifespan=lifespan)
+        App(lifespan=lifespan)
 
 
 @pytest.mark.parametrize("state", [Shop, Shop | None, asyncio.Queue[int], Written])
@@ -820,7 +820,7 @@ def test_a_state_may_be_of_any_class_that_is_no_plain_data(state: Any) -> None:
         yield None
 
     lifespan.__annotations__ = {"return": AsyncIterator[state]}
-    Listener(lifespan=lifespan)
+    App(lifespan=lifespan)
 
 
 async def untyped():  # type: ignore[no-untyped-def]
@@ -833,7 +833,7 @@ async def no_generator() -> None: ...
 @pytest.mark.parametrize("lifespan", [untyped, no_generator, print])
 def test_a_lifespan_has_to_say_what_it_yields(lifespan: Any) -> None:
     with pytest.raises(ConfigError, match="lifespan"):
-        Listener(lifespan=lifespan)
+        App(lifespan=lifespan)
 
 
 @pytest.mark.parametrize(("after", "after_s"), [("500ms", 0.5), (2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)])

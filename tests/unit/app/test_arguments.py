@@ -13,7 +13,7 @@ import pydantic
 import pytest
 import typing_extensions
 
-from oncecast import Event, Listener, SyncTransaction, Transaction
+from oncecast import App, Event, SyncTransaction, Transaction
 from oncecast.app.arguments import Arguments, Given
 from oncecast.core.errors import ConfigError, DataInvalid, Reject
 
@@ -173,7 +173,7 @@ async def depending_by_default(event: Event, shop: int = Depends()) -> None: ...
 )
 def test_what_cannot_be_served_fails_at_registration_naming_handler_and_parameter(handler: Any, named: str) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
-        Listener("shop").on("t")(handler)
+        App("shop").on("t")(handler)
     assert handler.__name__ in str(caught.value)
 
 
@@ -199,14 +199,14 @@ def test_a_batch_handler_that_asks_for_one_event_fails_at_registration() -> None
     async def handler(order: Struct) -> None: ...
 
     with pytest.raises(ConfigError, match=r"'order'.*list\[Event\]"):
-        Listener("shop").on_batch("t")(handler)
+        App("shop").on_batch("t")(handler)
 
 
 def test_annotations_may_name_what_is_local_to_the_function_that_registers() -> None:
     class Local(msgspec.Struct):
         n: int
 
-    app = Listener("shop")
+    app = App("shop")
 
     @app.on("t")
     async def handler(local: Local) -> None: ...
@@ -280,14 +280,14 @@ def test_checks_that_nobody_would_make_fail_at_registration(wanted: Any, why: st
 
     handler.__annotations__ = {"data": wanted}
     with pytest.raises(ConfigError, match=f"'data': .*{why}"):
-        Listener("shop").on("t")(handler)
+        App("shop").on("t")(handler)
 
 
 def test_checks_of_a_whole_batch_fail_at_registration() -> None:
     async def handler(numbers: Annotated[list[int], msgspec.Meta(min_length=9)]) -> None: ...
 
     with pytest.raises(ConfigError, match=r"'numbers': .*max_events"):
-        Listener("shop").on_batch("t")(handler)
+        App("shop").on_batch("t")(handler)
 
 
 def test_a_check_of_pydantics_without_pydantic_fails_at_registration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_a_check_of_pydantics_without_pydantic_fails_at_registration(monkeypatch
 
     monkeypatch.setitem(sys.modules, "pydantic", None)
     with pytest.raises(ConfigError, match=r"'n': .*pip install 'oncecast\[pydantic\]'"):
-        Listener("shop").on("t")(handler)
+        App("shop").on("t")(handler)
 
 
 @dataclasses.dataclass
@@ -349,12 +349,12 @@ def test_pydantics_checks_of_a_dataclasss_fields_are_made() -> None:
 
 
 @dataclasses.dataclass
-class Filed:
+class DeadLettersLogged:
     path: Path
 
 
 class Nested(msgspec.Struct):
-    lines: list[Filed]
+    lines: list[DeadLettersLogged]
     again: "Nested | None" = None  # noqa: UP037
 
 
@@ -388,10 +388,10 @@ class LostModel(pydantic.BaseModel):
         (list[Unserved], "Unserved is nothing that JSON can become"),
         (Unserved | None, "Unserved is nothing"),
         (dict[str, Unserved], "Unserved is nothing"),
-        (Filed, r"Filed\.path is of type Path, which is nothing that JSON can become"),
+        (DeadLettersLogged, r"DeadLettersLogged\.path is of type Path, which is nothing that JSON can become"),
         (Box[Unserved], r"Box\.content is of type Unserved"),
         (Box[Cat], "pydantic cannot serve it: .*Box"),
-        (Nested, r"Filed\.path is of type Path"),
+        (Nested, r"DeadLettersLogged\.path is of type Path"),
         (TypedPath, r"TypedPath\.path is of type Path"),
         (NamedTuple("Named", [("path", Path)]), r"Named\.path is of type Path"),
         (Struck, "pydantic cannot serve it: .*Struck"),
@@ -408,7 +408,7 @@ def test_a_type_with_something_in_it_that_cannot_be_served_fails_at_registration
 
     handler.__annotations__ = {"data": wanted}
     with pytest.raises(ConfigError, match=f"handler.*'data': .*{why}"):
-        Listener("shop").on("t")(handler)
+        App("shop").on("t")(handler)
 
 
 def test_anything_may_stand_in_a_type_for_what_is_not_looked_at() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from oncecast.app.isolation import unless
+from oncecast.app.isolation import cancel_on
 from oncecast.tasks import cancel_all
 
 
@@ -32,13 +32,13 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
 
 async def test_a_block_is_cut_short_when_the_event_is_set_and_ends_as_it_would_otherwise() -> None:
     stop, ended = asyncio.Event(), []
-    async with unless(stop):
+    async with cancel_on(stop):
         ended.append("by itself")
     with pytest.raises(ConnectionError):
-        async with unless(stop):
+        async with cancel_on(stop):
             raise ConnectionError
     asyncio.get_running_loop().call_soon(stop.set)
-    async with unless(stop):
+    async with cancel_on(stop):
         await asyncio.Event().wait()
         ended.append("never")
     assert ended == ["by itself"]
@@ -47,7 +47,7 @@ async def test_a_block_is_cut_short_when_the_event_is_set_and_ends_as_it_would_o
 async def test_what_a_block_makes_of_being_cut_short_is_no_error() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().call_soon(stop.set)
-    async with unless(stop):
+    async with cancel_on(stop):
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

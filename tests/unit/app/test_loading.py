@@ -9,7 +9,7 @@ import pytest
 from oncecast.app.loading import load_app
 from oncecast.core.errors import ConfigError
 
-APP = "from oncecast import Event, Listener, Transaction\napp = Listener('shop')\n"
+APP = "from oncecast import Event, App, Transaction\napp = App('shop')\n"
 
 
 @pytest.fixture(autouse=True)
@@ -66,5 +66,5 @@ def test_a_module_or_name_that_is_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "shop_e.py").write_text(APP)
     with pytest.raises(ConfigError, match=r"there is no module 'shop_f' in .*; --app-dir names another folder"):
         load_app("shop_f:app", tmp_path)
-    with pytest.raises(ConfigError, match=r"shop_e:shop: 'shop' is no oncecast.Listener of that module"):
+    with pytest.raises(ConfigError, match=r"shop_e:shop: 'shop' is no oncecast.App of that module"):
         load_app("shop_e:shop", tmp_path)

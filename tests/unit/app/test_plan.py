@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from oncecast import Event, Listener
+from oncecast import App, Event
 from oncecast.app.plan import key_of
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Arrival
@@ -25,7 +25,7 @@ def arrival_of(event: Event) -> Arrival:
 
 
 def test_handlers_are_those_whose_type_and_source_fit_in_the_order_of_their_definition() -> None:
-    app = Listener()
+    app = App()
     app.on("order.*")(handler)
     app.on_batch("order.created", source="/shop")(batch_handler)
     names = [h.name for h in app.plan_of("order.created", "/shop").handlers]
@@ -35,13 +35,13 @@ def test_handlers_are_those_whose_type_and_source_fit_in_the_order_of_their_defi
 
 
 def test_events_of_the_same_handlers_have_the_same_plan_whatever_their_type() -> None:
-    app = Listener()
+    app = App()
     app.on_batch("order.*")(batch_handler)
     assert app.plan_of("order.created", "/s") is app.plan_of("order.paid", "/s")
 
 
 def test_a_function_that_is_registered_twice_has_two_names_so_that_it_emits_two_events() -> None:
-    app = Listener()
+    app = App()
     app.on("t")(handler)
     app.on("t")(handler)
     assert [h.name for h in app.plan_of("t", "/s").handlers] == ["handler", "handler#2"]
@@ -59,20 +59,20 @@ def test_a_function_that_is_registered_twice_has_two_names_so_that_it_emits_two_
 def test_events_go_together_where_all_their_handlers_allow_it(
     options: list[dict[str, Any]], together_max: int
 ) -> None:
-    app = Listener()
+    app = App()
     for option in options:
         app.on("t", **option)(handler)
     assert app.plan_of("t", "/s").together_max == together_max
 
 
 def test_a_batch_holds_as_many_events_as_its_handler_takes() -> None:
-    app = Listener()
+    app = App()
     app.on_batch("t", max_events=7)(batch_handler)
     assert app.plan_of("t", "/s").together_max == 7
 
 
 def test_a_failed_batch_is_halved_and_a_failed_shared_transaction_is_taken_apart() -> None:
-    app = Listener()
+    app = App()
     app.on_batch("batch")(batch_handler)
     app.on("shared", share_transaction=True)(handler)
     work = arrivals(5)
@@ -83,7 +83,7 @@ def test_a_failed_batch_is_halved_and_a_failed_shared_transaction_is_taken_apart
 @pytest.mark.parametrize("size", [0, 1001, 2.5, "many"])
 def test_a_batch_is_of_1_to_1000_events(size: Any) -> None:
     with pytest.raises(ConfigError, match="max_events"):
-        Listener().on_batch("t", max_events=size)
+        App().on_batch("t", max_events=size)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_key_is_its_place_and_what_stands_there_as_json(ordered_by: str, event
 
 
 def test_two_orders_for_what_may_be_one_event_are_refused_by_name() -> None:
-    app = Listener()
+    app = App()
     app.on("account.*", ordered_by="subject")(handler)
     app.on("payment.*", ordered_by="data.account")(handler)
     with pytest.raises(ConfigError, match=r"'subject' and 'data.account'"):
@@ -118,11 +118,11 @@ def test_two_orders_for_what_may_be_one_event_are_refused_by_name() -> None:
 @pytest.mark.parametrize("ordered_by", ["", ".", "data.", 3, "Subject", "sub_ject", "subject.name", "a" * 65])
 def test_an_order_needs_a_place(ordered_by: Any) -> None:
     with pytest.raises(ConfigError, match="ordered_by"):
-        Listener().on("t", ordered_by=ordered_by)
+        App().on("t", ordered_by=ordered_by)
 
 
 def test_what_a_group_agrees_on_names_sources_and_orders_too() -> None:
-    app = Listener()
+    app = App()
     app.on("account.*", source="/bank", ordered_by="subject")(handler)
     app.on("oncecast.failing", "order.created")(handler)
     assert app.selectors == {"account.* from /bank", "account.* from /bank ordered by subject", "order.created"}

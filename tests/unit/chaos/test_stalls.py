@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oncecast.chaos.stalls import RECONNECT_MAX_S, Hurt, blocked, merged, stalls, unexplained_s
+from oncecast.chaos.stalls import RECONNECT_MAX_S, Outage, blocked, merged, stalls, unexplained_s
 
 
 def test_events_that_are_stored_as_they_come_stall_for_no_longer_than_each_takes() -> None:
@@ -21,19 +21,19 @@ def test_a_stall_begins_with_the_last_that_was_stored_before_it_or_with_the_firs
 @pytest.mark.parametrize(
     ("hurts", "expected"),
     [
-        ([Hurt("postgres", 1, 3)], [(1, 3)]),
-        ([Hurt("producer-a", 1, 3)], [(1, 3 + RECONNECT_MAX_S)]),
-        ([Hurt("producer-b", 1, 3)], []),
-        ([Hurt("valkey", 1, 3)], []),
-        ([Hurt("a", 1, 5)], []),
-        ([Hurt("a", 1, 5), Hurt("b", 3, 9)], [(3, 5)]),
-        ([Hurt("a", 1, 5), Hurt("b>postgres", 3, 9)], [(3, 5)]),
-        ([Hurt("a", 1, 50), Hurt("b>producer-a", 3, 9)], [(3, 9 + RECONNECT_MAX_S)]),
-        ([Hurt("a", 1, 5), Hurt("b>producer-b", 3, 9)], []),
+        ([Outage("postgres", 1, 3)], [(1, 3)]),
+        ([Outage("producer-a", 1, 3)], [(1, 3 + RECONNECT_MAX_S)]),
+        ([Outage("producer-b", 1, 3)], []),
+        ([Outage("valkey", 1, 3)], []),
+        ([Outage("a", 1, 5)], []),
+        ([Outage("a", 1, 5), Outage("b", 3, 9)], [(3, 5)]),
+        ([Outage("a", 1, 5), Outage("b>postgres", 3, 9)], [(3, 5)]),
+        ([Outage("a", 1, 50), Outage("b>producer-a", 3, 9)], [(3, 9 + RECONNECT_MAX_S)]),
+        ([Outage("a", 1, 5), Outage("b>producer-b", 3, 9)], []),
     ],
 )
 def test_a_journal_is_blocked_while_its_producer_postgresql_or_every_listener_is_hurt(
-    hurts: list[Hurt], expected: list[tuple[float, float]]
+    hurts: list[Outage], expected: list[tuple[float, float]]
 ) -> None:
     assert blocked(hurts, "producer-a", ["a", "b"]) == expected
 

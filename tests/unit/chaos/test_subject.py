@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.chaos.evidence import derived_ids
 from oncecast.chaos.subject import Subject, of_user
 from oncecast.core.errors import ConfigError
@@ -22,7 +22,7 @@ def subject(file: Path | None = None, **attributes: Any) -> Subject:
     module = ModuleType("shop")
     for name, value in attributes.items():
         setattr(module, name, value)
-    return of_user(Listener("shop"), module, "shop:app", Path(), file)
+    return of_user(App("shop"), module, "shop:app", Path(), file)
 
 
 def orders(draw: random.Random) -> Any:
@@ -118,7 +118,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_the_ids_of_follow_ups_are_known_from_what_is_stored_and_who_handles_it() -> None:
-    app = Listener("shop")
+    app = App("shop")
 
     @app.on("order.*")
     async def reserve(event: Event) -> None:

@@ -14,7 +14,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from oncecast.client import ProducerRefused
-from oncecast.client.subscription import Received, Tail
+from oncecast.client.subscription import BroadcastEvent, Tail
 from oncecast.core.event import Cursor, Event
 from oncecast.core.retry import Backoff
 from oncecast.core.wire import SUBPROTOCOL, Epoch, Welcome, decode_client_frame, encode, events_frame
@@ -71,9 +71,9 @@ def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: i
 tail = partial(Tail, reconnect=Backoff(base_s=0.005, max_s=15.0))
 
 
-async def first(count: int, of: Tail) -> list[Received]:
+async def first(count: int, of: Tail) -> list[BroadcastEvent]:
     """The first `count` of what the tail receives."""
-    received: list[Received] = []
+    received: list[BroadcastEvent] = []
     async with asyncio.timeout(120), aclosing(of.__aiter__()) as stream:
         async for one in stream:
             received.append(one)

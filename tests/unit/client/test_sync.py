@@ -49,9 +49,9 @@ def loop_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "oncecast-publisher"]
 
 
-def until(fact: Callable[[], object]) -> None:
+def until(telemetry: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + WITHIN_S
-    while not fact():
+    while not telemetry():
         assert time.monotonic() < deadline_s, "it never came true"
         time.sleep(0.01)
 

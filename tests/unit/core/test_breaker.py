@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.core.breaker import Breaker, State
+from oncecast.core.breaker import Breaker, BreakerState
 
 
 def test_it_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
@@ -54,5 +54,5 @@ def test_it_is_closed_exactly_when_calls_pass_freely(steps: list[str]) -> None:
         else:
             asked_closed = breaker.is_closed
             if breaker.allows(now_s) and not asked_closed:
-                assert breaker.state is State.HALF_OPEN
-        assert breaker.is_closed == (breaker.state is State.CLOSED)
+                assert breaker.state is BreakerState.HALF_OPEN
+        assert breaker.is_closed == (breaker.state is BreakerState.CLOSED)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncecast.core.causes import cause_of, error_pattern
-from oncecast.core.dead_letters import CAUSE_LETTERS
+from oncecast.core.dead_letters import CAUSE_CHARS
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_errors_with_one_pattern_have_one_cause_and_others_have_others() -> None
 @given(st.text(max_size=2_000))
 def test_every_error_has_a_cause_with_a_short_name(error: str) -> None:
     assert len(error_pattern(error)) <= 200
-    assert len(cause_of(error)) == CAUSE_LETTERS
+    assert len(cause_of(error)) == CAUSE_CHARS

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, letter_address
+from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, dead_letter_address
 
 
 def rabbitmq(text: str) -> RabbitMQAddress:
-    address = letter_address(text)
+    address = dead_letter_address(text)
     assert isinstance(address, RabbitMQAddress)
     return address
 
 
 def test_an_empty_one_is_none() -> None:
-    assert letter_address("") is None
-    assert letter_address(" \n") is None
+    assert dead_letter_address("") is None
+    assert dead_letter_address(" \n") is None
 
 
 def test_a_rabbitmq_has_the_usual_defaults_and_a_queue_of_ours() -> None:
@@ -45,12 +45,12 @@ def test_an_exchange_comes_with_a_routing_key_or_without() -> None:
 def test_tls_takes_files() -> None:
     assert rabbitmq("amqps://h?cafile=/ca.pem").tls_files == {"cafile": "/ca.pem"}
     with pytest.raises(ValueError, match="only queue, exchange, routing_key"):
-        letter_address("amqp://h?cafile=/ca.pem")
+        dead_letter_address("amqp://h?cafile=/ca.pem")
 
 
 def test_sqs_has_a_region_and_a_queue_and_maybe_an_endpoint() -> None:
-    assert letter_address("sqs://eu-central-1/letters") == SqsAddress(region="eu-central-1", queue="letters")
-    address = letter_address("sqs://us-gov-west-1/letters.fifo?endpoint=http://127.0.0.1:9324")
+    assert dead_letter_address("sqs://eu-central-1/letters") == SqsAddress(region="eu-central-1", queue="letters")
+    address = dead_letter_address("sqs://us-gov-west-1/letters.fifo?endpoint=http://127.0.0.1:9324")
     assert address == SqsAddress(region="us-gov-west-1", queue="letters.fifo", endpoint="http://127.0.0.1:9324")
     assert isinstance(address, SqsAddress)
     assert address.is_fifo
@@ -61,7 +61,7 @@ def test_as_text_an_address_is_a_name_for_people_without_its_password() -> None:
     assert str(address) == "queue q of RabbitMQ at h:5672"
     assert "hunter2" not in repr(address)
     assert str(rabbitmq("amqp://user:hunter2@h/v?exchange=x")) == "exchange x of RabbitMQ at h:5672"
-    assert str(letter_address("sqs://eu-central-1/letters")) == "queue letters of SQS in eu-central-1"
+    assert str(dead_letter_address("sqs://eu-central-1/letters")) == "queue letters of SQS in eu-central-1"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,6 @@ def test_as_text_an_address_is_a_name_for_people_without_its_password() -> None:
 )
 def test_what_will_not_do_is_answered_with_what_would_and_not_repeated(text: str, would_do: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - its text is what is looked at
-        letter_address(text)
+        dead_letter_address(text)
     assert would_do in str(raised.value)
     assert "hunter2" not in str(raised.value)

@@ -16,7 +16,7 @@ from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core import wire
 from oncecast.listener.http.app import listener_app
 from oncecast.listener.http.conflicts import conflicts_routes
-from oncecast.listener.http.dead_letters import letters_routes
+from oncecast.listener.http.dead_letters import dead_letter_routes
 from oncecast.listener.http.openapi import listener_document
 from oncecast.listener.http.pruning import pruning_routes
 from oncecast.producer.api_document import producer_document, websocket_document
@@ -36,15 +36,17 @@ def producer_routes() -> Iterable[BaseRoute]:
         ProducerSettings(instance="p"),
         SYSTEM_CLOCK,
         metrics=bytes,
-        observe=lambda _fact: None,
+        emit=lambda _fact: None,
     )
     return made.pages.routes
 
 
 def listener_routes() -> Iterable[BaseRoute]:
-    letters = letters_routes(ANYTHING, NOTHING, SYSTEM_CLOCK, objection=lambda: None, observe=lambda _fact: None)
-    conflicts = conflicts_routes(ANYTHING, NOTHING, objection=lambda: None, observe=lambda _fact: None)
-    further = [*letters, *conflicts, *pruning_routes(NOTHING)]
+    dead_letters = dead_letter_routes(
+        ANYTHING, NOTHING, SYSTEM_CLOCK, standby_reason=lambda: None, emit=lambda _fact: None
+    )
+    conflicts = conflicts_routes(ANYTHING, NOTHING, standby_reason=lambda: None, emit=lambda _fact: None)
+    further = [*dead_letters, *conflicts, *pruning_routes(NOTHING)]
     return listener_app(
         NOTHING, NOTHING, further, health=dict, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes
     ).routes

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from oncecast.http.guard import SECURITY_HEADERS, Guard
+from oncecast.http.guard import SECURITY_HEADERS, OriginGuard
 
 PASSED = 204
 
@@ -21,7 +21,7 @@ async def passed(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-async def messages(guard: Guard, type: str = "http", method: str = "POST", **headers: str) -> list[Message]:
+async def messages(guard: OriginGuard, type: str = "http", method: str = "POST", **headers: str) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -32,7 +32,7 @@ async def messages(guard: Guard, type: str = "http", method: str = "POST", **hea
     return sent
 
 
-async def status(guard: Guard, **request: Any) -> int:
+async def status(guard: OriginGuard, **request: Any) -> int:
     answer: int = (await messages(guard, **request))[0]["status"]
     return answer
 
@@ -41,19 +41,19 @@ async def status(guard: Guard, **request: Any) -> int:
     "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "name.example", "more.example:80"]
 )
 async def test_own_and_allowed_hosts_pass_with_any_port(host: str) -> None:
-    guard = Guard(passed, bound_host="name.example", allowed_hosts=["More.Example"])
+    guard = OriginGuard(passed, bound_host="name.example", allowed_hosts=["More.Example"])
     assert await status(guard, host=host) == PASSED
 
 
 @pytest.mark.parametrize("host", ["evil.example", "", "[", "localhost.evil.example", "localhost@evil.example", "é"])
 async def test_other_hosts_are_misdirected_whatever_the_method(host: str) -> None:
-    guard = Guard(passed, bound_host="127.0.0.1")
+    guard = OriginGuard(passed, bound_host="127.0.0.1")
     assert [await status(guard, method=method, host=host) for method in ("GET", "POST")] == [421, 421]
 
 
 @pytest.mark.parametrize("bound_host", ["0.0.0.0", "::"])
 async def test_bound_to_all_addresses_every_host_is_ours(bound_host: str) -> None:
-    assert await status(Guard(passed, bound_host=bound_host), host="any.example") == PASSED
+    assert await status(OriginGuard(passed, bound_host=bound_host), host="any.example") == PASSED
 
 
 @pytest.mark.parametrize(
@@ -73,23 +73,23 @@ async def test_bound_to_all_addresses_every_host_is_ours(bound_host: str) -> Non
     ],
 )
 async def test_a_page_may_write_from_our_own_origin_or_an_allowed_one(origin: str, answer: int) -> None:
-    guard = Guard(passed, bound_host="127.0.0.1", allowed_origins=["https://Allowed.example/"])
+    guard = OriginGuard(passed, bound_host="127.0.0.1", allowed_origins=["https://Allowed.example/"])
     assert await status(guard, host="localhost:8080", origin=origin) == answer
     assert await status(guard, method="GET", host="localhost:8080", origin=origin) == PASSED
 
 
 async def test_a_socket_of_a_foreign_page_is_closed_before_it_is_open() -> None:
-    guard = Guard(passed, bound_host="127.0.0.1")
+    guard = OriginGuard(passed, bound_host="127.0.0.1")
     (close,) = await messages(guard, type="websocket", host="localhost", origin="http://evil.example")
     assert (close["type"], close["code"]) == ("websocket.close", 1008)
 
 
 async def test_every_answer_carries_the_security_headers_beside_its_own() -> None:
-    start, _ = await messages(Guard(passed, bound_host="127.0.0.1"), host="localhost")
+    start, _ = await messages(OriginGuard(passed, bound_host="127.0.0.1"), host="localhost")
     assert start["headers"] == [(b"x-own", b"1"), *SECURITY_HEADERS]
-    start, _ = await messages(Guard(passed, bound_host="127.0.0.1"), host="evil.example")
+    start, _ = await messages(OriginGuard(passed, bound_host="127.0.0.1"), host="evil.example")
     assert set(SECURITY_HEADERS) <= set(start["headers"])
 
 
 async def test_what_is_neither_request_nor_socket_goes_through() -> None:
-    assert await status(Guard(passed, bound_host="127.0.0.1"), type="lifespan") == PASSED
+    assert await status(OriginGuard(passed, bound_host="127.0.0.1"), type="lifespan") == PASSED

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.telemetry import ConnectionRefused, Fact
+from oncecast.core.telemetry import ConnectionRefused, TelemetryEvent
 from oncecast.http.connections import HttpLimits
 from oncecast.http.problems import json_response
 from oncecast.http.server import bind, serve
@@ -47,11 +47,11 @@ class Server:
     def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"ws://127.0.0.1:{port}"
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
 
     @property
     def refused(self) -> list[int]:
-        return [fact.status for fact in self.facts if isinstance(fact, ConnectionRefused)]
+        return [telemetry.status for telemetry in self.telemetry_events if isinstance(telemetry, ConnectionRefused)]
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -86,7 +86,7 @@ async def serving(**limits: float) -> AsyncIterator[Server]:
                     SYSTEM_CLOCK,
                     ws_max_bytes=2**20,
                     limits=given,
-                    observe=server.facts.append,
+                    emit=server.telemetry_events.append,
                 )
             )
             try:

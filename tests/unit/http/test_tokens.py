@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.http.tokens import GRANTED, Gatekeeper, Tokens, may, may_listen, presented
+from oncecast.http.tokens import GRANTED, TokenMiddleware, Tokens, may, may_listen, presented
 
 TOKENS = Tokens(
     publish="p" * 8,
@@ -42,7 +42,7 @@ def test_a_right_without_a_token_is_everybodys() -> None:
 
 @given(st.text(st.characters(codec="latin-1")))
 def test_nothing_else_is_ever_granted_a_right(shown: str) -> None:
-    assert not TOKENS.granted([shown]) or shown in {letter * 8 for letter in "psaonl"}
+    assert not TOKENS.granted([shown]) or shown in {dead_letter * 8 for dead_letter in "psaonl"}
 
 
 @given(st.binary(), st.lists(st.text(st.characters(codec="ascii"))))
@@ -80,7 +80,7 @@ async def test_who_lacks_the_right_is_told_which_token_and_never_what_it_is() ->
     async def app(scope: Any, _receive: Any, _send: Any) -> None:
         sent.append({"granted": scope[GRANTED], "may": may(scope, "publish")})
 
-    keeper = Gatekeeper(app, TOKENS, lambda scope: "publish")
+    keeper = TokenMiddleware(app, TOKENS, lambda scope: "publish")
     await keeper({"type": "http", "headers": []}, app, send)  # type: ignore[arg-type]
     assert sent[0]["status"] == 401
     assert (b"www-authenticate", b"Bearer") in sent[0]["headers"]

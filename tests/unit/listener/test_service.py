@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from oncecast import Event, Listener, Reject, Transaction
+from oncecast import App, Event, Reject, Transaction
 from oncecast.core.event import Cursor
-from oncecast.core.telemetry import Fact, Filed, Stopped, Stopping
+from oncecast.core.telemetry import DeadLettersLogged, Stopped, Stopping, TelemetryEvent
 from oncecast.core.wire import Answer, Ask
 from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.producer.app import Producer, ProducerSettings
-from oncecast.testing.memory import MemoryDeaths, MemoryEvents, MemoryLeases, MemoryLetters, MemoryOutbox
+from oncecast.testing.memory import MemoryCrashLog, MemoryDeadLetters, MemoryEvents, MemoryLeases, MemoryOutbox
 from oncecast.testing.memory.journal import MemoryJournal
 from oncecast.testing.memory.postgres import EFFECT
 from tests.simulation.clock import VirtualClock
@@ -40,7 +40,7 @@ class Orders:
         self.may_end = asyncio.Event()
         self.begun: list[str] = []
         self.ended: list[str] = []
-        self.app = Listener("shop", lifespan=self._lifespan)
+        self.app = App("shop", lifespan=self._lifespan)
         self.app.on("order")(self._handle)
         self.has_ended = False
 
@@ -70,7 +70,7 @@ class Running:
         self.servers: MemoryServers = beside.servers if beside else MemoryServers(clock)
         self.journal: MemoryJournal = beside.journal if beside else MemoryJournal(clock)
         self.producer = Producer(
-            self.journal, ProducerSettings(instance="producer"), clock, metrics=bytes, observe=lambda _fact: None
+            self.journal, ProducerSettings(instance="producer"), clock, metrics=bytes, emit=lambda _fact: None
         )
         self.stop = asyncio.Event()
         settings = ListenerSettings(
@@ -80,20 +80,20 @@ class Running:
             drain_timeout_s=DRAIN_TIMEOUT_S,
             attempts=AttemptLimits(handler_concurrency=handler_concurrency),
         )
-        postgres, redis, facts = self.servers.postgres, self.servers.redis, self.servers.facts
+        postgres, redis, telemetry_events = self.servers.postgres, self.servers.redis, self.servers.telemetry_events
         to_postgres, to_redis = self.servers.to_postgres.call, self.servers.to_redis.call
         self.service = ListenerService(
             self.orders.app,
             MemoryLeases(redis, token=name, lease_ttl_s=LEASE_TTL_S, mark_ttl_s=MARK_TTL_S, call=to_redis),
             MemoryEvents(postgres, instance=name, token=name, call=to_postgres),
-            MemoryDeaths(postgres, instance=name, token=name, call=to_postgres),
-            MemoryLetters(postgres, instance=name, token=name, call=to_postgres),
+            MemoryCrashLog(postgres, instance=name, token=name, call=to_postgres),
+            MemoryDeadLetters(postgres, instance=name, token=name, call=to_postgres),
             Log(),
             MemoryOutbox(postgres, instance=name, token=name, call=to_postgres),
             settings,
             self._answer,
             self._publish,
-            facts.append,
+            telemetry_events.append,
             clock,
             dial=self._dial,
         )
@@ -122,7 +122,7 @@ class Running:
 
     async def need_more_handlers(self) -> None:
         """Have a newer application of the group recorded, with a handler that this one lacks."""
-        await self.servers.events.agree(self.orders.app.selectors | {"mail on order"}, adopt=False)
+        await self.servers.events.register_handlers(self.orders.app.selectors | {"mail on order"}, force=False)
 
     async def drained(self) -> float:
         """Wait until the listener has stopped; return how long that took from now."""
@@ -130,8 +130,8 @@ class Running:
         await self.run
         return self.clock.monotonic_s() - began_s
 
-    def told(self, kind: type[Fact]) -> list[Fact]:
-        return [fact for fact in self.servers.facts if isinstance(fact, kind)]
+    def told(self, kind: type[TelemetryEvent]) -> list[TelemetryEvent]:
+        return [telemetry for telemetry in self.servers.telemetry_events if isinstance(telemetry, kind)]
 
     @property
     def statuses(self) -> dict[str, str]:
@@ -222,7 +222,11 @@ async def test_a_dead_letter_of_the_last_moment_is_logged_before_the_listener_st
     at.orders.may_end.set()
     await at.drained()
     assert at.statuses == {"x": "dead"}
-    assert [type(fact) for fact in at.servers.facts if isinstance(fact, Filed | Stopped)] == [Filed, Stopped]
+    assert [
+        type(telemetry)
+        for telemetry in at.servers.telemetry_events
+        if isinstance(telemetry, DeadLettersLogged | Stopped)
+    ] == [DeadLettersLogged, Stopped]
 
 
 @in_virtual_time
@@ -240,7 +244,7 @@ async def test_a_listener_that_stops_replays_no_dead_letter(clock: VirtualClock)
     await at.accept("x")
     at.stop.set()
     await clock.sleep(1.0)
-    assert at.service.objection == "it is stopping"
+    assert at.service.standby_reason == "it is stopping"
     assert at.service.health()["status"] == "draining"
 
 
@@ -272,12 +276,12 @@ async def test_what_a_listener_could_not_finish_another_one_takes_over_at_once(c
 async def test_a_listener_that_is_stopped_while_it_stands_by_ends_at_once(clock: VirtualClock) -> None:
     at = await started(clock)
     await at.need_more_handlers()
-    standing_by = Running(clock, "b", beside=at)
+    on_standby = Running(clock, "b", beside=at)
     await clock.sleep(SOON_S)
-    assert standing_by.service.health()["standing_by"]
-    standing_by.stop.set()
-    assert await standing_by.drained() < 0.5
-    assert standing_by.orders.has_ended
+    assert on_standby.service.health()["on_standby"]
+    on_standby.stop.set()
+    assert await on_standby.drained() < 0.5
+    assert on_standby.orders.has_ended
 
 
 @in_virtual_time

@@ -15,16 +15,16 @@ import pytest
 from oncecast.core.telemetry import (
     AccessRefused,
     ConnectionRefused,
+    DeadLettered,
     DependencyReady,
-    Died,
-    Fact,
     ForeignValues,
     InsertFailed,
     OperatorActed,
     ProcessingFailed,
     ProcessStarted,
+    TelemetryEvent,
 )
-from oncecast.observe.logs import console_lines, log_facts
+from oncecast.observe.logs import console_lines, log_telemetry
 
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -34,8 +34,8 @@ HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 def test_a_full_disk_under_the_log_stops_nobody(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         monkeypatch.setattr(sys, "stdout", _Text(full))
-        observe = log_facts("here", format=format)
-        observe(DependencyReady("redis"))
+        emit = log_telemetry("here", format=format)
+        emit(DependencyReady("redis"))
 
 
 async def test_what_is_said_in_a_turn_of_the_loop_goes_out_at_once_before_anything_is_waited_for(
@@ -43,9 +43,9 @@ async def test_what_is_said_in_a_turn_of_the_loop_goes_out_at_once_before_anythi
 ) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stdout, "write", written.append)
-    observe = log_facts("here")
-    observe(DependencyReady("redis"))
-    observe(DependencyReady("database"))
+    emit = log_telemetry("here")
+    emit(DependencyReady("redis"))
+    emit(DependencyReady("database"))
     await asyncio.sleep(0)
     [text] = written
     redis = rf"{HEAD} INFO here \[redis\] ✅ Redis ready in here\n"
@@ -59,9 +59,9 @@ def test_a_stream_that_lacks_characters_gets_every_line_with_them_escaped(
 ) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", stream)
-    observe = log_facts("here", format=format)
-    observe(DependencyReady("redis"))
-    observe(ProcessingFailed("é-1", "ValueError: \udcff", 0))
+    emit = log_telemetry("here", format=format)
+    emit(DependencyReady("redis"))
+    emit(ProcessingFailed("é-1", "ValueError: \udcff", 0))
     first, second = stream.buffer.getvalue().decode(encoding).splitlines()
     assert r"\u2705 Redis ready in here" in first
     assert "Processing failed for event" in second
@@ -73,17 +73,17 @@ def test_a_failed_attempt_is_logged_with_its_traceback_on_lines_that_no_other_li
     failed = ProcessingFailed(
         "o-1", "ValueError: no\nsecond", 2, "/s", '  File "shop.py", line 1, in f\n\x1b[31mValueError: no'
     )
-    log_facts("here")(failed)
+    log_telemetry("here")(failed)
     first, *further = capsys.readouterr().out.splitlines()
     assert first.endswith("❌ Processing failed for event o-1 at here, retries left: 2 (ValueError: no)")
     assert further == ['      File "shop.py", line 1, in f', "    \ufffd[31mValueError: no"]
-    log_facts("here", format="json")(failed)
+    log_telemetry("here", format="json")(failed)
     line = json.loads(capsys.readouterr().out)
     assert (line["component"], line["traceback"], line["id"]) == ("events", failed.traceback, "o-1")
 
 
 @pytest.mark.parametrize(
-    ("fact", "component"),
+    ("telemetry", "component"),
     [
         (AccessRefused(401, "no token"), "http"),
         (ConnectionRefused(408, "too late"), "http"),
@@ -92,9 +92,9 @@ def test_a_failed_attempt_is_logged_with_its_traceback_on_lines_that_no_other_li
     ],
 )
 def test_what_happens_at_a_face_of_the_process_is_not_logged_as_what_happens_to_events(
-    fact: Fact, component: str, capsys: pytest.CaptureFixture[str]
+    telemetry: TelemetryEvent, component: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log_facts("here", format="json", level="debug")(fact)
+    log_telemetry("here", format="json", level="debug")(telemetry)
     assert json.loads(capsys.readouterr().out)["component"] == component
 
 
@@ -107,7 +107,7 @@ def test_what_happens_at_a_face_of_the_process_is_not_logged_as_what_happens_to_
     ],
 )
 def test_a_dead_event_is_logged_with_what_happened(cause: Any, text: str) -> None:
-    died = Died("o-1", "Reject: sold out", cause)
+    died = DeadLettered("o-1", "Reject: sold out", cause)
     assert console_lines(died, "here") == [f"❌ Event o-1 {text} in here (Reject: sold out)"]
 
 

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 import pytest
 
 from oncecast import Event
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.observe.context import handling
-from oncecast.observe.output import Entry
+from oncecast.observe.output import LogEntry
 from oncecast.observe.standard import LinesHandler, capture
 from tests.support.arrivals import arrivals
 
 
 @pytest.fixture
-def entries() -> Iterator[list[Entry]]:
+def entries() -> Iterator[list[LogEntry]]:
     """What is written while `logging` is captured; afterwards it is as before."""
-    found: list[Entry] = []
+    found: list[LogEntry] = []
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     root.handlers[:] = []
@@ -39,7 +39,7 @@ def of_library(name: str, level: int) -> logging.LogRecord:
     return logging.LogRecord(name, level, "/x/site-packages/lib/a.py", 1, "hello", None, None)
 
 
-def test_a_line_of_users_code_names_the_event_that_is_handled(entries: list[Entry]) -> None:
+def test_a_line_of_users_code_names_the_event_that_is_handled(entries: list[LogEntry]) -> None:
     with handling(["o-1"]):
         logging.getLogger("shop.stock").info("reserved %s", 3)
     logging.info("at rest")
@@ -54,8 +54,8 @@ def test_a_line_of_users_code_names_the_event_that_is_handled(entries: list[Entr
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-async def test_handlers_name_their_event_in_threads_too(kind: str, entries: list[Entry]) -> None:
-    app = Listener()
+async def test_handlers_name_their_event_in_threads_too(kind: str, entries: list[LogEntry]) -> None:
+    app = App()
 
     async def note(event: Event) -> None:
         logging.warning("noted")
@@ -72,12 +72,12 @@ async def test_handlers_name_their_event_in_threads_too(kind: str, entries: list
     assert [(entry.message, entry.event) for entry in entries] == [("noted", "1")]
 
 
-def test_the_level_is_respected(entries: list[Entry]) -> None:
+def test_the_level_is_respected(entries: list[LogEntry]) -> None:
     logging.getLogger("shop").debug("details")
     assert entries == []
 
 
-def test_warnings_are_one_line(entries: list[Entry]) -> None:
+def test_warnings_are_one_line(entries: list[LogEntry]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(False)
@@ -88,7 +88,7 @@ def test_warnings_are_one_line(entries: list[Entry]) -> None:
     assert entry.message.endswith("UserWarning: old")
 
 
-def test_libraries_speak_from_warnings_on_unless_somebody_has_set_their_level(entries: list[Entry]) -> None:
+def test_libraries_speak_from_warnings_on_unless_somebody_has_set_their_level(entries: list[LogEntry]) -> None:
     for name in ("lib", "installed.part"):
         logging.getLogger(name).handle(of_library(name, logging.INFO))
     logging.getLogger("lib").handle(of_library("lib", logging.WARNING))
@@ -102,7 +102,7 @@ def test_libraries_speak_from_warnings_on_unless_somebody_has_set_their_level(en
 
 
 @pytest.mark.parametrize("name", ["", "shop"])
-def test_what_users_write_to_the_console_themselves_is_not_written_twice(name: str, entries: list[Entry]) -> None:
+def test_what_users_write_to_the_console_themselves_is_not_written_twice(name: str, entries: list[LogEntry]) -> None:
     theirs = logging.StreamHandler(sys.stderr)
     logging.getLogger(name).addHandler(theirs)
     try:
@@ -112,14 +112,14 @@ def test_what_users_write_to_the_console_themselves_is_not_written_twice(name: s
     assert entries == []
 
 
-def test_to_capture_twice_writes_once(entries: list[Entry]) -> None:
+def test_to_capture_twice_writes_once(entries: list[LogEntry]) -> None:
     capture(entries.append, logging.INFO)
     logging.warning("hello")
     assert len(entries) == 1
     assert sum(isinstance(handler, LinesHandler) for handler in logging.getLogger().handlers) == 1
 
 
-def test_an_error_is_logged_with_the_users_frames_only(entries: list[Entry]) -> None:
+def test_an_error_is_logged_with_the_users_frames_only(entries: list[LogEntry]) -> None:
     try:
         raise ValueError("no")
     except ValueError:
@@ -130,7 +130,7 @@ def test_an_error_is_logged_with_the_users_frames_only(entries: list[Entry]) -> 
     assert entry.traceback.endswith("ValueError: no")
 
 
-def test_a_line_that_cannot_be_formatted_is_written_unformatted(entries: list[Entry]) -> None:
+def test_a_line_that_cannot_be_formatted_is_written_unformatted(entries: list[LogEntry]) -> None:
     record = logging.LogRecord("shop", logging.WARNING, __file__, 1, "%d left", ("x",), None)
     LinesHandler(entries.append).handle(record)
     assert [entry.message.partition(":")[0] for entry in entries] == ["%d left (cannot be formatted"]

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from oncecast import Event
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.transaction import OpenTransaction
@@ -23,7 +23,7 @@ class _Nothing:
         self.emitted: list[bytes] = []
 
 
-async def raised_by(app: Listener) -> Exception:
+async def raised_by(app: App) -> Exception:
     """What the handler of the type `order` raises, as an attempt gets it."""
     work = arrivals(1, type="order")
     work[0].raw = work[0].raw.__class__(Event.new("order", id="1", source="/s").to_json())
@@ -37,7 +37,7 @@ async def raised_by(app: Listener) -> Exception:
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
 async def test_it_begins_at_the_handler_and_ends_at_the_users_last_frame(kind: str) -> None:
-    app = Listener()
+    app = App()
 
     async def reserve(event: Event) -> None:
         json.loads("{")
@@ -53,7 +53,7 @@ async def test_it_begins_at_the_handler_and_ends_at_the_users_last_frame(kind: s
 
 
 async def test_causes_are_shown_without_frames_of_oncecast_or_of_asyncio() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def reserve(event: Event) -> None:
@@ -71,7 +71,7 @@ async def test_causes_are_shown_without_frames_of_oncecast_or_of_asyncio() -> No
 
 
 async def test_every_error_of_a_group_is_shown_from_the_users_frame_on() -> None:
-    app = Listener()
+    app = App()
 
     async def fail(text: str) -> None:
         raise ValueError(text)

@@ -171,7 +171,7 @@ async def test_a_commit_whose_news_is_late_because_the_event_loop_was_is_no_unkn
     tmp_path: Path,
 ) -> None:
     limits = JournalLimits(append_deadline_s=0.05)
-    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, observe=ignore)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, emit=ignore)
     try:
         appending = asyncio.create_task(journal.append([b"{}"]))
         await asyncio.sleep(0)

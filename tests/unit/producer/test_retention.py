@@ -10,10 +10,10 @@ from starlette.websockets import WebSocket
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.groups import FIRST_TO_JOIN
-from oncecast.core.telemetry import Fact, GroupExpired, JournalFilling
-from oncecast.core.wire import Report
+from oncecast.core.telemetry import GroupExpired, JournalFilling, TelemetryEvent
+from oncecast.core.wire import ListenerReport
 from oncecast.http.problems import Problem
-from oncecast.producer.broadcast.listeners import ListenerHub, Reader
+from oncecast.producer.broadcast.listeners import ListenerHub, ListenerReader
 from oncecast.producer.broadcast.reading import ReadBudget
 from oncecast.producer.broadcast.ring import Ring
 from oncecast.producer.broadcast.session import SocketLimits
@@ -33,13 +33,18 @@ class Harness:
     def __init__(self, kept: Kept | None = None, **limits: Any) -> None:
         clock = self.clock = ManualClock()
         self.journal = MemoryJournal(clock, kept)
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.hub = ListenerHub(
-            self.journal, Ring(self.journal, 0), ReadBudget(clock), clock, SocketLimits(), self.facts.append
+            self.journal,
+            Ring(self.journal, 0),
+            ReadBudget(clock),
+            clock,
+            SocketLimits(),
+            self.telemetry_events.append,
         )
         defaults = {"max_bytes": CAP_BYTES, "max_age_s": 8e9, "initial_groups": ("oncecast",)}
         self.retention = Retention(
-            self.journal, self.hub, clock, RetentionLimits(**{**defaults, **limits}), self.facts.append
+            self.journal, self.hub, clock, RetentionLimits(**{**defaults, **limits}), self.telemetry_events.append
         )
 
     async def publish(self, count: int) -> None:
@@ -51,15 +56,15 @@ class Harness:
             self.clock.now_s += 10
             await self.retention.tick()
 
-    def connect(self, group: str, saved: int | None) -> Reader:
-        reader = Reader(SOCKET, "a", group, 0, self.clock, 30.0)
+    def connect(self, group: str, saved: int | None) -> ListenerReader:
+        reader = ListenerReader(SOCKET, "a", group, 0, self.clock, 30.0)
         self.hub.readers.append(reader)
         if saved is not None:
             self.report(reader, saved)
         return reader
 
-    def report(self, reader: Reader, saved: int) -> None:
-        reader.report = Report(cursor=f"{self.journal.epochs[-1].epoch}:{saved}")
+    def report(self, reader: ListenerReader, saved: int) -> None:
+        reader.report = ListenerReport(cursor=f"{self.journal.epochs[-1].epoch}:{saved}")
 
     def refusal(self) -> str | None:
         try:
@@ -179,7 +184,9 @@ async def test_a_group_that_is_unseen_for_too_long_holds_nothing_back_and_that_i
     await at.pass_time(90)
     assert at.refusal() is not None
     await at.pass_time(30)
-    assert [fact for fact in at.facts if isinstance(fact, GroupExpired)] == [GroupExpired("oncecast")]
+    assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, GroupExpired)] == [
+        GroupExpired("oncecast")
+    ]
     assert at.journal.first == 3
     assert at.refusal() is None
 
@@ -235,7 +242,11 @@ async def test_a_filling_journal_is_told_from_seventy_percent_on_with_the_group_
     for _ in range(20):
         await at.publish(1)
         await at.retention.tick()
-        told = [(fact.percent, fact.group) for fact in at.facts if isinstance(fact, JournalFilling)]
+        told = [
+            (telemetry.percent, telemetry.group)
+            for telemetry in at.telemetry_events
+            if isinstance(telemetry, JournalFilling)
+        ]
     assert told == [(n, "oncecast") for n in (70, 75, 80, 85, 90, 95, 100)]
     status = at.retention.journal_status()
     assert (status["held_back_by"], status["bytes"], status["max_bytes"]) == ("oncecast", 2000, CAP_BYTES)

@@ -13,9 +13,9 @@ from websockets.typing import Subprotocol
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalFull, JournalUnavailable
-from oncecast.core.telemetry import Fact, Refused
+from oncecast.core.telemetry import PublicationRefused, TelemetryEvent
 from oncecast.core.wire import Resume, encode
-from oncecast.http.guard import Guard
+from oncecast.http.guard import OriginGuard
 from oncecast.http.server import bind, serve
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.testing.memory.journal import MemoryJournal
@@ -28,13 +28,13 @@ class Face:
 
     def __init__(self) -> None:
         self.journal = MemoryJournal(SYSTEM_CLOCK)
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.producer = Producer(
             self.journal,
             ProducerSettings(instance="p"),
             SYSTEM_CLOCK,
             metrics=lambda: b"",
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         )
         self.listening = bind("127.0.0.1", 0)
         self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
@@ -44,7 +44,7 @@ class Face:
 async def face() -> AsyncIterator[Face]:
     face, stop = Face(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        app = Guard(face.producer.app, bound_host="127.0.0.1")
+        app = OriginGuard(face.producer.app, bound_host="127.0.0.1")
         group.create_task(serve(app, face.listening, stop, SYSTEM_CLOCK, ws_max_bytes=100_000))
         yield face
         stop.set()
@@ -81,7 +81,9 @@ async def test_binary_mode_that_cannot_be_read_is_refused_and_counted(face: Face
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s"}
     answer = await client.post("/events", content=b"", headers=headers)
     assert (answer.status_code, '"type"' in answer.json()["detail"]) == (422, True)
-    assert [fact.status for fact in face.facts if isinstance(fact, Refused)] == [422]
+    assert [telemetry.status for telemetry in face.telemetry_events if isinstance(telemetry, PublicationRefused)] == [
+        422
+    ]
     assert face.journal.last == 0
 
 

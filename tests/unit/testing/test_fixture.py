@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from oncecast import Event, Listener
+from oncecast import App, Event
 from oncecast.core.errors import OncecastError
 from oncecast.testing import MakeTestListener, SyncTestListener, TestListener
 
 ROOT = Path(__file__).parents[3]
 
 
-def counting(seen: list[str]) -> Listener:
-    app = Listener()
+def counting(seen: list[str]) -> App:
+    app = App()
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -43,7 +43,7 @@ def test_elsewhere_they_are_context_managers() -> None:
 
 async def test_in_a_coroutine_the_fixture_says_what_to_use_instead(test_listener: MakeTestListener) -> None:
     with pytest.raises(OncecastError, match="async with TestListener"):
-        test_listener(Listener())
+        test_listener(App())
 
 
 def test_pytest_takes_none_of_the_classes_for_tests() -> None:
@@ -75,9 +75,9 @@ def test_a_test_run_that_does_not_use_it_loads_no_oncecast(tmp_path: Path) -> No
 
 def test_no_plugin_for_coroutines_is_needed_and_nothing_is_left_over(tmp_path: Path) -> None:
     test = (
-        "from oncecast import Event, Listener\n"
+        "from oncecast import Event, App\n"
         "from oncecast.testing import TestListener\n"
-        "app = Listener()\n"
+        "app = App()\n"
         "@app.on('t')\n"
         "async def handler(event: Event) -> None: ...\n"
         "def test_it(test_listener):\n"

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from oncecast import Event, Listener, Reject, Retry, SyncTransaction, Transaction
+from oncecast import App, Event, Reject, Retry, SyncTransaction, Transaction
 from oncecast.core.errors import DataInvalid
 from oncecast.testing import TestListener
 
@@ -21,7 +21,7 @@ class Order:
     quantity: int = 1
 
 
-SHOP = Listener("shop")
+SHOP = App("shop")
 
 
 @SHOP.on("order.created")

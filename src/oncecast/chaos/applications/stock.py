@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypedDict
 
-from oncecast import Event, Listener, Reject, SyncTransaction, Transaction
+from oncecast import App, Event, Reject, SyncTransaction, Transaction
 
 SKUS = 20
 """Few, so that transactions wait for each other, and now and then deadlock."""
@@ -33,7 +33,7 @@ class Order(TypedDict):
     flaky: bool
 
 
-app = Listener("stock")
+app = App("stock")
 
 
 @app.on("order.alone", "flaky.alone")

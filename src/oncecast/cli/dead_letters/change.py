@@ -10,17 +10,26 @@ import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.cli.dead_letters.selection import PATH, Choice, as_of_now, count, done, letters, nothing_chosen, plan
+from oncecast.cli.dead_letters.selection import (
+    PATH,
+    Choice,
+    as_of_now,
+    count,
+    dead_letters,
+    done,
+    nothing_chosen,
+    plan,
+)
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.dead_letters import Selection
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 CHANGE_EVENTS = 500
-TOLD_FAILURES = 20
+FAILURES_SHOWN = 20
 INTERRUPTED_STATUS = 130
 
 All = Annotated[bool, Parameter(negative=(), group="Selection")]
@@ -60,8 +69,8 @@ def discard(
         counted = count(asked, selections)
         if dry_run:
             return plan(counted, "discard", as_json=as_json)
-        if counted.letters > 1 and not yes:
-            _confirm(counted.letters)
+        if counted.dead_letters > 1 and not yes:
+            _confirm(counted.dead_letters)
         return _change(asked, "discard", ids, choice, selections, as_json=as_json)
 
 
@@ -101,15 +110,21 @@ def restore(
 def _confirm(number: int) -> None:
     """Raises ConfigError without a yes."""
     if not sys.stdin.isatty():
-        raise ConfigError(f"{letters(number)} would be discarded: say --yes, or look first with --dry-run")
-    sys.stderr.write(f"Discard {letters(number)}? [y/N] ")
+        raise ConfigError(f"{dead_letters(number)} would be discarded: say --yes, or look first with --dry-run")
+    sys.stderr.write(f"Discard {dead_letters(number)}? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ConfigError("nothing is discarded")
 
 
 def _change(
-    asked: Operator, what: str, ids: Sequence[str], choice: Choice, selections: Sequence[Selection], *, as_json: bool
+    asked: AdminClient,
+    what: str,
+    ids: Sequence[str],
+    choice: Choice,
+    selections: Sequence[Selection],
+    *,
+    as_json: bool,
 ) -> int:
     is_named = bool(ids) and not choice.narrows
     answers = _named(asked, what, ids, choice.source) if is_named else _selected(asked, what, selections)
@@ -119,7 +134,7 @@ def _change(
         for answer in answers:
             changed += answer["done"]
             not_done += len(answer["not_done"])
-            failures += answer["not_done"][: TOLD_FAILURES - len(failures)]
+            failures += answer["not_done"][: FAILURES_SHOWN - len(failures)]
     except KeyboardInterrupt:
         interrupted = True
         output.error("interrupted; the rest is as it was, or was being asked for")
@@ -129,20 +144,20 @@ def _change(
         for failure in failures:
             output.note(f"{failure['id']}: {failure['error']}")
         back = "; 'oncecast dead-letters restore' brings them back" if what == "discard" and changed else ""
-        output.line(f"{letters(changed)} {done(what)}{back}.")
+        output.line(f"{dead_letters(changed)} {done(what)}{back}.")
     if interrupted:
         return INTERRUPTED_STATUS
     return 1 if not_done else 0
 
 
-def _named(asked: Operator, what: str, ids: Sequence[str], source: str | None) -> Iterator[dict[str, Any]]:
+def _named(asked: AdminClient, what: str, ids: Sequence[str], source: str | None) -> Iterator[dict[str, Any]]:
     distinct = list(dict.fromkeys(ids))
     for begin in range(0, len(distinct), CHANGE_EVENTS):
         events = [{"id": id_, "source": source} for id_ in distinct[begin : begin + CHANGE_EVENTS]]
         yield _post(asked, what, {"events": events})
 
 
-def _selected(asked: Operator, what: str, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
+def _selected(asked: AdminClient, what: str, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
     for selection in selections:
         mark: str | None = None
         while True:
@@ -154,6 +169,6 @@ def _selected(asked: Operator, what: str, selections: Sequence[Selection]) -> It
                 break
 
 
-def _post(asked: Operator, what: str, body: dict[str, Any]) -> dict[str, Any]:
+def _post(asked: AdminClient, what: str, body: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = asked.ask("POST", f"{PATH}/{what}", body=msgspec.json.encode(body))
     return answer

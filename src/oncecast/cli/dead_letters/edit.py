@@ -21,7 +21,7 @@ from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError, OncecastError
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 
 class _Event(msgspec.Struct):
@@ -29,17 +29,17 @@ class _Event(msgspec.Struct):
     data_base64: str | None = None
 
 
-class _Letter(msgspec.Struct):
+class _DeadLetter(msgspec.Struct):
     """What an editor begins with; undecoded, so that numbers stay as they were written."""
 
     source: str
     event: _Event
-    mended: bool
-    mended_data: msgspec.Raw
+    edited: bool
+    edited_data: msgspec.Raw
 
     @property
     def data(self) -> bytes:
-        return bytes(self.mended_data if self.mended else self.event.data)
+        return bytes(self.edited_data if self.edited else self.event.data)
 
 
 def edit(
@@ -132,15 +132,15 @@ def _place(content: bytes, byte: int) -> str:
     return f"line {len(lines)}, column {len(lines[-1].decode(errors='replace')) + 1}"
 
 
-def _edit(asked: Operator, id: str, source: str | None) -> bool:
+def _edit(asked: AdminClient, id: str, source: str | None) -> bool:
     """Have a person change it; whether it was changed. A text that cannot be stored is kept, and its file named."""
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("vi" if sys.stdin.isatty() else None)
     if command is None:
         raise ConfigError("say --with JSON, --file FILE or --reset, or set EDITOR to edit the data as it is now")
-    letter: _Letter = asked.ask("GET", _path(id), query={"source": source}, kind=_Letter)
-    if letter.event.data_base64 is not None and not letter.mended:
+    dead_letter: _DeadLetter = asked.ask("GET", _path(id), query={"source": source}, kind=_DeadLetter)
+    if dead_letter.event.data_base64 is not None and not dead_letter.edited:
         raise ConfigError("this event's data is binary: say --with JSON or --file FILE")
-    before = msgspec.json.format(letter.data, indent=2) + b"\n"
+    before = msgspec.json.format(dead_letter.data, indent=2) + b"\n"
     descriptor, name = tempfile.mkstemp(prefix="dead-letter-", suffix=".json")
     path = Path(name)
     with os.fdopen(descriptor, "wb") as file:
@@ -155,7 +155,7 @@ def _edit(asked: Operator, id: str, source: str | None) -> bool:
     if fault is not None:
         raise ConfigError(f"nothing is stored: {fault}; {again}")
     try:
-        _put(asked, id, letter.source, content)
+        _put(asked, id, dead_letter.source, content)
     except OncecastError as error:
         raise ConfigError(f"{error}; {again}") from None
     path.unlink()
@@ -176,11 +176,11 @@ def _compact(content: bytes) -> bytes:
     return bytes(msgspec.json.format(content, indent=-1))
 
 
-def _put(asked: Operator, id: str, source: str | None, content: bytes) -> None:
+def _put(asked: AdminClient, id: str, source: str | None, content: bytes) -> None:
     asked.ask("PUT", _path(id), query={"source": source}, body=content)
 
 
-def _reset(asked: Operator, id: str, source: str | None) -> None:
+def _reset(asked: AdminClient, id: str, source: str | None) -> None:
     body = msgspec.json.encode({"events": [{"id": id, "source": source}]})
     answer: dict[str, Any] = asked.ask("POST", f"{PATH}/reset", body=body)
     for failure in answer["not_done"]:

@@ -14,7 +14,7 @@ import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.cli.dead_letters.selection import PATH, Choice, as_of_now, count, letters, query_of
+from oncecast.cli.dead_letters.selection import PATH, Choice, as_of_now, count, dead_letters, query_of
 from oncecast.cli.operate import Either, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.dead_letters import Selection
@@ -22,7 +22,7 @@ from oncecast.core.errors import ConfigError
 from oncecast.core.event import with_data
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 
 class Page(msgspec.Struct):
@@ -36,8 +36,8 @@ class Content(msgspec.Struct):
     """Of a letter, what makes its event."""
 
     event: msgspec.Raw
-    mended: bool
-    mended_data: msgspec.Raw
+    edited: bool
+    edited_data: msgspec.Raw
 
 
 def export(
@@ -67,18 +67,18 @@ def export(
     selections = (choice or Choice()).selections(ids, discarded=discarded)
     with operator("listener", listener, data) as asked:
         selections = as_of_now(asked, selections)
-        total = count(asked, selections, limit=1).letters if sys.stderr.isatty() else 0
+        total = count(asked, selections, limit=1).dead_letters if sys.stderr.isatty() else 0
         written = 0
         with _opened(output_) as write, _progress(total, shown=output_ is not None) as tell:
-            for letter in _letters(asked, selections):
-                write((_event(letter) if events else msgspec.json.format(letter, indent=-1)) + b"\n")
+            for dead_letter in _dead_letters(asked, selections):
+                write((_event(dead_letter) if events else msgspec.json.format(dead_letter, indent=-1)) + b"\n")
                 written += 1
                 tell(written)
     if output_ is not None:
-        output.note(f"{letters(written)} written to {output_}.")
+        output.note(f"{dead_letters(written)} written to {output_}.")
 
 
-def _letters(asked: Operator, selections: Sequence[Selection]) -> Iterator[bytes]:
+def _dead_letters(asked: AdminClient, selections: Sequence[Selection]) -> Iterator[bytes]:
     for selection in selections:
         mark: str | None = None
         while True:
@@ -90,11 +90,11 @@ def _letters(asked: Operator, selections: Sequence[Selection]) -> Iterator[bytes
                 break
 
 
-def _event(letter: bytes) -> bytes:
-    content = msgspec.json.decode(letter, type=Content)
+def _event(dead_letter: bytes) -> bytes:
+    content = msgspec.json.decode(dead_letter, type=Content)
     raw = bytes(content.event)
-    if content.mended:
-        raw = with_data(raw, bytes(content.mended_data))
+    if content.edited:
+        raw = with_data(raw, bytes(content.edited_data))
     return bytes(msgspec.json.format(raw, indent=-1))
 
 

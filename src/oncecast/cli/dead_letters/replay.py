@@ -20,8 +20,8 @@ from oncecast.cli.dead_letters.selection import (
     Choice,
     as_of_now,
     count,
-    letters,
-    letters_of,
+    dead_letters,
+    dead_letters_of,
     nothing_chosen,
     plan,
 )
@@ -30,11 +30,11 @@ from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError, OncecastError
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 REPLAY_EVENTS = 10
 REPLAY_DEADLINE_S = 900.0
-TOLD_FAILURES = 20
+FAILURES_SHOWN = 20
 PLAIN_INTERVAL_S = 5.0
 INTERRUPTED_STATUS = 130
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|h))?")
@@ -72,7 +72,7 @@ class Pace:
         self._next_s = max(self._next_s, self._clock()) + events / self._per_s
 
 
-class Run:
+class ReplayRun:
     """What became of the letters so far: it tells those that are not stored, and, as JSON, every one."""
 
     def __init__(self, total: int, *, as_json: bool) -> None:
@@ -97,9 +97,9 @@ class Run:
 
     def _tell(self, result: dict[str, Any]) -> None:
         told = self.tried - self.outcomes["stored"]
-        if told <= TOLD_FAILURES:
+        if told <= FAILURES_SHOWN:
             output.note(f"{result['id']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
-        elif told == TOLD_FAILURES + 1:
+        elif told == FAILURES_SHOWN + 1:
             output.note("Further ones are only counted; 'oncecast dead-letters causes' tells what they died of.")
 
     def stop(self, reason: str, in_flight: int) -> None:
@@ -166,17 +166,17 @@ def replay(
         if dry_run:
             return plan(count(asked, selections), "replay", as_json=output.wants_json(json))
         if named and not choice.narrows:
-            run = Run(len(named), as_json=output.wants_json(json))
+            run = ReplayRun(len(named), as_json=output.wants_json(json))
             _replay(asked, named, pace, run)
         else:
             selections = as_of_now(asked, selections)
-            run = Run(count(asked, selections, limit=1).letters, as_json=output.wants_json(json))
-            found = ({"id": x["id"], "source": x["source"]} for x in letters_of(asked, selections))
+            run = ReplayRun(count(asked, selections, limit=1).dead_letters, as_json=output.wants_json(json))
+            found = ({"id": x["id"], "source": x["source"]} for x in dead_letters_of(asked, selections))
             _replay(asked, found, pace, run)
     return run.end()
 
 
-def _replay(asked: Operator, chosen: Iterable[dict[str, Any]], pace: Pace, run: Run) -> None:
+def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, run: ReplayRun) -> None:
     """In small requests: the answer to one tells how each of its letters fared."""
     events: Sequence[dict[str, Any]] = ()
     left = iter(chosen)
@@ -199,7 +199,7 @@ def _replay(asked: Operator, chosen: Iterable[dict[str, Any]], pace: Pace, run: 
 
 
 @contextmanager
-def _progress(run: Run) -> Iterator[Callable[[], None]]:
+def _progress(run: ReplayRun) -> Iterator[Callable[[], None]]:
     """A bar on a terminal's stderr, else a line now and then."""
     if not sys.stderr.isatty():
         yield _plain(run)
@@ -213,14 +213,14 @@ def _progress(run: Run) -> Iterator[Callable[[], None]]:
         yield lambda: progress.update(task, completed=run.tried)
 
 
-def _plain(run: Run) -> Callable[[], None]:
+def _plain(run: ReplayRun) -> Callable[[], None]:
     told_at_s = time.monotonic()
 
     def tell() -> None:
         nonlocal told_at_s
         if time.monotonic() - told_at_s >= PLAIN_INTERVAL_S:
             told_at_s = time.monotonic()
-            output.note(f"{run.tried:,} of {letters(run.total)} replayed, {run.outcomes['stored']:,} stored")
+            output.note(f"{run.tried:,} of {dead_letters(run.total)} replayed, {run.outcomes['stored']:,} stored")
 
     return tell
 

@@ -15,7 +15,7 @@ from oncecast.core.dead_letters import Selection
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"
@@ -89,7 +89,7 @@ def query_of(selection: Selection) -> dict[str, Any]:
     return {**values, "id": ids, "discarded": "true" if selection.discarded else "false"}
 
 
-def letters_of(asked: Operator, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
+def dead_letters_of(asked: AdminClient, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
     """All letters of these, newest first, page by page: what dies or is replayed meanwhile disturbs no page."""
     for selection in selections:
         mark: str | None = None
@@ -102,7 +102,7 @@ def letters_of(asked: Operator, selections: Sequence[Selection]) -> Iterator[dic
                 break
 
 
-def as_of_now(asked: Operator, selections: Sequence[Selection]) -> list[Selection]:
+def as_of_now(asked: AdminClient, selections: Sequence[Selection]) -> list[Selection]:
     """Without what dies later: a bulk operation is about what was counted."""
     answer = asked.ask("GET", PATH, query={"limit": 1, "discarded": query_of(selections[0])["discarded"]})
     if not answer["dead_letters"]:
@@ -116,18 +116,18 @@ def as_of_now(asked: Operator, selections: Sequence[Selection]) -> list[Selectio
 class Counted:
     """What letters died of: their number, their causes (the largest first), and how many causes are not told."""
 
-    letters: int
+    dead_letters: int
     causes: list[dict[str, Any]]
     left_out: int
 
 
-def count(asked: Operator, selections: Sequence[Selection], *, limit: int = CAUSES_MAX) -> Counted:
+def count(asked: AdminClient, selections: Sequence[Selection], *, limit: int = CAUSES_MAX) -> Counted:
     """The causes of all these together."""
     counted = Counted(0, [], 0)
     by_cause: dict[str, dict[str, Any]] = {}
     for selection in selections:
         found = asked.ask("GET", CAUSES_PATH, query={**query_of(selection), "limit": limit})
-        counted.letters += found["dead_letters"]
+        counted.dead_letters += found["dead_letters"]
         counted.left_out += found["left_out"]
         for cause in found["causes"]:
             known = by_cause.setdefault(cause["cause"], cause)
@@ -157,10 +157,10 @@ def print_causes(counted: Counted, *, limit: int = CAUSES_SHOWN) -> None:
 def plan(counted: Counted, what: str, *, as_json: bool) -> int:
     """Say what an operation would be about; returns the exit status."""
     if as_json:
-        output.json({f"would_{what}": counted.letters, "causes": counted.causes, "left_out": counted.left_out})
+        output.json({f"would_{what}": counted.dead_letters, "causes": counted.causes, "left_out": counted.left_out})
     else:
         print_causes(counted)
-        output.line(f"{letters(counted.letters)} would be {done(what)}.")
+        output.line(f"{dead_letters(counted.dead_letters)} would be {done(what)}.")
     return 0
 
 
@@ -169,7 +169,7 @@ def done(what: str) -> str:
     return f"{what.removesuffix('e')}ed"
 
 
-def letters(number: int) -> str:
+def dead_letters(number: int) -> str:
     """So many dead letters."""
     return f"{number:,} dead letter{'' if number == 1 else 's'}"
 

@@ -14,7 +14,15 @@ from oncecast.cli.dead_letters.change import discard, restore
 from oncecast.cli.dead_letters.edit import edit
 from oncecast.cli.dead_letters.export import export
 from oncecast.cli.dead_letters.replay import replay
-from oncecast.cli.dead_letters.selection import PATH, Choice, Source, count, letters, letters_of, print_causes
+from oncecast.cli.dead_letters.selection import (
+    PATH,
+    Choice,
+    Source,
+    count,
+    dead_letters,
+    dead_letters_of,
+    print_causes,
+)
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError
@@ -56,10 +64,10 @@ def list_(
     selections = (choice or Choice()).selections(ids, discarded=discarded)
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
-        found = letters_of(asked, selections)
+        found = dead_letters_of(asked, selections)
         if as_json:
-            for letter in islice(found, limit):
-                output.json(letter)
+            for dead_letter in islice(found, limit):
+                output.json(dead_letter)
             return
         shown = list(islice(found, limit))
         has_more = next(found, None) is not None
@@ -67,10 +75,10 @@ def list_(
     if not shown:
         output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
         return
-    rows = [(x["died_at"][:19], x["id"], x["type"], x["attempts"], _mended(x) + x["error"]) for x in shown]
+    rows = [(x["died_at"][:19], x["id"], x["type"], x["attempts"], _edited(x) + x["error"]) for x in shown]
     output.table("", ("died (UTC)", "id", "type", "attempts", "error"), rows)
     if counted is not None:
-        output.line(f"{len(shown):,} of {letters(counted.letters)} are shown. By cause:")
+        output.line(f"{len(shown):,} of {dead_letters(counted.dead_letters)} are shown. By cause:")
         print_causes(counted, limit=5)
 
 
@@ -104,11 +112,11 @@ def causes(
     if output.wants_json(json):
         for cause in counted.causes[:limit]:
             output.json(cause)
-    elif not counted.letters:
+    elif not counted.dead_letters:
         output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
     else:
         print_causes(counted, limit=limit)
-        output.line(f"{letters(counted.letters)}.")
+        output.line(f"{dead_letters(counted.dead_letters)}.")
 
 
 @app.command
@@ -129,25 +137,25 @@ def show(
         The event's id.
     """
     with operator("listener", listener, data) as asked:
-        letter = asked.ask("GET", f"{PATH}/{quote(id, safe='')}", query={"source": source})
+        dead_letter = asked.ask("GET", f"{PATH}/{quote(id, safe='')}", query={"source": source})
     if output.wants_json(json):
-        output.json(letter)
+        output.json(dead_letter)
         return
     names = ("id", "source", "type", "died_at", "listener", "attempts", "cause", "error")
     for name in names:
-        output.line(f"{name:10}{output.cell(letter[name])}")
-    if letter["discarded_at"] is not None:
-        output.line(f"discarded {output.cell(letter['discarded_at'])}")
-    output.line("event     " + indented(letter["event"]))
-    if letter["mended"]:
-        output.line("mended    " + indented(letter["mended_data"]))
+        output.line(f"{name:10}{output.cell(dead_letter[name])}")
+    if dead_letter["discarded_at"] is not None:
+        output.line(f"discarded {output.cell(dead_letter['discarded_at'])}")
+    output.line("event     " + indented(dead_letter["event"]))
+    if dead_letter["mended"]:
+        output.line("mended    " + indented(dead_letter["edited_data"]))
     output.line("trace")
-    for line in letter["trace"].splitlines():
+    for line in dead_letter["trace"].splitlines():
         output.line("  " + output.printable(line))
 
 
-def _mended(letter: dict[str, Any]) -> str:
-    return "(mended) " if letter["mended"] else ""
+def _edited(dead_letter: dict[str, Any]) -> str:
+    return "(mended) " if dead_letter["mended"] else ""
 
 
 def indented(value: Any) -> str:

@@ -22,7 +22,7 @@ LINE_BYTES_MAX = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 
-Run = tuple[Sequence[bytes], Sequence[int]]
+EventRun = tuple[Sequence[bytes], Sequence[int]]
 """Events as JSON objects, and the number of each: of its line, or its place in the array."""
 
 
@@ -52,7 +52,7 @@ class EventsFile:
         """What the numbers count: `line` or `element`."""
         self.ids_given = 0
 
-    async def runs(self) -> AsyncIterator[Run]:
+    async def runs(self) -> AsyncIterator[EventRun]:
         """All events, in runs as they can be read. Raises BadInput, after the runs before it; OSError."""
         start = await self._read_start()
         if start.lstrip().startswith(b"["):
@@ -81,7 +81,7 @@ class EventsFile:
                 break  # nothing but white space: lines, if anything
         return start.removeprefix(_BOM)
 
-    async def _read_array(self, start: bytes) -> Run:
+    async def _read_array(self, start: bytes) -> EventRun:
         blocks = [start]
         while block := await self._read_block():
             blocks.append(block)
@@ -99,7 +99,7 @@ class EventsFile:
         self.read_bytes += len(block)
         return block
 
-    def _checked(self, events: list[bytes], numbers: Sequence[int]) -> Run:
+    def _checked(self, events: list[bytes], numbers: Sequence[int]) -> EventRun:
         """The run without blank lines and with ids. Raises BadInput."""
         heads = _heads(events)
         if len(heads) != len(events):

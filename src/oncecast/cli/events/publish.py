@@ -27,7 +27,7 @@ STDOUT_CLOSED_STATUS = 0
 
 
 @dataclass(slots=True)
-class Sending:
+class SendProgress:
     """How far a `send` is."""
 
     started_s: float = field(default_factory=time.monotonic)
@@ -77,7 +77,7 @@ def send(
     json
         Print the result as JSON; the default if the output is not a terminal.
     """
-    sending = Sending()
+    sending = SendProgress()
     failure: str | None = None
     try:
         deadline_s = _deadline_s(deadline)
@@ -109,7 +109,7 @@ def send(
 
 async def _send(
     events: EventsFile,
-    sending: Sending,
+    sending: SendProgress,
     *,
     to: str,
     token: str | None,
@@ -238,7 +238,7 @@ def _explained(error: Exception, events: EventsFile, file: str) -> str:
     return _described(error, file)
 
 
-def _print_result(sending: Sending, events: EventsFile, failure: str | None, *, as_json: bool) -> None:
+def _print_result(sending: SendProgress, events: EventsFile, failure: str | None, *, as_json: bool) -> None:
     if failure is not None:
         output.error(failure)
     if as_json:
@@ -260,7 +260,7 @@ def _print_result(sending: Sending, events: EventsFile, failure: str | None, *, 
             output.line("Sent again, events without an id of their own would be new events.")
 
 
-def _summary(sending: Sending, *, complete: bool) -> str:
+def _summary(sending: SendProgress, *, complete: bool) -> str:
     if sending.accepted == 0:
         return "There was no event." if complete else "No event was acknowledged."
     many = "event" if sending.accepted == 1 else "events"
@@ -270,7 +270,7 @@ def _summary(sending: Sending, *, complete: bool) -> str:
 
 
 @contextmanager
-def _progress(events: EventsFile, sending: Sending) -> Iterator[None]:
+def _progress(events: EventsFile, sending: SendProgress) -> Iterator[None]:
     """A bar on a terminal's stderr while the block runs."""
     if not sys.stderr.isatty():
         yield

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from oncecast.cli import output
-from oncecast.cli.operate import Json, Listener, operator
+from oncecast.cli.operate import Json, ListenerOption, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from oncecast.client.admin import Operator
+    from oncecast.client.admin import AdminClient
 
 PATH = "/api/retrying"
 PAGE_MAX = 1_000
@@ -27,7 +27,7 @@ def list_(
     *,
     retrying: Annotated[bool, Parameter(negative=())] = False,
     limit: int = 50,
-    listener: Listener = None,
+    listener: ListenerOption = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> None:
@@ -63,7 +63,7 @@ def list_(
         output.line(f"Only the first {limit:,} are shown; --limit shows more.")
 
 
-def _retrying(asked: Operator, page: int) -> Iterator[dict[str, Any]]:
+def _retrying(asked: AdminClient, page: int) -> Iterator[dict[str, Any]]:
     """All of them, page by page."""
     after: str | None = None
     while True:

@@ -73,7 +73,7 @@ def up(
         listener_port=listener_port,
         app=app,
         app_dir=app_dir,
-        environment={"ADOPT_HANDLERS": "1"} if reload else None,
+        environment={"FORCE_HANDLERS": "1"} if reload else None,
         say=output.note,
     )
     work = (

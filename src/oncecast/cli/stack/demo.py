@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from oncecast.cli import output
 from oncecast.cli.events.file import EventsFile
-from oncecast.client.publisher import Lines, Publisher
+from oncecast.client.publisher import NdjsonLines, Publisher
 from oncecast.core.errors import StartError
 from oncecast.embedded import Stack
 
@@ -74,7 +74,7 @@ async def _send(stack: Stack, file: Path, rate: int, show: Any) -> int:
             return await publisher.publish_json(_paced(lines, rate, show) if rate else lines)
 
 
-async def _paced(lines: Lines, rate: int, show: Any) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
+async def _paced(lines: NdjsonLines, rate: int, show: Any) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
     """The same events, a few at a time, so that `rate` of them go out in a second."""
     began_s, sent = time.monotonic(), 0
     step = max(1, rate // SENDS_PER_S)

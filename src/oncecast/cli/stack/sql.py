@@ -24,7 +24,7 @@ STATEMENT_DEADLINE_S = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class QueryResult:
     """What one statement brought: rows with the names of their columns, or only a count."""
 
     columns: Sequence[str]
@@ -64,7 +64,7 @@ def sql(
         _print(result, as_json=output.wants_json(json))
 
 
-async def _run(text: str, url: str) -> list[Result]:
+async def _run(text: str, url: str) -> list[QueryResult]:
     async with asyncio.timeout(CONNECT_DEADLINE_S):
         connection = await psycopg.AsyncConnection.connect(
             url, autocommit=True, connect_timeout=CONNECT_DEADLINE_S, application_name="oncecast sql"
@@ -78,13 +78,13 @@ async def _run(text: str, url: str) -> list[Result]:
         return results
 
 
-async def _result(cursor: psycopg.AsyncCursor[Any]) -> Result:
+async def _result(cursor: psycopg.AsyncCursor[Any]) -> QueryResult:
     if cursor.description is None:
-        return Result((), (), cursor.rowcount)
-    return Result([column.name for column in cursor.description], await cursor.fetchall(), cursor.rowcount)
+        return QueryResult((), (), cursor.rowcount)
+    return QueryResult([column.name for column in cursor.description], await cursor.fetchall(), cursor.rowcount)
 
 
-def _print(result: Result, *, as_json: bool) -> None:
+def _print(result: QueryResult, *, as_json: bool) -> None:
     if as_json:
         for row in result.rows if result.columns else [(result.touched,)]:
             named = dict(zip(result.columns or ["rows"], row, strict=True))

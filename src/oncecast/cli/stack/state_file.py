@@ -16,7 +16,7 @@ DEFAULT_PRODUCER = "http://localhost:8080"
 DEFAULT_LISTENER = "http://localhost:3001"
 
 
-class Entry(msgspec.Struct, kw_only=True):
+class ProcessEntry(msgspec.Struct, kw_only=True):
     """A process as the stack's file has it, then as it answered."""
 
     name: str
@@ -33,11 +33,11 @@ class Entry(msgspec.Struct, kw_only=True):
         return self.state in ("ok", "running")
 
 
-def entries(data: Path) -> list[Entry]:
+def entries(data: Path) -> list[ProcessEntry]:
     """The processes of the stack in the folder `data`; none if there is no stack. Raises ConfigError."""
     file = data / "stack.json"
     try:
-        return msgspec.json.decode(file.read_bytes(), type=list[Entry])
+        return msgspec.json.decode(file.read_bytes(), type=list[ProcessEntry])
     except FileNotFoundError:
         return []
     except (OSError, msgspec.MsgspecError) as error:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.stack import state_file as stack_file
-from oncecast.cli.stack.state_file import Entry
+from oncecast.cli.stack.state_file import ProcessEntry
 from oncecast.client.address import publish_url, shown
 from oncecast.client.connecting import http_options
 from oncecast.core.errors import ConfigError
@@ -58,22 +58,22 @@ def status(
     return 0 if all(entry.is_well for entry in entries) else 1
 
 
-def _named(producer: str | None, listeners: list[str]) -> list[Entry]:
+def _named(producer: str | None, listeners: list[str]) -> list[ProcessEntry]:
     named = [("producer", producer)] if producer else []
     named += [("listener", listener) for listener in listeners]
     for _, address in named:
         publish_url(address)  # raises ConfigError where it is none
-    return [Entry(name=name, address=address) for name, address in named]
+    return [ProcessEntry(name=name, address=address) for name, address in named]
 
 
-async def _ask_all(entries: list[Entry]) -> None:
+async def _ask_all(entries: list[ProcessEntry]) -> None:
     async with asyncio.TaskGroup() as group:
         for entry in entries:
             if entry.state in ("", "running") and entry.address:
                 group.create_task(_ask(entry, entry.address))
 
 
-async def _ask(entry: Entry, address: str) -> None:
+async def _ask(entry: ProcessEntry, address: str) -> None:
     """Fill in the entry's state, and its health if it speaks HTTP."""
     try:
         async with asyncio.timeout(ANSWER_DEADLINE_S):
@@ -112,7 +112,7 @@ async def _health(address: str) -> dict[str, Any]:
     return msgspec.json.decode(answer.content, type=dict[str, Any])
 
 
-def _told(entry: Entry) -> str:
+def _told(entry: ProcessEntry) -> str:
     """What its health says, in a few words; whatever is missing is left out."""
     health = entry.health or {}
     counted = _counted(health)

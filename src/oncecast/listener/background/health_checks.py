@@ -8,11 +8,11 @@ from typing import Any
 
 from oncecast.core.clock import Clock, utc_now
 from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
-from oncecast.core.telemetry import DependencyLost, Disconnected, Fact, StartFailed
+from oncecast.core.telemetry import DependencyLost, Disconnected, StartFailed, TelemetryEvent
 from oncecast.listener.background.outbox_relay import Emissions
-from oncecast.listener.background.standby import Standing
+from oncecast.listener.background.standby import Standby
 from oncecast.listener.dead_letters.forwarding import NAME as BROKER
-from oncecast.listener.dead_letters.forwarding import DeadLetterSender
+from oncecast.listener.dead_letters.forwarding import DeadLetterForwarder
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.feed.feed import Feed
 
@@ -24,7 +24,7 @@ REMEDIES = {
     "producers": "start the producer, or check WS_URL; the listener connects again by itself",
     BROKER: "start the broker, or check DEAD_LETTER_URL; dead letters wait in PostgreSQL",
     "outbox": "start a producer that takes them, or check PUBLISH_TOKEN; events of handlers wait in the table outbox",
-    "standby": "start the release that has these handlers; or, if they were removed on purpose, set ADOPT_HANDLERS=1",
+    "standby": "start the release that has these handlers; or, if they were removed on purpose, set FORCE_HANDLERS=1",
 }
 
 
@@ -34,14 +34,14 @@ class Troubles:
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
-    def observe(self, fact: Fact) -> None:
+    def emit(self, telemetry: TelemetryEvent) -> None:
         """Keep the reason that a telemetry event gives."""
-        if isinstance(fact, Disconnected):
-            self._reasons[fact.producer] = fact.reason
-        elif isinstance(fact, DependencyLost):
-            self._reasons[fact.name] = fact.error
-        elif isinstance(fact, StartFailed):
-            self._reasons[START] = fact.error
+        if isinstance(telemetry, Disconnected):
+            self._reasons[telemetry.producer] = telemetry.reason
+        elif isinstance(telemetry, DependencyLost):
+            self._reasons[telemetry.name] = telemetry.error
+        elif isinstance(telemetry, StartFailed):
+            self._reasons[START] = telemetry.error
 
     def of(self, name: str, default: str) -> str:
         """The reason of a producer (by its URL as it is shown), of the broker, or of START."""
@@ -51,13 +51,13 @@ class Troubles:
 def board_of(
     clock: Clock,
     *,
-    standing: Standing,
+    standby: Standby,
     draining: asyncio.Event,
     database: DatabaseGate,
     redis: LeaseGate,
     feeds: Sequence[Feed],
     emissions: Emissions,
-    sender: DeadLetterSender | None,
+    sender: DeadLetterForwarder | None,
     troubles: Troubles,
 ) -> Board:
     """The board of a listener: without PostgreSQL it is down, without the rest degraded."""
@@ -65,9 +65,9 @@ def board_of(
     def process() -> Finding:
         if draining.is_set():
             return Finding(Status.DRAINING, "it is stopping: it finishes what has begun and takes nothing new")
-        if standing.reason:
-            return Finding(Status.DOWN, f"on standby: {standing.reason}", REMEDIES["standby"])
-        if standing.allowed.is_set():
+        if standby.reason:
+            return Finding(Status.DOWN, f"on standby: {standby.reason}", REMEDIES["standby"])
+        if standby.allowed.is_set():
             return FINE
         trouble = troubles.of(START, "")
         return Finding(

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.core.clock import Clock
-from oncecast.core.telemetry import LoopBlocked, Observe
+from oncecast.core.telemetry import Emit, LoopBlocked
 from oncecast.observe.tracebacks import is_library
 
 BLOCKED_AFTER_S = 3.0
@@ -20,12 +20,12 @@ LOOK_INTERVAL_S = 0.5
 
 
 @contextmanager
-def loop_watched(observe: Observe, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
+def loop_watched(emit: Emit, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
     """Report once to `observe` each time that users' code blocks the running loop for `blocked_after_s`.
 
     `observe` is called in a thread. If the code holds the interpreter's lock, the report waits for its release.
     """
-    watch = _LoopWatch(asyncio.get_running_loop(), observe, clock, blocked_after_s)
+    watch = _LoopWatch(asyncio.get_running_loop(), emit, clock, blocked_after_s)
     watch.begin()
     try:
         yield
@@ -34,11 +34,9 @@ def loop_watched(observe: Observe, clock: Clock, blocked_after_s: float = BLOCKE
 
 
 class _LoopWatch:
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, observe: Observe, clock: Clock, blocked_after_s: float
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, emit: Emit, clock: Clock, blocked_after_s: float) -> None:
         self._loop = loop
-        self._observe = observe
+        self._emit = emit
         self._clock = clock
         self._blocked_after_s = blocked_after_s
         self._loop_thread = threading.get_ident()
@@ -71,13 +69,13 @@ class _LoopWatch:
             frame = sys._current_frames().get(self._loop_thread)
             blocked = None if frame is None else _blocked_by(frame, blocked_s)
             if blocked is not None:
-                self._observe(blocked)
+                self._emit(blocked)
 
 
 def _blocked_by(innermost: FrameType, blocked_s: float) -> LoopBlocked | None:
     """What to report of the loop's thread; nothing if no users' code is running: the whole process was stopped."""
     frames = [frame for frame, _ in traceback.walk_stack(innermost)][::-1]
-    run = next((n for n, frame in enumerate(frames) if frame.f_code is Listener._run.__code__), None)
+    run = next((n for n, frame in enumerate(frames) if frame.f_code is App._run.__code__), None)
     if run is not None:
         handler, given = frames[run].f_locals["handler"].name, frames[run].f_locals["given"]
         event_id, users = given.events[0].id, frames[run + 1 :]

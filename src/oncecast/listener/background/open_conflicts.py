@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from oncecast.core import telemetry as facts
+from oncecast.core import telemetry as telemetry_events
 from oncecast.core.clock import Clock
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.errors import RowLocked, Unavailable
@@ -14,7 +14,7 @@ COUNT_INTERVAL_S = 10.0
 """Another listener of the group may keep or close a conflict: so it is counted now and then."""
 PAUSE_S = 1.0
 """Between two counts, however many conflicts arrive."""
-_CHANGES = (facts.Conflicts, facts.ConflictReplayed, facts.ConflictsDiscarded)
+_CHANGES = (telemetry_events.ConflictsFound, telemetry_events.ConflictReplayed, telemetry_events.ConflictsDiscarded)
 
 
 class OpenConflicts:
@@ -26,9 +26,9 @@ class OpenConflicts:
         self._changed = asyncio.Event()
         self.count: int | None = None
 
-    def observe(self, fact: facts.Fact) -> None:
+    def emit(self, telemetry: telemetry_events.TelemetryEvent) -> None:
         """Count soon after a conflict was kept or closed here."""
-        if isinstance(fact, _CHANGES):
+        if isinstance(telemetry, _CHANGES):
             self._changed.set()
 
     async def run(self) -> None:

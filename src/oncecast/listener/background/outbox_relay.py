@@ -15,8 +15,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import EmissionRefused, RowLocked, Unavailable
 from oncecast.core.ports import Outbox, Publish
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import EmissionRefused as Refused
-from oncecast.core.telemetry import EmissionsHeldUp, EmissionsRelayed, Observe
+from oncecast.core.telemetry import EmissionDropped, EmissionsRelayed, Emit, OutboxBlocked
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
@@ -52,14 +51,14 @@ class Emissions:
         clock: Clock,
         *,
         limits: RelayLimits = RelayLimits(),
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._outbox = outbox
         self._publish = publish
         self._database = database
         self._clock = clock
         self._limits = limits
-        self._observe = observe
+        self._emit = emit
         self._woken = asyncio.Event()
         self._failures = 0
         self._chunk = limits.chunk_events
@@ -97,9 +96,9 @@ class Emissions:
                 count += relayed
                 self._failures = 0
                 self._chunk = min(2 * self._chunk, self._limits.chunk_events)
-                self._observe(EmissionsRelayed(relayed))
+                self._emit(EmissionsRelayed(relayed))
         except EmissionRefused as error:
-            self._observe(Refused(str(error)))
+            self._emit(EmissionDropped(str(error)))
             self._woken.set()
         except (Unavailable, RowLocked) as error:
             await self._hold_up(error)
@@ -126,7 +125,7 @@ class Emissions:
     async def _hold_up(self, error: Exception) -> None:
         if isinstance(error, NotPublished):  # PostgreSQL's trouble is reported as that, and the outbox may be empty
             if self.held_up is None:
-                self._observe(EmissionsHeldUp(str(error)))
+                self._emit(OutboxBlocked(str(error)))
             self.held_up = str(error)
         self._failures += 1
         self._chunk = max(1, self._chunk // 2)  # they may have been too many for the time that there is

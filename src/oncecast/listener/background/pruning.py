@@ -14,7 +14,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
 from oncecast.core.retry import jittered
-from oncecast.core.telemetry import Observe, Pruned
+from oncecast.core.telemetry import Emit, Pruned
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
@@ -30,13 +30,13 @@ class Pruner:
     """Deletes rows that are older than `keep_s`; None keeps them for ever."""
 
     def __init__(
-        self, store: EventStore, database: DatabaseGate, clock: Clock, *, keep_s: float | None, observe: Observe
+        self, store: EventStore, database: DatabaseGate, clock: Clock, *, keep_s: float | None, emit: Emit
     ) -> None:
         self._store = store
         self._clock = clock
         self._database = database
         self._keep_s = keep_s
-        self._observe = observe
+        self._emit = emit
 
     async def prune_for_ever(self) -> None:
         """Every half minute, with jitter, so that the listeners of a group do not always meet."""
@@ -58,4 +58,4 @@ class Pruner:
             working(2 * STALL_S)
             await self._clock.sleep(REST_S)
         if count:
-            self._observe(Pruned(count))
+            self._emit(Pruned(count))

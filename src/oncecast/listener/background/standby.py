@@ -12,23 +12,23 @@ import asyncio
 from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import Observe, StandingBy
+from oncecast.core.telemetry import Emit, StandbyEntered
 from oncecast.tasks import STALL_S, working
 
 INTERVAL_S = 1.0
 
 
-class Standing:
+class Standby:
     """Asks about every second. `adopt` makes this application the group's once, though it lacks handlers."""
 
     def __init__(
-        self, store: EventStore, selectors: frozenset[str], clock: Clock, *, adopt: bool, observe: Observe
+        self, store: EventStore, selectors: frozenset[str], clock: Clock, *, force: bool, emit: Emit
     ) -> None:
         self._store = store
         self._clock = clock
         self._selectors = selectors
-        self._adopt = adopt
-        self._observe = observe
+        self._force = force
+        self._emit = emit
         self._told: str | None = None
         self.reason: str | None = None
         """Why it stands by, if it does."""
@@ -36,7 +36,7 @@ class Standing:
         self.lost = asyncio.Event()
 
     @property
-    def objection(self) -> str | None:
+    def standby_reason(self) -> str | None:
         """Why it may not work now, if it may not."""
         return self.reason or (None if self.allowed.is_set() else "it has just begun")
 
@@ -51,10 +51,10 @@ class Standing:
     async def ask(self) -> None:
         """Ask once; without an answer everything stays as it is."""
         try:
-            missing = await self._store.register_handlers(self._selectors, force=self._adopt)
+            missing = await self._store.register_handlers(self._selectors, force=self._force)
         except (Unavailable, RowLocked):
             return
-        self._adopt = False
+        self._force = False
         if not missing:
             self.reason = None
             self.allowed.set()
@@ -65,4 +65,4 @@ class Standing:
             self.lost.set()
         if self.reason != self._told:
             self._told = self.reason
-            self._observe(StandingBy(self.reason))
+            self._emit(StandbyEntered(self.reason))

@@ -12,16 +12,16 @@ import contextlib
 from dataclasses import dataclass
 
 from oncecast.core.clock import Clock
-from oncecast.core.dead_letter_ports import DeadLetter, LetterBroker, UnsentLetters
+from oncecast.core.dead_letter_ports import DeadLetter, DeadLetterBroker, UnforwardedDeadLetters
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.retry import Backoff, jittered
-from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, Observe, SendingRefused, Sent
+from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, Emit, ForwardingRefused, Sent
 from oncecast.listener.dead_letters.line import message_of
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
 NAME = "broker"
-CHUNK_LETTERS = 20
+CHUNK_DEAD_LETTERS = 20
 """So many events are in memory at a time, of whatever size."""
 
 
@@ -37,27 +37,27 @@ class SendingTimes:
     """After a failure."""
 
 
-class DeadLetterSender:
+class DeadLetterForwarder:
     """Sends what `letters` says is unsent: at the start, when woken, now and then, and again after a failure."""
 
     def __init__(
         self,
-        letters: UnsentLetters,
-        broker: LetterBroker,
+        dead_letters: UnforwardedDeadLetters,
+        broker: DeadLetterBroker,
         database: DatabaseGate,
         clock: Clock,
         *,
         times: SendingTimes = SendingTimes(),
-        observe: Observe,
+        emit: Emit,
     ) -> None:
-        self.unsent: int | None = None
+        self.unforwarded: int | None = None
         """How many of the group's wait, when that was last looked at."""
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._broker = broker
         self._database = database
         self._clock = clock
         self._times = times
-        self._observe = observe
+        self._emit = emit
         self._is_up: bool | None = None
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -73,19 +73,19 @@ class DeadLetterSender:
 
     async def begin(self) -> None:
         """Nothing that dies from now on goes unsent; raises Unavailable. To be awaited before anything can die."""
-        await self._letters.begin()
+        await self._dead_letters.begin()
 
     async def send_for_ever(self) -> None:
         """Send whenever there is something to; a broker that is away is tried less and less often, without end."""
         failures = 0
-        self._observe(DependencyTried(NAME))
+        self._emit(DependencyTried(NAME))
         while True:
             idle()
             await self._database.wait()
             self._woken.clear()
             if await self.send():
                 failures = 0
-                interval_s = self._times.look_soon_s if self.unsent else self._times.look_s
+                interval_s = self._times.look_soon_s if self.unforwarded else self._times.look_s
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(jittered(interval_s, self._clock.random())):
                         await self._woken.wait()
@@ -109,12 +109,12 @@ class DeadLetterSender:
             return False
         async with self._turn:
             try:
-                await self._letters.begin()  # PostgreSQL may have gone back to where it had not
+                await self._dead_letters.begin()  # PostgreSQL may have gone back to where it had not
                 succeeded = await self._reach() and await self._send_all()
-                self.unsent = await self._letters.count()
+                self.unforwarded = await self._dead_letters.count()
             except (Unavailable, RowLocked):
                 return False  # the database: its gate says so, and the rows are not lost
-            if succeeded and (self._is_up is None or not self.unsent):
+            if succeeded and (self._is_up is None or not self.unforwarded):
                 self._back()
             return succeeded
 
@@ -127,39 +127,41 @@ class DeadLetterSender:
         return True
 
     async def _send_all(self) -> bool:
-        while letters := await self._letters.claim(CHUNK_LETTERS):
+        while dead_letters := await self._dead_letters.claim(CHUNK_DEAD_LETTERS):
             working(STALL_S)
             try:
-                answers = await self._broker.send([message_of(letter, self._broker.max_bytes) for letter in letters])
+                answers = await self._broker.send(
+                    [message_of(dead_letter, self._broker.max_bytes) for dead_letter in dead_letters]
+                )
             except Unavailable as error:
                 self._lost(str(error))
-                await self._letters.release(letters)
+                await self._dead_letters.release(dead_letters)
                 return False
-            if not await self._note(letters, answers):
+            if not await self._note(dead_letters, answers):
                 return False
         return True
 
-    async def _note(self, letters: list[DeadLetter], refusals: list[str | None]) -> bool:
+    async def _note(self, dead_letters: list[DeadLetter], refusals: list[str | None]) -> bool:
         """Note what was sent; whether anything was. What was refused stays claimed: others are next in turn."""
-        sent = [letter for letter, refusal in zip(letters, refusals, strict=True) if refusal is None]
+        sent = [dead_letter for dead_letter, refusal in zip(dead_letters, refusals, strict=True) if refusal is None]
         if not sent:
             self._lost(f"{self._broker} refuses them: {refusals[0]}")
             return False
-        await self._letters.mark_sent(sent)
+        await self._dead_letters.mark_forwarded(sent)
         self._back()
-        for letter, refusal in zip(letters, refusals, strict=True):
+        for dead_letter, refusal in zip(dead_letters, refusals, strict=True):
             if refusal is None:
-                self._observe(Sent(letter.id, str(self._broker)))
+                self._emit(Sent(dead_letter.id, str(self._broker)))
             else:
-                self._observe(SendingRefused(letter.id, str(self._broker), refusal))
+                self._emit(ForwardingRefused(dead_letter.id, str(self._broker), refusal))
         return True
 
     def _lost(self, error: str) -> None:
         if self._is_up is not False:
             self._is_up = False
-            self._observe(DependencyLost(NAME, error))
+            self._emit(DependencyLost(NAME, error))
 
     def _back(self) -> None:
         if not self._is_up:
             self._is_up = True
-            self._observe(DependencyReady(NAME))
+            self._emit(DependencyReady(NAME))

@@ -6,36 +6,36 @@ import shlex
 
 import msgspec
 
-from oncecast.core.dead_letter_ports import DeadLetter, LetterMessage
+from oncecast.core.dead_letter_ports import DeadLetter, DeadLetterMessage
 
-ERROR_SHORT_LETTERS = 300
+ERROR_SHORT_CHARS = 300
 
 
-def line_of(letter: DeadLetter) -> bytes:
+def line_of(dead_letter: DeadLetter) -> bytes:
     """One JSON object on one line."""
-    note = f"sent again it is a duplicate; to process it again: {_command('replay', letter)}"
-    return _json(letter, msgspec.Raw(letter.raw.replace(b"\n", b" ").replace(b"\r", b" ")), note)
+    note = f"sent again it is a duplicate; to process it again: {_command('replay', dead_letter)}"
+    return _json(dead_letter, msgspec.Raw(dead_letter.raw.replace(b"\n", b" ").replace(b"\r", b" ")), note)
 
 
-def message_of(letter: DeadLetter, max_bytes: int) -> LetterMessage:
+def message_of(dead_letter: DeadLetter, max_bytes: int) -> DeadLetterMessage:
     """The same as a message; where that would be too long, without the event's data, and saying how to get it."""
-    body = line_of(letter)
+    body = line_of(dead_letter)
     if len(body) > max_bytes:
-        note = f"its event is too large to be sent; to see it whole: {_command('show', letter)}"
-        identity = {"source": letter.source, "id": letter.id}
-        body = _json(letter, _without_data(letter.raw) or identity, note)
+        note = f"its event is too large to be sent; to see it whole: {_command('show', dead_letter)}"
+        identity = {"source": dead_letter.source, "id": dead_letter.id}
+        body = _json(dead_letter, _without_data(dead_letter.raw) or identity, note)
         if len(body) > max_bytes:
-            body = _json(letter, identity, note, ERROR_SHORT_LETTERS)
-    return LetterMessage(source=letter.source, id=letter.id, body=body)
+            body = _json(dead_letter, identity, note, ERROR_SHORT_CHARS)
+    return DeadLetterMessage(source=dead_letter.source, id=dead_letter.id, body=body)
 
 
-def _json(letter: DeadLetter, event: object, note: str, error_letters: int | None = None) -> bytes:
+def _json(dead_letter: DeadLetter, event: object, note: str, error_max_chars: int | None = None) -> bytes:
     return msgspec.json.encode(
         {
-            "timestamp": letter.died_at,
-            "instance": letter.listener,
-            "error": letter.error[:error_letters],
-            "attempts": letter.attempts,
+            "timestamp": dead_letter.died_at,
+            "instance": dead_letter.listener,
+            "error": dead_letter.error[:error_max_chars],
+            "attempts": dead_letter.attempts,
             "note": note,
             "event": event,
         }
@@ -51,6 +51,6 @@ def _without_data(raw: bytes) -> dict[str, object]:
     return {name: value for name, value in members.items() if name not in ("data", "data_base64")}
 
 
-def _command(verb: str, letter: DeadLetter) -> str:
+def _command(verb: str, dead_letter: DeadLetter) -> str:
     """What does it, to be pasted into a shell."""
-    return shlex.join(("oncecast", "dead-letters", verb, "--source", letter.source, "--", letter.id))
+    return shlex.join(("oncecast", "dead-letters", verb, "--source", dead_letter.source, "--", dead_letter.id))

@@ -12,26 +12,26 @@ from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import DeadLetterLog
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import Filed, FilingFailed, Observe
+from oncecast.core.telemetry import DeadLetterLogFailed, DeadLettersLogged, Emit
 from oncecast.listener.dead_letters.line import line_of
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
-CHUNK_LETTERS = 100
+CHUNK_DEAD_LETTERS = 100
 RETRY_INTERVAL_S = 5.0
 
 
-class DeadLetterFiler:
-    """Files what `store` says is unfiled: at the start, when woken, and again after a failure."""
+class DeadLetterLogger:
+    """Files what `store` says is unlogged: at the start, when woken, and again after a failure."""
 
     def __init__(
-        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, observe: Observe
+        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, emit: Emit
     ) -> None:
         self._store = store
         self._clock = clock
         self._log = log
         self._database = database
-        self._observe = observe
+        self._emit = emit
         self._woken = asyncio.Event()
         self._woken.set()
 
@@ -44,7 +44,7 @@ class DeadLetterFiler:
         try:
             await self._log.append([])
         except Unavailable as error:
-            self._observe(FilingFailed(str(error)))
+            self._emit(DeadLetterLogFailed(str(error)))
         while True:
             idle()
             await self._woken.wait()
@@ -60,15 +60,15 @@ class DeadLetterFiler:
         if not self._database.is_up:
             return False
         try:
-            while letters := await self._store.unfiled(CHUNK_LETTERS):
+            while dead_letters := await self._store.unlogged(CHUNK_DEAD_LETTERS):
                 try:
-                    await self._log.append([line_of(letter) for letter in letters])
+                    await self._log.append([line_of(dead_letter) for dead_letter in dead_letters])
                 except Unavailable as error:
-                    self._observe(FilingFailed(str(error)))
+                    self._emit(DeadLetterLogFailed(str(error)))
                     return False
-                await self._store.mark_filed(letters)
-                for letter in letters:
-                    self._observe(Filed(letter.id, str(self._log)))
+                await self._store.mark_logged(dead_letters)
+                for dead_letter in dead_letters:
+                    self._emit(DeadLettersLogged(dead_letter.id, str(self._log)))
         except (Unavailable, RowLocked):
             return False  # the database: its gate says so, and the row is not lost
         return True

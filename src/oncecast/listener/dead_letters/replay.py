@@ -13,14 +13,14 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.dead_letter_ports import DeadLetters, ReplayWork
 from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.telemetry import Observe, Replayed, ReplayFailed
+from oncecast.core.telemetry import Emit, Replayed, ReplayFailed
 from oncecast.core.transaction import OpenTransaction
-from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.observe.tracebacks import users_traceback
 from oncecast.tasks import cancel_all
 
@@ -59,18 +59,18 @@ class Replays:
 
     def __init__(
         self,
-        app: Listener,
-        letters: DeadLetters,
-        solo: Solo,
+        app: App,
+        dead_letters: DeadLetters,
+        exclusive_run: ExclusiveRun,
         options: RunOptions,
         *,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._app = app
-        self._letters = letters
-        self._solo = solo
+        self._dead_letters = dead_letters
+        self._exclusive_run = exclusive_run
         self._options = options
-        self._observe = observe
+        self._emit = emit
         self._one_at_a_time = asyncio.Lock()
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
@@ -98,7 +98,7 @@ class Replays:
             await cancel_all(late)
 
     async def _in_turn(self, attempt: ReplayAttempt) -> ReplayResult:
-        async with self._one_at_a_time, self._solo.together():
+        async with self._one_at_a_time, self._exclusive_run.together():
             if self.draining:
                 return REFUSED
             try:
@@ -108,20 +108,20 @@ class Replays:
 
     async def _replay(self, source: str, id: str, work: ReplayWork) -> ReplayResult:
         try:
-            stored = await self._letters.replay(source, id, work)
+            stored = await self._dead_letters.replay(source, id, work)
         except (Unavailable, RowLocked, NoThread):
             raise
         except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
             return await self._failed(source, id, error)
         if stored:
-            self._observe(Replayed(id))
+            self._emit(Replayed(id))
             return ReplayResult(Replay.STORED)
         return ReplayResult(Replay.NOT_DEAD, await self._why_not(source, id))
 
     async def _why_not(self, source: str, id: str) -> str:
         with contextlib.suppress(Unavailable, RowLocked):
-            letter = await self._letters.get(source, id)
-            if letter is not None and letter["discarded_at"] is not None:
+            dead_letter = await self._dead_letters.get(source, id)
+            if dead_letter is not None and dead_letter["discarded_at"] is not None:
                 return "it was discarded; restored, it can be replayed"
         return "there is no dead letter with this source and id"
 
@@ -136,7 +136,7 @@ class Replays:
     async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
         reason = f"{type(error).__name__}: {error}"
         trace = "" if isinstance(error, Reject | Retry) else users_traceback(error)
-        self._observe(ReplayFailed(id, reason, trace))
+        self._emit(ReplayFailed(id, reason, trace))
         with contextlib.suppress(Unavailable, RowLocked):  # then its earlier cause stays
-            await self._letters.note_failure(source, id, error)
+            await self._dead_letters.note_failure(source, id, error)
         return ReplayResult(Replay.FAILED, reason)

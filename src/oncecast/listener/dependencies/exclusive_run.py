@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 
-class Solo:
+class ExclusiveRun:
     """Attempts run `together`; one that wants to be `alone` waits for those under way, and holds up the next."""
 
     def __init__(self) -> None:

@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from oncecast.core.breaker import Breaker
 from oncecast.core.clock import Clock
-from oncecast.core.errors import Contended, RowLocked, Unavailable
+from oncecast.core.errors import RowLocked, TransactionConflict, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.ports import Claims, EventStore, Leases
-from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Observe
+from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, Emit, ForeignValues
 from oncecast.tasks import STALL_S, working
 
 HEARTBEAT_INTERVAL_S = 1.0
-BEAT_DEADLINE_S = 1.5
+HEARTBEAT_DEADLINE_S = 1.5
 """Short enough that a frozen Redis is detected within three seconds."""
 LOOK_INTERVAL_S = 1.0
 WAITED_FOR_S = 0.4
@@ -40,12 +40,12 @@ class LeaseGate:
     Each heartbeat is the breaker's probe.
     """
 
-    def __init__(self, leases: Leases, clock: Clock, *, lease_ttl_s: float, observe: Observe) -> None:
+    def __init__(self, leases: Leases, clock: Clock, *, lease_ttl_s: float, emit: Emit) -> None:
         self.leases = leases
         self._clock = clock
         self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S / 2)
         self._renew_after_s = lease_ttl_s / 3
-        self._observe = observe
+        self._emit = emit
         self._announced = self._tried = False
         self._warn_again_at_s = 0.0
         self.fault: str | None = None
@@ -77,7 +77,7 @@ class LeaseGate:
                 return claims
         for arrival in arrivals:  # nobody but PostgreSQL can count now
             if arrival.doubted:
-                arrival.rescues = max(arrival.rescues, SUSPECT_RESCUES)
+                arrival.takeovers = max(arrival.takeovers, QUARANTINE_AFTER_TAKEOVERS)
         # rule: a listener claims every event while Redis is away
         return Claims(mine=list(arrivals))
 
@@ -86,7 +86,7 @@ class LeaseGate:
         if foreign and self._clock.monotonic_s() >= self._warn_again_at_s:
             self._warn_again_at_s = self._clock.monotonic_s() + WARN_INTERVAL_S
             key, value = foreign[0]
-            self._observe(ForeignValues(len(foreign), key, repr(value)[1:]))
+            self._emit(ForeignValues(len(foreign), key, repr(value)[1:]))
 
     async def _retake(self, claims: Claims) -> None:
         """Where PostgreSQL may have lost the rows of what is marked.
@@ -129,13 +129,15 @@ class LeaseGate:
         await self._each(self.leases.release, held)
         return len(held)
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> None:
+    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> None:
         """Break the leases of a holder that beats no more; its events are charged only if it has `died`."""
-        await self._each(lambda chunk: self.leases.rescue(chunk, holder, died=died), list(arrivals))
+        await self._each(lambda chunk: self.leases.take_over(chunk, holder, died=died), list(arrivals))
 
-    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
         """Have our lease say whether we attempt this suspect, alone; nobody counts while Redis is away."""
-        await self._each(lambda chunk: self.leases.accuse(chunk[0], accused), [arrival] if arrival.leased else [])
+        await self._each(
+            lambda chunk: self.leases.begin_isolated(chunk[0], isolated), [arrival] if arrival.leased else []
+        )
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """Renew those of our leases that have been held for long."""
@@ -164,37 +166,37 @@ class LeaseGate:
             except Unavailable as error:
                 self._lost(error)
 
-    async def beat_for_ever(self) -> None:
+    async def heartbeat_loop(self) -> None:
         """Move our counter every second, and so find out when Redis is back."""
         while True:
             working(STALL_S)
             started_s = self._clock.monotonic_s()
             if self.breaker.allows(started_s):
-                await self._beat()
+                await self._heartbeat()
             await self._clock.sleep(max(0.0, started_s + HEARTBEAT_INTERVAL_S - self._clock.monotonic_s()))
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         if not self._tried:
             self._tried = True
-            self._observe(DependencyTried("redis"))
+            self._emit(DependencyTried("redis"))
         try:
-            async with asyncio.timeout(BEAT_DEADLINE_S):
-                await self.leases.beat()
+            async with asyncio.timeout(HEARTBEAT_DEADLINE_S):
+                await self.leases.heartbeat()
         except TimeoutError:
-            self._lost(Unavailable(f"Redis: no answer within {BEAT_DEADLINE_S:g} s"))
+            self._lost(Unavailable(f"Redis: no answer within {HEARTBEAT_DEADLINE_S:g} s"))
         except Unavailable as error:
             self._lost(error)
         else:
             self.fault = None
             if self.breaker.succeeded() or not self._announced:
                 self._announced = True
-                self._observe(DependencyReady("redis"))
+                self._emit(DependencyReady("redis"))
 
     def _lost(self, error: Unavailable) -> None:
         self.fault = str(error)
         if self.breaker.failed(self._clock.monotonic_s()):
             self._announced, self._tried = True, False
-            self._observe(DependencyLost("redis", str(error)))
+            self._emit(DependencyLost("redis", str(error)))
 
 
 class DatabaseGate:
@@ -211,14 +213,14 @@ class DatabaseGate:
         *,
         probe_interval_s: float,
         paused: Callable[[], None],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self.breaker = Breaker(threshold=1, probe_interval_s=probe_interval_s)
         self._store = store
         self._sleep = clock.sleep
         self._monotonic_s = clock.monotonic_s  # called for every attempt
         self._paused = paused
-        self._observe = observe
+        self._emit = emit
         self._up = asyncio.Event()
         self._up.set()
         self._down = asyncio.Event()
@@ -256,7 +258,7 @@ class DatabaseGate:
     def answered(self, first: Arrival, error: BaseException | None = None) -> None:
         """It is over; `error` is what it ended with. Any answer except Unavailable shows that PostgreSQL works."""
         began_s, now_s = self._asked_at_s.pop(first), self._monotonic_s()
-        if isinstance(error, Contended) or not isinstance(error, Exception | None):
+        if isinstance(error, TransactionConflict) or not isinstance(error, Exception | None):
             return  # a conflict or a cancellation shows neither
         if isinstance(error, Unavailable):
             since_s, newest_s, _ = self._failing or (now_s, began_s, error)
@@ -289,18 +291,18 @@ class DatabaseGate:
         lasts = self._monotonic_s() - since_s >= after_s and newest_s - since_s >= RETRIED_AFTER_S
         return error if lasts else None
 
-    def suspect(self, error: Exception) -> None:
+    def quarantined(self, error: Exception) -> None:
         """PostgreSQL cannot be used: say so. Work goes on until its tries are used up."""
         is_news = self.fault is None
         self.fault = str(error)
         if is_news:
-            self._observe(DependencyLost("database", self.fault))
+            self._emit(DependencyLost("database", self.fault))
 
     def trust(self) -> None:
         """PostgreSQL answers, and no attempt says otherwise."""
         if self.fault is not None and self.is_up:
             self.fault = None
-            self._observe(DependencyReady("database"))
+            self._emit(DependencyReady("database"))
 
     def lost(self, error: Exception) -> None:
         """The tries are used up: begin nothing until a probe has written."""
@@ -308,7 +310,7 @@ class DatabaseGate:
             self._up.clear()
             self._down.set()
             self._paused()
-            self.suspect(error)
+            self.quarantined(error)
 
     async def probe_for_ever(self) -> None:
         """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
@@ -320,7 +322,7 @@ class DatabaseGate:
                 self.lost(error)
 
     async def _probe_until_up(self) -> None:
-        self._observe(DependencyTried("database"))
+        self._emit(DependencyTried("database"))
         while not self.is_up:
             working(STALL_S)
             await self._sleep(max(0.0, self.breaker.probe_at_s - self._monotonic_s()))

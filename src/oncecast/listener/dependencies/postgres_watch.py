@@ -62,7 +62,7 @@ class DatabaseWatch:
             self._failing_since_s = None
             self._gate.trust()
         elif error := self._gate.error_of_attempts(DOWN_AFTER_S):
-            self._gate.suspect(error)
+            self._gate.quarantined(error)
         elif self._failing_since_s is not None or self._gate.is_failing or now_s - self._pinged_at_s >= PING_S:
             self._pinged_at_s = now_s
             await self._look_by_ping(now_s)
@@ -76,7 +76,7 @@ class DatabaseWatch:
         if self._failing_since_s is None:
             self._failing_since_s = began_s
         if self._clock.monotonic_s() - self._failing_since_s >= DOWN_AFTER_S:
-            self._gate.suspect(error)
+            self._gate.quarantined(error)
 
     async def _ping(self, *, writes: bool) -> Unavailable | None:
         """What is wrong, if anything is."""

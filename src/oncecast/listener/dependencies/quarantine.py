@@ -10,32 +10,32 @@ import contextlib
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import SUSPECT_RESCUES
-from oncecast.core.ports import Deaths
+from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
+from oncecast.core.ports import CrashLog
 from oncecast.listener.dependencies.gates import LeaseGate
 
 
-class Trial:
+class Quarantine:
     """Counts who died of a suspect. There is one at a time, since each is attempted alone."""
 
-    def __init__(self, leases: LeaseGate, deaths: Deaths) -> None:
+    def __init__(self, leases: LeaseGate, deaths: CrashLog) -> None:
         self._leases = leases
         self._deaths = deaths
         self._stands_in_postgres = False
 
-    async def begin(self, suspect: Arrival) -> int:
+    async def begin(self, quarantined: Arrival) -> int:
         """We attempt it, alone, from now on; how many processes have died of that so far. Raises Unavailable."""
-        if suspect.leased and self._leases.is_up:
-            await self._leases.accuse(suspect, True)
-            return suspect.rescues - SUSPECT_RESCUES
+        if quarantined.leased and self._leases.is_up:
+            await self._leases.begin_isolated(quarantined, True)
+            return quarantined.takeovers - QUARANTINE_AFTER_TAKEOVERS
         self._stands_in_postgres = True
-        return await self._deaths.accuse(suspect)
+        return await self._deaths.begin_isolated(quarantined)
 
-    async def end(self, suspect: Arrival) -> None:
+    async def end(self, quarantined: Arrival) -> None:
         """We live. Where PostgreSQL cannot be told, the event has not ended, comes back, and it is told then."""
         if not self._stands_in_postgres:
-            await self._leases.accuse(suspect, False)
+            await self._leases.begin_isolated(quarantined, False)
             return
         self._stands_in_postgres = False
         with contextlib.suppress(Unavailable):
-            await self._deaths.acquit(suspect)
+            await self._deaths.end_isolated(quarantined)

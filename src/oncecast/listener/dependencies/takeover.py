@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from oncecast.core.clock import Clock
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import Holders
+from oncecast.core.lease_owners import LeaseOwners
 from oncecast.core.ports import EventStore, Sessions
-from oncecast.core.telemetry import Observe, Rescued
+from oncecast.core.telemetry import Emit, TakenOver
 from oncecast.listener.dependencies.gates import HEARTBEAT_INTERVAL_S, LeaseGate
 from oncecast.tasks import STALL_S, working
 
@@ -25,7 +25,7 @@ SILENT_S = DEAD_AFTER_S - HEARTBEAT_INTERVAL_S
 """A holder without a heartbeat that has begun a statement within this time is alive, and has only lost Redis."""
 
 
-class TakenWatch:
+class Takeovers:
     """Holds what is taken until it has ended elsewhere (`ended`) or can be claimed (`come_back`)."""
 
     def __init__(
@@ -36,16 +36,16 @@ class TakenWatch:
         *,
         ended: Callable[[Sequence[Arrival]], None],
         come_back: Callable[[list[Arrival]], None],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._leases = leases
         self._store = store
         self._clock = clock
         self._ended = ended
         self._come_back = come_back
-        self._observe = observe
+        self._emit = emit
         self._taken: list[tuple[Arrival, str]] = []
-        self._holders = Holders(DEAD_AFTER_S)
+        self._holders = LeaseOwners(DEAD_AFTER_S)
 
     def add(self, taken: Iterable[tuple[Arrival, str]]) -> None:
         """Keep watch over these, each with the token of its holder."""
@@ -71,15 +71,15 @@ class TakenWatch:
         self._ended(found.ended)
         self._come_back(found.free + found.mine + found.elsewhere)
         dead = await self._dead({token for _, token in found.taken})
-        rescued: dict[str, list[Arrival]] = defaultdict(list)
+        taken_over: dict[str, list[Arrival]] = defaultdict(list)
         for arrival, token in found.taken:
             if token in dead:
-                rescued[token].append(arrival)
+                taken_over[token].append(arrival)
             else:
                 # rule: an event leased by another listener is watched until it ends
                 self._taken.append((arrival, token))
-        for token, arrivals in rescued.items():
-            await self._rescue(token, arrivals)
+        for token, arrivals in taken_over.items():
+            await self._take_over(token, arrivals)
 
     async def _dead(self, tokens: set[str]) -> set[str]:
         asked_s = self._clock.monotonic_s()
@@ -87,9 +87,9 @@ class TakenWatch:
         if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
             self._holders.forget(tokens)
             return set()
-        return set(self._holders.observe(counters, asked_s, self._clock.monotonic_s()))
+        return set(self._holders.emit(counters, asked_s, self._clock.monotonic_s()))
 
-    async def _rescue(self, token: str, arrivals: list[Arrival]) -> None:
+    async def _take_over(self, token: str, arrivals: list[Arrival]) -> None:
         try:
             sessions = await self._store.end_sessions(token, silent_s=SILENT_S)
         except Unavailable:  # without PostgreSQL nothing can be ended anyway: the next look tries again
@@ -99,6 +99,6 @@ class TakenWatch:
             return
         # rule: only a proven death is charged
         died = sessions is Sessions.NONE
-        await self._leases.rescue(arrivals, token, died=died)
-        self._observe(Rescued(len(arrivals), token))
+        await self._leases.take_over(arrivals, token, died=died)
+        self._emit(TakenOver(len(arrivals), token))
         self._come_back(arrivals)

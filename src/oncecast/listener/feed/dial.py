@@ -25,7 +25,7 @@ class Lost(ConnectionError):
     """There is no connection, or no longer; the text says why."""
 
 
-class Connection(Protocol):
+class FeedConnection(Protocol):
     """Frames both ways, in order. Raises OSError or TimeoutError once it is lost."""
 
     async def recv(self) -> bytes:
@@ -35,7 +35,7 @@ class Connection(Protocol):
         """Send a frame."""
 
 
-Dial = Callable[[str], AbstractAsyncContextManager[Connection]]
+Dial = Callable[[str], AbstractAsyncContextManager[FeedConnection]]
 """A connection to the producer at a URL, which speaks `oncecast.v1`; raises OSError or TimeoutError."""
 
 
@@ -43,7 +43,7 @@ def websocket_dial(tokens: Mapping[str, str]) -> Dial:
     """Over a WebSocket; `tokens` has what is presented to the producer at each URL."""
 
     @asynccontextmanager
-    async def dial(url: str) -> AsyncIterator[Connection]:
+    async def dial(url: str) -> AsyncIterator[FeedConnection]:
         headers = authorization(tokens.get(url))
         proxy = websocket_proxy(url)
         is_open = False

@@ -24,8 +24,8 @@ from oncecast.core.telemetry import (
     Connected,
     ConnectingAgain,
     Disconnected,
+    Emit,
     GapNoted,
-    Observe,
     Received,
     Reconnecting,
 )
@@ -38,7 +38,7 @@ from oncecast.core.wire import (
     Epoch,
     Events,
     Gap,
-    Report,
+    ListenerReport,
     Resume,
     ServerFrame,
     Welcome,
@@ -46,7 +46,7 @@ from oncecast.core.wire import (
     encode,
     resume_after,
 )
-from oncecast.listener.feed.dial import Connection, Dial, Lost
+from oncecast.listener.feed.dial import Dial, FeedConnection, Lost
 from oncecast.listener.feed.journals import Journals, ProducerError
 from oncecast.listener.feed.track import EVENT_COST_BYTES, Track, cost_bytes
 from oncecast.tasks import cancel_all, error_of, run_until_first_end
@@ -89,9 +89,9 @@ class Feed:
         journals: Journals,
         ready: Callable[[], Awaitable[bool]],
         receive: Callable[[list[Arrival]], None],
-        report: Callable[[], Report],
+        report: Callable[[], ListenerReport],
         answer: Callable[[Ask], Awaitable[Answer]],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self.url = url
         self.shown_url = without_credentials(url)
@@ -110,7 +110,7 @@ class Feed:
         self._receive = receive
         self._report = report
         self._answer = answer
-        self._observe = observe
+        self._emit = emit
         self.used_bytes = 0
         """What is held of this producer's events."""
         self._abandoned: weakref.WeakSet[Track] = weakref.WeakSet()
@@ -159,13 +159,13 @@ class Feed:
             if self._brought_something or lasted_s >= self._reconnect.max_s:
                 attempt = 1
             self.connected = False
-            self._observe(Disconnected(self.shown_url, reason))
+            self._emit(Disconnected(self.shown_url, reason))
             attempt += 1
             delay_s = self._reconnect.delay_s(attempt, self._clock.random())
-            self._observe(Reconnecting(self.shown_url, delay_s, attempt - 1))
+            self._emit(Reconnecting(self.shown_url, delay_s, attempt - 1))
             # rule: a feed connects again after its connection broke
             await self._clock.sleep(delay_s)
-            self._observe(ConnectingAgain(self.shown_url))
+            self._emit(ConnectingAgain(self.shown_url))
 
     async def _has_room(self) -> None:
         """A connection that breaks again and again must not bring in more than the window holds.
@@ -195,9 +195,9 @@ class Feed:
         finally:
             self._journals.release(self)
 
-    async def _converse(self, connection: Connection, track: Track) -> None:
+    async def _converse(self, connection: FeedConnection, track: Track) -> None:
         self.connected = True
-        self._observe(Connected(self.shown_url, track.watermark.received))
+        self._emit(Connected(self.shown_url, track.watermark.received))
         answers = _Answers()
         try:
             await run_until_first_end(
@@ -210,7 +210,7 @@ class Feed:
         finally:
             await cancel_all(answers.under_way)
 
-    async def _resume(self, connection: Connection) -> Track:
+    async def _resume(self, connection: FeedConnection) -> Track:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
             text = await connection.recv()
         if len(text) > WELCOME_MAX_BYTES:
@@ -266,7 +266,7 @@ class Feed:
         journal, epochs = welcome.journal, welcome.epochs
         saved = await self._store.load_cursor(journal)
         if saved is None or offset_in(saved, epochs) is None:
-            await (self._begin_cursor(welcome) if saved is None else self._leave_lost_future(welcome, saved))
+            await (self._begin_cursor(welcome) if saved is None else self._leave_divergent_history(welcome, saved))
             saved = await self._store.load_cursor(journal)
         after = resume_after(saved.cursor, saved.epochs, epochs) if saved else 0
         if after + 1 < welcome.first:
@@ -274,7 +274,7 @@ class Feed:
             if passed is None:
                 raise Lost("the group's cursor has gone elsewhere: connecting again")
             if passed.offset > after:
-                self._observe(GapNoted(journal, after + 1, passed.offset))
+                self._emit(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset
         return after
 
@@ -284,7 +284,7 @@ class Feed:
         # rule: a group saves a first cursor before it reads
         await self._store.begin_cursor(welcome.journal, welcome.epochs, cursor_at(welcome.epochs, begin))
 
-    async def _leave_lost_future(self, welcome: Welcome, saved: SavedCursor) -> None:
+    async def _leave_divergent_history(self, welcome: Welcome, saved: SavedCursor) -> None:
         """The cursor was saved with an opening that the welcome does not name: one of them is of a lost future.
 
         It is the cursor, if the welcome was sent after it was read. So the second welcome decides.
@@ -295,7 +295,7 @@ class Feed:
             raise Lost("the group's cursor is of an opening that the journal does not name: asking it again")
         await self._store.adopt_cursor(welcome.journal, welcome.epochs, instead_of=saved.epochs)
 
-    async def _read(self, connection: Connection, track: Track, answers: _Answers) -> None:
+    async def _read(self, connection: FeedConnection, track: Track, answers: _Answers) -> None:
         while True:
             text = await connection.recv()
             # rule: events of a superseded journal position are left to its successor
@@ -335,7 +335,7 @@ class Feed:
             raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
         self._brought_something = True
         if arrivals:
-            self._observe(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
+            self._emit(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
             self._receive(arrivals)
 
     def _spend(self, count: int) -> None:
@@ -364,7 +364,7 @@ class Feed:
         if self._owed_bytes >= self._window_bytes // 8:
             self._owing.set()
 
-    async def _give_credit(self, connection: Connection) -> None:
+    async def _give_credit(self, connection: FeedConnection) -> None:
         while True:
             await self._owing.wait()
             self._owing.clear()
@@ -374,12 +374,12 @@ class Feed:
                 async with asyncio.timeout(WRITE_DEADLINE_S):
                     await connection.send(encode(Credit(owed_bytes)).decode())
 
-    async def _give_answer(self, connection: Connection, ask: Ask) -> None:
+    async def _give_answer(self, connection: FeedConnection, ask: Ask) -> None:
         answer = await self._answer(ask)
         async with asyncio.timeout(WRITE_DEADLINE_S):
             await connection.send(encode(answer).decode())
 
-    async def _make_reports(self, connection: Connection) -> None:
+    async def _make_reports(self, connection: FeedConnection) -> None:
         while True:
             await self._clock.sleep(REPORT_INTERVAL_S)
             report = self._report()

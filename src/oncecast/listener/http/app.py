@@ -35,7 +35,7 @@ def right_for(scope: Scope) -> Right | None:
     return "subscribe" if scope["method"] in ("GET", "HEAD") else "admin"
 
 
-class Reader(Protocol):
+class EventRows(Protocol):
     """Reads events back from where they ended, newest first."""
 
     async def newest(
@@ -76,7 +76,7 @@ class Memory(Protocol):
 
 
 def listener_app(
-    reader: Reader,
+    reader: EventRows,
     memory: Memory,
     further: Sequence[BaseRoute],
     *,

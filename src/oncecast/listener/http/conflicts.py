@@ -14,7 +14,7 @@ from oncecast.core.conflicts import Conflicts, ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import NoThread, RowLocked, Unavailable
 from oncecast.core.event import IDENTITY_MAX_BYTES, Cursor, new_id
-from oncecast.core.telemetry import ConflictReplayed, ConflictReplayFailed, ConflictsDiscarded, Fact, Observe
+from oncecast.core.telemetry import ConflictReplayed, ConflictReplayFailed, ConflictsDiscarded, Emit, TelemetryEvent
 from oncecast.http.params import struct, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.dead_letters.replay import Replay, ReplayResult, Replays
@@ -28,7 +28,7 @@ NOT_DISCARDED = "it is not discarded"
 _STATES = get_args(ConflictState)
 
 
-class Named(msgspec.Struct, forbid_unknown_fields=True):
+class NamedConflicts(msgspec.Struct, forbid_unknown_fields=True):
     """A conflict by its cursor, and the id that its event is to have; a fresh one unless it is given."""
 
     cursor: str
@@ -38,7 +38,7 @@ class Named(msgspec.Struct, forbid_unknown_fields=True):
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a replay: it goes through them in this order."""
 
-    conflicts: Annotated[list[Named], msgspec.Meta(min_length=1, max_length=REPLAY_MAX)]
+    conflicts: Annotated[list[NamedConflicts], msgspec.Meta(min_length=1, max_length=REPLAY_MAX)]
 
 
 class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,11 +47,11 @@ class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
     cursors: Annotated[list[str], msgspec.Meta(min_length=1, max_length=CHANGE_MAX)]
 
 
-Change = Callable[[Sequence[Cursor]], Awaitable[set[Cursor]]]
+ConflictChange = Callable[[Sequence[Cursor]], Awaitable[set[Cursor]]]
 
 
 def conflicts_routes(
-    conflicts: Conflicts, replays: Replays, *, objection: Callable[[], str | None], observe: Observe
+    conflicts: Conflicts, replays: Replays, *, standby_reason: Callable[[], str | None], emit: Emit
 ) -> list[BaseRoute]:
     """All routes about conflicts; with an `objection()` nothing is replayed: handlers may be missing."""
 
@@ -74,23 +74,23 @@ def conflicts_routes(
 
     async def replay(request: Request) -> Response:
         """`POST /api/conflicts/replay`: one after another, each for itself."""
-        if reason := objection():
+        if reason := standby_reason():
             raise Problem(503, f"this listener does not work: {reason}", headers=RETRY_AFTER)
         body = await struct(request, ReplayBody)
         named = [(_place(one.cursor), new_id() if one.id is None else _checked(one.id)) for one in body.conflicts]
         results = []
         for place, id_ in named:
-            result = await _replay(conflicts, replays, place, id_, observe)
+            result = await _replay(conflicts, replays, place, id_, emit)
             outcome = "not_open" if result.outcome is Replay.NOT_DEAD else result.outcome.value
             results.append({"cursor": str(place), "id": id_, "outcome": outcome, "error": result.error})
         return json_response({"results": results})
 
-    def changing(change: Change, reason: str, fact: Callable[[int], Fact] | None) -> Any:
+    def changing(change: ConflictChange, reason: str, telemetry: Callable[[int], TelemetryEvent] | None) -> Any:
         async def answer(request: Request) -> Response:
             places = list(dict.fromkeys(map(_place, (await struct(request, ChangeBody)).cursors)))
             done = await change(places)
-            if done and fact is not None:
-                observe(fact(len(done)))
+            if done and telemetry is not None:
+                emit(telemetry(len(done)))
             not_done = [{"cursor": str(place), "error": reason} for place in places if place not in done]
             return json_response({"done": len(done), "not_done": not_done})
 
@@ -105,7 +105,7 @@ def conflicts_routes(
     ]
 
 
-async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: str, observe: Observe) -> ReplayResult:
+async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: str, emit: Emit) -> ReplayResult:
     async def attempt(work: ReplayWork) -> ReplayResult:
         try:
             stored = await conflicts.replay(place, id_, work)
@@ -113,11 +113,11 @@ async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: st
             raise
         except Exception as error:  # a handler's, of the data, or the id is taken: the conflict stays open
             reason = f"{type(error).__name__}: {error}"
-            observe(ConflictReplayFailed(str(place), reason))
+            emit(ConflictReplayFailed(str(place), reason))
             return ReplayResult(Replay.FAILED, reason)
         if not stored:
             return ReplayResult(Replay.NOT_DEAD, NOT_OPEN)
-        observe(ConflictReplayed(id_, str(place)))
+        emit(ConflictReplayed(id_, str(place)))
         return ReplayResult(Replay.STORED)
 
     return await replays.run(attempt)

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import Cause, DeadLetters
 from oncecast.core.dead_letters import Identity
-from oncecast.core.telemetry import Observe, OperatorActed
+from oncecast.core.telemetry import Emit, OperatorActed
 from oncecast.http.params import body, client_of, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.dead_letters.replay import Replays
@@ -28,8 +28,8 @@ WHOLE_MAX_BYTES = 256 * 1024
 """After so much a page of whole letters ends: as JSON it may be twice that, and what is relayed has at most 1 MiB."""
 
 
-def letters_routes(
-    letters: DeadLetters, replays: Replays, clock: Clock, *, objection: Callable[[], str | None], observe: Observe
+def dead_letter_routes(
+    dead_letters: DeadLetters, replays: Replays, clock: Clock, *, standby_reason: Callable[[], str | None], emit: Emit
 ) -> list[BaseRoute]:
     """All routes about dead letters; with an `objection()` nothing is replayed: handlers may be missing."""
 
@@ -40,19 +40,19 @@ def letters_routes(
         selection = selection_of(request, clock)
         if not flag(request, "whole"):
             return json_response(
-                page("dead_letters", await letters.newest(selection, limit=limit, after=after), limit)
+                page("dead_letters", await dead_letters.newest(selection, limit=limit, after=after), limit)
             )
-        rows, has_more = await letters.read(selection, limit=limit, after=after, max_bytes=WHOLE_MAX_BYTES)
+        rows, has_more = await dead_letters.read(selection, limit=limit, after=after, max_bytes=WHOLE_MAX_BYTES)
         mark = rows[-1]["mark"] if has_more else None
         return json_response({"dead_letters": [without_mark(row) for row in rows], "next": mark})
 
     async def causes(request: Request) -> Response:
         """`GET /api/dead-letter-causes?limit=`, and the query of a selection."""
         limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
-        found = await letters.causes(selection_of(request, clock), limit=limit)
+        found = await dead_letters.causes(selection_of(request, clock), limit=limit)
         return json_response(
             {
-                "dead_letters": found.letters,
+                "dead_letters": found.dead_letters,
                 "causes": [_cause(cause) for cause in found.largest],
                 "left_out": found.causes - len(found.largest),
             }
@@ -61,10 +61,10 @@ def letters_routes(
     async def one(request: Request) -> Response:
         """`GET` or `PUT /api/dead-letters/{id}?source=`."""
         if request.method == "PUT":
-            return await mend(request)
+            return await edit(request)
         return json_response(await found(await identity(request)))
 
-    async def mend(request: Request) -> Response:
+    async def edit(request: Request) -> Response:
         """The body is the mended data."""
         data = await body(request)
         try:
@@ -72,27 +72,27 @@ def letters_routes(
             msgspec.json.decode(data, type=msgspec.Raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(400, f"the mended data is not JSON: {error}") from None
-        letter = await identity(request)
-        if not await letters.mend(*letter, data):
-            if (await found(letter))["discarded_at"] is not None:
-                raise Problem(409, f"{letter.id[:100]!r} was discarded: restore it first")
-            raise not_dead(letter.id)
-        observe(OperatorActed(f"edit the dead letter {letter.id}", 1, client_of(request)))
-        return json_response(await found(letter))
+        dead_letter = await identity(request)
+        if not await dead_letters.edit(*dead_letter, data):
+            if (await found(dead_letter))["discarded_at"] is not None:
+                raise Problem(409, f"{dead_letter.id[:100]!r} was discarded: restore it first")
+            raise not_dead(dead_letter.id)
+        emit(OperatorActed(f"edit the dead letter {dead_letter.id}", 1, client_of(request)))
+        return json_response(await found(dead_letter))
 
     async def identity(request: Request) -> Identity:
-        return await resolve(letters, request.path_params["id"], texts(request, ("source",))["source"])
+        return await resolve(dead_letters, request.path_params["id"], texts(request, ("source",))["source"])
 
-    async def found(letter: Identity) -> dict[str, Any]:
-        whole = await letters.get(*letter)
+    async def found(dead_letter: Identity) -> dict[str, Any]:
+        whole = await dead_letters.get(*dead_letter)
         if whole is None:
-            raise not_dead(letter.id)
+            raise not_dead(dead_letter.id)
         return whole
 
     return [
         route(PATH, listing),
         route(CAUSES_PATH, causes),
-        *changing_routes(letters, replays, clock, PATH, objection=objection, observe=observe),
+        *changing_routes(dead_letters, replays, clock, PATH, standby_reason=standby_reason, emit=emit),
         route(f"{PATH}/{{id:path}}", one, "GET", "PUT"),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oncecast.http.conflicts_openapi import CONFLICT_SCHEMAS, conflicts_paths
-from oncecast.http.dead_letters_openapi import AFTER, AWAY, LIMIT, SCHEMAS, SOURCE, letters_paths
+from oncecast.http.dead_letters_openapi import AFTER, AWAY, LIMIT, SCHEMAS, SOURCE, dead_letter_paths
 from oncecast.http.openapi import (
     DOCUMENTS,
     FLAG,
@@ -43,13 +43,13 @@ _HEALTH = record(
     stored=WHOLE,
     duplicates=WHOLE,
     dead=WHOLE,
-    unsent=maybe(WHOLE),
+    unforwarded=maybe(WHOLE),
     conflicts_open=maybe(WHOLE),
     in_flight=WHOLE,
     taken_by_others=WHOLE,
     waiting_for_order=WHOLE,
     emissions_held_up=maybe(TEXT),
-    standing_by=maybe(TEXT),
+    on_standby=maybe(TEXT),
     producers=listing(
         record(
             url=TEXT,
@@ -142,7 +142,7 @@ def listener_document() -> dict[str, Any]:
                 right="subscribe",
             )
         },
-        **letters_paths(),
+        **dead_letter_paths(),
         **conflicts_paths(),
         "/api/prune": {
             "post": operation(

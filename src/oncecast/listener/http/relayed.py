@@ -15,7 +15,7 @@ from oncecast.listener.http.dead_letters import CAUSES_PATH, PATH
 AT_A_TIME = 4
 
 
-class Relayed:
+class AdminRelay:
     """Answers `Ask`s with `app`, which is set once the listener's face is made; a few at a time."""
 
     def __init__(self) -> None:

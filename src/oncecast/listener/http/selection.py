@@ -31,13 +31,13 @@ def flag(request: Request, name: str) -> bool:
     return text == "true"
 
 
-async def resolve(letters: DeadLetters, id: str, source: str | None) -> Identity:
+async def resolve(dead_letters: DeadLetters, id: str, source: str | None) -> Identity:
     """Source and id of one dead letter, discarded or not; raises Problem 404 or 409."""
     if "\0" in id + (source or ""):
         raise not_dead(id)
     if source is not None:
         return Identity(source, id)
-    rows = await letters.newest(Selection(ids=(id,), discarded=None), limit=2)
+    rows = await dead_letters.newest(Selection(ids=(id,), discarded=None), limit=2)
     if not rows:
         raise not_dead(id)
     if len(rows) > 1:

@@ -12,37 +12,37 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.errors import (
     AttemptsSpent,
-    Contended,
     Cost,
     CrashLoop,
-    HeldUp,
-    OutOfTurn,
+    LockTimeout,
+    NotNext,
     Reject,
     Retry,
     RowLocked,
+    TransactionConflict,
     Unavailable,
     classify,
     error_text,
 )
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import is_suspect
+from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import InsertFailed, Observe, ProcessingFailed, Started, Suspected
+from oncecast.core.telemetry import Emit, InsertFailed, ProcessingFailed, Quarantined, Started
 from oncecast.core.transaction import OpenTransaction
-from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
-from oncecast.listener.dependencies.quarantine import Trial
-from oncecast.listener.pipeline.claim import Work
+from oncecast.listener.dependencies.quarantine import Quarantine
+from oncecast.listener.pipeline.claim import WorkItem
 from oncecast.observe.tracebacks import users_traceback
 from oncecast.tasks import STALL_S, working
 
-Answer = TypeVar("Answer")
+AnswerT = TypeVar("AnswerT")
 
 WAIT_S = 0.5
 """Before an event is tried again that another's open transaction holds."""
@@ -60,8 +60,8 @@ class AttemptLimits:
     db_retry_delay_s: float = 2.0
     event_attempts: int = 3
     event_retry_delay_s: float = 2.0
-    pauses_max: int = 20
-    claims_max: int = 2
+    db_errors_per_event_max: int = 20
+    crashes_per_event_max: int = 2
     handler_timeout_s: float = 60.0
     handler_concurrency: int = 8
     retry_after_max_s: float = 300.0
@@ -78,21 +78,21 @@ class Attempts:
 
     def __init__(
         self,
-        app: Listener,
+        app: App,
         store: EventStore,
         database: DatabaseGate,
         options: RunOptions,
         *,
         limits: AttemptLimits,
-        settle: Callable[[Work, list[Outcome]], None],
-        come_back: Callable[[Work, float], None],
+        settle: Callable[[WorkItem, list[Outcome]], None],
+        come_back: Callable[[WorkItem, float], None],
         let_go: Callable[[Arrival], None],
         paused: Callable[[], None],
-        trial: Trial,
-        solo: Solo,
-        observe: Observe,
+        quarantine: Quarantine,
+        exclusive_run: ExclusiveRun,
+        emit: Emit,
         emitted: Callable[[], None],
-        buried: Callable[[], None],
+        dead_lettered: Callable[[], None],
     ) -> None:
         self._app = app
         self._store = store
@@ -104,11 +104,11 @@ class Attempts:
         self._come_back = come_back
         self._let_go = let_go
         self._paused = paused
-        self._trial = trial
-        self._solo = solo
-        self._observe = observe
+        self._quarantine = quarantine
+        self._exclusive_run = exclusive_run
+        self._emit = emit
         self._emitted = emitted
-        self._buried = buried
+        self._dead_lettered = dead_lettered
         self._process = self._clock.new_token(8)
         self._failures = count(1)
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
@@ -116,38 +116,40 @@ class Attempts:
         self._unannounced: set[Arrival] = set()
         """Events whose attempt has begun, but of which it is not known yet that it is no duplicate."""
 
-    async def attempt(self, work: Work) -> None:
+    async def attempt(self, work: WorkItem) -> None:
         """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
         first = work[0]
-        if first.doom is None and is_suspect(first.rescues):
+        if first.terminal_error is None and is_quarantined(first.takeovers):
             # rule: a quarantined event runs alone
-            async with self._solo.alone():
-                await self._attempt_suspect(first)
+            async with self._exclusive_run.alone():
+                await self._attempt_quarantined(first)
             return
-        async with self._solo.together():
-            self._unannounced.update(arrival for arrival in work if arrival.doom is None)
+        async with self._exclusive_run.together():
+            self._unannounced.update(arrival for arrival in work if arrival.terminal_error is None)
             try:
                 await self._attempt(work)
             finally:
                 self._unannounced.difference_update(work)
 
-    async def _attempt_suspect(self, suspect: Arrival) -> None:
+    async def _attempt_quarantined(self, quarantined: Arrival) -> None:
         """It stands in Redis or PostgreSQL what is going on: should this process die now, it was this event."""
         try:
-            deaths = await self._trial.begin(suspect)
+            deaths = await self._quarantine.begin(quarantined)
         except Unavailable as error:
-            suspect.attempts += 1  # which `_failed` takes back
-            await self._failed([suspect], error)
+            quarantined.attempts += 1  # which `_failed` takes back
+            await self._failed([quarantined], error)
             return
         # rule: an event that keeps killing its process becomes a dead letter
-        if deaths >= self._limits.claims_max:
-            suspect.doom = CrashLoop(f"{self._limits.claims_max} processes died while they attempted it alone")
+        if deaths >= self._limits.crashes_per_event_max:
+            quarantined.terminal_error = CrashLoop(
+                f"{self._limits.crashes_per_event_max} processes died while they attempted it alone"
+            )
         else:
-            self._observe(Suspected(suspect.id, suspect.rescues))
-        await self._attempt([suspect])
-        await self._trial.end(suspect)
+            self._emit(Quarantined(quarantined.id, quarantined.takeovers))
+        await self._attempt([quarantined])
+        await self._quarantine.end(quarantined)
 
-    async def _attempt(self, work: Work) -> None:
+    async def _attempt(self, work: WorkItem) -> None:
         """Attempt it, and in parts what fails together: one of them is bad, and the good ones must not suffer.
 
         Where it is a lock that all of them wait for, one part after the other, the rest comes back as it is.
@@ -156,7 +158,7 @@ class Attempts:
         while left:
             part = left.pop()
             error = await self._attempt_once(part)
-            held_up = held_up + 1 if isinstance(error, HeldUp) else 0
+            held_up = held_up + 1 if isinstance(error, LockTimeout) else 0
             if error is None:
                 continue
             if len(part) > 1 and _may_be_of_one(error):
@@ -171,10 +173,10 @@ class Attempts:
         for part in left:
             self._come_back(part, WAIT_S)
 
-    async def _attempt_once(self, work: Work) -> Exception | None:
+    async def _attempt_once(self, work: WorkItem) -> Exception | None:
         working(self._limits.db_attempts * (self._limits.handler_timeout_s + STALL_S))
         for arrival in work:
-            arrival.attempts += arrival.doom is None
+            arrival.attempts += arrival.terminal_error is None
         try:
             outcomes = await self._try_database(work, lambda: self._end(work))
         except Exception as error:  # classified: every error is a decision about these events
@@ -185,14 +187,16 @@ class Attempts:
             self._announce(
                 [a for a, outcome in zip(ended, outcomes_of_ended, strict=True) if outcome is Outcome.STORED]
             )
-            if ended[0].doom is not None:
-                self._buried()
+            if ended[0].terminal_error is not None:
+                self._dead_lettered()
             self._settle(ended, outcomes_of_ended)
         return None
 
-    def _heed_earlier(self, work: Work, outcomes: list[Outcome | EarlierAttempts]) -> tuple[Work, list[Outcome]]:
+    def _heed_earlier(
+        self, work: WorkItem, outcomes: list[Outcome | EarlierAttempts]
+    ) -> tuple[WorkItem, list[Outcome]]:
         """What has ended. The rest has failed before, elsewhere: it comes back when its next attempt is due."""
-        ended: Work = []
+        ended: WorkItem = []
         outcomes_of_ended: list[Outcome] = []
         for arrival, outcome in zip(work, outcomes, strict=True):
             if isinstance(outcome, Outcome):
@@ -201,7 +205,7 @@ class Attempts:
                 continue
             arrival.attempts = outcome.attempts
             if outcome.attempts >= self._limits.event_attempts:
-                arrival.doom = AttemptsSpent(outcome.error)
+                arrival.terminal_error = AttemptsSpent(outcome.error)
                 self._come_back([arrival], 0.0)
             else:
                 arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame must not stay for its sake
@@ -209,7 +213,7 @@ class Attempts:
                 self._come_back([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s)
         return ended, outcomes_of_ended
 
-    async def _try_database(self, work: Work, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _try_database(self, work: WorkItem, ask: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
         """Ask the database about `work`, again while it fails; raises the last error."""
         tries = self._limits.db_attempts
         while True:
@@ -221,22 +225,22 @@ class Attempts:
                 self._database.answered(work[0], error)
                 if not isinstance(error, Unavailable):
                     raise
-                if len(work) > 1 and isinstance(error, Contended):
+                if len(work) > 1 and isinstance(error, TransactionConflict):
                     raise  # in parts it will be in nobody's way
                 self._announce(work)
                 for arrival in work:
                     arrival.retried = True
-                self._observe(InsertFailed(work[0].id, str(error), tries))
+                self._emit(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
             else:
                 self._database.answered(work[0])
                 return answer
 
-    async def _end(self, work: Work) -> list[Outcome | EarlierAttempts]:
+    async def _end(self, work: WorkItem) -> list[Outcome | EarlierAttempts]:
         first = work[0]
-        if first.doom is not None:
-            outcome, first.attempts = await self._store.bury(first, first.doom)
+        if first.terminal_error is not None:
+            outcome, first.attempts = await self._store.dead_letter(first, first.terminal_error)
             return [outcome]
         if not self._app.concerns(first.type, first.source):
             if first.attempts > 1:  # alone, since it has failed before
@@ -263,14 +267,14 @@ class Attempts:
         """Report, once for each attempt, that its events are being processed: a duplicate never is."""
         if new := [arrival for arrival in arrivals if arrival in self._unannounced]:
             self._unannounced.difference_update(new)
-            self._observe(Started(len(new), new[0].id, new[-1].id))
+            self._emit(Started(len(new), new[0].id, new[-1].id))
 
-    async def _failed(self, work: Work, error: Exception) -> None:
+    async def _failed(self, work: WorkItem, error: Exception) -> None:
         cost = classify(error)
-        if isinstance(error, Contended):
+        if isinstance(error, TransactionConflict):
             await self._spare(work, error, delay_s=WAIT_S)
         # rule: an ordered event whose journal position is superseded is abandoned
-        elif isinstance(error, OutOfTurn) and work[0].track.abandoned.is_set():
+        elif isinstance(error, NotNext) and work[0].track.abandoned.is_set():
             self._let_go(work[0])
         # rule: an outage of PostgreSQL spends no attempt
         elif cost is Cost.PAUSE:
@@ -280,18 +284,18 @@ class Attempts:
         # rule: a retry that the handler asks for spends an attempt
         elif cost is Cost.WAIT:
             if len(work) == 1:
-                work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, OutOfTurn)
+                work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, NotNext)
             await self._spare(work, error, delay_s=WAIT_S)
         else:
             await self._spend(work[0], error, last=cost is Cost.DEAD)
 
-    async def _spare(self, work: Work, error: Exception, *, delay_s: float = 0.0) -> None:
+    async def _spare(self, work: WorkItem, error: Exception, *, delay_s: float = 0.0) -> None:
         """No attempt is spent. But an event that fails alone on the database, while others end, pays in the end."""
         if len(work) == 1 and isinstance(error, Unavailable) and self._is_its_own(work[0]):
             await self._spend(work[0], error, last=False)
             return
         for arrival in work:
-            arrival.attempts -= arrival.doom is None
+            arrival.attempts -= arrival.terminal_error is None
         self._come_back(work, delay_s)
 
     def _is_its_own(self, arrival: Arrival) -> bool:
@@ -302,24 +306,24 @@ class Attempts:
         """
         arrival.pauses += arrival.others_ended < self._ended
         arrival.others_ended = self._ended
-        return arrival.pauses > self._limits.pauses_max and arrival.doom is None
+        return arrival.pauses > self._limits.db_errors_per_event_max and arrival.terminal_error is None
 
     async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
         """One attempt is spent: back after a delay, or to the grave after the last."""
         delay_s = self._delay_s(error)
-        buried_before = arrival.doom is not None
-        if not last and not buried_before:
+        dead_lettered_before = arrival.terminal_error is not None
+        if not last and not dead_lettered_before:
             await self._count(arrival, error, delay_s)
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
         trace = "" if isinstance(error, Reject | Retry | CrashLoop) else users_traceback(error)
         self._announce([arrival])
-        self._observe(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
+        self._emit(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
         arrival.pauses = 0
         arrival.held_up = False
         arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
-        if not left and not buried_before:
-            arrival.doom = error
-        self._come_back([arrival], delay_s if left or buried_before else 0.0)
+        if not left and not dead_lettered_before:
+            arrival.terminal_error = error
+        self._come_back([arrival], delay_s if left or dead_lettered_before else 0.0)
 
     async def _count(self, arrival: Arrival, error: Exception, delay_s: float) -> None:
         """Have PostgreSQL count the failed attempt, so that the count outlives this process.
@@ -358,4 +362,4 @@ async def _store_only(_tx: OpenTransaction) -> None:
 
 def _may_be_of_one(error: Exception) -> bool:
     """Whether the error of several events may be that of one of them."""
-    return isinstance(error, Contended | HeldUp) or classify(error) in (Cost.RETRY, Cost.DEAD)
+    return isinstance(error, TransactionConflict | LockTimeout) or classify(error) in (Cost.RETRY, Cost.DEAD)

@@ -16,27 +16,27 @@ from typing import Any
 
 from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import is_suspect
+from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.ports import Claims
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.tasks import STALL_S, idle, working
 
-Work = list[Arrival]
+WorkItem = list[Arrival]
 CLAIM_S = 0.1
 """What lanes work off in this time may be claimed at once: a call to Redis for a few events costs nearly as much."""
 WORK_MAX_BYTES = 4 * 1024 * 1024
 """A piece of work of several events has at most this much credit: an insert holds their text several times."""
 _OFFSET = attrgetter("offset")
-HAIR = 1e-6
+EPSILON = 1e-6
 """By so much a sum of many fractions may miss a whole number."""
 
 
-def _of_bounded_size(work: Work) -> Iterable[Work]:
+def _of_bounded_size(work: WorkItem) -> Iterable[WorkItem]:
     """Divide what is larger than WORK_MAX_BYTES; a larger event is alone."""
     if len(work) == 1 or sum(arrival.cost_bytes for arrival in work) <= WORK_MAX_BYTES:
         yield work
         return
-    piece: Work = []
+    piece: WorkItem = []
     room_bytes = WORK_MAX_BYTES
     for arrival in work:
         if piece and arrival.cost_bytes > room_bytes:
@@ -67,12 +67,12 @@ class Line:
         leases: LeaseGate,
         database: DatabaseGate,
         clock: Clock,
-        attempt: Callable[[Work], Awaitable[None]],
+        attempt: Callable[[WorkItem], Awaitable[None]],
         sort_out: Callable[[Claims], None],
     ) -> None:
         self._pending: deque[Arrival] = deque()
         self._arrived = asyncio.Event()
-        self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=lanes)
+        self._work: asyncio.Queue[WorkItem] = asyncio.Queue(maxsize=lanes)
         self._lanes = lanes + ready_ahead
         self._claim_max = self._claim_size = claim_max
         self._claim_fast_max = max(claim_max, claim_fast_max)
@@ -153,7 +153,7 @@ class Line:
             self._claim_size = min(max(self._claim_max, in_time), self._claim_fast_max)
             self._worked_off, self._fitted_at_s = 0, now_s
 
-    def _take(self) -> Work:
+    def _take(self) -> WorkItem:
         self._fit()
         count = min(self._claim_size, len(self._pending))
         if self._pieces_max is not None:
@@ -168,15 +168,15 @@ class Line:
         room = float(pieces)
         for taken, arrival in enumerate(islice(self._pending, count), start=1):
             room -= 1 / self._work_of(arrival)[1]
-            if room < HAIR:
+            if room < EPSILON:
                 return taken
         return count
 
-    def _divide(self, arrivals: Work) -> Iterable[Work]:
+    def _divide(self, arrivals: WorkItem) -> Iterable[WorkItem]:
         """Pieces of work, each from one epoch of one journal, in the order of their first; a suspect is its own."""
-        pieces: dict[Any, tuple[Work, int]] = {}
+        pieces: dict[Any, tuple[WorkItem, int]] = {}
         for arrival in arrivals:
-            if is_suspect(arrival.rescues):
+            if is_quarantined(arrival.takeovers):
                 yield [arrival]
                 continue
             kind, work_max = self._work_of(arrival)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.core.event import Arrival
 from oncecast.listener.pipeline.claim import Line
 
@@ -28,7 +28,7 @@ FAST_LANE_CLAIM = 16
 class Lines:
     """Sends arrivals to their lines. `ready_ahead` is the store's; `join` is for all lines, see Line."""
 
-    def __init__(self, app: Listener, *, handler_concurrency: int, ready_ahead: int, **join: Any) -> None:
+    def __init__(self, app: App, *, handler_concurrency: int, ready_ahead: int, **join: Any) -> None:
         self._app = app
         lanes = handler_concurrency
         bulk_work = (None, CLAIM_MAX_EVENTS)
@@ -84,7 +84,7 @@ class Lines:
             plan = plan_of(arrival.type, arrival.source)
             if arrival.held_up:
                 held_up.append(arrival)
-            elif arrival.attempts or arrival.doom is not None:
+            elif arrival.attempts or arrival.terminal_error is not None:
                 singles.append(arrival)
             elif not plan.handlers:
                 bulk.append(arrival)

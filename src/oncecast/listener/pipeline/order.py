@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.core.event import Arrival, Turn
 
 
@@ -24,9 +24,7 @@ class Order:
     `let_go(arrival)` takes one out of flight that stands behind what was let go.
     """
 
-    def __init__(
-        self, app: Listener, *, release: Callable[[Arrival], None], let_go: Callable[[Arrival], None]
-    ) -> None:
+    def __init__(self, app: App, *, release: Callable[[Arrival], None], let_go: Callable[[Arrival], None]) -> None:
         self._plan_of = app.plan_of
         self._has_order = app.has_order
         self._release = release

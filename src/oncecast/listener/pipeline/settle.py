@@ -15,12 +15,12 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
-from oncecast.core.telemetry import Cause, Conflicts, Died, Duplicates, Observe, Persisted
+from oncecast.core.telemetry import ConflictsFound, DeadLettered, Duplicates, Emit, Persisted, TerminalCause
 from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.listener.recent import Recent
 from oncecast.tasks import STALL_S, idle, working
 
-GATHER_S = 0.2
+FLUSH_INTERVAL_S = 0.2
 """A call to Redis an event would cost as much as half of its handler. The others look every half second; what this
 process leaves unmarked should it die now, they rescue, and find the rows."""
 
@@ -43,7 +43,7 @@ class Settlement:
         release: Callable[[Arrival], None],
         ended: Callable[[Arrival], None],
         was_let_go: Callable[[Arrival], Arrival | None],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._leases = leases
         self._recent = recent
@@ -51,7 +51,7 @@ class Settlement:
         self._release = release
         self._ended = ended
         self._was_let_go = was_let_go
-        self._observe = observe
+        self._emit = emit
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
         self._repeated: dict[str, None] = {}
@@ -97,7 +97,7 @@ class Settlement:
         if arrivals:
             place = attrgetter("at_us", "offset")
             first, last = min(arrivals, key=place), max(arrivals, key=place)
-            self._observe(Duplicates(len(arrivals), first.id, last.id))
+            self._emit(Duplicates(len(arrivals), first.id, last.id))
             self._end(arrivals)
 
     def take_repeated(self, count: int, max_bytes: int) -> list[Arrival]:
@@ -176,7 +176,7 @@ class Settlement:
             idle()
             await self._something.wait()
             working(STALL_S)
-            await self._clock.sleep(GATHER_S)
+            await self._clock.sleep(FLUSH_INTERVAL_S)
             await self.mark()
 
     async def mark(self) -> None:
@@ -189,7 +189,7 @@ class Settlement:
         for track, group in groupby(arrivals, key=lambda arrival: arrival.track):
             ended = list(group)
             for arrival in ended:
-                arrival.doom = None  # its traceback holds whatever the handler held
+                arrival.terminal_error = None  # its traceback holds whatever the handler held
                 self._leave(arrival)
                 if arrival.turn is not None:
                     self._ended(arrival)
@@ -219,17 +219,17 @@ class Settlement:
         for outcome, group in by_outcome.items():
             batch = (len(group), group[0].id, group[-1].id)
             match outcome:
-                case Outcome.STORED if group[0].doom is not None:
-                    self._observe(_death_of(group[0].id, group[0].doom))
+                case Outcome.STORED if group[0].terminal_error is not None:
+                    self._emit(_death_of(group[0].id, group[0].terminal_error))
                 case Outcome.STORED:
-                    self._observe(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
+                    self._emit(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
                 case Outcome.CONFLICT:
-                    self._observe(Conflicts(*batch))
+                    self._emit(ConflictsFound(*batch))
                 case _:
-                    self._observe(Duplicates(*batch))
+                    self._emit(Duplicates(*batch))
 
 
-def _death_of(id: str, error: BaseException) -> Died:
-    causes: dict[type[BaseException], Cause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
-    cause: Cause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
-    return Died(id, error_text(error), cause)
+def _death_of(id: str, error: BaseException) -> DeadLettered:
+    causes: dict[type[BaseException], TerminalCause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
+    cause: TerminalCause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
+    return DeadLettered(id, error_text(error), cause)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.errors import NoThread
-from oncecast.core.telemetry import HandlersHeldUp, Observe
+from oncecast.core.telemetry import Emit, HandlersBlocked
 from oncecast.listener.dependencies.gates import LeaseGate
-from oncecast.listener.pipeline.claim import Work
+from oncecast.listener.pipeline.claim import WorkItem
 
 WAIT_S = 1.0
 """Before we claim again what we have handed back: the others ask twice in that time."""
@@ -24,27 +24,27 @@ class ThreadGate:
 
     def __init__(
         self,
-        app: Listener,
+        app: App,
         leases: LeaseGate,
         options: RunOptions,
         *,
-        attempt: Callable[[Work], Awaitable[None]],
-        come_back: Callable[[Work, float], None],
-        observe: Observe,
+        attempt: Callable[[WorkItem], Awaitable[None]],
+        come_back: Callable[[WorkItem, float], None],
+        emit: Emit,
     ) -> None:
         self._app = app
         self._leases = leases
         self._abandoned_max = options.abandoned_threads_max
         self._attempt = attempt
         self._come_back = come_back
-        self._observe = observe
+        self._emit = emit
         self._told = False
 
-    async def attempt(self, work: Work) -> None:
+    async def attempt(self, work: WorkItem) -> None:
         """Attempt `work`, all of one plan, if its handlers may be begun."""
         first = work[0]
         plan = self._app.plan_of(first.type, first.source)
-        if plan.in_threads and first.doom is None:
+        if plan.in_threads and first.terminal_error is None:
             try:
                 self._app.check_threads(plan, self._abandoned_max)
             except NoThread as error:
@@ -53,9 +53,9 @@ class ThreadGate:
             self._told = False
         await self._attempt(work)
 
-    async def _hold_up(self, work: Work, error: NoThread) -> None:
+    async def _hold_up(self, work: WorkItem, error: NoThread) -> None:
         if not self._told:
             self._told = True
-            self._observe(HandlersHeldUp(str(error)))
+            self._emit(HandlersBlocked(str(error)))
         await self._leases.hand_back(work)
         self._come_back(work, WAIT_S)

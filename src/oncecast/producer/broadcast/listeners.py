@@ -15,14 +15,14 @@ from oncecast.core.event import Cursor
 from oncecast.core.groups import is_group_name
 from oncecast.core.health import Health, Status
 from oncecast.core.ports import Journal
-from oncecast.core.telemetry import Observe, SubscriberJoined, SubscriberLeft
+from oncecast.core.telemetry import Emit, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import (
     SUBPROTOCOL,
     Answer,
     Ask,
     ClientFrame,
     Credit,
-    Report,
+    ListenerReport,
     Resume,
     Welcome,
     decode_client_frame,
@@ -52,7 +52,7 @@ class Reopened(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Reader:
+class ListenerReader:
     """A connected listener, and what it last said of itself."""
 
     socket: WebSocket
@@ -61,14 +61,14 @@ class Reader:
     offset: int
     clock: Clock
     send_deadline_s: float
-    report: Report = field(default_factory=Report)
+    report: ListenerReport = field(default_factory=ListenerReport)
     reported_at_s: float = field(init=False)
     _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reported_at_s = self.clock.monotonic_s()
 
-    def reported(self, report: Report) -> None:
+    def reported(self, report: ListenerReport) -> None:
         """Take its newest report."""
         self.report, self.reported_at_s = report, self.clock.monotonic_s()
 
@@ -121,15 +121,15 @@ class ListenerHub:
     """All listeners that are connected."""
 
     def __init__(
-        self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, observe: Observe
+        self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, emit: Emit
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._limits = limits
         self._ring = ring
         self._budget = budget
-        self._observe = observe
-        self.readers: list[Reader] = []
+        self._emit = emit
+        self.readers: list[ListenerReader] = []
 
     async def serve(self, socket: WebSocket) -> None:
         """One listener, from its hand-shake to its end."""
@@ -138,7 +138,7 @@ class ListenerHub:
         try:
             resume, reader = await self._greet(socket)
             name = reader.instance
-            self._observe(SubscriberJoined("listener", name, reader.offset))
+            self._emit(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
             try:
                 await _Session(self._clock, self._journal, self._ring, self._budget, reader, resume).run()
@@ -159,12 +159,12 @@ class ListenerHub:
             await self._close(socket, 1001, "no answer in time")
         finally:
             if name:
-                self._observe(SubscriberLeft("listener", name, reason))
+                self._emit(SubscriberLeft("listener", name, reason))
 
     async def _close(self, socket: WebSocket, code: int, reason: str) -> None:
         await close(socket, code, reason, self._limits.close_deadline_s)
 
-    async def _greet(self, socket: WebSocket) -> tuple[Resume, Reader]:
+    async def _greet(self, socket: WebSocket) -> tuple[Resume, ListenerReader]:
         journal = self._journal
         welcome = Welcome(
             journal=journal.name,
@@ -185,7 +185,7 @@ class ListenerHub:
             self._check_group(socket, resume.group)
         offset = self._start(resume.after)
         instance, deadline_s = resume.instance[:64], limits.listener_send_deadline_s
-        return resume, Reader(socket, instance, resume.group, offset, self._clock, deadline_s)
+        return resume, ListenerReader(socket, instance, resume.group, offset, self._clock, deadline_s)
 
     def _check_group(self, socket: WebSocket, group: str) -> None:
         """Raise ProtocolError unless the client may be a listener of `group`."""
@@ -234,7 +234,7 @@ class _Session:
         journal: Journal,
         ring: Ring,
         budget: ReadBudget,
-        reader: Reader,
+        reader: ListenerReader,
         resume: Resume,
     ) -> None:
         self._clock = clock
@@ -278,7 +278,7 @@ class _Session:
                 check_credit(frame.bytes)
                 self._credit_bytes = min(self._credit_bytes + frame.bytes, CREDIT_MAX_BYTES)
                 self._credited.set()
-            elif isinstance(frame, Report):
+            elif isinstance(frame, ListenerReport):
                 self._reader.reported(frame)
             elif isinstance(frame, Answer):
                 self._reader.answered(frame)

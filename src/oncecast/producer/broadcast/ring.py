@@ -10,7 +10,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from oncecast.core.ports import Batch, Journal
+from oncecast.core.ports import Journal, JournalBatch
 from oncecast.core.wire import Gap, encode, events_frame
 
 
@@ -19,7 +19,7 @@ class Frame:
 
     __slots__ = ("_text", "batch", "event_count", "size_bytes")
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: JournalBatch) -> None:
         self.batch = batch
         self._text: str | None = None
         if batch.is_gap:
@@ -51,7 +51,7 @@ class Ring:
         self.last = journal.last
         journal.on_commit(self._commit)
 
-    def _commit(self, batches: Sequence[Batch]) -> None:
+    def _commit(self, batches: Sequence[JournalBatch]) -> None:
         if self._frames and batches[0].first_offset != self.last + 1:
             self._frames.clear()  # a refused commit turned out to be on disk: the journal has it
             self._firsts.clear()

@@ -11,8 +11,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor, Event
-from oncecast.core.ports import Batch, Journal
-from oncecast.core.telemetry import Observe, Refused, SubscriberJoined, SubscriberLeft
+from oncecast.core.ports import Journal, JournalBatch
+from oncecast.core.telemetry import Emit, PublicationRefused, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
@@ -26,7 +26,7 @@ READ_AHEAD_BYTES = 256 * 1024
 
 _NO_RIGHT = Problem(401, "publishing here needs the publish token; this connection came without it")
 
-Publish = Callable[[bytes], Awaitable[dict[str, object]]]
+PublishFrame = Callable[[bytes], Awaitable[dict[str, object]]]
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -41,16 +41,16 @@ class ClientHub:
         journal: Journal,
         ring: Ring,
         budget: ReadBudget,
-        publishing: Callable[[bytes], Publish],
+        publishing: Callable[[bytes], PublishFrame],
         limits: SocketLimits,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._journal = journal
         self._ring = ring
         self.budget = budget
         self._publishing = publishing
         self.limits = limits
-        self._observe = observe
+        self._emit = emit
         self.count = 0
 
     async def serve(self, socket: WebSocket) -> None:
@@ -65,7 +65,7 @@ class ClientHub:
         await socket.accept(subprotocol=PLAIN_SUBPROTOCOL if PLAIN_SUBPROTOCOL in offered else None)
         name = socket.client.host if socket.client else "?"
         self.count += 1
-        self._observe(SubscriberJoined("client", name, offset))
+        self._emit(SubscriberJoined("client", name, offset))
         code, reason = 0, "gone"
         try:
             await _Session(socket, self, offset, publish).run()
@@ -79,7 +79,7 @@ class ClientHub:
             code, reason = 1011, str(error)
         finally:
             self.count -= 1
-            self._observe(SubscriberLeft("client", name, reason))
+            self._emit(SubscriberLeft("client", name, reason))
         await close(socket, code, reason, self.limits.close_deadline_s)
 
     def _start(self, socket: WebSocket) -> int:
@@ -102,7 +102,7 @@ class ClientHub:
         """The cursor of an offset."""
         return Cursor(epoch_of(self._journal.epochs, max(1, offset)), offset)
 
-    async def answer(self, text: str, publish: Publish) -> bytes:
+    async def answer(self, text: str, publish: PublishFrame) -> bytes:
         """Have `publish` take what a client sent; the acknowledgement or refusal as an event of its own."""
         try:
             accepted = await publish(text.encode("utf-8", "surrogatepass"))
@@ -114,7 +114,7 @@ class ClientHub:
 
     def refuse(self, problem: Problem) -> bytes:
         """The refusal of what a client sent, as an event."""
-        self._observe(Refused(problem.status, problem.detail))
+        self._emit(PublicationRefused(problem.status, problem.detail))
         refusal = msgspec.json.decode(problem.body())
         return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
 
@@ -128,7 +128,7 @@ class NotText(Exception):
 
 
 class _Session:
-    def __init__(self, socket: WebSocket, hub: ClientHub, offset: int, publish: Publish) -> None:
+    def __init__(self, socket: WebSocket, hub: ClientHub, offset: int, publish: PublishFrame) -> None:
         self._socket = socket
         self._publish = publish
         self._hub = hub
@@ -144,7 +144,7 @@ class _Session:
             for frame in await self._hub.frames_after(self._offset):
                 await self._send_batch(frame.batch)
 
-    async def _send_batch(self, batch: Batch) -> None:
+    async def _send_batch(self, batch: JournalBatch) -> None:
         """Send a batch's events behind our offset, in slices that the budget of all readers pays for."""
         budget, monotonic_s = self._hub.budget, self._hub.budget.monotonic_s
         begun_s = monotonic_s()

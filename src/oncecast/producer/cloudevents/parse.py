@@ -16,7 +16,7 @@ from oncecast.http.problems import Problem
 from oncecast.producer.cloudevents.attributes import check_members, check_structured, check_text
 from oncecast.producer.cloudevents.bare import JSON, Bare, wrap
 from oncecast.producer.cloudevents.jsonb import check_storable
-from oncecast.producer.cloudevents.splitting import BATCHED, NDJSON, STRUCTURED, Part, kind_of, split
+from oncecast.producer.cloudevents.splitting import BATCHED, NDJSON, STRUCTURED, BodyPart, kind_of, split
 
 __all__ = ["BATCHED", "JSON", "NDJSON", "STRUCTURED", "Bare", "Publication", "read_in_slices", "read_publication"]
 
@@ -80,7 +80,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_next_part(publication: Publication, parts: Iterator[Part | None], bare: Bare, media_type: str) -> bool:
+def _read_next_part(publication: Publication, parts: Iterator[BodyPart | None], bare: Bare, media_type: str) -> bool:
     """Add the events of the next part; False if there is none."""
     try:
         part = next(parts)
@@ -91,7 +91,7 @@ def _read_next_part(publication: Publication, parts: Iterator[Part | None], bare
     return True
 
 
-def _read_part(publication: Publication, part: Part, bare: Bare, media_type: str) -> None:
+def _read_part(publication: Publication, part: BodyPart, bare: Bare, media_type: str) -> None:
     """Add the events of `part` to `publication`."""
     place = part.place
     check_storable(part.text, part.raws, place)

@@ -34,11 +34,11 @@ _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _SPACE = b" \t\r\n"
 _SEPARATOR = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 
-Place = Callable[[int], str]
+BodyPlace = Callable[[int], str]
 Raw = bytes | msgspec.Raw
 
 
-class Part(NamedTuple):
+class BodyPart(NamedTuple):
     """Some events that stand together in a body."""
 
     text: bytes
@@ -47,7 +47,7 @@ class Part(NamedTuple):
     raws: Sequence[Raw]
     first: int | None
     """How many events come before; None where the request is this one event."""
-    place: Place
+    place: BodyPlace
     """The words for where the n-th of the part stands."""
 
     def number(self, index: int) -> int | None:
@@ -55,7 +55,7 @@ class Part(NamedTuple):
         return None if self.first is None else self.first + index
 
 
-def split(body: bytes, media_type: str, *, event_max_bytes: int, max_events: int) -> Iterable[Part | None]:
+def split(body: bytes, media_type: str, *, event_max_bytes: int, max_events: int) -> Iterable[BodyPart | None]:
     """The parts of `body`; None after work that brought none. Raises Problem 400, 413, 415 or 422."""
     if media_type in NDJSON:
         return _split_lines(body, event_max_bytes, max_events)
@@ -71,19 +71,19 @@ def split(body: bytes, media_type: str, *, event_max_bytes: int, max_events: int
     return _split_array(content, event_max_bytes, max_events)
 
 
-def _single(body: bytes, media_type: str, event_max_bytes: int) -> Iterable[Part]:
+def _single(body: bytes, media_type: str, event_max_bytes: int) -> Iterable[BodyPart]:
     _check_size(body, "the event", event_max_bytes)
     value = decoded(body, "the body")
     if media_type == BATCHED:
         raise Problem(422, f"a batch is a JSON array, not {kind_of(value)}")
-    return (Part(body, (value,), (_decode_raw(body),), None, _the_event),)
+    return (BodyPart(body, (value,), (_decode_raw(body),), None, _the_event),)
 
 
 def _the_event(_index: int) -> str:
     return "the event"
 
 
-def _split_array(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[Part | None]:
+def _split_array(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[BodyPart | None]:
     if body.count(b",") > COMMAS_MAX:
         yield from _count_elements(body.decode(errors="replace"), max_events)
     raws = _raws(body)
@@ -101,16 +101,16 @@ def _split_array(body: bytes, event_max_bytes: int, max_events: int) -> Iterator
     yield _part_of_array(raws[begin:], begin)
 
 
-def _part_of_array(raws: Sequence[Raw], first: int) -> Part:
+def _part_of_array(raws: Sequence[Raw], first: int) -> BodyPart:
     text = b"[" + b",".join(raws) + b"]"
     try:
         values = _decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
         values = [decoded(raw, f"event {first + index + 1}") for index, raw in enumerate(raws)]
-    return Part(text, values, raws, first, lambda index: f"event {first + index + 1}")
+    return BodyPart(text, values, raws, first, lambda index: f"event {first + index + 1}")
 
 
-def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[Part]:
+def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[BodyPart]:
     if body.count(b"\n") > 2 * max_events:  # blank ones would take time, too
         raise too_many(max_events)
     first = 0
@@ -128,10 +128,10 @@ def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator
         first += len(raws)
 
 
-def _part_of_lines(raws: Sequence[bytes], first: int, place: Place) -> Part:
+def _part_of_lines(raws: Sequence[bytes], first: int, place: BodyPlace) -> BodyPart:
     # Line by line: a decoder of lines would also take two values of one line, or one value of two.
     values = [decoded(raw, partial(place, index)) for index, raw in enumerate(raws)]
-    return Part(b"\n".join(raws), values, raws, first, place)
+    return BodyPart(b"\n".join(raws), values, raws, first, place)
 
 
 def _lines(body: bytes) -> Iterator[tuple[list[int], list[bytes]]]:

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import EarlierAttempts, Outcome, compared, obstacle
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.cursors import PostgresCursors
 from oncecast.stores.postgres.errors import translate
 from oncecast.stores.postgres.rows import json_array
@@ -34,7 +34,7 @@ class PostgresComparison(PostgresCursors):
                 found |= {(*place, offset): outcome for offset, outcome in outcomes.items()}
         return [found.get((a.journal, a.epoch, a.offset)) for a in arrivals]
 
-    async def _outcomes(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
+    async def _outcomes(self, connection: PostgresConnection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
         """Those of arrivals of one epoch whose identities have rows, by offset; conflicts are kept.
 
         Of several, one may have content that PostgreSQL cannot read: that one is compared by its place.
@@ -52,7 +52,9 @@ class PostgresComparison(PostgresCursors):
         await self._keep(connection, [a for a in arrivals if found.get(a.offset) is Outcome.CONFLICT])
         return found
 
-    async def _contents_compared(self, connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
+    async def _contents_compared(
+        self, connection: PostgresConnection, arrivals: Sequence[Arrival]
+    ) -> dict[int, Outcome]:
         values = {
             "events": json_array(arrivals),
             "offsets": [a.offset for a in arrivals],
@@ -65,13 +67,13 @@ class PostgresComparison(PostgresCursors):
                 for offset, same_place, same_content in await cursor.fetchall()
             }
 
-    async def _place_compared(self, connection: Connection, arrival: Arrival) -> dict[int, Outcome]:
+    async def _place_compared(self, connection: PostgresConnection, arrival: Arrival) -> dict[int, Outcome]:
         place = {name: getattr(arrival, name) for name in ("source", "id", "epoch", "offset")}
         row = await (await connection.execute(self._db.queries["compare_place"], place)).fetchone()
         return {} if row is None else {arrival.offset: compared(same_place=row[0], same_content=False)}
 
     async def _compare(
-        self, connection: Connection, arrivals: Sequence[Arrival]
+        self, connection: PostgresConnection, arrivals: Sequence[Arrival]
     ) -> dict[int, Outcome | EarlierAttempts]:
         """Why these were not inserted, by offset; conflicts are kept. All come from one epoch."""
         outcomes = await self._contents_compared(connection, arrivals)
@@ -84,11 +86,11 @@ class PostgresComparison(PostgresCursors):
                 found |= {offset: EarlierAttempts(*earlier) for offset, *earlier in await cursor.fetchall()}
         return {arrival.offset: obstacle(found.get(arrival.offset), arrival.id) for arrival in arrivals}
 
-    async def _compare_dead(self, connection: Connection, arrival: Arrival) -> Outcome:
+    async def _compare_dead(self, connection: PostgresConnection, arrival: Arrival) -> Outcome:
         """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
         return obstacle((await self._outcomes(connection, [arrival])).get(arrival.offset), arrival.id)
 
-    async def _keep(self, connection: Connection, conflicts: Sequence[Arrival]) -> None:
+    async def _keep(self, connection: PostgresConnection, conflicts: Sequence[Arrival]) -> None:
         """Conflicts of one epoch, in one statement."""
         if conflicts:
             values = {

@@ -15,7 +15,7 @@ from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import IdentityTaken, InvalidPageMark
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import conflict_to_replay
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
@@ -88,7 +88,7 @@ class PostgresConflicts:
             raise failure
         return True
 
-    async def _lock(self, connection: Connection, place: Cursor, new_id: str) -> Arrival | None:
+    async def _lock(self, connection: PostgresConnection, place: Cursor, new_id: str) -> Arrival | None:
         """Return the conflict's event under its new id, with the conflict's row locked; None if it is not open."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["lock_conflict"], place._asdict())

@@ -38,12 +38,12 @@ class _Watch:
     look: asyncio.TimerHandle
 
 
-class Connection(AsyncConnection[TupleRow]):
+class PostgresConnection(AsyncConnection[TupleRow]):
     """See psycopg.AsyncConnection."""
 
     writes = False
     """Whether what is under way commits by itself: to cancel what waits for a standby is to have it committed."""
-    has_traces = False
+    has_session_state = False
     """Whether a handler may have left something that stays with the session."""
     server_pid: bytes | None = None
     """The process of the server that serves it, once the session is set up."""
@@ -58,9 +58,9 @@ class Connection(AsyncConnection[TupleRow]):
         self._prepared._prepared_idx = secrets.randbits(48)
 
     @property
-    def is_as_new(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether somebody else may have it now: in UTF-8, as our messages are, and with nothing of a handler's."""
-        return self.pgconn.parameter_status(b"client_encoding") == b"UTF8" and not self.has_traces
+        return self.pgconn.parameter_status(b"client_encoding") == b"UTF8" and not self.has_session_state
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """What `gen` returns. Where the caller is cancelled the statement is too, and the connection stays of use."""

@@ -11,37 +11,37 @@ from oncecast.core.event import Arrival
 from oncecast.stores.postgres.database import Database
 
 
-class PostgresDeaths:
-    """The Deaths of `core.ports` on PostgreSQL."""
+class PostgresCrashLog:
+    """The CrashLog of `core.ports` on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def begin_running(self) -> bool:
-        """See Deaths."""
+    async def register_process(self) -> bool:
+        """See CrashLog."""
         listener = {"listener": self._db.instance}
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._db.limits.deadline_s),
             connection.transaction(),
         ):
-            cursor = await connection.execute(self._db.queries["begin_running"], listener)
+            cursor = await connection.execute(self._db.queries["register_process"], listener)
             if await cursor.fetchone() is not None:
                 return False
             await connection.execute(self._db.queries["count_deaths"], listener)
             return True
 
-    async def end_running(self) -> None:
-        """See Deaths."""
-        await self._write("end_running", {})
+    async def unregister_process(self) -> None:
+        """See CrashLog."""
+        await self._write("unregister_process", {})
 
-    async def accuse(self, arrival: Arrival) -> int:
-        """See Deaths."""
+    async def begin_isolated(self, arrival: Arrival) -> int:
+        """See CrashLog."""
         row = await self._write("accuse", {"source": arrival.source, "id": arrival.id})
         return row[0] if row else 0
 
-    async def acquit(self, arrival: Arrival) -> None:
-        """See Deaths."""
+    async def end_isolated(self, arrival: Arrival) -> None:
+        """See CrashLog."""
         await self._write("acquit", {"source": arrival.source, "id": arrival.id})
 
     async def _write(self, query: str, values: dict[str, Any]) -> tuple[Any, ...] | None:

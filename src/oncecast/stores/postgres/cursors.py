@@ -22,7 +22,7 @@ from oncecast.core.cursors import (
 )
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.wire import Epoch
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.rows import Json
 
@@ -115,16 +115,16 @@ class PostgresCursors:
             await self._write_cursor(connection, journal, decision.write)
             return decision.cursor
 
-    async def _insert_cursor(self, connection: Connection, journal: str, cursor: SavedCursor) -> bool:
+    async def _insert_cursor(self, connection: PostgresConnection, journal: str, cursor: SavedCursor) -> bool:
         """Return whether it was inserted: the group had none."""
         inserted = await connection.execute(self._db.queries["begin_cursor"], _values(journal, cursor))
         return await inserted.fetchone() is not None
 
-    async def _write_cursor(self, connection: Connection, journal: str, to: SavedCursor | None) -> None:
+    async def _write_cursor(self, connection: PostgresConnection, journal: str, to: SavedCursor | None) -> None:
         if to is not None:
             await connection.execute(self._db.queries["move_cursor"], _values(journal, to))
 
-    async def _read_cursor(self, connection: Connection, query: str, journal: str) -> SavedCursor | None:
+    async def _read_cursor(self, connection: PostgresConnection, query: str, journal: str) -> SavedCursor | None:
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries[query], {"journal": journal})
             row = await cursor.fetchone()
@@ -133,7 +133,7 @@ class PostgresCursors:
         epoch, offset, epochs = row
         return SavedCursor(Cursor(epoch, offset), msgspec.convert(epochs, list[Epoch]))
 
-    async def _prefix_shown(self, connection: Connection, candidates: Sequence[Arrival]) -> int:
+    async def _prefix_shown(self, connection: PostgresConnection, candidates: Sequence[Arrival]) -> int:
         """How many of `candidates`, from the first on, have rows."""
         for begin in range(0, len(candidates), _LOOK_UP_MAX):
             chunk = candidates[begin : begin + _LOOK_UP_MAX]
@@ -149,7 +149,7 @@ class PostgresCursors:
                 return begin + next(i for i, a in enumerate(chunk) if (a.source, a.id) in missing)
         return len(candidates)
 
-    async def _missing(self, connection: Connection, source: str, ids: set[str]) -> Iterable[str]:
+    async def _missing(self, connection: PostgresConnection, source: str, ids: set[str]) -> Iterable[str]:
         parameters = {"source": source, "ids": Json(msgspec.json.encode(list(ids)))}
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["count_present"], parameters)

@@ -18,10 +18,10 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import StartError
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, SessionShared, translate
 from oncecast.stores.postgres.handover import HandlerConnections, Handling
-from oncecast.stores.postgres.message import Statement
+from oncecast.stores.postgres.message import WireStatement
 from oncecast.stores.postgres.pooling import check_each_has_its_own
 from oncecast.stores.postgres.queries import load_queries
 from oncecast.stores.postgres.schema import bring_up_to_date, look, script
@@ -84,11 +84,11 @@ class Database:
         self._places = {purpose: asyncio.Semaphore(count) for purpose, count in BESIDES.items()}
 
     def _make_pool(
-        self, max_size: int, set_up: Callable[[Connection], Awaitable[None]]
-    ) -> AsyncConnectionPool[Connection]:
+        self, max_size: int, set_up: Callable[[PostgresConnection], Awaitable[None]]
+    ) -> AsyncConnectionPool[PostgresConnection]:
         return AsyncConnectionPool(
             conninfo=self._url,
-            connection_class=Connection,
+            connection_class=PostgresConnection,
             kwargs=self.connection_options(),
             configure=set_up,
             min_size=1,
@@ -109,13 +109,13 @@ class Database:
             group.create_task(self._pool.close(timeout=2.0))
             group.create_task(self._handlers_pool.close(timeout=2.0))
 
-    async def connect(self, *, writes: bool = False) -> Connection:
+    async def connect(self, *, writes: bool = False) -> PostgresConnection:
         """A fresh connection of the caller's own; raises psycopg.Error or TimeoutError.
 
         One that `writes` is broken, not asked to end its statement, where the caller is cancelled.
         """
         async with asyncio.timeout(self.limits.connect_s):
-            connection = await Connection.connect(self._url, **self.connection_options())
+            connection = await PostgresConnection.connect(self._url, **self.connection_options())
         connection.writes = writes
         try:
             await self.set_up(connection)
@@ -137,7 +137,7 @@ class Database:
             "tcp_user_timeout": int(self.limits.deadline_s * 1000),
         }
 
-    async def set_up(self, connection: Connection, *, for_handlers: bool = False) -> None:
+    async def set_up(self, connection: PostgresConnection, *, for_handlers: bool = False) -> None:
         """Set what the promise needs in a new session, in one round trip; see the module `session`."""
         limits = self.limits
         settings = {
@@ -153,7 +153,7 @@ class Database:
         connection.server_pid = b"%d" % row[-1] if row else None
 
     @asynccontextmanager
-    async def connection(self, purpose: Purpose) -> AsyncIterator[Connection]:
+    async def connection(self, purpose: Purpose) -> AsyncIterator[PostgresConnection]:
         """A connection for one piece of work; closed rather than reused when that ends in any disorder.
 
         Each purpose has its share of the pool; a reader that finds none in time is refused. Raises our own errors.
@@ -179,7 +179,7 @@ class Database:
             await cursor.execute(self.queries[query], values, prepare=False)
             yield cursor
 
-    def handling(self, opening: Statement | None = None) -> Handling:
+    def handling(self, opening: WireStatement | None = None) -> Handling:
         """A connection for a handler's transaction, which may have begun with `opening`; see HandlerConnections."""
         return Handling(self._handlers, opening)
 
@@ -241,7 +241,7 @@ class Database:
             return script(self.schema, state, grant_to=grant_to or (row[0] if row else connection.info.user))
 
     @asynccontextmanager
-    async def _for_schema(self) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
+    async def _for_schema(self) -> AsyncIterator[tuple[PostgresConnection, asyncio.Timeout]]:
         try:
             async with asyncio.timeout(self.limits.deadline_s) as deadline, await self.connect() as connection:
                 await self._check_server(connection)
@@ -249,7 +249,7 @@ class Database:
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 
-    async def _check_server(self, connection: Connection) -> None:
+    async def _check_server(self, connection: PostgresConnection) -> None:
         if connection.info.server_version < SERVER_VERSION_MIN:
             raise StartError(
                 f"PostgreSQL {connection.info.server_version // 10000} is too old: Oncecast needs 14 or newer"
@@ -259,7 +259,7 @@ class Database:
 
 
 @asynccontextmanager
-async def _undisturbed(connection: Connection, *, writes: bool) -> AsyncIterator[None]:
+async def _undisturbed(connection: PostgresConnection, *, writes: bool) -> AsyncIterator[None]:
     """Close the connection if its work was cut short: a statement or a transaction may still be open on it."""
     connection.writes = writes
     try:

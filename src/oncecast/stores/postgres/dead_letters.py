@@ -20,7 +20,7 @@ from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
@@ -28,7 +28,7 @@ from oncecast.stores.postgres.rows import identities_of, rows_of, storable
 from oncecast.stores.postgres.work import finish
 
 
-class PostgresLetters:
+class PostgresDeadLetters:
     """The DeadLetters of `core.letter_ports` on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
@@ -56,13 +56,13 @@ class PostgresLetters:
         async with self._db.ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
             rows = await cursor.fetchall()
         return Causes(
-            letters=rows[0]["all_letters"] if rows else 0,
+            dead_letters=rows[0]["all_letters"] if rows else 0,
             causes=rows[0]["all_causes"] if rows else 0,
             largest=[
                 Cause(
                     cause=row["cause"],
                     error=row["error"],
-                    letters=row["letters"],
+                    dead_letters=row["letters"],
                     types=row["types"],
                     newest_at=rfc3339(row["newest_at"]),
                     example=Identity(row["source"], row["id"]),
@@ -77,31 +77,31 @@ class PostgresLetters:
             row = await cursor.fetchone()
         return None if row is None else _whole(_shown(row))
 
-    async def mend(self, source: str, id: str, data: bytes) -> bool:
+    async def edit(self, source: str, id: str, data: bytes) -> bool:
         """See DeadLetters."""
         values = {"source": source, "id": id, "data": data.decode()}
         try:
-            async with self._db.ask("upkeep", "mend_dead_letter", values) as cursor:
+            async with self._db.ask("upkeep", "edit_dead_letter", values) as cursor:
                 return cursor.rowcount == 1
         except DataRefused as error:
             place = error.__cause__.diag.context if isinstance(error.__cause__, psycopg.Error) else None
             raise DataRefused(f"{error}; {_line(place)}" if place else str(error)) from error
 
-    async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
-        return await self._change("discard", letters, discarded=False)
+        return await self._change("discard", dead_letters, discarded=False)
 
-    async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def restore(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
-        return await self._change("restore", letters, discarded=True)
+        return await self._change("restore", dead_letters, discarded=True)
 
-    async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def reset(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
-        return await self._change("reset", letters, discarded=False)
+        return await self._change("reset", dead_letters, discarded=False)
 
-    async def _change(self, query: str, letters: Sequence[Identity], *, discarded: bool) -> set[Identity]:
+    async def _change(self, query: str, dead_letters: Sequence[Identity], *, discarded: bool) -> set[Identity]:
         """Change those that are not being replayed, and are `discarded` or not; returns which."""
-        values = {**identities_of(letters), "discarded": discarded}
+        values = {**identities_of(dead_letters), "discarded": discarded}
         async with self._db.ask("upkeep", query, values) as cursor:
             return {Identity(row["source"], row["id"]) for row in await cursor.fetchall()}
 
@@ -133,7 +133,7 @@ class PostgresLetters:
         async with self._db.ask("upkeep", "note_failed_replay", values):
             return
 
-    async def _lock(self, connection: Connection, source: str, id: str) -> Arrival | None:
+    async def _lock(self, connection: PostgresConnection, source: str, id: str) -> Arrival | None:
         """The dead letter as an arrival once more, with its row locked; None if it is not, or no longer, dead."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["lock_dead"], {"source": source, "id": id})
@@ -180,11 +180,11 @@ def _shown(row: DictRow) -> dict[str, Any]:
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:
     """With the event and the mended data as the JSON that they are."""
-    mended = row["mended_data"]
+    edited = row["edited_data"]
     return {
         **{name: value for name, value in row.items() if name not in ("raw", "found")},
         "event": msgspec.Raw(row["raw"]),
-        "mended_data": None if mended is None else msgspec.Raw(mended.encode()),
+        "edited_data": None if edited is None else msgspec.Raw(edited.encode()),
     }
 
 

@@ -8,13 +8,13 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from oncecast.core.errors import (
-    Contended,
     DataRefused,
     HandlerTimeout,
-    HeldUp,
+    LockTimeout,
     Reject,
     Retry,
     RowLocked,
+    TransactionConflict,
     Unavailable,
     Unstorable,
 )
@@ -30,7 +30,7 @@ PAUSE_STATES = ("25006", "40", "53100", "53200", "53300", "57", "58000", "58030"
 connections, shutdown, system, input and output, configuration, corruption. In a handler's SQL all else is its own:
 that a server behind its foreign table is away, that SET comes too late, that an extension fails on this data."""
 
-CONTENDED_STATES = ("40001", "40P01")
+TRANSACTION_CONFLICT_STATES = ("40001", "40P01")
 """A serialisation failure, a deadlock: another transaction was in the way."""
 
 IDLE_STATE = "25P03"
@@ -67,20 +67,24 @@ def translate(error: BaseException) -> Exception:
     if state == "55P03":
         return RowLocked(_first_line(error))
     if state == IDLE_STATE:
-        return Contended(_first_line(error))
+        return TransactionConflict(_first_line(error))
     if state[:2] in DATA_CLASSES:
         return DataRefused(_first_line(error))
-    return Contended(_first_line(error)) if state in CONTENDED_STATES else Unavailable(_first_line(error))
+    return (
+        TransactionConflict(_first_line(error))
+        if state in TRANSACTION_CONFLICT_STATES
+        else Unavailable(_first_line(error))
+    )
 
 
-def of_insert(error: psycopg.Error) -> Exception:
+def insert_error(error: psycopg.Error) -> Exception:
     """The error of an insert of event rows: Unstorable where a row's own content is what PostgreSQL cannot hold."""
     if (error.sqlstate or "")[:2] in CONTENT_CLASSES or isinstance(error, psycopg.DataError):
         return Unstorable(_first_line(error))
     return error
 
 
-def of_handler(
+def handler_error(
     error: Exception, raised: Sequence[BaseException], *, connection_broken: bool, interrupted: bool = False
 ) -> Exception:
     """The error of a handler, or our own for it where its SQL failed through the database's trouble.
@@ -94,20 +98,20 @@ def of_handler(
         return error
     if connection_broken and not isinstance(error, Reject | Retry):
         if isinstance(error, psycopg.Error) and error.sqlstate == IDLE_STATE:
-            return Contended(_first_line(error))
+            return TransactionConflict(_first_line(error))
         return Unavailable(f"PostgreSQL: the connection was lost while a handler ran: {type(error).__name__}")
     if interrupted and not isinstance(error, Reject | Retry):
-        return Contended("PostgreSQL: another session cancelled a statement of the handler")
+        return TransactionConflict("PostgreSQL: another session cancelled a statement of the handler")
     if not isinstance(error, psycopg.Error) or error.sqlstate in (None, "25P01", "25P02", "57014"):
         return error
     if error not in raised:
         return error
     if error.sqlstate == "55P03":
-        return HeldUp(_first_line(error))
-    if error.sqlstate in CONTENDED_STATES:
-        return Contended(_first_line(error))
+        return LockTimeout(_first_line(error))
+    if error.sqlstate in TRANSACTION_CONFLICT_STATES:
+        return TransactionConflict(_first_line(error))
     if is_stale_plan(error):
-        return Contended(_first_line(error))
+        return TransactionConflict(_first_line(error))
     return Unavailable(_first_line(error)) if error.sqlstate.startswith(PAUSE_STATES) else error
 
 

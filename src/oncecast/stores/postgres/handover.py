@@ -17,9 +17,9 @@ from psycopg.pq.abc import PGresult
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.errors import AttemptFailed
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
-from oncecast.stores.postgres.message import Statement, own_row, raise_failure, send
+from oncecast.stores.postgres.message import WireStatement, own_row, raise_failure, send
 
 PASSED_ON_MAX_S = 60.0
 """So long after a connection was taken from its pool it is passed on; then the pool may see to its age."""
@@ -29,7 +29,7 @@ PASSED_ON_MAX_S = 60.0
 class _Waiter:
     """Somebody who waits for a place: is given a connection on which its opening has run, or None: a place only."""
 
-    opening: Statement | None
+    opening: WireStatement | None
     given: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -38,7 +38,7 @@ class Held:
     """A connection for one transaction. `opened` is what its opening returned, None where it has yet to begin."""
 
     places: HandlerConnections
-    connection: Connection
+    connection: PostgresConnection
     taken_at_s: float
     opened: bool | None = None
     is_gone: bool = False
@@ -65,10 +65,10 @@ class Held:
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-            and self.connection.is_as_new
+            and self.connection.is_clean
         )
 
-    async def _commit_and_open(self, opening: Statement, deadline_s: float) -> bool | None:
+    async def _commit_and_open(self, opening: WireStatement, deadline_s: float) -> bool | None:
         """What the next one's opening returned; None if that failed."""
         try:
             message = b"commit; begin; " + opening.written_for(self.connection)
@@ -88,7 +88,7 @@ class Held:
 class HandlerConnections:
     """So many connections of `pool` at a time, to those who ask for one in the order in which they ask."""
 
-    def __init__(self, pool: AsyncConnectionPool[Connection], count: int) -> None:
+    def __init__(self, pool: AsyncConnectionPool[PostgresConnection], count: int) -> None:
         self._pool = pool
         self._free = count
         self._waiting: deque[_Waiter] = deque()
@@ -107,7 +107,7 @@ class HandlerConnections:
         """It is the next again."""
         self._waiting.appendleft(waiter)
 
-    async def take(self, opening: Statement | None) -> Held:
+    async def take(self, opening: WireStatement | None) -> Held:
         """A connection for one transaction, which may have begun with `opening` already."""
         if self._free:
             self._free -= 1
@@ -142,7 +142,7 @@ class HandlerConnections:
         held.connection.writes = False
         try:
             idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
-            if not (idle and held.connection.is_as_new):
+            if not (idle and held.connection.is_clean):
                 await held.connection.close()
             await self._pool.putconn(held.connection)
         finally:
@@ -160,7 +160,7 @@ class HandlerConnections:
 class Handling:
     """`async with`: a connection for one transaction, which may have begun with `opening`. Raises our own errors."""
 
-    def __init__(self, connections: HandlerConnections, opening: Statement | None) -> None:
+    def __init__(self, connections: HandlerConnections, opening: WireStatement | None) -> None:
         self._connections = connections
         self._opening = opening
 
@@ -181,7 +181,7 @@ class Handling:
             raise translate(error) from error
 
 
-async def commit(connection: Connection, deadline_s: float) -> None:
+async def commit(connection: PostgresConnection, deadline_s: float) -> None:
     """COMMIT, and believe it only if PostgreSQL says so.
 
     Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.

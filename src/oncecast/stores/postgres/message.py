@@ -15,18 +15,18 @@ from psycopg.abc import PQGen
 from psycopg.pq import Escaping, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import SessionShared
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class WireStatement:
     """A query with values, which are numbers, null, or text to which PostgreSQL gives the type that it needs."""
 
     query: bytes
     values: Mapping[bytes, bytes | int | None]
 
-    def written_for(self, connection: Connection) -> bytes:
+    def written_for(self, connection: PostgresConnection) -> bytes:
         """As it is sent there, whatever the session's settings. Raises psycopg.Error if that cannot be."""
         quote = Escaping(connection.pgconn).escape_literal
         written = {}
@@ -44,7 +44,7 @@ class Statement:
 
 
 async def send(
-    connection: Connection, message: bytes, deadline_s: float = math.inf, *, commits: bool = False
+    connection: PostgresConnection, message: bytes, deadline_s: float = math.inf, *, commits: bool = False
 ) -> list[PGresult]:
     """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows, or too late.
 
@@ -59,16 +59,16 @@ def _asked(pgconn: PGconn, message: bytes) -> PQGen[list[PGresult]]:
     return results
 
 
-BEGIN = Statement(b"select pg_catalog.pg_backend_pid()", {})
+BEGIN = WireStatement(b"select pg_catalog.pg_backend_pid()", {})
 """For `begin_with`, where the transaction has no first statement of its own."""
 
 
-async def begin_with(connection: Connection, first: Statement) -> tuple[bytes | None, ...] | None:
+async def begin_with(connection: PostgresConnection, first: WireStatement) -> tuple[bytes | None, ...] | None:
     """BEGIN and a first statement in one message; returns what `own_row` does."""
     return own_row(connection, await send(connection, b"begin; " + first.written_for(connection)))
 
 
-def own_row(connection: Connection, results: list[PGresult]) -> tuple[bytes | None, ...] | None:
+def own_row(connection: PostgresConnection, results: list[PGresult]) -> tuple[bytes | None, ...] | None:
     """As `row_of`, without the last column: the server process, which has to be the connection's own.
 
     Raises SessionShared where it is another, because that process has other prepared statements.

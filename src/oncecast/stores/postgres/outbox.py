@@ -8,7 +8,7 @@ from psycopg.rows import tuple_row
 
 from oncecast.core.errors import EmissionRefused
 from oncecast.core.ports import Publish
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.handover import commit
 from oncecast.stores.postgres.rows import storable
@@ -50,7 +50,7 @@ class PostgresOutbox:
         return len(due)
 
     async def _due(
-        self, connection: Connection, limit: int, max_bytes: int, within_s: float
+        self, connection: PostgresConnection, limit: int, max_bytes: int, within_s: float
     ) -> list[tuple[int, bytes]]:
         async with connection.cursor(row_factory=tuple_row) as cursor:
             idle_ms = int((within_s + MARGIN_S) * 1000)

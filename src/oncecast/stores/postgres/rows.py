@@ -100,8 +100,8 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:20_000]
 
 
-def letter_of(row: Sequence[Any]) -> DeadLetter:
-    """What `unfiled` and `claim_unsent` return."""
+def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
+    """What `unlogged` and `claim_unforwarded` return."""
     source, id_, error, attempts, raw, died_at, listener = row
     return DeadLetter(
         source=source,
@@ -114,6 +114,9 @@ def letter_of(row: Sequence[Any]) -> DeadLetter:
     )
 
 
-def identities_of(letters: Sequence[DeadLetter] | Sequence[Identity]) -> dict[str, list[str]]:
+def identities_of(dead_letters: Sequence[DeadLetter] | Sequence[Identity]) -> dict[str, list[str]]:
     """The parameters of a query on these."""
-    return {"sources": [letter.source for letter in letters], "ids": [letter.id for letter in letters]}
+    return {
+        "sources": [dead_letter.source for dead_letter in dead_letters],
+        "ids": [dead_letter.id for dead_letter in dead_letters],
+    }

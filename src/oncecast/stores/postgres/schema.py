@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from oncecast.core.errors import StartError
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.queries import in_schema
 
 MIGRATION_DEADLINE_S = 900.0
@@ -84,7 +84,7 @@ def functions() -> Sequence[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SchemaState:
     """What a schema lacks: itself perhaps, and migrations."""
 
     exists: bool
@@ -93,7 +93,7 @@ class State:
     pending: Sequence[Migration]
 
 
-async def look(connection: Connection, schema: str) -> State:
+async def look(connection: PostgresConnection, schema: str) -> SchemaState:
     """Find out what `schema` lacks. Raises StartError if it is another application's, or may not be read."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_LOOK, {"schema": schema})
@@ -101,15 +101,15 @@ async def look(connection: Connection, schema: str) -> State:
         if not is_ours:
             if names:
                 raise StartError(_of_others(schema, names))
-            return State(exists=exists, is_new=True, pending=migrations())
+            return SchemaState(exists=exists, is_new=True, pending=migrations())
         await _check_rights(connection, schema, ["migrations"])
         await cursor.execute(in_schema("select number from {schema}.migrations", schema))
         applied = {number for (number,) in await cursor.fetchall()}
-    return State(exists=True, is_new=False, pending=[one for one in migrations() if one.number not in applied])
+    return SchemaState(exists=True, is_new=False, pending=[one for one in migrations() if one.number not in applied])
 
 
 async def bring_up_to_date(
-    connection: Connection, schema: str, deadline: asyncio.Timeout, *, grant_to: str | None = None
+    connection: PostgresConnection, schema: str, deadline: asyncio.Timeout, *, grant_to: str | None = None
 ) -> Sequence[str]:
     """Apply what `schema` lacks, one process at a time; returns the names. Raises StartError without the rights.
 
@@ -133,7 +133,7 @@ async def bring_up_to_date(
     return [one.name for one in state.pending]
 
 
-def script(schema: str, state: State, *, grant_to: str) -> str:
+def script(schema: str, state: SchemaState, *, grant_to: str) -> str:
     """Return the SQL that brings `schema` up to date and lets the role `grant_to` run listeners in it."""
     statements = [
         sql.SQL("begin isolation level read committed read write"),
@@ -164,7 +164,7 @@ def grants(schema: str, role: str) -> list[sql.Composed]:
     ]
 
 
-def _statements(schema: str, state: State) -> Iterable[sql.Composed]:
+def _statements(schema: str, state: SchemaState) -> Iterable[sql.Composed]:
     if not state.exists:
         yield in_schema("create schema {schema}", schema)
     if state.is_new:
@@ -176,7 +176,7 @@ def _statements(schema: str, state: State) -> Iterable[sql.Composed]:
         )
 
 
-async def _check_rights(connection: Connection, schema: str, of: Sequence[str]) -> None:
+async def _check_rights(connection: PostgresConnection, schema: str, of: Sequence[str]) -> None:
     """Raise StartError unless the role may do what a listener does with these tables; names each missing grant."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         values = {"schema": schema, "rights": list(RIGHTS), "tables": list(of), "functions": list(functions())}
@@ -222,7 +222,7 @@ def _of_others(schema: str, names: Sequence[str]) -> str:
     )
 
 
-def _what_it_takes(connection: Connection, schema: str, state: State, error: psycopg.Error) -> str:
+def _what_it_takes(connection: PostgresConnection, schema: str, state: SchemaState, error: psycopg.Error) -> str:
     info = connection.info
     if not state.exists:
         missing = f"there is no schema {schema}, and"

@@ -13,19 +13,19 @@ from psycopg.rows import tuple_row
 
 from oncecast.core.attempts import FailedAttempt, attempts_in_all
 from oncecast.core.dead_letter_ports import DeadLetter
-from oncecast.core.errors import DataRefused, OutOfTurn, RowLocked, Unavailable, error_text
+from oncecast.core.errors import DataRefused, NotNext, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
 from oncecast.core.membership import decide_registration
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.errors import DATABASE_ERRORS, of_insert, translate
+from oncecast.stores.postgres.errors import DATABASE_ERRORS, insert_error, translate
 from oncecast.stores.postgres.handover import Held, commit
-from oncecast.stores.postgres.message import BEGIN, Statement, begin_with, own_row, send
-from oncecast.stores.postgres.rows import identities_of, letter_of, row_values, rows_of, storable
+from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, own_row, send
+from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_values, rows_of, storable
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
@@ -61,7 +61,9 @@ class PostgresEvents(PostgresComparison):
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """See EventStore."""
-        opening = Statement(self._db.queries["begin_attempt"], row_values(arrival, self._db.instance, self._revision))
+        opening = WireStatement(
+            self._db.queries["begin_attempt"], row_values(arrival, self._db.instance, self._revision)
+        )
         async with self._db.handling(opening if arrival.turn is None else None) as held:
             if not held.opened:
                 async with asyncio.timeout(self._deadline_s):
@@ -98,7 +100,7 @@ class PostgresEvents(PostgresComparison):
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
-    async def _begin_with(self, held: Held, opening: Statement, turn: Turn | None) -> bool:
+    async def _begin_with(self, held: Held, opening: WireStatement, turn: Turn | None) -> bool:
         """Begin a transaction with an event's row, in as few round trips as can be; whether that is new."""
         if held.opened is not None:
             return held.opened
@@ -109,13 +111,13 @@ class PostgresEvents(PostgresComparison):
             opened = await send(held.connection, opening.written_for(held.connection))
             return own_row(held.connection, opened) == (b"t",)
         except psycopg.Error as error:
-            raise of_insert(error) from error
+            raise insert_error(error) from error
 
-    async def _begin_in_turn(self, connection: Connection, turn: Turn) -> None:
-        """Have the key to ourselves until the transaction ends, if the event before has its row; or OutOfTurn."""
+    async def _begin_in_turn(self, connection: PostgresConnection, turn: Turn) -> None:
+        """Have the key to ourselves until the transaction ends, if the event before has its row; or NotNext."""
         before = next(turn.rows_needed(), turn)
         values = {b"key": turn.key.encode(), b"source": before.source.encode(), b"id": before.id.encode()}
-        row = await begin_with(connection, Statement(self._db.queries["take_turn"], values))
+        row = await begin_with(connection, WireStatement(self._db.queries["take_turn"], values))
         taken, epoch, offset = row or (None, None, None)
         # rule: one event of a key runs at a time
         is_ours = taken == b"t"
@@ -125,9 +127,11 @@ class PostgresEvents(PostgresComparison):
         # rule: an ordered event runs only after the row of the event before it
         if not (is_ours and turn.has_come(rows)):
             await connection.execute("rollback")
-            raise OutOfTurn(f"the turn of another event of {turn.key[:80]}")
+            raise NotNext(f"the turn of another event of {turn.key[:80]}")
 
-    async def _rows_before(self, connection: Connection, turn: Turn) -> dict[tuple[str, str], tuple[str, int]]:
+    async def _rows_before(
+        self, connection: PostgresConnection, turn: Turn
+    ) -> dict[tuple[str, str], tuple[str, int]]:
         """What `Turn.has_come` asks for. The one before has a row, but from another place."""
         needed = list(islice(turn.rows_needed(), LOOKED_BACK_MAX))
         values = {"sources": [one.source for one in needed], "ids": [one.id for one in needed]}
@@ -160,7 +164,7 @@ class PostgresEvents(PostgresComparison):
             overdue = await connection.execute(self._db.queries["prune_overdue_attempts"], values)
             return ended.rowcount + overdue.rowcount
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         """See EventStore."""
         async with (
             self._db.connection("upkeep") as connection,
@@ -191,28 +195,28 @@ class PostgresEvents(PostgresComparison):
             await commit(connection, self._deadline_s)
         return DeadLettered(Outcome.STORED, attempts)
 
-    async def unfiled(self, limit: int) -> list[DeadLetter]:
+    async def unlogged(self, limit: int) -> list[DeadLetter]:
         """See EventStore."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
-            await cursor.execute(self._db.queries["unfiled"], {"listener": self._db.instance, "limit": limit})
-            return [letter_of(row) for row in await cursor.fetchall()]
+            await cursor.execute(self._db.queries["unlogged"], {"listener": self._db.instance, "limit": limit})
+            return [dead_letter_of(row) for row in await cursor.fetchall()]
 
-    async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
+    async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
         """See EventStore."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            await connection.execute(self._db.queries["mark_filed"], identities_of(letters))
+            await connection.execute(self._db.queries["mark_logged"], identities_of(dead_letters))
 
-    async def _end_attempts(self, connection: Connection, arrival: Arrival) -> int:
+    async def _end_attempts(self, connection: PostgresConnection, arrival: Arrival) -> int:
         """Delete the count of failed attempts of an event that ends; return the attempts for its row."""
         key = {"source": arrival.source, "id": arrival.id}
         row = await (await connection.execute(self._db.queries["end_attempts"], key)).fetchone()
         return attempts_in_all(arrival, row[0] if row else 0)
 
-    async def _insert_dead(self, connection: Connection, arrival: Arrival, attempts: int) -> bool:
+    async def _insert_dead(self, connection: PostgresConnection, arrival: Arrival, attempts: int) -> bool:
         """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
         try:
             async with connection.transaction():
@@ -238,12 +242,12 @@ class PostgresEvents(PostgresComparison):
             )
             return await cursor.fetchone() is not None
 
-    async def _insert(self, connection: Connection, rows: dict[str, Any]) -> set[int]:
+    async def _insert(self, connection: PostgresConnection, rows: dict[str, Any]) -> set[int]:
         async with connection.cursor(row_factory=tuple_row) as cursor:
             try:
                 await cursor.execute(self._db.queries["insert"], rows)
             except psycopg.Error as error:
-                raise of_insert(error) from error
+                raise insert_error(error) from error
             return {offset for (offset,) in await cursor.fetchall()}
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:

@@ -24,10 +24,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast import forks
-from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed
+from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
-from oncecast.stores.postgres.connection import Connection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import is_interrupted
 
 _BLANK = re.compile(r"(?:[\s;]|--[^\n\r]*(?:[\n\r]|$))*")
@@ -40,7 +40,7 @@ UNDO_S = 5.0
 """A savepoint that cannot be rolled back in this time has the attempt fail."""
 
 _NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
-_LEAVES_TRACES = re.compile(
+_LEAVES_SESSION_STATE = re.compile(
     rf"set_config\s*\((?!{_NESTED},\s*(?:is_local\s*(?:=>|:=)\s*)?true\s*\))"
     r"|pg_(?:try_)?advisory_lock"
     r"|create\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s(?!.*\son\s+commit\s+drop\b)"
@@ -50,7 +50,7 @@ _LEAVES_TRACES = re.compile(
 ).search
 """What may stay with the session beyond the transaction, besides what is refused: of the usual ways to say it."""
 
-KNOWN_MAX_LETTERS = 4_096
+KNOWN_MAX_CHARS = 4_096
 """Of a statement of which it is remembered whether it leaves traces: longer ones are seldom run again."""
 
 _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
@@ -59,8 +59,10 @@ _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set",
 class HandlerTransaction:
     """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
 
-    def __init__(self, connection: Connection, take_key: bytes, *, statement_timeout_s: float = math.inf) -> None:
-        self._connection: Connection | None = connection
+    def __init__(
+        self, connection: PostgresConnection, take_key: bytes, *, statement_timeout_s: float = math.inf
+    ) -> None:
+        self._connection: PostgresConnection | None = connection
         self._take_key = take_key
         self._statement_timeout_s = statement_timeout_s
         self._interrupted = False
@@ -68,7 +70,7 @@ class HandlerTransaction:
         """Whether the listener itself cancels the statement that is under way: that is no interruption."""
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
-        self._torn: str | None = None
+        self._inconsistency: str | None = None
         self._one_at_a_time = asyncio.Lock()
         self._asked = 0
         """How many statements are under way or wait: a lock that was just released does not tell of those."""
@@ -87,9 +89,9 @@ class HandlerTransaction:
         return self._raised
 
     @property
-    def torn(self) -> str | None:
+    def inconsistency(self) -> str | None:
         """Why it must not commit: a part of it that was to be rolled back is there, or one that was not is gone."""
-        return self._torn or self._savepoints.fault
+        return self._inconsistency or self._savepoints.fault
 
     def is_interrupted_by(self, status: int) -> bool:
         """Whether a transaction in `status` is aborted, and a statement of it was cancelled by another session."""
@@ -111,7 +113,7 @@ class HandlerTransaction:
         """See OpenTransaction."""
         # rule: a replay locks the key of its event
         if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):
-            error = OutOfTurn(f"another event of {key[:80]} is under way")
+            error = NotNext(f"another event of {key[:80]} is under way")
             self._raised.append(error)
             raise error
 
@@ -135,11 +137,11 @@ class HandlerTransaction:
 
     async def _undo(self, savepoint: LiteralString) -> None:
         """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
-        torn_before, self._torn = self._torn, "a savepoint could not be rolled back"
+        inconsistent_before, self._inconsistency = self._inconsistency, "a savepoint could not be rolled back"
         with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
             async with asyncio.timeout(UNDO_S):
                 await self._run(f"rollback to savepoint {savepoint}")
-            self._torn = torn_before
+            self._inconsistency = inconsistent_before
 
     async def end(self, deadline_s: float) -> None:
         """The attempt is over, once all is that was asked for: nobody who kept the facade can do more with it."""
@@ -153,7 +155,7 @@ class HandlerTransaction:
         """The attempt is over, and so is its connection."""
         self._connection = None
 
-    def _open(self) -> Connection:
+    def _open(self) -> PostgresConnection:
         if self._connection is None:
             raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
         if forks.is_child():
@@ -162,9 +164,9 @@ class HandlerTransaction:
 
     async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:
         refuse_transaction_control(query)
-        if leaves_traces(query):
-            self._open().has_traces = True
-        return await self._run(query, params, rows, of_handler=True)
+        if leaves_session_state(query):
+            self._open().has_session_state = True
+        return await self._run(query, params, rows, handler_error=True)
 
     async def _run(
         self,
@@ -172,7 +174,7 @@ class HandlerTransaction:
         params: Params = None,
         rows: AsyncRowFactory[Any] = tuple_row,
         *,
-        of_handler: bool = False,
+        handler_error: bool = False,
     ) -> AsyncCursor[Any]:
         """One statement at a time, whose error is remembered."""
         self._asked += 1
@@ -180,12 +182,12 @@ class HandlerTransaction:
         try:
             async with self._one_at_a_time:
                 connection = self._open()
-                if isinstance(query, str) and of_handler:
+                if isinstance(query, str) and handler_error:
                     self._savepoints.note(query)
                 cursor = AsyncCursor(connection, row_factory=rows)
                 # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
                 # behind another one.
-                await cursor.execute(query, params, prepare=of_handler or None)
+                await cursor.execute(query, params, prepare=handler_error or None)
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     raise AttemptFailed("the statement ended the event's transaction")
                 return cursor
@@ -213,14 +215,14 @@ def refuse_transaction_control(query: str) -> None:
         )
 
 
-def leaves_traces(query: str) -> bool:
+def leaves_session_state(query: str) -> bool:
     """Whether a later event would find something of the statement, were it given the same session."""
-    return _known_to(query) if len(query) <= KNOWN_MAX_LETTERS else _LEAVES_TRACES(query) is not None
+    return _known_to(query) if len(query) <= KNOWN_MAX_CHARS else _LEAVES_SESSION_STATE(query) is not None
 
 
 @lru_cache
 def _known_to(query: str) -> bool:
-    return _LEAVES_TRACES(query) is not None
+    return _LEAVES_SESSION_STATE(query) is not None
 
 
 def _first_words(query: str) -> tuple[str, str]:

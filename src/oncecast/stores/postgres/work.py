@@ -7,11 +7,11 @@ import contextlib
 
 import psycopg
 
-from oncecast.core.errors import AttemptFailed, gist
+from oncecast.core.errors import AttemptFailed, root_error
 from oncecast.core.ports import Work
-from oncecast.stores.postgres.connection import CANCEL_S, Connection
+from oncecast.stores.postgres.connection import CANCEL_S, PostgresConnection
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.errors import is_stale_plan, of_handler
+from oncecast.stores.postgres.errors import handler_error, is_stale_plan
 from oncecast.stores.postgres.handover import Held
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
@@ -28,7 +28,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     failure = await _outcome(work, facade)
     emitted = facade.emitted
     left_over = await _end(facade, connection, deadline_s)
-    failure = failure or left_over or (AttemptFailed(facade.torn) if facade.torn else None)
+    failure = failure or left_over or (AttemptFailed(facade.inconsistency) if facade.inconsistency else None)
     broken = connection.broken
     interrupted = facade.is_interrupted_by(connection.pgconn.transaction_status)
     if failure is None and interrupted:
@@ -42,7 +42,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         await held.commit(deadline_s)
         return None
     await _roll_back(connection, failure, deadline_s)
-    translated = of_handler(failure, facade.raised, connection_broken=broken, interrupted=interrupted)
+    translated = handler_error(failure, facade.raised, connection_broken=broken, interrupted=interrupted)
     if translated is not failure:
         translated.__cause__ = failure
         if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:
@@ -55,7 +55,7 @@ async def _outcome(work: Work, facade: HandlerTransaction) -> Exception | None:
     try:
         await work(facade)
     except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
-        return gist(error, facade.raised)
+        return root_error(error, facade.raised)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -65,7 +65,7 @@ async def _outcome(work: Work, facade: HandlerTransaction) -> Exception | None:
     return None
 
 
-async def _end(facade: HandlerTransaction, connection: Connection, deadline_s: float) -> Exception | None:
+async def _end(facade: HandlerTransaction, connection: PostgresConnection, deadline_s: float) -> Exception | None:
     """Let what is under way come to its end; returns the error if that is none to commit after."""
     try:
         await facade.end(deadline_s)
@@ -80,7 +80,7 @@ async def _end(facade: HandlerTransaction, connection: Connection, deadline_s: f
     return None
 
 
-async def _roll_back(connection: Connection, failure: Exception, deadline_s: float) -> None:
+async def _roll_back(connection: PostgresConnection, failure: Exception, deadline_s: float) -> None:
     """Leave the connection as it was; one whose handler ran out of time is closed, never used again."""
     if isinstance(failure, TimeoutError) or connection.pgconn.transaction_status not in _IN_TRANSACTION:
         await connection.close()

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.ports import Claims
 from oncecast.stores.redis.pulse import Pulse
 
@@ -77,7 +77,7 @@ class RedisLeases:
         self._settle = self._script("settle")
         self._release = self._script("release")
         self._rescue = self._script("rescue")
-        self._accuse = self._script("accuse")
+        self._begin_isolated = self._script("accuse")
         self._renew = self._script("renew")
 
     def _script(self, name: str) -> redis.client.AsyncScript:  # type: ignore[name-defined]
@@ -146,10 +146,10 @@ class RedisLeases:
             elif value[0] == _MARK:
                 (claims.ended if value[1:] == arrival.cursor.encode() else claims.elsewhere).append(arrival)
             elif match["rescued"] is not None:
-                arrival.rescues = int(match["rescued"])
+                arrival.takeovers = int(match["rescued"])
                 claims.free.append(arrival)
             else:
-                arrival.rescues = int(match["rescues"] or 0)
+                arrival.takeovers = int(match["rescues"] or 0)
                 if match["holder"] == self._own:
                     claims.mine.append(arrival)
                 else:
@@ -167,29 +167,29 @@ class RedisLeases:
             released: int = await self._release(keys=self._keys(arrivals), args=[self._own, COUNT_TTL_MS])
         return released
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """See Leases."""
         keys = self._keys(arrivals)
         async with _bounded():
-            rescued: int = await (
-                self._rescue(keys=keys, args=[holder, COUNT_TTL_MS, SUSPECT_RESCUES])
+            taken_over: int = await (
+                self._rescue(keys=keys, args=[holder, COUNT_TTL_MS, QUARANTINE_AFTER_TAKEOVERS])
                 if died
                 else self._release(keys=keys, args=[holder, COUNT_TTL_MS])
             )
-        return rescued
+        return taken_over
 
-    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
         """See Leases."""
-        before, after = ("*", "!") if accused else ("!", "*")
+        before, after = ("*", "!") if isolated else ("!", "*")
         async with _bounded():
-            await self._accuse(keys=self._keys([arrival]), args=[self._own, before, after])
+            await self._begin_isolated(keys=self._keys([arrival]), args=[self._own, before, after])
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""
         async with _bounded():
             await self._renew(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """See Leases. From the first beat on a process of its own beats too, whatever the event loop does."""
         self._pulse.keep()
         async with _bounded():

@@ -1,22 +1,22 @@
 """What PostgreSQL and Redis do, in memory: for tests and simulation, for as long as the process lives."""
 
 from oncecast.testing.memory.conflicts import MemoryConflicts
-from oncecast.testing.memory.crash_log import MemoryDeaths
-from oncecast.testing.memory.dead_letters import MemoryLetters
+from oncecast.testing.memory.crash_log import MemoryCrashLog
+from oncecast.testing.memory.dead_letters import MemoryDeadLetters
 from oncecast.testing.memory.events import MemoryEvents
 from oncecast.testing.memory.leases import MemoryLeases, MemoryRedis
 from oncecast.testing.memory.outbox import MemoryOutbox
 from oncecast.testing.memory.postgres import MemoryPostgres
-from oncecast.testing.memory.unforwarded import MemoryUnsent
+from oncecast.testing.memory.unforwarded import MemoryUnforwarded
 
 __all__ = [
     "MemoryConflicts",
-    "MemoryDeaths",
+    "MemoryCrashLog",
+    "MemoryDeadLetters",
     "MemoryEvents",
     "MemoryLeases",
-    "MemoryLetters",
     "MemoryOutbox",
     "MemoryPostgres",
     "MemoryRedis",
-    "MemoryUnsent",
+    "MemoryUnforwarded",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 Act = Callable[[], Any]
 """What happens at the server: at once, or, if it returns an awaitable, once that is over."""
-Call = Callable[[Act], Awaitable[Any]]
+ServerCall = Callable[[Act], Awaitable[Any]]
 """Has an act happen and returns its result; raises OSError or TimeoutError where that cannot be known."""
 
 

@@ -9,18 +9,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from oncecast.core.dead_letter_ports import DeadLetter
-from oncecast.core.errors import AttemptFailed, OutOfTurn, TransactionClosed, Unavailable, gist
+from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed, Unavailable, root_error
 from oncecast.core.ports import Work
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
-from oncecast.testing.memory.call import Act, Call, at_once
+from oncecast.testing.memory.call import Act, ServerCall, at_once
 from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
 
 
 class Client:
     """Statements go through `call`, which may lose or delay them, or their answers."""
 
-    def __init__(self, server: MemoryPostgres, *, instance: str, token: str, call: Call = at_once) -> None:
+    def __init__(self, server: MemoryPostgres, *, instance: str, token: str, call: ServerCall = at_once) -> None:
         self._server = server
         self._instance = instance
         self._token = token
@@ -34,16 +34,16 @@ class Client:
         """The server's clock."""
         return asyncio.get_running_loop().time()
 
-    def _letter(self, identity: str) -> DeadLetter:
-        row, letter = self._tables.rows[identity], self._tables.letters[identity]
+    def _dead_letter(self, identity: str) -> DeadLetter:
+        row, dead_letter = self._tables.rows[identity], self._tables.dead_letters[identity]
         return DeadLetter(
             source=row.source,
             id=row.id,
-            error=letter.error,
-            attempts=letter.attempts,
-            raw=letter.raw,
-            died_at=letter.died_at,
-            listener=letter.listener,
+            error=dead_letter.error,
+            attempts=dead_letter.attempts,
+            raw=dead_letter.raw,
+            died_at=dead_letter.died_at,
+            listener=dead_letter.listener,
         )
 
     async def _do(self, act: Act) -> Any:
@@ -57,8 +57,8 @@ class Client:
         facade = MemoryTransaction(self._server, session, self._do)
         try:
             await _run(work, facade)
-            if facade.torn:
-                raise AttemptFailed(facade.torn)
+            if facade.inconsistency:
+                raise AttemptFailed(facade.inconsistency)
             # rule: emitted events commit together with their cause
             session.emitted = facade.emitted
             facade.session = None
@@ -85,7 +85,7 @@ async def _run(work: Work, facade: MemoryTransaction) -> None:
     try:
         await work(facade)
     except Exception as error:
-        failure = gist(error, facade.raised)
+        failure = root_error(error, facade.raised)
         if failure is error:
             raise
         raise failure from error
@@ -94,7 +94,7 @@ async def _run(work: Work, facade: MemoryTransaction) -> None:
 class MemoryTransaction:
     """The Transaction of an attempt: what its statements do, the server knows."""
 
-    def __init__(self, server: MemoryPostgres, session: Session, do: Call) -> None:
+    def __init__(self, server: MemoryPostgres, session: Session, do: ServerCall) -> None:
         self.session: Session | None = session
         self._server = server
         self._do = do
@@ -110,7 +110,7 @@ class MemoryTransaction:
         return self._emitted
 
     @property
-    def torn(self) -> str | None:
+    def inconsistency(self) -> str | None:
         """Why it must not commit, if that is so."""
         return self._savepoints.fault
 
@@ -163,7 +163,7 @@ class MemoryTransaction:
 
         def lock() -> None:
             if not self._server.try_lock(session, f"key {key}"):
-                raise OutOfTurn(f"another event of {key} is under way")
+                raise NotNext(f"another event of {key} is under way")
 
         await self._ask(lock)
 

@@ -14,7 +14,7 @@ from oncecast.core.event import Arrival, Cursor, Event
 from oncecast.core.replays import conflict_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import BEGINNING, Row, row_of
+from oncecast.testing.memory.postgres import BEGINNING, StoredRow, row_of
 
 _BEGINNING = BEGINNING.isoformat().replace("+00:00", "Z")
 
@@ -166,5 +166,5 @@ def _lock(place: Cursor) -> str:
     return f"conflict {place}"
 
 
-def _of(row: Row) -> dict[str, Any]:
+def _of(row: StoredRow) -> dict[str, Any]:
     return {"status": row.status, "stored_at": _BEGINNING, "cursor": f"{row.epoch}:{row.offset}"}

@@ -1,4 +1,4 @@
-"""The Deaths of `core.ports` on a MemoryPostgres."""
+"""The CrashLog of `core.ports` on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from oncecast.core.event import Arrival
 from oncecast.testing.memory.client import Client
 
 
-class MemoryDeaths(Client):
-    """See Deaths."""
+class MemoryCrashLog(Client):
+    """See CrashLog."""
 
-    async def begin_running(self) -> bool:
-        """See Deaths."""
+    async def register_process(self) -> bool:
+        """See CrashLog."""
 
         def begin() -> bool:
             if self._instance not in self._tables.running:
                 self._tables.running.add(self._instance)
                 return False
-            for (identity, listener), (attempting, deaths) in list(self._tables.suspects.items()):
+            for (identity, listener), (attempting, deaths) in list(self._tables.quarantined.items()):
                 if listener == self._instance and attempting:
-                    self._tables.suspects[identity, listener] = (False, deaths + 1)
+                    self._tables.quarantined[identity, listener] = (False, deaths + 1)
             return True
 
         in_doubt: bool = await self._do(begin)
         return in_doubt
 
-    async def end_running(self) -> None:
-        """See Deaths."""
+    async def unregister_process(self) -> None:
+        """See CrashLog."""
         await self._do(lambda: self._tables.running.discard(self._instance))
 
-    async def accuse(self, arrival: Arrival) -> int:
-        """See Deaths."""
+    async def begin_isolated(self, arrival: Arrival) -> int:
+        """See CrashLog."""
 
-        def accuse() -> int:
-            for (identity, who), (_, n) in list(self._tables.suspects.items()):
+        def begin_isolated() -> int:
+            for (identity, who), (_, n) in list(self._tables.quarantined.items()):
                 if who == self._instance:  # that it was acquitted may never have arrived here
-                    self._tables.suspects[identity, who] = (False, n)
+                    self._tables.quarantined[identity, who] = (False, n)
             deaths = {
-                who: n for (identity, who), (_, n) in self._tables.suspects.items() if identity == arrival.identity
+                who: n for (identity, who), (_, n) in self._tables.quarantined.items() if identity == arrival.identity
             }
-            self._tables.suspects[arrival.identity, self._instance] = (True, deaths.get(self._instance, 0))
+            self._tables.quarantined[arrival.identity, self._instance] = (True, deaths.get(self._instance, 0))
             return sum(deaths.values())
 
-        died: int = await self._do(accuse)
+        died: int = await self._do(begin_isolated)
         return died
 
-    async def acquit(self, arrival: Arrival) -> None:
-        """See Deaths."""
-        await self._do(lambda: self._tables.suspects.pop((arrival.identity, self._instance), None))
+    async def end_isolated(self, arrival: Arrival) -> None:
+        """See CrashLog."""
+        await self._do(lambda: self._tables.quarantined.pop((arrival.identity, self._instance), None))

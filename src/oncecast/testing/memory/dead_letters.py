@@ -17,17 +17,17 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Letter, Row, row_of
+from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, row_of
 
 
-class MemoryLetters(Client):
+class MemoryDeadLetters(Client):
     """See DeadLetters."""
 
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """See DeadLetters."""
 
         def newest() -> list[dict[str, Any]]:
-            return [_shown(row, letter) for row, letter in self._chosen(selection, after)][:limit]
+            return [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
 
         found: list[dict[str, Any]] = await self._do(newest)
         return found
@@ -39,11 +39,11 @@ class MemoryLetters(Client):
 
         def read() -> tuple[list[dict[str, Any]], bool]:
             chosen, page, size_bytes = self._chosen(selection, after), [], 0
-            for row, letter in chosen[:limit]:
+            for row, dead_letter in chosen[:limit]:
                 if size_bytes >= max_bytes:
                     break
-                page.append(_whole(row, letter))
-                size_bytes += len(letter.raw)
+                page.append(_whole(row, dead_letter))
+                size_bytes += len(dead_letter.raw)
             return page, len(page) < len(chosen)
 
         found: tuple[list[dict[str, Any]], bool] = await self._do(read)
@@ -53,27 +53,31 @@ class MemoryLetters(Client):
         """See DeadLetters."""
 
         def count() -> Causes:
-            by_cause: dict[str, list[tuple[Row, Letter]]] = defaultdict(list)
+            by_cause: dict[str, list[tuple[StoredRow, StoredDeadLetter]]] = defaultdict(list)
             chosen = self._chosen(selection, None)
-            for row, letter in chosen:
-                by_cause[cause_of(letter.error)].append((row, letter))
+            for row, dead_letter in chosen:
+                by_cause[cause_of(dead_letter.error)].append((row, dead_letter))
             causes = [_cause(cause, found) for cause, found in by_cause.items()]
-            causes.sort(key=lambda cause: (cause.letters, cause.newest_at), reverse=True)
+            causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
             return Causes(len(chosen), len(causes), causes[:limit])
 
         found: Causes = await self._do(count)
         return found
 
-    def _chosen(self, selection: Selection, after: str | None) -> list[tuple[Row, Letter]]:
+    def _chosen(self, selection: Selection, after: str | None) -> list[tuple[StoredRow, StoredDeadLetter]]:
         if after is not None and not after.isdigit():
             raise InvalidPageMark("no mark of a page")
         tables = self._tables
         found = [
-            (tables.rows[identity], letter)
-            for identity, letter in tables.letters.items()
-            if identity in tables.rows and (after is None or letter.number < int(after))
+            (tables.rows[identity], dead_letter)
+            for identity, dead_letter in tables.dead_letters.items()
+            if identity in tables.rows and (after is None or dead_letter.number < int(after))
         ]
-        found = [(row, letter) for row, letter in found if row.status == "dead" and _is_of(selection, row, letter)]
+        found = [
+            (row, dead_letter)
+            for row, dead_letter in found
+            if row.status == "dead" and _is_of(selection, row, dead_letter)
+        ]
         return sorted(found, key=lambda both: both[1].number, reverse=True)
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
@@ -86,61 +90,67 @@ class MemoryLetters(Client):
         found: dict[str, Any] | None = await self._do(get)
         return found
 
-    def _dead(self, letter: Identity) -> tuple[Row, Letter] | None:
-        row = self._tables.rows.get("\0".join(letter))
-        return None if row is None or row.status != "dead" else (row, self._tables.letters["\0".join(letter)])
+    def _dead(self, dead_letter: Identity) -> tuple[StoredRow, StoredDeadLetter] | None:
+        row = self._tables.rows.get("\0".join(dead_letter))
+        return (
+            None if row is None or row.status != "dead" else (row, self._tables.dead_letters["\0".join(dead_letter)])
+        )
 
-    async def mend(self, source: str, id: str, data: bytes) -> bool:
+    async def edit(self, source: str, id: str, data: bytes) -> bool:
         """See DeadLetters."""
 
-        def mend() -> bool:
+        def edit() -> bool:
             found = self._dead(Identity(source, id))
             if found is None or found[1].discarded:
                 return False
             if self._server.is_locked(f"{source}\0{id}"):
                 raise RowLocked(f"another session has {id!r}")
-            found[1].mended = data
+            found[1].edited = data
             return True
 
-        mended: bool = await self._do(mend)
-        return mended
+        edited: bool = await self._do(edit)
+        return edited
 
-    async def discard(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
 
-        def discard(letter: Letter) -> bool:
-            changes = not letter.discarded
-            letter.discarded = True
+        def discard(dead_letter: StoredDeadLetter) -> bool:
+            changes = not dead_letter.discarded
+            dead_letter.discarded = True
             return changes
 
-        return await self._change(letters, discard)
+        return await self._change(dead_letters, discard)
 
-    async def restore(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def restore(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
 
-        def restore(letter: Letter) -> bool:
-            changes = letter.discarded
-            letter.discarded = False
+        def restore(dead_letter: StoredDeadLetter) -> bool:
+            changes = dead_letter.discarded
+            dead_letter.discarded = False
             return changes
 
-        return await self._change(letters, restore)
+        return await self._change(dead_letters, restore)
 
-    async def reset(self, letters: Sequence[Identity]) -> set[Identity]:
+    async def reset(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """See DeadLetters."""
 
-        def reset(letter: Letter) -> bool:
-            if not letter.discarded:
-                letter.mended = None
-            return not letter.discarded
+        def reset(dead_letter: StoredDeadLetter) -> bool:
+            if not dead_letter.discarded:
+                dead_letter.edited = None
+            return not dead_letter.discarded
 
-        return await self._change(letters, reset)
+        return await self._change(dead_letters, reset)
 
-    async def _change(self, letters: Sequence[Identity], change: Callable[[Letter], bool]) -> set[Identity]:
+    async def _change(
+        self, dead_letters: Sequence[Identity], change: Callable[[StoredDeadLetter], bool]
+    ) -> set[Identity]:
         def run() -> set[Identity]:
             found = {
-                letter: self._dead(letter) for letter in letters if not self._server.is_locked("\0".join(letter))
+                dead_letter: self._dead(dead_letter)
+                for dead_letter in dead_letters
+                if not self._server.is_locked("\0".join(dead_letter))
             }
-            return {letter for letter, both in found.items() if both is not None and change(both[1])}
+            return {dead_letter for dead_letter, both in found.items() if both is not None and change(both[1])}
 
         changed: set[Identity] = await self._do(run)
         return changed
@@ -157,14 +167,14 @@ class MemoryLetters(Client):
             if row is None or row.status != "dead":
                 self._server.roll_back(session)
                 return None
-            letter = self._tables.letters[identity]
-            if letter.discarded:
+            dead_letter = self._tables.dead_letters[identity]
+            if dead_letter.discarded:
                 self._server.roll_back(session)
                 return None
             arrival = dead_letter_to_replay(
                 Identity(source, id),
-                letter.raw,
-                letter.mended,
+                dead_letter.raw,
+                dead_letter.edited,
                 type=row.type,
                 attempts=row.attempts,
                 place=Cursor(row.epoch, row.offset),
@@ -192,26 +202,26 @@ class MemoryLetters(Client):
         """See DeadLetters."""
 
         def note() -> None:
-            if (letter := self._tables.letters.get(f"{source}\0{id}")) is not None:
-                letter.error = f"{type(cause).__name__}: {cause}"
-                letter.attempts += 1
+            if (dead_letter := self._tables.dead_letters.get(f"{source}\0{id}")) is not None:
+                dead_letter.error = f"{type(cause).__name__}: {cause}"
+                dead_letter.attempts += 1
 
         await self._do(note)
 
 
-def _is_of(selection: Selection, row: Row, letter: Letter) -> bool:
+def _is_of(selection: Selection, row: StoredRow, dead_letter: StoredDeadLetter) -> bool:
     begins, type_ = selection.type_prefix, selection.type
     return all(
         (
-            selection.discarded in (None, letter.discarded),
+            selection.discarded in (None, dead_letter.discarded),
             not selection.ids or row.id in selection.ids,
             type_ in (None, row.type) if begins is None else row.type.startswith(begins),
             selection.source in (None, row.source),
-            selection.error is None or selection.error.lower() in letter.error.lower(),
-            selection.cause in (None, cause_of(letter.error)),
-            selection.listener in (None, letter.listener),
-            selection.since is None or _time(letter.died_at) >= _time(selection.since),
-            selection.until is None or _time(letter.died_at) < _time(selection.until),
+            selection.error is None or selection.error.lower() in dead_letter.error.lower(),
+            selection.cause in (None, cause_of(dead_letter.error)),
+            selection.listener in (None, dead_letter.listener),
+            selection.since is None or _time(dead_letter.died_at) >= _time(selection.since),
+            selection.until is None or _time(dead_letter.died_at) < _time(selection.until),
         )
     )
 
@@ -220,39 +230,39 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _shown(row: Row, letter: Letter) -> dict[str, Any]:
+def _shown(row: StoredRow, dead_letter: StoredDeadLetter) -> dict[str, Any]:
     return {
         "source": row.source,
         "id": row.id,
         "type": row.type,
-        "error": letter.error,
-        "cause": cause_of(letter.error),
-        "attempts": letter.attempts,
-        "listener": letter.listener,
-        "died_at": letter.died_at,
-        "mended": letter.mended is not None,
-        "discarded_at": letter.died_at if letter.discarded else None,
-        "mark": str(letter.number),
+        "error": dead_letter.error,
+        "cause": cause_of(dead_letter.error),
+        "attempts": dead_letter.attempts,
+        "listener": dead_letter.listener,
+        "died_at": dead_letter.died_at,
+        "mended": dead_letter.edited is not None,
+        "discarded_at": dead_letter.died_at if dead_letter.discarded else None,
+        "mark": str(dead_letter.number),
     }
 
 
-def _whole(row: Row, letter: Letter) -> dict[str, Any]:
+def _whole(row: StoredRow, dead_letter: StoredDeadLetter) -> dict[str, Any]:
     return {
-        **_shown(row, letter),
-        "trace": letter.error,
-        "event": msgspec.Raw(letter.raw),
-        "mended_data": None if letter.mended is None else msgspec.Raw(letter.mended),
+        **_shown(row, dead_letter),
+        "trace": dead_letter.error,
+        "event": msgspec.Raw(dead_letter.raw),
+        "edited_data": None if dead_letter.edited is None else msgspec.Raw(dead_letter.edited),
     }
 
 
-def _cause(cause: str, found: list[tuple[Row, Letter]]) -> Cause:
+def _cause(cause: str, found: list[tuple[StoredRow, StoredDeadLetter]]) -> Cause:
     """Of letters, newest first, that died of it."""
     types = Counter(row.type for row, _ in found)
     row, newest = found[0]
     return Cause(
         cause=cause,
         error=error_pattern(newest.error),
-        letters=len(found),
+        dead_letters=len(found),
         types=sorted(types, key=lambda name: (-types[name], name))[:5],
         newest_at=newest.died_at,
         example=Identity(row.source, row.id),

@@ -15,14 +15,14 @@ from oncecast.core.cursors import (
     decide_save,
 )
 from oncecast.core.dead_letter_ports import DeadLetter
-from oncecast.core.errors import OutOfTurn, RowLocked, Unavailable, error_text
+from oncecast.core.errors import NotNext, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Letter, Session, row_of
+from oncecast.testing.memory.postgres import Session, StoredDeadLetter, row_of
 
 
 class MemoryEvents(Client):
@@ -96,7 +96,7 @@ class MemoryEvents(Client):
         is_ours = self._server.try_lock(session, f"key {turn.key}")
         if not (is_ours and has_come):
             self._server.roll_back(session)
-            raise OutOfTurn(f"the turn of another event of {turn.key}")
+            raise NotNext(f"the turn of another event of {turn.key}")
 
     async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
         """See EventStore."""
@@ -137,10 +137,10 @@ class MemoryEvents(Client):
         count: int = await self._do(prune)
         return count
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         """See EventStore."""
 
-        async def bury() -> DeadLettered:
+        async def dead_letter() -> DeadLettered:
             session = self._server.begin(self._token)
             # rule: an ordered event becomes a dead letter only in its turn
             if arrival.turn is not None:
@@ -153,13 +153,13 @@ class MemoryEvents(Client):
             row = session.rows[arrival.identity]
             row.status, row.attempts = "dead", attempts
             error = error_text(cause)
-            number = len(self._tables.letters) + 1
-            letter = Letter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
-            session.letters[arrival.identity] = letter
+            number = len(self._tables.dead_letters) + 1
+            dead_letter = StoredDeadLetter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
+            session.dead_letters[arrival.identity] = dead_letter
             self._server.commit(session)
             return DeadLettered(Outcome.STORED, attempts)
 
-        ended: DeadLettered = await self._do(bury)
+        ended: DeadLettered = await self._do(dead_letter)
         return ended
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
@@ -196,26 +196,26 @@ class MemoryEvents(Client):
             self._tables.conflicts[arrival.identity, arrival.epoch, arrival.offset] = bytes(arrival.raw)
         return outcome
 
-    async def unfiled(self, limit: int) -> list[DeadLetter]:
+    async def unlogged(self, limit: int) -> list[DeadLetter]:
         """See EventStore."""
 
-        def unfiled() -> list[DeadLetter]:
+        def unlogged() -> list[DeadLetter]:
             return [
-                self._letter(identity)
-                for identity, letter in self._tables.letters.items()
-                if not letter.filed and letter.listener == self._instance
+                self._dead_letter(identity)
+                for identity, dead_letter in self._tables.dead_letters.items()
+                if not dead_letter.logged and dead_letter.listener == self._instance
             ][:limit]
 
-        found: list[DeadLetter] = await self._do(unfiled)
+        found: list[DeadLetter] = await self._do(unlogged)
         return found
 
-    async def mark_filed(self, letters: Sequence[DeadLetter]) -> None:
+    async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
         """See EventStore."""
 
         def mark() -> None:
-            for letter in letters:
-                if (kept := self._tables.letters.get(f"{letter.source}\0{letter.id}")) is not None:
-                    kept.filed = True
+            for dead_letter in dead_letters:
+                if (kept := self._tables.dead_letters.get(f"{dead_letter.source}\0{dead_letter.id}")) is not None:
+                    kept.logged = True
 
         await self._do(mark)
 
@@ -271,11 +271,11 @@ class MemoryEvents(Client):
     async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
         """See EventStore."""
 
-        def adopt() -> None:
+        def force() -> None:
             saved = self._tables.cursors.get(journal)
             self._write_cursor(journal, decide_adoption(saved, epochs, instead_of=instead_of))
 
-        await self._do(adopt)
+        await self._do(force)
 
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0

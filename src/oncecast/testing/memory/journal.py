@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.ports import Batch, KnownGroup
+from oncecast.core.ports import JournalBatch, KnownGroup
 from oncecast.core.wire import Epoch
 from oncecast.journal.sqlite import divide
 
@@ -21,7 +21,7 @@ class Kept:
     name: str
     key: str
     epochs: list[Epoch] = field(default_factory=list)
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[JournalBatch] = field(default_factory=list)
     groups: dict[str, KnownGroup] = field(default_factory=dict)
 
     @classmethod
@@ -37,7 +37,7 @@ class MemoryJournal:
         self._clock = clock
         self._kept = kept or Kept.new(clock)
         self._frame_max_bytes = frame_max_bytes
-        self._callbacks: list[Callable[[Sequence[Batch]], None]] = []
+        self._callbacks: list[Callable[[Sequence[JournalBatch]], None]] = []
         self._waiting: list[tuple[Sequence[bytes], asyncio.Future[int]]] = []
         self.failure: JournalUnavailable | None = None
         self._kept.epochs.append(Epoch(clock.new_token(8), self.last + 1))
@@ -108,7 +108,7 @@ class MemoryJournal:
         self._waiting.append((events, done))
         return await done
 
-    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[Batch]:
+    async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
         """See Journal."""
         batches = self._kept.batches
         begin = bisect_right(batches, after, key=lambda batch: batch.last_offset)
@@ -120,7 +120,7 @@ class MemoryJournal:
                 break
         return batches[begin:end]
 
-    def on_commit(self, callback: Callable[[Sequence[Batch]], None]) -> None:
+    def on_commit(self, callback: Callable[[Sequence[JournalBatch]], None]) -> None:
         """See Journal."""
         self._callbacks.append(callback)
 

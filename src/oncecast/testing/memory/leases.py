@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.ports import Claims
-from oncecast.testing.memory.call import Call, at_once
+from oncecast.testing.memory.call import ServerCall, at_once
 
 COUNT_TTL_S = 600.0
 COUNTER_TTL_S = 60.0
@@ -20,8 +20,8 @@ class Lease:
 
     holder: str | None
     until_s: float
-    rescues: int = 0
-    accused: bool = False
+    takeovers: int = 0
+    isolated: bool = False
     mark: str | None = None
 
     @property
@@ -31,7 +31,7 @@ class Lease:
 
     def copy(self) -> Lease:
         """As it is now."""
-        return Lease(self.holder, self.until_s, self.rescues, self.accused, self.mark)
+        return Lease(self.holder, self.until_s, self.takeovers, self.isolated, self.mark)
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class MemoryLeases:
     """The Leases of `core.ports` on a MemoryRedis. Every call goes through `call`, which may lose or delay it."""
 
     def __init__(
-        self, server: MemoryRedis, *, token: str, lease_ttl_s: float, mark_ttl_s: float, call: Call = at_once
+        self, server: MemoryRedis, *, token: str, lease_ttl_s: float, mark_ttl_s: float, call: ServerCall = at_once
     ) -> None:
         self.token = token
         self._server = server
@@ -94,8 +94,8 @@ class MemoryLeases:
                 if over_marks and lease is not None and lease.mark == arrival.cursor:
                     lease = found[n] = None
                 if lease is None or lease.is_free:
-                    rescues = lease.rescues if lease is not None else 0
-                    self._server.leases[arrival.identity] = Lease(self.token, until_s, rescues)
+                    takeovers = lease.takeovers if lease is not None else 0
+                    self._server.leases[arrival.identity] = Lease(self.token, until_s, takeovers)
             return found
 
         claims = self._sort(arrivals, await self._call(claim))
@@ -122,7 +122,7 @@ class MemoryLeases:
             elif lease.mark is not None:
                 (claims.ended if lease.mark == arrival.cursor else claims.elsewhere).append(arrival)
             else:
-                arrival.rescues = lease.rescues
+                arrival.takeovers = lease.takeovers
                 if lease.holder is None:
                     claims.free.append(arrival)
                 elif lease.holder == self.token:
@@ -148,37 +148,37 @@ class MemoryLeases:
             own = self._own(arrivals)
             for arrival in own:
                 lease = self._server.leases.pop(arrival.identity)
-                if lease.rescues:
-                    self._free(arrival, lease.rescues)
+                if lease.takeovers:
+                    self._free(arrival, lease.takeovers)
             return len(own)
 
         released: int = await self._call(release)
         return released
 
-    async def rescue(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """See Leases."""
 
-        def rescue() -> int:
+        def take_over() -> int:
             dead = self._held_by(holder, arrivals)
             for arrival in dead:
                 lease = self._server.leases[arrival.identity]
                 # rule: a process that dies charges a quarantined event only if it was running
-                counts = died and (lease.rescues < SUSPECT_RESCUES or lease.accused)
-                self._free(arrival, lease.rescues + counts)
+                counts = died and (lease.takeovers < QUARANTINE_AFTER_TAKEOVERS or lease.isolated)
+                self._free(arrival, lease.takeovers + counts)
             return len(dead)
 
-        rescued: int = await self._call(rescue)
-        return rescued
+        taken_over: int = await self._call(take_over)
+        return taken_over
 
-    async def accuse(self, arrival: Arrival, accused: bool) -> None:
+    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
         """See Leases."""
 
-        def accuse() -> None:
+        def begin_isolated() -> None:
             for own in self._own([arrival]):
                 lease = self._server.leases[own.identity]
-                lease.accused = accused and lease.rescues > 0
+                lease.isolated = isolated and lease.takeovers > 0
 
-        await self._call(accuse)
+        await self._call(begin_isolated)
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""
@@ -189,15 +189,15 @@ class MemoryLeases:
 
         await self._call(renew)
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """See Leases."""
 
-        def beat() -> None:
+        def heartbeat() -> None:
             count, until_s = self._server.counters.get(self.token, (0, 0.0))
             count = count if until_s > self._server.now_s() else 0
             self._server.counters[self.token] = (count + 1, self._server.now_s() + COUNTER_TTL_S)
 
-        await self._call(beat)
+        await self._call(heartbeat)
 
     async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
         """See Leases."""
@@ -220,6 +220,6 @@ class MemoryLeases:
         # rule: a listener changes only its own leases
         return [arrival for arrival, lease in found if lease is not None and lease.holder == holder]
 
-    def _free(self, arrival: Arrival, rescues: int) -> None:
+    def _free(self, arrival: Arrival, takeovers: int) -> None:
         until_s = self._server.now_s() + COUNT_TTL_S
-        self._server.leases[arrival.identity] = Lease(None, until_s, rescues)
+        self._server.leases[arrival.identity] = Lease(None, until_s, takeovers)

@@ -20,7 +20,7 @@ BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class Row:
+class StoredRow:
     """An event's row. `content` is what a duplicate is compared by."""
 
     source: str
@@ -35,9 +35,9 @@ class Row:
     status: str = "stored"
 
 
-def row_of(arrival: Arrival, instance: str) -> Row:
+def row_of(arrival: Arrival, instance: str) -> StoredRow:
     """The row of an event that `instance` stores."""
-    return Row(
+    return StoredRow(
         arrival.source,
         arrival.id,
         arrival.type,
@@ -51,7 +51,7 @@ def row_of(arrival: Arrival, instance: str) -> Row:
 
 
 @dataclass(slots=True)
-class Letter:
+class StoredDeadLetter:
     """A dead letter beside its row."""
 
     error: str
@@ -61,8 +61,8 @@ class Letter:
     number: int
     """Letters are numbered in the order of their deaths."""
     died_at_s: float
-    filed: bool = False
-    mended: bytes | None = None
+    logged: bool = False
+    edited: bytes | None = None
     discarded: bool = False
     sent: bool = False
     send_claimed_at_s: float | None = None
@@ -77,8 +77,8 @@ class Letter:
 class Tables:
     """Everything that commits together, and goes back together when the database does."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
-    letters: dict[str, Letter] = field(default_factory=dict)
+    rows: dict[str, StoredRow] = field(default_factory=dict)
+    dead_letters: dict[str, StoredDeadLetter] = field(default_factory=dict)
     attempts: dict[str, CountedFailures] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
     closed_conflicts: dict[Cursor, str | None] = field(default_factory=dict)
@@ -91,14 +91,17 @@ class Tables:
     running: set[str] = field(default_factory=set)
     outbox: dict[int, bytes] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    suspects: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
-    """Deaths by identity and listener, and whether it is being attempted."""
+    quarantined: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
+    """CrashLog by identity and listener, and whether it is being attempted."""
     sending_since_s: float | None = None
 
     def copy(self) -> Tables:
         """A state of its own: of what is in the tables, only letters are ever changed in place."""
         copies = {table.name: copy(getattr(self, table.name)) for table in fields(self)}
-        return Tables(**copies | {"letters": {identity: copy(letter) for identity, letter in self.letters.items()}})
+        return Tables(
+            **copies
+            | {"dead_letters": {identity: copy(dead_letter) for identity, dead_letter in self.dead_letters.items()}}
+        )
 
 
 class Session:
@@ -106,8 +109,8 @@ class Session:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self.rows: dict[str, Row] = {}
-        self.letters: dict[str, Letter] = {}
+        self.rows: dict[str, StoredRow] = {}
+        self.dead_letters: dict[str, StoredDeadLetter] = {}
         self.effects: dict[str, int] = {}
         self.closed_conflicts: dict[Cursor, str | None] = {}
         self.emitted: list[bytes] = []
@@ -196,7 +199,7 @@ class MemoryPostgres:
             raise ConnectionError("terminated by another session")
         if not session.failed:
             self.tables.rows |= session.rows
-            self.tables.letters |= session.letters
+            self.tables.dead_letters |= session.dead_letters
             self.tables.closed_conflicts |= session.closed_conflicts
             for identity in session.rows:
                 self.tables.attempts.pop(identity, None)

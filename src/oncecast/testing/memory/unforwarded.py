@@ -1,17 +1,17 @@
-"""The UnsentLetters of `core.letter_ports` on a MemoryPostgres."""
+"""The UnforwardedDeadLetters of `core.letter_ports` on a MemoryPostgres."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, DeadLetter
-from oncecast.testing.memory.call import Call, at_once
+from oncecast.testing.memory.call import ServerCall, at_once
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Letter, MemoryPostgres
+from oncecast.testing.memory.postgres import MemoryPostgres, StoredDeadLetter
 
 
-class MemoryUnsent(Client):
-    """See UnsentLetters."""
+class MemoryUnforwarded(Client):
+    """See UnforwardedDeadLetters."""
 
     def __init__(
         self,
@@ -19,14 +19,14 @@ class MemoryUnsent(Client):
         *,
         instance: str,
         token: str,
-        call: Call = at_once,
+        call: ServerCall = at_once,
         others_after_s: float = OTHERS_AFTER_S,
     ) -> None:
         super().__init__(server, instance=instance, token=token, call=call)
         self._others_after_s = others_after_s
 
     async def begin(self) -> None:
-        """See UnsentLetters."""
+        """See UnforwardedDeadLetters."""
 
         def begin() -> None:
             if self._tables.sending_since_s is None:
@@ -35,53 +35,61 @@ class MemoryUnsent(Client):
         await self._do(begin)
 
     async def claim(self, limit: int) -> list[DeadLetter]:
-        """See UnsentLetters."""
+        """See UnforwardedDeadLetters."""
 
         def claim() -> list[DeadLetter]:
             now_s = self._now_s()
             due = [
-                (identity, letter)
-                for identity, letter in self._unsent()
-                if (letter.listener == self._instance or now_s - letter.died_at_s > self._others_after_s)
-                and (letter.send_claimed_at_s is None or now_s - letter.send_claimed_at_s > self._others_after_s)
+                (identity, dead_letter)
+                for identity, dead_letter in self._unforwarded()
+                if (dead_letter.listener == self._instance or now_s - dead_letter.died_at_s > self._others_after_s)
+                and (
+                    dead_letter.send_claimed_at_s is None
+                    or now_s - dead_letter.send_claimed_at_s > self._others_after_s
+                )
             ][:limit]
-            for _, letter in due:
-                letter.send_claimed_at_s = now_s
-            return [self._letter(identity) for identity, _ in due]
+            for _, dead_letter in due:
+                dead_letter.send_claimed_at_s = now_s
+            return [self._dead_letter(identity) for identity, _ in due]
 
         claimed: list[DeadLetter] = await self._do(claim)
         return claimed
 
-    async def mark_sent(self, letters: Sequence[DeadLetter]) -> None:
-        """See UnsentLetters."""
+    async def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """See UnforwardedDeadLetters."""
 
         def mark() -> None:
-            for letter in self._kept(letters):
-                letter.sent = True
+            for dead_letter in self._kept(dead_letters):
+                dead_letter.sent = True
 
         await self._do(mark)
 
-    async def release(self, letters: Sequence[DeadLetter]) -> None:
-        """See UnsentLetters."""
+    async def release(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """See UnforwardedDeadLetters."""
 
         def release() -> None:
-            for letter in self._kept(letters):
-                letter.send_claimed_at_s = None
+            for dead_letter in self._kept(dead_letters):
+                dead_letter.send_claimed_at_s = None
 
         await self._do(release)
 
     async def count(self) -> int:
-        """See UnsentLetters."""
-        count: int = await self._do(lambda: len(list(self._unsent())))
+        """See UnforwardedDeadLetters."""
+        count: int = await self._do(lambda: len(list(self._unforwarded())))
         return count
 
-    def _unsent(self) -> Iterator[tuple[str, Letter]]:
+    def _unforwarded(self) -> Iterator[tuple[str, StoredDeadLetter]]:
         since_s = self._tables.sending_since_s
-        for identity, letter in self._tables.letters.items():
-            if since_s is not None and letter.died_at_s >= since_s and not letter.sent and not letter.discarded:
-                yield identity, letter
+        for identity, dead_letter in self._tables.dead_letters.items():
+            if (
+                since_s is not None
+                and dead_letter.died_at_s >= since_s
+                and not dead_letter.sent
+                and not dead_letter.discarded
+            ):
+                yield identity, dead_letter
 
-    def _kept(self, letters: Sequence[DeadLetter]) -> Iterator[Letter]:
-        for letter in letters:
-            if (kept := self._tables.letters.get(f"{letter.source}\0{letter.id}")) is not None:
+    def _kept(self, dead_letters: Sequence[DeadLetter]) -> Iterator[StoredDeadLetter]:
+        for dead_letter in dead_letters:
+            if (kept := self._tables.dead_letters.get(f"{dead_letter.source}\0{dead_letter.id}")) is not None:
                 yield kept

@@ -10,7 +10,7 @@ import pytest
 
 from oncecast.cli.dead_letters.change import _confirm
 from oncecast.cli.dead_letters.edit import fault_of
-from oncecast.cli.dead_letters.replay import Pace, Run, _per_s
+from oncecast.cli.dead_letters.replay import Pace, ReplayRun, _per_s
 from oncecast.cli.dead_letters.selection import Choice, nothing_chosen
 from oncecast.core.errors import ConfigError
 
@@ -70,19 +70,19 @@ def result(outcome: str, number: int = 1) -> dict[str, str]:
 
 
 def test_a_run_tells_what_became_of_each_and_fails_unless_all_are_stored(capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run(4, as_json=False)
+    run = ReplayRun(4, as_json=False)
     run.note([result("stored"), result("failed", 2), result("not_dead", 3), result("unknown", 4)])
     assert run.end() == 1
     told = capsys.readouterr()
     assert told.out == "1 of 4 stored; 1 failed, 1 not dead, 1 unknown.\n"
     assert told.err == "e2: failed: why\ne3: not dead: why\ne4: unknown: why\n"
-    run = Run(1, as_json=False)
+    run = ReplayRun(1, as_json=False)
     run.note([result("stored")])
     assert (run.end(), capsys.readouterr().out) == (0, "1 of 1 stored.\n")
 
 
 def test_of_many_failures_some_are_told_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run(1000, as_json=False)
+    run = ReplayRun(1000, as_json=False)
     run.note([result("failed", n) for n in range(1000)])
     assert run.end() == 1
     told = capsys.readouterr()
@@ -96,11 +96,11 @@ def test_of_many_failures_some_are_told_and_all_are_counted(capsys: pytest.Captu
 def test_a_run_that_is_interrupted_does_not_know_what_became_of_those_in_flight(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = Run(50, as_json=False)
+    run = ReplayRun(50, as_json=False)
     run.note([result("stored", n) for n in range(10)])
     run.stop("interrupted", 10)
     assert (run.end(), capsys.readouterr().out) == (130, "10 of 50 stored; 10 unknown, 30 not tried.\n")
-    run = Run(50, as_json=True)
+    run = ReplayRun(50, as_json=True)
     run.stop("no answer", 1)
     assert run.end() == 1
     assert json.loads(capsys.readouterr().out) == {
@@ -109,7 +109,7 @@ def test_a_run_that_is_interrupted_does_not_know_what_became_of_those_in_flight(
 
 
 def test_nothing_to_replay_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert (Run(0, as_json=False).end(), capsys.readouterr().out) == (0, "There is no such dead letter.\n")
+    assert (ReplayRun(0, as_json=False).end(), capsys.readouterr().out) == (0, "There is no such dead letter.\n")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oncecast.cli.stack.state_file import Entry
+from oncecast.cli.stack.state_file import ProcessEntry
 from oncecast.cli.stack.status import _ask_all, status
 from tests.support.scripted_producer import Producer
 
@@ -70,7 +70,7 @@ async def test_a_server_that_takes_connections_but_stands_still_is_down(tmp_path
     """As the kernel takes them for a PostgreSQL or Redis that is frozen."""
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         address = f"127.0.0.1:{frozen.getsockname()[1]}"
-        entries = [Entry(name=name, address=address, state="running") for name in ("postgres", "valkey")]
+        entries = [ProcessEntry(name=name, address=address, state="running") for name in ("postgres", "valkey")]
         await _ask_all(entries)
     assert [(entry.state, entry.trouble) for entry in entries] == [("down", "no answer within 2 s")] * 2
 

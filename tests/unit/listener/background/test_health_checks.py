@@ -20,7 +20,7 @@ def test_the_reason_of_a_lost_producer_is_shown_where_its_url_has_credentials_to
     troubles = Troubles()
     board = board_of(
         SYSTEM_CLOCK,
-        standing=well,
+        standby=well,
         draining=asyncio.Event(),
         database=well,
         redis=well,
@@ -30,5 +30,5 @@ def test_the_reason_of_a_lost_producer_is_shown_where_its_url_has_credentials_to
         troubles=troubles,
     )
     assert board.look().reason == "producers: 1 of 1 not connected: it is connecting"
-    troubles.observe(Disconnected(feed.shown_url, "HTTP 401"))
+    troubles.emit(Disconnected(feed.shown_url, "HTTP 401"))
     assert board.look().reason == "producers: 1 of 1 not connected: HTTP 401"

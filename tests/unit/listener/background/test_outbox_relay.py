@@ -10,8 +10,7 @@ import pytest
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import EmissionRefused, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.telemetry import EmissionRefused as Refused
-from oncecast.core.telemetry import EmissionsHeldUp, EmissionsRelayed, Fact
+from oncecast.core.telemetry import EmissionDropped, EmissionsRelayed, OutboxBlocked, TelemetryEvent
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.background.outbox_relay import Emissions, RelayLimits
 from oncecast.listener.dependencies.gates import DatabaseGate
@@ -25,17 +24,17 @@ class Harness:
     def __init__(self, limits: RelayLimits = LIMITS) -> None:
         server = MemoryPostgres()
         self.store = MemoryEvents(server, instance="a", token="a")
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.published: list[bytes] = []
         self.errors: list[Exception] = []
         self.something = asyncio.Event()
         self.can_take = 500
         database = DatabaseGate(
-            self.store, SYSTEM_CLOCK, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append
+            self.store, SYSTEM_CLOCK, probe_interval_s=1.0, paused=lambda: None, emit=self.telemetry_events.append
         )
         outbox = MemoryOutbox(server, instance="a", token="a")
         self.station = Emissions(
-            outbox, self._publish, database, SYSTEM_CLOCK, limits=limits, observe=self.facts.append
+            outbox, self._publish, database, SYSTEM_CLOCK, limits=limits, emit=self.telemetry_events.append
         )
 
     async def emit(self, *events: bytes) -> None:
@@ -67,7 +66,7 @@ async def test_it_relays_when_woken(at: Harness) -> None:
     async with asyncio.timeout(120):
         await at.something.wait()
     assert at.published == [b"1", b"2"]
-    assert EmissionsRelayed(2) in at.facts
+    assert EmissionsRelayed(2) in at.telemetry_events
 
 
 async def test_it_looks_now_and_then_though_nobody_wakes_it(at: Harness) -> None:
@@ -86,7 +85,9 @@ async def test_a_producer_that_is_away_holds_it_up_and_is_told_of_once(at: Harne
         while at.station.held_up is not None:
             await asyncio.sleep(0)
     assert at.published == [b"1"]
-    assert [fact for fact in at.facts if isinstance(fact, EmissionsHeldUp)] == [EmissionsHeldUp("away")]
+    assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, OutboxBlocked)] == [
+        OutboxBlocked("away")
+    ]
 
 
 async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_pieces() -> None:
@@ -101,8 +102,8 @@ async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_
             await at.something.wait()
     relaying.cancel()
     assert at.published == emitted
-    (told,) = [fact for fact in at.facts if isinstance(fact, EmissionsHeldUp)][:1]
-    assert told == EmissionsHeldUp("no producer took 8 events within 0.05 s")
+    (told,) = [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, OutboxBlocked)][:1]
+    assert told == OutboxBlocked("no producer took 8 events within 0.05 s")
 
 
 async def test_what_no_producer_takes_is_told_and_holds_up_nothing(at: Harness) -> None:
@@ -112,4 +113,4 @@ async def test_what_no_producer_takes_is_told_and_holds_up_nothing(at: Harness) 
     async with asyncio.timeout(120):
         await at.something.wait()
     assert at.published == [b"2"]
-    assert Refused("too large") in at.facts
+    assert EmissionDropped("too large") in at.telemetry_events

@@ -46,8 +46,8 @@ class Pruning:
         self.servers = MemoryServers(clock)
         self.link = self.servers.to_postgres
         self.events = AgedEvents(self.servers, old_rows)
-        gate, observe = self.servers.database, self.servers.facts.append
-        self.pruner = Pruner(self.events, gate, clock, keep_s=keep_s, observe=observe)
+        gate, emit = self.servers.database, self.servers.telemetry_events.append
+        self.pruner = Pruner(self.events, gate, clock, keep_s=keep_s, emit=emit)
 
 
 @in_virtual_time
@@ -56,7 +56,7 @@ async def test_all_old_rows_are_deleted_in_batches_and_reported_as_one_number(cl
     async with running(at.pruner.prune_for_ever()):
         await clock.sleep(1.0)
     assert at.events.deleted == [CHUNK_ROWS, CHUNK_ROWS, 1, 0]
-    assert at.servers.facts == [Pruned(2 * CHUNK_ROWS + 1)]
+    assert at.servers.telemetry_events == [Pruned(2 * CHUNK_ROWS + 1)]
 
 
 @in_virtual_time
@@ -64,7 +64,7 @@ async def test_where_no_row_is_old_nothing_is_reported(clock: VirtualClock) -> N
     at = Pruning(clock)
     async with running(at.pruner.prune_for_ever()):
         await clock.sleep(ROUND_S)
-    assert at.servers.facts == []
+    assert at.servers.telemetry_events == []
 
 
 @pytest.mark.parametrize("keep_s", [None, KEEP_S])

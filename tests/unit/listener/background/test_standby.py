@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from oncecast.core.telemetry import StandingBy
-from oncecast.listener.background.standby import Standing
+from oncecast.core.telemetry import StandbyEntered
+from oncecast.listener.background.standby import Standby
 from oncecast.testing.memory import MemoryEvents
 from tests.simulation.clock import VirtualClock
 from tests.support.memory_servers import Link, MemoryServers
@@ -21,21 +21,21 @@ class Group:
         self.link = Link()
         """The way of the listener that joined last."""
 
-    def join(self, *handlers: str, adopt: bool = False) -> Standing:
+    def join(self, *handlers: str, force: bool = False) -> Standby:
         """A listener whose application has these handlers."""
         self.link = Link()
         events = MemoryEvents(self.servers.postgres, instance="a", token="a", call=self.link.call)
-        clock, observe = self.servers.clock, self.servers.facts.append
-        return Standing(events, frozenset(handlers), clock, adopt=adopt, observe=observe)
+        clock, emit = self.servers.clock, self.servers.telemetry_events.append
+        return Standby(events, frozenset(handlers), clock, force=force, emit=emit)
 
 
 @in_virtual_time
 async def test_the_first_listener_of_a_group_records_its_handlers_and_works(clock: VirtualClock) -> None:
     group = Group(clock)
     first = group.join(ORDERS)
-    assert (first.allowed.is_set(), first.objection) == (False, "it has just begun")
+    assert (first.allowed.is_set(), first.standby_reason) == (False, "it has just begun")
     await first.ask()
-    assert (first.allowed.is_set(), first.objection) == (True, None)
+    assert (first.allowed.is_set(), first.standby_reason) == (True, None)
     assert group.servers.postgres.tables.revisions == [frozenset({ORDERS})]
 
 
@@ -48,7 +48,7 @@ async def test_a_listener_with_more_handlers_works_and_the_others_stop(clock: Vi
     assert new.allowed.is_set()
     assert not old.lost.is_set()
     await old.ask()
-    assert (old.lost.is_set(), old.objection) == (True, LACKS_MAIL)
+    assert (old.lost.is_set(), old.standby_reason) == (True, LACKS_MAIL)
 
 
 @in_virtual_time
@@ -58,8 +58,8 @@ async def test_a_listener_that_lacks_a_handler_stands_by_and_says_so_once(clock:
     lacking = group.join(ORDERS)
     for _ in range(3):
         await lacking.ask()
-    assert (lacking.allowed.is_set(), lacking.lost.is_set(), lacking.objection) == (False, False, LACKS_MAIL)
-    assert group.servers.facts == [StandingBy(LACKS_MAIL)]
+    assert (lacking.allowed.is_set(), lacking.lost.is_set(), lacking.standby_reason) == (False, False, LACKS_MAIL)
+    assert group.servers.telemetry_events == [StandbyEntered(LACKS_MAIL)]
 
 
 @in_virtual_time
@@ -76,21 +76,21 @@ async def test_an_application_may_be_forced_on_the_group_though_it_lacks_handler
     group = Group(clock)
     before = group.join(ORDERS, MAIL)
     await before.ask()
-    forced = group.join(ORDERS, adopt=True)
+    forced = group.join(ORDERS, force=True)
     await forced.ask()
     assert forced.allowed.is_set()
     await before.ask()
-    assert before.objection is None, "it has all handlers of the group, and more"
+    assert before.standby_reason is None, "it has all handlers of the group, and more"
 
 
 @in_virtual_time
 async def test_an_application_is_forced_on_the_group_only_once(clock: VirtualClock) -> None:
     group = Group(clock)
-    forced = group.join(ORDERS, adopt=True)
+    forced = group.join(ORDERS, force=True)
     await forced.ask()
     await group.join(ORDERS, MAIL).ask()
     await forced.ask()
-    assert (forced.lost.is_set(), forced.objection) == (True, LACKS_MAIL)
+    assert (forced.lost.is_set(), forced.standby_reason) == (True, LACKS_MAIL)
 
 
 @in_virtual_time
@@ -101,9 +101,9 @@ async def test_a_listener_that_stands_by_works_once_the_group_needs_no_handler_t
     await group.join(ORDERS, MAIL).ask()
     waiting = group.join(ORDERS)
     await waiting.ask()
-    await group.join(ORDERS, adopt=True).ask()
+    await group.join(ORDERS, force=True).ask()
     await waiting.ask()
-    assert (waiting.allowed.is_set(), waiting.objection) == (True, None)
+    assert (waiting.allowed.is_set(), waiting.standby_reason) == (True, None)
 
 
 @in_virtual_time
@@ -115,7 +115,7 @@ async def test_while_postgresql_is_away_everything_stays_as_it_is(clock: Virtual
     await group.join(ORDERS, MAIL).ask()
     way.error = ConnectionRefusedError("refused")
     await working.ask()
-    assert (working.allowed.is_set(), working.lost.is_set(), working.objection) == (True, False, None)
+    assert (working.allowed.is_set(), working.lost.is_set(), working.standby_reason) == (True, False, None)
 
 
 @in_virtual_time
@@ -124,7 +124,7 @@ async def test_an_application_that_could_not_be_forced_while_postgresql_was_away
 ) -> None:
     group = Group(clock)
     await group.join(ORDERS, MAIL).ask()
-    forced = group.join(ORDERS, adopt=True)
+    forced = group.join(ORDERS, force=True)
     group.link.next_errors = [ConnectionRefusedError("refused")]
     await forced.ask()
     assert not forced.allowed.is_set()

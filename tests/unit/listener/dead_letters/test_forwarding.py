@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, LetterMessage
+from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, DeadLetterMessage
 from oncecast.core.errors import Reject, Unavailable
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import DependencyLost, DependencyReady, Fact, SendingRefused, Sent
-from oncecast.listener.dead_letters.forwarding import CHUNK_LETTERS, DeadLetterSender, SendingTimes
+from oncecast.core.telemetry import DependencyLost, DependencyReady, ForwardingRefused, Sent, TelemetryEvent
+from oncecast.listener.dead_letters.forwarding import CHUNK_DEAD_LETTERS, DeadLetterForwarder, SendingTimes
 from oncecast.listener.dependencies.gates import DatabaseGate
-from oncecast.testing.memory import MemoryEvents, MemoryPostgres, MemoryUnsent
+from oncecast.testing.memory import MemoryEvents, MemoryPostgres, MemoryUnforwarded
 from tests.support.places import arrival
 
 TIMES = SendingTimes(look_soon_s=0.02, retry=Backoff(base_s=0.01, max_s=0.02))
@@ -39,7 +39,7 @@ class Broker:
         if self.away:
             raise Unavailable("the broker is away")
 
-    async def send(self, messages: Sequence[LetterMessage]) -> list[str | None]:
+    async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
         if self.frozen:
             raise Unavailable("the broker did not answer")
         refused = {m.id for m in messages if self.full or m.id in self.bad}
@@ -56,22 +56,22 @@ class Bench:
     def __init__(self, others_after_s: float = OTHERS_AFTER_S) -> None:
         self.postgres = MemoryPostgres()
         self.store = MemoryEvents(self.postgres, instance="a", token="a")
-        self.letters = MemoryUnsent(self.postgres, instance="a", token="a", others_after_s=others_after_s)
+        self.dead_letters = MemoryUnforwarded(self.postgres, instance="a", token="a", others_after_s=others_after_s)
         self.broker = Broker()
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         gate = DatabaseGate(
-            self.store, SYSTEM_CLOCK, probe_interval_s=0.1, paused=lambda: None, observe=self.facts.append
+            self.store, SYSTEM_CLOCK, probe_interval_s=0.1, paused=lambda: None, emit=self.telemetry_events.append
         )
-        self.sender = DeadLetterSender(
-            self.letters, self.broker, gate, SYSTEM_CLOCK, times=TIMES, observe=self.facts.append
+        self.sender = DeadLetterForwarder(
+            self.dead_letters, self.broker, gate, SYSTEM_CLOCK, times=TIMES, emit=self.telemetry_events.append
         )
 
-    async def bury(self, *offsets: int) -> None:
+    async def dead_letter(self, *offsets: int) -> None:
         for offset in offsets:
-            await self.store.bury(arrival(offset), Reject("no"))
+            await self.store.dead_letter(arrival(offset), Reject("no"))
 
-    def told(self, *kinds: type[Fact]) -> list[str]:
-        return [type(fact).__name__ for fact in self.facts if isinstance(fact, kinds)]
+    def told(self, *kinds: type[TelemetryEvent]) -> list[str]:
+        return [type(telemetry).__name__ for telemetry in self.telemetry_events if isinstance(telemetry, kinds)]
 
     async def until_sent(self, count: int) -> None:
         async with asyncio.timeout(120):
@@ -90,10 +90,10 @@ STATES = (DependencyLost, DependencyReady)
 
 
 async def test_all_that_waits_is_sent_and_counted(bench: Bench) -> None:
-    await bench.bury(*range(1, 46))
+    await bench.dead_letter(*range(1, 46))
     assert await bench.sender.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(1, 46))
-    assert (bench.sender.unsent, bench.sender.is_up, bench.told(*STATES)) == (0, True, ["DependencyReady"])
+    assert (bench.sender.unforwarded, bench.sender.is_up, bench.told(*STATES)) == (0, True, ["DependencyReady"])
     assert await bench.sender.send()
     assert len(bench.broker.got) == 45
 
@@ -105,15 +105,15 @@ async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_a
     bench = Bench(others_after_s=0.0)
     assert await bench.sender.send()
     setattr(bench.broker, trouble, True)
-    bench.facts.clear()
+    bench.telemetry_events.clear()
     running = asyncio.create_task(bench.sender.send_for_ever())
-    await bench.bury(1, 2, 3)
+    await bench.dead_letter(1, 2, 3)
     bench.sender.wake()
     opened = bench.broker.opened
     async with asyncio.timeout(120):
         while bench.broker.opened < opened + 4:
             await asyncio.sleep(0.001)
-    assert (bench.sender.unsent, bench.sender.is_up, bench.told(*STATES)) == (3, False, ["DependencyLost"])
+    assert (bench.sender.unforwarded, bench.sender.is_up, bench.told(*STATES)) == (3, False, ["DependencyLost"])
     setattr(bench.broker, trouble, False)
     await bench.until_sent(3)
     assert bench.told(*STATES) == ["DependencyLost", "DependencyReady"]
@@ -122,40 +122,40 @@ async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_a
 
 async def test_one_that_is_refused_holds_no_other_back(bench: Bench) -> None:
     bench.broker.bad = {"id-1"}
-    await bench.bury(*range(1, 31))
+    await bench.dead_letter(*range(1, 31))
     assert await bench.sender.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(2, 31))
-    assert (bench.told(SendingRefused), bench.sender.unsent) == (["SendingRefused"], 1)
+    assert (bench.told(ForwardingRefused), bench.sender.unforwarded) == (["ForwardingRefused"], 1)
     assert bench.sender.is_up
 
 
 async def test_a_chunk_that_is_refused_makes_way_for_the_next(bench: Bench) -> None:
-    bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_LETTERS + 1)}
-    await bench.bury(*range(1, CHUNK_LETTERS + 2))
+    bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_DEAD_LETTERS + 1)}
+    await bench.dead_letter(*range(1, CHUNK_DEAD_LETTERS + 2))
     assert not await bench.sender.send()
     assert not bench.sender.is_up
     assert await bench.sender.send()
-    assert bench.broker.got == [f"id-{CHUNK_LETTERS + 1}"]
+    assert bench.broker.got == [f"id-{CHUNK_DEAD_LETTERS + 1}"]
     assert bench.sender.is_up
 
 
 async def test_a_new_letter_is_sent_as_soon_as_it_is_told_of(bench: Bench) -> None:
     running = asyncio.create_task(bench.sender.send_for_ever())
     for n in range(1, 4):
-        await bench.bury(n)
+        await bench.dead_letter(n)
         bench.sender.wake()
         await bench.until_sent(n)
     running.cancel()
 
 
 async def test_a_drain_sends_what_there_is_and_waits_no_longer_than_it_may(bench: Bench) -> None:
-    await bench.bury(1)
+    await bench.dead_letter(1)
     await bench.sender.drain(5.0)
     assert bench.broker.got == ["id-1"]
-    await bench.bury(2)
+    await bench.dead_letter(2)
     never = asyncio.Event()
 
-    async def hang(messages: Sequence[LetterMessage]) -> list[str | None]:
+    async def hang(messages: Sequence[DeadLetterMessage]) -> list[str | None]:
         await never.wait()
         return []
 

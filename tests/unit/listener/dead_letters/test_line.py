@@ -12,7 +12,7 @@ from oncecast.core.event import Event
 from oncecast.listener.dead_letters.line import line_of, message_of
 
 
-def letter(data: object, error: str = "KeyError: 'tae'", **attributes: object) -> DeadLetter:
+def dead_letter(data: object, error: str = "KeyError: 'tae'", **attributes: object) -> DeadLetter:
     event = Event.new("order", data, id="o 1", source="/shop", extensions=attributes)
     return DeadLetter(
         source="/shop",
@@ -26,7 +26,7 @@ def letter(data: object, error: str = "KeyError: 'tae'", **attributes: object) -
 
 
 def test_a_message_is_the_line_of_the_file() -> None:
-    given = letter({"sku": "tae"})
+    given = dead_letter({"sku": "tae"})
     message = message_of(given, 10_000)
     assert message.body == line_of(given)
     body = msgspec.json.decode(message.body)
@@ -36,7 +36,7 @@ def test_a_message_is_the_line_of_the_file() -> None:
 
 
 def test_one_that_is_too_long_goes_without_its_data_and_says_how_to_see_it() -> None:
-    body = msgspec.json.decode(message_of(letter("x" * 10_000, trace="kept"), 5_000).body)
+    body = msgspec.json.decode(message_of(dead_letter("x" * 10_000, trace="kept"), 5_000).body)
     assert body["event"]["type"] == "order"
     assert body["event"]["trace"] == "kept"
     assert "data" not in body["event"]
@@ -45,7 +45,7 @@ def test_one_that_is_too_long_goes_without_its_data_and_says_how_to_see_it() -> 
 
 
 def test_one_whose_error_and_attributes_are_too_long_still_tells_which_it_is() -> None:
-    message = message_of(letter(None, error="x" * 20_000, trace="y" * 20_000), 2_000)
+    message = message_of(dead_letter(None, error="x" * 20_000, trace="y" * 20_000), 2_000)
     assert len(message.body) < 2_000
     body = msgspec.json.decode(message.body)
     assert body["event"] == {"source": "/shop", "id": "o 1"}
@@ -54,12 +54,12 @@ def test_one_whose_error_and_attributes_are_too_long_still_tells_which_it_is() -
 
 @pytest.mark.parametrize("raw", [b'{"id":"o 1","data":"\xff', b"[]", b"[" * 100_000])
 def test_one_that_is_too_long_and_cannot_be_read_still_tells_which_it_is(raw: bytes) -> None:
-    given = dataclasses.replace(letter(1), raw=raw + b" " * 10_000)
+    given = dataclasses.replace(dead_letter(1), raw=raw + b" " * 10_000)
     body = msgspec.json.decode(message_of(given, 2_000).body)
     assert body["event"] == {"source": "/shop", "id": "o 1"}
 
 
 def test_a_messages_digest_is_the_same_whenever_it_is_made_and_another_for_another_identity() -> None:
-    first, again = message_of(letter(1), 10_000), message_of(letter(2), 10_000)
+    first, again = message_of(dead_letter(1), 10_000), message_of(dead_letter(2), 10_000)
     assert first.digest == again.digest
     assert len(first.digest) == 64

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from oncecast.core.errors import Reject, Unavailable
-from oncecast.core.telemetry import Fact, Filed, FilingFailed
-from oncecast.listener.dead_letters.logging import CHUNK_LETTERS, RETRY_INTERVAL_S, DeadLetterFiler
+from oncecast.core.telemetry import DeadLetterLogFailed, DeadLettersLogged, TelemetryEvent
+from oncecast.listener.dead_letters.logging import CHUNK_DEAD_LETTERS, RETRY_INTERVAL_S, DeadLetterLogger
 from oncecast.testing.memory import MemoryEvents
 from tests.simulation.clock import VirtualClock
 from tests.support.memory_servers import PROBE_INTERVAL_S, REFUSED, MemoryServers
@@ -43,18 +43,18 @@ class Filing:
         self.link = self.servers.to_postgres
         self.other = MemoryEvents(self.servers.postgres, instance="b", token="b")
         self.log = Log()
-        events, gate, observe = self.servers.events, self.servers.database, self.servers.facts.append
-        self.filer = DeadLetterFiler(events, self.log, gate, clock, observe=observe)
+        events, gate, emit = self.servers.events, self.servers.database, self.servers.telemetry_events.append
+        self.filer = DeadLetterLogger(events, self.log, gate, clock, emit=emit)
 
     @property
-    def facts(self) -> list[Fact]:
-        return self.servers.facts
+    def telemetry_events(self) -> list[TelemetryEvent]:
+        return self.servers.telemetry_events
 
     async def die(self, *ids: str) -> None:
         """These become dead letters of `a`."""
         for id_ in ids:
             offset = len(self.servers.postgres.tables.rows) + 1
-            await self.servers.events.bury(arrival(offset, id_), Reject("no"))
+            await self.servers.events.dead_letter(arrival(offset, id_), Reject("no"))
 
 
 @in_virtual_time
@@ -64,13 +64,13 @@ async def test_each_dead_letter_gets_one_line_in_the_order_of_their_deaths(clock
     assert await at.filer.file()
     assert await at.filer.file()
     assert at.log.ids == ["x", "y"]
-    assert at.facts == [Filed("x", "the log"), Filed("y", "the log")]
+    assert at.telemetry_events == [DeadLettersLogged("x", "the log"), DeadLettersLogged("y", "the log")]
 
 
 @in_virtual_time
 async def test_the_dead_letters_of_another_listener_are_left_to_its_own_log(clock: VirtualClock) -> None:
     at = Filing(clock)
-    await at.other.bury(arrival(1, "x"), Reject("no"))
+    await at.other.dead_letter(arrival(1, "x"), Reject("no"))
     assert await at.filer.file()
     assert at.log.ids is None
 
@@ -78,7 +78,7 @@ async def test_the_dead_letters_of_another_listener_are_left_to_its_own_log(cloc
 @in_virtual_time
 async def test_any_number_of_dead_letters_is_logged_in_portions(clock: VirtualClock) -> None:
     at = Filing(clock)
-    ids = [f"e{n}" for n in range(2 * CHUNK_LETTERS + 1)]
+    ids = [f"e{n}" for n in range(2 * CHUNK_DEAD_LETTERS + 1)]
     await at.die(*ids)
     assert await at.filer.file()
     assert at.log.ids == ids
@@ -90,7 +90,7 @@ async def test_a_log_that_cannot_be_written_is_reported_and_its_lines_are_writte
     await at.die("x")
     at.log.error = FULL
     assert not await at.filer.file()
-    assert at.facts == [FilingFailed(str(FULL))]
+    assert at.telemetry_events == [DeadLetterLogFailed(str(FULL))]
     at.log.error = None
     assert await at.filer.file()
     assert at.log.ids == ["x"]
@@ -128,7 +128,7 @@ async def test_a_log_that_cannot_be_created_is_reported_at_the_start(clock: Virt
     at.log.error = FULL
     async with running(at.filer.file_for_ever()):
         await clock.sleep(1.0)
-    assert at.facts == [FilingFailed(str(FULL))]
+    assert at.telemetry_events == [DeadLetterLogFailed(str(FULL))]
 
 
 @in_virtual_time
@@ -158,7 +158,7 @@ async def test_a_log_that_failed_is_tried_again_every_five_seconds(clock: Virtua
     at.log.error = FULL
     async with running(at.filer.file_for_ever()):
         await clock.sleep(2 * RETRY_INTERVAL_S + 0.1)
-        assert at.facts == [FilingFailed(str(FULL))] * 4  # at the start, and three times
+        assert at.telemetry_events == [DeadLetterLogFailed(str(FULL))] * 4  # at the start, and three times
         at.log.error = None
         await clock.sleep(RETRY_INTERVAL_S)
     assert at.log.ids == ["x"]

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from oncecast import Event, Listener
+from oncecast import App, Event
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.telemetry import Fact
+from oncecast.core.telemetry import TelemetryEvent
 from oncecast.listener.dead_letters.replay import Replay, Replays
-from oncecast.listener.dependencies.exclusive_run import Solo
-from oncecast.testing.memory import MemoryEvents, MemoryLetters, MemoryPostgres
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
+from oncecast.testing.memory import MemoryDeadLetters, MemoryEvents, MemoryPostgres
 from tests.support.places import arrival
 
 SOURCE = "/oncecast"
@@ -25,21 +25,21 @@ class Harness:
 
     def __init__(self) -> None:
         self.server = MemoryPostgres()
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.began, self.may_end = asyncio.Event(), asyncio.Event()
-        app = Listener()
+        app = App()
         app.on("tick")(self._handle)
-        letters = MemoryLetters(self.server, instance="a", token="a")
-        self.replays = Replays(app, letters, Solo(), OPTIONS, observe=self.facts.append)
+        dead_letters = MemoryDeadLetters(self.server, instance="a", token="a")
+        self.replays = Replays(app, dead_letters, ExclusiveRun(), OPTIONS, emit=self.telemetry_events.append)
 
     async def _handle(self, event: Event) -> None:
         self.began.set()
         await self.may_end.wait()
 
-    async def bury(self) -> None:
+    async def dead_letter(self) -> None:
         store = MemoryEvents(self.server, instance="a", token="a")
         for offset in (1, 2):
-            await store.bury(arrival(offset), ValueError("no"))
+            await store.dead_letter(arrival(offset), ValueError("no"))
 
     def statuses(self) -> list[str]:
         return [row.status for row in self.server.tables.rows.values()]
@@ -48,7 +48,7 @@ class Harness:
 @pytest.fixture
 async def at() -> Harness:
     harness = Harness()
-    await harness.bury()
+    await harness.dead_letter()
     return harness
 
 
@@ -75,7 +75,7 @@ async def test_a_replay_that_takes_longer_than_the_drain_may_is_cut_short_as_if_
         await at.replays.drain(within_s=0.01)
     assert replay.result().outcome is Replay.UNKNOWN
     assert "cut short" in (replay.result().error or "")
-    assert (at.statuses(), at.facts) == (["dead", "dead"], [])
+    assert (at.statuses(), at.telemetry_events) == (["dead", "dead"], [])
 
 
 async def test_whoever_asked_may_go_away_and_the_drain_still_waits(at: Harness) -> None:
@@ -91,13 +91,15 @@ async def test_whoever_asked_may_go_away_and_the_drain_still_waits(at: Harness) 
 
 
 async def test_a_replay_whose_handler_finds_no_thread_is_as_if_never_asked() -> None:
-    at, app = Harness(), Listener()
-    await at.bury()
+    at, app = Harness(), App()
+    await at.dead_letter()
 
     @app.on("tick")
     def handler() -> None: ...
 
-    letters = MemoryLetters(at.server, instance="a", token="a")
-    replays = Replays(app, letters, Solo(), replace(OPTIONS, abandoned_threads_max=0), observe=at.facts.append)
+    dead_letters = MemoryDeadLetters(at.server, instance="a", token="a")
+    replays = Replays(
+        app, dead_letters, ExclusiveRun(), replace(OPTIONS, abandoned_threads_max=0), emit=at.telemetry_events.append
+    )
     result = await replays.replay(SOURCE, "id-1")
-    assert (result.outcome, at.facts) == (Replay.UNKNOWN, [])
+    assert (result.outcome, at.telemetry_events) == (Replay.UNKNOWN, [])

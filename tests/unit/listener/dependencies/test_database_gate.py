@@ -33,7 +33,7 @@ async def test_work_waits_from_when_the_tries_are_used_up_until_a_probe_has_writ
         at.to_postgres.error = None
         await clock.sleep(PROBED_AFTER_S)
     assert (at.database.is_up, waiting.done(), at.database.fault) == (True, True, None)
-    assert at.facts == [LOST, TRIED, READY]
+    assert at.telemetry_events == [LOST, TRIED, READY]
 
 
 @in_virtual_time
@@ -41,7 +41,7 @@ async def test_an_outage_pauses_the_listener_once_however_many_attempts_fail(clo
     at = MemoryServers(clock)
     for _ in range(3):
         at.database.lost(REFUSED)
-    assert (at.pauses, at.facts) == (1, [LOST])
+    assert (at.pauses, at.telemetry_events) == (1, [LOST])
 
 
 @in_virtual_time
@@ -51,7 +51,7 @@ async def test_a_second_outage_pauses_the_listener_again(clock: VirtualClock) ->
         for _ in range(2):
             at.database.lost(REFUSED)
             await clock.sleep(PROBED_AFTER_S)
-    assert (at.pauses, at.facts) == (2, [LOST, TRIED, READY] * 2)
+    assert (at.pauses, at.telemetry_events) == (2, [LOST, TRIED, READY] * 2)
 
 
 @in_virtual_time
@@ -119,7 +119,9 @@ async def test_an_attempt_that_takes_long_has_postgresql_probed_which_may_pause_
         await clock.sleep(SLOW_S - 1.0)
         assert (at.to_postgres.calls, at.database.is_up) == (0, True)
         await clock.sleep(2.0)
-    assert at.facts[0] == DependencyLost("database", "PostgreSQL: ConnectionRefusedError: connection refused")
+    assert at.telemetry_events[0] == DependencyLost(
+        "database", "PostgreSQL: ConnectionRefusedError: connection refused"
+    )
 
 
 @in_virtual_time
@@ -128,7 +130,7 @@ async def test_an_attempt_that_takes_long_on_a_healthy_postgresql_pauses_nothing
     at.database.asked(arrivals(1)[0])
     async with running(at.database.probe_for_ever()):
         await clock.sleep(5 * SLOW_S)
-    assert (at.database.is_up, at.facts) == (True, [])
+    assert (at.database.is_up, at.telemetry_events) == (True, [])
     assert at.to_postgres.calls in (4, 5)
 
 
@@ -164,7 +166,7 @@ async def test_an_answer_while_work_is_paused_does_not_end_the_outage(clock: Vir
     at = MemoryServers(clock)
     at.database.lost(REFUSED)
     at.database.trust()
-    assert (at.database.fault, at.facts) == ("connection refused", [LOST])
+    assert (at.database.fault, at.telemetry_events) == ("connection refused", [LOST])
 
 
 @pytest.mark.parametrize("goes_down", [True, False])

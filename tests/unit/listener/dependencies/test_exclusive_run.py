@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=12))
@@ -18,10 +18,10 @@ def test_nothing_runs_beside_one_that_is_alone_and_all_come_to_run(
     running: list[bool] = []
     ran: list[int] = []
 
-    async def run(solo: Solo, number: int, alone: bool, begins_after: int, takes: int) -> None:
+    async def run(exclusive_run: ExclusiveRun, number: int, alone: bool, begins_after: int, takes: int) -> None:
         for _ in range(begins_after):
             await asyncio.sleep(0)
-        async with solo.alone() if alone else solo.together():
+        async with exclusive_run.alone() if alone else exclusive_run.together():
             running.append(alone)
             assert not any(running) or len(running) == 1
             for _ in range(takes):
@@ -30,8 +30,8 @@ def test_nothing_runs_beside_one_that_is_alone_and_all_come_to_run(
             ran.append(number)
 
     async def main() -> None:
-        solo = Solo()
-        tasks = [asyncio.create_task(run(solo, n, *args[:3])) for n, args in enumerate(runs)]
+        exclusive_run = ExclusiveRun()
+        tasks = [asyncio.create_task(run(exclusive_run, n, *args[:3])) for n, args in enumerate(runs)]
         for task, (_, begins_after, _, is_cancelled) in zip(tasks, runs, strict=True):
             if is_cancelled and begins_after == 5:
                 task.cancel()

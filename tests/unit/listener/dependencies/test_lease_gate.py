@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import SUSPECT_RESCUES
+from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.ports import Claims
 from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues
-from oncecast.listener.dependencies.gates import BEAT_DEADLINE_S, CALL_MAX_EVENTS, WARN_INTERVAL_S
+from oncecast.listener.dependencies.gates import CALL_MAX_EVENTS, HEARTBEAT_DEADLINE_S, WARN_INTERVAL_S
 from oncecast.testing.memory import MemoryLeases
 from tests.simulation.clock import VirtualClock
 from tests.support.arrivals import arrivals, track
@@ -53,7 +53,7 @@ async def test_an_outage_is_reported_once_and_nothing_is_asked_until_the_next_he
         await at.leases.look(batch)
         await at.leases.settle(batch)
         await at.leases.counters(["b"])
-    assert (at.to_redis.calls - asked, at.facts) == (1, [LOST])
+    assert (at.to_redis.calls - asked, at.telemetry_events) == (1, [LOST])
 
 
 @in_virtual_time
@@ -84,7 +84,7 @@ async def test_an_event_that_the_process_before_may_have_died_of_is_quarantined_
     doubted, other = arrivals(2)
     doubted.doubted = True
     await at.leases.claim([doubted, other])
-    assert (doubted.rescues, other.rescues) == (SUSPECT_RESCUES, 0)
+    assert (doubted.takeovers, other.takeovers) == (QUARANTINE_AFTER_TAKEOVERS, 0)
 
 
 @in_virtual_time
@@ -162,27 +162,27 @@ async def test_a_takeover_frees_the_leases_of_a_dead_owner_and_counts_its_death(
     at = MemoryServers(clock)
     batch = arrivals(1)
     await at.other_leases.claim(batch)
-    await at.leases.rescue(batch, "b", died=True)
-    assert ((await at.leases.claim(batch)).mine, batch[0].rescues) == (batch, 1)
+    await at.leases.take_over(batch, "b", died=True)
+    assert ((await at.leases.claim(batch)).mine, batch[0].takeovers) == (batch, 1)
 
 
 @in_virtual_time
 async def test_an_isolated_attempt_is_recorded_in_the_lease_if_there_is_one(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     leased, other = arrivals(2)
-    for _ in range(SUSPECT_RESCUES):
+    for _ in range(QUARANTINE_AFTER_TAKEOVERS):
         await at.other_leases.claim([leased])
-        await at.other_leases.rescue([leased], "b", died=True)
+        await at.other_leases.take_over([leased], "b", died=True)
     await at.leases.claim([leased])
-    await at.leases.accuse(leased, True)
-    await at.leases.accuse(other, True)
-    assert [lease.accused for lease in at.redis.leases.values()] == [True]
+    await at.leases.begin_isolated(leased, True)
+    await at.leases.begin_isolated(other, True)
+    assert [lease.isolated for lease in at.redis.leases.values()] == [True]
 
 
 @in_virtual_time
 async def test_nobody_is_known_to_be_dead_while_redis_is_away(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    await at.other_leases.beat()
+    await at.other_leases.heartbeat()
     assert await at.leases.counters(["b", "c"]) == {"b": 1, "c": None}
     at.to_redis.error = REFUSED
     assert await at.leases.counters(["b"]) is None
@@ -206,7 +206,7 @@ async def test_foreign_values_are_warned_of_at_most_every_ten_seconds(clock: Vir
     await gate.claim(arrivals(2))
     await clock.sleep(WARN_INTERVAL_S)
     await gate.claim(arrivals(1))
-    assert at.facts == [ForeignValues(3, "1", r"'\xffx'"), ForeignValues(1, "1", r"'\xffx'")]
+    assert at.telemetry_events == [ForeignValues(3, "1", r"'\xffx'"), ForeignValues(1, "1", r"'\xffx'")]
 
 
 # --- heartbeat ----------------------------------------------------------------------------------------------
@@ -215,32 +215,32 @@ async def test_foreign_values_are_warned_of_at_most_every_ten_seconds(clock: Vir
 @in_virtual_time
 async def test_the_heartbeat_moves_every_second_and_redis_is_reported_ready_once(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    async with running(at.leases.beat_for_ever()):
+    async with running(at.leases.heartbeat_loop()):
         await clock.sleep(3.5)
     assert await at.other_leases.counters(["a"]) == {"a": 4}
-    assert at.facts == [TRIED, READY]
+    assert at.telemetry_events == [TRIED, READY]
 
 
 @in_virtual_time
 async def test_a_heartbeat_without_an_answer_shows_that_redis_is_away(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    async with running(at.leases.beat_for_ever()):
+    async with running(at.leases.heartbeat_loop()):
         await clock.sleep(0.5)
         at.to_redis.is_silent = True
-        await clock.sleep(0.6 + BEAT_DEADLINE_S)
+        await clock.sleep(0.6 + HEARTBEAT_DEADLINE_S)
         assert not at.leases.is_up
-        assert at.facts[-1] == DependencyLost("redis", "Redis: no answer within 1.5 s")
+        assert at.telemetry_events[-1] == DependencyLost("redis", "Redis: no answer within 1.5 s")
 
 
 @in_virtual_time
 async def test_leases_are_used_again_as_soon_as_a_heartbeat_gets_through(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     at.to_redis.error = Unavailable("connection refused")
-    async with running(at.leases.beat_for_ever()):
+    async with running(at.leases.heartbeat_loop()):
         await clock.sleep(5.5)
         at.to_redis.error = None
         await clock.sleep(1.0)
-    assert at.facts == [TRIED, LOST, TRIED, READY]
+    assert at.telemetry_events == [TRIED, LOST, TRIED, READY]
     assert (at.leases.is_up, at.leases.fault) == (True, None)
     batch = arrivals(1)
     await at.leases.claim(batch)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.telemetry import DependencyLost, DependencyReady, Fact
+from oncecast.core.telemetry import DependencyLost, DependencyReady, TelemetryEvent
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.dependencies.postgres_watch import TURN_S, DatabaseWatch
 from tests.support.arrivals import arrivals
@@ -37,11 +37,11 @@ class Watched:
 
     def __init__(self, turn_s: float = TURN_S) -> None:
         self.clock = ManualClock()
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.postgres = Postgres()
         store: Any = self.postgres
         self.gate = DatabaseGate(
-            store, self.clock, probe_interval_s=1.0, paused=lambda: None, observe=self.facts.append
+            store, self.clock, probe_interval_s=1.0, paused=lambda: None, emit=self.telemetry_events.append
         )
         self.watch = DatabaseWatch(store, self.gate, self.clock, turn_s=turn_s)
 
@@ -65,7 +65,7 @@ async def test_an_outage_is_told_once_and_so_is_its_end_while_work_may_go_on(it:
     await it.look()
     await it.look()
     assert not it.gate.fault
-    assert it.facts == [DependencyLost("database", "PostgreSQL: refused"), DependencyReady("database")]
+    assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused"), DependencyReady("database")]
 
 
 async def test_what_is_over_within_a_second_is_no_outage(it: Watched) -> None:
@@ -74,7 +74,7 @@ async def test_what_is_over_within_a_second_is_no_outage(it: Watched) -> None:
     await it.look(after_s=0.5)
     it.postgres.error = None
     await it.look()
-    assert it.facts == []
+    assert it.telemetry_events == []
 
 
 async def test_a_probe_that_hangs_is_an_error() -> None:
@@ -109,7 +109,7 @@ async def test_a_lock_on_the_probes_table_is_an_answer(it: Watched) -> None:
     it.postgres.error = RowLocked("lock timeout")
     for _ in range(3):
         await it.look()
-    assert it.facts == []
+    assert it.telemetry_events == []
 
 
 async def test_attempts_that_end_are_proof_enough_and_nothing_is_asked(it: Watched) -> None:
@@ -134,11 +134,11 @@ async def test_attempts_that_all_fail_are_an_outage_though_probes_succeed(it: Wa
         it.gate.asked(arrival)
         it.gate.answered(arrival, Unavailable("PostgreSQL: No space left on device"))
         await it.look(after_s=0.6)
-    assert it.facts == [DependencyLost("database", "PostgreSQL: No space left on device")]
+    assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: No space left on device")]
     it.gate.asked(first)
     it.gate.answered(first)
     await it.look(after_s=0.1)
-    assert it.facts[1:] == [DependencyReady("database")]
+    assert it.telemetry_events[1:] == [DependencyReady("database")]
 
 
 async def test_attempts_that_failed_in_one_moment_are_no_outage_while_pings_that_write_succeed(it: Watched) -> None:
@@ -149,7 +149,7 @@ async def test_attempts_that_failed_in_one_moment_are_no_outage_while_pings_that
         it.gate.answered(arrival, Unavailable("PostgreSQL: terminating connection due to administrator command"))
     for _ in range(4):
         await it.look()
-    assert (it.facts, it.postgres.probes) == ([], [True] * 4)
+    assert (it.telemetry_events, it.postgres.probes) == ([], [True] * 4)
 
 
 async def test_an_attempt_that_failed_has_the_outage_found_by_pings_before_its_retry(it: Watched) -> None:
@@ -159,7 +159,7 @@ async def test_an_attempt_that_failed_has_the_outage_found_by_pings_before_its_r
     it.postgres.error = Unavailable("PostgreSQL: refused")
     await it.look(after_s=0.5)
     await it.look()
-    assert it.facts == [DependencyLost("database", "PostgreSQL: refused")]
+    assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused")]
 
 
 @pytest.mark.parametrize("answer", [None, ValueError("the handler's"), RowLocked("lock timeout")])
@@ -171,7 +171,7 @@ async def test_any_answer_except_unavailable_ends_the_failures_before_it(
         it.gate.asked(arrival)
         it.gate.answered(arrival, error)
         await it.look(after_s=0.7)
-    assert it.facts == []
+    assert it.telemetry_events == []
 
 
 async def test_a_cancelled_attempt_is_no_answer(it: Watched) -> None:
@@ -180,12 +180,12 @@ async def test_a_cancelled_attempt_is_no_answer(it: Watched) -> None:
         it.gate.asked(arrival)
         it.gate.answered(arrival, error)
         await it.look(after_s=0.7)
-    assert it.facts == [DependencyLost("database", "PostgreSQL: No space")]
+    assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: No space")]
 
 
 async def test_a_pause_after_a_suspicion_is_not_told_again(it: Watched) -> None:
-    it.gate.suspect(Unavailable("PostgreSQL: refused"))
+    it.gate.quarantined(Unavailable("PostgreSQL: refused"))
     it.gate.lost(Unavailable("PostgreSQL: couldn't get a connection"))
     it.gate.trust()
-    assert it.facts == [DependencyLost("database", "PostgreSQL: refused")]
+    assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused")]
     assert it.gate.fault is not None, "a probe that writes has the last word"

@@ -9,8 +9,8 @@ import pytest
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims, Sessions
-from oncecast.core.telemetry import Fact, Rescued
-from oncecast.listener.dependencies.takeover import TakenWatch
+from oncecast.core.telemetry import TakenOver, TelemetryEvent
+from oncecast.listener.dependencies.takeover import Takeovers
 from tests.support.arrivals import arrivals
 from tests.support.clock import ManualClock
 
@@ -31,7 +31,7 @@ class Gate:
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
         return dict.fromkeys(tokens, self.counter) if self.is_up else None
 
-    async def rescue(self, batch: Sequence[Arrival], holder: str, *, died: bool) -> None:
+    async def take_over(self, batch: Sequence[Arrival], holder: str, *, died: bool) -> None:
         self.freed.append(([x.id for x in batch], holder))
         self.charged.append(died)
 
@@ -52,17 +52,17 @@ class Store:
 class Harness:
     def __init__(self) -> None:
         self.gate, self.store = Gate(), Store()
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.over: list[str] = []
         self.back: list[str] = []
         self.clock = ManualClock()
-        self.watch = TakenWatch(
+        self.watch = Takeovers(
             self.gate,  # type: ignore[arg-type]
             self.store,  # type: ignore[arg-type]
             self.clock,
             ended=lambda batch: self.over.extend(x.id for x in batch),
             come_back=lambda batch: self.back.extend(x.id for x in batch),
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         )
         self.taken = arrivals(2)
         self.watch.add((x, "holder") for x in self.taken)
@@ -95,7 +95,7 @@ async def test_a_dead_holders_sessions_end_before_its_leases_are_broken() -> Non
     assert (at.store.ended, at.gate.freed) == ([], [])
     await at.look_at(4.0)
     assert (at.store.ended, at.gate.freed, at.back) == (["holder"], [(["1", "2"], "holder")], ["1", "2"])
-    assert at.facts == [Rescued(2, "holder")]
+    assert at.telemetry_events == [TakenOver(2, "holder")]
 
 
 async def test_without_postgresql_nobody_is_rescued_yet() -> None:

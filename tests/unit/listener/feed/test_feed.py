@@ -18,13 +18,13 @@ from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import Connected, ConnectingAgain, Disconnected, Fact, Reconnecting
+from oncecast.core.telemetry import Connected, ConnectingAgain, Disconnected, Reconnecting, TelemetryEvent
 from oncecast.core.wire import (
     Answer,
     Ask,
     Credit,
     Epoch,
-    Report,
+    ListenerReport,
     Resume,
     Welcome,
     decode_client_frame,
@@ -69,7 +69,7 @@ class Harness:
     """A feed, and what it brought."""
 
     def __init__(self, url: str, window_bytes: int = WINDOW_BYTES, beside: Harness | None = None) -> None:
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.arrived: list[Arrival] = []
         self.store: Store = beside.store if beside else Store()
         self.journals: Journals = beside.journals if beside else Journals(self.store, "g")  # type: ignore[arg-type]
@@ -90,9 +90,9 @@ class Harness:
             journals=self.journals,
             ready=self._ready,
             receive=self.arrived.extend,
-            report=Report,
+            report=ListenerReport,
             answer=self._answer,
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         )
 
     async def _ready(self) -> bool:
@@ -104,8 +104,8 @@ class Harness:
         await self.may_answer.wait()
         return Answer(id=ask.id, status=200, body=ask.path)
 
-    def told(self, kind: type[Fact]) -> list[Any]:
-        return [fact for fact in self.facts if isinstance(fact, kind)]
+    def told(self, kind: type[TelemetryEvent]) -> list[Any]:
+        return [telemetry for telemetry in self.telemetry_events if isinstance(telemetry, kind)]
 
     async def has_arrived(self, count: int) -> list[str]:
         async def enough() -> bool:
@@ -526,7 +526,7 @@ async def test_a_producer_that_asks_without_waiting_for_answers_is_left() -> Non
     async with producer(sends(*flood)) as at:
 
         async def told() -> bool:
-            return any("asks without waiting" in fact.reason for fact in at.told(Disconnected))
+            return any("asks without waiting" in telemetry.reason for telemetry in at.told(Disconnected))
 
         await until(told)
 
@@ -600,7 +600,7 @@ async def test_the_wait_grows_until_a_connection_has_brought_something() -> None
             return len(at.told(Reconnecting)) >= 5
 
         await until(tried_often)
-    assert [fact.attempt for fact in at.told(Reconnecting)][:5] == [1, 2, 3, 1, 1]
+    assert [telemetry.attempt for telemetry in at.told(Reconnecting)][:5] == [1, 2, 3, 1, 1]
 
 
 async def test_a_producer_that_names_anothers_journal_without_its_key_brings_nothing_and_moves_nothing() -> None:

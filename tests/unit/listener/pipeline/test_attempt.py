@@ -8,34 +8,34 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.errors import (
-    Contended,
     CrashLoop,
     DataRefused,
-    HeldUp,
-    OutOfTurn,
+    LockTimeout,
+    NotNext,
     Reject,
     Retry,
     RowLocked,
+    TransactionConflict,
     Unavailable,
     Unstorable,
 )
 from oncecast.core.event import Arrival, Event
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.ports import Work, WorkTogether
-from oncecast.core.telemetry import Fact, InsertFailed, ProcessingFailed, Suspected
+from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, TelemetryEvent
 from oncecast.core.transaction import Transaction
-from oncecast.listener.dependencies.exclusive_run import Solo
+from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
-from oncecast.listener.dependencies.quarantine import Trial
+from oncecast.listener.dependencies.quarantine import Quarantine
 from oncecast.listener.pipeline.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
 from tests.support.arrivals import arrivals
 
-LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, pauses_max=3)
+LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, db_errors_per_event_max=3)
 
 
 class Written:
@@ -55,7 +55,7 @@ class Store:
         self.bad: set[str] = set()
         self.never: set[str] = set()
         self.stored: list[str] = []
-        self.buried: list[tuple[str, BaseException]] = []
+        self.dead_lettered: list[tuple[str, BaseException]] = []
         self.burial = Outcome.STORED
         self.counted: list[FailedAttempt] = []
         self.counts: list[int | Exception] = []
@@ -84,9 +84,9 @@ class Store:
         self.stored += [x.id for x in batch]
         return [Outcome.STORED] * len(batch)
 
-    async def bury(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         self._refuse()
-        self.buried.append((arrival.id, cause))
+        self.dead_lettered.append((arrival.id, cause))
         return DeadLettered(self.burial, arrival.attempts)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
@@ -101,44 +101,44 @@ class Store:
             raise self.refusals.pop(0)
 
 
-class Deaths:
+class CrashLog:
     """PostgreSQL's count of who died of what."""
 
     def __init__(self) -> None:
         self.count = 0
         self.told: list[tuple[str, bool]] = []
 
-    async def accuse(self, arrival: Arrival) -> int:
+    async def begin_isolated(self, arrival: Arrival) -> int:
         self.told.append((arrival.id, True))
         return self.count
 
-    async def acquit(self, arrival: Arrival) -> None:
+    async def end_isolated(self, arrival: Arrival) -> None:
         self.told.append((arrival.id, False))
 
 
 class Harness:
     """An attempt station whose exits are lists."""
 
-    def __init__(self, app: Listener | None = None) -> None:
+    def __init__(self, app: App | None = None) -> None:
         self.store = Store()
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.settled: list[str] = []
         self.back: list[tuple[list[str], float]] = []
         self.let_go: list[str] = []
         self.pauses = 0
-        self.wakes = self.buried = 0
-        self.accused: list[tuple[str, bool]] = []
-        self.deaths = Deaths()
+        self.wakes = self.dead_lettered = 0
+        self.isolated: list[tuple[str, bool]] = []
+        self.deaths = CrashLog()
         self.is_up = True
         self.database = DatabaseGate(
             self.store,  # type: ignore[arg-type]
             SYSTEM_CLOCK,
             probe_interval_s=1.0,
             paused=lambda: None,
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         )
         self.station = Attempts(
-            app or Listener(),
+            app or App(),
             self.store,  # type: ignore[arg-type]
             self.database,
             RunOptions(clock=SYSTEM_CLOCK, timeout_s=LIMITS.handler_timeout_s),
@@ -147,18 +147,18 @@ class Harness:
             come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
             let_go=lambda arrival: self.let_go.append(arrival.id),
             paused=self._paused,
-            trial=Trial(self, self.deaths),  # type: ignore[arg-type]
-            solo=Solo(),
-            observe=self.facts.append,
+            quarantine=Quarantine(self, self.deaths),  # type: ignore[arg-type]
+            exclusive_run=ExclusiveRun(),
+            emit=self.telemetry_events.append,
             emitted=self._wake,
-            buried=self._bury,
+            dead_lettered=self._bury,
         )
 
-    async def accuse(self, arrival: Arrival, accused: bool) -> None:
-        self.accused.append((arrival.id, accused))
+    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
+        self.isolated.append((arrival.id, isolated))
 
     def _bury(self) -> None:
-        self.buried += 1
+        self.dead_lettered += 1
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -166,8 +166,8 @@ class Harness:
     def _paused(self) -> None:
         self.pauses += 1
 
-    def told(self, kind: type[Fact]) -> list[int]:
-        return [fact.retries_left for fact in self.facts if isinstance(fact, kind)]  # type: ignore[attr-defined]
+    def told(self, kind: type[TelemetryEvent]) -> list[int]:
+        return [telemetry.retries_left for telemetry in self.telemetry_events if isinstance(telemetry, kind)]  # type: ignore[attr-defined]
 
 
 async def test_a_transient_error_of_the_database_is_tried_again_within_the_attempt() -> None:
@@ -203,7 +203,7 @@ async def test_an_event_that_alone_brings_the_databases_error_about_while_others
 ):
     at = Harness()
     (arrival,) = arrivals(1)
-    for paid in [0] * (LIMITS.pauses_max + 1) + [1]:
+    for paid in [0] * (LIMITS.db_errors_per_event_max + 1) + [1]:
         at.store.refusals = [Unavailable("x")] * 3
         await at.station.attempt([arrival])
         assert arrival.attempts == paid
@@ -215,11 +215,11 @@ async def test_an_event_that_alone_brings_the_databases_error_about_while_others
 async def test_a_database_under_which_nothing_ends_charges_no_event_however_often_its_probe_succeeds() -> None:
     at = Harness()
     work = arrivals(3)
-    for _ in range(10 * LIMITS.pauses_max):
+    for _ in range(10 * LIMITS.db_errors_per_event_max):
         for arrival in work:
             at.store.refusals = [Unavailable("disk full")] * 3
             await at.station.attempt([arrival])
-    assert [(x.attempts, x.doom) for x in work] == [(0, None)] * 3
+    assert [(x.attempts, x.terminal_error) for x in work] == [(0, None)] * 3
 
 
 async def test_a_row_that_another_session_holds_is_waited_for_at_no_cost() -> None:
@@ -228,7 +228,7 @@ async def test_a_row_that_another_session_holds_is_waited_for_at_no_cost() -> No
     for _ in range(50):
         at.store.refusals = [RowLocked("x")]
         await at.station.attempt([arrival])
-    assert (arrival.attempts, arrival.doom, at.settled) == (0, None, [])
+    assert (arrival.attempts, arrival.terminal_error, at.settled) == (0, None, [])
     assert all(delay_s > 0 for _, delay_s in at.back)
     assert at.database.is_up
 
@@ -244,7 +244,7 @@ async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> Non
 
 
 async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with_its_cause() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def fail(event: object, tx: Transaction) -> None:
@@ -257,10 +257,10 @@ async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with
         await at.station.attempt([arrival])
     assert at.told(ProcessingFailed) == [2, 1, 0]
     assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
-    assert (at.settled, at.store.buried) == ([], [])
+    assert (at.settled, at.store.dead_lettered) == ([], [])
     await at.station.attempt([arrival])
-    ((buried, cause),) = at.store.buried
-    assert (buried, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
+    ((dead_lettered, cause),) = at.store.dead_lettered
+    assert (dead_lettered, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
 
 
 @pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.PRESENT])
@@ -268,16 +268,16 @@ async def test_of_a_burial_is_told_even_if_the_answer_to_its_first_try_was_lost(
     at = Harness()
     at.store.burial = outcome
     (arrival,) = arrivals(1)
-    arrival.doom = ValueError("no")
+    arrival.terminal_error = ValueError("no")
     await at.station.attempt([arrival])
-    assert at.buried == 1
+    assert at.dead_lettered == 1
     await at.station.attempt(arrivals(1))
-    assert at.buried == 1
+    assert at.dead_lettered == 1
 
 
 async def test_a_burial_that_the_database_cannot_take_waits_and_the_handler_does_not_run_again() -> None:
     runs: list[int] = []
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def give_up(event: object, tx: Transaction) -> None:
@@ -296,7 +296,7 @@ async def test_a_burial_that_the_database_cannot_take_waits_and_the_handler_does
 
 
 async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def hang(event: object, tx: Transaction) -> None:
@@ -308,27 +308,29 @@ async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await at.station.attempt([arrival])
-    assert (at.settled, at.back, arrival.doom) == ([], [], None)
+    assert (at.settled, at.back, arrival.terminal_error) == ([], [], None)
 
 
-def suspect_of(rescues: int, *, leased: bool) -> Arrival:
-    (suspect,) = arrivals(1)
-    suspect.rescues, suspect.leased = rescues, leased
-    return suspect
+def suspect_of(takeovers: int, *, leased: bool) -> Arrival:
+    (quarantined,) = arrivals(1)
+    quarantined.takeovers, quarantined.leased = takeovers, leased
+    return quarantined
 
 
 async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() -> None:
     at = Harness()
     await at.station.attempt([suspect_of(2, leased=True)])
-    assert (at.accused, at.deaths.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
-    assert [fact for fact in at.facts if isinstance(fact, Suspected)] == [Suspected("1", 2)]
+    assert (at.isolated, at.deaths.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
+    assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, Quarantined)] == [
+        Quarantined("1", 2)
+    ]
 
 
 async def test_an_event_that_processes_died_of_is_buried_without_an_attempt() -> None:
     at = Harness()
     event = suspect_of(4, leased=True)
     await at.station.attempt([event])
-    assert isinstance(event.doom, CrashLoop)
+    assert isinstance(event.terminal_error, CrashLoop)
     assert (at.settled, event.attempts) == (["1"], 0)
 
 
@@ -339,7 +341,7 @@ async def test_without_redis_a_suspect_stands_in_postgresql_while_it_is_attempte
     at = Harness()
     at.is_up = redis_is_up
     await at.station.attempt([suspect_of(2, leased=leased)])
-    assert (at.accused, at.deaths.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
+    assert (at.isolated, at.deaths.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
 
 
 async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_same() -> None:
@@ -347,11 +349,11 @@ async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_s
     at.deaths.count = 2
     event = suspect_of(2, leased=False)
     await at.station.attempt([event])
-    assert isinstance(event.doom, CrashLoop)
+    assert isinstance(event.terminal_error, CrashLoop)
     assert (at.settled, event.attempts) == (["1"], 0)
 
 
-def handled_by(app: Listener, count: int) -> list[Arrival]:
+def handled_by(app: App, count: int) -> list[Arrival]:
     """`count` arrivals of its type `order`."""
     work = arrivals(count, type="order")
     for arrival in work:
@@ -360,7 +362,7 @@ def handled_by(app: Listener, count: int) -> list[Arrival]:
 
 
 async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_only_that_pays() -> None:
-    app, calls = Listener(), []
+    app, calls = App(), []
 
     @app.on_batch("order")
     async def count(events: list[Event]) -> None:
@@ -378,7 +380,7 @@ async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_on
 
 
 async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() -> None:
-    app, calls = Listener(), []
+    app, calls = App(), []
 
     @app.on("order", share_transaction=True)
     async def count(event: Event) -> None:
@@ -393,26 +395,26 @@ async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() ->
 
 
 async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_costs_nobody() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order", share_transaction=True)
     async def count(event: Event) -> None: ...
 
     at = Harness(app)
-    at.store.refusals = [Contended("deadlock detected")]
+    at.store.refusals = [TransactionConflict("deadlock detected")]
     work = handled_by(app, 3)
     await at.station.attempt(work)
     assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
     assert at.told(InsertFailed) == []
 
 
-def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> Listener:
+def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> App:
     """A batch or shared handler of `order` that waits in vain for a lock where `waits` says so."""
-    app = Listener()
+    app = App()
 
     async def of_batch(events: list[Event]) -> None:
         if waits(events):
-            raise HeldUp("canceling statement due to lock timeout")
+            raise LockTimeout("canceling statement due to lock timeout")
 
     async def of_one(event: Event) -> None:
         await of_batch([event])
@@ -455,7 +457,7 @@ async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alo
 
 
 async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_take_a_batch_apart() -> None:
-    app = Listener()
+    app = App()
 
     @app.on_batch("order")
     async def count(events: list[Event]) -> None: ...
@@ -477,7 +479,7 @@ async def test_an_event_that_can_never_be_stored_is_dead_after_its_first_attempt
     assert at.store.stored == ["1", "3"]
     assert at.back == [(["2"], 0.0)]
     await at.station.attempt([work[1]])
-    assert [(id_, type(cause)) for id_, cause in at.store.buried] == [("2", Unstorable)]
+    assert [(id_, type(cause)) for id_, cause in at.store.dead_lettered] == [("2", Unstorable)]
     assert work[1].attempts == 1
 
 
@@ -494,7 +496,7 @@ async def test_whatever_costs_an_event_an_attempt_it_is_not_held_up_any_more() -
 async def test_an_event_that_deadlocks_alone_comes_back_and_no_other_pauses_for_it() -> None:
     at = Harness()
     (arrival,) = arrivals(1)
-    at.store.refusals = [Contended("deadlock detected")] * 3
+    at.store.refusals = [TransactionConflict("deadlock detected")] * 3
     await at.station.attempt([arrival])
     assert (arrival.attempts, at.database.is_up, at.pauses) == (0, True, 0)
     ((_, delay_s),) = at.back
@@ -503,7 +505,7 @@ async def test_an_event_that_deadlocks_alone_comes_back_and_no_other_pauses_for_
 
 @pytest.mark.parametrize(("after", "delay_s"), [("30s", 30.0), ("1h", 300.0), (0.5, 0.5)])
 async def test_a_handler_may_say_when_to_try_again_within_bounds(after: str | float, delay_s: float) -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def wait(event: Event) -> None:
@@ -516,7 +518,7 @@ async def test_a_handler_may_say_when_to_try_again_within_bounds(after: str | fl
 
 
 async def test_a_retry_is_an_attempt_and_the_last_one_ends_the_event() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def wait(event: Event) -> None:
@@ -527,11 +529,11 @@ async def test_a_retry_is_an_attempt_and_the_last_one_ends_the_event() -> None:
     for _ in range(3):
         await at.station.attempt([arrival])
     assert [delay for _, delay in at.back] == [30.0, 30.0, 0.0]
-    assert isinstance(arrival.doom, Retry)
+    assert isinstance(arrival.terminal_error, Retry)
 
 
 async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def emit(event: Event) -> None:
@@ -550,14 +552,14 @@ async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> 
 async def test_an_event_out_of_turn_comes_back_but_not_to_an_abandoned_track_whose_successor_brings_it_again() -> (
     None
 ):
-    app = Listener()
+    app = App()
 
     @app.on("order", ordered_by="subject")
     async def count(event: Event) -> None: ...
 
     at = Harness(app)
     (arrival,) = handled_by(app, 1)
-    at.store.refusals = [OutOfTurn("not yet"), OutOfTurn("not yet")]
+    at.store.refusals = [NotNext("not yet"), NotNext("not yet")]
     await at.station.attempt([arrival])
     assert (len(at.back), at.let_go, arrival.attempts) == (1, [], 0)
     arrival.track.abandon()
@@ -566,7 +568,7 @@ async def test_an_event_out_of_turn_comes_back_but_not_to_an_abandoned_track_who
 
 
 async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:
-    app, running, most = Listener(), 0, 0
+    app, running, most = App(), 0, 0
 
     @app.on("order")
     async def count(event: Event) -> None:

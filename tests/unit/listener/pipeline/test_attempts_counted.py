@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from oncecast.app.application import Listener
-from oncecast.core.errors import AttemptsSpent, Contended, Reject, Retry, RowLocked, Unavailable
+from oncecast.app.application import App
+from oncecast.core.errors import AttemptsSpent, Reject, Retry, RowLocked, TransactionConflict, Unavailable
 from oncecast.core.event import Arrival, Event
 from oncecast.core.outcomes import EarlierAttempts
 from oncecast.core.telemetry import ProcessingFailed
@@ -15,7 +15,7 @@ from tests.unit.listener.pipeline.test_attempt import LIMITS, Harness
 
 
 def failing_with(error: Exception | None) -> tuple[Harness, Arrival]:
-    app = Listener()
+    app = App()
 
     @app.on("order")
     async def handle(event: Event, tx: Transaction) -> None:
@@ -47,7 +47,7 @@ async def test_the_count_of_all_processes_tells_which_attempt_was_the_last() -> 
     await at.station.attempt([arrival])
     assert at.told(ProcessingFailed) == [0]
     await at.station.attempt([arrival])
-    assert [(id_, str(cause)) for id_, cause in at.store.buried] == [("1", "no")]
+    assert [(id_, str(cause)) for id_, cause in at.store.dead_lettered] == [("1", "no")]
     assert arrival.attempts == 3
 
 
@@ -56,7 +56,7 @@ async def test_an_event_that_failed_elsewhere_comes_back_when_it_is_due_and_coun
     arrival.leased = True
     at.store.earlier = [EarlierAttempts(1, 240.0, "ValueError: no")]
     await at.station.attempt([arrival])
-    assert (at.back, at.store.counted, at.facts[1:]) == ([(["1"], 240.0)], [], [])
+    assert (at.back, at.store.counted, at.telemetry_events[1:]) == ([(["1"], 240.0)], [], [])
     await at.station.attempt([arrival])
     assert [failure.arrival.attempts for failure in at.store.counted] == [2]
     assert at.told(ProcessingFailed) == [1]
@@ -75,7 +75,7 @@ async def test_an_event_whose_last_attempt_failed_elsewhere_is_dead_without_anot
     at.store.earlier = [EarlierAttempts(3, 0.0, "KeyError: 'sku'")]
     await at.station.attempt([arrival])
     await at.station.attempt([arrival])
-    ((id_, cause),) = at.store.buried
+    ((id_, cause),) = at.store.dead_lettered
     assert (id_, type(cause), str(cause)) == ("1", AttemptsSpent, "KeyError: 'sku'")
     assert (arrival.attempts, at.settled) == (3, ["1"])
 
@@ -84,10 +84,10 @@ async def test_a_reject_is_not_counted_for_it_is_the_end() -> None:
     at, arrival = failing_with(Reject("sold out"))
     await at.station.attempt([arrival])
     assert at.store.counted == []
-    assert isinstance(arrival.doom, Reject)
+    assert isinstance(arrival.terminal_error, Reject)
 
 
-@pytest.mark.parametrize("trouble", [Unavailable("x"), Contended("x")])
+@pytest.mark.parametrize("trouble", [Unavailable("x"), TransactionConflict("x")])
 async def test_a_count_that_the_database_cannot_take_is_written_once_it_is_back(trouble: Exception) -> None:
     at, arrival = failing_with(ValueError("no"))
     at.store.counts = [trouble, trouble, 1]

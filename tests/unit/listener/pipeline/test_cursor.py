@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oncecast.core.errors import RowLocked
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.telemetry import CursorSaved, Fact, GapNoted, RowsMissing
+from oncecast.core.telemetry import CursorSaved, GapNoted, RowsMissing, TelemetryEvent
 from oncecast.core.wire import Epoch, Gap
 from oncecast.listener.feed.track import Track
 from oncecast.listener.pipeline.cursor import LOOK_INTERVAL_S, CursorSaver
@@ -31,12 +31,12 @@ class Saving:
             clock,
             tracks=lambda: [self.track, self.other],
             reread=self.reread.append,
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         )
 
     @property
-    def facts(self) -> list[Fact]:
-        return self.servers.facts
+    def telemetry_events(self) -> list[TelemetryEvent]:
+        return self.servers.telemetry_events
 
     def receive(self, count: int, on: Track | None = None) -> list[Arrival]:
         """The next `count` events of a journal."""
@@ -61,7 +61,7 @@ async def test_the_cursor_passes_events_whose_rows_are_committed(clock: VirtualC
     await at.end(at.receive(3))
     await at.saver.save()
     assert (await at.saved(), at.track.saved) == (Cursor("e1", 3), Cursor("e1", 3))
-    assert at.facts == [CursorSaved("journal", "e1:3")]
+    assert at.telemetry_events == [CursorSaved("journal", "e1:3")]
 
 
 @in_virtual_time
@@ -82,7 +82,7 @@ async def test_events_are_read_again_from_the_first_that_has_ended_without_a_row
     at.track.end([lost])
     await at.saver.save()
     assert await at.saved() == Cursor("e1", 1)
-    assert (at.reread, at.facts[1:]) == ([at.track], [RowsMissing("journal", 1)])
+    assert (at.reread, at.telemetry_events[1:]) == ([at.track], [RowsMissing("journal", 1)])
 
 
 @in_virtual_time
@@ -124,7 +124,7 @@ async def test_a_database_that_went_back_to_an_older_state_is_noticed_though_no_
     assert at.reread == []
     await clock.sleep(0.2)
     await at.saver.save()
-    assert (at.reread, at.facts[-1]) == ([at.track], RowsMissing("journal", 3))
+    assert (at.reread, at.telemetry_events[-1]) == ([at.track], RowsMissing("journal", 3))
     assert await at.saved() == Cursor("e1", 1)
 
 
@@ -158,7 +158,7 @@ async def test_an_outage_in_the_midst_of_a_save_leaves_the_cursor_for_later(cloc
     await at.end(at.receive(1))
     at.link.error = ConnectionResetError("gone")
     await at.saver.save()
-    assert (at.track.saved, at.facts) == (Cursor("e1", 0), [])
+    assert (at.track.saved, at.telemetry_events) == (Cursor("e1", 0), [])
     at.link.error = None
     await at.saver.save()
     assert await at.saved() == Cursor("e1", 1)
@@ -185,7 +185,7 @@ async def test_a_gap_is_recorded_and_passed_once_all_before_it_is_saved(clock: V
     await at.end(at.receive(1))
     await at.saver.save()
     assert at.servers.postgres.tables.gaps == [("journal", "e1", 3, 5, "skipped")]
-    assert (await at.saved(), at.facts[-1]) == (Cursor("e1", 5), GapNoted("journal", 3, 5))
+    assert (await at.saved(), at.telemetry_events[-1]) == (Cursor("e1", 5), GapNoted("journal", 3, 5))
     await at.saver.save()
     assert await at.saved() == Cursor("e1", 6)
 

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from oncecast import Event, Listener
+from oncecast import App, Event
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.ports import Claims
-from oncecast.listener.pipeline.claim import Work
+from oncecast.listener.pipeline.claim import WorkItem
 from oncecast.listener.pipeline.lines import FAST_LANE_CLAIM, Lines
 from tests.support.arrivals import arrivals
 from tests.support.clock import ManualClock
@@ -29,9 +29,9 @@ async def shared_handler(event: Event) -> None: ...
 class Harness:
     """Lines whose leases are all free, and whose attempts never end."""
 
-    def __init__(self, app: Listener, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, app: App, clock: Clock = SYSTEM_CLOCK) -> None:
         self.claimed: list[int] = []
-        self.attempted: list[Work] = []
+        self.attempted: list[WorkItem] = []
         self.lines = Lines(
             app,
             handler_concurrency=8,
@@ -50,7 +50,7 @@ class Harness:
         self.claimed.append(len(batch))
         return Claims(mine=list(batch))
 
-    async def _attempt(self, work: Work) -> None:
+    async def _attempt(self, work: WorkItem) -> None:
         self.attempted.append(work)
         await asyncio.Event().wait()
 
@@ -70,7 +70,7 @@ class Harness:
 async def test_a_claim_is_for_a_few_calls_of_the_handler_however_much_has_arrived(
     max_events: int, a_claim: int
 ) -> None:
-    app = Listener()
+    app = App()
     app.on_batch("tick", max_events=max_events)(batch_handler)
     at = Harness(app)
     at.lines.push(arrivals(5_000))
@@ -81,7 +81,7 @@ async def test_a_claim_is_for_a_few_calls_of_the_handler_however_much_has_arrive
 
 
 async def test_a_transaction_that_is_shared_is_as_full_as_ever() -> None:
-    app = Listener()
+    app = App()
     app.on("tick", share_transaction=True)(shared_handler)
     at = Harness(app)
     at.lines.push(arrivals(5_000))
@@ -90,7 +90,7 @@ async def test_a_transaction_that_is_shared_is_as_full_as_ever() -> None:
 
 
 async def test_handlers_that_take_few_do_not_have_many_claimed_for_the_sake_of_those_that_take_many() -> None:
-    app = Listener()
+    app = App()
     app.on_batch("few", max_events=10)(batch_handler)
     app.on_batch("many", max_events=500)(batch_handler)
     at = Harness(app)
@@ -101,7 +101,7 @@ async def test_handlers_that_take_few_do_not_have_many_claimed_for_the_sake_of_t
 
 
 async def test_what_is_only_stored_is_claimed_a_thousand_at_a_time() -> None:
-    at = Harness(Listener())
+    at = Harness(App())
     at.lines.push(arrivals(5_000))
     async with at.running():
         assert set(at.claimed) == {1_000}
@@ -111,7 +111,7 @@ async def single_handler(event: Event) -> None: ...
 
 
 async def test_events_that_are_held_up_by_a_lock_have_few_lanes_and_leave_the_others_alone() -> None:
-    app = Listener()
+    app = App()
     app.on("tick")(single_handler)
     at = Harness(app)
     held_up = arrivals(100)
@@ -126,7 +126,7 @@ async def test_events_that_are_held_up_by_a_lock_have_few_lanes_and_leave_the_ot
 
 
 async def test_what_is_held_up_stands_behind_all_others_that_are() -> None:
-    app = Listener()
+    app = App()
     app.on("tick")(single_handler)
     at = Harness(app)
     first, second, third = arrivals(3)
@@ -144,7 +144,7 @@ class Timed(Harness):
         self.clock = ManualClock()
         self.attempt_s = 0.0
         self._is_ours = is_ours
-        app = Listener()
+        app = App()
         app.on("tick")(single_handler)
         super().__init__(app, self.clock)
 
@@ -153,7 +153,7 @@ class Timed(Harness):
         self.clock.now_s += 0.001
         return claims if self._is_ours else Claims(taken=[(arrival, "another") for arrival in batch])
 
-    async def _attempt(self, work: Work) -> None:
+    async def _attempt(self, work: WorkItem) -> None:
         await asyncio.sleep(0)
         self.clock.now_s += self.attempt_s
 
@@ -188,7 +188,7 @@ async def test_what_others_have_makes_no_claim_larger() -> None:
 
 
 async def test_lanes_that_have_ended_nothing_make_no_claim_larger() -> None:
-    app = Listener()
+    app = App()
     app.on("tick")(single_handler)
     at = Harness(app)
     at.lines.push(arrivals(1_000))

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast import Event, Listener
+from oncecast import App, Event
 from oncecast.core.event import Arrival, Cursor
 from oncecast.listener.feed.track import Track
 from oncecast.listener.pipeline.order import Order
@@ -16,8 +16,8 @@ from tests.support.arrivals import arrivals, frame, receive, track
 def nobody(arrival: Arrival) -> None: ...
 
 
-def ordered_app() -> Listener:
-    app = Listener()
+def ordered_app() -> App:
+    app = App()
 
     @app.on("account", ordered_by="subject")
     async def handler(event: Event) -> None: ...
@@ -99,7 +99,7 @@ def test_another_track_does_not_wait_for_this_one() -> None:
 
 
 def test_the_same_value_at_another_place_is_another_key_and_at_the_same_place_one_whatever_the_handler() -> None:
-    app = Listener()
+    app = App()
     for types, place in (("customer", "data.n"), ("invoice.sent", "data.id"), ("invoice.paid", "data.id")):
 
         @app.on(types, ordered_by=place)
@@ -149,7 +149,7 @@ def test_what_stands_behind_an_arrival_that_is_let_go_is_let_go_too_and_never_re
 
 
 def test_a_key_that_is_never_quiet_keeps_only_the_turns_that_no_cursor_is_saved_over_yet() -> None:
-    app = Listener()
+    app = App()
 
     @app.on("tick", ordered_by="source")
     async def handler(event: Event) -> None: ...

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oncecast import Event, Listener
+from oncecast import App, Event
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
@@ -37,7 +37,7 @@ class Member:
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
         self.ready: list[Arrival] = []
-        app = Listener()
+        app = App()
 
         @app.on("account", ordered_by="subject")
         async def handler(event: Event) -> None: ...
@@ -50,7 +50,7 @@ class Member:
             release=self.order.let_second_through,
             ended=self.order.ended,
             was_let_go=self.order.was_let_go,
-            observe=lambda _fact: None,
+            emit=lambda _fact: None,
         )
         self.tracks = {name: Track(name, [Epoch("e", 1)], 0, lambda _count: None) for name in "ab"}
 

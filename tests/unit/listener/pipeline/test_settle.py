@@ -9,7 +9,7 @@ from typing import Any
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
-from oncecast.core.telemetry import Conflicts, Duplicates, Fact, Persisted
+from oncecast.core.telemetry import ConflictsFound, Duplicates, Persisted, TelemetryEvent
 from oncecast.listener.pipeline.repeats import Repeats
 from oncecast.listener.pipeline.settle import Settlement
 from oncecast.listener.recent import Recent
@@ -33,7 +33,7 @@ class Gate:
 class Harness:
     def __init__(self) -> None:
         self.gate = Gate()
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.released: list[Arrival] = []
         self.ended: list[Arrival] = []
         self.settlement = Settlement(
@@ -43,7 +43,7 @@ class Harness:
             release=self.released.append,
             ended=self.ended.append,
             was_let_go=lambda _arrival: None,
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         )
 
 
@@ -57,7 +57,7 @@ async def test_what_has_ended_moves_the_watermark_and_only_our_leases_are_marked
     assert at.settlement.in_flight == 0
     await at.settlement.mark()
     assert at.gate.marked == ["1", "3"]
-    assert [type(fact) for fact in at.facts] == [Persisted, Duplicates, Conflicts]
+    assert [type(telemetry) for telemetry in at.telemetry_events] == [Persisted, Duplicates, ConflictsFound]
 
 
 async def test_what_ends_while_marks_are_written_gathers_for_the_next_call() -> None:
@@ -124,7 +124,7 @@ async def test_all_arrivals_of_an_identity_that_has_ended_are_compared_together(
     assert not at.settlement.has_repeated.is_set()
     at.settlement.end_repeated(others, [Outcome.DUPLICATE] * 4 + [Outcome.CONFLICT])
     assert (at.settlement.in_flight, at.released, others[0].track.watermark.value) == (0, [], 6)
-    assert [type(fact) for fact in at.facts] == [Persisted, Duplicates, Conflicts]
+    assert [type(telemetry) for telemetry in at.telemetry_events] == [Persisted, Duplicates, ConflictsFound]
 
 
 async def test_what_a_batch_has_no_room_for_is_of_the_next() -> None:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import pytest
 
-from oncecast.app.application import Listener
+from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Cost, NoThread, classify
 from oncecast.core.event import Arrival, Event
-from oncecast.core.telemetry import Fact, HandlersHeldUp
-from oncecast.listener.pipeline.claim import Work
+from oncecast.core.telemetry import HandlersBlocked, TelemetryEvent
+from oncecast.listener.pipeline.claim import WorkItem
 from oncecast.listener.pipeline.thread_gate import WAIT_S, ThreadGate
 from tests.support.arrivals import arrivals
 from tests.unit.listener.pipeline.test_attempt import Harness
@@ -28,20 +28,20 @@ class Gate:
     """A thread gate before an attempt station, and what became of what came to it."""
 
     def __init__(self) -> None:
-        self.app = Listener()
+        self.app = App()
         self.may_end = threading.Event()
         self.app.on("stuck", "sync")(self._wait)
         self.app.on("async")(self._do_nothing)
         self.at = Harness(self.app)
         self.handed_back: list[str] = []
-        self.facts: list[Fact] = []
+        self.telemetry_events: list[TelemetryEvent] = []
         self.attempt = ThreadGate(
             self.app,
             self,  # type: ignore[arg-type]
             OPTIONS,
             attempt=self.at.station.attempt,
             come_back=lambda work, delay_s: self.at.back.append(([x.id for x in work], delay_s)),
-            observe=self.facts.append,
+            emit=self.telemetry_events.append,
         ).attempt
 
     def _wait(self) -> None:
@@ -61,7 +61,7 @@ class Gate:
                 await self.app.handle([arrival], None, OPTIONS)  # type: ignore[arg-type]
 
 
-def arriving(type: str, count: int = 1) -> Work:
+def arriving(type: str, count: int = 1) -> WorkItem:
     found = arrivals(count, type=type)
     for arrival in found:
         arrival.raw = msgspec.Raw(Event.new(type, id=arrival.id, source=arrival.source).to_json())
@@ -81,10 +81,10 @@ async def test_with_a_hundred_threads_that_run_on_a_healthy_event_waits_and_no_a
     for _ in range(5):
         await gate.attempt([arrival])
     assert gate.at.back == [(["1"], WAIT_S)] * 5
-    assert (arrival.attempts, arrival.doom, gate.at.store.buried) == (0, None, [])
+    assert (arrival.attempts, arrival.terminal_error, gate.at.store.dead_lettered) == (0, None, [])
     assert gate.handed_back == ["1"] * 5  # another listener may have room
-    (fact,) = gate.facts
-    assert isinstance(fact, HandlersHeldUp)
+    (telemetry,) = gate.telemetry_events
+    assert isinstance(telemetry, HandlersBlocked)
 
 
 async def test_handlers_that_need_no_thread_go_on_meanwhile(gate: Gate) -> None:
@@ -104,15 +104,15 @@ async def test_what_waits_goes_on_when_threads_have_ended_and_a_next_time_is_tol
     gate.may_end.clear()
     await gate.abandon(ABANDONED_MAX)
     await gate.attempt(arriving("sync"))
-    assert len(gate.facts) == 2
+    assert len(gate.telemetry_events) == 2
 
 
 async def test_a_dead_event_needs_no_thread_to_be_buried(gate: Gate) -> None:
     await gate.abandon(ABANDONED_MAX)
     (arrival,) = arriving("sync")
-    arrival.doom = ValueError("no")
+    arrival.terminal_error = ValueError("no")
     await gate.attempt([arrival])
-    assert [id_ for id_, _ in gate.at.store.buried] == ["1"]
+    assert [id_ for id_, _ in gate.at.store.dead_lettered] == ["1"]
 
 
 async def test_an_attempt_that_finds_no_thread_after_all_is_not_counted_either(gate: Gate) -> None:

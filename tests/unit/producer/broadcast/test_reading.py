@@ -8,7 +8,7 @@ import time
 import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.ports import Batch
+from oncecast.core.ports import JournalBatch
 from oncecast.core.wire import events_frame
 from oncecast.producer.broadcast.reading import SHARE, ReadBudget
 from oncecast.producer.broadcast.ring import Frame
@@ -62,8 +62,8 @@ async def test_a_publication_that_fails_is_over_too() -> None:
         await budget.spend(1e-6)
 
 
-@pytest.mark.parametrize("batch", [Batch(7, 2, 123, b'["\xc3\xbc",2]'), Batch(7, 2, 123, b"[]")])
-def test_a_frame_is_as_large_as_it_says_before_it_is_made(batch: Batch) -> None:
+@pytest.mark.parametrize("batch", [JournalBatch(7, 2, 123, b'["\xc3\xbc",2]'), JournalBatch(7, 2, 123, b"[]")])
+def test_a_frame_is_as_large_as_it_says_before_it_is_made(batch: JournalBatch) -> None:
     frame = Frame(batch)
     size_bytes = frame.size_bytes
     assert len(frame.text.encode()) == size_bytes

@@ -130,27 +130,27 @@ where %(revision)s < 0 or %(revision)s = (select max(revision) from {schema}.gro
 on conflict do nothing
 returning "offset"
 
--- name: unfiled
+-- name: unlogged
 -- A listener's dead letters whose line has not been written yet, oldest first.
 select source, id, error, attempts, raw, died_at, listener from {schema}.dead_letters
-where listener = %(listener)s and filed_at is null
+where listener = %(listener)s and logged_at is null
 order by died_at limit %(limit)s
 
--- name: mark_filed
+-- name: mark_logged
 -- In the order in which an operator's change locks them.
 with filed as materialized (
     select source, id from {schema}.dead_letters
-    where filed_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
+    where logged_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
     order by source, id
     for update)
-update {schema}.dead_letters d set filed_at = clock_timestamp()
+update {schema}.dead_letters d set logged_at = clock_timestamp()
 from filed where d.source = filed.source and d.id = filed.id
 
 -- name: begin_sending
 -- What died before the first listener of the group said so is never sent, and what dies later always is.
 insert into {schema}.sending default values on conflict do nothing
 
--- name: claim_unsent
+-- name: claim_unforwarded
 -- Nobody waits for anybody here, and no row stays locked while its letter travels.
 with due as (
     select source, id from {schema}.dead_letters
@@ -166,7 +166,7 @@ update {schema}.dead_letters d set send_claimed_at = clock_timestamp()
 from due where d.source = due.source and d.id = due.id
 returning d.source, d.id, d.error, d.attempts, d.raw, d.died_at, d.listener
 
--- name: mark_sent
+-- name: mark_forwarded
 -- What somebody else is at for this moment, the filing station say, is left out: see mark_one_sent.
 update {schema}.dead_letters set sent_at = clock_timestamp()
 where (source, id) in (
@@ -178,7 +178,7 @@ returning source, id
 -- name: mark_one_sent
 update {schema}.dead_letters set sent_at = clock_timestamp() where source = %(source)s and id = %(id)s
 
--- name: release_unsent
+-- name: release_unforwarded
 -- What is left out because somebody else is at it may be claimed again a little later.
 update {schema}.dead_letters set send_claimed_at = null
 where (source, id) in (
@@ -186,7 +186,7 @@ where (source, id) in (
     where (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
     for update skip locked)
 
--- name: count_unsent
+-- name: count_unforwarded
 select count(*) from {schema}.dead_letters
 where sent_at is null and discarded_at is null and died_at >= (select began_at from {schema}.sending)
 
@@ -278,7 +278,7 @@ select count(*) as events, count(*) filter (where status = 'dead') as dead from 
 
 -- name: lock_dead
 -- A dead letter to be replayed; whoever comes second waits here, and then finds it stored.
-select d.raw, d.mended_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
+select d.raw, d.edited_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
     (extract(epoch from e.accepted_at) * 1000000)::bigint
 from {schema}.events e join {schema}.dead_letters d using (source, id)
 where e.source = %(source)s and e.id = %(id)s
@@ -313,9 +313,9 @@ update {schema}.dead_letters
 set error = %(error)s, trace = %(trace)s, attempts = attempts + 1
 where source = %(source)s and id = %(id)s and replayed_at is null
 
--- name: mend_dead_letter
+-- name: edit_dead_letter
 update {schema}.dead_letters
-set mended_data = %(data)s::jsonb
+set edited_data = %(data)s::jsonb
 where source = %(source)s and id = %(id)s and replayed_at is null and discarded_at is null
 
 -- name: chosen
@@ -338,7 +338,7 @@ d.replayed_at is null
 -- name: list_dead_letters
 -- Newest first, behind the dead letter that ended the page before.
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
-    d.mended_data is not null as mended, d.discarded_at
+    d.edited_data is not null as mended, d.discarded_at
 from {schema}.dead_letters d
 where {chosen}
     and (%(before_at)s::timestamptz is null
@@ -350,7 +350,7 @@ limit %(limit)s
 -- As the list, with everything that is kept of them; a page ends early where its letters are large.
 with page as (
     select d.source, d.id, d.died_at, octet_length(d.raw) + octet_length(d.error) + octet_length(d.trace)
-        + coalesce(pg_column_size(d.mended_data), 0) as bytes
+        + coalesce(pg_column_size(d.edited_data), 0) as bytes
     from {schema}.dead_letters d
     where {chosen}
         and (%(before_at)s::timestamptz is null
@@ -362,7 +362,7 @@ measured as (
         sum(bytes) over (order by died_at desc, source desc, id desc) - bytes as bytes_before
     from page)
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
-    d.mended_data is not null as mended, d.discarded_at, d.trace, d.raw, d.mended_data::text as mended_data, m.found
+    d.edited_data is not null as mended, d.discarded_at, d.trace, d.raw, d.edited_data::text as edited_data, m.found
 from measured m join {schema}.dead_letters d using (source, id)
 where m.bytes_before < %(max_bytes)s
 order by d.died_at desc, d.source desc, d.id desc
@@ -394,7 +394,7 @@ order by c.letters desc, c.newest_at desc, c.cause
 
 -- name: get_dead_letter
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
-    d.mended_data is not null as mended, d.discarded_at, d.trace, d.raw, d.mended_data::text as mended_data
+    d.edited_data is not null as mended, d.discarded_at, d.trace, d.raw, d.edited_data::text as edited_data
 from {schema}.dead_letters d
 where d.replayed_at is null and d.source = %(source)s and d.id = %(id)s
 
@@ -426,7 +426,7 @@ returning d.source, d.id
 -- name: reset
 -- Replays use the event as it was received again.
 with {held}
-update {schema}.dead_letters d set mended_data = null
+update {schema}.dead_letters d set edited_data = null
 from held where d.source = held.source and d.id = held.id
 returning d.source, d.id
 
@@ -461,7 +461,7 @@ from {schema}.events e join {schema}.cursors c using (journal)
 where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s * interval '1 second'
     and e."offset" <= c."offset" and e.stored_at < c.saved_at
 
--- name: begin_running
+-- name: register_process
 -- Nothing comes back if the row was there: the process before did not end in order.
 insert into {schema}.running (listener) values (%(listener)s)
 on conflict (listener) do nothing
@@ -471,7 +471,7 @@ returning true
 -- Of a process that did not end in order: what it attempted alone is what it died of.
 update {schema}.suspects set attempting = false, deaths = deaths + 1 where listener = %(listener)s and attempting
 
--- name: end_running
+-- name: unregister_process
 delete from {schema}.running where listener = %(listener)s
 
 -- name: accuse

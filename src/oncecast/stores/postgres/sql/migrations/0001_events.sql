@@ -34,13 +34,13 @@ create table {schema}.dead_letters (
     raw          bytea not null,
     listener     text not null,
     died_at      timestamptz not null default clock_timestamp(),
-    filed_at     timestamptz,
+    logged_at     timestamptz,
     discarded_at timestamptz,
     primary key (source, id),
     foreign key (source, id) references {schema}.events on delete cascade
 );
 
-create index dead_letters_unfiled on {schema}.dead_letters (listener) where filed_at is null;
+create index dead_letters_unlogged on {schema}.dead_letters (listener) where logged_at is null;
 
 -- Other content that came under a used identity; a place is noted once.
 create table {schema}.conflicts (

@@ -1,6 +1,6 @@
 -- What an operator does about a dead letter: the mended data stands beside the original, which is kept.
 alter table {schema}.dead_letters
-    add column mended_data jsonb,
+    add column edited_data jsonb,
     add column replayed_at timestamptz;
 
 -- Stretches of a journal that were gone before the group had read them; the cursor that passes one commits with it.

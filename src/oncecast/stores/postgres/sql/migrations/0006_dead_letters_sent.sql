@@ -3,7 +3,7 @@ alter table {schema}.dead_letters
     add column sent_at timestamptz,
     add column send_claimed_at timestamptz;
 
-create index dead_letters_unsent on {schema}.dead_letters (died_at) where sent_at is null and discarded_at is null;
+create index dead_letters_unforwarded on {schema}.dead_letters (died_at) where sent_at is null and discarded_at is null;
 
 -- Since when the group has a broker: what died before is not sent. One row at most.
 create table {schema}.sending (
