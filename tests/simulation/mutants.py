@@ -2,8 +2,8 @@
 
     python -m tests.simulation.mutants [--runs 5000] [NAME…]
 
-A fault is found by a violated invariant, the judge's verdict, a stall or a failed test, never by an error of the change
-itself. At the end the unchanged code runs the same seeds and tests.
+A fault is found by a violated invariant, the judge's verdict, a stall or a failed test, never by an error of the
+change itself. At the end the unchanged code runs the same seeds and tests.
 """
 
 from __future__ import annotations

@@ -180,12 +180,12 @@ class Leases(Protocol):
     async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """Free those that `holder` still has, and count that if it is known to have `died`; returns how many.
 
-        Whoever claims one learns the count as `Arrival.rescues`. From QUARANTINE_AFTER_TAKEOVERS on it only goes up where the
-        holder had *accused* the event: the others died of something else.
+        The listener that claims one learns the count as `Arrival.takeovers`. From QUARANTINE_AFTER_TAKEOVERS on it
+        only goes up where the lease owner had recorded that it ran the event alone: other deaths had other causes.
         """
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Our own lease of this suspect says from now on whether we attempt it, alone."""
+        """Record in our own lease of this quarantined event whether we run it alone from now on."""
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
         """Have our own leases of these last `LEASE_TTL` from now."""

@@ -209,7 +209,8 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
         case telemetry_events.JournalFilling():
             told = "'oncecast groups list' tells more"
             return [
-                f"⚠️ Journal of {at} is {telemetry.percent} % full of events that {telemetry.group} has not processed; {told}"
+                f"⚠️ Journal of {at} is {telemetry.percent} % full of events that {telemetry.group}"
+                f" has not processed; {told}"
             ]
         case telemetry_events.AccessRefused():
             return [f"⚠️ Refused access at {at} with {telemetry.status}: {telemetry.reason}"]
@@ -260,7 +261,8 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
             )
             remedy = "make it a plain 'def', which runs in a thread, or call asyncio.to_thread"
             return [
-                f"⚠️ {what} has blocked the event loop of {at} for {telemetry.blocked_s:g} s, at {telemetry.at}; {remedy}"
+                f"⚠️ {what} has blocked the event loop of {at} for {telemetry.blocked_s:g} s,"
+                f" at {telemetry.at}; {remedy}"
             ]
         case telemetry_events.InsertFailed():
             return [
@@ -268,7 +270,8 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
             ]
         case telemetry_events.DeadLettered():
             return [
-                f"❌ Event {telemetry.id} {_DEATHS.get(telemetry.cause, _DEATHS['retries'])} in {at} ({telemetry.error})"
+                f"❌ Event {telemetry.id} {_DEATHS.get(telemetry.cause, _DEATHS['retries'])}"
+                f" in {at} ({telemetry.error})"
             ]
         case telemetry_events.DeadLettersLogged():
             return [f"📝 Logged failed event {telemetry.id} to {telemetry.file}"]
@@ -278,7 +281,8 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
             return [f"📤 Sent dead letter {telemetry.id} to {telemetry.broker}"]
         case telemetry_events.ForwardingRefused():
             return [
-                f"⚠️ Dead letter {telemetry.id} of {at} is refused by {telemetry.broker} ({telemetry.error}); tried again later"
+                f"⚠️ Dead letter {telemetry.id} of {at} is refused by {telemetry.broker} ({telemetry.error});"
+                " tried again later"
             ]
         case telemetry_events.Replayed():
             return [f"✅ Replayed {telemetry.id}: stored by {at}"]
