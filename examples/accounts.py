@@ -1,15 +1,16 @@
-"""Accounts whose bookings are done in the order in which they came, on two listeners.
+"""Book amounts to accounts, in the order of publication, on two listeners.
 
-What it shows: `ordered_by`. Events of one subject run one at a time, in the order of the producer's journal; those of
-different subjects run side by side. Whether there is money enough depends on the order, so another one would be seen.
+This example shows `ordered_by`. Events of one subject run one at a time, in the order of the producer's journal.
+Events of different subjects run concurrently. A booking fails if the balance is too low, so a wrong order would be
+visible.
 
     oncecast up --app accounts:app --app-dir examples
     oncecast send examples/accounts.ndjson
     oncecast sql "select account, balance, bookings from accounts order by account"
     oncecast sql "select account, number, event, amount, balance from bookings order by account, number"
 
-A booking in a currency without a rate fails three times before it is dead. The later ones of its account wait for
-that long; those of other accounts do not.
+A booking in a currency without a rate fails three times and becomes a dead letter. The later bookings of its account
+wait until then; those of other accounts do not.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ app = App("accounts", lifespan=tables(TABLES))
 
 @dataclass
 class Booking:
-    """An amount, below zero for what is withdrawn."""
+    """An amount; negative amounts are withdrawals."""
 
     amount: int
     currency: str = "EUR"
@@ -42,7 +43,7 @@ class Booking:
 
 @app.on("account.booked", ordered_by="subject")
 async def book(booking: Booking, event: Event, tx: Transaction) -> None:
-    """Add to the balance, and write down what it was after each booking."""
+    """Add the amount to the balance, and store the balance after the booking."""
     if event.subject is None:
         raise Reject("a booking without an account: its subject is missing")
     amount = booking.amount // RATES[booking.currency]

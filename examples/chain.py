@@ -1,14 +1,14 @@
-"""An order that goes from handler to handler: placed, reserved, confirmed.
+"""Pass an order from handler to handler: placed, reserved, confirmed.
 
-What it shows: `event.emit`, which publishes a follow-up exactly once. It commits with the handler's writes or not at
-all, and it has the same id however often the handler has to run. No column below is unique, so that a step that was
-done twice would be seen.
+This example shows `event.emit`, which publishes an event exactly once. The event commits with the handler's writes,
+or not at all, and has the same id however often the handler runs. The table below has no unique column, so a step
+that was done twice would be visible.
 
     oncecast up --app chain:app --app-dir examples
     oncecast send examples/chain.ndjson
     oncecast sql "select order_id, string_agg(step, ' → ' order by number) as steps from steps group by 1 order by 1"
 
-`oncecast tail --earliest` shows the follow-ups among the other events: everybody can subscribe to them.
+`oncecast tail --earliest` shows the emitted events among the others: everyone can subscribe to them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ app = App("chain", lifespan=tables(TABLES))
 
 @dataclass
 class Order:
-    """What travels along the chain."""
+    """The data that every step passes on."""
 
     order_id: str
     quantity: int
@@ -37,7 +37,7 @@ class Order:
 
 @app.on("order.placed")
 async def reserve(order: Order, event: Event, tx: Transaction) -> None:
-    """The first step. What it emits before it fails is not published, as what it writes is not written."""
+    """Do the first step. If it fails, neither its writes nor its emitted event take effect."""
     await note(tx, order, "reserved")
     event.emit(Event.new("order.reserved", order, subject=order.order_id))
     if order.quantity < 1:
@@ -46,17 +46,17 @@ async def reserve(order: Order, event: Event, tx: Transaction) -> None:
 
 @app.on("order.reserved")
 async def confirm(order: Order, event: Event, tx: Transaction) -> None:
-    """The second step, on whichever listener is first."""
+    """Do the second step, on any listener."""
     await note(tx, order, "confirmed")
     event.emit(Event.new("order.confirmed", order, subject=order.order_id))
 
 
 @app.on("order.confirmed")
 async def celebrate(order: Order, tx: Transaction) -> None:
-    """The end of the chain."""
+    """Do the last step."""
     await note(tx, order, "done")
 
 
 async def note(tx: Transaction, order: Order, step: str) -> None:
-    """Handlers are functions: they share code as functions do."""
+    """Store a step. Handlers are functions, and share code as functions do."""
     await tx.execute("insert into steps (order_id, step) values (%s, %s)", (order.order_id, step))

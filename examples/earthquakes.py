@@ -1,14 +1,14 @@
-"""Earthquakes per region and day, a whole batch of them by one statement.
+"""Aggregate earthquakes by region and day, a whole batch with one statement.
 
-What it shows: `on_batch`, which gets whatever has arrived, up to 500 events, in one transaction; and keys that are
-sorted before they are written, so that two listeners whose batches touch the same days cannot deadlock.
+This example shows `on_batch`, which gets up to 500 events that have arrived, in one transaction. The statement writes
+its rows in a fixed order, so two listeners whose batches contain the same days cannot deadlock.
 
     oncecast up --app earthquakes:app --app-dir examples
     oncecast send examples/earthquakes.ndjson
     oncecast sql "select region, day, quakes, strongest from quakes_per_day
                   order by quakes desc, region, day limit 10"
 
-A roll-up counts twice what comes twice: that it does not, however often the file is sent, is the promise.
+The figures stay the same however often you send the file, because each event takes effect once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ app = App("earthquakes", lifespan=tables(TABLES))
 
 @dataclass
 class Quake:
-    """What is asked of the data; all else in it is left aside."""
+    """The members of the data that are used; others are ignored."""
 
     place: str
     occurred_ms: int
@@ -39,19 +39,19 @@ class Quake:
 
     @property
     def region(self) -> str:
-        """What stands behind the last comma of the place: "2km E of San Marino, CA" is in California."""
+        """The text after the last comma of the place: "2km E of San Marino, CA" is in California."""
         region = self.place.rpartition(", ")[2]
         return ABBREVIATED.get(region, region)
 
     @property
     def day(self) -> date:
-        """In UTC."""
+        """The day in UTC."""
         return datetime.fromtimestamp(self.occurred_ms / 1000, UTC).date()
 
 
 @app.on_batch("earthquake", max_events=500)
 async def roll_up(quakes: list[Quake], tx: Transaction) -> None:
-    """Count the batch by region and day in PostgreSQL, and add that to what is there."""
+    """Count the batch by region and day in PostgreSQL, and add the counts to the table."""
     await tx.execute(
         """
         insert into quakes_per_day as t (region, day, quakes, strongest)

@@ -1,8 +1,8 @@
-"""GitHub's webhooks in typed tables: pushes, issues, pull requests.
+"""Store GitHub webhooks in tables: pushes, issues, pull requests.
 
-What it shows: data as pydantic models (`pip install 'oncecast[pydantic]'`); a handler for each kind, chosen by the
-event's type. Kinds without a handler are stored, and no more. One that does not fit its model is dead at once, and
-its error names the place in the data. Webhooks have no order; the newest that is known of an issue stands.
+This example shows data as pydantic models (`pip install 'oncecast[pydantic]'`) and a handler for each event type.
+Events without a handler are only stored. An event that does not fit its model becomes a dead letter at once, and its
+error names the place in the data. Webhooks have no order; the table keeps the newest state of each issue.
 
     oncecast up --app github:app --app-dir examples
     oncecast send examples/github.ndjson
@@ -11,8 +11,8 @@ its error names the place in the data. Webhooks have no order; the newest that i
     oncecast sql "select repository, ref, commits, pushed_by from pushes order by delivery"
     oncecast dead-letters list
 
-GitHub itself can deliver to a producer, all kinds by one webhook whose content type is JSON:
-`https://…/events?preset=github`. The event's id is that of the delivery, so that a redelivery is handled once.
+GitHub itself can deliver to a producer, with one webhook for all events and the content type JSON:
+`https://…/events?preset=github`. The event's id is that of the delivery, so a redelivery is handled once.
 """
 
 from __future__ import annotations
@@ -42,43 +42,43 @@ app = App("github", lifespan=tables(TABLES))
 
 
 class User(BaseModel):
-    """Who it was."""
+    """A GitHub user."""
 
     login: str
 
 
 class Repository(BaseModel):
-    """Where it was."""
+    """A GitHub repository."""
 
     full_name: str
 
 
 class Commit(BaseModel):
-    """One of a push."""
+    """A commit of a push."""
 
     id: str
     message: str
 
 
 class Issue(BaseModel):
-    """As it is after the event."""
+    """An issue after the event."""
 
     number: int
     title: str
-    state: str | None = None  # left out by a few actions, such as pinned
+    state: str | None = None  # missing in a few actions, such as pinned
     user: User
     updated_at: datetime
 
 
 class PullRequest(Issue):
-    """An issue that brings changes."""
+    """A pull request after the event."""
 
     merged: bool | None = None
     draft: bool = False
 
 
 class Webhook(BaseModel):
-    """What all of them have. What is not named here is in the event's own row."""
+    """The members of all webhooks. Other members are only in the event's own row."""
 
     repository: Repository
     sender: User
@@ -108,7 +108,7 @@ class PullRequestChanged(Webhook):
 
 @app.on("com.github.push")
 async def keep_push(push: Pushed, event: Event, tx: Transaction) -> None:
-    """A row a push."""
+    """Insert a row for a push."""
     await tx.execute(
         "insert into pushes (delivery, repository, ref, after, commits, pushed_by) values (%s, %s, %s, %s, %s, %s)",
         (event.id, push.repository.full_name, push.ref, push.after, len(push.commits), push.sender.login),
@@ -117,7 +117,7 @@ async def keep_push(push: Pushed, event: Event, tx: Transaction) -> None:
 
 @app.on("com.github.issues", "com.github.issues.*")
 async def keep_issue(change: IssueChanged, event: Event, tx: Transaction) -> None:
-    """A row an issue, as it was last updated."""
+    """Insert or update the row of an issue; an older state does not replace a newer one."""
     issue = change.issue
     await tx.execute(
         """
@@ -142,7 +142,7 @@ async def keep_issue(change: IssueChanged, event: Event, tx: Transaction) -> Non
 
 @app.on("com.github.pull_request", "com.github.pull_request.*")
 async def keep_pull_request(change: PullRequestChanged, event: Event, tx: Transaction) -> None:
-    """A row a pull request, as it was last updated."""
+    """Insert or update the row of a pull request; an older state does not replace a newer one."""
     request = change.pull_request
     await tx.execute(
         """

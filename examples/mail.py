@@ -1,8 +1,8 @@
-"""A mail for each parcel that was sent, though mails are outside of PostgreSQL and no transaction takes one back.
+"""Send one mail per parcel, although no transaction can undo a mail.
 
-What it shows: an outside effect that is made idempotent. A handler runs again when it fails after the call, or its
-process dies, or PostgreSQL does not commit; so each call carries the event's `(source, id)` as its idempotency key,
-and the service does once what it is asked twice. A lifespan holds the client.
+This example shows an idempotent effect outside PostgreSQL. A handler runs again if it fails after the call, if its
+process dies, or if PostgreSQL does not commit. So each call sends the event's `(source, id)` as its idempotency key,
+and the service sends the mail once. The lifespan owns the HTTP client.
 
     python examples/mail.py
     oncecast up --app mail:app --app-dir examples
@@ -10,8 +10,8 @@ and the service does once what it is asked twice. A lifespan holds the client.
     curl -s localhost:8025/messages
     oncecast sql "select parcel, message, attempts from mails join mail.events e on e.id = event order by parcel"
 
-The first command, in a terminal of its own, is a service that keeps its messages in memory. Two events say that their
-handler shall fail after its first call: they are asked for twice, and sent once.
+Run the first command in another terminal: it is a service that keeps its messages in memory. Two events make their
+handler fail after its first call: the service is called twice for them, and sends one mail each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PORT = int(os.environ.get("MAIL_PORT", "8025"))
 
 
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    """The tables first, then one client for as long as the listener runs; every call of it has a deadline."""
+    """Create the tables, then yield one client for the life of the listener. Every call has a deadline."""
     await make(TABLES)
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=5.0) as opened:
         yield opened
@@ -47,7 +47,7 @@ app = App("mail", lifespan=client)
 
 @dataclass
 class Parcel:
-    """What was sent to whom. `stumbles`: its handler fails once, at the worst time."""
+    """A parcel and its recipient. If it `stumbles`, its handler fails once, after the call."""
 
     parcel: str
     to: str
@@ -56,7 +56,7 @@ class Parcel:
 
 @app.on("parcel.sent")
 async def tell(parcel: Parcel, event: Event, tx: Transaction, service: httpx2.AsyncClient) -> None:
-    """Ask for the mail under the event's own key, then write down which one it became."""
+    """Send the mail under the event's own key, then store its number."""
     key = f"{quote(event.source, safe='')}:{quote(event.id, safe='')}"
     message = {"to": parcel.to, "text": f"Parcel {parcel.parcel} is on its way."}
     try:
@@ -78,7 +78,7 @@ async def tell(parcel: Parcel, event: Event, tx: Transaction, service: httpx2.As
 
 
 async def post_message(request: Request) -> JSONResponse:
-    """201 for a new message; 200 with the same number for a key that is known: nothing is sent again."""
+    """Return 201 for a new message; for a known key return 200 and the same number, and send nothing."""
     messages = request.app.state.messages
     key, message = request.headers["Idempotency-Key"], await request.json()
     if "@" not in message["to"]:
@@ -90,7 +90,7 @@ async def post_message(request: Request) -> JSONResponse:
 
 
 async def get_messages(request: Request) -> JSONResponse:
-    """All that were sent, and how often each was asked for."""
+    """Return all messages, and how often each was requested."""
     return JSONResponse(list(request.app.state.messages.values()))
 
 

@@ -1,15 +1,15 @@
-"""Stock that is reserved and never goes below zero, however many listeners reserve at the same time.
+"""Reserve stock that never falls below zero, with any number of listeners.
 
-What it shows: data as a dataclass; one statement that checks and takes, so that nothing can come between; `Reject`
-for what can never succeed, `Retry` for what may succeed later.
+This example shows data as a dataclass; one statement that checks and updates, so that no other handler can interfere;
+`Reject` for events that can never succeed, and `Retry` for events that may succeed later.
 
     oncecast up --app stock:app --app-dir examples
     oncecast send examples/stock.ndjson
     oncecast sql "select sku, free, (select sum(quantity)::int from reservations r where r.sku = s.sku) as reserved
                   from stock s order by sku"
 
-A delivery may come after the order that waits for it. What is still sold out at the last attempt is dead; deliver,
-then `oncecast dead-letters replay --all`.
+A delivery may arrive after the order that waits for it. An order that is still sold out at its last attempt becomes a
+dead letter. Deliver, then run `oncecast dead-letters replay --all`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ app = App("stock", lifespan=tables(TABLES))
 
 @dataclass
 class Goods:
-    """So many of what."""
+    """A quantity of an article."""
 
     sku: str
     quantity: int
@@ -39,7 +39,7 @@ class Goods:
 
 @app.on("order.created", "stock.delivered")
 async def check(goods: Goods) -> None:
-    """Handlers of one event run in the order of their definition: this one comes before both of the others."""
+    """Check the data. Handlers run in the order of their definition, so this one runs before the others."""
     if goods.sku not in CATALOGUE:
         raise Reject(f"there is no {goods.sku!r} in the catalogue")
     if goods.quantity < 1:
@@ -48,7 +48,7 @@ async def check(goods: Goods) -> None:
 
 @app.on("stock.delivered")
 async def put_in(goods: Goods, tx: Transaction) -> None:
-    """Add to what is free."""
+    """Add the delivery to the free stock."""
     await tx.execute(
         "insert into stock as s (sku, free) values (%s, %s)"
         " on conflict (sku) do update set free = s.free + excluded.free",
@@ -58,7 +58,7 @@ async def put_in(goods: Goods, tx: Transaction) -> None:
 
 @app.on("order.created")
 async def reserve(goods: Goods, event: Event, tx: Transaction) -> None:
-    """Take from what is free, if there is enough: the row is locked until the event ends."""
+    """Take from the free stock if there is enough. The row is locked until the event ends."""
     taken = await tx.execute(
         "update stock set free = free - %(n)s where sku = %(sku)s and free >= %(n)s",
         {"n": goods.quantity, "sku": goods.sku},

@@ -1,4 +1,4 @@
-"""Makes an example's tables when one of its listeners starts, in the database that the listener was told."""
+"""Create the tables of an example when a listener starts, in the database of the listener."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oncecast import ConfigError
 
 
 def tables(sql: str) -> Callable[[], AsyncIterator[None]]:
-    """A lifespan that runs `sql`, which has to bear being run at every start; two listeners take turns."""
+    """Return a lifespan that runs `sql` at every start, so it must be repeatable. Listeners take turns."""
 
     async def made() -> AsyncIterator[None]:
         await make(sql)
@@ -29,9 +29,9 @@ async def make(sql: str) -> None:
 
 
 def database_url() -> str:
-    """As a listener finds it: `oncecast up` gives the name of a file, since environments can be seen by others.
+    """Return the URL as a listener reads it: `oncecast up` passes a file, because environments are visible to others.
 
-    Raises ConfigError where neither is set.
+    Raises ConfigError if neither variable is set.
     """
     if url := os.environ.get("DATABASE_URL"):
         return url
