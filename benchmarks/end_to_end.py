@@ -25,6 +25,7 @@ import httpx2
 import msgspec
 import psycopg
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival
 from oncecast.embedded import Stack
 from oncecast.stores.postgres import Database, PostgresEvents
@@ -116,7 +117,9 @@ async def received(stack: Stack, client: httpx2.AsyncClient) -> int:
 
 async def postgresql_alone(stack: Stack, lines: list[bytes]) -> float:
     """Rows/s of the same rows inserted in the same way, by two connections and nobody else."""
-    database = Database(stack.database_url, schema=f"alone_{time.time_ns()}", instance="bench", token="0" * 16)
+    database = Database(
+        stack.database_url, SYSTEM_CLOCK, schema=f"alone_{time.time_ns()}", instance="bench", token="0" * 16
+    )
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)

@@ -333,12 +333,13 @@ async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
 def _database(config: ListenerConfig, token: str) -> Database:
     return Database(
         config.database_url,
+        SYSTEM_CLOCK,
         schema=config.listener_group,
         instance=config.instance_id,
         token=token,
-        pool_size=config.db_pool,
-        handlers_max=config.handler_concurrency,
         limits=Limits(
+            pool_size=config.db_pool,
+            handlers_max=config.handler_concurrency,
             lock_s=config.lock_timeout,
             statement_s=config.statement_timeout,
             idle_in_transaction_s=config.handler_timeout + 5.0,

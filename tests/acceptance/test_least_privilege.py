@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import StartError
 from oncecast.embedded.postgres import _parts
 from oncecast.stores.postgres import Database, PostgresEvents
@@ -38,7 +39,7 @@ class Place(NamedTuple):
                 await connection.execute(statement.encode())
 
     def database(self, url: str | None = None, token: str = "b" * 16) -> Database:
-        return Database(url or self.url, schema=SCHEMA, instance="b", token=token, limits=LIMITS)
+        return Database(url or self.url, SYSTEM_CLOCK, schema=SCHEMA, instance="b", token=token, limits=LIMITS)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import StartError, Unavailable
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
@@ -27,7 +28,9 @@ EVENTS = 300
 
 
 def database_of(url: str, schema: str, token: str = "a" * 16) -> Database:
-    return Database(url, schema=schema, instance="a", token=token, limits=Limits(lock_s=1.0, statement_s=10.0))
+    return Database(
+        url, SYSTEM_CLOCK, schema=schema, instance="a", token=token, limits=Limits(lock_s=1.0, statement_s=10.0)
+    )
 
 
 @pytest.fixture
@@ -93,7 +96,8 @@ async def test_a_pooler_of_sessions_does_whatever_a_listener_asks(
 
 async def test_a_pool_that_is_too_small_is_said_to_be(pooler_of: PoolerOf, schema: str) -> None:
     limits = Limits(connect_s=0.5)
-    database = Database(pooler_of("session", size=1).url, schema=schema, instance="a", token="a" * 16, limits=limits)
+    url = pooler_of("session", size=1).url
+    database = Database(url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16, limits=limits)
     with pytest.raises(Unavailable, match="its pool is too small"):
         await database.prepare()
 

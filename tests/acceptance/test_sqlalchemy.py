@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
 from oncecast import Event, Publisher
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.transaction import HandlerTransaction
 from tests.support.documents import blocks
@@ -112,7 +113,7 @@ async def tx(postgres_url: str, schema: str) -> AsyncIterator[HandlerTransaction
         for table in (things, mapped):
             dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
             await connection.execute(str(CreateTable(table).compile(dialect=dialect)))
-        yield HandlerTransaction(connection, b"")
+        yield HandlerTransaction(connection, b"", SYSTEM_CLOCK, statement_timeout_s=30.0, undo_s=5.0)
         await connection.rollback()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.embedded.ports import free_port
 from oncecast.stores.postgres import Database, PostgresEvents
 from tests.acceptance.test_start import ended, said, starting
@@ -58,7 +59,7 @@ async def handler(event: Event) -> None:
 
 
 async def dead_letter(url: str, schema: str, *ids: str) -> None:
-    database = Database(url, schema=schema, instance="x", token="x")
+    database = Database(url, SYSTEM_CLOCK, schema=schema, instance="x", token="x")
     await database.open()
     await database.migrate()
     for offset, id_ in enumerate(ids, 1):

@@ -18,6 +18,7 @@ from oncecast.chaos.checks import run_checks
 from oncecast.chaos.evidence import collect, record_emissions
 from oncecast.chaos.publishing import Publications
 from oncecast.chaos.subject import Subject
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import ConfigError
 from oncecast.core.event import Event, follow_up_id
 from oncecast.stores.postgres import Database
@@ -45,7 +46,7 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 
 async def migrate(url: str, schema: str) -> None:
     """The tables of a group."""
-    database = Database(url, schema=schema, instance="test", token="t")
+    database = Database(url, SYSTEM_CLOCK, schema=schema, instance="test", token="t")
     await database.migrate()
     await database.close()
 

@@ -20,8 +20,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.waiting import WAIT_R
 
 from oncecast.chaos.links import Link
-from oncecast.stores.postgres import connection as module
-from oncecast.stores.postgres.connection import PostgresConnection
+from oncecast.stores.postgres.connection import AnswerTimes, PostgresConnection
 from oncecast.stores.postgres.message import send
 
 LARGE = 40_000_000
@@ -142,7 +141,8 @@ async def test_a_server_that_has_not_heard_is_asked_again(
         if asked > 1:
             await cancel(**options)
 
-    with patch.object(module, "CANCEL_AGAIN_S", 0.05), patch.object(connection, "cancel_safe", too_early):
+    connection.times = AnswerTimes(cancel_again_s=0.05)
+    with patch.object(connection, "cancel_safe", too_early):
         task = await sleeping(connection)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -155,7 +155,8 @@ async def test_a_server_that_has_not_heard_is_asked_again(
 async def test_a_statement_that_cannot_be_ended_breaks_its_connection(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
-    with frozen(connection), patch.object(module, "CANCEL_S", 0.3):
+    connection.times = AnswerTimes(cancel_s=0.3)
+    with frozen(connection):
         task = await sleeping(connection)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -216,8 +217,9 @@ async def test_whoever_waits_on_a_socket_that_is_reset_is_told(
 async def test_a_session_that_the_server_ends_is_no_longer_watched_and_says_so(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
-    with patch.object(module, "LOOK_INTERVAL_S", 3600.0):  # it is the server's word that ends the watch
-        await answer(connection, "select 1")
+    connection.times = AnswerTimes(look_interval_s=3600.0)  # it is the server's word that ends the watch
+    await answer(connection, "select 1")
+    connection.times = AnswerTimes()
     socket, loop = connection.pgconn.socket, asyncio.get_running_loop()
     await end_session(connection, operator)
     while connection._watch is not None:

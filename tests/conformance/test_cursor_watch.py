@@ -34,7 +34,7 @@ async def look(
     journal: SqliteJournal, path: Path, url: str, schema: str, *, offset: int, rows: list[str]
 ) -> CursorWatch:
     """At a cursor saved at `offset` while there are `rows`."""
-    database = Database(url, schema=schema, instance="test", token="t")
+    database = Database(url, SYSTEM_CLOCK, schema=schema, instance="test", token="t")
     await database.migrate()
     await database.close()
     epochs = msgspec.json.encode(journal.epochs).decode()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.ports import CrashLog
 from oncecast.stores.postgres import Database, PostgresCrashLog
 from oncecast.testing.memory import MemoryCrashLog, MemoryPostgres
@@ -24,7 +25,7 @@ async def deaths_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterato
         if request.param == "memory":
             return MemoryCrashLog(server, instance=instance, token="t")
         url = request.getfixturevalue("postgres_url")
-        database = Database(url, schema=schema, instance=instance, token="t")
+        database = Database(url, SYSTEM_CLOCK, schema=schema, instance=instance, token="t")
         await database.open()
         databases.append(database)
         await database.migrate()

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from oncecast.app.threads import ThreadTransaction
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import (
     AttemptFailed,
     Cost,
@@ -41,9 +43,15 @@ LIMITS = Limits(lock_s=0.3, statement_s=5.0)
 
 
 @pytest.fixture
-def database_of(postgres_url: str, schema: str) -> Callable[..., Database]:
+def limits() -> Limits:
+    """Those of `store`; a test may have others."""
+    return LIMITS
+
+
+@pytest.fixture
+def database_of(postgres_url: str, schema: str, limits: Limits) -> Callable[..., Database]:
     def make(instance: str = "listener-a", token: str = "a" * 16) -> Database:
-        return Database(postgres_url, schema=schema, instance=instance, token=token, limits=LIMITS)
+        return Database(postgres_url, SYSTEM_CLOCK, schema=schema, instance=instance, token=token, limits=limits)
 
     return make
 
@@ -724,13 +732,13 @@ def test_a_session_is_given_up_for_what_may_stay_with_it_and_for_nothing_else(qu
 
 
 async def test_a_threads_statement_that_outlasts_all_bounds_is_ended_and_costs_its_own_event_only(
-    postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, schema: str
 ) -> None:
-    database = Database(postgres_url, schema=schema, instance="a", token="a" * 16)
+    limits = Limits(statement_s=1.0)
+    database = Database(postgres_url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16, limits=limits)
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)
-    monkeypatch.setattr(Limits, "deadline_s", 3.0)
     begun, threads = asyncio.Event(), []
 
     async def of_a_thread(tx: Transaction) -> None:
@@ -754,7 +762,9 @@ async def test_a_threads_statement_that_outlasts_all_bounds_is_ended_and_costs_i
 async def test_handlers_that_keep_every_connection_of_theirs_keep_no_other_event_from_being_stored(
     postgres_url: str, schema: str
 ) -> None:
-    database = Database(postgres_url, schema=schema, instance="a", token="a" * 16, pool_size=1, limits=LIMITS)
+    database = Database(
+        postgres_url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16, limits=replace(LIMITS, pool_size=1)
+    )
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)
@@ -807,17 +817,18 @@ async def test_a_savepoint_of_a_thread_takes_back_its_block_alone(
     assert await values(sql, "select id from effects order by id") == ["True", "before", "within True"]
 
 
+@pytest.mark.parametrize("limits", [replace(LIMITS, undo_s=0.1)])
 async def test_a_savepoint_that_cannot_be_rolled_back_fails_the_attempt_whatever_its_handler_makes_of_it(
-    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, monkeypatch: pytest.MonkeyPatch
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
 ) -> None:
-    monkeypatch.setattr("oncecast.stores.postgres.transaction.UNDO_S", 0.0)
-
     async def work(tx: Transaction) -> None:
         with contextlib.suppress(ValueError):
             async with tx.savepoint():
                 await effect(schema, "half")(tx)
+                in_the_way = asyncio.create_task(tx.execute("select pg_sleep(0.5)"))
+                await asyncio.sleep(0)
                 raise ValueError
-        monkeypatch.undo()
+        await in_the_way
         with contextlib.suppress(ValueError):  # a later one that can be makes nothing good
             async with tx.savepoint():
                 raise ValueError

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.pq.abc import PGresult
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import DataRefused, Unavailable
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.transaction import Transaction
@@ -23,15 +24,13 @@ from oncecast.stores.postgres.message import send
 from tests.support.places import arrival
 
 Work = Callable[[Transaction], Awaitable[None]]
-LIMITS = Limits(lock_s=0.3, statement_s=5.0)
+LIMITS = Limits(lock_s=0.3, statement_s=5.0, pool_size=4, handlers_max=1)
 
 
 @pytest.fixture
 async def store(postgres_url: str, schema: str) -> AsyncIterator[PostgresEvents]:
     """A store for one handler at a time."""
-    database = Database(
-        postgres_url, schema=schema, instance="a", token="a" * 16, pool_size=4, handlers_max=1, limits=LIMITS
-    )
+    database = Database(postgres_url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16, limits=LIMITS)
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)

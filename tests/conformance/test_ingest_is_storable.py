@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.event import Arrival, Event, new_id
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import OpenTransaction
@@ -164,7 +165,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def table(postgres_url: str) -> Any:
-    database = Database(postgres_url, schema="t_storable", instance="a", token="a" * 16)
+    database = Database(postgres_url, SYSTEM_CLOCK, schema="t_storable", instance="a", token="a" * 16)
     with asyncio.Runner() as runner:
         runner.run(database.open())
         runner.run(database.migrate())

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Cost, TransactionConflict, Unavailable, classify
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
@@ -25,7 +26,7 @@ SLEEP = "select pg_catalog.pg_sleep(60)"
 @pytest.fixture
 async def store(postgres_url: str, schema: str) -> AsyncIterator[PostgresEvents]:
     limits = Limits(lock_s=0.3, statement_s=30.0)
-    database = Database(postgres_url, schema=schema, instance="a", token="a" * 16, limits=limits)
+    database = Database(postgres_url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16, limits=limits)
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)
@@ -177,7 +178,7 @@ async def test_a_replayed_dead_letter_cannot_take_its_row_away_either(
     store: PostgresEvents, postgres_url: str, schema: str
 ) -> None:
     await store.dead_letter(arrival(1, "own"), ValueError("no"))
-    database = Database(postgres_url, schema=schema, instance="b", token="b" * 16)
+    database = Database(postgres_url, SYSTEM_CLOCK, schema=schema, instance="b", token="b" * 16)
     await database.open()
 
     async def work(_arrival: Any, tx: Transaction) -> None:

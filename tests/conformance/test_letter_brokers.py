@@ -14,7 +14,6 @@ from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress, dead_lett
 from oncecast.core.errors import Unavailable
 from oncecast.embedded.ports import free_port
 from oncecast.stores import rabbitmq as rabbitmq_store
-from oncecast.stores import sqs as sqs_store
 from oncecast.stores.rabbitmq import RabbitMQ
 from oncecast.stores.sqs import Sqs
 from tests.support.brokers import RabbitMQServer, SqsServer, frozen
@@ -22,19 +21,19 @@ from tests.support.brokers import RabbitMQServer, SqsServer, frozen
 NAME = "dead letters"
 
 
-def broker_of(url: str) -> DeadLetterBroker:
+def broker_of(url: str, **options: float) -> DeadLetterBroker:
     address = dead_letter_address(url)
     if isinstance(address, RabbitMQAddress):
-        return RabbitMQ(address, instance="listener-a")
+        return RabbitMQ(address, instance="listener-a", **options)
     assert isinstance(address, SqsAddress)
-    return Sqs(address)
+    return Sqs(address, **options)
 
 
 @asynccontextmanager
-async def used(url: str) -> AsyncIterator[DeadLetterBroker]:
+async def used(url: str, **options: float) -> AsyncIterator[DeadLetterBroker]:
     """A broker that leaves no task behind once it is closed."""
     before = asyncio.all_tasks()
-    broker = broker_of(url)
+    broker = broker_of(url, **options)
     yield broker
     await broker.close()
     await asyncio.sleep(0.05)
@@ -172,17 +171,12 @@ async def test_what_rabbitmq_refuses_is_told_without_the_password(
         assert not any(secret in told + str(broker) + repr(broker) for secret in ("hunter2", rabbitmq.password))
 
 
-async def test_a_frozen_rabbitmq_is_found_and_used_again_once_it_goes_on(
-    rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rabbitmq_store, "SEND_DEADLINE_S", 5.0)
-    monkeypatch.setattr(rabbitmq_store, "OPEN_DEADLINE_S", 5.0)
-    async with used(rabbitmq.url(queue="frozen")) as broker:
+async def test_a_frozen_rabbitmq_is_found_and_used_again_once_it_goes_on(rabbitmq: RabbitMQServer) -> None:
+    async with used(rabbitmq.url(queue="frozen"), send_deadline_s=8.0) as broker:
         assert await broker.send([message("a")]) == [None]
         with frozen(rabbitmq.node):
-            assert "did not answer within 5 s" in await failure(broker, message("b"))
-            assert "did not answer within 5 s" in await failure(broker)
-        monkeypatch.undo()
+            assert "did not answer within 8 s" in await failure(broker, message("b"))
+            assert "did not answer within 8 s" in await failure(broker)
         assert await broker.send([message("c")]) == [None]
 
 
@@ -254,12 +248,11 @@ async def test_a_queue_that_is_not_there_is_told_and_found_once_it_is(sqs: SqsSe
         assert "there is no such queue" in await failure(broker, message("b"))
 
 
-async def test_an_sqs_that_is_away_or_frozen_is_found(sqs: SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_sqs_that_is_away_or_frozen_is_found(sqs: SqsServer) -> None:
     await sqs.create("away")
     async with used(f"sqs://eu-central-1/away?endpoint=http://127.0.0.1:{free_port()}") as broker:
         assert "Could not connect to the endpoint URL" in await failure(broker)
-    monkeypatch.setattr(sqs_store, "SEND_DEADLINE_S", 5.0)
-    async with used(sqs.url("away")) as broker:
+    async with used(sqs.url("away"), send_deadline_s=5.0) as broker:
         assert await broker.send([message("a")]) == [None]
         with frozen(sqs.process):
             assert "no answer within 5 s" in await failure(broker, message("b"))

@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Cost, DataRefused, classify
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import OpenTransaction
@@ -41,7 +42,7 @@ NEVER_STORABLE = {
 
 @pytest.fixture
 async def store(postgres_url: str, schema: str) -> AsyncIterator[PostgresEvents]:
-    database = Database(postgres_url, schema=schema, instance="a", token="a" * 16)
+    database = Database(postgres_url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16)
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)

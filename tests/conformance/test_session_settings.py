@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import TransactionConflict
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import Transaction
@@ -147,7 +148,7 @@ async def test_handlers_keep_the_settings_that_their_role_was_given_but_no_sessi
         "idle_session_timeout": "2s",
     }
     url = await database_with({**given, "search_path": ["shop", "public"]})
-    database = Database(url, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
+    database = Database(url, SYSTEM_CLOCK, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
     await database.open()
     await database.migrate()
     found: list[Any] = []
@@ -167,6 +168,7 @@ async def test_a_handler_whose_transaction_cannot_be_serialised_is_tried_again_a
 ) -> None:
     database = Database(
         await database_with({"default_transaction_isolation": "serializable"}),
+        SYSTEM_CLOCK,
         schema=SCHEMA,
         instance="a",
         token="a" * 16,
@@ -189,7 +191,7 @@ async def test_a_handler_whose_transaction_cannot_be_serialised_is_tried_again_a
 
 async def test_no_setting_lets_a_handler_take_the_row_of_its_event_away(database_with: MakeDatabase) -> None:
     url = await database_with({"session_replication_role": "replica"})
-    database = Database(url, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
+    database = Database(url, SYSTEM_CLOCK, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
     await database.open()
     await database.migrate()
 
@@ -204,7 +206,7 @@ async def test_no_setting_lets_a_handler_take_the_row_of_its_event_away(database
 async def test_a_commit_is_as_durable_as_the_role_asks_and_never_less(database_with: MakeDatabase) -> None:
     for given, used in {"off": "on", "local": "on", "remote_apply": "remote_apply"}.items():
         url = await database_with({"synchronous_commit": given})
-        database = Database(url, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
+        database = Database(url, SYSTEM_CLOCK, schema=SCHEMA, instance="a", token="a" * 16, limits=LIMITS)
         async with await database.connect() as connection:
             cursor = await connection.execute("show synchronous_commit")
             assert await cursor.fetchone() == (used,)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, UnforwardedDeadLetters
 from oncecast.core.errors import Reject
 from oncecast.core.ports import EventStore
@@ -23,7 +24,7 @@ class Postgres(ending.Postgres):
 
     async def of(self, instance: str) -> tuple[EventStore, UnforwardedDeadLetters]:  # type: ignore[override]
         database = Database(
-            self._url, schema=self._schema, instance=instance, token=instance, limits=Limits(lock_s=1.0)
+            self._url, SYSTEM_CLOCK, schema=self._schema, instance=instance, token=instance, limits=Limits(lock_s=1.0)
         )
         await database.open()
         await database.migrate()

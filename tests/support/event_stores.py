@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.ports import EventStore, Outbox
@@ -29,7 +30,7 @@ class Postgres:
 
     async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
         limits = Limits(lock_s=0.3, statement_s=5.0, idle_in_transaction_s=idle_in_transaction_s)
-        database = Database(self._url, schema=self._schema, instance=token, token=token, limits=limits)
+        database = Database(self._url, SYSTEM_CLOCK, schema=self._schema, instance=token, token=token, limits=limits)
         await database.open()
         await database.migrate()
         self._databases.append(database)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import psycopg
 
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject
@@ -73,7 +74,14 @@ def handler_error(found: list[Any]) -> Any:
 
 async def whole_round(url: str) -> dict[str, Any]:
     """Each call of every store, on a database that has `public.effects (id text, numbers integer[])`."""
-    database = Database(url, schema=SCHEMA, instance="a", token="a" * 16, pool_size=2, limits=LIMITS)
+    database = Database(
+        url,
+        SYSTEM_CLOCK,
+        schema=SCHEMA,
+        instance="a",
+        token="a" * 16,
+        limits=dataclasses.replace(LIMITS, pool_size=2),
+    )
     await database.open()
     try:
         await database.prepare()
@@ -172,7 +180,7 @@ async def _upkeep(database: Database) -> dict[str, Any]:
     await store.begin_cursor("other", EPOCHS, start)
     gap = await store.pass_gap("other", EPOCHS, first=4, reason="it's gone\\")
     await store.adopt_cursor("other", EPOCHS, instead_of=EPOCHS)
-    other = Database(database._url, schema=SCHEMA, instance="b", token="b" * 16, limits=LIMITS)
+    other = Database(database._url, SYSTEM_CLOCK, schema=SCHEMA, instance="b", token="b" * 16, limits=LIMITS)
     session = await other.connect()
     try:
         ended = (await store.end_sessions("b" * 16, silent_s=0.0)).value

@@ -43,8 +43,9 @@ T = TypeVar("T")
 class RabbitMQ:
     """The DeadLetterBroker of `core.letter_ports` on RabbitMQ: one plain connection, made anew after any trouble."""
 
-    def __init__(self, address: RabbitMQAddress, *, instance: str) -> None:
+    def __init__(self, address: RabbitMQAddress, *, instance: str, send_deadline_s: float = SEND_DEADLINE_S) -> None:
         self._address = address
+        self._send_deadline_s = send_deadline_s
         self._name = f"oncecast {instance}"
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
@@ -111,7 +112,7 @@ class RabbitMQ:
 
     async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
         """See DeadLetterBroker."""
-        async with self._within(SEND_DEADLINE_S):
+        async with self._within(self._send_deadline_s):
             await self.open()
             answers = await self._publish(messages)
             if len(messages) > 1 and any(isinstance(answer, _CHANNEL_CLOSED) for answer in answers):

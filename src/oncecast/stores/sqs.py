@@ -47,8 +47,9 @@ _ONES_FAULT = (
 class Sqs:
     """The DeadLetterBroker of `core.letter_ports` on SQS; credentials come from AWS's usual places."""
 
-    def __init__(self, address: SqsAddress) -> None:
+    def __init__(self, address: SqsAddress, *, send_deadline_s: float = SEND_DEADLINE_S) -> None:
         self._address = address
+        self._send_deadline_s = send_deadline_s
         self._exit = AsyncExitStack()
         self._client: Any = None
         self._queue_url: str | None = None
@@ -96,7 +97,7 @@ class Sqs:
     async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
         """See DeadLetterBroker."""
         refusals: list[str | None] = []
-        async with self._within(SEND_DEADLINE_S):
+        async with self._within(self._send_deadline_s):
             await self.open()
             for batch in self._batches(messages):
                 refusals += await self._send_batch(batch)

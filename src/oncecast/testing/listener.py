@@ -58,7 +58,7 @@ class TestListener:
             handler_timeout_s=timeout_s, event_attempts=event_attempts, db_attempts=1, db_retry_delay_s=0.0
         )
         self._stores: MemoryStores | PostgresStores = (
-            PostgresStores(postgres, handler_timeout_s=timeout_s) if postgres else MemoryStores()
+            PostgresStores(postgres, clock, handler_timeout_s=timeout_s) if postgres else MemoryStores()
         )
         self._bench: Bench | None = None
         self._one_at_a_time = asyncio.Lock()

@@ -10,7 +10,7 @@ import atexit
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +28,8 @@ UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 class Server:
     """The thread, and what it serves."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self._settings = settings
         self.url: Future[str] = Future()
         self.url.set_running_or_notify_cancel()  # all tests share it: the one that gives up shall not cancel it
         self._end: Callable[[], object] | None = None
@@ -62,7 +63,9 @@ class Server:
             stack.callback(guard.close)
             guard.remove_at_end(folder)
             port = free_port()
-            postgres = EmbeddedPostgres(folder / "postgres", port, folder / "postgres.url", guard, settings=UNSAFE)
+            postgres = EmbeddedPostgres(
+                folder / "postgres", port, folder / "postgres.url", guard, settings=self._settings
+            )
             stack.callback(postgres.close)
             process = Process(
                 "postgres", f"{LOOPBACK}:{port}", postgres.launch, postgres.is_ready, guard.tell, guard.pipe
@@ -86,7 +89,7 @@ _lock = threading.Lock()
 _server: Server | None = None
 
 
-async def embedded_postgres_url() -> str:
+async def embedded_postgres_url(settings: Mapping[str, str] = UNSAFE) -> str:
     """Its URL, which has a password. Raises StartError where the extra `embedded` is missing, or it cannot begin.
 
     Whoever is cancelled meanwhile leaves it to others; after a failed start the next use tries again.
@@ -94,7 +97,7 @@ async def embedded_postgres_url() -> str:
     global _server
     with _lock:
         if _server is None or _server.has_failed:
-            _server = Server()
+            _server = Server(settings)
         url = _server.url
     return await asyncio.wrap_future(url)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,6 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import StartError
 from oncecast.core.ports import CrashLog, EventStore, Outbox
 from oncecast.core.transaction import Params
@@ -55,10 +55,13 @@ class MemoryStores:
 class PostgresStores:
     """A fresh database on the embedded PostgreSQL (True), or on the server of a URL; dropped at the end."""
 
-    def __init__(self, postgres: bool | str, *, handler_timeout_s: float) -> None:
+    def __init__(self, postgres: bool | str, clock: Clock, *, handler_timeout_s: float) -> None:
+        self._clock = clock
         self._server_url = postgres if isinstance(postgres, str) else ""
-        self._limits = Limits(lock_s=LOCK_TIMEOUT_S, idle_in_transaction_s=handler_timeout_s + 5.0)
-        self._name = f"oncecast_test_{secrets.token_hex(6)}"
+        self._limits = Limits(
+            lock_s=LOCK_TIMEOUT_S, idle_in_transaction_s=handler_timeout_s + 5.0, pool_size=POOL_SIZE
+        )
+        self._name = f"oncecast_test_{clock.new_token(6)}"
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -75,10 +78,10 @@ class PostgresStores:
         self.url = urlunsplit(urlsplit(self._server_url)._replace(path=f"/{self._name}"))
         self._database = Database(
             self.url,
+            self._clock,
             schema=SCHEMA,
             instance=NAME,
             token=NAME.ljust(TOKEN_CHARS, "."),
-            pool_size=POOL_SIZE,
             limits=self._limits,
         )
         await self._database.migrate()

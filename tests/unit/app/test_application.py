@@ -31,7 +31,7 @@ from oncecast.core.errors import (
 )
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.telemetry import LifespanCutShort, TelemetryEvent
-from oncecast.stores.postgres.connection import CANCEL_S
+from oncecast.stores.postgres.connection import AnswerTimes
 from tests.support.arrivals import arrivals
 
 OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=10.0)
@@ -365,7 +365,7 @@ async def outcome_of(attempt: Awaitable[object]) -> Exception | None:
 
 async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
     """And to have a statement ended that it waits for: cancelled again meanwhile, it would break its connection."""
-    assert OPTIONS.cancel_again_s > 2 * CANCEL_S
+    assert OPTIONS.cancel_again_s > 2 * AnswerTimes().cancel_s
     app, seen, cleaning, over = App(), [], asyncio.Event(), asyncio.Event()
 
     @app.on("t")

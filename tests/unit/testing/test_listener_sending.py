@@ -294,10 +294,7 @@ def test_of_a_batch_each_event_has_its_own_follow_ups(test_listener: MakeTestLis
     assert [[event.data for event in result.emitted] for result in results] == [[], ["1"], ["2"] * 2, ["3"] * 3]
 
 
-def test_handlers_that_emit_for_each_other_without_end_are_noticed(
-    monkeypatch: pytest.MonkeyPatch, test_listener: MakeTestListener
-) -> None:
-    monkeypatch.setattr("oncecast.testing.listener.FOLLOWED_MAX", 10)
+def test_handlers_that_emit_for_each_other_without_end_are_noticed(test_listener: MakeTestListener) -> None:
     app = App()
 
     @app.on("t")

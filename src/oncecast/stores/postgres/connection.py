@@ -21,12 +21,17 @@ from psycopg.waiting import READY_RW, WAIT_W
 
 from oncecast import forks
 
-CANCEL_S = 5.0
-"""A server that is asked to end a statement has so long to hear, and as long again to do it, or the connection is
-broken."""
-CANCEL_AGAIN_S = 1.0
-LOOK_INTERVAL_S = 0.25
-"""So often whoever waits looks in any case, and at the clock: uvloop says nothing of a socket reset before."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerTimes:
+    """How a connection waits for an answer, in seconds."""
+
+    cancel_s: float = 5.0
+    """A server that is asked to end a statement has so long to hear, and as long again to do it, or the connection is
+    broken."""
+    cancel_again_s: float = 1.0
+    look_interval_s: float = 0.25
+    """So often whoever waits looks in any case, and at the clock: uvloop says nothing of a socket reset before."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,7 @@ class _Watch:
 class PostgresConnection(AsyncConnection[TupleRow]):
     """See psycopg.AsyncConnection."""
 
+    times = AnswerTimes()
     writes = False
     """Whether what is under way commits by itself: to cancel what waits for a standby is to have it committed."""
     has_session_state = False
@@ -127,7 +133,7 @@ class PostgresConnection(AsyncConnection[TupleRow]):
     def _begin_watch(self) -> _Watch:
         loop, socket = asyncio.get_running_loop(), self.pgconn.socket
         loop.add_reader(socket, self._wake)
-        self._watch = _Watch(loop, socket, loop.call_later(LOOK_INTERVAL_S, self._look))
+        self._watch = _Watch(loop, socket, loop.call_later(self.times.look_interval_s, self._look))
         return self._watch
 
     def _wake(self) -> None:
@@ -143,7 +149,7 @@ class PostgresConnection(AsyncConnection[TupleRow]):
         else:
             self._wake()
         if self._watch is not None:
-            self._watch.look = loop.call_later(LOOK_INTERVAL_S, self._look)
+            self._watch.look = loop.call_later(self.times.look_interval_s, self._look)
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None
@@ -156,7 +162,7 @@ class PostgresConnection(AsyncConnection[TupleRow]):
         """Have the server end what it is at; a connection where that cannot be is broken."""
         # By our own deadline: in a task that is cancelled already, asyncio.timeout raises no TimeoutError on 3.11.
         loop = asyncio.get_running_loop()
-        ends_at_s = loop.time() + CANCEL_S
+        ends_at_s = loop.time() + self.times.cancel_s
         try:
             while not await self._ends_when_asked(gen):
                 if loop.time() >= ends_at_s:
@@ -171,12 +177,12 @@ class PostgresConnection(AsyncConnection[TupleRow]):
     async def _ends_when_asked(self, gen: PQGen[Any]) -> bool:
         """Whether it ends soon after it was asked to. A server that had yet to begin with it did not hear."""
         try:
-            await self.cancel_safe(timeout=CANCEL_S)
+            await self.cancel_safe(timeout=self.times.cancel_s)
         except psycopg.errors.CancellationTimeout:
             raise  # the request may come yet, and end what is under way then
         except psycopg.Error:
             pass  # refused: it may end by itself
-        self._due_s = asyncio.get_running_loop().time() + CANCEL_AGAIN_S
+        self._due_s = asyncio.get_running_loop().time() + self.times.cancel_again_s
         try:
             await self._answer(gen, has_begun=True)
         except TimeoutError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, SessionShared, translate
@@ -40,12 +40,17 @@ SERVER_VERSION_MIN = 140000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long PostgreSQL may take for what, in seconds."""
+    """How long PostgreSQL may take for what, in seconds, and how many connections are for handlers."""
 
     connect_s: float = 5.0
     lock_s: float = 2.0
     statement_s: float = 30.0
     idle_in_transaction_s: float = 65.0
+    undo_s: float = 5.0
+    """A savepoint that cannot be rolled back in this time has the attempt fail."""
+    pool_size: int = 10
+    handlers_max: int | None = None
+    """How many handlers may run at a time; `pool_size` by default."""
 
     @property
     def deadline_s(self) -> float:
@@ -56,31 +61,32 @@ class Limits:
 class Database:
     """Pools of connections whose sessions are set up as the promise needs them: the listener's own, and handlers'.
 
-    `pool_size` is for handlers, of which `handlers_max` may run at a time, and BESIDES comes on top. `token` ends the
-    application_name of each, so that a rescuer can end the sessions of a dead holder.
+    BESIDES comes on top of the connections for handlers. `token` ends the application_name of each, so that a rescuer
+    can end the sessions of a dead holder.
     """
 
     def __init__(
         self,
         url: str,
+        clock: Clock,
         *,
         schema: str,
         instance: str,
         token: str,
-        pool_size: int = 10,
-        handlers_max: int | None = None,
-        limits: Limits | None = None,
+        limits: Limits = Limits(),
     ) -> None:
         self.schema = schema
         self.instance = instance
-        self.limits = limits or Limits()
+        self.clock = clock
+        self.limits = limits
         self.queries = load_queries(schema)
         self._url = url
         self._application_name = f"oncecast {instance.encode()[:30].decode(errors='ignore')} {token}"
         self._pool = self._make_pool(sum(BESIDES.values()), self.set_up)
+        pool_size = limits.pool_size
         self._handlers_pool = self._make_pool(pool_size, partial(self.set_up, for_handlers=True))
-        self.handlers_max = min(pool_size, handlers_max or pool_size)
-        self._handlers = HandlerConnections(self._handlers_pool, self.handlers_max)
+        self.handlers_max = min(pool_size, limits.handlers_max or pool_size)
+        self._handlers = HandlerConnections(self._handlers_pool, self.handlers_max, clock)
         self._places = {purpose: asyncio.Semaphore(count) for purpose, count in BESIDES.items()}
 
     def _make_pool(
@@ -195,7 +201,7 @@ class Database:
 
     async def renew(self) -> None:
         """After a time of trouble: close what is pooled without asking it how it is, and the rest when it is back."""
-        self._handlers.renewed_at_s = time.monotonic()
+        self._handlers.renewed_at_s = self.clock.monotonic_s()
         async with asyncio.timeout(self.limits.connect_s):
             await self._pool.drain()
             await self._handlers_pool.drain()

@@ -7,7 +7,6 @@ in one message; each is a transaction of its own, and no error of one is another
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg_pool import AsyncConnectionPool
 
+from oncecast.core.clock import Clock
 from oncecast.core.errors import AttemptFailed
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
@@ -63,7 +63,7 @@ class Held:
     def _may_be_passed_on(self) -> bool:
         """Not an old one, and not with what reaches the next: the message is read before COMMIT ends a SET LOCAL."""
         return (
-            self.taken_at_s >= max(self.places.renewed_at_s, time.monotonic() - PASSED_ON_MAX_S)
+            self.taken_at_s >= max(self.places.renewed_at_s, self.places.monotonic_s() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
             and self.connection.is_clean
         )
@@ -88,12 +88,13 @@ class Held:
 class HandlerConnections:
     """So many connections of `pool` at a time, to those who ask for one in the order in which they ask."""
 
-    def __init__(self, pool: AsyncConnectionPool[PostgresConnection], count: int) -> None:
+    def __init__(self, pool: AsyncConnectionPool[PostgresConnection], count: int, clock: Clock) -> None:
+        self.monotonic_s = clock.monotonic_s
         self._pool = pool
         self._free = count
         self._waiting: deque[_Waiter] = deque()
         self.renewed_at_s = 0.0
-        """Since when connections are to be trusted, on the monotonic clock."""
+        """Since when connections are to be trusted, by `monotonic_s`."""
 
     def next_with_opening(self) -> _Waiter | None:
         """Whoever is next, if it is one for whom a transaction can be begun; it waits no longer."""
@@ -122,7 +123,7 @@ class HandlerConnections:
             if given is not None:
                 return given
         try:
-            return Held(self, await self._pool.getconn(), time.monotonic())
+            return Held(self, await self._pool.getconn(), self.monotonic_s())
         except BaseException:
             self._free_a_place()
             raise

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import re
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import AsyncRowFactory, dict_row, tuple_row
 
 from oncecast import forks
+from oncecast.core.clock import Clock
 from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
@@ -36,8 +35,6 @@ _WORDS = re.compile(r"([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE)
 _TRANSACTION_CONTROL = frozenset(
     ("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start")
 )
-UNDO_S = 5.0
-"""A savepoint that cannot be rolled back in this time has the attempt fail."""
 
 _NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
 _LEAVES_SESSION_STATE = re.compile(
@@ -60,9 +57,17 @@ class HandlerTransaction:
     """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
 
     def __init__(
-        self, connection: PostgresConnection, take_key: bytes, *, statement_timeout_s: float = math.inf
+        self,
+        connection: PostgresConnection,
+        take_key: bytes,
+        clock: Clock,
+        *,
+        statement_timeout_s: float,
+        undo_s: float,
     ) -> None:
         self._connection: PostgresConnection | None = connection
+        self._monotonic_s = clock.monotonic_s  # called for every statement
+        self._undo_s = undo_s
         self._take_key = take_key
         self._statement_timeout_s = statement_timeout_s
         self._interrupted = False
@@ -139,7 +144,7 @@ class HandlerTransaction:
         """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
         inconsistent_before, self._inconsistency = self._inconsistency, "a savepoint could not be rolled back"
         with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
-            async with asyncio.timeout(UNDO_S):
+            async with asyncio.timeout(self._undo_s):
                 await self._run(f"rollback to savepoint {savepoint}")
             self._inconsistency = inconsistent_before
 
@@ -178,7 +183,7 @@ class HandlerTransaction:
     ) -> AsyncCursor[Any]:
         """One statement at a time, whose error is remembered."""
         self._asked += 1
-        asked_at_s = time.monotonic()
+        asked_at_s = self._monotonic_s()
         try:
             async with self._one_at_a_time:
                 connection = self._open()
@@ -193,7 +198,7 @@ class HandlerTransaction:
                 return cursor
         except Exception as error:
             self._raised.append(error)
-            took_s = time.monotonic() - asked_at_s
+            took_s = self._monotonic_s() - asked_at_s
             if not self.is_cancelled:
                 self._interrupted |= is_interrupted(error, took_s=took_s, timeout_s=self._statement_timeout_s)
             raise

@@ -9,7 +9,7 @@ import psycopg
 
 from oncecast.core.errors import AttemptFailed, root_error
 from oncecast.core.ports import Work
-from oncecast.stores.postgres.connection import CANCEL_S, PostgresConnection
+from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import handler_error, is_stale_plan
 from oncecast.stores.postgres.handover import Held
@@ -21,9 +21,13 @@ _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionS
 async def finish(database: Database, held: Held, work: Work) -> Exception | None:
     """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
     connection = held.connection
-    deadline_s = database.limits.deadline_s
+    limits, deadline_s = database.limits, database.limits.deadline_s
     facade = HandlerTransaction(
-        connection, database.queries["take_key"], statement_timeout_s=database.limits.statement_s
+        connection,
+        database.queries["take_key"],
+        database.clock,
+        statement_timeout_s=limits.statement_s,
+        undo_s=limits.undo_s,
     )
     failure = await _outcome(work, facade)
     emitted = facade.emitted
@@ -72,8 +76,8 @@ async def _end(facade: HandlerTransaction, connection: PostgresConnection, deadl
     except TimeoutError:  # a thread's statement, with a SET LOCAL statement_timeout; or nobody answers any more
         facade.is_cancelled = True
         with contextlib.suppress(psycopg.Error, OSError):
-            await connection.cancel_safe(timeout=CANCEL_S)
-        await facade.end(CANCEL_S)
+            await connection.cancel_safe(timeout=connection.times.cancel_s)
+        await facade.end(connection.times.cancel_s)
         return AttemptFailed("a statement was still under way when its handler had returned")
     if not connection.broken and connection.pgconn.transaction_status not in _IN_TRANSACTION:
         return AttemptFailed("a statement was left unfinished that is none for tx.execute, such as COPY")

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.cli.events import file as events_file
-from oncecast.cli.events.file import BadInput, EventsFile, LineSplitter, with_id
+from oncecast.cli.events.file import LINE_BYTES_MAX, BadInput, EventsFile, LineSplitter, with_id
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -139,14 +138,10 @@ def test_a_bad_line_is_named(content: bytes, message: str, tmp_path: Path) -> No
         read(content, tmp_path / "events")
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     """A line longer than any event may be is an error that names it."""
-    monkeypatch.setattr(events_file, "LINE_BYTES_MAX", 1024)
-    monkeypatch.setattr(events_file, "BLOCK_BYTES", 256)
     with pytest.raises(BadInput, match="line 2 is longer"):
-        read(b'{"id":1}\n{"id":"' + b"x" * 10_000, tmp_path / "events")
+        read(b'{"id":1}\n{"id":"' + b"x" * LINE_BYTES_MAX, tmp_path / "events")
 
 
 async def test_a_pipe_is_read_as_it_comes() -> None:
