@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 
 import pytest
 
@@ -172,30 +170,3 @@ async def test_the_side_that_ends_first_decides_and_the_others_have_ended_then()
     with pytest.raises(ConnectionError, match="reset"):
         await run_until_first_end(stubborn.run(), fail(ConnectionError("reset")))
     assert stubborn.ended
-
-
-BLOCKED = """
-import asyncio, time
-from oncecast.clock import SYSTEM_CLOCK
-from oncecast.tasks import Essentials, LastResort
-
-async def fail(): raise ValueError("out of range")
-
-async def main():
-    essentials = Essentials(SYSTEM_CLOCK, end_within_s=0.2, last_resort=LastResort())
-    essentials.start(fail(), "claim loop")
-    asyncio.get_running_loop().call_later(0.1, lambda: [time.sleep(1) for _ in range(600)])
-    async def endless():
-        while True:
-            try: await asyncio.sleep(3600)
-            except asyncio.CancelledError: pass
-    await essentials.run(endless())
-
-asyncio.run(main())
-"""
-
-
-def test_the_process_ends_in_time_although_its_event_loop_is_blocked() -> None:
-    ended = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == "oncecast: claim loop failed: ValueError: out of range"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,22 +40,6 @@ def test_mended_data_may_be_standard_input_or_begin_with_a_hyphen() -> None:
     for text in ("-", "-5"):
         _, edit, _ = command_line().parse_args(["dead-letters", "edit", "o-1", "--with", text], exit_on_error=False)
         assert edit.arguments["with_"] == text
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["status", "--json"]])
-def test_a_full_disk_below_what_a_command_prints_is_told_in_one_line(arguments: list[str], tmp_path: Path) -> None:
-    with open("/dev/full", "wb") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "oncecast", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            check=False,
-        )
-    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
-    assert "No space left on device" in ended.stderr
 
 
 def test_mistakes_of_several_tasks_are_a_line_each_and_status_1(

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.telemetry import ConnectionRefused, TelemetryEvent
+from oncecast.http import connection
 from oncecast.http.connections import HttpLimits
 from oncecast.http.problems import json_response
 from oncecast.http.server import bind, serve
@@ -95,6 +96,12 @@ async def serving(**limits: float) -> AsyncIterator[Server]:
                 stop.set()
 
 
+@pytest.fixture(autouse=True)
+def lingers_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an answer to a client that does not close by itself."""
+    monkeypatch.setattr(connection, "LINGER_S", 0.1)
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     async with serving() as server:
@@ -135,7 +142,10 @@ async def test_a_head_of_the_size_that_is_allowed_is_read_in_whatever_pieces_it_
     assert said.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_client_that_still_sends_when_it_is_refused_can_read_the_answer(server: Server) -> None:
+async def test_a_client_that_still_sends_when_it_is_refused_can_read_the_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 1.0)
     async with server.client() as (reader, writer):
         for _ in range(200):
             writer.write(b"x" * 65_536)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -56,33 +53,3 @@ def test_the_plugin_is_an_entry_point_of_its_modules_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["pytest11"] == {"pytest_oncecast": "pytest_oncecast"}
     assert "src/pytest_oncecast.py" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-
-
-def run_pytest(folder: Path, *, test: str) -> str:
-    """With no other plugin."""
-    (folder / "test_it.py").write_text(test)
-    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_oncecast"]
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-    return done.stdout + done.stderr
-
-
-def test_a_test_run_that_does_not_use_it_loads_no_oncecast(tmp_path: Path) -> None:
-    test = "import sys\n\ndef test_it():\n    assert 'oncecast' not in sys.modules\n"
-    assert "1 passed" in run_pytest(tmp_path, test=test)
-
-
-def test_no_plugin_for_coroutines_is_needed_and_nothing_is_left_over(tmp_path: Path) -> None:
-    test = (
-        "from oncecast import Event, App\n"
-        "from oncecast.testing import TestListener\n"
-        "app = App()\n"
-        "@app.on('t')\n"
-        "async def handler(event: Event) -> None: ...\n"
-        "def test_it(test_listener):\n"
-        "    assert test_listener(app).send({'type': 't'}).is_stored\n"
-    )
-    told = run_pytest(tmp_path, test=test)
-    assert "1 passed" in told, told
-    assert "warning" not in told.lower(), told

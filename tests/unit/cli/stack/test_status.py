@@ -66,13 +66,14 @@ def test_health_is_told_in_a_few_words(
     assert told in text
 
 
-async def test_a_server_that_takes_connections_but_stands_still_is_down(tmp_path: Path) -> None:
+async def test_a_server_that_takes_connections_but_stands_still_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the kernel takes them for a PostgreSQL or Redis that is frozen."""
+    monkeypatch.setattr("oncecast.cli.stack.status.ANSWER_DEADLINE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         address = f"127.0.0.1:{frozen.getsockname()[1]}"
         entries = [ProcessEntry(name=name, address=address, state="running") for name in ("postgres", "valkey")]
         await _ask_all(entries)
-    assert [(entry.state, entry.trouble) for entry in entries] == [("down", "no answer within 2 s")] * 2
+    assert [(entry.state, entry.trouble) for entry in entries] == [("down", "no answer within 0.2 s")] * 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'[{"pid":1}]'])
