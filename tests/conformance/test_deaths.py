@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.crash_counts import CrashCounts, after_crash, begin_alone, end_alone
 from oncecast.core.ports import CrashLog
 from oncecast.stores.postgres import Database, PostgresCrashLog
 from oncecast.testing.memory import MemoryCrashLog, MemoryPostgres
@@ -79,3 +81,24 @@ async def test_only_what_was_accused_last_is_charged_for_an_acquittal_may_be_los
     await deaths.register_process()
     assert await deaths.begin_isolated(last) == 1
     assert await deaths.begin_isolated(before) == 0
+
+
+async def test_every_store_counts_as_the_core_does(deaths_of: DeathsOf) -> None:
+    """PostgreSQL counts in one statement, which nothing else proves to be the same rule."""
+    listeners = {name: await deaths_of(name) for name in "ab"}
+    counts: CrashCounts = {}
+    events, draw = arrivals(2), random.Random(1)
+    for name in "ab":
+        await listeners[name].register_process()
+    for _ in range(80):
+        name, event = draw.choice("ab"), draw.choice(events)
+        match draw.randrange(3):
+            case 0:
+                assert await listeners[name].register_process()
+                counts = after_crash(counts, name)
+            case 1:
+                counts, deaths = begin_alone(counts, event.identity, name)
+                assert await listeners[name].begin_isolated(event) == deaths
+            case _:
+                counts = end_alone(counts, event.identity, name)
+                await listeners[name].end_isolated(event)

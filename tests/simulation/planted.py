@@ -104,7 +104,7 @@ STORES = [
     Mutant("an identity is inserted once", without(0)),
     Mutant("an insert waits for another transaction with the same identity", never()),
     Mutant("a replay turns a dead letter into a stored event once", without(-1), "testing/memory"),
-    Mutant("a process that dies charges a quarantined event only if it was running", without(-1), "testing/memory"),
+    Mutant("a process that dies charges a quarantined event only if it was running", without(-1), "core"),
     Mutant("only a proven death is charged", always(), by=TAKEOVER),
     Mutant("a heartbeat is as old as the question, not the answer", replaced("asked_s", "answered_s"), by=HEARTBEATS),
     Mutant("a listener changes only its own leases", without(-1), "testing/memory"),

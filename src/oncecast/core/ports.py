@@ -7,7 +7,7 @@ errors into those of `core.errors`, and bound every call by a deadline of their 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from oncecast.core.cursors import Save, SavedCursor
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.leases import Claims
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
@@ -130,32 +131,10 @@ class Journal(Protocol):
 # --- leases -------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Claims:
-    """What one call found out about a batch, each event in exactly one list."""
-
-    mine: list[Arrival] = field(default_factory=list)
-    taken: list[tuple[Arrival, str]] = field(default_factory=list)
-    """With the token of the holder: *not* ended, only not ours for now."""
-    ended: list[Arrival] = field(default_factory=list)
-    """Marked at this very place."""
-    elsewhere: list[Arrival] = field(default_factory=list)
-    """Marked at another place: a re-publication, which only PostgreSQL can judge."""
-    free: list[Arrival] = field(default_factory=list)
-    """Nobody's (only from `look`)."""
-    foreign: list[tuple[str, bytes]] = field(default_factory=list)
-    """Keys with a value that Oncecast did not write, and how that value began; it was overwritten."""
-
-    def add(self, others: Claims) -> None:
-        """Take in what another call found out about other events."""
-        for name in ("mine", "taken", "ended", "elsewhere", "free", "foreign"):
-            getattr(self, name).extend(getattr(others, name))
-
-
 class Leases(Protocol):
     """Who handles which event for now. It spares work and proves nothing: every answer may be stale.
 
-    All calls raise Unavailable when Redis is down, slow or refuses, within a second or two.
+    No call changes an arrival. All raise Unavailable when Redis is down, slow or refuses, within a second or two.
     """
 
     @property
@@ -180,7 +159,7 @@ class Leases(Protocol):
     async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
         """Free those that `holder` still has, and count that if it is known to have `died`; returns how many.
 
-        The listener that claims one learns the count as `Arrival.takeovers`. From QUARANTINE_AFTER_TAKEOVERS on it
+        The listener that claims one learns the count as `Claims.takeovers`. From QUARANTINE_AFTER_TAKEOVERS on it
         only goes up where the lease owner had recorded that it ran the event alone: other deaths had other causes.
         """
 

@@ -24,7 +24,8 @@ from oncecast.core.dead_letter_ports import DeadLetterBroker, DeadLetterLog, Dea
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.health import Health
-from oncecast.core.ports import Claims, CrashLog, EventStore, Leases, Outbox, Publish
+from oncecast.core.leases import Claims
+from oncecast.core.ports import CrashLog, EventStore, Leases, Outbox, Publish
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Emit, Stopped, Stopping, TelemetryEvent
 from oncecast.core.wire import Answer, Ask, ListenerReport

@@ -14,7 +14,8 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, TransactionConflict, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
-from oncecast.core.ports import Claims, EventStore, Leases
+from oncecast.core.leases import Claims
+from oncecast.core.ports import EventStore, Leases
 from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, Emit, ForeignValues
 from oncecast.tasks import STALL_S, working
 
@@ -65,21 +66,25 @@ class LeaseGate:
         """Who has what; all is ours while Redis is away."""
         if self.is_up:
             try:
-                claims = await self.leases.claim(arrivals)
+                claims = self._noted(await self.leases.claim(arrivals))
                 await self._retake(claims)
             except Unavailable as error:
                 self._lost(error)
             else:
                 self._warn_of(claims.foreign)
-                renew_at_s = self._clock.monotonic_s() + self._renew_after_s
-                for arrival in claims.mine:
-                    arrival.leased, arrival.renew_at_s = True, renew_at_s
                 return claims
         for arrival in arrivals:  # nobody but PostgreSQL can count now
             if arrival.doubted:
                 arrival.takeovers = max(arrival.takeovers, QUARANTINE_AFTER_TAKEOVERS)
         # rule: a listener claims every event while Redis is away
         return Claims(mine=list(arrivals))
+
+    def _noted(self, claims: Claims) -> Claims:
+        """Note on the events of a claim what it has found out."""
+        renew_at_s = self._clock.monotonic_s() + self._renew_after_s
+        for arrival in claims.mine:
+            arrival.leased, arrival.renew_at_s = True, renew_at_s
+        return _with_rescues(claims)
 
     def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
         """Warn of what was overwritten; somebody may write more than a log should hold."""
@@ -97,7 +102,7 @@ class LeaseGate:
         doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
         if not doubtful:
             return
-        retaken = await self.leases.retake(doubtful)
+        retaken = self._noted(await self.leases.retake(doubtful))
         gone = set(doubtful)
         claims.ended = [a for a in claims.ended if a not in gone]
         claims.add(retaken)
@@ -111,7 +116,7 @@ class LeaseGate:
             found = Claims(free=list(chunk))
             if self.is_up:
                 try:
-                    found = await self.leases.look(chunk)
+                    found = _with_rescues(await self.leases.look(chunk))
                 except Unavailable as error:
                     self._lost(error)
             claims.add(found)
@@ -197,6 +202,13 @@ class LeaseGate:
         if self.breaker.failed(self._clock.monotonic_s()):
             self._announced, self._tried = True, False
             self._emit(DependencyLost("redis", str(error)))
+
+
+def _with_rescues(claims: Claims) -> Claims:
+    """Note on the events how often they were rescued."""
+    for arrival, takeovers in claims.takeovers:
+        arrival.takeovers = takeovers
+    return claims
 
 
 class DatabaseGate:

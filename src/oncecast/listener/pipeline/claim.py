@@ -17,7 +17,7 @@ from typing import Any
 from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
-from oncecast.core.ports import Claims
+from oncecast.core.leases import Claims
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.tasks import STALL_S, idle, working
 

@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
-from oncecast.core.ports import Claims
+from oncecast.core.leases import Claims, DoneMarker, LeaseState, partition
 from oncecast.stores.redis.pulse import Pulse
 
 CALL_DEADLINE_S = 2.0
@@ -35,11 +35,9 @@ COUNTER_TTL_MS = 60_000
 COUNT_TTL_MS = 600_000
 FOREIGN_SHOWN_BYTES = 40
 """How much of a foreign value a warning shows. A foreign value is one that Oncecast did not write."""
-_MARK = ord("=")
-_VALUE = re.compile(
-    rb"(?P<holder>[0-9a-f]{16})(?:[*!](?P<rescues>\d{1,6}))?|!(?P<rescued>\d{1,6})|=(?P<mark>[!-9;-~]{1,64}:\d{1,19})"
-)
-"""Everything that may stand under an event's key."""
+_LEASE = re.compile(rb"([0-9a-f]{16})(?:[*!](\d{1,6}))?|!(\d{1,6})")
+_DONE = re.compile(rb"=[!-9;-~]{1,64}:\d{1,19}")
+"""These are all that may stand under an event's key."""
 _COUNTER = re.compile(rb"\d{1,19}")
 
 
@@ -103,17 +101,13 @@ class RedisLeases:
         keys = self._keys(arrivals)
         async with _bounded():
             found = await self._claim(keys=keys, args=[self._own, self._lease_ttl_ms, *marks])
-        claims, foreign = self._sort(arrivals, found)
+        claims, foreign = self._partition(arrivals, found)
         if foreign:
             values = [(keys[n], _shown(found[n])) for n in foreign]
             await self._take_over(keys, found, foreign)
-            claims, still = self._sort(arrivals, found)
-            claims.mine.extend(arrivals[n] for n in still)  # changed once more meanwhile: PostgreSQL decides
+            claims, _ = self._partition(arrivals, found)  # what has changed once more meanwhile, PostgreSQL decides
             claims.foreign = values
-        claims.mine.extend(claims.free)  # what was nobody's is ours by this very call
-        claims.free.clear()
-        for arrival in claims.mine:
-            arrival.leased = True
+        claims.lease_free()
         return claims
 
     async def _take_over(self, keys: list[str], found: list[Any], foreign: list[int]) -> None:
@@ -130,31 +124,29 @@ class RedisLeases:
         """See Leases."""
         async with _bounded():
             found = await self._redis.mget(self._keys(arrivals))
-        claims, foreign = self._sort(arrivals, found)
-        claims.free.extend(arrivals[n] for n in foreign)  # the claim overwrites the value
-        return claims
+        return self._partition(arrivals, found)[0]
 
-    def _sort(self, arrivals: Sequence[Arrival], found: Any) -> tuple[Claims, list[int]]:
-        """Return what the values say, and the indexes of foreign values."""
-        claims = Claims()
+    def _partition(self, arrivals: Sequence[Arrival], found: Any) -> tuple[Claims, list[int]]:
+        """Return what the values say, and the indexes of foreign values: their events are as free."""
+        states: dict[bytes, LeaseState] = {}  # of a batch that another listener leases, every value is the same
+        read: list[LeaseState | DoneMarker | None] = []
         foreign = []
-        for n, (arrival, value) in enumerate(zip(arrivals, _answers(found, len(arrivals)), strict=True)):
+        for n, value in enumerate(_answers(found, len(arrivals))):
             if value is None:
-                claims.free.append(arrival)
-            elif not isinstance(value, bytes) or (match := _VALUE.fullmatch(value)) is None:
+                read.append(None)
+            elif not isinstance(value, bytes):
                 foreign.append(n)
-            elif value[0] == _MARK:
-                (claims.ended if value[1:] == arrival.cursor.encode() else claims.elsewhere).append(arrival)
-            elif match["rescued"] is not None:
-                arrival.takeovers = int(match["rescued"])
-                claims.free.append(arrival)
+                read.append(None)
+            elif _DONE.fullmatch(value):
+                read.append(value[1:].decode())
             else:
-                arrival.takeovers = int(match["rescues"] or 0)
-                if match["holder"] == self._own:
-                    claims.mine.append(arrival)
+                state = states.get(value) or _state(value)
+                if state is None:
+                    foreign.append(n)
                 else:
-                    claims.taken.append((arrival, match["holder"].decode()))
-        return claims, foreign
+                    states[value] = state
+                read.append(state)
+        return partition(arrivals, read, self._token), foreign
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""
@@ -237,6 +229,14 @@ def _answers(found: Any, count: int) -> Sequence[Any]:
     if not isinstance(found, list) or len(found) != count:
         raise Unavailable(f"Redis: it answered {str(found)[:80]!r}, where {count} values were asked for")
     return found
+
+
+def _state(value: bytes) -> LeaseState | None:
+    """Return the lease that a value stands for; None if it is foreign."""
+    if (match := _LEASE.fullmatch(value)) is None:
+        return None
+    owner, takeovers, taken_over = match.groups()
+    return LeaseState(None if owner is None else owner.decode(), int(taken_over or takeovers or 0))
 
 
 def _shown(value: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oncecast.core.crash_counts import after_crash, begin_alone, end_alone
 from oncecast.core.event import Arrival
 from oncecast.testing.memory.client import Client
 
@@ -16,9 +17,7 @@ class MemoryCrashLog(Client):
             if self._instance not in self._tables.running:
                 self._tables.running.add(self._instance)
                 return False
-            for (identity, listener), (attempting, deaths) in list(self._tables.quarantined.items()):
-                if listener == self._instance and attempting:
-                    self._tables.quarantined[identity, listener] = (False, deaths + 1)
+            self._tables.quarantined = after_crash(self._tables.quarantined, self._instance)
             return True
 
         in_doubt: bool = await self._do(begin)
@@ -32,18 +31,16 @@ class MemoryCrashLog(Client):
         """See CrashLog."""
 
         def begin_isolated() -> int:
-            for (identity, who), (_, n) in list(self._tables.quarantined.items()):
-                if who == self._instance:  # that it was acquitted may never have arrived here
-                    self._tables.quarantined[identity, who] = (False, n)
-            deaths = {
-                who: n for (identity, who), (_, n) in self._tables.quarantined.items() if identity == arrival.identity
-            }
-            self._tables.quarantined[arrival.identity, self._instance] = (True, deaths.get(self._instance, 0))
-            return sum(deaths.values())
+            self._tables.quarantined, deaths = begin_alone(self._tables.quarantined, arrival.identity, self._instance)
+            return deaths
 
         died: int = await self._do(begin_isolated)
         return died
 
     async def end_isolated(self, arrival: Arrival) -> None:
         """See CrashLog."""
-        await self._do(lambda: self._tables.quarantined.pop((arrival.identity, self._instance), None))
+
+        def end_isolated() -> None:
+            self._tables.quarantined = end_alone(self._tables.quarantined, arrival.identity, self._instance)
+
+        await self._do(end_isolated)

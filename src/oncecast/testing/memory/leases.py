@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
-from oncecast.core.ports import Claims
+from oncecast.core.leases import Claims, DoneMarker, LeaseState, partition, rescues_after
 from oncecast.testing.memory.call import ServerCall, at_once
 
 COUNT_TTL_S = 600.0
@@ -28,6 +27,11 @@ class Lease:
     def is_free(self) -> bool:
         """Whether anybody may take it."""
         return self.holder is None and self.mark is None
+
+    @property
+    def state(self) -> LeaseState | DoneMarker:
+        """What it says to everybody."""
+        return LeaseState(self.holder, self.takeovers) if self.mark is None else self.mark
 
     def copy(self) -> Lease:
         """As it is now."""
@@ -98,38 +102,22 @@ class MemoryLeases:
                     self._server.leases[arrival.identity] = Lease(self.token, until_s, takeovers)
             return found
 
-        claims = self._sort(arrivals, await self._call(claim))
-        claims.mine.extend(claims.free)
-        claims.free.clear()
-        for arrival in claims.mine:
-            arrival.leased = True
+        claims = self._partition(arrivals, await self._call(claim))
+        claims.lease_free()
         return claims
 
     async def look(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
-        return self._sort(arrivals, await self._call(lambda: self._read(arrivals)))
+        return self._partition(arrivals, await self._call(lambda: self._read(arrivals)))
 
     def _read(self, arrivals: Sequence[Arrival]) -> list[Lease | None]:
         """What stands there now: copies, as an answer holds them."""
         found = (self._server.get(arrival.identity) for arrival in arrivals)
         return [None if lease is None else lease.copy() for lease in found]
 
-    def _sort(self, arrivals: Sequence[Arrival], found: Sequence[Lease | None]) -> Claims:
-        claims = Claims()
-        for arrival, lease in zip(arrivals, found, strict=True):
-            if lease is None:
-                claims.free.append(arrival)
-            elif lease.mark is not None:
-                (claims.ended if lease.mark == arrival.cursor else claims.elsewhere).append(arrival)
-            else:
-                arrival.takeovers = lease.takeovers
-                if lease.holder is None:
-                    claims.free.append(arrival)
-                elif lease.holder == self.token:
-                    claims.mine.append(arrival)
-                else:
-                    claims.taken.append((arrival, lease.holder))
-        return claims
+    def _partition(self, arrivals: Sequence[Arrival], found: Sequence[Lease | None]) -> Claims:
+        states = [lease if lease is None else lease.state for lease in found]
+        return partition(arrivals, states, self.token)
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
         """See Leases."""
@@ -162,9 +150,7 @@ class MemoryLeases:
             dead = self._held_by(holder, arrivals)
             for arrival in dead:
                 lease = self._server.leases[arrival.identity]
-                # rule: a process that dies charges a quarantined event only if it was running
-                counts = died and (lease.takeovers < QUARANTINE_AFTER_TAKEOVERS or lease.isolated)
-                self._free(arrival, lease.takeovers + counts)
+                self._free(arrival, rescues_after(lease.takeovers, died=died, ran_alone=lease.isolated))
             return len(dead)
 
         taken_over: int = await self._call(take_over)

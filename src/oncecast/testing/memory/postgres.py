@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from oncecast.core.attempts import CountedFailures
+from oncecast.core.crash_counts import CrashCounts
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import RowLocked
 from oncecast.core.event import Arrival, Cursor, Event
@@ -91,8 +92,7 @@ class Tables:
     running: set[str] = field(default_factory=set)
     outbox: dict[int, bytes] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    quarantined: dict[tuple[str, str], tuple[bool, int]] = field(default_factory=dict)
-    """CrashLog by identity and listener, and whether it is being attempted."""
+    quarantined: CrashCounts = field(default_factory=dict)
     sending_since_s: float | None = None
 
     def copy(self) -> Tables:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
-from oncecast.core.ports import Claims
+from oncecast.core.leases import Claims
 from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues
 from oncecast.listener.dependencies.gates import CALL_MAX_EVENTS, HEARTBEAT_DEADLINE_S, WARN_INTERVAL_S
 from oncecast.testing.memory import MemoryLeases

@@ -8,7 +8,8 @@ import pytest
 
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.ports import Claims, Sessions
+from oncecast.core.leases import Claims
+from oncecast.core.ports import Sessions
 from oncecast.core.telemetry import TakenOver, TelemetryEvent
 from oncecast.listener.dependencies.takeover import Takeovers
 from tests.support.arrivals import arrivals

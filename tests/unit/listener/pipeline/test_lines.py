@@ -12,7 +12,7 @@ from oncecast import App, Event
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
-from oncecast.core.ports import Claims
+from oncecast.core.leases import Claims
 from oncecast.listener.pipeline.claim import WorkItem
 from oncecast.listener.pipeline.lines import FAST_LANE_CLAIM, Lines
 from tests.support.arrivals import arrivals

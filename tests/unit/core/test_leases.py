@@ -1,0 +1,55 @@
+"""What a lease says of an event, and what the death of its owner counts for."""
+
+from __future__ import annotations
+
+import pytest
+
+from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
+from oncecast.core.leases import Claims, LeaseState, partition, rescues_after
+from tests.support.arrivals import arrivals
+
+OWN, OTHER = "own", "other"
+
+
+def test_each_event_is_in_the_list_that_its_lease_says() -> None:
+    nobodys, own, others, given_up, ended, elsewhere = batch = arrivals(6)
+    found = [None, LeaseState(OWN, 0), LeaseState(OTHER, 0), LeaseState(None, 1), ended.cursor, "e9:1"]
+    claims = partition(batch, found, OWN)
+    assert claims == Claims(
+        mine=[own],
+        taken=[(others, OTHER)],
+        ended=[ended],
+        elsewhere=[elsewhere],
+        free=[nobodys, given_up],
+        takeovers=[(given_up, 1)],
+    )
+
+
+def test_only_a_count_that_the_listener_does_not_know_is_told() -> None:
+    known, less, none = batch = arrivals(3, takeovers=2)
+    claims = partition(batch, [LeaseState(OWN, 2), LeaseState(OTHER, 1), None], OWN)
+    assert claims.takeovers == [(less, 1)]
+    assert [arrival.takeovers for arrival in (known, less, none)] == [2, 2, 2]
+
+
+def test_a_claim_leases_what_is_free() -> None:
+    batch = arrivals(2)
+    claims = partition(batch, [LeaseState(OWN, 0), None], OWN)
+    claims.lease_free()
+    assert (claims.mine, claims.free) == (batch, [])
+
+
+@pytest.mark.parametrize("takeovers", range(QUARANTINE_AFTER_TAKEOVERS))
+def test_a_death_is_charged_to_every_event_that_the_process_had(takeovers: int) -> None:
+    assert rescues_after(takeovers, died=True, ran_alone=False) == takeovers + 1
+
+
+@pytest.mark.parametrize("takeovers", [QUARANTINE_AFTER_TAKEOVERS, QUARANTINE_AFTER_TAKEOVERS + 3])
+def test_a_suspected_event_is_charged_only_with_a_death_while_it_ran_alone(takeovers: int) -> None:
+    assert rescues_after(takeovers, died=True, ran_alone=True) == takeovers + 1
+    assert rescues_after(takeovers, died=True, ran_alone=False) == takeovers
+
+
+@pytest.mark.parametrize("ran_alone", [False, True])
+def test_a_process_that_may_live_charges_nothing(ran_alone: bool) -> None:
+    assert rescues_after(5, died=False, ran_alone=ran_alone) == 5
