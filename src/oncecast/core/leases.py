@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, TypeAlias
 
 from oncecast.core.event import Arrival
@@ -42,8 +42,8 @@ class Claims:
 
     def add(self, others: Claims) -> None:
         """Take in what another call found out about other events."""
-        for name in ("mine", "taken", "ended", "elsewhere", "free", "rescues", "foreign"):
-            getattr(self, name).extend(getattr(others, name))
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(others, each.name))
 
     def lease_free(self) -> None:
         """Note that the call has leased what was free."""

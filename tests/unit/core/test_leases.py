@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
@@ -30,6 +33,15 @@ def test_only_a_count_that_the_listener_does_not_know_is_told() -> None:
     claims = partition(batch, [LeaseState(OWN, 2), LeaseState(OTHER, 1), None], OWN)
     assert claims.takeovers == [(less, 1)]
     assert [arrival.takeovers for arrival in (known, less, none)] == [2, 2, 2]
+
+
+def test_what_two_calls_found_is_added_up_list_by_list() -> None:
+    names = [field.name for field in dataclasses.fields(Claims)]
+    lists: dict[str, Any] = {name: [name] for name in names}
+    claims = Claims(**lists)
+    lists = {name: [f"more {name}"] for name in names}
+    claims.add(Claims(**lists))
+    assert dataclasses.asdict(claims) == {name: [name, f"more {name}"] for name in names}
 
 
 def test_a_claim_leases_what_is_free() -> None:
