@@ -36,7 +36,7 @@ class Claims:
     free: list[Arrival] = field(default_factory=list)
     """Nobody's (only from `look`)."""
     takeovers: list[tuple[Arrival, int]] = field(default_factory=list)
-    """The events whose lease has another count of rescues than their arrival, with that count."""
+    """The events whose lease has another count of takeovers than their arrival, with that count."""
     foreign: list[tuple[str, bytes]] = field(default_factory=list)
     """Keys with a value that Oncecast did not write, and how that value began; it was overwritten."""
 
@@ -73,7 +73,7 @@ def partition(arrivals: Sequence[Arrival], found: Iterable[LeaseState | DoneMark
     return claims
 
 
-def rescues_after(takeovers: int, *, died: bool, ran_alone: bool) -> int:
+def takeovers_after(takeovers: int, *, died: bool, ran_alone: bool) -> int:
     """Return the count of an event that was leased by a process which stopped; only a proven death counts.
 
     Of several events that the process had, any may be what it died of. Once an event is suspected, it is attempted

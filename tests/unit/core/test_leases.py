@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
-from oncecast.core.leases import Claims, LeaseState, partition, rescues_after
+from oncecast.core.leases import Claims, LeaseState, partition, takeovers_after
 from tests.support.arrivals import arrivals
 
 OWN, OTHER = "own", "other"
@@ -53,15 +53,15 @@ def test_a_claim_leases_what_is_free() -> None:
 
 @pytest.mark.parametrize("takeovers", range(QUARANTINE_AFTER_TAKEOVERS))
 def test_a_death_is_charged_to_every_event_that_the_process_had(takeovers: int) -> None:
-    assert rescues_after(takeovers, died=True, ran_alone=False) == takeovers + 1
+    assert takeovers_after(takeovers, died=True, ran_alone=False) == takeovers + 1
 
 
 @pytest.mark.parametrize("takeovers", [QUARANTINE_AFTER_TAKEOVERS, QUARANTINE_AFTER_TAKEOVERS + 3])
 def test_a_suspected_event_is_charged_only_with_a_death_while_it_ran_alone(takeovers: int) -> None:
-    assert rescues_after(takeovers, died=True, ran_alone=True) == takeovers + 1
-    assert rescues_after(takeovers, died=True, ran_alone=False) == takeovers
+    assert takeovers_after(takeovers, died=True, ran_alone=True) == takeovers + 1
+    assert takeovers_after(takeovers, died=True, ran_alone=False) == takeovers
 
 
 @pytest.mark.parametrize("ran_alone", [False, True])
 def test_a_process_that_may_live_charges_nothing(ran_alone: bool) -> None:
-    assert rescues_after(5, died=False, ran_alone=ran_alone) == 5
+    assert takeovers_after(5, died=False, ran_alone=ran_alone) == 5

@@ -84,7 +84,7 @@ class LeaseGate:
         renew_at_s = self._clock.monotonic_s() + self._renew_after_s
         for arrival in claims.mine:
             arrival.leased, arrival.renew_at_s = True, renew_at_s
-        return _with_rescues(claims)
+        return _with_takeovers(claims)
 
     def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
         """Warn of what was overwritten; somebody may write more than a log should hold."""
@@ -116,7 +116,7 @@ class LeaseGate:
             found = Claims(free=list(chunk))
             if self.is_up:
                 try:
-                    found = _with_rescues(await self.leases.look(chunk))
+                    found = _with_takeovers(await self.leases.look(chunk))
                 except Unavailable as error:
                     self._lost(error)
             claims.add(found)
@@ -204,7 +204,7 @@ class LeaseGate:
             self._emit(DependencyLost("redis", str(error)))
 
 
-def _with_rescues(claims: Claims) -> Claims:
+def _with_takeovers(claims: Claims) -> Claims:
     """Note on the events how often they were rescued."""
     for arrival, takeovers in claims.takeovers:
         arrival.takeovers = takeovers

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from oncecast.core.event import Arrival
-from oncecast.core.leases import Claims, DoneMarker, LeaseState, partition, rescues_after
+from oncecast.core.leases import Claims, DoneMarker, LeaseState, partition, takeovers_after
 from oncecast.testing.memory.call import ServerCall, at_once
 
 COUNT_TTL_S = 600.0
@@ -150,7 +150,7 @@ class MemoryLeases:
             dead = self._held_by(holder, arrivals)
             for arrival in dead:
                 lease = self._server.leases[arrival.identity]
-                self._free(arrival, rescues_after(lease.takeovers, died=died, ran_alone=lease.isolated))
+                self._free(arrival, takeovers_after(lease.takeovers, died=died, ran_alone=lease.isolated))
             return len(dead)
 
         taken_over: int = await self._call(take_over)
