@@ -206,19 +206,19 @@ async def test_an_editor_opens_with_the_data_as_it_is_and_what_is_wrong_is_not_s
         status, _, error = await with_editor("exit 3")
         assert (status, "ended with status 3" in error) == (1, True)
         Path(error.rpartition(" is in ")[2].strip()).unlink()
-        assert (await dead_letters(stack, 1))[0]["mended"] is False
+        assert (await dead_letters(stack, 1))[0]["edited"] is False
 
         status, out, _ = await with_editor("""echo '{"fails": false}' > $1""")
-        assert (status, out.startswith("f1 is mended;")) == (0, True)
+        assert (status, out.startswith("f1 is edited;")) == (0, True)
         status, out, _ = await oncecast("dead-letters", "show", "f1", "--data", str(stack.data), "--no-json")
-        assert ('"fails": true' in out, "mended    {" in out, '"fails": false' in out) == (True, True, True)
+        assert ('"fails": true' in out, "edited    {" in out, '"fails": false' in out) == (True, True, True)
         status, out, _ = await oncecast(*edit, "--reset")
         assert (status, out.startswith("f1 is as it was received;")) == (0, True)
-        assert (await dead_letters(stack, 1))[0]["mended"] is False
+        assert (await dead_letters(stack, 1))[0]["edited"] is False
         good = tmp_path / "good.json"
         good.write_text('{"fails": false}')
         assert (await oncecast(*edit, "--file", str(good)))[0] == 0
-        assert (await dead_letters(stack, 1))[0]["mended"] is True
+        assert (await dead_letters(stack, 1))[0]["edited"] is True
 
 
 async def test_a_replay_that_is_interrupted_says_what_was_done(stack_of: StackOf) -> None:
@@ -258,7 +258,7 @@ async def test_a_replay_runs_the_handler_once_however_often_it_is_asked_for(stac
         for n in range(5):
             async with httpx2.AsyncClient(timeout=20) as client:
                 url = f"{stack.listener_urls['listener-b']}/api/dead-letters/o{n}"
-                assert (await client.put(url, content=b'{"sku": "tea"}')).json()["mended"] is True
+                assert (await client.put(url, content=b'{"sku": "tea"}')).json()["edited"] is True
                 body = {"events": [{"id": f"o{n}", "source": "/shop"}]}
                 replays = [
                     client.post(f"{url}/api/dead-letters/replay", json=body)
@@ -309,7 +309,7 @@ async def test_one_event_is_found_by_its_id_and_by_its_source_where_several_have
 
 
 async def relayed_by_selection(publisher: Publisher, client: httpx2.AsyncClient) -> bool:
-    """All letters of a type are counted, discarded, restored, mended, reset and replayed through the producer."""
+    """All letters of a type are counted, discarded, restored, edited, reset and replayed through the producer."""
     await publisher.publish_many([Event.new("oncecast.failing", {"fails": True}, id=f"many{n}") for n in range(5)])
     chosen = {"type": "oncecast.*", "since": "1h"}
 
@@ -333,7 +333,7 @@ async def relayed_by_selection(publisher: Publisher, client: httpx2.AsyncClient)
     assert (await post("restore"))["done"] == 5
     assert (await client.put("/api/dead-letters/many1", content=b"1")).json()["edited_data"] == 1
     assert (await post("reset"))["done"] == 5
-    assert (await client.get("/api/dead-letters/many1")).json()["mended"] is False
+    assert (await client.get("/api/dead-letters/many1")).json()["edited"] is False
     tried, mark = [], None
     for _ in range(3):
         answer = await post("replay", limit=2, after=mark)

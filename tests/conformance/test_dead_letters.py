@@ -163,7 +163,7 @@ async def test_one_dead_letter_comes_with_its_cause_and_the_event_as_it_was_rece
     await store.dead_letter(dead, Reject("out of stock"))
     chosen = await dead_letters.get(dead.source, dead.id)
     assert chosen is not None
-    assert (bytes(chosen["event"]), chosen["error"], chosen["mended"], chosen["discarded_at"]) == (
+    assert (bytes(chosen["event"]), chosen["error"], chosen["edited"], chosen["discarded_at"]) == (
         bytes(dead.raw),
         "Reject: out of stock",
         False,
@@ -283,7 +283,7 @@ async def test_a_mended_letter_goes_back_to_the_event_as_it_was_received(
     assert await dead_letters.reset([one]) == {one}
     chosen = await dead_letters.get(*one)
     assert chosen is not None
-    assert (chosen["mended"], chosen["edited_data"]) == (False, None)
+    assert (chosen["edited"], chosen["edited_data"]) == (False, None)
     seen = []
 
     async def look(given: Arrival, _tx: Transaction) -> None:
@@ -408,7 +408,7 @@ async def test_mended_data_is_what_a_replay_sees_and_stores_and_the_original_is_
     assert await dead_letters.edit(dead.source, dead.id, b'{"sku": "tea"}') is True
     chosen = await dead_letters.get(dead.source, dead.id)
     assert chosen is not None
-    assert (bytes(chosen["event"]), chosen["mended"]) == (bytes(dead.raw), True)
+    assert (bytes(chosen["event"]), chosen["edited"]) == (bytes(dead.raw), True)
     assert msgspec.json.decode(chosen["edited_data"]) == {"sku": "tea"}
     seen = []
 

@@ -154,7 +154,7 @@ async def _dead(database: Database) -> dict[str, Any]:
         "pages": [first, await dead_letters.newest(chosen, limit=2, after=first[-1]["mark"])],
         "read": await dead_letters.read(Selection(since="2020-01-01T00:00:00Z"), limit=5, max_bytes=10**6),
         "causes": msgspec.to_builtins(await dead_letters.causes(Selection(error="c:\\TEMP"), limit=5)),
-        "mended": await dead_letters.edit(*one, b'{"n": 0.10}'),
+        "edited": await dead_letters.edit(*one, b'{"n": 0.10}'),
         "discarded": sorted(await dead_letters.discard(others)),
         "restored": sorted(await dead_letters.restore(others)),
         "reset": sorted(await dead_letters.reset(others)),

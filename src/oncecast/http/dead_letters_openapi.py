@@ -57,7 +57,7 @@ _LETTER = {
     "attempts": WHOLE,
     "listener": TEXT,
     "died_at": TIME,
-    "mended": FLAG,
+    "edited": FLAG,
     "discarded_at": maybe(TIME),
 }
 _NAMED = {

@@ -37,7 +37,7 @@ function folded(title, text, isOpen) {
 
 /** Data to replay it with, and the button: it mends first where the data was changed. */
 function wayBack(group, letter, onReplayed) {
-  const data = letter.mended ? letter.edited_data : letter.event.data;
+  const data = letter.edited ? letter.edited_data : letter.event.data;
   let before = data === undefined ? "" : JSON.stringify(data, null, 2);
   const field = element("textarea", { rows: Math.min(12, Math.max(3, before.split("\n").length)), spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
   field.value = before;
@@ -106,7 +106,7 @@ function wayBack(group, letter, onReplayed) {
   const form = element(
     "form",
     { novalidate: "" },
-    element("label", {}, letter.mended ? "Data, mended" : "Data", field),
+    element("label", {}, letter.edited ? "Data, edited" : "Data", field),
     help,
     element("div", { class: "actions" }, button, discarding, outcome),
   );

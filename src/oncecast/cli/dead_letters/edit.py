@@ -86,7 +86,7 @@ def edit(
             output.json(asked.ask("GET", _path(id), query={"source": source}))
             return
     shown = output.printable(shlex.quote(id))
-    state = "is as it was received" if reset else "is mended"
+    state = "is as it was received" if reset else "is edited"
     output.line(f"{output.printable(id)} {state}; 'oncecast dead-letters replay {shown}' processes it.")
 
 
@@ -151,7 +151,7 @@ def _edit(asked: AdminClient, id: str, source: str | None) -> bool:
     if fault is None and _compact(content) == _compact(before):
         path.unlink()
         return False
-    again = f"your text is kept: mend it, and 'oncecast dead-letters edit {shlex.quote(id)} --file {path}'"
+    again = f"your text is kept: correct it, then run 'oncecast dead-letters edit {shlex.quote(id)} --file {path}'"
     if fault is not None:
         raise ConfigError(f"nothing is stored: {fault}; {again}")
     try:

@@ -147,15 +147,15 @@ def show(
     if dead_letter["discarded_at"] is not None:
         output.line(f"discarded {output.cell(dead_letter['discarded_at'])}")
     output.line("event     " + indented(dead_letter["event"]))
-    if dead_letter["mended"]:
-        output.line("mended    " + indented(dead_letter["edited_data"]))
+    if dead_letter["edited"]:
+        output.line("edited    " + indented(dead_letter["edited_data"]))
     output.line("trace")
     for line in dead_letter["trace"].splitlines():
         output.line("  " + output.printable(line))
 
 
 def _edited(dead_letter: dict[str, Any]) -> str:
-    return "(mended) " if dead_letter["mended"] else ""
+    return "(edited) " if dead_letter["edited"] else ""
 
 
 def indented(value: Any) -> str:

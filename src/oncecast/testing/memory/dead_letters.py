@@ -240,7 +240,7 @@ def _shown(row: StoredRow, dead_letter: StoredDeadLetter) -> dict[str, Any]:
         "attempts": dead_letter.attempts,
         "listener": dead_letter.listener,
         "died_at": dead_letter.died_at,
-        "mended": dead_letter.edited is not None,
+        "edited": dead_letter.edited is not None,
         "discarded_at": dead_letter.died_at if dead_letter.discarded else None,
         "mark": str(dead_letter.number),
     }

@@ -338,7 +338,7 @@ d.replayed_at is null
 -- name: list_dead_letters
 -- Newest first, behind the dead letter that ended the page before.
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
-    d.edited_data is not null as mended, d.discarded_at
+    d.edited_data is not null as edited, d.discarded_at
 from {schema}.dead_letters d
 where {chosen}
     and (%(before_at)s::timestamptz is null
@@ -362,7 +362,7 @@ measured as (
         sum(bytes) over (order by died_at desc, source desc, id desc) - bytes as bytes_before
     from page)
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
-    d.edited_data is not null as mended, d.discarded_at, d.trace, d.raw, d.edited_data::text as edited_data, m.found
+    d.edited_data is not null as edited, d.discarded_at, d.trace, d.raw, d.edited_data::text as edited_data, m.found
 from measured m join {schema}.dead_letters d using (source, id)
 where m.bytes_before < %(max_bytes)s
 order by d.died_at desc, d.source desc, d.id desc
@@ -394,7 +394,7 @@ order by c.letters desc, c.newest_at desc, c.cause
 
 -- name: get_dead_letter
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
-    d.edited_data is not null as mended, d.discarded_at, d.trace, d.raw, d.edited_data::text as edited_data
+    d.edited_data is not null as edited, d.discarded_at, d.trace, d.raw, d.edited_data::text as edited_data
 from {schema}.dead_letters d
 where d.replayed_at is null and d.source = %(source)s and d.id = %(id)s
 
