@@ -59,7 +59,7 @@ async def draw(browser: Browser, url: str) -> None:
         for each in (page, phone):
             await each.click("#fail")
         for each, name in ((page, "failing"), (phone, "narrow")):
-            await expect(each.locator("#mend")).to_be_visible(timeout=30_000)
+            await expect(each.locator("#edit")).to_be_visible(timeout=30_000)
             await each.locator(".failing").evaluate("card => card.scrollIntoView({ block: 'end' })")
             await take(each, name)
 

@@ -1,4 +1,4 @@
-"""The page, in a real browser, at a real stack."""
+"""The page, in a real browser, with real services."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ async def is_live(page: Page) -> None:
 
 
 async def tab_to(page: Page, id: str) -> None:
-    """Press Tab until the element with that id, or the chosen of the radio buttons with that name, has the focus."""
+    """Press Tab until the element with that id, or the checked radio button with that name, has the focus."""
     for _ in range(40):
         await page.keyboard.press("Tab")
         if await page.evaluate("id => [document.activeElement.id, document.activeElement.name].includes(id)", id):
             return
-    pytest.fail(f"Tab does not lead to {id}")
+    pytest.fail(f"Tab does not reach {id}")
 
 
-async def test_what_is_sent_by_keyboard_alone_is_seen_accepted_broadcast_and_processed(
+async def test_an_event_sent_by_keyboard_is_accepted_broadcast_and_processed(
     stack_of: StackOf, page_of: PageOf
 ) -> None:
-    """A template is chosen with the arrows, the data written over, and Ctrl+Enter publishes it."""
+    """The arrow keys choose a template, typing replaces the data, and Ctrl+Enter publishes the event."""
     async with stack_of() as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await tab_to(page, "template")
@@ -48,7 +48,7 @@ async def test_what_is_sent_by_keyboard_alone_is_seen_accepted_broadcast_and_pro
         assert data == [("12345678901234567890",)]
 
 
-async def test_the_focus_can_be_seen_wherever_the_keyboard_leads(stack_of: StackOf, page_of: PageOf) -> None:
+async def test_every_focused_element_has_a_visible_outline(stack_of: StackOf, page_of: PageOf) -> None:
     async with stack_of() as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await expect(page.locator("#fail")).to_be_enabled()
@@ -62,14 +62,14 @@ async def test_the_focus_can_be_seen_wherever_the_keyboard_leads(stack_of: Stack
                     return [focused.id || focused.tagName, getComputedStyle(shown).outlineStyle];
                 }"""
             )
-            if name == "BODY":  # behind the last
+            if name == "BODY":  # after the last element
                 break
             assert outline != "none", name
             seen.append(name)
         assert {"type", "data", "copies", "send", "fail", "pause", "clear", "refresh"} <= set(seen)
 
 
-async def test_copies_are_events_with_ids_of_their_own(stack_of: StackOf, page_of: PageOf) -> None:
+async def test_each_copy_has_its_own_id(stack_of: StackOf, page_of: PageOf) -> None:
     async with stack_of() as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await page.fill("#copies", "2500")
@@ -80,10 +80,8 @@ async def test_copies_are_events_with_ids_of_their_own(stack_of: StackOf, page_o
         assert await rows(stack, ENDED) == [("earthquake", "stored", 2500)]
 
 
-async def test_copies_whose_answer_was_lost_are_sent_again_with_the_same_ids(
-    stack_of: StackOf, page_of: PageOf
-) -> None:
-    """The page tells how many were accepted; those whose answer got lost were accepted too, and none becomes two."""
+async def test_copies_are_retried_with_the_same_ids_after_a_lost_answer(stack_of: StackOf, page_of: PageOf) -> None:
+    """The page shows the accepted count. The events of the lost answer were accepted, too; none is stored twice."""
     async with stack_of() as stack, page_of(stack.publish_url, expected="net::ERR_FAILED") as page:
         await is_live(page)
         asked = 0
@@ -108,9 +106,7 @@ async def test_copies_whose_answer_was_lost_are_sent_again_with_the_same_ids(
         assert await rows(stack, ENDED) == [("earthquake", "stored", 2500)]
 
 
-async def test_one_that_fails_is_seen_to_retry_and_die_and_is_stored_once_mended(
-    stack_of: StackOf, page_of: PageOf
-) -> None:
+async def test_a_failing_event_is_retried_dead_lettered_edited_and_stored(stack_of: StackOf, page_of: PageOf) -> None:
     async with stack_of() as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         life = page.locator("#life")
@@ -119,42 +115,42 @@ async def test_one_that_fails_is_seen_to_retry_and_die_and_is_stored_once_mended
             await expect(life).to_contain_text(step)
         assert await rows(stack, ENDED) == [("oncecast.failing", "dead", 1)]
         await expect(page.locator("#dead")).to_have_text("1")
-        await page.get_by_role("button", name="Mend and replay").click()
-        await expect(life).to_contain_text("Replayed: it is stored now.")
+        await page.get_by_role("button", name="Edit and replay").click()
+        await expect(life).to_contain_text("Replayed and stored.")
         assert await rows(stack, ENDED) == [("oncecast.failing", "stored", 1)]
         await expect(page.locator("#dead")).to_have_text("0")
-        await expect(page.locator("#no-letters")).to_be_visible()
+        await expect(page.locator("#no-dead-letters")).to_be_visible()
 
 
-async def test_a_dead_letter_is_opened_replayed_in_vain_then_mended_and_stored(
-    stack_of: StackOf, page_of: PageOf
-) -> None:
+async def test_a_dead_letter_fails_its_replay_then_is_edited_and_stored(stack_of: StackOf, page_of: PageOf) -> None:
     async with stack_of(environment=FAILING) as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await page.click("#fail")
-        dead_letter = page.locator("#letters-list > li")
+        dead_letter = page.locator("#dead-letters-list > li")
         await dead_letter.locator("summary").first.click()
-        await expect(dead_letter.locator(".letter .cause")).to_have_text("RuntimeError: this event was sent to fail")
+        await expect(dead_letter.locator(".dead-letter .cause")).to_have_text(
+            "RuntimeError: this event was sent to fail"
+        )
         await dead_letter.get_by_text("The event as received").click()
         await expect(dead_letter.get_by_label("The event as received")).to_contain_text('"specversion": "1.0"')
         await dead_letter.get_by_text("Trace", exact=True).click()
         await expect(dead_letter.get_by_label("Trace")).to_contain_text("fail_when_told")
         await dead_letter.get_by_role("button", name="Replay").click()
-        await expect(dead_letter.get_by_role("status")).to_contain_text("It failed again")
+        await expect(dead_letter.get_by_role("status")).to_contain_text("The replay failed")
         await dead_letter.get_by_label("Data").fill('{"fails": ')
-        await dead_letter.get_by_role("button", name="Mend and replay").click()
+        await dead_letter.get_by_role("button", name="Edit and replay").click()
         await expect(dead_letter.locator(".help")).to_contain_text("Not JSON")
         await dead_letter.get_by_label("Data").fill('{"fails": false}')
-        await dead_letter.get_by_role("button", name="Mend and replay").click()
-        await expect(dead_letter.get_by_role("status")).to_have_text("Replayed: it is stored now.")
+        await dead_letter.get_by_role("button", name="Edit and replay").click()
+        await expect(dead_letter.get_by_role("status")).to_have_text("Replayed and stored.")
         assert await rows(stack, ENDED) == [("oncecast.failing", "stored", 1)]
 
 
-async def test_a_dead_letter_is_discarded_and_brought_back(stack_of: StackOf, page_of: PageOf) -> None:
+async def test_a_dead_letter_is_discarded_and_restored(stack_of: StackOf, page_of: PageOf) -> None:
     async with stack_of(environment=FAILING) as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await page.click("#fail")
-        dead_letter = page.locator("#letters-list > li")
+        dead_letter = page.locator("#dead-letters-list > li")
         await dead_letter.locator("summary").first.click()
         await dead_letter.get_by_role("button", name="Discard").click()
         await expect(dead_letter.get_by_role("status")).to_contain_text("Discarded")
@@ -167,9 +163,7 @@ async def test_a_dead_letter_is_discarded_and_brought_back(stack_of: StackOf, pa
         await expect(dead_letter.get_by_role("button", name="Replay")).to_be_visible()
 
 
-async def test_conflicts_appear_with_their_count_and_are_replayed_or_discarded(
-    stack_of: StackOf, page_of: PageOf
-) -> None:
+async def test_conflicts_are_counted_listed_and_replayed_or_discarded(stack_of: StackOf, page_of: PageOf) -> None:
     async with stack_of() as stack, page_of(stack.publish_url) as page, Publisher(stack.publish_url) as publisher:
         await is_live(page)
         await expect(page.locator("#conflicts")).to_be_hidden()
@@ -183,7 +177,7 @@ async def test_conflicts_appear_with_their_count_and_are_replayed_or_discarded(
         await expect(paid.locator("pre")).to_contain_text('"status": "paid"')
         await paid.get_by_role("textbox").fill("order-paid")
         await paid.get_by_role("button", name="Replay").click()
-        await expect(paid.get_by_role("status")).to_have_text("Replayed: it is stored as order-paid.")
+        await expect(paid.get_by_role("status")).to_have_text("Replayed and stored as order-paid.")
         await expect(page.locator("#conflicts-count")).to_have_text("1")
         assert await rows(stack, "select id from oncecast.events order by id") == [("order",), ("order-paid",)]
         refunded = conflicts.filter(has_text="order.refunded")
@@ -193,8 +187,8 @@ async def test_conflicts_appear_with_their_count_and_are_replayed_or_discarded(
         await expect(page.locator("#conflicts-count")).to_have_text("0")
 
 
-async def test_without_a_listener_that_fails_on_request_the_page_says_so(stack_of: StackOf, page_of: PageOf) -> None:
-    """First with an application of one's own, then with no listener at all: it tells, and asks nobody in vain."""
+async def test_the_page_says_so_without_a_listener_that_fails_on_request(stack_of: StackOf, page_of: PageOf) -> None:
+    """First another application, then no listener: the page says so, and publishing still works."""
     async with stack_of(app="tests.support.mendable:app") as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await expect(page.locator("#failing-hint")).to_be_visible()
@@ -202,12 +196,12 @@ async def test_without_a_listener_that_fails_on_request_the_page_says_so(stack_o
         for listener in stack.listener_urls:
             await stack.stop(listener)
         await expect(page.locator("#no-listeners")).to_be_visible()
-        await expect(page.locator("#letters-fault")).to_contain_text("once it is connected")
+        await expect(page.locator("#dead-letters-fault")).to_contain_text("once it is connected")
         await page.click("#send")
         await expect(page.locator("#way .done")).to_have_count(2)
 
 
-async def test_the_page_asks_for_each_token_that_the_producer_wants(stack_of: StackOf, page_of: PageOf) -> None:
+async def test_the_page_asks_for_each_token_that_the_producer_needs(stack_of: StackOf, page_of: PageOf) -> None:
     tokens = {"PUBLISH_TOKEN": "may-publish", "SUBSCRIBE_TOKEN": "may-subscribe", "ADMIN_TOKEN": "may-do-anything"}
     async with (
         stack_of(environment={**FAILING, **tokens}) as stack,
@@ -215,7 +209,7 @@ async def test_the_page_asks_for_each_token_that_the_producer_wants(stack_of: St
     ):
         await page.get_by_label("Token for reading").fill("a wrong one")
         await page.keyboard.press("Enter")
-        await expect(page.locator("#access-help")).to_have_text("The producer does not take that token.")
+        await expect(page.locator("#access-help")).to_have_text("The producer does not accept this token.")
         await page.get_by_label("Token for reading").fill("may-subscribe")
         await page.keyboard.press("Enter")
         await is_live(page)
@@ -224,27 +218,27 @@ async def test_the_page_asks_for_each_token_that_the_producer_wants(stack_of: St
         await page.get_by_label("Token for publishing").fill("may-publish")
         await page.keyboard.press("Enter")
         await page.click("#fail")
-        await page.click("#mend")
+        await page.click("#edit")
         await expect(page.locator("#failing-fault")).to_contain_text("Operating needs a token")
         await page.get_by_label("Token for operating").fill("may-do-anything")
         await page.keyboard.press("Enter")
         await expect(page.locator("#access")).to_be_hidden()
-        await page.click("#mend")
-        await expect(page.locator("#life")).to_contain_text("Replayed: it is stored now.")
+        await page.click("#edit")
+        await expect(page.locator("#life")).to_contain_text("Replayed and stored.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_phone_shows_all_of_it_without_scrolling_sideways(
+async def test_a_phone_shows_the_page_without_horizontal_scrolling(
     scheme: str, stack_of: StackOf, page_of: PageOf
 ) -> None:
-    """360 px wide, in both colour schemes: with events, a failure's life, and a dead letter opened."""
+    """360 px wide, in both colour schemes: with events, a failing event, and an open dead letter."""
     context: dict[str, Any] = {"width": 360, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
     async with stack_of(environment=FAILING) as stack, page_of(stack.publish_url, **context) as page:
         await is_live(page)
         await page.tap("#send")
         await page.tap("#fail")
-        await page.locator("#letters-list summary").first.tap()
-        await expect(page.locator("#letters-list textarea")).to_be_visible()
+        await page.locator("#dead-letters-list summary").first.tap()
+        await expect(page.locator("#dead-letters-list textarea")).to_be_visible()
         await page.locator("#events summary").first.tap()
         assert await page.evaluate("document.documentElement.scrollWidth") == 360
         luminance = await page.evaluate(

@@ -1,4 +1,4 @@
-// Asking the producer. Where it wants a token the page asks for that one, and keeps it until it is left.
+// Requests to the producer. If a request needs a token, the page asks for it and keeps it in memory until it is closed.
 
 import { setText } from "./format.js";
 
@@ -8,10 +8,10 @@ const DOING = { publish: "Publishing", subscribe: "Reading", admin: "Operating" 
 const byId = (id) => document.getElementById(id);
 const tokens = {}; // by right
 const wanted = new Set(); // rights whose token is missing or wrong
-const [onEntered, onUnlocked] = [[], []]; // whom to tell
+const [onEntered, onUnlocked] = [[], []]; // callbacks
 let cameFrom = null;
 
-/** What was asked was not done, or is not known to have been done: then asking again is the way on. */
+/** A request was refused, or its outcome is unknown (`isUncertain`): then it is safe to repeat it. */
 export class Refused extends Error {
   constructor(message, status) {
     super(message);
@@ -20,12 +20,12 @@ export class Refused extends Error {
   }
 }
 
-/** The operator's token opens everything. */
+/** Return the token for a right; the operator's token grants every right. */
 export function tokenFor(right) {
   return tokens[right] || tokens.admin || "";
 }
 
-/** The answer's JSON, read by `read`; raises Refused. */
+/** Send a request and return the answer's JSON, decoded by `read`; throws Refused. */
 export async function ask(path, { right, method = "GET", type = "application/json", body, answerMs = ANSWER_MS, read = JSON.parse }) {
   const token = tokenFor(right);
   const headers = { ...(body === undefined ? {} : { "Content-Type": type }), ...(token && { Authorization: `Bearer ${token}` }) };
@@ -46,12 +46,12 @@ export async function ask(path, { right, method = "GET", type = "application/jso
   return content;
 }
 
-/** Resolves when somebody has entered a token. */
+/** Resolve when the user has entered a token. */
 export function entered() {
   return new Promise((resolve) => onEntered.push(resolve));
 }
 
-/** Resolves at once, or where that right needs a token, when one was taken. */
+/** Resolve at once or, if that right needs a token, when the producer has accepted one. */
 export async function unlocked(right) {
   while (wanted.has(right)) await new Promise((resolve) => onUnlocked.push(resolve));
 }
@@ -67,11 +67,11 @@ export function startAccess() {
   });
 }
 
-/** Show the field of that right; who has just pressed a button is taken there, and back afterwards. */
+/** Show the token field of that right; after a click (`isTaken`), focus it, and the button again afterwards. */
 function want(right, wasWrong, isTaken) {
   wanted.add(right);
   for (const name of Object.keys(DOING)) field(name).parentElement.hidden = !wanted.has(name);
-  setText(byId("access-help"), wasWrong ? "The producer does not take that token." : "This producer asks for a token.");
+  setText(byId("access-help"), wasWrong ? "The producer does not accept this token." : "This producer needs a token.");
   byId("access").hidden = false;
   if (!isTaken) return;
   cameFrom = document.activeElement;

@@ -1,25 +1,25 @@
-// The page: what is published, what is broadcast, what died, how the system is. Each part keeps to itself; they meet here.
+// The page: publish events, and show the broadcast, dead letters, conflicts and the system. This module connects its parts.
 
 import { startAccess } from "./access.js";
 import { startBroadcast } from "./broadcast.js";
 import { startComposer } from "./composer.js";
 import { startConflicts } from "./conflicts.js";
+import { startDeadLetters } from "./dead_letters.js";
 import { startFailing } from "./failing.js";
-import { startLetters } from "./letters.js";
 import { startSystem } from "./system.js";
 
 startAccess();
 const broadcast = startBroadcast();
 const composer = startComposer(broadcast);
-const letters = startLetters();
+const deadLetters = startDeadLetters();
 const conflicts = startConflicts();
-const failing = startFailing({ onReplayed: letters.refresh });
+const failing = startFailing({ onReplayed: deadLetters.refresh });
 await startSystem({
   onStatus(status) {
     composer.follow(status);
     failing.follow(status);
-    letters.follow(status);
+    deadLetters.follow(status);
     conflicts.follow(status);
   },
 });
-broadcast.connect(); // by now it is known whether reading needs a token
+broadcast.connect(); // after the first status: now the page knows whether reading needs a token

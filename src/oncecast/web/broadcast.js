@@ -1,4 +1,4 @@
-// The live broadcast: a plain WebSocket client. Whatever the rate, a few times a second the newest are shown.
+// The live broadcast, a plain WebSocket client. At any rate, the list shows only the newest events, a few times a second.
 
 import { tokenFor, unlocked } from "./access.js";
 import { clock, count, element, parseExactly, setText } from "./format.js";
@@ -7,7 +7,7 @@ const SHOWN_MAX = 200;
 const SHOW_EVERY_MS = 200;
 const RECONNECT_BASE_MS = 500;
 const RECONNECT_MAX_MS = 15000;
-const PREVIEW_LETTERS = 400;
+const PREVIEW_CHARS = 400;
 const WATCHED_MAX = 10;
 
 const byId = (id) => document.getElementById(id);
@@ -20,7 +20,7 @@ export function startBroadcast() {
   let paused = false;
   let failures = 0;
   let lostAt = null;
-  const watched = new Map(); // by id: whom to tell
+  const watched = new Map(); // callbacks by event id
 
   async function connect() {
     await unlocked("subscribe");
@@ -28,13 +28,13 @@ export function startBroadcast() {
     socket.onopen = () => {
       failures = 0;
       setState("good", "Live");
-      if (lostAt !== null) hold({ notice: `Connection lost at ${clock(lostAt)}: what was broadcast since is not shown`, at: new Date() });
+      if (lostAt !== null) hold({ notice: `Connection lost at ${clock(lostAt)}: events broadcast since then are not shown`, at: new Date() });
       lostAt = null;
     };
     socket.onmessage = ({ data }) => {
       if (typeof data !== "string") return;
       received += 1;
-      for (const [id, tell] of watched) if (data.includes(id) && watched.delete(id)) tell();
+      for (const [id, notify] of watched) if (data.includes(id) && watched.delete(id)) notify();
       if (paused) missed += 1;
       hold({ text: data, at: new Date() });
     };
@@ -60,7 +60,7 @@ export function startBroadcast() {
       const heightBefore = list.scrollHeight;
       list.prepend(...newest.map(entry));
       while (list.children.length > SHOWN_MAX) list.lastElementChild.remove();
-      if (scrollTop > 0) list.scrollTop = scrollTop + list.scrollHeight - heightBefore; // who reads on is not moved
+      if (scrollTop > 0) list.scrollTop = scrollTop + list.scrollHeight - heightBefore; // a reader who has scrolled down stays in place
       byId("no-events").hidden = true;
     }
     const pausedNote = paused ? `${count(missed)} more since the pause` : `${count(received)} received`;
@@ -85,7 +85,7 @@ export function startBroadcast() {
 
   return {
     connect,
-    /** Resolves when the event with that id, which nobody else's has in it, is broadcast: paused or not. */
+    /** Resolve when the event with that id is broadcast, even while paused. No other event may contain the id. */
     watch(id) {
       if (watched.size >= WATCHED_MAX) watched.delete(watched.keys().next().value);
       return new Promise((resolve) => watched.set(id, resolve));
@@ -93,7 +93,7 @@ export function startBroadcast() {
   };
 }
 
-/** A WebSocket of a page sends no headers: its token goes as a subprotocol. */
+/** Return the token as a subprotocol, because a page's WebSocket cannot send headers. */
 function credentials() {
   const token = tokenFor("subscribe");
   return token ? [`bearer.${btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`] : [];
@@ -124,7 +124,7 @@ function entry({ event, text, notice, at }) {
     element("time", { datetime: at.toISOString() }, clock(at)),
     element("span", { class: "type" }, String(type ?? "unreadable")),
     element("span", { class: "id" }, String(id ?? "")),
-    element("span", { class: "preview" }, preview.slice(0, PREVIEW_LETTERS)),
+    element("span", { class: "preview" }, preview.slice(0, PREVIEW_CHARS)),
   );
   const details = element("details", {}, summary);
   details.addEventListener("toggle", () => {

@@ -1,4 +1,4 @@
-// Writing an event, from a template or freely, and publishing it, once or in many copies.
+// The form that publishes an event, from a template or written freely, once or in many copies.
 
 import { draftOf, publish } from "./copies.js";
 import { count, element, faultOfJson, offsetOf, setText, showSteps } from "./format.js";
@@ -12,16 +12,16 @@ const byId = (id) => document.getElementById(id);
 export function startComposer({ watch }) {
   const form = byId("compose");
   const [type, data, copies] = [byId("type"), byId("data"), byId("copies")];
-  let own = { type: "", data: "{\n  \n}" }; // what was last written freely
-  let draft = null; // as it stands, once it was tried
-  let sent = null; // the last accepted: { draft, tookMs, isBroadcast, processed }
+  let own = { type: "", data: "{\n  \n}" }; // the last event that was not from a template
+  let draft = null; // the event of the last attempt, until the form changes
+  let sent = null; // the last accepted event: { draft, tookMs, isBroadcast, processed }
 
   function choose() {
     const chosen = TEMPLATES[form.elements.template.value] ?? own;
     type.value = chosen.type;
     data.value = chosen.data;
-    tell(type, byId("type-help"), "");
-    tell(data, byId("data-help"), "");
+    report(type, byId("type-help"), "");
+    report(data, byId("data-help"), "");
   }
 
   function changed({ target }) {
@@ -38,13 +38,13 @@ export function startComposer({ watch }) {
     check();
   }
 
-  /** The event as it stands, or null; tells what is wrong beside the field. */
+  /** Return the event in the form, or null; show each fault next to its field. */
   function check() {
     const number = Number(copies.value);
     const faults = [
-      tell(type, byId("type-help"), faultOfType(type.value)),
-      tell(data, byId("data-help"), faultOfJson(data.value)),
-      tell(copies, byId("copies-help"), Number.isInteger(number) && number >= 1 && number <= COPIES_MAX ? "" : `1 to ${count(COPIES_MAX)} copies`),
+      report(type, byId("type-help"), faultOfType(type.value)),
+      report(data, byId("data-help"), faultOfJson(data.value)),
+      report(copies, byId("copies-help"), Number.isInteger(number) && number >= 1 && number <= COPIES_MAX ? "" : `1 to ${count(COPIES_MAX)} copies`),
     ];
     return faults.some(Boolean) ? null : { type: type.value.trim(), data: data.value.trim(), copies: number };
   }
@@ -63,7 +63,7 @@ export function startComposer({ watch }) {
     setText(byId("send"), outcome);
   }
 
-  /** What the button says afterwards. */
+  /** Publish, show the outcome, and return the button's next text. */
   async function send(sending) {
     const started = performance.now();
     const broadcast = watch(sending.ids.at(-1));
@@ -109,14 +109,14 @@ export function startComposer({ watch }) {
     showSteps(byId("way"), [
       { text: `${many ? `${count(ids.length)} accepted` : "Accepted"} and on disk in ${tookText}`, state: "done" },
       { text: "Broadcast", state: isBroadcast ? "done" : "now" },
-      { text: `Processed by its listeners${many && processed && !isProcessed ? `: ${count(processed)}` : ""}`, state: isProcessed ? "done" : "now" },
+      { text: `Processed by the listeners${many && processed && !isProcessed ? `: ${count(processed)}` : ""}`, state: isProcessed ? "done" : "now" },
     ]);
   }
 
   function showFailure({ accepted, ids }, { message, isUncertain }) {
     byId("sending").hidden = true;
     const partly = `${count(accepted)} of ${count(ids.length)} were accepted. `;
-    const advice = isUncertain ? "Publishing again is safe: ids stay, so nothing is stored twice." : accepted ? "" : "Nothing was accepted.";
+    const advice = isUncertain ? "Publishing again is safe: the ids stay the same, so nothing is stored twice." : accepted ? "" : "Nothing was accepted.";
     setText(byId("fault"), message);
     setText(byId("advice"), `${accepted ? partly : ""}${advice}`);
   }
@@ -132,7 +132,7 @@ export function startComposer({ watch }) {
   choose();
 
   return {
-    /** The producer told how far the groups are. */
+    /** Take a new status: show how many of the copies each group has processed. */
     follow(status) {
       if (!sent) return;
       const groups = new Map();
@@ -149,7 +149,7 @@ export function startComposer({ watch }) {
   };
 }
 
-function tell(field, help, fault) {
+function report(field, help, fault) {
   field.setAttribute("aria-invalid", String(fault !== ""));
   setText(help, fault);
   return fault;

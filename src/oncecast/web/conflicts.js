@@ -1,5 +1,5 @@
-// Conflicts of a group, newest first: other content under a used identity. Each opens to be looked at, replayed under
-// an id of its own, or discarded. The list is shown once there are any.
+// Conflicts of a group, newest first: other content under a used identity. Each can be opened, replayed
+// under a new id, or discarded. The list appears with the first conflict.
 
 import { ask } from "./access.js";
 import { count, element, parseExactly, setText } from "./format.js";
@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 export function startConflicts() {
   const list = byId("conflicts-list");
   const entries = new Map(); // by cursor
-  let asked = ""; // what the list depends on, as it was when last asked for
+  let asked = ""; // the part of the status that the list was last loaded for
   let latest = 0;
 
   async function refresh() {
@@ -27,7 +27,7 @@ export function startConflicts() {
       if (turn !== latest) return;
       setText(byId("conflicts-fault"), refused.message);
       setText(byId("conflicts-count"), "–");
-      if (refused.isUncertain) asked = ""; // the next status asks again
+      if (refused.isUncertain) asked = ""; // the next status loads it again
     }
   }
 
@@ -36,7 +36,7 @@ export function startConflicts() {
     const open = new Set(conflicts.map(({ cursor }) => cursor));
     for (const [cursor, entry] of entries) {
       entry.classList.toggle("gone", !open.has(cursor));
-      if (!entry.open) dropIfGone(cursor, entry); // an open one stays in view with what became of it
+      if (!entry.open) dropIfGone(cursor, entry); // an open entry stays, and shows its outcome
     }
     conflicts.forEach((conflict, index) => {
       const { cursor } = conflict;
@@ -52,7 +52,7 @@ export function startConflicts() {
 
   function dropIfGone(cursor, entry) {
     if (!entry.classList.contains("gone")) return;
-    if (entry.contains(document.activeElement)) byId("letters").focus();
+    if (entry.contains(document.activeElement)) byId("dead-letters").focus();
     entry.parentElement.remove();
     entries.delete(cursor);
     byId("conflicts").hidden = entries.size === 0;
@@ -65,7 +65,7 @@ export function startConflicts() {
   });
 
   return {
-    /** The producer reported who is there, and how many conflicts each has seen. */
+    /** Take a new status: reload the list if listeners or their counts of conflicts have changed. */
     follow(status) {
       const listeners = listenersOf(status);
       const now = JSON.stringify(listeners.map(({ instance, conflicts, parts }) => [instance, conflicts, parts?.database?.status]));
@@ -99,15 +99,15 @@ function entryOf(group, conflict, { onChanged, onClosed }) {
 }
 
 async function openConflict(entry, group, { cursor }, onChanged) {
-  const body = element("div", { class: "letter" }, element("p", { class: "quiet" }, "Reading it"));
+  const body = element("div", { class: "dead-letter" }, element("p", { class: "quiet" }, "Loading"));
   entry.append(body);
   try {
     const conflict = await ask(`${PATH}/${encodeURIComponent(cursor)}?${new URLSearchParams({ group })}`, { right: "subscribe", read: parseExactly });
-    const taken = conflict.row ? `${conflict.row.cursor} has its identity, and is ${conflict.row.status}.` : "The row that had its identity was pruned.";
+    const taken = conflict.row ? `${conflict.row.cursor} has the same identity and is ${conflict.row.status}.` : "The row with the same identity was pruned.";
     body.replaceChildren(
       element("p", { class: "quiet" }, `${cursor}, from ${conflict.source}. ${taken}`),
       element("pre", { tabindex: "0", "aria-label": "The event as received" }, JSON.stringify(conflict.event, null, 2)),
-      wayOut(group, cursor, onChanged),
+      formOf(group, cursor, onChanged),
     );
   } catch (refused) {
     const again = element("button", { type: "button", class: "plain" }, "Try again");
@@ -119,9 +119,9 @@ async function openConflict(entry, group, { cursor }, onChanged) {
   }
 }
 
-/** The id that it is to have, and the buttons. */
-function wayOut(group, cursor, onChanged) {
-  const field = element("input", { maxlength: "512", placeholder: "a fresh one", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
+/** Return a form: the new id, and the buttons Replay and Discard. */
+function formOf(group, cursor, onChanged) {
+  const field = element("input", { maxlength: "512", placeholder: "a random id", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
   const replaying = element("button", { type: "submit", class: "primary" }, "Replay");
   const discarding = element("button", { type: "button", class: "plain" }, "Discard");
   const outcome = element("p", { role: "status" });
@@ -133,7 +133,7 @@ function wayOut(group, cursor, onChanged) {
     try {
       result = await work();
     } catch ({ message, isUncertain }) {
-      result = { isOver: false, isGood: false, text: isUncertain ? `${message} Asking again is safe.` : message };
+      result = { isOver: false, isGood: false, text: isUncertain ? `${message} Trying again is safe.` : message };
     }
     setText(outcome, result.text);
     outcome.className = result.isGood ? "good" : "bad";
@@ -145,7 +145,7 @@ function wayOut(group, cursor, onChanged) {
   const form = element(
     "form",
     { novalidate: "" },
-    element("label", {}, "Replay as the event with the id", field),
+    element("label", {}, "Replay under the id", field),
     element("div", { class: "actions" }, replaying, discarding, outcome),
   );
   form.onsubmit = (submitted) => {
@@ -161,10 +161,10 @@ async function replay(group, cursor, id) {
   const { results } = await ask(`${PATH}/replay?${new URLSearchParams({ group })}`, { right: "admin", method: "POST", body, answerMs: ANSWER_MS });
   const { outcome, error, id: newId } = results[0];
   const texts = {
-    stored: `Replayed: it is stored as ${newId}.`,
-    failed: `It failed, and stays open: ${error}`,
-    not_open: "It is not open any more: it was replayed or discarded elsewhere.",
-    unknown: `Whether it is stored is unknown; replaying it again is safe. ${error ?? ""}`,
+    stored: `Replayed and stored as ${newId}.`,
+    failed: `The replay failed, and the conflict stays open: ${error}`,
+    not_open: "The conflict is no longer open: somebody else replayed or discarded it.",
+    unknown: `The outcome is unknown; replaying it again is safe. ${error ?? ""}`,
   };
   return { isGood: outcome === "stored", isOver: outcome === "stored" || outcome === "not_open", text: texts[outcome] ?? outcome };
 }
@@ -173,5 +173,5 @@ async function discard(group, cursor) {
   const body = JSON.stringify({ cursors: [cursor] });
   const { not_done: failures } = await ask(`${PATH}/discard?${new URLSearchParams({ group })}`, { right: "admin", method: "POST", body });
   if (failures.length) return { isGood: false, isOver: false, text: `Nothing was changed: ${failures[0].error}.` };
-  return { isGood: true, isOver: true, text: "Discarded: it is listed no more, and its row is kept." };
+  return { isGood: true, isOver: true, text: "Discarded: it is no longer listed, and its row is kept." };
 }

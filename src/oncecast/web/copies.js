@@ -1,5 +1,5 @@
-// Publishing an event, or many copies of it. Each copy's id is drawn before it is first sent and kept until it is
-// accepted, so that publishing again after a lost answer is publishing the same events.
+// Publish an event, or many copies of it. Each copy gets its id before it is first sent and keeps it, so that a retry
+// after a lost answer publishes the same events.
 
 import { ask } from "./access.js";
 import { newId, offsetOf } from "./format.js";
@@ -8,7 +8,7 @@ export const SOURCE = "/oncecast";
 const REQUEST_MAX_EVENTS = 1000;
 const REQUEST_MAX_BYTES = 4 * 1024 * 1024;
 
-/** What is to be published: nothing of it is accepted yet. `data` is JSON as it was written, or nothing. */
+/** Return a draft, of which nothing is accepted yet. `data` is JSON text, or empty. */
 export function draftOf(type, data, copies) {
   return {
     type,
@@ -22,7 +22,7 @@ export function draftOf(type, data, copies) {
   };
 }
 
-/** Publish what is left of the draft, request by request; it says how far that went, even if this raises Refused. */
+/** Publish the rest of the draft in requests; throws Refused. `draft.accepted` counts the accepted events in any case. */
 export async function publish(draft, onProgress = () => {}) {
   while (draft.accepted < draft.ids.length) {
     const ids = draft.ids.slice(draft.accepted, draft.accepted + atOnce(draft));
@@ -36,7 +36,7 @@ export async function publish(draft, onProgress = () => {}) {
   }
 }
 
-/** The data goes out as it was written: decoding it here would round its large numbers. */
+/** Return the event's JSON with the data as written: decoding would round large numbers. */
 function eventText({ type, data, time }, id) {
   const head = JSON.stringify({ specversion: "1.0", id, source: SOURCE, type, time });
   return data ? `${head.slice(0, -1)},"data":${data}}` : head;

@@ -1,31 +1,31 @@
-// One dead letter, opened: the event as it was received, the trace, and the way back.
+// An open dead letter: the event as received, the trace, and a form to edit, replay or discard it.
 
 import { element, faultOfJson, setText } from "./format.js";
-import { change, letter as read, mend, replay } from "./letters_api.js";
+import { change, edit, read, replay } from "./dead_letters_api.js";
 
-/** Fill `entry`, the details of that letter. */
-export async function openLetter(entry, group, letter, onReplayed) {
-  const body = element("div", { class: "letter" }, element("p", { class: "quiet" }, "Reading it"));
+/** Load the dead letter and show it in `entry`. */
+export async function openDeadLetter(entry, group, deadLetter, onReplayed) {
+  const body = element("div", { class: "dead-letter" }, element("p", { class: "quiet" }, "Loading"));
   entry.append(body);
   try {
-    show(body, group, await read(group, letter), onReplayed);
+    show(body, group, await read(group, deadLetter), onReplayed);
   } catch (refused) {
     const again = element("button", { type: "button", class: "plain" }, "Try again");
     again.onclick = () => {
       body.remove();
-      openLetter(entry, group, letter, onReplayed);
+      openDeadLetter(entry, group, deadLetter, onReplayed);
     };
     body.replaceChildren(element("p", { class: "bad" }, refused.message), again);
   }
 }
 
-function show(body, group, letter, onReplayed) {
+function show(body, group, deadLetter, onReplayed) {
   body.replaceChildren(
-    element("p", { class: "cause" }, letter.error),
-    element("p", { class: "quiet" }, `From ${letter.source}, given up by ${letter.listener}.`),
-    folded("The event as received", JSON.stringify(letter.event, null, 2), !letter.trace),
-    ...(letter.trace ? [folded("Trace", letter.trace, false)] : []),
-    wayBack(group, letter, onReplayed),
+    element("p", { class: "cause" }, deadLetter.error),
+    element("p", { class: "quiet" }, `From ${deadLetter.source}, given up by ${deadLetter.listener}.`),
+    folded("The event as received", JSON.stringify(deadLetter.event, null, 2), !deadLetter.trace),
+    ...(deadLetter.trace ? [folded("Trace", deadLetter.trace, false)] : []),
+    formOf(group, deadLetter, onReplayed),
   );
 }
 
@@ -35,9 +35,9 @@ function folded(title, text, isOpen) {
   return made;
 }
 
-/** Data to replay it with, and the button: it mends first where the data was changed. */
-function wayBack(group, letter, onReplayed) {
-  const data = letter.edited ? letter.edited_data : letter.event.data;
+/** Return a form with the data to replay. If the data was changed, Replay stores the edited data first. */
+function formOf(group, deadLetter, onReplayed) {
+  const data = deadLetter.edited ? deadLetter.edited_data : deadLetter.event.data;
   let before = data === undefined ? "" : JSON.stringify(data, null, 2);
   const field = element("textarea", { rows: Math.min(12, Math.max(3, before.split("\n").length)), spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
   field.value = before;
@@ -49,12 +49,12 @@ function wayBack(group, letter, onReplayed) {
   field.oninput = () => {
     setText(help, "");
     field.removeAttribute("aria-invalid");
-    setText(button, field.value === before ? "Replay" : "Mend and replay");
+    setText(button, field.value === before ? "Replay" : "Edit and replay");
   };
 
   async function act() {
     const isChanged = field.value !== before;
-    const fault = isChanged ? faultOfJson(field.value) || (field.value.trim() ? "" : "Data is JSON: null, if there is none.") : "";
+    const fault = isChanged ? faultOfJson(field.value) || (field.value.trim() ? "" : "Enter JSON; null if there is no data.") : "";
     setText(help, fault);
     field.setAttribute("aria-invalid", String(fault !== ""));
     if (fault) {
@@ -63,25 +63,25 @@ function wayBack(group, letter, onReplayed) {
     }
     button.disabled = discarding.disabled = true;
     outcome.className = "quiet";
-    setText(outcome, isChanged ? "Mending and replaying" : "Replaying");
+    setText(outcome, isChanged ? "Editing and replaying" : "Replaying");
     const { isOver, isStored, text } = await editAndReplay(isChanged ? field.value : null);
     setText(outcome, text);
     outcome.className = isStored ? "good" : "bad";
     button.disabled = discarding.disabled = false;
     button.hidden = discarding.hidden = field.readOnly = isOver;
-    setText(button, field.value === before ? "Replay" : "Mend and replay");
+    setText(button, field.value === before ? "Replay" : "Edit and replay");
     onReplayed();
   }
 
-  async function editAndReplay(mended) {
+  async function editAndReplay(data) {
     try {
-      if (mended !== null) {
-        await mend(group, letter, mended);
-        before = mended;
+      if (data !== null) {
+        await edit(group, deadLetter, data);
+        before = data;
       }
-      return await replay(group, letter);
+      return await replay(group, deadLetter);
     } catch ({ message, isUncertain }) {
-      return { isStored: false, isOver: false, text: isUncertain ? `${message} Asking again is safe.` : message };
+      return { isStored: false, isOver: false, text: isUncertain ? `${message} Trying again is safe.` : message };
     }
   }
 
@@ -89,10 +89,10 @@ function wayBack(group, letter, onReplayed) {
   discarding.onclick = async () => {
     button.disabled = discarding.disabled = true;
     try {
-      await change(isDiscarded ? "restore" : "discard", group, letter);
+      await change(isDiscarded ? "restore" : "discard", group, deadLetter);
       isDiscarded = !isDiscarded;
       outcome.className = "quiet";
-      setText(outcome, isDiscarded ? "Discarded: it is listed no more, and its row is kept." : "Restored.");
+      setText(outcome, isDiscarded ? "Discarded: it is no longer listed, and its row is kept." : "Restored.");
     } catch ({ message }) {
       outcome.className = "bad";
       setText(outcome, message);
@@ -106,7 +106,7 @@ function wayBack(group, letter, onReplayed) {
   const form = element(
     "form",
     { novalidate: "" },
-    element("label", {}, letter.edited ? "Data, edited" : "Data", field),
+    element("label", {}, deadLetter.edited ? "Data, edited" : "Data", field),
     help,
     element("div", { class: "actions" }, button, discarding, outcome),
   );

@@ -1,8 +1,8 @@
-// The dead letters of a group, newest first; each opens to be looked at, mended and replayed.
+// The dead letters of a group, newest first; each can be opened, edited and replayed.
 
 import { count, element, setText } from "./format.js";
-import { openLetter } from "./letter.js";
-import { newest } from "./letters_api.js";
+import { openDeadLetter } from "./dead_letter.js";
+import { newest } from "./dead_letters_api.js";
 import { listenersOf } from "./listeners.js";
 
 const PAGE = 20;
@@ -11,11 +11,11 @@ const dayAndTime = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "sh
 
 const byId = (id) => document.getElementById(id);
 
-export function startLetters() {
-  const list = byId("letters-list");
+export function startDeadLetters() {
+  const list = byId("dead-letters-list");
   const entries = new Map(); // by source and id
   let wanted = PAGE;
-  let asked = ""; // what the list depends on, as it was when last asked for
+  let asked = ""; // the part of the status that the list was last loaded for
   let latest = 0;
 
   async function refresh() {
@@ -26,38 +26,38 @@ export function startLetters() {
       if (turn === latest) show(group, page);
     } catch (refused) {
       if (turn !== latest) return;
-      setText(byId("letters-fault"), refused.status === 404 ? "This producer cannot be asked for dead letters." : refused.message);
+      setText(byId("dead-letters-fault"), refused.status === 404 ? "This producer does not relay dead letters." : refused.message);
       setText(byId("dead"), "–");
-      if (refused.isUncertain) asked = ""; // the next status asks again
+      if (refused.isUncertain) asked = ""; // the next status loads it again
     }
   }
 
-  function show(group, { dead_letters: letters, next }) {
-    setText(byId("letters-fault"), "");
-    const kept = new Set(letters.map(keyOf));
+  function show(group, { dead_letters: deadLetters, next }) {
+    setText(byId("dead-letters-fault"), "");
+    const kept = new Set(deadLetters.map(keyOf));
     for (const [key, entry] of entries) {
       entry.classList.toggle("gone", !kept.has(key));
-      if (!entry.open) dropIfGone(key, entry); // else who reads on, or has just replayed it, keeps it in view
+      if (!entry.open) dropIfGone(key, entry); // an open entry stays, and shows its outcome
     }
-    letters.forEach((letter, index) => {
-      const key = keyOf(letter);
-      if (!entries.has(key)) entries.set(key, entryOf(group, letter, { onReplayed: refresh, onClosed: (entry) => dropIfGone(key, entry) }));
+    deadLetters.forEach((deadLetter, index) => {
+      const key = keyOf(deadLetter);
+      if (!entries.has(key)) entries.set(key, entryOf(group, deadLetter, { onReplayed: refresh, onClosed: (entry) => dropIfGone(key, entry) }));
       const item = entries.get(key).parentElement;
-      setText(item.querySelector(".cause"), letter.error);
+      setText(item.querySelector(".cause"), deadLetter.error);
       if (list.children[index] !== item) list.insertBefore(item, list.children[index] ?? null);
     });
-    setText(byId("dead"), `${count(letters.length)}${next ? "+" : ""}`);
-    byId("dead").classList.toggle("bad", letters.length > 0);
-    byId("no-letters").hidden = entries.size > 0;
+    setText(byId("dead"), `${count(deadLetters.length)}${next ? "+" : ""}`);
+    byId("dead").classList.toggle("bad", deadLetters.length > 0);
+    byId("no-dead-letters").hidden = entries.size > 0;
     byId("older").hidden = !next || wanted >= SHOWN_MAX;
   }
 
   function dropIfGone(key, entry) {
     if (!entry.classList.contains("gone")) return;
-    if (entry.contains(document.activeElement)) byId("letters").focus();
+    if (entry.contains(document.activeElement)) byId("dead-letters").focus();
     entry.parentElement.remove();
     entries.delete(key);
-    byId("no-letters").hidden = entries.size > 0;
+    byId("no-dead-letters").hidden = entries.size > 0;
   }
 
   byId("refresh").onclick = refresh;
@@ -73,14 +73,14 @@ export function startLetters() {
 
   return {
     refresh,
-    /** The producer told who is there, and how many died. */
+    /** Take a new status: reload the list if listeners or their counts of dead letters have changed. */
     follow(status) {
       const listeners = listenersOf(status);
       showGroups([...new Set(listeners.map((listener) => listener.group))].sort());
       byId("refresh").disabled = listeners.length === 0;
       if (listeners.length === 0) {
         asked = "";
-        setText(byId("letters-fault"), "Dead letters are kept in PostgreSQL; a listener shows them once it is connected.");
+        setText(byId("dead-letters-fault"), "Dead letters are kept in PostgreSQL; a listener shows them once it is connected.");
         return;
       }
       const now = JSON.stringify(listeners.map(({ instance, dead, parts }) => [instance, dead, parts?.database?.status]));
@@ -106,9 +106,9 @@ function keyOf({ source, id }) {
   return JSON.stringify([source, id]);
 }
 
-function entryOf(group, letter, { onReplayed, onClosed }) {
-  const died = new Date(letter.died_at);
-  const attempts = letter.attempts === 1 ? "1 attempt" : `${count(letter.attempts)} attempts`;
+function entryOf(group, deadLetter, { onReplayed, onClosed }) {
+  const died = new Date(deadLetter.died_at);
+  const attempts = deadLetter.attempts === 1 ? "1 attempt" : `${count(deadLetter.attempts)} attempts`;
   const entry = element(
     "details",
     {},
@@ -116,21 +116,20 @@ function entryOf(group, letter, { onReplayed, onClosed }) {
       "summary",
       {},
       element("time", { datetime: died.toISOString() }, when(died)),
-      element("span", { class: "type" }, letter.type),
-      element("span", { class: "id" }, letter.id),
+      element("span", { class: "type" }, deadLetter.type),
+      element("span", { class: "id" }, deadLetter.id),
       element("span", { class: "preview" }, `${attempts} · `, element("span", { class: "cause" })),
     ),
   );
   entry.addEventListener("toggle", () => {
     if (!entry.open) onClosed(entry);
-    else if (entry.children.length === 1) openLetter(entry, group, letter, onReplayed);
+    else if (entry.children.length === 1) openDeadLetter(entry, group, deadLetter, onReplayed);
   });
   element("li", {}, entry);
   return entry;
 }
 
-
-/** The time of a day; of another day, with its date. */
+/** Return the time of day, with the date if it is not today. */
 function when(date) {
   return date.toDateString() === new Date().toDateString() ? date.toTimeString().slice(0, 8) : dayAndTime.format(date);
 }

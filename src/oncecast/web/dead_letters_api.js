@@ -1,4 +1,4 @@
-// Dead letters, as the producer relays them from a live listener of the group; each raises Refused.
+// Requests about dead letters, which the producer relays to a listener of the group; each throws Refused.
 
 import { ask } from "./access.js";
 import { parseExactly } from "./format.js";
@@ -6,37 +6,37 @@ import { parseExactly } from "./format.js";
 const PATH = "api/dead-letters";
 const ANSWER_MS = 130000; // a replay runs handlers, and the relay waits for them
 
-/** The newest: `{ dead_letters, next }`. */
+/** Return the newest dead letters: `{ dead_letters, next }`. */
 export function newest(group, limit) {
   return ask(`${PATH}?${new URLSearchParams({ group, limit })}`, { right: "subscribe" });
 }
 
-/** One, with its event and trace. */
-export function letter(group, { id, source }) {
+/** Return one dead letter with its event and trace. */
+export function read(group, { id, source }) {
   return ask(address(group, { id, source }), { right: "subscribe", read: parseExactly });
 }
 
-/** Put `data`, a JSON text, in place of the event's; the original is kept. */
-export function mend(group, { id, source }, data) {
+/** Store `data`, a JSON text, as edited data; the original is kept. */
+export function edit(group, { id, source }, data) {
   return ask(address(group, { id, source }), { right: "admin", method: "PUT", body: data });
 }
 
-/** Process it again: `{ isStored, isOver, text }`. */
+/** Replay a dead letter; return `{ isStored, isOver, text }`. */
 export async function replay(group, { id, source }) {
   const body = JSON.stringify({ events: [{ id, source }] });
   const path = `${PATH}/replay?${new URLSearchParams({ group })}`;
   const { results } = await ask(path, { right: "admin", method: "POST", body, answerMs: ANSWER_MS });
   const { outcome, error } = results[0];
   const texts = {
-    stored: "Replayed: it is stored now.",
-    failed: `It failed again: ${error}`,
-    not_dead: "It is dead no longer: it was replayed elsewhere.",
-    unknown: `Whether it is stored is unknown; replaying it again is safe. ${error ?? ""}`,
+    stored: "Replayed and stored.",
+    failed: `The replay failed: ${error}`,
+    not_dead: "It is no longer a dead letter: somebody else replayed it.",
+    unknown: `The outcome is unknown; replaying it again is safe. ${error ?? ""}`,
   };
   return { isStored: outcome === "stored", isOver: outcome === "stored" || outcome === "not_dead", text: texts[outcome] ?? outcome };
 }
 
-/** Give it up for good, or bring it back: `what` is `discard` or `restore`. Raises where nothing was changed. */
+/** Discard or restore a dead letter: `what` is `discard` or `restore`. Throws if nothing was changed. */
 export async function change(what, group, { id, source }) {
   const body = JSON.stringify({ events: [{ id, source }] });
   const path = `${PATH}/${what}?${new URLSearchParams({ group })}`;

@@ -1,4 +1,4 @@
-// The API's document, set for reading. Everything in it goes into the page as text.
+// Shows the API document. All of its content enters the page as text, never as markup.
 
 import { element } from "./format.js";
 
@@ -37,7 +37,7 @@ function article(operation, api) {
   const made = element("article", { id: operation.operationId }, element("h3", {}, operation.summary));
   const call = element("p", { class: "call" }, element("span", { class: "method", "data-method": operation.method }, operation.method.toUpperCase()), operation.path);
   const refusal = operation.responses["401"]?.description.match(/^The (\w+) token/);
-  if (refusal) call.append(element("span", { class: "right" }, `${refusal[1].toUpperCase()}_TOKEN, where one is set`));
+  if (refusal) call.append(element("span", { class: "right" }, `${refusal[1].toUpperCase()}_TOKEN, if it is set`));
   made.append(call);
   if (operation.description) made.append(element("p", {}, ...prose(operation.description)));
   if (operation.parameters?.length) made.append(element("h4", {}, "Parameters"), parameters(operation.parameters));
@@ -78,7 +78,7 @@ function folded(heading, text, open = false) {
   return made;
 }
 
-/** A command that can be pasted: with the example of the body, and the parameters that must be there. */
+/** Return a command to paste, with the example body and the required parameters. */
 function example(operation) {
   const path = operation.path.replace(/{(\w+)}/g, (_, name) => (name === "id" ? "evt_456" : name.toUpperCase()));
   const lines = [`curl ${operation.method === "get" ? "" : `-X ${operation.method.toUpperCase()} `}'${location.origin}${path}'`];
@@ -95,7 +95,7 @@ function example(operation) {
   return element("div", { class: "example" }, element("pre", { tabindex: "0" }, text), ...(navigator.clipboard ? [copy] : []));
 }
 
-/** A schema as people write one down: names and types, nested by indentation. */
+/** Return a schema as text: names and types, nested by indentation. */
 function outline(schema, api, depth = 0, seen = []) {
   if (schema === false) return "never";
   if (schema.$ref) {
@@ -124,7 +124,7 @@ function typeName(schema = {}) {
   return [type, ...limits.filter(Boolean)].join(", ");
 }
 
-/** Text in which `code` and [links](/to/somewhere) are set as such. */
+/** Return the nodes of a text with `code` and [links](/to/somewhere). */
 function prose(text) {
   return text.split(/(`[^`]+`|\[[^\]]+\]\(\/[^)]*\))/).map((part) => {
     if (part.startsWith("`")) return element("code", {}, part.slice(1, -1));

@@ -1,22 +1,22 @@
-// An event that fails on purpose, followed from its acceptance to its death, and on to `stored` once it is mended.
+// An event that fails on purpose: shows its attempts, its dead letter, and its replay with edited data.
 
 import { draftOf, publish, SOURCE } from "./copies.js";
 import { count, setText, showSteps } from "./format.js";
-import { letter, mend, replay } from "./letters_api.js";
+import { edit, read, replay } from "./dead_letters_api.js";
 import { listenersOf } from "./listeners.js";
 
 const TYPE = "oncecast.failing";
-const LOOK_EVERY_MS = 15000;
+const CHECK_EVERY_MS = 15000;
 
 const byId = (id) => document.getElementById(id);
 
 export function startFailing({ onReplayed }) {
-  let group = null; // one that fails such events on request
+  let group = null; // a group whose application fails such events
   let busy = false;
   let life = null; // { draft, group, failures: by retries left, isDead, isEdited, outcome }
 
   async function send() {
-    const unsure = life && !life.draft.accepted ? life.draft : null; // no answer yet: the same event again
+    const unsure = life && !life.draft.accepted ? life.draft : null; // its outcome is unknown: send the same event again
     life = { draft: unsure ?? draftOf(TYPE, '{"fails": true}', 1), group, failures: new Map(), isDead: false, isEdited: false, outcome: null };
     await act(() => publish(life.draft));
   }
@@ -24,7 +24,7 @@ export function startFailing({ onReplayed }) {
   async function editAndReplay() {
     const event = { id: life.draft.ids[0], source: SOURCE };
     await act(async () => {
-      if (!life.isEdited) await mend(life.group, event, '{"fails": false}');
+      if (!life.isEdited) await edit(life.group, event, '{"fails": false}');
       life.isEdited = true;
       show();
       life.outcome = await replay(life.group, event);
@@ -32,7 +32,7 @@ export function startFailing({ onReplayed }) {
     });
   }
 
-  /** Do what a button asks for; what goes wrong is told beside it. */
+  /** Run the action of a button, and show an error next to it. */
   async function act(work) {
     busy = true;
     setText(byId("failing-fault"), "");
@@ -40,7 +40,7 @@ export function startFailing({ onReplayed }) {
     try {
       await work();
     } catch ({ message, isUncertain }) {
-      setText(byId("failing-fault"), isUncertain ? `${message} Asking again is safe.` : message);
+      setText(byId("failing-fault"), isUncertain ? `${message} Trying again is safe.` : message);
     }
     busy = false;
     show();
@@ -50,16 +50,16 @@ export function startFailing({ onReplayed }) {
     const runs = life !== null && life.draft.accepted > 0 && !life.isDead;
     byId("fail").disabled = busy || runs || group === null;
     byId("failing-hint").hidden = group !== null;
-    byId("mend").hidden = !life?.isDead || life.outcome?.isOver === true;
-    byId("mend").disabled = busy;
+    byId("edit").hidden = !life?.isDead || life.outcome?.isOver === true;
+    byId("edit").disabled = busy;
     showSteps(byId("life"), life?.draft.accepted ? stepsOf(life, busy) : []);
   }
 
   byId("fail").onclick = send;
-  byId("mend").onclick = editAndReplay;
+  byId("edit").onclick = editAndReplay;
 
   return {
-    /** The producer told which attempts failed, and who is there. */
+    /** Take a new status: find a listener that fails on request, and collect its failed attempts. */
     follow(status) {
       const listeners = listenersOf(status);
       group = listeners.find((listener) => listener.demonstration)?.group ?? null;
@@ -75,15 +75,15 @@ function note(life, listeners) {
     if (failure.id === life.draft.ids[0] && failure.source === SOURCE) life.failures.set(failure.retries_left, failure);
   }
   if (life.failures.has(0)) life.isDead = true;
-  else lookForIt(life);
+  else checkDeadLetter(life);
 }
 
-/** A listener that was restarted has forgotten its failures; the dead letter is still there. */
-async function lookForIt(life) {
-  life.lookAt ??= performance.now() + LOOK_EVERY_MS;
-  if (performance.now() < life.lookAt) return;
-  life.lookAt = performance.now() + LOOK_EVERY_MS;
-  life.isDead = await letter(life.group, { id: life.draft.ids[0], source: SOURCE }).then(() => true, () => false);
+/** Look for the dead letter itself: a restarted listener no longer reports the failures. */
+async function checkDeadLetter(life) {
+  life.checkAt ??= performance.now() + CHECK_EVERY_MS;
+  if (performance.now() < life.checkAt) return;
+  life.checkAt = performance.now() + CHECK_EVERY_MS;
+  life.isDead = await read(life.group, { id: life.draft.ids[0], source: SOURCE }).then(() => true, () => false);
 }
 
 function stepsOf({ draft, failures, isDead, isEdited, outcome }, busy) {
@@ -95,7 +95,7 @@ function stepsOf({ draft, failures, isDead, isEdited, outcome }, busy) {
   });
   if (!isDead) steps.push({ text: failed.length ? "Waiting for the next attempt" : "Waiting for the first attempt", state: "now" });
   else steps.push({ text: "Dead: kept as a dead letter", state: "bad" });
-  if (isEdited) steps.push({ text: "Mended", note: '{"fails": false}', state: "done" });
+  if (isEdited) steps.push({ text: "Edited", note: '{"fails": false}', state: "done" });
   if (isEdited && !outcome && busy) steps.push({ text: "Replaying", state: "now" });
   if (outcome) steps.push({ text: outcome.text, state: outcome.isStored ? "done" : "bad" });
   return steps;

@@ -1,50 +1,50 @@
-// How things are shown. Text of others goes into the page through textContent only.
+// Formatting and page elements. Foreign text enters the page only through textContent.
 
 const whole = new Intl.NumberFormat("en");
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
-/** A count with its thousands parted; a dash for anything that is no number. */
+/** Return a count with thousands separators; a dash if it is not a number. */
 export function count(value) {
   return Number.isFinite(value) ? whole.format(value) : "–";
 }
 
-/** A rate: one digit after the point below 10. */
+/** Return a rate, with one decimal below 10. */
 export function rate(value) {
   return Number.isFinite(value) ? (value < 10 ? tenths : whole).format(value < 10 ? value : Math.round(value)) : "–";
 }
 
-/** The local time of day, to the millisecond. */
+/** Return the local time of day with milliseconds. */
 export function clock(date) {
   const pad = (value, width = 2) => String(value).padStart(width, "0");
   return `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}.${pad(date.getMilliseconds(), 3)}`;
 }
 
-/** A duration in words: 0.4 s, 12 s, 3 min. */
+/** Return a duration: 0.4 s, 12 s, 3 min. */
 export function duration(seconds) {
   if (seconds < 10) return `${tenths.format(seconds)} s`;
   return seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 }
 
-/** A size: 28 KiB, 1.2 GiB. */
+/** Return a size: 28 KiB, 1.2 GiB. */
 export function bytes(value) {
   const power = Math.max(0, Math.min(4, Math.floor(Math.log2(value || 1) / 10)));
   return `${tenths.format(value / 1024 ** power)} ${["bytes", "KiB", "MiB", "GiB", "TiB"][power]}`;
 }
 
-/** The offset in a cursor `EPOCH:OFFSET`; NaN if there is none. */
+/** Return the offset of a cursor `EPOCH:OFFSET`; NaN if there is none. */
 export function offsetOf(cursor) {
   const text = typeof cursor === "string" ? cursor.slice(cursor.lastIndexOf(":") + 1) : "";
   return /^\d+$/.test(text) ? Number(text) : NaN;
 }
 
-/** JSON whose numbers stay as they were written, where the browser can: rounding is not ours to do. */
+/** Parse JSON and, if the browser supports it, keep numbers exactly as written instead of rounding them. */
 export function parseExactly(text) {
   const keep = (_key, value, context) =>
     typeof value === "number" && context?.source !== undefined && context.source !== String(value) ? JSON.rawJSON(context.source) : value;
   return JSON.parse(text, JSON.rawJSON ? keep : undefined);
 }
 
-/** An element with text or child elements; attributes by name. */
+/** Return a new element with these attributes and children. */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
@@ -52,12 +52,12 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** Set the text only where it changes: what is selected stays selected, what is read aloud is not repeated. */
+/** Set the text only if it changes, to keep a selection and not repeat screen reader output. */
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** Stations of something under way, `{ text, note, state }` each; only what changed is touched, and so read aloud. */
+/** Show the steps `{ text, note, state }`; changes only what differs, so that screen readers read only news. */
 export function showSteps(list, steps) {
   while (list.children.length > steps.length) list.lastElementChild.remove();
   steps.forEach(({ text, note = "", state = "" }, index) => {
@@ -68,7 +68,7 @@ export function showSteps(list, steps) {
   });
 }
 
-/** What is wrong with the JSON in `text`, and where; nothing at all is not wrong. */
+/** Return what is wrong with the JSON in `text`, and where; "" if it is valid or empty. */
 export function faultOfJson(text) {
   if (!text.trim()) return "";
   try {
@@ -79,7 +79,7 @@ export function faultOfJson(text) {
   }
 }
 
-/** The engine's message, with its position as line and column. */
+/** Return the engine's message, with the position as line and column. */
 function placed(message, text) {
   const position = /at position (\d+)/.exec(message);
   if (!position || /\(line \d+/.test(message)) return message;
@@ -87,7 +87,7 @@ function placed(message, text) {
   return message.replace(position[0], `at line ${lines.length}, column ${lines.at(-1).length + 1}`);
 }
 
-/** A fresh event id: `evt_` and a UUIDv7, so that later ids sort later. */
+/** Return a new event id: `evt_` and a UUIDv7, so that later ids sort later. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   let time = Date.now();

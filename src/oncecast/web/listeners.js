@@ -1,4 +1,4 @@
-// The table of listeners, as they report themselves every second.
+// The table of listeners, from their reports of every second.
 
 import { count, duration, element, offsetOf, rate, setText } from "./format.js";
 
@@ -7,7 +7,7 @@ const SILENT_AFTER_S = 2.8;
 const byId = (id) => document.getElementById(id);
 const measured = new Map(); // by instance: { stored, atS }
 
-/** Those that share work: a reader without a group (`oncecast tail`) only follows. */
+/** Return the listeners that have a group; a reader without one (`oncecast tail`) shares no work. */
 export function listenersOf(status) {
   return (Array.isArray(status.listeners) ? status.listeners : []).filter((listener) => listener.group);
 }
@@ -52,9 +52,9 @@ function showListener(row, listener, journal) {
   }
 }
 
-function nameOf({ instance, age_s: ageS, on_standby: standingBy, status, reason }, isSilent) {
+function nameOf({ instance, age_s: ageS, on_standby: standby, status, reason }, isSilent) {
   if (isSilent) return `${instance} – silent for ${duration(ageS)}`;
-  if (standingBy) return `${instance} – stands by: ${standingBy}`;
+  if (standby) return `${instance} – standby: ${standby}`;
   return reason ? `${instance} – ${status}: ${reason}` : instance;
 }
 
@@ -66,23 +66,23 @@ function perSecond(value) {
   return Number.isFinite(value) ? `${rate(value)}/s` : "–";
 }
 
-/** What it says itself, or what its count of stored events says. */
-function rateOf({ instance, rate: told, stored }) {
-  if (Number.isFinite(told)) return told;
+/** Return the reported rate, or one computed from the count of stored events. */
+function rateOf({ instance, rate: reported, stored }) {
+  if (Number.isFinite(reported)) return reported;
   const [before, atS] = [measured.get(instance), performance.now() / 1000];
   const isLater = before !== undefined && stored >= before.stored && atS > before.atS;
   measured.set(instance, { stored, atS });
   return isLater ? (stored - before.stored) / (atS - before.atS) : NaN;
 }
 
-/** The dot of a status: ok, degraded, down or draining. */
+/** Return the colour of a status: ok, degraded, down or draining. */
 export function stateOf(status) {
   return { ok: "good", degraded: "wait", draining: "wait", down: "bad" }[status] ?? "none";
 }
 
 function emptyRow() {
   const heads = [...document.querySelectorAll(".listeners thead th")];
-  // The roles stay when a narrow page lays the table out as cards.
+  // Explicit roles: a narrow page shows the table as cards, which would lose them.
   const cells = heads.map((head, index) => {
     const of = head.dataset.of;
     return index

@@ -1,4 +1,4 @@
-// The state of the system: asks the producer once a second, and says so when it does not answer.
+// The state of the system: polls the producer once a second, and shows when it does not answer.
 
 import { ask, entered } from "./access.js";
 import { bytes, count, duration, rate, setText } from "./format.js";
@@ -12,7 +12,7 @@ const NEARLY_FULL = 0.7;
 
 const byId = (id) => document.getElementById(id);
 
-/** Resolves once the producer has been asked for the first time. */
+/** Start polling; resolve after the first answer or error. */
 export function startSystem({ onStatus }) {
   const rates = [];
   let before = null;
@@ -76,7 +76,7 @@ export function startSystem({ onStatus }) {
   return poll();
 }
 
-/** A group is as far as the furthest of its listeners; the system as far as its slowest group. */
+/** Return the lag of the slowest group; a group's lag is the smallest of its listeners. */
 function largestLag(journal, listeners) {
   const lags = new Map();
   for (const listener of listeners) {
@@ -86,7 +86,7 @@ function largestLag(journal, listeners) {
   return lags.size ? Math.max(...lags.values()) : NaN;
 }
 
-/** What is wrong with the producer itself, since when, and what to do. */
+/** Show what is wrong with the producer, since when, and what to do. */
 function showHealth({ status, since, reason, remedy }) {
   const isNews = status !== undefined && status !== "ok";
   byId("health").hidden = !isNews;
@@ -96,14 +96,14 @@ function showHealth({ status, since, reason, remedy }) {
   setText(byId("health"), `This producer is ${status}${at}: ${reason ?? "no reason given"}.${remedy ? ` To do: ${remedy}.` : ""}`);
 }
 
-/** A journal that fills up is news: who holds it back, and what happens when it is full. */
+/** If the journal is nearly full, show the group that holds it back and what happens when it is full. */
 function showFill({ bytes: used, max_bytes: most, held_back_by: holder }) {
   const isNews = used > most * NEARLY_FULL;
   byId("fill").hidden = !isNews;
   if (!isNews) return;
   byId("fill-bar").value = used / most;
   const full = `The journal is ${Math.floor((100 * used) / most)} % full: ${bytes(used)} of ${bytes(most)}.`;
-  const why = holder ? ` It keeps what the group ${holder} has not processed; once it is full, publishing is refused.` : "";
+  const why = holder ? ` It keeps the events that the group ${holder} has not processed; when it is full, publishing is refused.` : "";
   setText(byId("fill-text"), full + why);
 }
 

@@ -1,4 +1,4 @@
-// Events to begin with. The data is text, laid out as a person would.
+// Example events. The data is text, to keep its layout.
 
 export const TEMPLATES = {
   earthquake: {

@@ -33,7 +33,7 @@ def test_nothing_in_the_page_is_inline() -> None:
         assert not [name for name in attributes if name == "style" or name.startswith("on")]
 
 
-def test_everything_the_page_loads_is_its_own() -> None:
+def test_the_page_loads_only_its_own_files() -> None:
     """Scripts, styles and icons are files of the page, named relative to it."""
     for tag, attributes in Page().tags:
         for name in ("src", "href"):
@@ -44,8 +44,8 @@ def test_everything_the_page_loads_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
-def test_modules_import_what_is_there_and_write_text_only(module: Path) -> None:
-    """A module imports modules beside it, looks for ids that the page has, and never writes markup."""
+def test_modules_import_existing_files_and_write_only_text(module: Path) -> None:
+    """A module imports files of its folder, uses ids of the page, and never writes markup."""
     code = module.read_text("utf-8")
     for imported in re.findall(r'from "([^"]+)"', code):
         assert (WEB / imported).is_file()
@@ -55,7 +55,7 @@ def test_modules_import_what_is_there_and_write_text_only(module: Path) -> None:
 
 
 def test_ids_are_unique_and_labels_point_to_fields() -> None:
-    """Every id is there once, and every label and description points to one."""
+    """Every id is unique, and every label and description points to one."""
     page = Page()
     assert len(page.ids) == len(set(page.ids))
     for _, attributes in page.tags:
