@@ -27,6 +27,7 @@ ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/feed/test_feed.py"
 EVENT_STORE = "tests/conformance/test_event_store.py"
 HANDLING = "tests/conformance/test_handling.py"
+CURSOR = "tests/unit/listener/pipeline/test_cursor.py"
 HANDOVER = "tests/conformance/test_handover.py"
 HEARTBEATS = "tests/unit/core/test_lease_owners.py"
 INTERRUPTED = "tests/conformance/test_interrupted.py"
@@ -79,7 +80,7 @@ DECISIONS = [
     Mutant("a feed does not wait for credit of a superseded journal position", without(-1)),
     Mutant("a superseded journal position ends its connection", hang()),
     Mutant("a group saves a first cursor before it reads", skip()),
-    Mutant("an older state of PostgreSQL is noticed", never()),
+    Mutant("an older state of PostgreSQL is noticed", never(), by=CURSOR),
     Mutant("an event leased by another listener is watched until it ends", skip()),
     Mutant("a batch that fails spends no attempt of its events", skip()),
     Mutant("a retry that the handler asks for spends an attempt", always(when="isinstance(error, Retry)")),
