@@ -16,7 +16,7 @@ from tests.support.stacks import StackOf, rows, until
 
 APP = """
 from pathlib import Path
-from oncecast import Event, App, Transaction
+from oncecast import App, Event, Transaction
 
 app = App("oncecast")
 ATTEMPTS = Path(__file__).with_name("attempts")

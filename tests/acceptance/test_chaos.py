@@ -34,7 +34,7 @@ async def test_what_cannot_be_meant_is_one_line() -> None:
 
 SHOP = '''
 import random
-from oncecast import Event, App, Transaction
+from oncecast import App, Event, Transaction
 
 app = App("shop")
 

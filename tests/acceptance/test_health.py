@@ -256,7 +256,7 @@ async def test_a_producer_whose_journal_is_full_is_down_and_says_who_holds_it_ba
 
 DRAINING = """
 import asyncio
-from oncecast import Event, App
+from oncecast import App, Event
 
 app = App("shop")
 

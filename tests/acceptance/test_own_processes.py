@@ -37,7 +37,7 @@ def test_a_test_run_that_does_not_use_it_loads_no_oncecast(tmp_path: Path) -> No
 
 def test_no_plugin_for_coroutines_is_needed_and_nothing_is_left_over(tmp_path: Path) -> None:
     test = (
-        "from oncecast import Event, App\n"
+        "from oncecast import App, Event\n"
         "from oncecast.testing import TestListener\n"
         "app = App()\n"
         "@app.on('t')\n"

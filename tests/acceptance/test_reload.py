@@ -23,7 +23,7 @@ from tests.support.stacks import StackOf, until
 
 APP = """
 import asyncio
-from oncecast import Event, App, Transaction
+from oncecast import App, Event, Transaction
 app = App("shop")
 
 @app.on("order")

@@ -10,7 +10,7 @@ import pytest
 from tests.support.stacks import StackOf, drained, rows, until
 
 APP = """
-from oncecast import Event, App, Transaction
+from oncecast import App, Event, Transaction
 
 app = App("oncecast")
 

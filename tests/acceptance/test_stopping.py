@@ -20,7 +20,7 @@ APP = """
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from oncecast import Event, App
+from oncecast import App, Event
 
 class Shop:
     is_open = True
@@ -43,7 +43,7 @@ async def handler(event: Event, shop: Shop) -> None:
 
 ENDLESS = """
 import asyncio
-from oncecast import Event, App
+from oncecast import App, Event
 
 app = App("shop")
 

@@ -9,7 +9,7 @@ import pytest
 from oncecast.app.loading import load_app
 from oncecast.core.errors import ConfigError
 
-APP = "from oncecast import Event, App, Transaction\napp = App('shop')\n"
+APP = "from oncecast import App, Event, Transaction\napp = App('shop')\n"
 
 
 @pytest.fixture(autouse=True)
