@@ -63,7 +63,7 @@ async def test_an_event_under_whose_key_a_foreign_value_stands_is_claimed_by_one
     (event,) = batch = arrivals(1)
     server.key = server.a._keys(batch)[0]
     await write(server.client, server.key)
-    assert (await server.a.look(batch)).free == batch
+    assert (await server.a.peek(batch)).free == batch
     claims = await server.a.claim(batch)
     assert (claims.mine, [key for key, _ in claims.foreign]) == (batch, [server.key])
     assert await server.client.get(server.key) == A.encode()
@@ -82,7 +82,7 @@ async def test_no_call_fails_of_a_foreign_value_that_comes_later(server: Redis, 
     await write(server.client, keys[1])
     await server.a.renew(batch)
     await server.a.begin_isolated(batch[1], True)
-    await server.a.retake(batch)
+    await server.a.reclaim(batch)
     await server.client.delete(keys[1])
     await write(server.client, keys[1])
     await server.b.take_over(batch, A, died=True)

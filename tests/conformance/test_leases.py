@@ -96,7 +96,7 @@ async def test_a_mark_that_proves_nothing_is_taken_but_no_other_and_no_lease(lea
     marked, elsewhere, _, free = batch = arrivals("marked", "elsewhere", "leased", "free")
     await a.claim(batch[:3])
     await a.settle([marked, *arrivals("elsewhere", offset=9)])
-    claims = await b.retake(batch)
+    claims = await b.reclaim(batch)
     assert (claims.mine, claims.elsewhere, claims.ended) == ([marked, free], [elsewhere], [])
     assert [x.id for x, _ in claims.taken] == ["leased"]
     assert [x.id for x, _ in (await a.claim([marked])).taken] == ["marked"]
@@ -106,7 +106,7 @@ async def test_looking_takes_nothing(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")
     await a.claim(batch[:1])
-    found = await b.look(batch)
+    found = await b.peek(batch)
     assert [(x.id, holder) for x, holder in found.taken] == [("1", A)]
     assert found.free == batch[1:]
     assert (await a.claim(batch)).mine == batch
@@ -118,9 +118,9 @@ async def test_release_and_settle_touch_only_ones_own(leases_of: LeasesOf) -> No
     await a.claim(batch)
     assert await b.release(batch) == 0
     await b.settle(batch)
-    assert [holder for _, holder in (await b.look(batch)).taken] == [A, A]
+    assert [holder for _, holder in (await b.peek(batch)).taken] == [A, A]
     assert await b.take_over(batch[:1], A, died=True) == 1  # a rescue names the dead holder
-    assert (await b.look(batch)).free == batch[:1]
+    assert (await b.peek(batch)).free == batch[:1]
 
 
 async def test_a_counter_moves_with_each_beat(leases_of: LeasesOf) -> None:
@@ -177,19 +177,19 @@ async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_
     [event] = batch = arrivals("1")
     await claim(a, batch)
     assert await b.take_over(batch, A, died=True) == 1
-    assert (await b.look(batch)).free == batch
+    assert (await b.peek(batch)).free == batch
     await claim(b, batch)
     assert event.takeovers == 1
     assert await b.release(batch) == 1
     await claim(a, batch)
     assert event.takeovers == 1
-    assert [holder for _, holder in (await b.look(batch)).taken] == [A]
+    assert [holder for _, holder in (await b.peek(batch)).taken] == [A]
     assert await b.take_over(batch, A, died=True) == 1
     await claim(b, batch)
     assert event.takeovers == 2
     await b.renew(batch)
     await b.settle(batch)
-    assert (await a.look(batch)).ended == batch
+    assert (await a.peek(batch)).ended == batch
 
 
 async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
@@ -216,7 +216,7 @@ async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
     await claim(a, batch)
     assert event.takeovers == 3, "its attempt was over"
     await b.begin_isolated(event, True)
-    assert [holder for _, holder in (await b.look(batch)).taken] == [A], "another's lease stays as it is"
+    assert [holder for _, holder in (await b.peek(batch)).taken] == [A], "another's lease stays as it is"
 
 
 def test_a_connection_that_closes_under_a_call_is_unavailable_on_every_loop(redis_url: str, schema: str) -> None:

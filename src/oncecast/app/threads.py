@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from oncecast import forks
 from oncecast.core.errors import NoThread, TransactionClosed
-from oncecast.core.savepoints import WITHIN
+from oncecast.core.savepoints import CURRENT_SAVEPOINTS
 from oncecast.core.transaction import Params, Transaction
 
 T = TypeVar("T")
@@ -107,14 +107,14 @@ class ThreadTransaction:
         if forks.is_child():  # where no loop runs that could make the call
             call.close()
             raise TransactionClosed("a forked process has no transaction: only its parent may write on it")
-        WITHIN.set(self._within)  # in whatever thread: its context goes with the call
+        CURRENT_SAVEPOINTS.set(self._within)  # in whatever thread: its context goes with the call
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
 async def _entered(savepoint: AbstractAsyncContextManager[None]) -> tuple[int, ...]:
-    """What stands in WITHIN now: every call of a thread is a task of its own."""
+    """What stands in CURRENT_SAVEPOINTS now: every call of a thread is a task of its own."""
     await savepoint.__aenter__()
-    return WITHIN.get()
+    return CURRENT_SAVEPOINTS.get()
 
 
 async def _awaited(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The count of failed attempts, which outlives the process that made them.
+"""Count failed attempts across processes.
 
 PostgreSQL does the same in one statement each: `count_failure`, `insert`, `begin_attempt` and `failed_before`. The
 conformance suite compares the two.
@@ -14,7 +14,7 @@ from oncecast.core.outcomes import EarlierAttempts
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A failed attempt to be counted. `name` is its own among all of them."""
+    """A failed attempt to be counted. `name` is unique among all failed attempts."""
 
     name: str
     arrival: Arrival
@@ -24,18 +24,18 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class CountedFailures:
-    """The failed attempts of an event that has not ended; `names` are theirs."""
+    """The failed attempts of an event that has not ended, and their `names`."""
 
     attempts: int
     error: str
-    """Of the newest."""
+    """The error of the newest failed attempt."""
     names: frozenset[str]
     due_at_s: float
     """When the next attempt is due."""
 
 
 def count_failure(counted: CountedFailures | None, failure: FailedAttempt, now_s: float) -> CountedFailures:
-    """Count `failure`, once however often it is written, and those before it that its listener could not count."""
+    """Count `failure` and the earlier failures that its listener could not count. Safe to repeat."""
     attempts, names = failure.arrival.attempts, frozenset([failure.name])
     if counted is not None:
         attempts = counted.attempts if names <= counted.names else max(counted.attempts + 1, attempts)
@@ -44,12 +44,12 @@ def count_failure(counted: CountedFailures | None, failure: FailedAttempt, now_s
 
 
 def earlier_attempts(counted: CountedFailures | None, attempt: int, now_s: float) -> EarlierAttempts | None:
-    """Return the failed attempts that attempt number `attempt` does not know of, so that it must not begin."""
+    """Return the failed attempts that the process about to begin `attempt` has not counted; None if it may begin."""
     if counted is None or counted.attempts < attempt:
         return None
     return EarlierAttempts(counted.attempts, max(0.0, counted.due_at_s - now_s), counted.error)
 
 
 def attempts_in_all(arrival: Arrival, counted: int) -> int:
-    """Return the attempts at an event that ends: as many as its listener knows of, or as all processes counted."""
+    """Return the attempts at an event that ends: the larger of its listener's count and the common count."""
     return max(arrival.attempts, counted)

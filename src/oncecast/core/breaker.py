@@ -1,6 +1,6 @@
 """The circuit breaker: when to stop calling a dependency that is down, and when to try it again.
 
-A pure state machine. The caller brings the monotonic time and reports what became of its calls.
+A pure state machine. The caller passes the monotonic time and reports the outcome of its calls.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ class BreakerState(Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Opens after `threshold` failures in a row, lets one probe pass every `probe_interval_s` until one
-    succeeds. A failure reported while it is open changes nothing: it is of a call from before."""
+    """A circuit breaker that opens after `threshold` failures in a row.
+
+    While it is open, it lets one probe pass every `probe_interval_s` until one succeeds. A failure reported meanwhile
+    changes nothing: that call began earlier.
+    """
 
     threshold: int
     probe_interval_s: float
@@ -34,20 +37,20 @@ class Breaker:
         return self.state is BreakerState.CLOSED
 
     def allows(self, now_s: float) -> bool:
-        """Whether a call may go out now. Where it was open and a probe is due, this call *is* the probe."""
+        """Return whether a call may be made now. If the breaker is open and a probe is due, this call is it."""
         if self.state is BreakerState.OPEN and now_s >= self.probe_at_s:
             self.state = BreakerState.HALF_OPEN
             return True
         return self.state is BreakerState.CLOSED
 
     def succeeded(self) -> bool:
-        """A call succeeded; returns whether that closed the breaker."""
+        """Report a call that succeeded; return whether that closed the breaker."""
         closed_now = self.state is not BreakerState.CLOSED
         self.state, self.failures = BreakerState.CLOSED, 0
         return closed_now
 
     def failed(self, now_s: float) -> bool:
-        """A call failed; returns whether that opened the breaker (a failed probe opens nothing anew)."""
+        """Report a call that failed; return whether that opened the breaker (after a failed probe it stays open)."""
         self.failures += 1
         was_closed = self.state is BreakerState.CLOSED
         if was_closed and self.failures < self.threshold:

@@ -1,6 +1,6 @@
-"""What errors of one cause have in common.
+"""Group errors by cause: the text that is left without numbers and ids.
 
-PostgreSQL has the same two functions, since migration 0005; the conformance suite compares them with these.
+PostgreSQL has the same two functions since migration 0005; the conformance suite compares them with these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SPACE = re.compile(r"[ \t\r\n\f\v]+")
 
 
 def error_pattern(error: str) -> str:
-    """Return `error` with `#` for what may differ between events."""
+    """Return `error` with `#` in place of numbers, ids and values."""
     return _SPACE.sub(" ", _WITH_DIGIT.sub("#", _VALUE.sub("=#", error[:1000])))[:200]
 
 

@@ -1,7 +1,7 @@
-"""The port for time and randomness: services get a `Clock` and ask nothing else for either.
+"""The port for time and randomness: services take both from a `Clock` and from nothing else.
 
-So a test moves time by hand, and a simulation makes a run a function of its seed, without patching any module.
-Deadlines of asyncio (`timeout`, `call_later`) need no clock: they go by the time of their event loop.
+So a test can set the time, and a simulated run depends on its seed only, without patching any module. Deadlines of
+asyncio (`timeout`, `call_later`) need no clock: they use the time of their event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where a process gets the time, waits, random numbers and tokens."""
+    """The source of time, delays, random numbers and tokens for a process."""
 
     def monotonic_s(self) -> float:
         """Return the seconds on a clock that never goes back; only the difference of two readings has a meaning."""
@@ -21,13 +21,13 @@ class Clock(Protocol):
         """Return the wall time in seconds since 1970 (UTC); it may jump in either direction."""
 
     def sleep(self, delay_s: float, /) -> Awaitable[None]:
-        """Suspend the current task for `delay_s`; 0 lets every other task run that is ready."""
+        """Suspend the current task for `delay_s` seconds; 0 lets every task run that is ready."""
 
     def random(self) -> float:
-        """Return a random number in [0, 1), for jitter; anyone may guess it."""
+        """Return a random number in [0, 1), for jitter; it may be predictable."""
 
     def new_token(self, size_bytes: int, /) -> str:
-        """Return `size_bytes` random bytes in hexadecimal, which nobody can guess."""
+        """Return `size_bytes` unpredictable random bytes in hexadecimal."""
 
 
 def unix_us(clock: Clock) -> int:

@@ -1,4 +1,4 @@
-"""Conflicts as operators see them: other content that came under a used identity, kept instead of processed."""
+"""The port to conflicts, for operators: other content under a used identity, kept instead of processed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ConflictState = Literal["open", "replayed", "discarded"]
 
 
 class Conflicts(Protocol):
-    """The conflicts of a group. Each is named by its place in a journal, which is unique.
+    """The conflicts of a group, each identified by its place in a journal.
 
-    All calls raise Unavailable when PostgreSQL is down or slow.
+    All calls raise Unavailable if PostgreSQL is down or slow.
     """
 
     async def newest(
@@ -26,28 +26,27 @@ class Conflicts(Protocol):
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return up to `limit` conflicts, newest first, behind the page mark `after`. Raises InvalidPageMark."""
+        """Return up to `limit` conflicts, newest first, from the page mark `after` on. Raises InvalidPageMark."""
 
     async def get(self, place: Cursor) -> dict[str, Any] | None:
-        """Return one with its event as it was received, and the row that has its identity; None if there is none."""
+        """Return a conflict with its event as received and the row that has its identity; None if there is none."""
 
     async def count(self) -> int:
-        """Return how many are open."""
+        """Return the number of open conflicts."""
 
     async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
-        """Close open conflicts without processing them; returns which. Their rows are kept.
+        """Close open conflicts without processing them, and return the closed ones. Their rows are kept.
 
-        A conflict that is being replayed is left alone.
+        Skips a conflict that is being replayed.
         """
 
     async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
-        """Open discarded conflicts again; returns which."""
+        """Open discarded conflicts again, and return them."""
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
-        """Store the conflict's event as `new_id`, with what `work` writes, and close the conflict, all in one
-        transaction; False if it is not open.
+        """Store the event as `new_id` together with what `work` writes, and close the conflict; False if not open.
 
-        Under the row's lock, so that a second call finds it replayed. Raises IdentityTaken if its source has an
-        event `new_id`, and what `work` and EventStore.process raise: then it is open as before, except that
-        Unavailable leaves the outcome unknown.
+        All in one transaction that locks the conflict's row, so that a second call finds it replayed. Raises
+        IdentityTaken if the source already has an event `new_id`, and what `work` and EventStore.process raise. The
+        conflict then stays open; only after Unavailable the outcome is unknown.
         """

@@ -1,7 +1,7 @@
-"""What processes died of while Redis could not tell: who ran which event alone, and how often that was the end.
+"""Count the processes that died while they ran an event alone, for times when Redis cannot count.
 
-PostgreSQL does the same in one statement each: `count_deaths`, `accuse` and `acquit`. The conformance suite compares
-the two.
+PostgreSQL does the same in one statement each: `count_deaths`, `begin_isolated` and `end_isolated`. The conformance
+suite compares the two.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import NamedTuple, TypeAlias
 
 
 class CrashCount(NamedTuple):
-    """Of one event and one listener: whether it runs the event alone, and how many of its processes died of it."""
+    """Whether one listener runs one event alone now, and how many of its processes died doing so."""
 
     is_running: bool
     deaths: int
 
 
 CrashCounts: TypeAlias = Mapping[tuple[str, str], CrashCount]
-"""By the identity of the event and the name of the listener."""
+"""Counts by the identity of the event and the name of the listener."""
 
 
 def after_crash(counts: CrashCounts, listener: str) -> dict[tuple[str, str], CrashCount]:
-    """Return the counts once a process of `listener` has not ended in order: it died of what it ran alone."""
+    """Return the counts after a process of `listener` crashed: the event that it ran alone is charged."""
     return {
         key: CrashCount(False, count.deaths + count.is_running) if key[1] == listener else count
         for key, count in counts.items()
@@ -30,9 +30,9 @@ def after_crash(counts: CrashCounts, listener: str) -> dict[tuple[str, str], Cra
 
 
 def begin_alone(counts: CrashCounts, identity: str, listener: str) -> tuple[dict[tuple[str, str], CrashCount], int]:
-    """Return the counts once `listener` runs this event alone, and how many processes of the group died of it so far.
+    """Return the counts once `listener` runs this event alone, and how many processes of the group died of it before.
 
-    It runs no other any more: that another has ended may never have arrived here.
+    Marks any other event of the listener as not running: its `end_alone` may have been lost.
     """
     deaths = {name: count.deaths for (event, name), count in counts.items() if event == identity}
     ended = {key: CrashCount(False, count.deaths) if key[1] == listener else count for key, count in counts.items()}
@@ -40,5 +40,5 @@ def begin_alone(counts: CrashCounts, identity: str, listener: str) -> tuple[dict
 
 
 def end_alone(counts: CrashCounts, identity: str, listener: str) -> dict[tuple[str, str], CrashCount]:
-    """Return the counts once `listener` has run this event, and lives."""
+    """Return the counts after `listener` has run this event and survived."""
     return {key: count for key, count in counts.items() if key != (identity, listener)}

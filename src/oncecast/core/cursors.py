@@ -1,6 +1,6 @@
-"""What a group's saved cursor in a journal may become: decisions that every event store takes alike.
+"""Decide how a group's saved cursor in a journal may move; every event store uses these functions.
 
-A store locks and reads the saved cursor, looks rows up, asks one of these functions, and writes what it answers.
+A store locks and reads the saved cursor, looks rows up, calls one of these functions, and writes its result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 
 
 class SavedCursor(NamedTuple):
-    """A group's cursor in a journal as PostgreSQL has it, with the epochs known when it was saved."""
+    """A group's cursor in a journal as saved in PostgreSQL, with the epochs known at that time."""
 
     cursor: Cursor
     epochs: list[Epoch]
@@ -24,12 +24,11 @@ class Save(NamedTuple):
 
     saved: Cursor | None
     missing: bool
-    """Whether a row was missing right after `saved`, or the journal has gone on without the caller: it has to be read
-    again from there."""
+    """Whether the caller must read again from `saved`: the next row is missing, or the journal has other epochs."""
 
 
 class SaveDecision(NamedTuple):
-    """What the caller is told, and the cursor to write; None leaves it as it is."""
+    """The answer to the caller, and the cursor to write; None leaves it unchanged."""
 
     answer: Save
     write: SavedCursor | None = None
@@ -44,7 +43,7 @@ class JournalGap(NamedTuple):
 
 
 class GapDecision(NamedTuple):
-    """Where the cursor stands then (None: nowhere that the caller knows), and what to write, all or nothing."""
+    """The resulting cursor (None: unknown to the caller), and what to write in one transaction."""
 
     cursor: Cursor | None
     gap: JournalGap | None = None
@@ -64,7 +63,7 @@ def beginning(epochs: Sequence[Epoch]) -> SavedCursor:
 def offset_in(saved: SavedCursor, epochs: Sequence[Epoch]) -> int | None:
     """Return the saved offset in terms of `epochs`; None if it was saved with an epoch that they lack.
 
-    Then one of the two histories has diverged: which of them, the saved cursor does not say.
+    None means that one of the two histories has diverged; the saved cursor does not show which.
     """
     return resume_after(saved.cursor, saved.epochs, epochs) if has_heard_of(epochs, saved.epochs) else None
 
@@ -72,10 +71,10 @@ def offset_in(saved: SavedCursor, epochs: Sequence[Epoch]) -> int | None:
 def decide_candidates(
     saved: SavedCursor, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
 ) -> list[Arrival]:
-    """Return those of `ended`, dense after `position`, whose rows have to be looked up to move the cursor.
+    """Return the events of `ended` (dense after `position`) whose rows must be looked up to move the cursor.
 
-    None of them if the caller may not move it: it stands before `position`, so PostgreSQL went back to an older
-    state, and what lies between is not at hand.
+    The list is empty if the cursor is before `position`: PostgreSQL went back to an older state, and the events in
+    between are not at hand.
     """
     start = offset_in(saved, epochs)
     if start is None or start < position.offset:
@@ -86,7 +85,7 @@ def decide_candidates(
 def decide_save(
     saved: SavedCursor, epochs: Sequence[Epoch], candidates: Sequence[Arrival], shown: int, *, position: Cursor
 ) -> SaveDecision:
-    """Decide a save: the first `shown` of `candidates` have rows, and the next one has none."""
+    """Decide a save where the first `shown` of `candidates` have rows and the next one has none."""
     start = offset_in(saved, epochs)
     if start is None:
         return SaveDecision(Save(None, missing=True))
@@ -98,7 +97,7 @@ def decide_save(
 
 
 def decide_unlocked_save(saved: SavedCursor | None, epochs: Sequence[Epoch]) -> Save:
-    """Decide a save while another listener has the cursor locked: nothing is written."""
+    """Decide a save while another listener has the cursor locked: write nothing."""
     if saved is None:
         return Save(None, missing=False)
     start = offset_in(saved, epochs)
@@ -108,14 +107,14 @@ def decide_unlocked_save(saved: SavedCursor | None, epochs: Sequence[Epoch]) -> 
 def decide_adoption(
     saved: SavedCursor | None, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]
 ) -> SavedCursor | None:
-    """Return the cursor in terms of `epochs`, if it was saved with just the diverged `instead_of`; else None."""
+    """Return the cursor in terms of `epochs` if it was saved with exactly the diverged `instead_of`; else None."""
     if saved is None or saved.epochs != list(instead_of):
         return None
     return _saved_at(epochs, resume_after(saved.cursor, saved.epochs, epochs))
 
 
 def decide_gap(saved: SavedCursor | None, epochs: Sequence[Epoch], *, first: int, after: int) -> GapDecision:
-    """Decide how the cursor, once it is at `after`, passes the offsets before `first`, which the journal has lost."""
+    """Decide how a cursor that has reached `after` passes the offsets before `first`, which the journal has lost."""
     start = None if saved is None else offset_in(saved, epochs)
     if start is None:
         return GapDecision(None)

@@ -1,6 +1,6 @@
-"""The doors to dead letters: those for operators, the log that gets a line of each, and the broker that gets each.
+"""The ports for dead letters: operations for operators, the dead-letter log, and the broker.
 
-What `core.ports` says of adapters is true of these too.
+The rules for adapters in `core.ports` apply here too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from oncecast.core.transaction import OpenTransaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """An event given up on by `listener`. `raw` is its structured JSON as it was received; `died_at` is RFC 3339."""
+    """An event that `listener` gave up on. `raw` is its structured JSON as received; `died_at` is RFC 3339."""
 
     source: str
     id: str
@@ -29,15 +29,15 @@ class DeadLetter:
 
 
 ReplayWork = Callable[[Arrival, OpenTransaction], Awaitable[None]]
-"""What is run for a dead letter that is replayed: its handlers, on the transaction that stores it."""
+"""Runs the handlers of a replayed dead letter on the transaction that stores it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Dead letters whose errors differ in nothing but numbers and ids.
+    """Dead letters whose errors differ only in numbers and ids.
 
-    `error` is what they have in common, with `#` where they differ; `types` are up to five, the most frequent first;
-    `example` is the newest, which died at `newest_at`.
+    `error` is their common text, with `#` where they differ. `types` are up to five, the most frequent first.
+    `example` is the newest dead letter, which died at `newest_at`.
     """
 
     cause: str
@@ -49,7 +49,7 @@ class Cause:
 
 
 class Causes(NamedTuple):
-    """How many dead letters there are, of how many causes, and the largest of these."""
+    """The number of dead letters, the number of their causes, and the largest causes."""
 
     dead_letters: int
     causes: int
@@ -57,105 +57,105 @@ class Causes(NamedTuple):
 
 
 class DeadLetters(Protocol):
-    """Dead letters for operators. All calls raise Unavailable when PostgreSQL is down or slow.
+    """Dead letters for operators. All calls raise Unavailable if PostgreSQL is down or slow.
 
-    The times of a selection are RFC 3339: `Selection.at` has turned ages into such.
+    The times of a selection are RFC 3339; `Selection.at` converts ages.
     """
 
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
-        """Up to `limit` of `selection`, newest first, behind the page mark `after`.
+        """Return up to `limit` of `selection`, newest first, from the page mark `after` on.
 
-        A failed replay moves none. Raises InvalidPageMark.
+        A failed replay does not change the order. Raises InvalidPageMark.
         """
 
     async def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
     ) -> tuple[list[dict[str, Any]], bool]:
-        """As `newest`, each with all that `get` tells, up to about `max_bytes` but at least one; and whether there
-        may be more.
+        """Return a page as `newest` does, with the details of `get`, and whether there may be more.
+
+        The page has about `max_bytes` at most, but at least one dead letter.
         """
 
     async def causes(self, selection: Selection, *, limit: int) -> Causes:
-        """What the letters of `selection` died of, the largest `limit` causes."""
+        """Return the `limit` largest causes of the dead letters of `selection`."""
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
-        """One with its trace, its event as it was received, and its mended data; discarded or not.
+        """Return a dead letter, discarded or not, with its trace, its event as received and its edited data.
 
-        None if it is not dead.
+        None if the event is not dead.
         """
 
     async def edit(self, source: str, id: str, data: bytes) -> bool:
-        """Have replays use `data`, a JSON text, instead of the event's; whether there was such a dead letter.
+        """Have replays use the JSON text `data` instead of the event's data; return whether the dead letter exists.
 
-        The event as it was received is kept. Raises DataRefused for what cannot be stored.
+        The event as received is kept. Raises DataRefused for data that cannot be stored.
         """
 
     async def reset(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """Have replays use the events as they were received again; returns which of `letters` are dead."""
+        """Have replays use the events as received again; return those of `dead_letters` that are dead."""
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """Have these neither listed nor replayed any more; returns which of `letters` that has changed.
+        """Exclude dead letters from lists and replays; return those that changed.
 
-        Their rows are kept. One that is being replayed is left alone.
+        Their rows are kept. Skips a dead letter that is being replayed.
         """
 
     async def restore(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """Undo `discard`; returns which of `letters` that has changed."""
+        """Undo `discard`; return those that changed."""
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
-        """Turn `dead` into `stored` together with what `work` writes; False if it is not, or no longer, dead, or
-        was discarded.
+        """Turn `dead` into `stored` together with what `work` writes; False if the event is not dead or is discarded.
 
-        Under the row's lock, so that twice asked is once done. Raises what `work` raises, and what
-        `EventStore.process` does: then it is as dead as before, except that Unavailable leaves it open.
+        Locks the row, so that concurrent calls replay it once. Raises what `work` and `EventStore.process` raise. The
+        event then stays dead; only after Unavailable the outcome is unknown.
         """
 
     async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
-        """A replay failed: keep the newest cause, and count the attempt."""
+        """Record a failed replay: keep the newest cause, and count the attempt."""
 
 
 class DeadLetterLog(Protocol):
-    """Where a line of every dead letter goes, after its row. As text it is its name, for people."""
+    """A log that gets a line for every dead letter, after its row. Its `str` is a name for people."""
 
     async def append(self, lines: Sequence[bytes]) -> None:
-        """Write `lines` durably; raises Unavailable, and then any part of them may be there."""
+        """Write `lines` durably. Raises Unavailable; any part of the lines may be written then."""
 
 
 # --- on their way to a broker -----------------------------------------------------------------------------
 
 OTHERS_AFTER_S = 60.0
-"""For so long a dead letter is left to the listener that buried it, and a claimed one to whoever claimed it; then
-any listener of the group may send it."""
+"""How long a dead letter is reserved for the listener that wrote it or claimed it. Then any listener of the group may
+forward it."""
 
 
 class UnforwardedDeadLetters(Protocol):
-    """The dead letters that are to be sent: those that died since the group's sending began, and are not discarded.
+    """The dead letters to forward: those that died since the group began to forward, and are not discarded.
 
-    All calls raise Unavailable when PostgreSQL is down or slow.
+    All calls raise Unavailable if PostgreSQL is down or slow.
     """
 
     async def begin(self) -> None:
-        """From now on, unless it has begun before, dead letters are to be sent."""
+        """Begin to forward the dead letters that are written from now on. Safe to repeat."""
 
     async def claim(self, limit: int) -> list[DeadLetter]:
-        """Up to `limit` of the oldest for this listener to send: its own, and those of others after OTHERS_AFTER_S.
+        """Claim up to `limit` of the oldest: this listener's own, and other listeners' after OTHERS_AFTER_S.
 
-        Nobody is given them again within OTHERS_AFTER_S. One whose row another session is at is passed over for now.
+        A claimed dead letter is not returned again within OTHERS_AFTER_S. Skips rows that another session has locked.
         """
 
     async def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """The broker has them; one whose row another session keeps locked stays unsent."""
+        """Record that the broker has these. A dead letter whose row stays locked by another session stays unsent."""
 
     async def release(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """They could not be sent for now: whoever asks next may be given them."""
+        """Give up the claims on these: the next call of `claim` may return them."""
 
     async def count(self) -> int:
-        """How many of the group's are unsent."""
+        """Return the number of the group's unsent dead letters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterMessage:
-    """A dead letter as a broker is given it; `body` is a JSON object."""
+    """A dead letter as it is sent to a broker; `body` is a JSON object."""
 
     source: str
     id: str
@@ -163,28 +163,25 @@ class DeadLetterMessage:
 
     @property
     def digest(self) -> str:
-        """Of its identity, for where a message's own name is short and plain: the same whenever it is sent."""
+        """A hash of the event's identity, the same each time it is sent, for brokers that limit message ids."""
         return sha256(f"{self.source}\0{self.id}".encode()).hexdigest()
 
 
 class DeadLetterBroker(Protocol):
-    """Where every dead letter is sent. As text it is its name, for people: never a secret."""
+    """A broker that every dead letter is sent to. Its `str` is a name for people, without secrets."""
 
     @property
     def max_bytes(self) -> int:
-        """The longest body that it takes, as far as is known."""
+        """The longest body that the broker accepts, as far as known."""
 
     async def open(self) -> None:
-        """Reach it, and see that there is where messages are to go; does nothing while it is reached.
-
-        Raises Unavailable that says what is wrong.
-        """
+        """Connect, and check that the destination exists; do nothing while connected. Raises Unavailable."""
 
     async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
-        """For each of them None, once the broker has confirmed it, or else why the broker refuses it.
+        """Send `messages`; return for each None if the broker confirmed it, else the reason of its refusal.
 
-        Raises Unavailable, and then any of them may be there.
+        Raises Unavailable; any of the messages may have arrived then.
         """
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Close the connection."""

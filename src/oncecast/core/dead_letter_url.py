@@ -1,4 +1,4 @@
-"""Where dead letters are sent: what `DEAD_LETTER_URL` says, in parts. As text an address never shows its password."""
+"""Parse `DEAD_LETTER_URL`, the address of the broker for dead letters. The `str` of an address hides its password."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 DEFAULT_QUEUE = "oncecast.dead-letters"
 EXAMPLES = "amqp://user:password@host/vhost?queue=NAME or sqs://REGION/QUEUE_NAME"
 NAME_MAX_BYTES = 255
-"""AMQP's own limit to the names of queues and exchanges."""
+"""AMQP's limit for the names of queues and exchanges."""
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _TLS_FILES = ("cafile", "certfile", "keyfile")
@@ -20,7 +20,7 @@ _SQS_QUEUE = re.compile(r"(?=.{1,80}$)[A-Za-z0-9_-]+(\.fifo)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RabbitMQAddress:
-    """A queue, or an exchange with a routing key, of a RabbitMQ. `tls_files` are paths by the names of the URL."""
+    """A queue, or an exchange with a routing key, of RabbitMQ. `tls_files` are paths by their names in the URL."""
 
     host: str
     port: int
@@ -40,7 +40,7 @@ class RabbitMQAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqsAddress:
-    """A queue of Amazon SQS, or of what speaks its protocol at `endpoint`."""
+    """A queue of Amazon SQS, or of a compatible service at `endpoint`."""
 
     region: str
     queue: str
@@ -48,13 +48,13 @@ class SqsAddress:
 
     @property
     def is_local(self) -> bool:
-        """Whether the endpoint is on this machine, where no proxy belongs in between."""
+        """Whether the endpoint is on this machine, so that no proxy is used."""
         host = urlsplit(self.endpoint or "").hostname or ""
         return host in ("localhost", "::1") or host.startswith("127.")
 
     @property
     def is_fifo(self) -> bool:
-        """Whether the queue keeps an order, and knows duplicates."""
+        """Whether the queue keeps an order and removes duplicates."""
         return self.queue.endswith(".fifo")
 
     def __str__(self) -> str:
@@ -62,9 +62,9 @@ class SqsAddress:
 
 
 def dead_letter_address(text: str) -> RabbitMQAddress | SqsAddress | None:
-    """The address that a `DEAD_LETTER_URL` gives, or None for an empty one.
+    """Return the address in a `DEAD_LETTER_URL`, or None for an empty one.
 
-    Raises ValueError that says what would do, and nothing of what was given: that may be a secret.
+    Raises ValueError with the expected form. It repeats nothing of `text`, which may hold a secret.
     """
     if not (text := text.strip()):
         return None
@@ -127,7 +127,7 @@ def _sqs(parts: SplitResult) -> SqsAddress:
 
 
 def _options(parts: SplitResult, known: tuple[str, ...]) -> dict[str, str]:
-    """What stands behind the `?`: each known name once, and not empty."""
+    """Return the query parameters: each known name once, and not empty."""
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs) or not options.keys() <= set(known) or not all(options.values()):

@@ -1,4 +1,4 @@
-"""Which dead letters: one value says it for the command, the API and the stores."""
+"""Select dead letters, for the command, the API and the stores alike."""
 
 from __future__ import annotations
 
@@ -20,51 +20,53 @@ _AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Identity(NamedTuple):
-    """What names one event."""
+    """The identity of an event."""
 
     source: str
     id: str
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Dead letters of which everything holds that is given; all of them where nothing is."""
+    """A filter for dead letters: all given conditions must hold. Without any, it selects all."""
 
     ids: tuple[str, ...] = ()
-    """One of these, if there are any."""
+    """The id is one of these, if any are given."""
     type: str | None = None
-    """The event's type, or how it begins: `order.*`."""
+    """The event's type, or a prefix: `order.*`."""
     source: str | None = None
     error: str | None = None
-    """A part of the error's text, however it is spelled: capitals do not count."""
+    """A part of the error's text; upper and lower case are the same."""
     cause: str | None = None
-    """What the errors of one cause have in common: see `DeadLetters.causes`."""
+    """The short name of a cause, as `DeadLetters.causes` returns it."""
     listener: str | None = None
-    """Where it died."""
+    """The listener that gave up on the event."""
     since: str | None = None
-    """Not dead before this time (RFC 3339), or for no longer than this age (`2h`)."""
+    """Died at or after this time (RFC 3339), or at most this age ago (`2h`)."""
     until: str | None = None
-    """Dead before this time, or for longer than this age."""
+    """Died before this time, or longer ago than this age."""
     discarded: bool | None = False
-    """Whether it was discarded; None: either."""
+    """Whether it was discarded; None selects both."""
 
     @property
     def type_prefix(self) -> str | None:
-        """How the type begins, if that is what is asked for."""
+        """The prefix of the type, if `type` is a pattern."""
         return self.type[:-1] if self.type is not None and self.type.endswith("*") else None
 
     def at(self, now: datetime) -> Selection:
-        """The same, with ages told as times before `now`.
+        """Return this selection with ages converted to times before `now`.
 
-        Raises ValueError, which begins with the name of what will not do.
+        Raises ValueError that begins with the name of the invalid field.
         """
         if len(self.ids) > IDS_MAX:
-            raise ValueError(f"ids: {len(self.ids)} are too many; at most {IDS_MAX} can be asked for at once")
+            raise ValueError(f"ids: {len(self.ids)} are too many; give at most {IDS_MAX}")
         for name in ("type", "source", "error", "cause", "listener"):
             _check(name, getattr(self, name))
         for id_ in self.ids:
             _check("id", id_)
         if self.cause is not None and not _CAUSE.fullmatch(self.cause):
-            raise ValueError(f"cause: {self.cause[:40]!r} is none; it is {CAUSE_CHARS} letters such as 0f1e2d3c4b")
+            raise ValueError(
+                f"cause: {self.cause[:40]!r} is invalid; expected {CAUSE_CHARS} characters such as 0f1e2d3c4b"
+            )
         times = {name: _moment(name, getattr(self, name), now) for name in ("since", "until")}
         return msgspec.structs.replace(self, **times)
 
@@ -73,7 +75,7 @@ def _check(name: str, text: str | None) -> None:
     if text is None:
         return
     if not 0 < len(text) <= TEXT_MAX_CHARS or _CONTROL.search(text) or not _is_unicode(text):
-        raise ValueError(f"{name}: it is 1 to {TEXT_MAX_CHARS} characters long, without control characters")
+        raise ValueError(f"{name}: expected 1 to {TEXT_MAX_CHARS} characters, without control characters")
 
 
 def _is_unicode(text: str) -> bool:
@@ -85,7 +87,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _moment(name: str, text: str | None, now: datetime) -> str | None:
-    """A time as RFC 3339 in UTC; an age is taken off `now`."""
+    """Return a time as RFC 3339 in UTC; an age is subtracted from `now`."""
     if text is None:
         return None
     try:
@@ -94,6 +96,6 @@ def _moment(name: str, text: str | None, now: datetime) -> str | None:
         else:
             at = msgspec.convert(text, _AwareTime).astimezone(UTC)
     except (ValueError, msgspec.ValidationError, OverflowError):
-        will_do = "a time such as 2026-01-31T12:00:00Z, or an age such as 2h"
-        raise ValueError(f"{name}: {text[:40]!r} will not do; it takes {will_do}") from None
+        expected = "a time such as 2026-01-31T12:00:00Z, or an age such as 2h"
+        raise ValueError(f"{name}: {text[:40]!r} is invalid; expected {expected}") from None
     return at.isoformat().replace("+00:00", "Z")

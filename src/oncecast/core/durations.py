@@ -9,7 +9,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 
 
 def duration_s(text: str) -> float:
-    """`2s`, `500ms`, `1m`, `7d` or a bare number of seconds. Raises ValueError for anything else."""
+    """Return the seconds of `2s`, `500ms`, `1m`, `7d` or a bare number of seconds. Raises ValueError."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError("a duration such as 2s, 500ms or 1m")

@@ -1,7 +1,6 @@
-"""What can go wrong, in our own words: adapters translate their library's errors into these at the edge.
+"""Oncecast's exceptions: adapters translate the errors of their libraries into these.
 
-`classify` is the one place that decides what an error costs: the event an attempt, the system a pause, or the
-event its life.
+`classify` alone decides what an error costs: an attempt of the event, a pause, or a dead letter.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ def _rebuilt(kind: type[Exception], args: tuple[object, ...], members: dict[str,
 
 
 class Portable(Exception):
-    """Can be copied, and pickled: a worker process may have to hand it to another."""
+    """An exception that can be copied and pickled, to pass it to another process."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class OncecastError(Exception):
-    """The base class of all errors that Oncecast raises on purpose. Its text is for people."""
+    """The base class of the errors that Oncecast raises. Its text is for people."""
 
 
 class ConfigError(OncecastError):
@@ -41,89 +40,89 @@ class StartError(OncecastError):
 
 
 class Unavailable(OncecastError):
-    """A dependency is down, refuses for reasons of its own, or did not answer in time.
+    """A dependency is down, refuses all calls, or did not answer in time.
 
-    The outcome of what was asked may be unknown: whoever asks again must look first.
+    The outcome of the call may be unknown: check it before trying again.
     """
 
 
 class TransactionConflict(Unavailable):
-    """PostgreSQL ended the transaction for the sake of another one: a deadlock, or a serialisation failure."""
+    """PostgreSQL aborted the transaction because of another one: a deadlock, or a serialization failure."""
 
 
 class DataRefused(OncecastError):
-    """PostgreSQL refuses what this event holds; another event would have gone in."""
+    """PostgreSQL refuses the content of this event; it would accept another event."""
 
 
 class Unstorable(DataRefused):
-    """PostgreSQL can never hold this event's row: another attempt would end the same way."""
+    """PostgreSQL can never store this event: another attempt would fail in the same way."""
 
 
 class IdentityTaken(OncecastError):
-    """An event of this source has this id already."""
+    """The source already has an event with this id."""
 
 
 class InvalidPageMark(OncecastError, ValueError):
-    """A text that is not the `next` of a page."""
+    """A page mark is not the `next` of a page."""
 
 
 class RowLocked(OncecastError):
-    """Another session's open transaction holds this identity: it will end, here or there; ask again later."""
+    """Another session's open transaction has locked the row or identity; try again later."""
 
 
 class LockTimeout(RowLocked):
-    """A handler's statement waited in vain for a lock that another's open transaction has."""
+    """A handler's statement waited too long for a lock of another transaction."""
 
 
 class NotNext(RowLocked):
-    """An ordered event whose turn has not come: another of its key is under way, or the one before has no row."""
+    """An ordered event must wait: another event of its key is in progress, or the one before it has no row."""
 
 
 class AttemptFailed(OncecastError):
-    """The attempt did not end as one transaction of ours, though the handler raised nothing."""
+    """The handler raised no ordinary error, but its attempt cannot be committed as one transaction."""
 
 
 class HandlerTimeout(TimeoutError):
-    """A handler took longer than it may. Whatever else has failed since is a consequence of that."""
+    """A handler took longer than HANDLER_TIMEOUT. Later errors of the attempt are a consequence."""
 
 
-HandlerTimeout.__name__ = "TimeoutError"  # the name that people know
+HandlerTimeout.__name__ = "TimeoutError"  # shown to users, who know this name
 
 
 class NoThread(OncecastError):
-    """As many threads of plain `def` handlers as may run on beyond their time do so: no attempt is begun for now."""
+    """Too many threads of `def` handlers still run after their time-out, so no attempt that needs one may begin."""
 
 
 class AttemptsSpent(OncecastError):
-    """The last attempt failed in a process that ended before the dead letter was written; its text is that error."""
+    """The last attempt failed in a process that ended before it wrote the dead letter. The text is that error."""
 
 
 class CrashLoop(OncecastError):
-    """Process after process died while it attempted this event alone."""
+    """Several processes died while they attempted this event alone."""
 
 
 class CalledNextTwice(OncecastError):
-    """Middleware awaited `call_next()` a second time, so the handler would have taken effect twice."""
+    """Middleware awaited `call_next()` a second time, which would run the handler twice."""
 
 
 class TransactionClosed(OncecastError):
-    """A handler used its transaction beyond its attempt, or tried to end it itself."""
+    """A handler used its transaction after its attempt, or tried to end it."""
 
 
 class JournalUnavailable(OncecastError):
-    """The journal could not take or give events: the disk failed, or is being checked."""
+    """The journal cannot write or read events: the disk failed, or is being checked."""
 
 
 class JournalMisplaced(JournalUnavailable):
-    """A file of the journal was deleted, moved or replaced: the next start would not find what is written now."""
+    """A file of the journal was deleted, moved or replaced, so that new events would be lost at the next start."""
 
 
 class JournalFull(JournalUnavailable):
-    """The journal has no room: its cap or the disk is reached."""
+    """The journal has reached its size limit, or the disk is full."""
 
 
 class JournalCorrupt(JournalUnavailable):
-    """What the journal holds fails its checksum; names the offsets, of which `last` is the last."""
+    """Events of the journal fail their checksum. The text names the offsets; `last` is the last of them."""
 
     def __init__(self, reason: str, last: int = 0) -> None:
         super().__init__(reason)
@@ -131,7 +130,7 @@ class JournalCorrupt(JournalUnavailable):
 
 
 class EmissionRefused(OncecastError):
-    """A producer will never take the event at `index` of those that were published."""
+    """A producer will never accept the event at `index` of a publication."""
 
     def __init__(self, reason: str, index: int) -> None:
         super().__init__(reason)
@@ -143,7 +142,7 @@ class Reject(Exception):
 
 
 class DataInvalid(Reject):
-    """The event's data does not fit the types of its handler. The text names the path in the data."""
+    """The event's data does not match the types of its handler. The text names the path in the data."""
 
 
 class Retry(Portable):
@@ -171,15 +170,15 @@ class Retry(Portable):
 
 
 def error_text(error: BaseException) -> str:
-    """The error as dead letters, logs and lists show it."""
+    """Return the text of `error` for dead letters, logs and lists."""
     return str(error) if isinstance(error, AttemptsSpent) else f"{type(error).__name__}: {error}"
 
 
 def root_error(error: Exception, raised: Sequence[BaseException]) -> Exception:
-    """What a handler's error comes to; `raised` is what the statements of its transaction have raised.
+    """Return the error that decides a handler's attempt; `raised` are the errors of its transaction's statements.
 
-    A TaskGroup's group of errors comes to the one that counts: a Reject, what its transaction raised first, or the
-    only one. Where one of our own comes from elsewhere (another system is Unavailable), it is like any other.
+    Of an ExceptionGroup it is a Reject, else the first error of the transaction, else the only error, else the group.
+    An Unavailable or RowLocked from elsewhere (such as another database) counts as an ordinary error.
     """
     leaves = list(_leaves(error))
     for counts in [leaf for leaf in leaves if isinstance(leaf, Reject)] + [one for one in raised if one in leaves]:
@@ -209,10 +208,10 @@ class Cost(Enum):
 
 
 def classify(error: BaseException) -> Cost:
-    """What to do after `error`: RETRY spends an attempt of the event, DEAD all of them; PAUSE and WAIT none.
+    """Return the cost of `error`: RETRY spends one attempt of the event, DEAD all of them, PAUSE and WAIT none.
 
-    PAUSE is for a dependency that is down: the event is kept until it is back. WAIT is for an event that is
-    another's for now, or waits for a thread.
+    PAUSE means that a dependency is down: keep the event until it is back. WAIT means that the event waits for
+    another session or for a thread.
     """
     match error:
         case Unavailable():

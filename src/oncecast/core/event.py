@@ -1,8 +1,7 @@
-"""What an event is: a CloudEvents 1.0 event, whose identity is `(source, id)`.
+"""CloudEvents 1.0 events; the identity of an event is `(source, id)`.
 
-Two shapes of it live here, and one to read it by, `Known`. `Event` is what users hold: made by publishers, given to
-handlers. `Arrival` is what a listener's stations pass along: the same event as undecoded bytes, with its place in a
-journal.
+Users create and handle an `Event`. A listener passes an `Arrival` from station to station: the same event as
+undecoded bytes, with its place in a journal. `Known` is for decoding.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ IDENTITY_MAX_BYTES = 512
 CONTEXT_ATTRIBUTES = frozenset(
     ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 )
-"""What CloudEvents 1.0 names; any other member but `data` and `data_base64` is an extension."""
+"""The attributes that CloudEvents 1.0 defines; every other member except `data` and `data_base64` is an extension."""
 
 KNOWN_MEMBERS = CONTEXT_ATTRIBUTES | {"data", "data_base64"}
 DEFAULT_SOURCE = "/oncecast"
 PRODUCER_SOURCE = "/oncecast/producer"
 ACCEPTED, REFUSED = "oncecast.accepted", "oncecast.refused"
-"""Source and types of a producer's own answers to plain clients: nobody else may publish them."""
+"""Source and types of a producer's answers to plain clients; nobody else may publish them."""
 
 _NO_DATA = msgspec.Raw(b"")
 
 
 class Known(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """An event without extensions: decoding one as this tells cheaply whether it has any."""
+    """An event without extensions; an event that has some does not decode as this."""
 
     id: str
     source: str
@@ -71,7 +70,7 @@ class Cursor(NamedTuple):
 
 
 def _plain(value: Any) -> Any:
-    """What msgspec does not know how to encode; pydantic is nothing that we import for it."""
+    """Encode what msgspec cannot: a pydantic model, recognised without importing pydantic."""
     if hasattr(type(value), "__pydantic_serializer__"):
         return value.model_dump(mode="json")
     raise TypeError(
@@ -81,13 +80,13 @@ def _plain(value: Any) -> Any:
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
-"""The JSON of what users give; of a pydantic model what it dumps itself as. Raises TypeError for what has none."""
+"""Return the JSON of users' data; of a pydantic model its `model_dump`. Raises TypeError if there is none."""
 
 
 def with_data(raw: bytes | msgspec.Raw, data: bytes) -> bytes:
-    """Return the structured event `raw` with the JSON `data` instead of what it carried, readable or not.
+    """Return the structured event `raw` with its data replaced by the JSON `data`.
 
-    Raises msgspec.DecodeError if `raw` is no JSON object.
+    Raises msgspec.DecodeError if `raw` is not a JSON object.
     """
     members = _decode_members(raw)
     members.pop("data_base64", None)
@@ -95,20 +94,20 @@ def with_data(raw: bytes | msgspec.Raw, data: bytes) -> bytes:
 
 
 def new_id() -> str:
-    """A fresh event id, `evt_` + UUIDv7: ids made later sort later."""
+    """Return a new event id, `evt_` + UUIDv7: later ids sort later."""
     return f"evt_{uuid_utils.uuid7()}"
 
 
 def follow_up_id(source: str, id: str, app: str, handler: str, index: int) -> str:
-    """The id of the `index`-th event that `handler` of `app` emitted for the event `(source, id)`, every time.
+    """Return the id of the `index`-th event that `handler` of `app` emits for the event `(source, id)`.
 
-    The application is in it, for those of two groups may call a handler the same.
+    It is the same in every attempt. It depends on `app`, because two groups may have handlers of the same name.
     """
     return "evt_" + blake2b("\0".join((source, id, app, handler, str(index))).encode(), digest_size=16).hexdigest()
 
 
 class Emitted:
-    """An event that has been emitted, under the id that it has got. To await it is not needed, and does nothing."""
+    """An emitted event with its final id. Awaiting it is allowed and has no effect."""
 
     __slots__ = ("event",)
 
@@ -141,7 +140,7 @@ class Event:
     data_bytes: bytes | None = None
     """Binary data (`data_base64` on the wire), instead of JSON data."""
     emitter: Callable[[Event], Event] | None = field(default=None, repr=False, compare=False)
-    """What takes its follow-ups; only an event that a handler is given has one."""
+    """Takes the follow-ups; only an event that was passed to a handler has one."""
 
     @classmethod
     def new(
@@ -179,7 +178,7 @@ class Event:
             known = _decode_known(body)
         except msgspec.ValidationError:
             members = _decode_members(body)
-            data = members.pop("data", _NO_DATA)  # not to be copied for its neighbours' sake
+            data = members.pop("data", _NO_DATA)  # it may be large: do not encode it again
             for name in [name for name in members if name not in KNOWN_MEMBERS]:
                 value = msgspec.json.decode(members.pop(name))
                 if value is not None:
@@ -218,7 +217,7 @@ class Event:
         RuntimeError if this event was not passed to a handler.
         """
         if self.emitter is None:
-            raise RuntimeError("only the event that a handler was given can emit; elsewhere use oncecast.Publisher")
+            raise RuntimeError("only the event passed to a handler can emit; elsewhere use oncecast.Publisher")
         if not isinstance(event, Event):
             raise TypeError(
                 f"emit takes an oncecast.Event, not {type(event).__name__}:"
@@ -227,7 +226,7 @@ class Event:
         return Emitted(self.emitter(event))
 
     def to_json(self) -> bytes:
-        """Return the structured CloudEvents JSON, as it is sent over the network."""
+        """Return the structured CloudEvents JSON, as sent over the network."""
         members: dict[str, Any] = {
             "specversion": "1.0",
             "id": self.id,
@@ -247,10 +246,10 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """An ordered event's place among those of its key: it may begin when all `before` it have their rows.
+    """The position of an ordered event among the events of its key: it may begin when all `before` it have rows.
 
-    `key` names the place that the event is ordered by and what stands there: `subject="a"`, `data.account=7`.
-    It came from `offset` of `epoch`, by the journal that `track` is the listener's record of.
+    `key` is the attribute or path that the event is ordered by, with its value: `subject="a"`, `data.account=7`. The
+    event came from `offset` of `epoch`, from the journal whose state the listener keeps in `track`.
     """
 
     key: str
@@ -260,17 +259,17 @@ class Turn:
     offset: int
     track: Any
     before: Turn | None = None
-    """Of the event before it in its journal, if that is known."""
+    """The turn of the previous event of the key in the journal, if known."""
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Source and id of its event."""
+        """The source and id of the event."""
         return self.source, self.id
 
     def rows_needed(self) -> Iterator[Turn]:
-        """The turns before it, the nearest first, back to where a cursor was saved.
+        """Yield the turns before it, the nearest first, back to the saved cursor.
 
-        What lies behind that had its row, which may have been pruned by now.
+        Earlier events had their rows, which may have been pruned since.
         """
         turn = self.before
         while turn is not None and turn.offset > turn.track.saved.offset:
@@ -278,10 +277,10 @@ class Turn:
             turn = turn.before
 
     def has_come(self, rows: Mapping[tuple[str, str], tuple[str, int]]) -> bool:
-        """Whether all before it have rows; `rows` are epoch and offset that those came from, by identity.
+        """Return whether all events before it have rows; `rows` maps an identity to the row's epoch and offset.
 
-        A row that came from its turn's own place says that all before that have theirs. One that came by another
-        place (the event was published again) says nothing about what stands between.
+        A row from its turn's own place proves that all events before it have rows. A row from another place (the
+        event was published again) proves nothing about the events in between.
         """
         for turn in self.rows_needed():
             place = rows.get(turn.identity)
@@ -292,10 +291,10 @@ class Turn:
 
 
 class Arrival(msgspec.Struct, eq=False, gc=False):
-    """An event on its way through a listener.
+    """An event in a listener.
 
-    `raw` is its structured JSON, as received. `cost_bytes` is given back to the producer as credit when it
-    has ended. `track` is the listener's record of the journal that it came from.
+    `raw` is its structured JSON, as received. When the event has ended, `cost_bytes` go back to the producer as
+    credit. `track` is the listener's state of the journal that the event came from.
     """
 
     track: Any
@@ -307,38 +306,38 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     raw: msgspec.Raw
     cost_bytes: int
     attempts: int = 0
-    """Attempts that were spent on it so far."""
+    """Attempts spent so far."""
     pauses: int = 0
-    """Times, since its last attempt was spent, that it failed alone on the database while others ended."""
+    """Database errors since its last spent attempt during which other events ended."""
     others_ended: int = 0
-    """How many had ended, all told, when the database last failed under it."""
+    """The count of all ended events when the database last failed for this one."""
     terminal_error: BaseException | None = None
-    """Why it is to be buried, once that is decided."""
+    """Why the event must become a dead letter, once that is decided."""
     takeovers: int = 0
-    """How often it was rescued from a dead holder, as far as Redis knows."""
+    """How often it was taken over from a dead lease owner, as far as Redis knows."""
     doubted: bool = False
-    """Whether the process before may have died of it: it lies within a window of the cursor."""
+    """Whether the previous process may have died of it: it is within a window of the cursor."""
     leased: bool = False
-    """Whether our token stands in Redis for it."""
+    """Whether this listener has a lease for it in Redis."""
     renew_at_s: float = 0.0
-    """When, on the monotonic clock, its lease wants to be renewed."""
+    """When its lease must be renewed, on the monotonic clock."""
     epoch: str = ""
     journal: str = ""
     turn: Turn | None = None
-    """Set if a handler asked for order."""
+    """Set if a handler of the event is ordered."""
     retried: bool = False
-    """Whether the database has failed under it."""
+    """Whether the database has failed for it."""
     compared: Any = None
-    """The outcome of a comparison with the row of its identity, while it waits for its turn to end so."""
+    """The outcome of comparing it with the row of its identity, while it waits to end with that outcome."""
     held_up: bool = False
-    """Whether the last that came of it is that another transaction's lock was in its way."""
+    """Whether its last attempt failed because of another transaction's lock."""
 
     @property
     def identity(self) -> str:
-        """Source and id as one text; neither can hold the NUL between them."""
+        """Source and id as one text, separated by NUL, which neither can contain."""
         return f"{self.source}\0{self.id}"
 
     @property
     def cursor(self) -> str:
-        """Its place, `EPOCH:OFFSET`."""
+        """The event's place, `EPOCH:OFFSET`."""
         return f"{self.epoch}:{self.offset}"

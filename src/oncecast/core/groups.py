@@ -1,16 +1,16 @@
-"""Names of groups: who shares the work of one application, and its schema in PostgreSQL."""
+"""Names of groups. The group's schema in PostgreSQL has the same name."""
 
 from __future__ import annotations
 
 import re
 
 FIRST_TO_JOIN = "first-to-join"
-"""Stands for a group in lists: events are kept for whichever joins first. No group can have this name."""
+"""Means in a list of groups: keep events for the first group that joins. No group can have this name."""
 ANY_GROUP = "*"
-"""In place of a group's name: a token for it is good for every group."""
+"""In place of a group's name: a token for every group."""
 _GROUP = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 
 def is_group_name(text: str) -> bool:
-    """Whether a group can have this name."""
+    """Return whether a group can have this name."""
     return _GROUP.fullmatch(text) is not None

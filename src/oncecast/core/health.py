@@ -1,7 +1,7 @@
-"""How a process is doing, in four words that every face shows alike: `/health`, `/readyz`, metrics, commands, page.
+"""The health of a process, as shown by `/health`, `/readyz`, metrics, commands and the page.
 
-A process has *parts*: what it depends on, and itself. A *finding* says how one of them is at this moment; a Board
-remembers since when. The whole is as bad as its worst part, but for parts that are not essential.
+A process has *parts*: its dependencies and itself. A *finding* is the status of one part now; a Board remembers since
+when. The whole has the status of its worst part, and is only degraded by a part that is not essential.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 
 class Status(StrEnum):
-    """`degraded` works with less than it should have, `down` does not work, `draining` stops in an orderly way."""
+    """`degraded`: works with limits. `down`: does not work. `draining`: finishes its work and stops."""
 
     OK = "ok"
     DEGRADED = "degraded"
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Status:
-        """Return what a word of a later version comes to."""
+        """Return `degraded` for a status of a later version."""
         return cls.DEGRADED
 
     @property
@@ -39,7 +39,7 @@ PROCESS = "process"
 
 
 class Finding(NamedTuple):
-    """How a part is now: why it is not ok, and what to do about it."""
+    """The status of a part now, with the reason and the remedy if it is not ok."""
 
     status: Status
     reason: str | None = None
@@ -51,7 +51,7 @@ Check = Callable[[], Finding]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """How a part is, and since when it has had this status."""
+    """The status of a part, and since when."""
 
     status: Status = Status.OK
     since: datetime
@@ -60,7 +60,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """How the whole process is: the status, reason and remedy of its worst part, and every part by name."""
+    """The health of a process: status, reason and remedy of its worst part, and all parts by name."""
 
     status: Status
     since: datetime
@@ -70,9 +70,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board:
-    """Looks at the parts by their `checks`; `now()` is the time that `since` is in.
+    """Checks the parts of a process and remembers since when each has its status; `now` returns the time.
 
-    One that is not `essential` makes the whole degraded at worst.
+    A part that is not `essential` makes the whole degraded at worst.
     """
 
     def __init__(self, checks: Mapping[str, Check], *, essential: Iterable[str], now: Callable[[], datetime]) -> None:
@@ -82,8 +82,8 @@ class Board:
         self._parts: dict[str, Part] = {}
         self._whole: Part | None = None
 
-    def look(self) -> Health:
-        """Look at every part; `since` is when a status was first seen."""
+    def check(self) -> Health:
+        """Check every part; `since` is when its status was first seen."""
         at = self._now()
         self._parts = {name: _part(check(), self._parts.get(name), at) for name, check in self._checks.items()}
         worst = max(self._parts, key=lambda name: _BADNESS[self._weight(name)])

@@ -1,7 +1,7 @@
-"""When the holder of a lease is dead: its counter has stood still for too long on the observer's clock.
+"""Decide when the owner of a lease is dead: its heartbeat has not changed for too long on the observer's clock.
 
-A holder moves a counter in Redis under its token. Only its *change* counts, and only the observer's monotonic
-clock measures the time between changes, so no wall clock and no Redis expiry decides over life and death.
+A lease owner increments a counter in Redis. Only its *change* counts, and the observer's monotonic clock measures the
+time between changes. So neither a wall clock nor an expiry in Redis can declare a process dead.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 QUARANTINE_AFTER_TAKEOVERS = 2
-"""An event rescued so often is a suspect: it may be what its holders died of, and is attempted alone."""
+"""After this number of takeovers an event is quarantined: it may have crashed its lease owners, so it runs alone."""
 
 
 def is_quarantined(takeovers: int) -> bool:
-    """Whether an event that was rescued so often is to be attempted alone."""
+    """Return whether an event with this number of takeovers must run alone."""
     return takeovers >= QUARANTINE_AFTER_TAKEOVERS
 
 
 class LeaseOwners:
-    """What one listener knows of the others whose leases it waits for."""
+    """The heartbeats of the listeners whose leases this listener waits for."""
 
     __slots__ = ("_dead_after_s", "_seen")
 
@@ -26,12 +26,11 @@ class LeaseOwners:
         self._dead_after_s = dead_after_s
         self._seen: dict[str, tuple[int | None, float]] = {}
 
-    def emit(self, counters: Mapping[str, int | None], asked_s: float, answered_s: float) -> list[str]:
-        """Take in the counters (None: Redis has none); returns the tokens that are dead.
+    def observe(self, counters: Mapping[str, int | None], asked_s: float, answered_s: float) -> list[str]:
+        """Record the counters (None: Redis has none), and return the tokens of dead owners.
 
-        They were read at some time from `asked_s` to `answered_s`. These may be far apart: the observer itself may
-        have been stopped, or held up, with the answer unread. A token seen for the first time is alive. Tokens no
-        longer asked about are forgotten.
+        Redis read them between `asked_s` and `answered_s`, which may be far apart if the observer itself was stopped.
+        A token seen for the first time is alive. Tokens missing from `counters` are forgotten.
         """
         seen = {}
         for token, counter in counters.items():
@@ -42,6 +41,6 @@ class LeaseOwners:
         return [token for token, (_, since_s) in seen.items() if asked_s - since_s >= self._dead_after_s]
 
     def forget(self, tokens: Iterable[str]) -> None:
-        """Start anew with these: what stood still may have been the observer or Redis itself."""
+        """Forget these tokens: the observer or Redis itself may have been stopped."""
         for token in tokens:
             self._seen.pop(token, None)

@@ -1,4 +1,4 @@
-"""What a lease says of an event, and what the death of its owner counts for."""
+"""Interpret leases: who has which event, and when the death of an owner counts against an event."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from oncecast.core.lease_owners import is_quarantined
 
 
 class LeaseState(NamedTuple):
-    """The lease of `owner`, or of nobody since it was taken over."""
+    """A lease of `owner`; None after a takeover, when the event is free."""
 
     owner: str | None
     takeovers: int
-    """How often it was taken over from an owner that died."""
+    """How often the event was taken over from an owner that died."""
 
 
 DoneMarker: TypeAlias = str
-"""Stands in place of a lease once the event has ended: the place at which it did."""
+"""The place at which an event has ended, kept instead of its lease."""
 
 
 @dataclass(slots=True)
 class Claims:
-    """What one call found out about a batch, each event in exactly one of the first five lists."""
+    """The result of one call for a batch. Each event is in exactly one of the first five lists."""
 
     mine: list[Arrival] = field(default_factory=list)
     taken: list[tuple[Arrival, str]] = field(default_factory=list)
-    """With the token of the holder: *not* ended, only not ours for now."""
+    """Leased by another listener, with its token: *not* ended."""
     ended: list[Arrival] = field(default_factory=list)
-    """Marked at this very place."""
+    """With a done marker of this place."""
     elsewhere: list[Arrival] = field(default_factory=list)
-    """Marked at another place: a re-publication, which only PostgreSQL can judge."""
+    """With a done marker of another place: published again; only PostgreSQL can compare them."""
     free: list[Arrival] = field(default_factory=list)
-    """Nobody's (only from `look`)."""
+    """Without a lease (only from `peek`)."""
     takeovers: list[tuple[Arrival, int]] = field(default_factory=list)
-    """The events whose lease has another count of takeovers than their arrival, with that count."""
+    """Events whose lease has another count of takeovers than their arrival, with that count."""
     foreign: list[tuple[str, bytes]] = field(default_factory=list)
-    """Keys with a value that Oncecast did not write, and how that value began; it was overwritten."""
+    """Keys with a foreign value, which was overwritten, and the first bytes of that value."""
 
     def add(self, others: Claims) -> None:
-        """Take in what another call found out about other events."""
+        """Add the result of another call for other events."""
         for each in fields(self):
             getattr(self, each.name).extend(getattr(others, each.name))
 
     def lease_free(self) -> None:
-        """Note that the call has leased what was free."""
+        """Record that the call has leased the free events."""
         self.mine.extend(self.free)
         self.free.clear()
 
 
 def partition(arrivals: Sequence[Arrival], found: Iterable[LeaseState | DoneMarker | None], token: str) -> Claims:
-    """Return who has which of `arrivals`, as the owner `token` sees it, by what was found of each."""
+    """Return who has which of `arrivals`, as the owner `token` sees it; `found` is the value of each."""
     claims = Claims()
     for arrival, lease in zip(arrivals, found, strict=True):
         if lease is None:
@@ -74,10 +74,10 @@ def partition(arrivals: Sequence[Arrival], found: Iterable[LeaseState | DoneMark
 
 
 def takeovers_after(takeovers: int, *, died: bool, ran_alone: bool) -> int:
-    """Return the count of an event that was leased by a process which stopped; only a proven death counts.
+    """Return the new count of an event after its lease owner stopped; only a proven death counts.
 
-    Of several events that the process had, any may be what it died of. Once an event is suspected, it is attempted
-    alone, and only a death meanwhile counts.
+    Any event of a dead process may have caused the crash. A quarantined event runs alone; for it only a crash during
+    that run counts.
     """
     # rule: a process that dies charges a quarantined event only if it was running
     counts = died and (not is_quarantined(takeovers) or ran_alone)

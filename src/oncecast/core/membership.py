@@ -1,6 +1,6 @@
-"""Which application is a group's newest: a decision that every event store takes alike.
+"""Decide which application is a group's newest; every event store uses this function.
 
-A store reads the newest record of a group's handlers, asks here, and writes a new record if that is the answer.
+A store reads the newest record of the group's handlers, and writes a new record if the decision says so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Registration(NamedTuple):
-    """The newest record of the group's handlers is `revision`; `missing` are those of them that the caller lacks."""
+    """The newest record of the group's handlers is `revision`; the caller lacks its handlers `missing`."""
 
     revision: int
     missing: frozenset[str]
@@ -20,10 +20,9 @@ class Registration(NamedTuple):
 def decide_registration(
     revision: int, newest: frozenset[str], selectors: frozenset[str], *, force: bool
 ) -> Registration:
-    """Decide what becomes of a listener with the handlers `selectors`; `revision` is 0 while nothing is recorded.
+    """Decide whether the handlers `selectors` become the newest record; `revision` is 0 while there is none.
 
-    They become the newest record if they have all that the newest so far has, and more; with `force`, whatever that
-    has.
+    They do if they include all of `newest` and more, or with `force` if they differ from it.
     """
     missing = newest - selectors
     if not revision or (selectors != newest and (force or not missing)):

@@ -1,4 +1,4 @@
-"""What becomes of an event in PostgreSQL: decisions that every event store takes alike."""
+"""Outcomes of events in PostgreSQL; every event store uses these functions."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ class Outcome(Enum):
 
     STORED = "stored"
     PRESENT = "present"
-    """Its row was there, from this very place: somebody (we, perhaps) had ended it."""
+    """The row exists, from this very place: this or another listener had ended the event."""
     DUPLICATE = "duplicate"
     """The same identity and content from another place."""
     CONFLICT = "conflict"
-    """The same identity with other content; kept in `conflicts`."""
+    """The same identity with other content, kept in `conflicts`."""
 
 
 class EarlierAttempts(NamedTuple):
-    """Failed attempts of an event that this process did not know of: nothing was begun, and its row is not there."""
+    """Failed attempts of an event that this process had not counted: no attempt was begun, and there is no row."""
 
     attempts: int
     due_in_s: float
     """When the next attempt is due."""
     error: str
-    """Of the newest failed attempt."""
+    """The error of the newest failed attempt."""
 
 
 class DeadLettered(NamedTuple):
-    """How an event has ended that was to become a dead letter, after how many attempts of all processes."""
+    """The outcome of writing a dead letter, and the number of attempts by all processes."""
 
     outcome: Outcome
     attempts: int
 
 
 def compared(*, same_place: bool, same_content: bool) -> Outcome:
-    """Return the outcome of an event whose identity has a row already, from the same place or with the same content.
+    """Return the outcome of an event whose identity already has a row.
 
-    Content that PostgreSQL cannot read is not the same.
+    Content that PostgreSQL cannot read is never the same.
     """
     if same_place:
         return Outcome.PRESENT
@@ -53,8 +53,8 @@ def obstacle(found: Outcome | None, id: str) -> Outcome: ...
 @overload
 def obstacle(found: Outcome | EarlierAttempts | None, id: str) -> Outcome | EarlierAttempts: ...
 def obstacle(found: Outcome | EarlierAttempts | None, id: str) -> Outcome | EarlierAttempts:
-    """Return what kept an event from being inserted; raises RowLocked if nothing does any more: try it again."""
+    """Return what kept an event from being inserted. Raises RowLocked if nothing does any more, to try again."""
     if found is None:
-        reason = "another session attempts it, or a newer application of the group has replaced this one"
-        raise RowLocked(f"the event {id!r} was not inserted: {reason}")
+        reason = "another session is attempting it, or a newer application of the group has replaced this one"
+        raise RowLocked(f"event {id!r} was not inserted: {reason}")
     return found

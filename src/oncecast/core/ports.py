@@ -1,7 +1,7 @@
-"""The doors between services and the world: what a journal, a lease store and an event store must do.
+"""The ports to a journal, a lease store and an event store.
 
-Every adapter, in memory or real, passes the conformance suite of its port. Adapters translate their library's
-errors into those of `core.errors`, and bound every call by a deadline of their own.
+Every adapter, in memory or real, passes the conformance suite of its port. Adapters translate the errors of their
+libraries into those of `core.errors`, and limit every call by a deadline.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from oncecast.core.wire import Epoch
 
 @dataclass(frozen=True, slots=True)
 class JournalBatch:
-    """A row of the journal: `count` events, dense from `first_offset`; `body` is their JSON array.
+    """A row of the journal: `count` consecutive events from `first_offset` on; `body` is their JSON array.
 
-    That of a *gap* is empty: an operator has skipped events that could not be read any more.
+    The array of a *gap* is empty: an operator has skipped events that could not be read.
     """
 
     first_offset: int
@@ -38,20 +38,21 @@ class JournalBatch:
 
     @property
     def last_offset(self) -> int:
-        """The offset of its last event."""
+        """The offset of the last event."""
         return self.first_offset + self.count - 1
 
     @property
     def is_gap(self) -> bool:
-        """Whether its events are gone."""
+        """Whether the events are gone."""
         return self.body == b"[]"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownGroup:
-    """A group that reads the journal: up to `saved` PostgreSQL has all of its rows, in this journal's offsets.
+    """A group that reads the journal and has rows for all offsets up to `saved`.
 
-    `unseen_s` is for how long the producer ran without a listener of it. One that is `forgotten` holds nothing back.
+    `unseen_s` is how long the producer has run without a listener of the group. A `forgotten` group does not hold
+    back retention.
     """
 
     name: str
@@ -61,19 +62,19 @@ class KnownGroup:
 
 
 class Journal(Protocol):
-    """A producer's durable log. Offsets are dense from 1."""
+    """A producer's durable log. Offsets begin at 1 and have no holes."""
 
     @property
     def name(self) -> str:
-        """Drawn when the journal was made; stays with its file."""
+        """A random name, drawn when the journal was created, and kept in its file."""
 
     @property
     def key(self) -> str:
-        """A secret, drawn with the name: who shows it speaks for this journal."""
+        """The secret of the journal, drawn with its name: it proves that a producer has this journal."""
 
     @property
     def epochs(self) -> Sequence[Epoch]:
-        """All openings, oldest first; the last is this one."""
+        """All epochs, oldest first; the last is the current one."""
 
     @property
     def first(self) -> int:
@@ -85,199 +86,200 @@ class Journal(Protocol):
 
     @property
     def used_bytes(self) -> int:
-        """What its events take up, about."""
+        """The approximate size of the events."""
 
     @property
     def groups(self) -> Mapping[str, KnownGroup]:
-        """The groups that it has been told of, by name."""
+        """The known groups, by name."""
 
     @property
     def failing(self) -> JournalUnavailable | None:
-        """Why it accepts nothing now; None while it works."""
+        """Why the journal accepts no events now; None while it works."""
 
     @property
     def damage(self) -> str | None:
-        """Which of the offsets that it keeps were found to be unreadable; None while all could be read."""
+        """The kept offsets that were found to be unreadable; None if there are none."""
 
     async def append(self, events: Sequence[bytes]) -> int:
-        """Write `events` (structured JSON each) and sync; returns the first's offset, the rest follow densely.
+        """Write `events` (each structured JSON) and sync; return the offset of the first, the others follow.
 
-        Appends that wait at the same time share a commit. Raises JournalFull or JournalUnavailable: then
-        nothing of it was accepted.
+        Concurrent calls share a commit. Raises JournalFull or JournalUnavailable; then no event was accepted.
         """
 
     async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
-        """Batches after offset `after`, in order, up to `max_bytes` but at least one if there is one.
+        """Return batches after offset `after`, in order, up to `max_bytes` but at least one if there is one.
 
-        With `max_events` it reads no further than needed for so many events behind `after`.
-
-        The first may begin at or before `after`. Raises JournalCorrupt naming the offsets.
+        With `max_events` it stops once it has that many events after `after`. The first batch may begin at or before
+        `after`. Raises JournalCorrupt that names the offsets.
         """
 
     async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
-        """Remember these, each instead of what was known by its name. Raises as `append` does."""
+        """Save these groups, each in place of the one with its name. Raises as `append` does."""
 
     async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
-        """Let go of the oldest batches up to offset `upto`: those from before `before_us` (Unix time in µs), and
-        more of them while more than `keep_bytes` are used. The newest batch always stays.
+        """Delete the oldest batches up to offset `upto`: those from before `before_us` (Unix time in µs), and more
+        while more than `keep_bytes` are used. The newest batch always stays.
 
-        Raises as `append` does; some may be gone then.
+        Raises as `append` does; some batches may be deleted then.
         """
 
     def on_commit(self, callback: Callable[[Sequence[JournalBatch]], None]) -> None:
-        """Have `callback` called on the event loop with every committed run of batches, in order."""
+        """Call `callback` on the event loop with the batches of every commit, in order."""
 
 
 # --- leases -------------------------------------------------------------------------------------------------
 
 
 class Leases(Protocol):
-    """Who handles which event for now. It spares work and proves nothing: every answer may be stale.
+    """Leases: which listener handles which event for now. They save work and prove nothing: any answer may be stale.
 
-    No call changes an arrival. All raise Unavailable when Redis is down, slow or refuses, within a second or two.
+    No call changes an arrival. All raise Unavailable within about two seconds if Redis is down, slow or refuses.
     """
 
     @property
     def token(self) -> str:
-        """This process's own, drawn at its start."""
+        """The token of this listener, drawn at its start."""
 
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Take what is free, for `LEASE_TTL`."""
+        """Lease the free events for `LEASE_TTL`."""
 
-    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
-        """As `claim`, where marks prove nothing: what is marked at this very place is taken, too."""
+    async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
+        """Lease as `claim` does, also events with a done marker of this very place, which may be wrong."""
 
-    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See who has what, taking nothing."""
+    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
+        """Return who has which event, without leasing any."""
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """These have ended: turn our own leases of them into marks; another's stay untouched."""
+        """Turn this listener's leases of ended events into done markers; leave other listeners' leases unchanged."""
 
     async def release(self, arrivals: Sequence[Arrival]) -> int:
-        """Hand back our own leases of these; returns how many there were."""
+        """Release this listener's leases of these events; return their number."""
 
-    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
-        """Free those that `holder` still has, and count that if it is known to have `died`; returns how many.
+    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
+        """Free the events that the token `owner` still leases, and count that if it `died`; return their number.
 
-        The listener that claims one learns the count as `Claims.takeovers`. From QUARANTINE_AFTER_TAKEOVERS on it
-        only goes up where the lease owner had recorded that it ran the event alone: other deaths had other causes.
+        The listener that claims an event gets the count in `Claims.takeovers`. From QUARANTINE_AFTER_TAKEOVERS on,
+        the count grows only if the owner had recorded that it ran the event alone: other crashes had other causes.
         """
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Record in our own lease of this quarantined event whether we run it alone from now on."""
+        """Record in this listener's lease of a quarantined event whether it runs alone from now on."""
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
-        """Have our own leases of these last `LEASE_TTL` from now."""
+        """Extend this listener's leases of these events to `LEASE_TTL` from now."""
 
     async def heartbeat(self) -> None:
-        """Move our counter: we are alive."""
+        """Increment this listener's counter, to show that it is alive."""
 
     async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
-        """The counters of these holders."""
+        """Return the heartbeat counters of these lease owners; None for an owner that has none."""
 
     async def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
 
 
 # --- events -------------------------------------------------------------------------------------------------
 
 
 class Sessions(Enum):
-    """What the database sessions of a holder show when its heartbeat has stopped."""
+    """The state of the database sessions of a lease owner whose heartbeat has stopped."""
 
     NONE = "none"
-    """Its process is gone: the system that it ran on has closed its connections."""
+    """The process is gone: its operating system has closed its connections."""
     SILENT = "silent"
-    """Its connections are open, but it has begun no statement lately: it is stopped, or cut off. They were ended."""
+    """The sessions were open without a recent statement, and were ended: the process is stopped or cut off."""
     IN_USE = "in use"
-    """It has begun a statement lately: it lives, and does not reach Redis. They were left alone."""
+    """A session began a statement recently, and none was ended: the process lives, but does not reach Redis."""
 
 
 Work = Callable[[OpenTransaction], Awaitable[None]]
-"""What is run for an event on the transaction that ends it."""
+"""Runs the handlers of an event on the transaction that ends it."""
 WorkTogether = Callable[[OpenTransaction, Sequence[Arrival]], Awaitable[None]]
-"""What is run for those of several events that are new, on the transaction that ends them all."""
+"""Runs the handlers of the new events of a batch on the transaction that ends them all."""
 
 
 class CrashLog(Protocol):
-    """What listeners' processes died of, counted where Redis cannot: by whoever comes next under the same name.
+    """Counts the crashes of listener processes when Redis cannot: the next process of the same name counts them.
 
-    All calls raise Unavailable when PostgreSQL is down or slow.
+    All calls raise Unavailable if PostgreSQL is down or slow.
     """
 
     async def register_process(self) -> bool:
-        """This listener's process begins; returns whether the one before it ended without a word.
+        """Record the start of this listener's process; return whether the previous one crashed.
 
-        What that one had accused, it died of: that is counted.
+        A crash is counted for the event that the previous process had begun to run alone.
         """
 
     async def unregister_process(self) -> None:
-        """This listener's process ends in order."""
+        """Record that this listener's process ended normally."""
 
     async def begin_isolated(self, arrival: Arrival) -> int:
-        """This process attempts this suspect alone, and no other, from now on; how many have died of it so far."""
+        """Record that this process runs a quarantined event alone; return how many processes died of it so far.
+
+        Replaces any other event recorded by this process.
+        """
 
     async def end_isolated(self, arrival: Arrival) -> None:
-        """This process has attempted it, and lives."""
+        """Record that this process has survived the event."""
 
 
 Publish = Callable[[Sequence[bytes]], Awaitable[None]]
-"""Has events (structured JSON) accepted by a producer, in their order, again and again under the same ids; raises
-Unavailable where it cannot be known that all were, EmissionRefused where the producer will never take one."""
+"""Publishes events (structured JSON) in order, always under the same ids. Raises Unavailable if some may not be
+accepted, EmissionRefused if the producer will never accept one."""
 
 
 class Outbox(Protocol):
-    """The events that handlers emitted, until a producer has them. Raises Unavailable as all do."""
+    """The events that handlers emitted and no producer has accepted yet. Calls raise Unavailable."""
 
     async def relay(self, publish: Publish, *, limit: int, max_bytes: int, within_s: float) -> int:
-        """Have `publish` bring the oldest, then let go of them; how many that were.
+        """Pass the oldest events to `publish`, then delete them; return their number.
 
-        It reads up to `limit`, of up to `max_bytes` together, but at least one. `publish` has to return within
-        `within_s`: so long the transaction lasts, however little time handlers have for theirs.
-        0 if there are none, or another listener of the group is at it. One that is refused is put aside, with the
-        reason; those before it in the same call are kept, to be published again. Raises what `publish` does, too.
+        Reads up to `limit` events and `max_bytes`, but at least one event. The transaction stays open while `publish`
+        runs, which must return within `within_s`. Returns 0 if there are none, or if another listener of the group is
+        relaying. A refused event is put aside with the reason; the events before it are kept, to be published again.
+        Raises what `publish` raises, too.
         """
 
 
 class EventStore(Protocol):
-    """Where events end: PostgreSQL makes the promise true.
+    """The store in which events end. Exactly-once processing rests on it.
 
-    All calls raise Unavailable when it is down or slow; the outcome of a write is then unknown.
+    All calls raise Unavailable if PostgreSQL is down or slow; the outcome of a write is then unknown.
     """
 
     @property
     def ready_ahead(self) -> int:
-        """So many calls of `process` beyond those that may run at a time are welcome to wait: they begin sooner."""
+        """How many calls of `process` should wait in addition to the running ones, so that they begin sooner."""
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
-        """End a batch that no handler is concerned with, in one transaction; outcomes in the batch's order.
+        """End a batch of events without handlers in one transaction; return the outcomes in the order of the batch.
 
-        An event stays out if `Arrival.attempts`, the number of this attempt, does not exceed its failed attempts.
-        Raises DataRefused if any one cannot be stored, RowLocked if another session holds any: then none is.
+        Skips an event if as many attempts as `Arrival.attempts`, the number of this one, have failed already. Raises
+        DataRefused if an event cannot be stored, RowLocked if another session has locked one; then none is stored.
         """
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
-        """End one event together with what `work` writes. `work` does not run unless the row is new.
+        """End one event together with what `work` writes. `work` runs only if the row is new.
 
-        Raises what `work` raises (then nothing is kept), AttemptFailed if the transaction was not ours to
-        the end, and what `insert` raises; NotNext if the event has a turn, and that has not come.
+        Raises what `work` raises (then nothing is kept), AttemptFailed if the transaction cannot be committed as one,
+        what `insert` raises, and NotNext if an ordered event must wait.
         """
 
     async def process_together(
         self, arrivals: Sequence[Arrival], work: WorkTogether
     ) -> list[Outcome | EarlierAttempts]:
-        """End several events of one epoch together with what `work` writes for those whose rows are new.
+        """End several unordered events of one epoch together with what `work` writes for those with new rows.
 
-        All in one transaction, or none. Raises what `process` does. None of them has a turn.
+        All or none commit, in one transaction. Raises what `process` raises.
         """
 
     async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
         """Compare arrivals with the rows of their identities, and keep the conflicts; None where there is no row."""
 
     async def count_failure(self, failure: FailedAttempt) -> int:
-        """Count a failed attempt; returns how many of its event there are. Safe to call again with the same failure.
+        """Count a failed attempt; return the failed attempts of its event. Safe to repeat with the same failure.
 
-        The event's end takes the count away. Raises RowLocked while another session attempts the event.
+        The count is deleted when the event ends. Raises RowLocked while another session attempts the event.
         """
 
     async def prune_attempts(self, *, overdue_s: float) -> int:
@@ -287,23 +289,23 @@ class EventStore(Protocol):
         """End one event as dead, with its cause, unless it has ended before. Raises NotNext as `process` does."""
 
     async def unlogged(self, limit: int) -> list[DeadLetter]:
-        """This listener's oldest dead letters whose line has not been written yet."""
+        """Return this listener's oldest dead letters that are not in the dead-letter log yet."""
 
     async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """The lines of these are on disk."""
+        """Record that these dead letters are in the dead-letter log."""
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
-        """Record `selectors` as the group's newest where `decide_registration` says so; return what they lack of it.
+        """Record `selectors` as the group's handlers if `decide_registration` says so; return the missing ones.
 
-        Nothing is inserted in the name of a record that is not the newest: inserts raise RowLocked then. Raises
-        RowLocked if another listener has written a record at the same time.
+        If another record becomes the newest later, inserts of this listener raise RowLocked. Raises RowLocked if
+        another listener wrote a record at the same time.
         """
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
-        """The hash of the key with which the group first met this journal; `key_hash` if it meets it now."""
+        """Return the hash of the key with which the group first met this journal; save `key_hash` if it is new."""
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
-        """The group's cursor in this journal."""
+        """Return the group's cursor in this journal."""
 
     async def save_cursor(
         self,
@@ -313,47 +315,47 @@ class EventStore(Protocol):
         *,
         position: Cursor,
     ) -> Save:
-        """Advance the group's cursor over those of `ended` (by offset, dense after `position`) that have rows.
+        """Advance the group's cursor over the events of `ended` (by offset, dense after `position`) that have rows.
 
-        `position` is the cursor that the caller knows to be saved. Skips when another listener is at it, or where the
-        cursor was saved with an opening that the caller has not heard of: it may be the one that knows a lost future.
+        `position` is the cursor that the caller knows to be saved. Changes nothing while another listener has the
+        cursor locked, or if the cursor was saved with an epoch that the caller does not know: the caller's history
+        may be the divergent one.
         """
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
-        """Have a group that has no cursor in this journal begin after `at`."""
+        """Create the group's cursor in this journal at `at`, unless it has one."""
 
     async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
-        """The openings `instead_of`, with which the group's cursor was saved, are a lost future of the journal's.
+        """Convert the cursor to `epochs`, after `instead_of`, its epochs so far, proved to be a divergent history.
 
-        Puts the cursor in terms of `epochs`, unless it has other openings by now. Raises RowLocked too.
+        Changes nothing if the cursor has other epochs by now. Raises RowLocked too.
         """
 
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
     ) -> Cursor | None:
-        """The journal can serve offsets from `first` on: note as a gap what lies between it and the group's cursor,
-        and move that over it, in one transaction; returns where it stands then.
+        """Record the offsets between the group's cursor and `first` as a gap, and move the cursor over it.
 
-        A cursor that is not yet at `after` stays. None if the group has none, or one that was saved with an opening
-        that the caller has not heard of. Raises RowLocked too.
+        Both happen in one transaction; returns the new cursor. A cursor before `after` does not move. None if the
+        group has no cursor, or one saved with an epoch that the caller does not know. Raises RowLocked too.
         """
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
-        """Delete up to `limit` of the oldest stored rows that are that old and below the saved cursors; how many."""
+        """Delete up to `limit` of the oldest stored rows of that age below the saved cursors; return the number."""
 
     async def count_prunable(self, *, older_than_s: float) -> int:
-        """How many rows `prune` would delete."""
+        """Return how many rows `prune` would delete."""
 
     async def probe(self, *, writes: bool = True) -> None:
-        """Ask on a fresh connection whether writes are taken; with `writes`, write. Raises RowLocked too."""
+        """Check on a new connection that PostgreSQL accepts writes; with `writes`, write. Raises RowLocked too."""
 
     async def renew(self) -> None:
-        """After a time of trouble: use none of the connections from before again."""
+        """Replace all connections, after an outage."""
 
     async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
-        """End the database sessions of the holder `token`, so that its locks go; returns what they show.
+        """End the database sessions of the lease owner `token`, to free its locks; return their state.
 
-        They stay if it has begun a statement within the last `silent_s`.
+        They stay open if one has begun a statement within the last `silent_s`.
         """
 
     async def close(self) -> None:

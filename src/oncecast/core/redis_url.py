@@ -1,4 +1,4 @@
-"""What `REDIS_URL` may be: an address of one Redis over TCP, TLS or a Unix socket."""
+"""Check `REDIS_URL`: the address of one Redis over TCP, TLS or a Unix socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _VERIFIES = ("none", "optional", "required")
 
 
 def redis_url(text: str) -> str:
-    """Return the URL with a lower-case scheme; raises ValueError that repeats nothing of it, which may be secret."""
+    """Return the URL with a lower-case scheme.
+
+    Raises ValueError with the expected form. It repeats nothing of `text`, which may hold a secret.
+    """
     text = text.strip()
     try:
         parts = urlsplit(text)

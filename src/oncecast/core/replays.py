@@ -1,4 +1,4 @@
-"""The events that an operator replays: they come from PostgreSQL, not from a connection to a producer."""
+"""Make arrivals of the events that an operator replays: they come from PostgreSQL, not from a producer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dead_letter_to_replay(
     journal: str,
     at_us: int,
 ) -> Arrival:
-    """Return a dead letter as the next attempt at its event, with the data `edited` if an operator has edited it."""
+    """Return a dead letter as the next attempt at its event, with the data `edited` unless that is None."""
     return Arrival(
         track=None,
         offset=place.offset,
@@ -38,7 +38,7 @@ def dead_letter_to_replay(
 
 
 def conflict_to_replay(raw: bytes, new_id: str, *, place: Cursor, journal: str, at_us: int) -> Arrival:
-    """Return the event of a conflict as the first attempt at an event of its own, `new_id`."""
+    """Return the event of a conflict as the first attempt at a new event with the id `new_id`."""
     event = replace(Event.from_json(raw), id=new_id)
     return Arrival(
         track=None,

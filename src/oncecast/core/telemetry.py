@@ -1,7 +1,7 @@
-"""Facts: what a service reports of itself, one per batch. Logs, metrics, the page and the tests live on them.
+"""Telemetry events: what a service reports about itself, one per batch, for logs, metrics, the page and tests.
 
-A service is given one `Observe` function and calls it with a fact; what becomes of it is not its concern.
-Counts are of events, times in seconds, ids those of the first and last event of the batch.
+A service gets one `Emit` function and calls it with each telemetry event. Counts are of events, times are in seconds,
+and ids are those of the first and last event of a batch.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class TelemetryEvent:
-    """The root of all facts."""
+    """The base class of all telemetry events."""
 
 
 Emit = Callable[[TelemetryEvent], None]
 
 
-def ignore(_fact: TelemetryEvent) -> None:
-    """Observe nothing."""
+def ignore(_event: TelemetryEvent) -> None:
+    """Ignore a telemetry event."""
 
 
 TerminalCause = Literal["retries", "rejected", "data", "crashes"]
-"""Why an event is dead: its attempts failed, its handler rejected it, its data does not fit, processes died of it."""
+"""Why an event is dead: its attempts failed, its handler rejected it, its data is invalid, it crashed processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent(TelemetryEvent):
-    """Something happened to `count` events at once."""
+    """A telemetry event about `count` events."""
 
     count: int
     first_id: str
@@ -38,7 +38,7 @@ class BatchEvent(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class StartFailed(TelemetryEvent):
-    """The application, or its database, could not be had yet; it is tried again after `delay_s`."""
+    """The start failed, because of the application or its database; it is tried again after `delay_s`."""
 
     error: str
     retries_left: int
@@ -47,7 +47,7 @@ class StartFailed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ProcessStarted(TelemetryEvent):
-    """A producer or listener has begun to listen at `address`; `serving` is its journal, or its group."""
+    """A producer or listener serves `address`; `serving` is its journal, or its group."""
 
     what: str
     version: str
@@ -61,7 +61,7 @@ class ProcessStarted(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class JournalOpened(TelemetryEvent):
-    """The journal is open: its name, the new epoch and the offsets it holds."""
+    """The journal is open, with its name, the new epoch and the kept offsets."""
 
     journal: str
     epoch: str
@@ -71,7 +71,7 @@ class JournalOpened(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(BatchEvent):
-    """Events are on disk and acknowledged; the journal took `commit_s` for the commit they shared."""
+    """Events are on disk and acknowledged; their common commit took `commit_s`."""
 
     bytes: int
     commit_s: float
@@ -79,7 +79,7 @@ class Accepted(BatchEvent):
 
 @dataclass(frozen=True, slots=True)
 class PublicationRefused(TelemetryEvent):
-    """A publication was refused with this HTTP status, before anything was accepted."""
+    """A publication was refused with this HTTP status; none of its events was accepted."""
 
     status: int
     reason: str
@@ -87,7 +87,7 @@ class PublicationRefused(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class AccessRefused(TelemetryEvent):
-    """A request or hand-shake lacked a token (401), came from a foreign origin (403) or named another host (421)."""
+    """A request or handshake had no valid token (401), a foreign origin (403) or another host (421)."""
 
     status: int
     reason: str
@@ -95,7 +95,7 @@ class AccessRefused(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class OperatorActed(TelemetryEvent):
-    """An operator has changed something over HTTP; `client` is the address that asked."""
+    """An operator changed something over HTTP, from the address `client`."""
 
     action: str
     count: int
@@ -104,7 +104,7 @@ class OperatorActed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRefused(TelemetryEvent):
-    """A client went beyond a limit of the server before its request was read; `status` is what it was answered."""
+    """A connection exceeded a limit of the server before its request was read; `status` is the answer."""
 
     status: int
     reason: str
@@ -112,21 +112,21 @@ class ConnectionRefused(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class JournalFailed(TelemetryEvent):
-    """The journal refused a batch; it is opened anew and checked before the next."""
+    """The journal failed to write a batch; it is reopened and checked before the next."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class JournalDamaged(TelemetryEvent):
-    """A reader came to offsets of the journal that cannot be read; reported once for all readers."""
+    """Offsets of the journal cannot be read; reported once for all readers."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class JournalFilling(TelemetryEvent):
-    """Events that `group` has not processed take up so much of what the journal may have."""
+    """Events that `group` has not processed use this percentage of the journal's maximum size."""
 
     percent: int
     group: str
@@ -134,7 +134,7 @@ class JournalFilling(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class GroupExpired(TelemetryEvent):
-    """No listener of the group was seen for so long: it holds nothing back any more."""
+    """No listener of the group has joined for GROUP_EXPIRES: it no longer holds back retention."""
 
     group: str
 
@@ -150,7 +150,7 @@ class SubscriberJoined(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class SubscriberLeft(TelemetryEvent):
-    """A reader is gone, and why."""
+    """A reader disconnected, for this reason."""
 
     kind: str
     name: str
@@ -162,7 +162,7 @@ class SubscriberLeft(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Connected(TelemetryEvent):
-    """The feed of a producer is up; events after `after` will come."""
+    """The feed of a producer is connected; events after `after` follow."""
 
     producer: str
     after: int
@@ -178,7 +178,7 @@ class Disconnected(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting(TelemetryEvent):
-    """The feed will be tried again after `delay_s`."""
+    """The feed reconnects after `delay_s`."""
 
     producer: str
     delay_s: float
@@ -187,7 +187,7 @@ class Reconnecting(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ConnectingAgain(TelemetryEvent):
-    """The wait is over: the feed is tried again now."""
+    """The feed reconnects now, after its delay."""
 
     producer: str
 
@@ -202,12 +202,12 @@ class Received(BatchEvent):
 
 @dataclass(frozen=True, slots=True)
 class Started(BatchEvent):
-    """These events are this listener's: an attempt begins."""
+    """This listener begins an attempt at these events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined(TelemetryEvent):
-    """An event was rescued from so many dead holders that it is attempted alone."""
+    """A quarantined event is attempted alone: it was taken over from `takeovers` dead lease owners."""
 
     id: str
     takeovers: int
@@ -215,58 +215,58 @@ class Quarantined(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Persisted(BatchEvent):
-    """The rows are committed by this listener."""
+    """This listener committed the rows."""
 
     after_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates(BatchEvent):
-    """These arrivals had been ended already, by another listener or an earlier publication."""
+    """These events had ended before, by another listener or from an earlier publication."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConflictsFound(BatchEvent):
-    """Other content under a used identity: kept in `conflicts`, not processed."""
+    """Events with other content under a used identity: kept in `conflicts`, not processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessingFailed(TelemetryEvent):
-    """An attempt of one event failed; without retries left it was the last."""
+    """An attempt at one event failed; without retries left it was the last."""
 
     id: str
     error: str
     retries_left: int
     source: str = ""
     traceback: str = ""
-    """From the user's first frame on; empty where the error is none of the user's code."""
+    """The traceback from the user's first frame on; empty if the error is not from the user's code."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandlersBlocked(TelemetryEvent):
-    """No plain `def` handler is begun until one of those ends that run on beyond their time; events wait."""
+    """Too many `def` handlers run after their time-out: no other begins until one of them ends, and events wait."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignValues(TelemetryEvent):
-    """`count` of Oncecast's keys in Redis had values of another application; they were overwritten."""
+    """Keys of Oncecast in Redis had foreign values, which were overwritten."""
 
     count: int
     key: str
-    """The first of them."""
+    """The first key."""
     value: str
-    """How it begins."""
+    """The first bytes of its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopBlocked(TelemetryEvent):
-    """Users' code blocks the event loop. Without a `handler` it is a task of theirs, or the lifespan."""
+    """Users' code blocked the event loop. Without a `handler` it was a task or the lifespan."""
 
     handler: str
     id: str
-    """Of the event, or of the first of a batch."""
+    """The id of the event, or of the first of a batch."""
     blocked_s: float
     at: str
     traceback: str
@@ -274,7 +274,7 @@ class LoopBlocked(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class InsertFailed(TelemetryEvent):
-    """The database failed under these events; it is tried again."""
+    """The database failed for these events; they are tried again."""
 
     id: str
     error: str
@@ -283,7 +283,7 @@ class InsertFailed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered(TelemetryEvent):
-    """An event was given up on: its row says `dead`."""
+    """An event became a dead letter."""
 
     id: str
     error: str
@@ -292,7 +292,7 @@ class DeadLettered(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeadLettersLogged(TelemetryEvent):
-    """The line of a dead letter is in the file."""
+    """A dead letter was written to the dead-letter log."""
 
     id: str
     file: str
@@ -300,7 +300,7 @@ class DeadLettersLogged(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterLogFailed(TelemetryEvent):
-    """The file of dead letters cannot be written; the rows are there, the lines follow later."""
+    """The dead-letter log cannot be written; the rows are stored, and the lines follow later."""
 
     error: str
 
@@ -315,7 +315,7 @@ class Sent(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ForwardingRefused(TelemetryEvent):
-    """The broker takes others, but not this dead letter: it is tried again after a while."""
+    """The broker refuses this dead letter, but accepts others; it is sent again later."""
 
     id: str
     broker: str
@@ -324,14 +324,14 @@ class ForwardingRefused(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Replayed(TelemetryEvent):
-    """A dead letter was processed again, and is stored now."""
+    """A replayed dead letter is stored now."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayFailed(TelemetryEvent):
-    """A dead letter that was processed again stays dead."""
+    """A replay failed; the event stays dead."""
 
     id: str
     error: str
@@ -340,14 +340,14 @@ class ReplayFailed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeadLettersDiscarded(TelemetryEvent):
-    """An operator has discarded dead letters: their rows are kept, and nobody is shown them."""
+    """An operator discarded dead letters: they are no longer listed or replayed; their rows are kept."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Restored(TelemetryEvent):
-    """Discarded dead letters are shown again."""
+    """An operator restored discarded dead letters."""
 
     count: int
 
@@ -362,7 +362,7 @@ class ConflictReplayed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ConflictReplayFailed(TelemetryEvent):
-    """A conflict that was replayed stays open."""
+    """A conflict replay failed; the conflict stays open."""
 
     cursor: str
     error: str
@@ -370,43 +370,43 @@ class ConflictReplayFailed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ConflictsDiscarded(TelemetryEvent):
-    """An operator has closed conflicts without processing them; their rows are kept."""
+    """An operator closed conflicts without processing them; their rows are kept."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class EmissionsRelayed(TelemetryEvent):
-    """So many events that handlers emitted have been accepted by a producer."""
+    """A producer accepted `count` events of the outbox."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class EmissionDropped(TelemetryEvent):
-    """No producer will take an event that a handler emitted: it stays in the table `outbox`, with the reason."""
+    """A producer refuses an emitted event for good: it stays in the table `outbox`, with the reason."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxBlocked(TelemetryEvent):
-    """What handlers emit waits in the outbox, and is tried again until a producer takes it."""
+    """Emitted events wait in the outbox; they are published again until a producer accepts them."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOver(TelemetryEvent):
-    """Events whose holder is dead are free again."""
+    """Events were taken over from a dead lease owner, and are free again."""
 
     count: int
-    holder: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class CursorSaved(TelemetryEvent):
-    """PostgreSQL shows every row up to here."""
+    """The group's cursor was saved: every event up to it has a row."""
 
     journal: str
     cursor: str
@@ -414,7 +414,7 @@ class CursorSaved(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class GapNoted(TelemetryEvent):
-    """The journal had let go of these offsets before the group had read them: noted in `gaps`, and passed."""
+    """The journal deleted these offsets before the group read them; the gap is recorded, and the cursor passes it."""
 
     journal: str
     first: int
@@ -423,21 +423,21 @@ class GapNoted(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Pruned(TelemetryEvent):
-    """Rows older than they are to be kept are gone."""
+    """Rows older than the retention period were deleted."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class StandbyEntered(TelemetryEvent):
-    """This listener does not work, and why: events shall not end without their handler."""
+    """This listener is on standby, because it lacks handlers of the group's application."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RowsMissing(TelemetryEvent):
-    """Events counted as ended have no row (PostgreSQL went back to an older state): they are read again."""
+    """Ended events have no row, because PostgreSQL went back to an older state; they are read again."""
 
     journal: str
     after: int
@@ -448,7 +448,7 @@ class RowsMissing(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DependencyLost(TelemetryEvent):
-    """`name` (`redis`, `database`, `broker`) is out of reach, or refuses everything."""
+    """`name` (`redis`, `database`, `broker`) is unreachable, or refuses everything."""
 
     name: str
     error: str
@@ -456,28 +456,28 @@ class DependencyLost(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DependencyTried(TelemetryEvent):
-    """`name` (`redis`, `database`, `broker`) is being connected to (again); told once for each time it was lost."""
+    """This process connects to `name` (`redis`, `database`, `broker`); reported once per outage."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class DependencyReady(TelemetryEvent):
-    """`name` (`redis`, `database`, `broker`) answers (again)."""
+    """`name` (`redis`, `database`, `broker`) answers."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping(TelemetryEvent):
-    """The process drains: no new work is begun."""
+    """The process drains: it begins no new work."""
 
     in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
 class LifespanCutShort(TelemetryEvent):
-    """The end of the application's lifespan took longer than it may."""
+    """The end of the application's lifespan took too long and was cancelled."""
 
     name: str
     after_s: float
@@ -485,6 +485,6 @@ class LifespanCutShort(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Stopped(TelemetryEvent):
-    """The process has drained; what was not ended was handed back."""
+    """The process has drained, and has released the events that had not ended."""
 
-    handed_back: int
+    released: int

@@ -1,4 +1,4 @@
-"""What a handler writes on: the transaction that ends its event."""
+"""The transaction that a handler writes on, which also ends its event."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class SyncTransaction(Protocol):
 
 
 RAISED_KEPT = 100
-"""A handler may survive any number of errors in a transaction."""
+"""How many errors are kept: a handler may catch any number of them in one transaction."""
 
 
 class OpenTransaction(Transaction, Protocol):
-    """What an event store gives to an attempt."""
+    """The transaction that an event store passes to an attempt."""
 
     @property
     def emitted(self) -> list[bytes]:
-        """Follow-ups as structured JSON, in their order: what stands here at the end goes into the outbox.
+        """Follow-ups as structured JSON, in order; at the end of the attempt they go into the outbox.
 
-        A savepoint that is rolled back takes its own out again.
+        Rolling back a savepoint removes the follow-ups emitted in it.
         """
 
     @property
     def raised(self) -> Sequence[BaseException]:
-        """What its own statements have raised so far: the last RAISED_KEPT of them."""
+        """The last RAISED_KEPT errors that its statements have raised."""
 
     async def take(self, key: str) -> None:
-        """Have an ordered key to this transaction alone until it ends; raises NotNext where another has it."""
+        """Lock an ordered key until the transaction ends. Raises NotNext if another transaction has it."""

@@ -1,4 +1,4 @@
-"""The watermark: up to which offset a listener has seen every event of a journal end."""
+"""The watermark: the offset up to which a listener has seen every event of a journal end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Watermark:
         self._gaps: dict[int, int] = {}  # first to last; a gap may be of any size
 
     def arrive(self, first: int, last: int) -> int:
-        """Offsets `first`..`last` arrived; returns the first of them that is new (`last + 1` if none is).
+        """Record that offsets `first` to `last` arrived; return the first new one (`last + 1` if none is).
 
-        An overlap is of a frame that began before the cursor. Offsets left out below `first` are a gap of the
-        journal: nothing will ever arrive there, so they count as ended.
+        Offsets overlap if a frame begins before the cursor. Offsets missing below `first` are a gap of the journal:
+        they will never arrive, so they count as ended.
         """
         if first > self.received + 1:
             self._leave_out(first - 1)
@@ -40,7 +40,7 @@ class Watermark:
         self.end(())
 
     def end(self, offsets: Iterable[int]) -> None:
-        """These offsets have ended; one that had ended before may be told again."""
+        """Record that these offsets have ended. Safe to repeat."""
         ended = self._ended
         value = self.value
         ended.update(offset for offset in offsets if offset > value)

@@ -409,7 +409,7 @@ class ListenerService:
 
     def look(self) -> Health:
         """How it is at this moment."""
-        return self._board.look()
+        return self._board.check()
 
     def health(self) -> dict[str, Any]:
         """What `/health` shows."""

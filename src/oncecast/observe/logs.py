@@ -310,7 +310,7 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
             within = f"within {telemetry.after_s:g} s (DRAIN_TIMEOUT)"
             return [f"⚠️ Lifespan {telemetry.name} of {at} did not end {within}: it was cut short"]
         case telemetry_events.TakenOver():
-            return [f"✅ Took over {telemetry.count} events of dead process {telemetry.holder} in {at}"]
+            return [f"✅ Took over {telemetry.count} events of dead process {telemetry.owner} in {at}"]
         case telemetry_events.DependencyTried():
             return [f"🔄 Connecting to {_DEPENDENCIES.get(telemetry.name, telemetry.name)} in {at}..."]
         case telemetry_events.DependencyLost(name="redis"):

@@ -214,7 +214,7 @@ class Producer:
 
     def look(self) -> Health:
         """How it is at this moment."""
-        return self._board.look()
+        return self._board.check()
 
     def _find_process(self) -> Finding:
         if self.stop is not None and self.stop.is_set():

@@ -38,7 +38,7 @@ def test_each_failure_counts_once_however_often_it_is_written() -> None:
     assert counted(failure("f1", 1), failure("f2", 1), failure("f1", 1)).attempts == 2
 
 
-def test_failures_that_could_not_be_written_are_made_up_for_by_the_next() -> None:
+def test_the_next_failure_also_counts_those_that_could_not_be_written() -> None:
     assert counted(failure("f3", 3)).attempts == 3
     assert counted(failure("f1", 1), failure("f4", 4)).attempts == 4
 
@@ -48,12 +48,12 @@ def test_the_newest_failure_says_why_and_when_the_next_attempt_is_due() -> None:
     assert (found.error, found.due_at_s) == ("second", 107.0)
 
 
-def test_an_attempt_that_knows_of_all_failures_begins() -> None:
+def test_an_attempt_begins_if_its_process_has_counted_all_failures() -> None:
     assert earlier_attempts(None, 1, now_s=0.0) is None
     assert earlier_attempts(counted(failure("f1", 1)), 2, now_s=0.0) is None
 
 
-def test_an_attempt_that_does_not_know_of_a_failure_waits_for_the_next_to_be_due() -> None:
+def test_an_attempt_waits_if_its_process_has_not_counted_a_failure() -> None:
     found = counted(failure("f1", 1, next_in_s=5.0))
     assert earlier_attempts(found, 1, now_s=102.0) == EarlierAttempts(1, 3.0, "no")
     assert earlier_attempts(found, 1, now_s=200.0) == EarlierAttempts(1, 0.0, "no")

@@ -1,4 +1,4 @@
-"""The breaker stops calls to what is down and lets one probe at a time find out."""
+"""The breaker stops calls to a dependency that is down, and lets one probe at a time pass."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from oncecast.core.breaker import Breaker, BreakerState
 
 
-def test_it_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
+def test_it_opens_after_threshold_failures_in_a_row_and_reports_it_once() -> None:
     breaker = Breaker(threshold=3, probe_interval_s=1)
     assert [breaker.failed(0), breaker.failed(0)] == [False, False]
     assert breaker.allows(0)
@@ -15,7 +15,7 @@ def test_it_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
     assert not breaker.failed(0)
 
 
-def test_a_success_between_failures_starts_the_count_anew() -> None:
+def test_a_success_between_failures_resets_the_count() -> None:
     breaker = Breaker(threshold=2, probe_interval_s=1)
     breaker.failed(0)
     breaker.succeeded()
@@ -43,7 +43,7 @@ def test_a_failed_probe_keeps_it_open_for_another_interval() -> None:
 
 
 @given(st.lists(st.sampled_from(["fail", "succeed", "ask"]), max_size=60))
-def test_it_is_closed_exactly_when_calls_pass_freely(steps: list[str]) -> None:
+def test_it_allows_every_call_exactly_while_it_is_closed(steps: list[str]) -> None:
     breaker, now_s = Breaker(threshold=3, probe_interval_s=10), 0.0
     for step in steps:
         now_s += 1

@@ -20,7 +20,7 @@ from oncecast.core.dead_letters import CAUSE_CHARS
         ("two \t\n lines", "two lines"),
     ],
 )
-def test_the_pattern_of_an_error_has_a_sign_for_what_may_differ(error: str, pattern: str) -> None:
+def test_the_pattern_of_an_error_has_a_sign_for_each_variable_part(error: str, pattern: str) -> None:
     assert error_pattern(error) == pattern
 
 

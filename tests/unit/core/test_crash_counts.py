@@ -1,4 +1,4 @@
-"""What processes died of while Redis could not tell."""
+"""Crashes that are counted while Redis cannot count them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from oncecast.core.crash_counts import CrashCount, CrashCounts, after_crash, begin_alone, end_alone
 
 
-def test_a_process_that_did_not_end_in_order_died_of_what_it_ran_alone() -> None:
+def test_a_crash_is_charged_to_the_event_that_the_process_ran_alone() -> None:
     counts, deaths = begin_alone({}, "x", "a")
     assert (counts, deaths) == ({("x", "a"): CrashCount(True, 0)}, 0)
     assert after_crash(counts, "a") == {("x", "a"): CrashCount(False, 1)}
 
 
-def test_the_death_of_another_listener_charges_nothing() -> None:
+def test_the_crash_of_another_listener_charges_nothing() -> None:
     counts, _ = begin_alone({}, "x", "a")
     assert after_crash(counts, "b") == counts
 
@@ -27,7 +27,7 @@ def test_deaths_count_for_the_whole_group() -> None:
         counts = after_crash(counts, listener)
 
 
-def test_an_event_that_a_listener_has_run_and_survived_is_charged_with_nothing() -> None:
+def test_an_event_that_a_process_has_survived_is_not_charged() -> None:
     counts, _ = begin_alone({}, "x", "a")
     assert end_alone(counts, "x", "a") == {}
 

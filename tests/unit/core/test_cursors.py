@@ -1,4 +1,4 @@
-"""What a saved cursor may become; and that it passes no event without a row, whatever becomes of the journal."""
+"""How a saved cursor moves: it never passes an event without a row, whatever happens to the journal."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_the_cursor_moves_over_all_events_that_have_rows() -> None:
     assert decided == (Save(reached, missing=False), SavedCursor(reached, EPOCHS))
 
 
-def test_the_cursor_stops_before_the_first_event_without_a_row_and_says_so() -> None:
+def test_the_cursor_stops_before_the_first_event_without_a_row_and_reports_it() -> None:
     reached = Cursor("e1", 7)
     decided = save(AT_5, arrivals(3, first=6), 2, AT_5.cursor)
     assert decided == (Save(reached, missing=True), SavedCursor(reached, EPOCHS))
 
 
-def test_a_missing_row_right_after_the_cursor_leaves_it_where_it_is() -> None:
+def test_a_missing_row_right_after_the_cursor_leaves_it_unchanged() -> None:
     assert save(AT_5, arrivals(3, first=6), 0, AT_5.cursor) == (Save(AT_5.cursor, missing=True), None)
 
 
@@ -55,7 +55,7 @@ def test_events_that_another_listener_has_saved_are_not_looked_up_again() -> Non
     assert [arrival.offset for arrival in candidates] == [6, 7, 8]
 
 
-def test_a_listener_that_has_nothing_to_add_learns_where_the_cursor_is() -> None:
+def test_a_listener_with_nothing_to_add_gets_the_saved_cursor() -> None:
     assert save(AT_5, arrivals(2, first=4), 0, Cursor("e1", 3)) == (Save(AT_5.cursor, missing=False), None)
 
 
@@ -83,7 +83,7 @@ def test_while_another_listener_has_the_cursor_locked_nothing_is_written() -> No
     assert decide_unlocked_save(SavedCursor(Cursor("e9", 4), DIVERGED), LATER) == Save(None, missing=True)
 
 
-def test_a_cursor_of_a_diverged_history_goes_back_to_where_the_histories_part() -> None:
+def test_a_cursor_of_a_divergent_history_goes_back_to_the_common_part() -> None:
     saved = SavedCursor(Cursor("e9", 5), DIVERGED)
     assert decide_adoption(saved, LATER, instead_of=DIVERGED) == SavedCursor(Cursor("e1", 2), LATER)
 
@@ -100,12 +100,12 @@ def test_a_gap_is_recorded_from_the_cursor_to_the_first_offset_that_can_be_serve
     assert decide_gap(AT_5, epochs, first=20, after=0) == expected
 
 
-def test_without_anything_to_pass_the_cursor_stays() -> None:
+def test_without_a_gap_the_cursor_stays() -> None:
     assert decide_gap(AT_5, EPOCHS, first=6, after=0) == (AT_5.cursor, None, None)
     assert decide_gap(None, EPOCHS, first=6, after=0) == (None, None, None)
 
 
-def test_a_gap_that_lies_ahead_is_not_passed_before_the_cursor_is_there() -> None:
+def test_a_gap_is_not_passed_before_the_cursor_has_reached_it() -> None:
     assert decide_gap(AT_5, EPOCHS, first=20, after=6) == (AT_5.cursor, None, None)
     assert decide_gap(AT_5, EPOCHS, first=20, after=5).cursor == Cursor("e1", 19)
 
@@ -207,7 +207,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def every_event_that_the_cursor_has_passed_has_its_row(self) -> None:
-        """Whoever goes on from the saved cursor, in the journal as it is, skips nothing that has not ended."""
+        """A reader that resumes from the saved cursor in the current journal skips no event that has not ended."""
         assert set(self.events[: self.after()]) <= self.rows | self.given_up
 
     def after(self) -> int:

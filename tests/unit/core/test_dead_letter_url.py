@@ -1,4 +1,4 @@
-"""DEAD_LETTER_URL: what it takes, what it says of what it does not, and no secret in any of it."""
+"""DEAD_LETTER_URL: valid forms, and error messages without secrets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def rabbitmq(text: str) -> RabbitMQAddress:
     return address
 
 
-def test_an_empty_one_is_none() -> None:
+def test_an_empty_url_is_none() -> None:
     assert dead_letter_address("") is None
     assert dead_letter_address(" \n") is None
 
 
-def test_a_rabbitmq_has_the_usual_defaults_and_a_queue_of_ours() -> None:
+def test_rabbitmq_has_the_usual_defaults_and_a_default_queue() -> None:
     address = rabbitmq("amqp://localhost")
     assert (address.host, address.port, address.user, address.password) == ("localhost", 5672, "guest", "guest")
     assert (address.vhost, address.queue, address.routing_key, address.exchange, address.tls) == (
@@ -31,24 +31,24 @@ def test_a_rabbitmq_has_the_usual_defaults_and_a_queue_of_ours() -> None:
     assert rabbitmq("amqps://h").port == 5671
 
 
-def test_what_has_a_meaning_in_urls_is_written_in_percent() -> None:
+def test_reserved_characters_are_percent_encoded() -> None:
     address = rabbitmq("amqp://us%40er:p%23%2F%3A%40ss@h:1/%2Fv%20h?queue=a%26b")
     assert (address.user, address.password, address.vhost, address.queue) == ("us@er", "p#/:@ss", "/v h", "a&b")
 
 
-def test_an_exchange_comes_with_a_routing_key_or_without() -> None:
+def test_an_exchange_may_have_a_routing_key() -> None:
     address = rabbitmq("amqp://h/v?exchange=letters&routing_key=dead.shop")
     assert (address.queue, address.exchange, address.routing_key) == (None, "letters", "dead.shop")
     assert rabbitmq("amqp://h/v?exchange=letters").routing_key == ""
 
 
-def test_tls_takes_files() -> None:
+def test_tls_accepts_files() -> None:
     assert rabbitmq("amqps://h?cafile=/ca.pem").tls_files == {"cafile": "/ca.pem"}
     with pytest.raises(ValueError, match="only queue, exchange, routing_key"):
         dead_letter_address("amqp://h?cafile=/ca.pem")
 
 
-def test_sqs_has_a_region_and_a_queue_and_maybe_an_endpoint() -> None:
+def test_sqs_has_a_region_a_queue_and_an_optional_endpoint() -> None:
     assert dead_letter_address("sqs://eu-central-1/letters") == SqsAddress(region="eu-central-1", queue="letters")
     address = dead_letter_address("sqs://us-gov-west-1/letters.fifo?endpoint=http://127.0.0.1:9324")
     assert address == SqsAddress(region="us-gov-west-1", queue="letters.fifo", endpoint="http://127.0.0.1:9324")
@@ -56,7 +56,7 @@ def test_sqs_has_a_region_and_a_queue_and_maybe_an_endpoint() -> None:
     assert address.is_fifo
 
 
-def test_as_text_an_address_is_a_name_for_people_without_its_password() -> None:
+def test_the_text_of_an_address_hides_its_password() -> None:
     address = rabbitmq("amqp://user:hunter2@h/v?queue=q")
     assert str(address) == "queue q of RabbitMQ at h:5672"
     assert "hunter2" not in repr(address)
@@ -92,7 +92,7 @@ def test_as_text_an_address_is_a_name_for_people_without_its_password() -> None:
         ("sqs://eu-central-1/letters?queue=x", "only endpoint"),
     ],
 )
-def test_what_will_not_do_is_answered_with_what_would_and_not_repeated(text: str, would_do: str) -> None:
+def test_an_invalid_url_is_answered_with_the_expected_form_and_not_repeated(text: str, would_do: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - its text is what is looked at
         dead_letter_address(text)
     assert would_do in str(raised.value)

@@ -1,4 +1,4 @@
-"""Which dead letters: ages become times, and what will not do is named."""
+"""Selections of dead letters: ages become times, and errors name the invalid field."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_time_or_an_age_is_a_time(text: str, time: str) -> None:
         ({"ids": ("a",) * (IDS_MAX + 1)}, "ids"),
     ],
 )
-def test_what_will_not_do_is_named_first(wrong: dict[str, Any], name: str) -> None:
+def test_an_error_begins_with_the_name_of_the_invalid_field(wrong: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
         Selection(**wrong).at(NOW)
 
 
-def test_a_type_that_ends_in_a_star_is_how_types_begin() -> None:
+def test_a_type_that_ends_in_a_star_is_a_prefix() -> None:
     assert [Selection(type=name).type_prefix for name in ("order.*", "*", "order", None)] == [
         "order.",
         "",
@@ -60,7 +60,7 @@ def test_a_type_that_ends_in_a_star_is_how_types_begin() -> None:
     ]
 
 
-def test_as_json_it_has_only_what_is_asked_for() -> None:
+def test_its_json_has_only_the_given_conditions() -> None:
     chosen = Selection(ids=("a",), type="order.*")
     assert msgspec.json.encode(chosen) == b'{"ids":["a"],"type":"order.*"}'
     assert msgspec.json.decode(b'{"ids":["a"],"type":"order.*"}', type=Selection) == chosen

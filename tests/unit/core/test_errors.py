@@ -1,4 +1,4 @@
-"""What handlers raise can cross from one process to another, as it was."""
+"""Errors of handlers can be passed from one process to another unchanged."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PUBLIC = [getattr(oncecast, name) for name in oncecast.__all__]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PUBLIC if isinstance(kind, type) and issubclass(kind, Exception)])
-def test_every_error_that_is_public_can_be_pickled(kind: type[Exception]) -> None:
+def test_every_public_error_can_be_pickled(kind: type[Exception]) -> None:
     error = MADE.get(kind) or (kind() if kind is oncecast.PublisherClosed else kind("a reason"))
     twin = pickle.loads(pickle.dumps(error))
     assert (type(twin), str(twin), twin.args, vars(twin)) == (kind, str(error), error.args, vars(error))
 
 
 @pytest.mark.parametrize("error", [SoldOut(sku="a"), Retry(after=3), DataInvalid("$.sku: missing"), Reject("no")])
-def test_an_error_keeps_all_that_it_knows_when_it_is_pickled(error: Exception) -> None:
+def test_a_pickled_error_keeps_its_attributes(error: Exception) -> None:
     twin = pickle.loads(pickle.dumps(error))
     assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))

@@ -30,21 +30,21 @@ names = st.text(min_size=1, max_size=30)
     json_values | st.binary(),
     st.dictionaries(st.from_regex(r"x[a-z0-9]{0,8}", fullmatch=True), st.integers(-9, 9) | st.text() | st.booleans()),
 )
-def test_an_event_comes_back_from_its_json_as_it_was(id: str, data: object, extensions: dict[str, int | str]) -> None:
+def test_an_event_survives_a_round_trip_through_json(id: str, data: object, extensions: dict[str, int | str]) -> None:
     event = Event.new("t", data, id=id, extensions=extensions, subject="s")
     assert Event.from_json(event.to_json()) == event
     assert Event.from_json(event.to_json()).data == data
 
 
 @pytest.mark.parametrize("extension", [b"", b', "x": 1'])
-def test_members_that_are_null_are_as_if_they_were_not_there(extension: bytes) -> None:
+def test_null_members_count_as_absent(extension: bytes) -> None:
     nulls = b', "subject": null, "data": null, "data_base64": null, "y": null'
     with_nulls = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t"' + nulls + extension + b"}"
     without = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t"' + extension + b"}"
     assert Event.from_json(with_nulls) == Event.from_json(without)
 
 
-def test_every_new_event_has_an_id_of_its_own_that_sorts_by_time() -> None:
+def test_every_new_event_has_a_unique_id_that_sorts_by_time() -> None:
     ids = [Event.new("t").id for _ in range(100)]
     assert len(set(ids)) == 100
     assert ids[0].startswith("evt_")

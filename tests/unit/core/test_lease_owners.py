@@ -1,45 +1,45 @@
-"""A holder is dead when its counter has stood still for long enough on the observer's clock."""
+"""An owner is dead when its counter has not changed for long enough on the observer's clock."""
 
 from oncecast.core.lease_owners import LeaseOwners
 
 
-def test_a_holder_whose_counter_moves_is_alive_for_ever() -> None:
-    holders = LeaseOwners(dead_after_s=4)
-    assert all(holders.emit({"a": n}, float(n), float(n)) == [] for n in range(100))
+def test_an_owner_with_a_changing_counter_stays_alive() -> None:
+    owners = LeaseOwners(dead_after_s=4)
+    assert all(owners.observe({"a": n}, float(n), float(n)) == [] for n in range(100))
 
 
-def test_a_counter_that_stands_for_the_whole_time_is_dead_even_if_it_was_never_there() -> None:
-    holders = LeaseOwners(dead_after_s=4)
-    assert holders.emit({"a": 7, "b": None}, 0.0, 0.0) == []
-    assert holders.emit({"a": 7, "b": None}, 3.9, 3.9) == []
-    assert holders.emit({"a": 7, "b": None}, 4.0, 4.0) == ["a", "b"]
+def test_an_owner_whose_counter_never_changes_is_dead_even_without_a_counter() -> None:
+    owners = LeaseOwners(dead_after_s=4)
+    assert owners.observe({"a": 7, "b": None}, 0.0, 0.0) == []
+    assert owners.observe({"a": 7, "b": None}, 3.9, 3.9) == []
+    assert owners.observe({"a": 7, "b": None}, 4.0, 4.0) == ["a", "b"]
 
 
-def test_a_move_at_the_last_moment_starts_the_time_anew() -> None:
-    holders = LeaseOwners(dead_after_s=4)
-    holders.emit({"a": 7}, 0.0, 0.0)
-    holders.emit({"a": 8}, 3.9, 3.9)
-    assert holders.emit({"a": 8}, 7.8, 7.8) == []
-    assert holders.emit({"a": 8}, 7.9, 7.9) == ["a"]
+def test_a_change_at_the_last_moment_restarts_the_time() -> None:
+    owners = LeaseOwners(dead_after_s=4)
+    owners.observe({"a": 7}, 0.0, 0.0)
+    owners.observe({"a": 8}, 3.9, 3.9)
+    assert owners.observe({"a": 8}, 7.8, 7.8) == []
+    assert owners.observe({"a": 8}, 7.9, 7.9) == ["a"]
 
 
-def test_who_is_forgotten_is_seen_for_the_first_time_again() -> None:
-    holders = LeaseOwners(dead_after_s=4)
-    holders.emit({"a": 7}, 0.0, 0.0)
-    holders.forget(["a"])
-    assert holders.emit({"a": 7}, 60.0, 60.0) == []
+def test_a_forgotten_owner_counts_as_new() -> None:
+    owners = LeaseOwners(dead_after_s=4)
+    owners.observe({"a": 7}, 0.0, 0.0)
+    owners.forget(["a"])
+    assert owners.observe({"a": 7}, 60.0, 60.0) == []
 
 
-def test_an_observer_that_was_held_up_with_the_answer_unread_declares_nobody_dead() -> None:
+def test_an_observer_that_was_stopped_before_it_read_the_answer_declares_nobody_dead() -> None:
     """The answer is as old as its question."""
-    holders = LeaseOwners(dead_after_s=4)
-    holders.emit({"a": 7}, 0.0, 0.1)
-    assert holders.emit({"a": 7}, 0.5, 20.0) == []
-    assert holders.emit({"a": 26}, 20.5, 20.6) == []
+    owners = LeaseOwners(dead_after_s=4)
+    owners.observe({"a": 7}, 0.0, 0.1)
+    assert owners.observe({"a": 7}, 0.5, 20.0) == []
+    assert owners.observe({"a": 26}, 20.5, 20.6) == []
 
 
-def test_a_counter_that_was_first_seen_in_a_late_answer_stands_still_from_then_on() -> None:
-    holders = LeaseOwners(dead_after_s=4)
-    holders.emit({"a": 7}, 0.0, 20.0)
-    assert holders.emit({"a": 7}, 23.9, 23.9) == []
-    assert holders.emit({"a": 7}, 24.0, 24.0) == ["a"]
+def test_a_counter_first_seen_in_a_late_answer_ages_from_that_answer_on() -> None:
+    owners = LeaseOwners(dead_after_s=4)
+    owners.observe({"a": 7}, 0.0, 20.0)
+    assert owners.observe({"a": 7}, 23.9, 23.9) == []
+    assert owners.observe({"a": 7}, 24.0, 24.0) == ["a"]

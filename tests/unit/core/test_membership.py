@@ -1,4 +1,4 @@
-"""Which application is a group's newest, and who stands by for it."""
+"""Which application is a group's newest, and which listeners are on standby."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_same_application_is_recorded_once() -> None:
     assert decide_registration(3, AB, AB, force=True) == Registration(3, NOTHING, is_new=False)
 
 
-def test_an_application_that_lacks_handlers_stands_by() -> None:
+def test_an_application_that_lacks_handlers_is_on_standby() -> None:
     assert decide_registration(3, AB, A, force=False) == Registration(3, frozenset("b"), is_new=False)
     assert decide_registration(3, AB, C, force=False) == Registration(3, AB, is_new=False)
 

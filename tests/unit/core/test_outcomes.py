@@ -1,4 +1,4 @@
-"""What an event is whose identity has a row already, and what it is when nothing stands in its way any more."""
+"""Outcomes of events whose identity already has a row, and of events without an obstacle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_an_event_with_other_content_under_a_used_identity_is_a_conflict() -> No
     assert compared(same_place=False, same_content=False) is Outcome.CONFLICT
 
 
-def test_an_event_that_was_not_inserted_although_nothing_is_in_its_way_is_tried_again() -> None:
+def test_an_event_that_was_not_inserted_without_an_obstacle_is_tried_again() -> None:
     earlier = EarlierAttempts(1, 0.0, "ValueError: no")
     assert obstacle(Outcome.DUPLICATE, "x") is Outcome.DUPLICATE
     assert obstacle(earlier, "x") is earlier

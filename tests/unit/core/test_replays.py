@@ -1,4 +1,4 @@
-"""Events that an operator replays, made of what PostgreSQL keeps of them."""
+"""Events that an operator replays are read from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_edited_dead_letter_is_replayed_with_its_new_data_even_if_that_is_nul
     assert msgspec.json.decode(dead_letter(b"null").raw)["data"] is None
 
 
-def test_a_conflict_is_replayed_under_an_id_of_its_own_in_its_first_attempt() -> None:
+def test_a_conflict_is_replayed_under_a_new_id_as_a_first_attempt() -> None:
     arrival = conflict_to_replay(EVENT.to_json(), "o-2", place=PLACE, journal="j", at_us=5)
     assert Event.from_json(arrival.raw) == Event.new("order.created", {"n": 1}, id="o-2", source="/shop")
     assert (arrival.identity, arrival.cursor, arrival.attempts) == ("/shop\0o-2", "e1:7", 1)

@@ -14,7 +14,7 @@ def test_backoff_doubles_from_the_base_up_to_the_maximum() -> None:
 
 
 @given(st.integers(2, 10**9), st.floats(0, 1, exclude_max=True))
-def test_jitter_takes_at_most_half_of_the_wait_away(attempt: int, jitter: float) -> None:
+def test_jitter_shortens_the_delay_by_at_most_half(attempt: int, jitter: float) -> None:
     whole = BACKOFF.delay_s(attempt, jitter=0)
     assert whole / 2 <= BACKOFF.delay_s(attempt, jitter) <= whole
 

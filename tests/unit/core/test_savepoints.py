@@ -1,4 +1,4 @@
-"""What is done while a savepoint is open is told from what stands in its block."""
+"""Statements in the block of an open savepoint are distinguished from those of other tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from oncecast.core.savepoints import MIXED, STILL_OPEN, Savepoints
 
 
-async def test_what_is_done_in_its_block_and_by_tasks_that_are_begun_there_is_its_own() -> None:
+async def test_statements_of_its_block_and_of_tasks_started_there_belong_to_a_savepoint() -> None:
     savepoints = Savepoints()
 
     async def write() -> None:
@@ -26,7 +26,7 @@ async def test_what_is_done_in_its_block_and_by_tasks_that_are_begun_there_is_it
     assert savepoints.fault is None
 
 
-async def test_what_a_task_does_that_was_begun_elsewhere_is_in_every_savepoint_that_is_open() -> None:
+async def test_statements_of_tasks_started_elsewhere_are_in_every_open_savepoint() -> None:
     savepoints, opened = Savepoints(), asyncio.Event()
 
     async def write() -> None:
@@ -46,7 +46,7 @@ async def test_what_a_task_does_that_was_begun_elsewhere_is_in_every_savepoint_t
     assert found == [None, MIXED, MIXED]
 
 
-def test_a_savepoint_that_is_still_open_says_nothing_of_its_end() -> None:
+def test_a_savepoint_that_is_still_open_is_a_fault() -> None:
     savepoints = Savepoints()
     with savepoints.block_of(savepoints.new()):
         assert savepoints.fault == STILL_OPEN

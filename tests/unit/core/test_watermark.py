@@ -7,7 +7,7 @@ from oncecast.core.watermark import Watermark
 
 
 @given(st.integers(0, 5), st.permutations(range(1, 30)), st.integers(0, 29))
-def test_it_stands_before_the_first_offset_that_has_not_ended(after: int, order: list[int], count: int) -> None:
+def test_it_is_before_the_first_offset_that_has_not_ended(after: int, order: list[int], count: int) -> None:
     watermark = Watermark(after)
     watermark.arrive(after + 1, after + 29)
     ended = {after + offset for offset in order[:count]}
@@ -28,7 +28,7 @@ def test_an_overlap_is_not_new_and_a_gap_counts_as_ended() -> None:
     assert (watermark.value, watermark.received) == (19, 21)
 
 
-def test_a_gap_of_any_size_waits_for_what_lies_before_it() -> None:
+def test_a_gap_of_any_size_waits_for_the_offsets_before_it() -> None:
     watermark = Watermark(0)
     watermark.arrive(1, 1)
     watermark.arrive(10**15, 10**15)

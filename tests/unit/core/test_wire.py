@@ -1,4 +1,4 @@
-"""Where a reader goes on, in whatever has become of the journal meanwhile."""
+"""Where a reader resumes, whatever has happened to the journal meanwhile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_without_a_cursor_everything_is_read() -> None:
         (Cursor("b", 150), epochs(a=1, b=100), epochs(a=1, b=100, c=200), 150),
     ],
 )
-def test_in_a_journal_that_only_went_on_it_resumes_at_its_offset(
+def test_in_a_journal_that_only_grew_it_resumes_at_its_offset(
     cursor: Cursor, known: list[Epoch], served: list[Epoch], after: int
 ) -> None:
     assert resume_after(cursor, known, served) == after
@@ -51,13 +51,13 @@ def test_in_a_journal_that_only_went_on_it_resumes_at_its_offset(
         (Cursor("x", 60), epochs(x=1), epochs(a=1), 0),  # another journal altogether
     ],
 )
-def test_in_a_restored_journal_it_goes_on_from_where_the_histories_part(
+def test_in_a_restored_journal_it_resumes_after_the_common_part(
     cursor: Cursor, known: list[Epoch], served: list[Epoch], after: int
 ) -> None:
     assert resume_after(cursor, known, served) == after
 
 
-def test_an_opening_that_the_reader_has_not_begun_to_read_does_not_count() -> None:
+def test_an_epoch_that_the_reader_has_not_begun_to_read_does_not_count() -> None:
     assert resume_after(Cursor("a", 99), epochs(a=1, b=100), epochs(a=1, c=100)) == 99
     assert resume_after(Cursor("a", 50), epochs(a=1, b=100), epochs(a=1, b=100)) == 50
 
@@ -90,7 +90,7 @@ def test_a_reader_never_skips_what_it_has_not_read(
     assert all(place in seen for place in there if place[0] <= after)
 
 
-def test_a_frame_carries_the_journals_bytes_as_they_are() -> None:
+def test_a_frame_has_the_journals_bytes_unchanged() -> None:
     body = b'[{"id":"a","source":"/s","type":"t","data":{"x" : 1.50}}]'
     frame = decode_server_frame(events_frame(7, 123, body))
     assert isinstance(frame, Events)
@@ -105,7 +105,7 @@ def test_unknown_fields_are_ignored_and_unknown_verbs_are_not() -> None:
 
 
 @given(st.text(max_size=40))
-def test_a_cursor_is_read_or_refused_but_nothing_else(text: str) -> None:
+def test_a_cursor_is_parsed_or_raises_value_error(text: str) -> None:
     try:
         cursor = Cursor.parse(text)
     except ValueError:

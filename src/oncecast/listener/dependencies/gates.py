@@ -102,12 +102,12 @@ class LeaseGate:
         doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
         if not doubtful:
             return
-        retaken = self._noted(await self.leases.retake(doubtful))
+        retaken = self._noted(await self.leases.reclaim(doubtful))
         gone = set(doubtful)
         claims.ended = [a for a in claims.ended if a not in gone]
         claims.add(retaken)
 
-    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
         """Who has what now; all is free while Redis is away."""
         claims = Claims()
         for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
@@ -116,7 +116,7 @@ class LeaseGate:
             found = Claims(free=list(chunk))
             if self.is_up:
                 try:
-                    found = _with_takeovers(await self.leases.look(chunk))
+                    found = _with_takeovers(await self.leases.peek(chunk))
                 except Unavailable as error:
                     self._lost(error)
             claims.add(found)

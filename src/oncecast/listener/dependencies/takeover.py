@@ -67,7 +67,7 @@ class Takeovers:
     async def look(self) -> None:
         """See what has become of everything that is taken."""
         asked, self._taken = self._taken, []
-        found = await self._leases.look([arrival for arrival, _ in asked])
+        found = await self._leases.peek([arrival for arrival, _ in asked])
         self._ended(found.ended)
         self._come_back(found.free + found.mine + found.elsewhere)
         dead = await self._dead({token for _, token in found.taken})
@@ -87,7 +87,7 @@ class Takeovers:
         if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
             self._holders.forget(tokens)
             return set()
-        return set(self._holders.emit(counters, asked_s, self._clock.monotonic_s()))
+        return set(self._holders.observe(counters, asked_s, self._clock.monotonic_s()))
 
     async def _take_over(self, token: str, arrivals: list[Arrival]) -> None:
         try:

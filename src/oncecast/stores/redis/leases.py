@@ -93,7 +93,7 @@ class RedisLeases:
         """See Leases."""
         return await self._take(arrivals, [])
 
-    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
+    async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
         return await self._take(arrivals, _marks(arrivals))
 
@@ -120,7 +120,7 @@ class RedisLeases:
         for n, value in zip(foreign, _answers(values, len(foreign)), strict=True):
             found[n] = value
 
-    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
         async with _bounded():
             found = await self._redis.mget(self._keys(arrivals))
@@ -159,14 +159,14 @@ class RedisLeases:
             released: int = await self._release(keys=self._keys(arrivals), args=[self._own, COUNT_TTL_MS])
         return released
 
-    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
         """See Leases."""
         keys = self._keys(arrivals)
         async with _bounded():
             taken_over: int = await (
-                self._rescue(keys=keys, args=[holder, COUNT_TTL_MS, QUARANTINE_AFTER_TAKEOVERS])
+                self._rescue(keys=keys, args=[owner, COUNT_TTL_MS, QUARANTINE_AFTER_TAKEOVERS])
                 if died
-                else self._release(keys=keys, args=[holder, COUNT_TTL_MS])
+                else self._release(keys=keys, args=[owner, COUNT_TTL_MS])
             )
         return taken_over
 

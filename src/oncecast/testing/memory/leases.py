@@ -86,7 +86,7 @@ class MemoryLeases:
         """See Leases."""
         return await self._take(arrivals, over_marks=False)
 
-    async def retake(self, arrivals: Sequence[Arrival]) -> Claims:
+    async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
         return await self._take(arrivals, over_marks=True)
 
@@ -106,7 +106,7 @@ class MemoryLeases:
         claims.lease_free()
         return claims
 
-    async def look(self, arrivals: Sequence[Arrival]) -> Claims:
+    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
         """See Leases."""
         return self._partition(arrivals, await self._call(lambda: self._read(arrivals)))
 
@@ -143,11 +143,11 @@ class MemoryLeases:
         released: int = await self._call(release)
         return released
 
-    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> int:
+    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
         """See Leases."""
 
         def take_over() -> int:
-            dead = self._held_by(holder, arrivals)
+            dead = self._held_by(owner, arrivals)
             for arrival in dead:
                 lease = self._server.leases[arrival.identity]
                 self._free(arrival, takeovers_after(lease.takeovers, died=died, ran_alone=lease.isolated))

@@ -148,7 +148,7 @@ def test_many_ids_are_asked_for_in_parts_and_each_once() -> None:
 @pytest.mark.parametrize(
     ("choice", "flag"),
     [
-        (Choice(since="yesterday"), "--since: 'yesterday' will not do"),
+        (Choice(since="yesterday"), "--since: 'yesterday' is invalid"),
         (Choice(until="2026-01-31"), "--until"),
         (Choice(instance=""), "--instance"),
         (Choice(error="x" * 513), "--error"),

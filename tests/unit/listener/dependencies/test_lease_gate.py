@@ -50,7 +50,7 @@ async def test_an_outage_is_reported_once_and_nothing_is_asked_until_the_next_he
     asked = at.to_redis.calls
     for _ in range(3):
         await at.leases.claim(batch)
-        await at.leases.look(batch)
+        await at.leases.peek(batch)
         await at.leases.settle(batch)
         await at.leases.counters(["b"])
     assert (at.to_redis.calls - asked, at.telemetry_events) == (1, [LOST])
@@ -71,7 +71,7 @@ async def test_a_call_that_fails_ends_the_calls_for_the_rest_of_a_batch(clock: V
 async def test_no_call_is_about_more_than_a_thousand_events(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     batch = arrivals(2 * CALL_MAX_EVENTS + 1)
-    assert (await at.leases.look(batch)).free == batch
+    assert (await at.leases.peek(batch)).free == batch
     assert at.to_redis.calls == 3
 
 
@@ -105,9 +105,9 @@ async def test_a_leased_event_can_be_claimed_while_redis_is_away(clock: VirtualC
     at = MemoryServers(clock)
     batch = arrivals(1)
     await at.other_leases.claim(batch)
-    assert (await at.leases.look(batch)).taken == [(batch[0], "b")]
+    assert (await at.leases.peek(batch)).taken == [(batch[0], "b")]
     at.to_redis.error = REFUSED
-    assert (await at.leases.look(batch)).free == batch
+    assert (await at.leases.peek(batch)).free == batch
 
 
 @in_virtual_time
@@ -117,7 +117,7 @@ async def test_done_markers_are_written_only_for_events_with_a_lease(clock: Virt
     await at.leases.claim(batch)
     batch[1].leased = False
     await at.leases.settle(batch)
-    assert (await at.other_leases.look(batch)).ended == batch[:1]
+    assert (await at.other_leases.peek(batch)).ended == batch[:1]
 
 
 @in_virtual_time

@@ -26,7 +26,7 @@ class Gate:
         self.freed: list[tuple[list[str], str]] = []
         self.charged: list[bool] = []
 
-    async def look(self, batch: Sequence[Arrival]) -> Claims:
+    async def peek(self, batch: Sequence[Arrival]) -> Claims:
         return self.answer
 
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
