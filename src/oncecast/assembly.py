@@ -191,7 +191,7 @@ async def _listen(
             mark_ttl_s=config.mark_ttl,
         )
         store = PostgresEvents(database)
-        deaths = PostgresCrashLog(database)
+        crash_log = PostgresCrashLog(database)
         dead_letters = PostgresDeadLetters(database)
         conflicts = PostgresConflicts(database)
         open_conflicts = OpenConflicts(conflicts, SYSTEM_CLOCK)
@@ -205,7 +205,7 @@ async def _listen(
             app,
             leases,
             store,
-            deaths,
+            crash_log,
             dead_letters,
             dead_letter_log,
             PostgresOutbox(database),
@@ -238,11 +238,11 @@ async def _listen(
             essentials=service.essentials,
             metrics=metrics.text,
         )
-        metrics.show_health(service.look)
+        metrics.show_health(service.current_health)
         metrics.gauge("oncecast_in_flight", lambda: service.settlement.in_flight)
         metrics.gauge("oncecast_conflicts_open", lambda: open_conflicts.count or 0)
-        if (sender := service.sender) is not None:
-            metrics.gauge("oncecast_dead_letters_unsent", lambda: sender.unforwarded or 0)
+        if (forwarder := service.forwarder) is not None:
+            metrics.gauge("oncecast_dead_letters_unsent", lambda: forwarder.unforwarded or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = TokenMiddleware(face, tokens, listener_needs, emit) if tokens else face
         drained = asyncio.Event()

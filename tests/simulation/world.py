@@ -41,7 +41,7 @@ REDIS_DEADLINE_S = 2.0
 DIAL_DEADLINE_S = 10.0
 REST_DEADLINE_S = 300.0
 """So much virtual time after the last fault has healed, everything has come to rest."""
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 
 
 class Stalled(Exception):
@@ -105,14 +105,14 @@ class World:
         self._application = application(
             Surroundings(
                 self.draw,
-                is_edited=lambda: self._is_mended,
+                is_edited=lambda: self._is_edited,
                 vanish=lambda: self.vanish(self.process(owner_name())),
                 entered=self.handled.entered,
                 retried=set(),
                 batch_max=self.draw.choice((3, 500)),
             )
         )
-        self._is_mended = all(action.kind != "replay" for action in schedule.actions)
+        self._is_edited = all(action.kind != "replay" for action in schedule.actions)
         fails_over = any(action.kind == POSTGRES_FAILS_OVER for action in schedule.actions)
         self._max_age_s = 1e6 if fails_over else self.draw.choice((0.5, 10.0))
 
@@ -164,7 +164,7 @@ class World:
 
     def edit(self) -> None:
         """From now on flaky events succeed more often than not; until then they never do."""
-        self._is_mended = True
+        self._is_edited = True
 
     def received_of(self, producer: str) -> int:
         """The newest offset that any listener has of a producer."""
@@ -185,7 +185,7 @@ class World:
                 retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
             process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", emit=lambda _fact: None)
-            begin(process.service.retention.run_for_ever())
+            begin(process.service.retention.run())
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
     def start_listener(self, process: Process) -> None:
@@ -272,7 +272,7 @@ class World:
             self.start_listener(listener)
         upkeep = [begin(self._restart_for_ever())]
         if any(action.kind in (POSTGRES_FAILS_OVER, REDIS_FAILS_OVER) for action in self.schedule.actions):
-            upkeep.append(begin(self._copy_for_ever()))
+            upkeep.append(begin(self._copy_loop()))
         try:
             async with asyncio.TaskGroup() as group:
                 for at_s, number, ids in self.schedule.publications:
@@ -300,7 +300,7 @@ class World:
                 if not producer.running:
                     self.start_producer(producer)
 
-    async def _copy_for_ever(self) -> None:
+    async def _copy_loop(self) -> None:
         while True:
             await sleep(self.draw.uniform(0, 10))
             self.snapshots.append((self.postgres.snapshot(), self.redis.snapshot()))
@@ -310,7 +310,7 @@ class World:
         while not self._is_at_rest():
             if self.loop.time() > deadline_s:
                 raise Stalled("not everything has ended")
-            await sleep(LOOK_INTERVAL_S)
+            await sleep(CHECK_INTERVAL_S)
 
     def _is_at_rest(self) -> bool:
         """Every listener has seen everything end, and knows that the cursor stands behind it."""

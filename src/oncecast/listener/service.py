@@ -89,7 +89,7 @@ class ListenerService:
         app: App,
         leases: Leases,
         store: EventStore,
-        deaths: CrashLog,
+        crash_log: CrashLog,
         dead_letters: DeadLetters,
         dead_letter_log: DeadLetterLog,
         outbox: Outbox,
@@ -114,9 +114,9 @@ class ListenerService:
         self._leases = leases
         self._answer = answer
         self._store = store
-        self._deaths = deaths
+        self._crash_log = crash_log
         self._draining = asyncio.Event()
-        self._in_doubt: bool | None = None
+        self._previous_crashed: bool | None = None
         self._paused = asyncio.Event()
         self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, emit=self._emit)
         self.database = DatabaseGate(
@@ -159,11 +159,11 @@ class ListenerService:
             come_back=self._come_back,
             let_go=self.settlement.let_go,
             paused=self._paused.set,
-            quarantine=Quarantine(self.redis, deaths),
+            quarantine=Quarantine(self.redis, crash_log),
             exclusive_run=exclusive_run,
             emit=self._emit,
             emitted=self._emissions.wake,
-            dead_lettered=self._wake_for_the_dead,
+            dead_lettered=self._wake_dead_letter_tasks,
         )
         threads = ThreadGate(
             app,
@@ -185,8 +185,8 @@ class ListenerService:
         )
         self._journals = Journals(store, settings.group)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
-        self._filer = DeadLetterLogger(store, dead_letter_log, self.database, clock, emit=self._emit)
-        self.sender = DeadLetterForwarder(*sending, self.database, clock, emit=self._emit) if sending else None
+        self._dead_letter_logger = DeadLetterLogger(store, dead_letter_log, self.database, clock, emit=self._emit)
+        self.forwarder = DeadLetterForwarder(*sending, self.database, clock, emit=self._emit) if sending else None
         self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, emit=self._emit)
         self.replays = Replays(app, dead_letters, exclusive_run, options, emit=self._emit)
         self._cursors = CursorSaver(
@@ -203,7 +203,7 @@ class ListenerService:
             redis=self.redis,
             feeds=self.feeds,
             emissions=self._emissions,
-            sender=self.sender,
+            forwarder=self.forwarder,
             troubles=self.troubles,
         )
 
@@ -230,11 +230,11 @@ class ListenerService:
     async def _ready(self) -> bool:
         """Wait for PostgreSQL; whether the process before us died, of what we may be about to read."""
         await self.database.wait()
-        if self.sender:
-            await self.sender.begin()
-        if self._in_doubt is None:
-            self._in_doubt = await self._deaths.register_process()
-        return self._in_doubt
+        if self.forwarder:
+            await self.forwarder.begin()
+        if self._previous_crashed is None:
+            self._previous_crashed = await self._crash_log.register_process()
+        return self._previous_crashed
 
     # --- the way of an event -------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class ListenerService:
             await asyncio.shield(self._close())
 
     async def _work_when_allowed(self, stop: asyncio.Event) -> None:
-        standby = self.essentials.start(self.standby.watch_for_ever(), "standby watch")
+        standby = self.essentials.start(self.standby.watch_loop(), "standby watch")
         watching = self.essentials.start(self._database_watch.run(), "PostgreSQL watch")
         if await wait_any(stop, self.standby.allowed) is self.standby.allowed:
             await self._work(wait_any(stop, self.standby.lost))
@@ -305,24 +305,24 @@ class ListenerService:
 
     async def _work(self, ending: Awaitable[object]) -> None:
         start = self.essentials.start
-        intake = [start(feed.run_for_ever(), f"feed from {feed.shown_url}") for feed in self.feeds]
+        intake = [start(feed.run(), f"feed from {feed.shown_url}") for feed in self.feeds]
         intake += [start(claiming, "claim loop") for claiming in self._lines.claiming()]
-        intake.append(start(self._watch.watch_for_ever(), "takeover watch"))
+        intake.append(start(self._watch.watch_loop(), "takeover watch"))
         work = [start(worker, "worker") for worker in self._lines.working()]
         upkeep = [
             start(self.redis.heartbeat_loop(), "heartbeat"),
-            start(self.database.probe_for_ever(), "PostgreSQL probe"),
-            start(self.settlement.mark_for_ever(), "done markers"),
-            start(self._repeats.compare_for_ever(), "comparison of repeated arrivals"),
-            start(self._cursors.save_for_ever(), "cursor saver"),
-            start(self._filer.file_for_ever(), "dead-letter file"),
-            start(self._emissions.relay_for_ever(), "outbox relay"),
-            start(self._renew_for_ever(), "lease renewal"),
-            start(self._hand_back_for_ever(), "lease release"),
-            start(self._pruner.prune_for_ever(), "retention"),
+            start(self.database.probe_loop(), "PostgreSQL probe"),
+            start(self.settlement.mark_loop(), "done markers"),
+            start(self._repeats.compare_loop(), "comparison of repeated arrivals"),
+            start(self._cursors.save_loop(), "cursor saver"),
+            start(self._dead_letter_logger.log_loop(), "dead-letter file"),
+            start(self._emissions.relay_loop(), "outbox relay"),
+            start(self._renew_loop(), "lease renewal"),
+            start(self._release_loop(), "lease release"),
+            start(self._pruner.prune_loop(), "retention"),
         ]
-        if self.sender:
-            upkeep.append(start(self.sender.send_for_ever(), "dead-letter sender"))
+        if self.forwarder:
+            upkeep.append(start(self.forwarder.send_loop(), "dead-letter forwarder"))
         await ending
         await self._drain(intake, work)
         await self.essentials.end(upkeep)
@@ -345,35 +345,35 @@ class ListenerService:
         left = self.settlement.all_in_flight()
         for arrival in left:  # a claim may have been under way: ask for all of them
             arrival.leased = True
-        await self.redis.hand_back(left)
+        await self.redis.release(left)
         await self._cursors.save()
-        await self._filer.file()
+        await self._dead_letter_logger.log()
         with contextlib.suppress(Unavailable):
-            await self._deaths.unregister_process()
-        if self.sender:
-            await self.sender.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))
+            await self._crash_log.unregister_process()
+        if self.forwarder:
+            await self.forwarder.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))
         self._emit(Stopped(len(left)))
 
     async def _close(self) -> None:
-        if self.sender:
-            await self.sender.close()
+        if self.forwarder:
+            await self.forwarder.close()
         await self._store.close()
         await self._leases.close()
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew_loop(self) -> None:
         while True:
             working(STALL_S)
             await self._clock.sleep(self.settings.lease_ttl_s / 10)
             await self.redis.renew(self.settlement.all_in_flight())
 
-    async def _hand_back_for_ever(self) -> None:
+    async def _release_loop(self) -> None:
         """When PostgreSQL is out of reach, another listener may still reach it: let go of everything."""
         while True:
             idle()
             await self._paused.wait()
             working(STALL_S)
             self._paused.clear()
-            await self.redis.hand_back(self.settlement.all_in_flight())
+            await self.redis.release(self.settlement.all_in_flight())
 
     @property
     def standby_reason(self) -> str | None:
@@ -386,10 +386,10 @@ class ListenerService:
         self.troubles.emit(telemetry)
         self.stats.emit(telemetry)
 
-    def _wake_for_the_dead(self) -> None:
-        self._filer.wake()
-        if self.sender:
-            self.sender.wake()
+    def _wake_dead_letter_tasks(self) -> None:
+        self._dead_letter_logger.wake()
+        if self.forwarder:
+            self.forwarder.wake()
 
     def report(self) -> ListenerReport:
         """The report of this moment, without a cursor: each feed adds that of its journal."""
@@ -404,10 +404,10 @@ class ListenerService:
             demonstration=self._app.concerns(FAILING),
             failures=list(self.stats.failures),
             on_standby=self.standby.reason,
-            health=self.look(),
+            health=self.current_health(),
         )
 
-    def look(self) -> Health:
+    def current_health(self) -> Health:
         """How it is at this moment."""
         return self._board.check()
 
@@ -415,7 +415,7 @@ class ListenerService:
         """What `/health` shows."""
         report = self.report()
         return {
-            **msgspec.structs.asdict(self.look()),
+            **msgspec.structs.asdict(self.current_health()),
             "instance": self.settings.instance,
             "group": self.settings.group,
             "received": report.received,
@@ -423,10 +423,10 @@ class ListenerService:
             "duplicates": report.duplicates,
             "dead": report.dead,
             "in_flight": report.in_flight,
-            "unsent": None if self.sender is None else self.sender.unforwarded,
+            "unsent": None if self.forwarder is None else self.forwarder.unforwarded,
             "on_standby": report.on_standby,
             "taken_by_others": self._watch.count,
             "waiting_for_order": self._order.waiting,
-            "emissions_held_up": self._emissions.held_up,
+            "emissions_held_up": self._emissions.blocked,
             "producers": [shown_feed(feed) for feed in self.feeds],
         }

@@ -112,7 +112,7 @@ _COMPONENT_OF = {kind: component for component, kinds in _COMPONENTS.items() for
 _OF_EVENTS = "events"
 """The component of everything else: what happens to events in a listener."""
 
-_DEATHS: dict[telemetry_events.TerminalCause, str] = {
+_TERMINAL_CAUSES: dict[telemetry_events.TerminalCause, str] = {
     "retries": "failed after all retries",
     "rejected": "was rejected by its handler",
     "data": "has data that does not fit its handler",
@@ -270,7 +270,7 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
             ]
         case telemetry_events.DeadLettered():
             return [
-                f"❌ Event {telemetry.id} {_DEATHS.get(telemetry.cause, _DEATHS['retries'])}"
+                f"❌ Event {telemetry.id} {_TERMINAL_CAUSES.get(telemetry.cause, _TERMINAL_CAUSES['retries'])}"
                 f" in {at} ({telemetry.error})"
             ]
         case telemetry_events.DeadLettersLogged():

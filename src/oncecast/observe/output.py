@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-_GO_ON = contextlib.suppress(OSError)
+_IGNORE_OS_ERRORS = contextlib.suppress(OSError)
 """A full disk, or a reader that is gone: the work goes on without its log."""
 _INDENT = "    "
 """Of every further line: only the first line of an entry begins with a time."""
@@ -96,7 +96,7 @@ def _json(instance: str) -> Write:
 
 def put(text: str) -> None:
     """Write `text` to standard output; a character that its encoding lacks is escaped."""
-    with _GO_ON:
+    with _IGNORE_OS_ERRORS:
         try:
             sys.stdout.write(text)
         except UnicodeEncodeError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 LINES_MAX = 60
-_OURS = str(Path(__file__).parents[1]) + "/"
+_ONCECAST = str(Path(__file__).parents[1]) + "/"
 _STANDARD = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 _HEADERS = ("Traceback (most recent call last):", "Exception Group Traceback (most recent call last):")
@@ -33,7 +33,7 @@ def users_traceback(error: BaseException) -> str:
 
 def is_library(file: str) -> bool:
     """Whether a file is of Python itself or of an installed package, Oncecast included."""
-    return file.startswith((_OURS, "<frozen ", *_STANDARD)) or any(part in file for part in _INSTALLED)
+    return file.startswith((_ONCECAST, "<frozen ", *_STANDARD)) or any(part in file for part in _INSTALLED)
 
 
 def _has_users_frame(error: BaseException | None, seen: set[int]) -> bool:
@@ -53,7 +53,7 @@ def _files(trace: TracebackType | None) -> Iterable[str]:
 def _may_be_users(file: str) -> bool:
     """Whether a traceback may begin here: an application may itself be an installed package."""
     is_installed = any(part in file for part in _INSTALLED)
-    return not file.startswith((_OURS, "<frozen ")) and (is_installed or not file.startswith(_STANDARD))
+    return not file.startswith((_ONCECAST, "<frozen ")) and (is_installed or not file.startswith(_STANDARD))
 
 
 def _cut(shown: traceback.TracebackException, seen: set[int]) -> None:
@@ -69,7 +69,7 @@ def _cut(shown: traceback.TracebackException, seen: set[int]) -> None:
 def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """The frames from the user's first to the user's last, without Oncecast's."""
     begin = next((n for n, frame in enumerate(frames) if _may_be_users(frame.filename)), len(frames))
-    frames = [frame for frame in frames[begin:] if not frame.filename.startswith(_OURS)]
+    frames = [frame for frame in frames[begin:] if not frame.filename.startswith(_ONCECAST)]
     while frames and is_library(frames[-1].filename) and not _is_of(frames[0].filename, frames[-1].filename):
         frames.pop()
     return frames

@@ -114,7 +114,7 @@ class Bench:
             paused=_nothing,
             emitted=_nothing,
             dead_lettered=_nothing,
-            quarantine=Quarantine(leases, self._stores.deaths),
+            quarantine=Quarantine(leases, self._stores.crash_log),
             exclusive_run=ExclusiveRun(),
             emit=self._emit,
         )
@@ -158,9 +158,9 @@ class Bench:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._line.claim_for_ever()),
-                    group.create_task(self._line.work_for_ever()),
-                    group.create_task(self._database.probe_for_ever()),
+                    group.create_task(self._line.claim_loop()),
+                    group.create_task(self._line.work_loop()),
+                    group.create_task(self._database.probe_loop()),
                 ]
                 try:
                     await self._go_rounds(self._order.let_through(arrivals, self._settlement.enter(arrivals)))

@@ -36,7 +36,7 @@ class MemoryStores:
         self.server = ScriptedPostgres()
         client: dict[str, Any] = {"instance": NAME, "token": NAME.ljust(TOKEN_CHARS, ".")}
         self.events: EventStore = MemoryEvents(self.server, **client)
-        self.deaths: CrashLog = MemoryCrashLog(self.server, **client)
+        self.crash_log: CrashLog = MemoryCrashLog(self.server, **client)
         self.outbox: Outbox = MemoryOutbox(self.server, **client)
 
     def raise_unanswered(self) -> None:
@@ -89,7 +89,7 @@ class PostgresStores:
         await self._connection.execute(READABLE.encode())
         await self._database.open()
         self.events: EventStore = PostgresEvents(self._database)
-        self.deaths: CrashLog = PostgresCrashLog(self._database)
+        self.crash_log: CrashLog = PostgresCrashLog(self._database)
         self.outbox: Outbox = PostgresOutbox(self._database)
 
     async def __aexit__(self, *_: object) -> None:

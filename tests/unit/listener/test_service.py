@@ -23,7 +23,7 @@ from tests.support.memory_servers import LEASE_TTL_S, MARK_TTL_S, REFUSED, Memor
 from tests.support.virtual_time import in_virtual_time
 
 DRAIN_TIMEOUT_S = 10.0
-SOON_S = 2.0
+RECHECK_S = 2.0
 """In this time a listener that has nothing to wait for has done everything."""
 
 
@@ -118,7 +118,7 @@ class Running:
     async def accept(self, *ids: str, data: str = "good") -> None:
         """Have the producer accept these orders, and wait until the listener has begun what it can."""
         await self.journal.append([Event.new("order", data, id=id_).to_json() for id_ in ids])
-        await self.clock.sleep(SOON_S)
+        await self.clock.sleep(RECHECK_S)
 
     async def need_more_handlers(self) -> None:
         """Have a newer application of the group recorded, with a handler that this one lacks."""
@@ -147,7 +147,7 @@ class Running:
 async def started(clock: VirtualClock, *, handler_concurrency: int = 8) -> Running:
     """A listener at work."""
     running = Running(clock, handler_concurrency=handler_concurrency)
-    await clock.sleep(SOON_S)
+    await clock.sleep(RECHECK_S)
     assert running.service.health()["status"] == "ok"
     return running
 
@@ -267,7 +267,7 @@ async def test_what_a_listener_could_not_finish_another_one_takes_over_at_once(c
     await at.drained()
     successor = Running(clock, "b", beside=at)
     successor.orders.may_end.set()
-    await clock.sleep(SOON_S)
+    await clock.sleep(RECHECK_S)
     assert successor.orders.ended == ["x", "y", "z"]
     assert at.servers.postgres.tables.effects == {"x": 1, "y": 1, "z": 1}
 
@@ -277,7 +277,7 @@ async def test_a_listener_that_is_stopped_while_it_stands_by_ends_at_once(clock:
     at = await started(clock)
     await at.need_more_handlers()
     on_standby = Running(clock, "b", beside=at)
-    await clock.sleep(SOON_S)
+    await clock.sleep(RECHECK_S)
     assert on_standby.service.health()["on_standby"]
     on_standby.stop.set()
     assert await on_standby.drained() < 0.5
@@ -289,7 +289,7 @@ async def test_a_listener_at_work_drains_when_the_group_needs_a_handler_that_it_
     at = await started(clock)
     await at.accept("x")
     await at.need_more_handlers()
-    await clock.sleep(SOON_S)
+    await clock.sleep(RECHECK_S)
     assert at.told(Stopping) == [Stopping(1)]
     at.orders.may_end.set()
     await at.drained()

@@ -57,7 +57,7 @@ def board_of(
     redis: LeaseGate,
     feeds: Sequence[Feed],
     emissions: Emissions,
-    sender: DeadLetterForwarder | None,
+    forwarder: DeadLetterForwarder | None,
     troubles: Troubles,
 ) -> Board:
     """The board of a listener: without PostgreSQL it is down, without the rest degraded."""
@@ -87,10 +87,10 @@ def board_of(
         DATABASE: lambda: _of(DATABASE, database.fault),
         "redis": lambda: _of("redis", redis.fault),
         "producers": producers,
-        "outbox": lambda: _of("outbox", emissions.held_up),
+        "outbox": lambda: _of("outbox", emissions.blocked),
     }
-    if sender is not None:
-        checks[BROKER] = lambda: _of(BROKER, None if sender.is_up else troubles.of(BROKER, "it was not reached yet"))
+    if forwarder is not None:
+        checks[BROKER] = lambda: _of(BROKER, None if forwarder.is_up else troubles.of(BROKER, "not reached yet"))
     return Board(checks, essential=(PROCESS, DATABASE), now=lambda: utc_now(clock))
 
 

@@ -16,7 +16,7 @@ from oncecast.core.telemetry import Emit, LoopBlocked
 from oncecast.observe.tracebacks import is_library
 
 BLOCKED_AFTER_S = 3.0
-LOOK_INTERVAL_S = 0.5
+CHECK_INTERVAL_S = 0.5
 
 
 @contextmanager
@@ -58,11 +58,11 @@ class _LoopWatch:
     def _turn(self) -> None:
         self._turned_at_s = self._clock.monotonic_s()
         self._is_reported = False
-        self._timer = self._loop.call_later(LOOK_INTERVAL_S, self._turn)
+        self._timer = self._loop.call_later(CHECK_INTERVAL_S, self._turn)
 
     def _watch(self) -> None:
-        while not self._ended.wait(LOOK_INTERVAL_S):
-            blocked_s = self._clock.monotonic_s() - self._turned_at_s - LOOK_INTERVAL_S
+        while not self._ended.wait(CHECK_INTERVAL_S):
+            blocked_s = self._clock.monotonic_s() - self._turned_at_s - CHECK_INTERVAL_S
             if blocked_s < self._blocked_after_s or self._is_reported:
                 continue
             self._is_reported = True

@@ -19,9 +19,9 @@ from oncecast.core.telemetry import EmissionDropped, EmissionsRelayed, Emit, Out
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 """Another listener may have died with events in the outbox."""
-SOON_S = 0.02
+RECHECK_S = 0.02
 """When somebody else was at it, or there was nothing yet, and we know of more."""
 CHUNK_BYTES = 1024 * 1024
 RETRY = Backoff(base_s=0.2, max_s=10.0)
@@ -62,14 +62,14 @@ class Emissions:
         self._woken = asyncio.Event()
         self._failures = 0
         self._chunk = limits.chunk_events
-        self.held_up: str | None = None
+        self.blocked: str | None = None
         """Why nothing can be relayed just now, if that is so."""
 
     def wake(self) -> None:
         """There may be something new."""
         self._woken.set()
 
-    async def relay_for_ever(self) -> None:
+    async def relay_loop(self) -> None:
         """Relay whenever there is something to."""
         while True:
             idle()
@@ -77,12 +77,12 @@ class Emissions:
             await self._database.wait()
             self._woken.clear()
             if not await self._relay() and woken:
-                await self._clock.sleep(SOON_S)
+                await self._clock.sleep(RECHECK_S)
                 await self._relay()
 
     async def _wait(self) -> bool:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_INTERVAL_S):
+            async with asyncio.timeout(CHECK_INTERVAL_S):
                 await self._woken.wait()
         return self._woken.is_set()
 
@@ -103,7 +103,7 @@ class Emissions:
         except (Unavailable, RowLocked) as error:
             await self._hold_up(error)
             return count
-        self.held_up = None
+        self.blocked = None
         self._failures = 0
         return count
 
@@ -124,9 +124,9 @@ class Emissions:
 
     async def _hold_up(self, error: Exception) -> None:
         if isinstance(error, NotPublished):  # PostgreSQL's trouble is reported as that, and the outbox may be empty
-            if self.held_up is None:
+            if self.blocked is None:
                 self._emit(OutboxBlocked(str(error)))
-            self.held_up = str(error)
+            self.blocked = str(error)
         self._failures += 1
         self._chunk = max(1, self._chunk // 2)  # they may have been too many for the time that there is
         await self._clock.sleep(RETRY.delay_s(self._failures + 1, jitter=0.0))

@@ -22,7 +22,7 @@ CHUNK_ROWS = 1_000
 INTERVAL_S = 30.0
 ATTEMPTS_OVERDUE_S = timedelta(days=30).total_seconds()
 """How long after its next attempt was due the count of an event's failed attempts is deleted."""
-REST_S = 0.05
+CHUNK_PAUSE_S = 0.05
 """Between chunks: inserts come first."""
 
 
@@ -38,7 +38,7 @@ class Pruner:
         self._keep_s = keep_s
         self._emit = emit
 
-    async def prune_for_ever(self) -> None:
+    async def prune_loop(self) -> None:
         """Every half minute, with jitter, so that the listeners of a group do not always meet."""
         interval_s = min(INTERVAL_S, self._keep_s or INTERVAL_S)
         while True:
@@ -56,6 +56,6 @@ class Pruner:
         while chunk := await self._store.prune(older_than_s=keep_s, limit=CHUNK_ROWS):
             count += chunk
             working(2 * STALL_S)
-            await self._clock.sleep(REST_S)
+            await self._clock.sleep(CHUNK_PAUSE_S)
         if count:
             self._emit(Pruned(count))

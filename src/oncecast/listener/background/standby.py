@@ -29,7 +29,7 @@ class Standby:
         self._selectors = selectors
         self._force = force
         self._emit = emit
-        self._told: str | None = None
+        self._reported: str | None = None
         self.reason: str | None = None
         """Why it stands by, if it does."""
         self.allowed = asyncio.Event()
@@ -40,7 +40,7 @@ class Standby:
         """Why it may not work now, if it may not."""
         return self.reason or (None if self.allowed.is_set() else "it has just begun")
 
-    async def watch_for_ever(self) -> None:
+    async def watch_loop(self) -> None:
         """Ask about every second, until `lost` is set: then this listener may not work any more."""
         while True:
             working(STALL_S)
@@ -63,6 +63,6 @@ class Standby:
         self.reason = f"the group's application handles {names}, and this one does not"
         if self.allowed.is_set():
             self.lost.set()
-        if self.reason != self._told:
-            self._told = self.reason
+        if self.reason != self._reported:
+            self._reported = self.reason
             self._emit(StandbyEntered(self.reason))

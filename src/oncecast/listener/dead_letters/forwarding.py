@@ -21,7 +21,7 @@ from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
 NAME = "broker"
-CHUNK_DEAD_LETTERS = 20
+CHUNK_SIZE = 20
 """So many events are in memory at a time, of whatever size."""
 
 
@@ -29,9 +29,9 @@ CHUNK_DEAD_LETTERS = 20
 class SendingTimes:
     """When the sender looks for unsent dead letters again."""
 
-    look_s: float = 15.0
+    recheck_s: float = 15.0
     """Between looks for what others have left, and whether the broker is there."""
-    look_soon_s: float = 1.0
+    recheck_soon_s: float = 1.0
     """Between looks while some are unsent: the filing station may have been at their rows, or another listener."""
     retry: Backoff = Backoff(base_s=1.0, max_s=30.0)
     """After a failure."""
@@ -75,7 +75,7 @@ class DeadLetterForwarder:
         """Nothing that dies from now on goes unsent; raises Unavailable. To be awaited before anything can die."""
         await self._dead_letters.begin()
 
-    async def send_for_ever(self) -> None:
+    async def send_loop(self) -> None:
         """Send whenever there is something to; a broker that is away is tried less and less often, without end."""
         failures = 0
         self._emit(DependencyTried(NAME))
@@ -85,7 +85,7 @@ class DeadLetterForwarder:
             self._woken.clear()
             if await self.send():
                 failures = 0
-                interval_s = self._times.look_soon_s if self.unforwarded else self._times.look_s
+                interval_s = self._times.recheck_soon_s if self.unforwarded else self._times.recheck_s
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(jittered(interval_s, self._clock.random())):
                         await self._woken.wait()
@@ -127,7 +127,7 @@ class DeadLetterForwarder:
         return True
 
     async def _send_all(self) -> bool:
-        while dead_letters := await self._dead_letters.claim(CHUNK_DEAD_LETTERS):
+        while dead_letters := await self._dead_letters.claim(CHUNK_SIZE):
             working(STALL_S)
             try:
                 answers = await self._broker.send(

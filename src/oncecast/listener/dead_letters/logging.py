@@ -17,7 +17,7 @@ from oncecast.listener.dead_letters.line import line_of
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
-CHUNK_DEAD_LETTERS = 100
+CHUNK_SIZE = 100
 RETRY_INTERVAL_S = 5.0
 
 
@@ -39,7 +39,7 @@ class DeadLetterLogger:
         """There is a new dead letter."""
         self._woken.set()
 
-    async def file_for_ever(self) -> None:
+    async def log_loop(self) -> None:
         """File whenever there is something to; the log is there, empty, before there is."""
         try:
             await self._log.append([])
@@ -51,16 +51,16 @@ class DeadLetterLogger:
             await self._database.wait()
             working(STALL_S)
             self._woken.clear()
-            if not await self.file():
+            if not await self.log():
                 await self._clock.sleep(RETRY_INTERVAL_S)
                 self._woken.set()
 
-    async def file(self) -> bool:
+    async def log(self) -> bool:
         """File all there is; returns whether that succeeded."""
         if not self._database.is_up:
             return False
         try:
-            while dead_letters := await self._store.unlogged(CHUNK_DEAD_LETTERS):
+            while dead_letters := await self._store.unlogged(CHUNK_SIZE):
                 try:
                     await self._log.append([line_of(dead_letter) for dead_letter in dead_letters])
                 except Unavailable as error:

@@ -98,7 +98,7 @@ class Replays:
             await cancel_all(late)
 
     async def _in_turn(self, attempt: ReplayAttempt) -> ReplayResult:
-        async with self._one_at_a_time, self._exclusive_run.together():
+        async with self._one_at_a_time, self._exclusive_run.shared():
             if self.draining:
                 return REFUSED
             try:

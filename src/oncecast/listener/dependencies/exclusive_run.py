@@ -18,7 +18,7 @@ class ExclusiveRun:
         self._open.set()
         self._one_at_a_time = asyncio.Lock()
 
-    def together(self) -> Self:
+    def shared(self) -> Self:
         """Run beside others, once nobody is, or waits to be, alone."""
         return self
 
@@ -33,7 +33,7 @@ class ExclusiveRun:
             self._idle.set()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def exclusive(self) -> AsyncIterator[None]:
         """Run with nothing beside."""
         async with self._one_at_a_time:
             self._open.clear()

@@ -22,7 +22,7 @@ from oncecast.tasks import STALL_S, working
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_DEADLINE_S = 1.5
 """Short enough that a frozen Redis is detected within three seconds."""
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 WAITED_FOR_S = 0.4
 """An attempt that has waited this long may be waiting for PostgreSQL."""
 SLOW_S = 8.0
@@ -67,7 +67,7 @@ class LeaseGate:
         if self.is_up:
             try:
                 claims = self._noted(await self.leases.claim(arrivals))
-                await self._retake(claims)
+                await self._reclaim(claims)
             except Unavailable as error:
                 self._lost(error)
             else:
@@ -93,7 +93,7 @@ class LeaseGate:
             key, value = foreign[0]
             self._emit(ForeignValues(len(foreign), key, repr(value)[1:]))
 
-    async def _retake(self, claims: Claims) -> None:
+    async def _reclaim(self, claims: Claims) -> None:
         """Where PostgreSQL may have lost the rows of what is marked.
 
         With a lease, one listener finds out, and who dies of it is counted.
@@ -126,7 +126,7 @@ class LeaseGate:
         """Mark what has ended; without Redis nobody needs to know."""
         await self._each(self.leases.settle, [a for a in arrivals if a.leased])
 
-    async def hand_back(self, arrivals: Sequence[Arrival]) -> int:
+    async def release(self, arrivals: Sequence[Arrival]) -> int:
         """Release our own leases of these; returns how many we thought we had."""
         held = [arrival for arrival in arrivals if arrival.leased]
         for arrival in held:
@@ -134,9 +134,9 @@ class LeaseGate:
         await self._each(self.leases.release, held)
         return len(held)
 
-    async def take_over(self, arrivals: Sequence[Arrival], holder: str, *, died: bool) -> None:
+    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> None:
         """Break the leases of a holder that beats no more; its events are charged only if it has `died`."""
-        await self._each(lambda chunk: self.leases.take_over(chunk, holder, died=died), list(arrivals))
+        await self._each(lambda chunk: self.leases.take_over(chunk, owner, died=died), list(arrivals))
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
         """Have our lease say whether we attempt this suspect, alone; nobody counts while Redis is away."""
@@ -237,7 +237,7 @@ class DatabaseGate:
         self._up.set()
         self._down = asyncio.Event()
         self._asked_at_s: dict[Arrival, float] = {}
-        self._looked_at_s = 0.0
+        self._checked_at_s = 0.0
         self._failing: tuple[float, float, Unavailable] | None = None
         """Since when every attempt fails under PostgreSQL, when the newest such try began, and its error."""
         self.ended_at_s = 0.0
@@ -303,14 +303,14 @@ class DatabaseGate:
         lasts = self._monotonic_s() - since_s >= after_s and newest_s - since_s >= RETRIED_AFTER_S
         return error if lasts else None
 
-    def quarantined(self, error: Exception) -> None:
+    def report_down(self, error: Exception) -> None:
         """PostgreSQL cannot be used: say so. Work goes on until its tries are used up."""
         is_news = self.fault is None
         self.fault = str(error)
         if is_news:
             self._emit(DependencyLost("database", self.fault))
 
-    def trust(self) -> None:
+    def report_up(self) -> None:
         """PostgreSQL answers, and no attempt says otherwise."""
         if self.fault is not None and self.is_up:
             self.fault = None
@@ -322,13 +322,13 @@ class DatabaseGate:
             self._up.clear()
             self._down.set()
             self._paused()
-            self.quarantined(error)
+            self.report_down(error)
 
-    async def probe_for_ever(self) -> None:
+    async def probe_loop(self) -> None:
         """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
         while True:
             working(STALL_S)
-            if await self.wait_down(LOOK_INTERVAL_S):
+            if await self.wait_down(CHECK_INTERVAL_S):
                 await self._probe_until_up()
             elif self._is_slow() and (error := await self._probe()):
                 self.lost(error)
@@ -348,14 +348,14 @@ class DatabaseGate:
             # rule: a probe that writes ends the pause
             self._up.set()
             self._failing = None
-            self.trust()
+            self.report_up()
 
     def _is_slow(self) -> bool:
         """Whether an attempt has waited for longer than an answer takes, since it began or we last looked."""
         now_s = self._monotonic_s()
-        if now_s - max(self._looked_at_s, min(self._asked_at_s.values(), default=now_s)) < SLOW_S:
+        if now_s - max(self._checked_at_s, min(self._asked_at_s.values(), default=now_s)) < SLOW_S:
             return False
-        self._looked_at_s = now_s
+        self._checked_at_s = now_s
         return True
 
     async def _probe(self, *, renew: bool = False) -> Unavailable | None:

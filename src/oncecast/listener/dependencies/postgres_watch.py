@@ -13,10 +13,10 @@ from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
 from oncecast.listener.dependencies.gates import DatabaseGate
 
-LOOK_S = 0.5
+CHECK_INTERVAL_S = 0.5
 PING_S = 0.95
 """Between pings of an idle PostgreSQL: every second look. A ping costs each side five milliseconds of CPU."""
-AGAIN_S = 0.1
+RETRY_INTERVAL_S = 0.1
 """After a ping that failed."""
 TURN_S = 0.1
 TURNS_MAX = 7
@@ -46,37 +46,37 @@ class DatabaseWatch:
         try:
             while True:
                 is_in_doubt = self._failing_since_s is not None and self._gate.fault is None
-                await self._clock.sleep(AGAIN_S if is_in_doubt else LOOK_S)
-                await self.look()
+                await self._clock.sleep(RETRY_INTERVAL_S if is_in_doubt else CHECK_INTERVAL_S)
+                await self.check()
         finally:
             for ping in self._late:
                 ping.cancel()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Look once. It is an outage when pings, or all attempts and their retries, have failed for DOWN_AFTER_S.
 
         After an attempt has failed, pings decide until a retry has failed too.
         """
         now_s = self._clock.monotonic_s()
-        if now_s - self._gate.ended_at_s < LOOK_S:
+        if now_s - self._gate.ended_at_s < CHECK_INTERVAL_S:
             self._failing_since_s = None
-            self._gate.trust()
+            self._gate.report_up()
         elif error := self._gate.error_of_attempts(DOWN_AFTER_S):
-            self._gate.quarantined(error)
+            self._gate.report_down(error)
         elif self._failing_since_s is not None or self._gate.is_failing or now_s - self._pinged_at_s >= PING_S:
             self._pinged_at_s = now_s
-            await self._look_by_ping(now_s)
+            await self._check_by_ping(now_s)
 
-    async def _look_by_ping(self, began_s: float) -> None:
+    async def _check_by_ping(self, began_s: float) -> None:
         error = await self._ping(writes=self._gate.is_waited_for or self._gate.is_failing)
         if error is None:
             self._failing_since_s = None
-            self._gate.trust()
+            self._gate.report_up()
             return
         if self._failing_since_s is None:
             self._failing_since_s = began_s
         if self._clock.monotonic_s() - self._failing_since_s >= DOWN_AFTER_S:
-            self._gate.quarantined(error)
+            self._gate.report_down(error)
 
     async def _ping(self, *, writes: bool) -> Unavailable | None:
         """What is wrong, if anything is."""

@@ -19,7 +19,7 @@ from oncecast.core.telemetry import Emit, TakenOver
 from oncecast.listener.dependencies.gates import HEARTBEAT_INTERVAL_S, LeaseGate
 from oncecast.tasks import STALL_S, working
 
-LOOK_INTERVAL_S = 0.5
+CHECK_INTERVAL_S = 0.5
 DEAD_AFTER_S = 4.0
 SILENT_S = DEAD_AFTER_S - HEARTBEAT_INTERVAL_S
 """A holder without a heartbeat that has begun a statement within this time is alive, and has only lost Redis."""
@@ -45,7 +45,7 @@ class Takeovers:
         self._come_back = come_back
         self._emit = emit
         self._taken: list[tuple[Arrival, str]] = []
-        self._holders = LeaseOwners(DEAD_AFTER_S)
+        self._owners = LeaseOwners(DEAD_AFTER_S)
 
     def add(self, taken: Iterable[tuple[Arrival, str]]) -> None:
         """Keep watch over these, each with the token of its holder."""
@@ -56,15 +56,15 @@ class Takeovers:
         """How many events are another's for now."""
         return len(self._taken)
 
-    async def watch_for_ever(self) -> None:
+    async def watch_loop(self) -> None:
         """Look every half second."""
         while True:
             working(STALL_S)
-            await self._clock.sleep(LOOK_INTERVAL_S)
+            await self._clock.sleep(CHECK_INTERVAL_S)
             if self._taken:
-                await self.look()
+                await self.check()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """See what has become of everything that is taken."""
         asked, self._taken = self._taken, []
         found = await self._leases.peek([arrival for arrival, _ in asked])
@@ -85,9 +85,9 @@ class Takeovers:
         asked_s = self._clock.monotonic_s()
         counters = await self._leases.counters(sorted(tokens))
         if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
-            self._holders.forget(tokens)
+            self._owners.forget(tokens)
             return set()
-        return set(self._holders.observe(counters, asked_s, self._clock.monotonic_s()))
+        return set(self._owners.observe(counters, asked_s, self._clock.monotonic_s()))
 
     async def _take_over(self, token: str, arrivals: list[Arrival]) -> None:
         try:

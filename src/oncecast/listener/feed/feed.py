@@ -134,7 +134,7 @@ class Feed:
             self.track.abandon()
             self._abandoned.add(self.track)
 
-    async def run_for_ever(self) -> None:
+    async def run(self) -> None:
         """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter.
 
         The wait grows until a connection has brought something, or has lasted: one that breaks as soon as it is

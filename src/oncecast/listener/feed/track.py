@@ -24,7 +24,7 @@ EVENT_COST_BYTES = 768
 ENDED_COST_BYTES = 512
 """Of an event's credit, what is kept back while only its identity is held: one event that is stuck keeps all
 behind it from being forgotten, and even that must have a bound."""
-KEYS_LOOKED_AT_MIN = 1_000
+KEYS_PRUNED_AT_MIN = 1_000
 
 
 def _check_identities(heads: Sequence[Head], text: bytes) -> None:
@@ -70,7 +70,7 @@ class Track:
         """The journal has gone another way, or rows are missing: another track takes its place."""
         self.newest_of_key: dict[str, Arrival] = {}
         """Of ordered events: the last that has come of each key, until it is saved."""
-        self._keys_looked_at = KEYS_LOOKED_AT_MIN
+        self._keys_pruned_at = KEYS_PRUNED_AT_MIN
         self.gaps: deque[Gap] = deque()
         """What the journal has lost and the cursor has not yet passed."""
         self.abandoned_bytes = 0
@@ -187,9 +187,9 @@ class Track:
         if self.gaps and self.gaps[0].first <= cursor.offset:  # it grew while its beginning was passed
             self.gaps[0] = Gap(first=cursor.offset + 1, last=self.gaps[0].last)
         self._on_credit(self._forget())
-        if len(self.newest_of_key) > self._keys_looked_at:
+        if len(self.newest_of_key) > self._keys_pruned_at:
             self.newest_of_key = {k: a for k, a in self.newest_of_key.items() if a.offset > cursor.offset}
-            self._keys_looked_at = max(KEYS_LOOKED_AT_MIN, 2 * len(self.newest_of_key))
+            self._keys_pruned_at = max(KEYS_PRUNED_AT_MIN, 2 * len(self.newest_of_key))
 
     def _forget(self) -> int:
         """Let go of what has ended and is saved, by whomever; returns the credit that it held."""

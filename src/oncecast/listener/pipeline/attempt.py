@@ -121,10 +121,10 @@ class Attempts:
         first = work[0]
         if first.terminal_error is None and is_quarantined(first.takeovers):
             # rule: a quarantined event runs alone
-            async with self._exclusive_run.alone():
+            async with self._exclusive_run.exclusive():
                 await self._attempt_quarantined(first)
             return
-        async with self._exclusive_run.together():
+        async with self._exclusive_run.shared():
             self._unannounced.update(arrival for arrival in work if arrival.terminal_error is None)
             try:
                 await self._attempt(work)
@@ -134,13 +134,13 @@ class Attempts:
     async def _attempt_quarantined(self, quarantined: Arrival) -> None:
         """It stands in Redis or PostgreSQL what is going on: should this process die now, it was this event."""
         try:
-            deaths = await self._quarantine.begin(quarantined)
+            crash_log = await self._quarantine.begin(quarantined)
         except Unavailable as error:
             quarantined.attempts += 1  # which `_failed` takes back
             await self._failed([quarantined], error)
             return
         # rule: an event that keeps killing its process becomes a dead letter
-        if deaths >= self._limits.crashes_per_event_max:
+        if crash_log >= self._limits.crashes_per_event_max:
             quarantined.terminal_error = CrashLoop(
                 f"{self._limits.crashes_per_event_max} processes died while they attempted it alone"
             )

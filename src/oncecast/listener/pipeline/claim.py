@@ -101,7 +101,7 @@ class Line:
         if self._pending:
             self._arrived.set()
 
-    async def claim_for_ever(self) -> None:
+    async def claim_loop(self) -> None:
         """Claim what is pending, as soon as a lane has room for it."""
         while True:
             idle()
@@ -124,7 +124,7 @@ class Line:
             finally:
                 self._ended()
 
-    async def work_for_ever(self) -> None:
+    async def work_loop(self) -> None:
         """One lane: attempt one piece of work after the other."""
         while True:
             idle()

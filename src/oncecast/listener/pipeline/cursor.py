@@ -19,7 +19,7 @@ from oncecast.listener.feed.track import Track
 from oncecast.tasks import STALL_S, working
 
 SAVE_INTERVAL_S = 1.0
-LOOK_INTERVAL_S = 5.0
+CHECK_INTERVAL_S = 5.0
 
 
 class CursorSaver:
@@ -41,9 +41,9 @@ class CursorSaver:
         self._tracks = tracks
         self._reread = reread
         self._emit = emit
-        self._looked_at_s = self._clock.monotonic_s()
+        self._checked_at_s = self._clock.monotonic_s()
 
-    async def save_for_ever(self) -> None:
+    async def save_loop(self) -> None:
         """About every second; with jitter, so that listeners of a group do not always meet."""
         while True:
             working(STALL_S)
@@ -57,18 +57,18 @@ class CursorSaver:
         went back to an older state.
         """
         # rule: an older state of PostgreSQL is noticed
-        is_time_to_look = self._clock.monotonic_s() - self._looked_at_s >= LOOK_INTERVAL_S
+        is_check_due = self._clock.monotonic_s() - self._checked_at_s >= CHECK_INTERVAL_S
         for track in list(self._tracks()):
             if track.abandoned.is_set():
                 continue  # what takes its place begins at the cursor as it stands
             can_advance = track.watermark.value > track.saved.offset
-            if self._database.is_up and (can_advance or (is_time_to_look and track.saved.offset)):
+            if self._database.is_up and (can_advance or (is_check_due and track.saved.offset)):
                 try:
                     await self._save(track)
                 except (Unavailable, RowLocked):
                     continue  # the inserts will find out whether the database is down
-        if is_time_to_look:
-            self._looked_at_s = self._clock.monotonic_s()
+        if is_check_due:
+            self._checked_at_s = self._clock.monotonic_s()
 
     async def _save(self, track: Track) -> None:
         before = track.saved

@@ -63,11 +63,11 @@ class Lines:
 
     def claiming(self) -> list[Coroutine[Any, Any, None]]:
         """What claims for ever."""
-        return [line.claim_for_ever() for line in self._lines]
+        return [line.claim_loop() for line in self._lines]
 
     def working(self) -> list[Coroutine[Any, Any, None]]:
         """What attempts for ever, one of each lane."""
-        return [line.work_for_ever() for line in self._lines for _ in range(line.lanes)]
+        return [line.work_loop() for line in self._lines for _ in range(line.lanes)]
 
     async def idle(self) -> None:
         """Until nothing that was claimed is still being attempted."""

@@ -28,7 +28,7 @@ class Repeats:
         self._database = database
         self._settlement = settlement
 
-    async def compare_for_ever(self) -> None:
+    async def compare_loop(self) -> None:
         """Compare what is there, a batch at a time."""
         while True:
             idle()

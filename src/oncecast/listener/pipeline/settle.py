@@ -170,7 +170,7 @@ class Settlement:
             # rule: events that wait for an abandoned event are abandoned too
             following = self._was_let_go(following)
 
-    async def mark_for_ever(self) -> None:
+    async def mark_loop(self) -> None:
         """Mark what has ended, as much at a time as has gathered: nobody asks about it sooner than that."""
         while True:
             idle()
@@ -220,7 +220,7 @@ class Settlement:
             batch = (len(group), group[0].id, group[-1].id)
             match outcome:
                 case Outcome.STORED if group[0].terminal_error is not None:
-                    self._emit(_death_of(group[0].id, group[0].terminal_error))
+                    self._emit(_dead_lettered(group[0].id, group[0].terminal_error))
                 case Outcome.STORED:
                     self._emit(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
                 case Outcome.CONFLICT:
@@ -229,7 +229,7 @@ class Settlement:
                     self._emit(Duplicates(*batch))
 
 
-def _death_of(id: str, error: BaseException) -> DeadLettered:
+def _dead_lettered(id: str, error: BaseException) -> DeadLettered:
     causes: dict[type[BaseException], TerminalCause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
     cause: TerminalCause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
     return DeadLettered(id, error_text(error), cause)

@@ -38,7 +38,7 @@ class ThreadGate:
         self._attempt = attempt
         self._come_back = come_back
         self._emit = emit
-        self._told = False
+        self._reported = False
 
     async def attempt(self, work: WorkItem) -> None:
         """Attempt `work`, all of one plan, if its handlers may be begun."""
@@ -50,12 +50,12 @@ class ThreadGate:
             except NoThread as error:
                 await self._hold_up(work, error)
                 return
-            self._told = False
+            self._reported = False
         await self._attempt(work)
 
     async def _hold_up(self, work: WorkItem, error: NoThread) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             self._emit(HandlersBlocked(str(error)))
-        await self._leases.hand_back(work)
+        await self._leases.release(work)
         self._come_back(work, WAIT_S)

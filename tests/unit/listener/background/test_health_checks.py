@@ -26,7 +26,7 @@ def test_the_reason_of_a_lost_producer_is_shown_where_its_url_has_credentials_to
         redis=well,
         feeds=[feed],
         emissions=well,
-        sender=None,
+        forwarder=None,
         troubles=troubles,
     )
     assert board.check().reason == "producers: 1 of 1 not connected: it is connecting"

@@ -9,7 +9,7 @@ from oncecast.core.errors import EmissionRefused, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.telemetry import EmissionDropped, EmissionsRelayed, OutboxBlocked, TelemetryEvent
 from oncecast.core.transaction import OpenTransaction
-from oncecast.listener.background.outbox_relay import LOOK_INTERVAL_S, Emissions, RelayLimits
+from oncecast.listener.background.outbox_relay import CHECK_INTERVAL_S, Emissions, RelayLimits
 from oncecast.testing.memory import MemoryOutbox
 from tests.simulation.clock import VirtualClock
 from tests.support.memory_servers import MemoryServers
@@ -54,7 +54,7 @@ class Harness:
 @in_virtual_time
 async def test_it_relays_when_woken(clock: VirtualClock) -> None:
     at = Harness(clock)
-    async with running(at.station.relay_for_ever()):
+    async with running(at.station.relay_loop()):
         await at.emit(b"1", b"2")
         at.station.wake()
         await clock.sleep(AT_ONCE_S)
@@ -65,10 +65,10 @@ async def test_it_relays_when_woken(clock: VirtualClock) -> None:
 @in_virtual_time
 async def test_it_looks_now_and_then_though_nobody_wakes_it(clock: VirtualClock) -> None:
     at = Harness(clock)
-    async with running(at.station.relay_for_ever()):
+    async with running(at.station.relay_loop()):
         await clock.sleep(AT_ONCE_S)
         await at.emit(b"1")
-        await clock.sleep(LOOK_INTERVAL_S)
+        await clock.sleep(CHECK_INTERVAL_S)
     assert at.published == [b"1"]
 
 
@@ -76,14 +76,14 @@ async def test_it_looks_now_and_then_though_nobody_wakes_it(clock: VirtualClock)
 async def test_a_producer_that_is_away_holds_it_up_and_is_told_of_once(clock: VirtualClock) -> None:
     at = Harness(clock)
     at.errors = [Unavailable("away")] * 2
-    async with running(at.station.relay_for_ever()):
+    async with running(at.station.relay_loop()):
         await at.emit(b"1")
         at.station.wake()
         await clock.sleep(AT_ONCE_S)
-        held_up = [at.station.held_up]
+        blocked = [at.station.blocked]
         await clock.sleep(AGAIN_S)
-        held_up.append(at.station.held_up)
-    assert (at.published, held_up) == ([b"1"], ["away", None])
+        blocked.append(at.station.blocked)
+    assert (at.published, blocked) == ([b"1"], ["away", None])
     assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, OutboxBlocked)] == [
         OutboxBlocked("away")
     ]
@@ -95,7 +95,7 @@ async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_
     at.can_take = 2
     emitted = [b"%d" % n for n in range(8)]
     await at.emit(*emitted)
-    async with running(at.station.relay_for_ever()):
+    async with running(at.station.relay_loop()):
         await clock.sleep(20 * LIMITS.publish_s)
     assert at.published == emitted
     (told,) = [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, OutboxBlocked)][:1]
@@ -106,7 +106,7 @@ async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_
 async def test_what_no_producer_takes_is_told_and_holds_up_nothing(clock: VirtualClock) -> None:
     at = Harness(clock)
     at.errors = [EmissionRefused("too large", 0)]
-    async with running(at.station.relay_for_ever()):
+    async with running(at.station.relay_loop()):
         await at.emit(b"1", b"2")
         at.station.wake()
         await clock.sleep(AT_ONCE_S)

@@ -53,7 +53,7 @@ class Pruning:
 @in_virtual_time
 async def test_all_old_rows_are_deleted_in_batches_and_reported_as_one_number(clock: VirtualClock) -> None:
     at = Pruning(clock, old_rows=2 * CHUNK_ROWS + 1)
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(1.0)
     assert at.events.deleted == [CHUNK_ROWS, CHUNK_ROWS, 1, 0]
     assert at.servers.telemetry_events == [Pruned(2 * CHUNK_ROWS + 1)]
@@ -62,7 +62,7 @@ async def test_all_old_rows_are_deleted_in_batches_and_reported_as_one_number(cl
 @in_virtual_time
 async def test_where_no_row_is_old_nothing_is_reported(clock: VirtualClock) -> None:
     at = Pruning(clock)
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(ROUND_S)
     assert at.servers.telemetry_events == []
 
@@ -77,7 +77,7 @@ async def test_counts_of_attempts_long_overdue_are_deleted_however_long_rows_are
     await at.events.count_failure(FailedAttempt("x", given_up, "no", next_in_s=0.0))
     await clock.sleep(ATTEMPTS_OVERDUE_S + 1.0)
     await at.events.count_failure(FailedAttempt("y", retried, "no", next_in_s=0.0))
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(1.0)
     assert list(at.servers.postgres.tables.attempts) == [retried.identity]
 
@@ -85,7 +85,7 @@ async def test_counts_of_attempts_long_overdue_are_deleted_however_long_rows_are
 @in_virtual_time
 async def test_without_an_age_no_row_is_deleted(clock: VirtualClock) -> None:
     at = Pruning(clock, keep_s=None, old_rows=5)
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(ROUND_S)
     assert (at.events.old_rows, at.events.deleted) == (5, [])
 
@@ -94,10 +94,10 @@ async def test_without_an_age_no_row_is_deleted(clock: VirtualClock) -> None:
 async def test_nothing_is_deleted_while_postgresql_is_down(clock: VirtualClock) -> None:
     at = Pruning(clock, old_rows=5)
     at.servers.database.lost(REFUSED)
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(ROUND_S)
         assert at.link.calls == 0
-        async with running(at.servers.database.probe_for_ever()):
+        async with running(at.servers.database.probe_loop()):
             await clock.sleep(PROBE_INTERVAL_S + 1.0)
     assert at.events.old_rows == 0
 
@@ -106,7 +106,7 @@ async def test_nothing_is_deleted_while_postgresql_is_down(clock: VirtualClock) 
 async def test_an_error_of_postgresql_leaves_old_rows_for_the_next_round(clock: VirtualClock) -> None:
     at = Pruning(clock, old_rows=5)
     at.link.error = ConnectionResetError("gone")
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(1.0)
         at.link.error = None
         assert at.events.old_rows == 5
@@ -120,7 +120,7 @@ async def test_rows_are_looked_for_every_half_minute_or_as_often_as_they_grow_ol
     clock: VirtualClock, keep_s: float, interval_s: float
 ) -> None:
     at = Pruning(clock, keep_s=keep_s)
-    async with running(at.pruner.prune_for_ever()):
+    async with running(at.pruner.prune_loop()):
         await clock.sleep(20 * interval_s)
     waits_s = [later - earlier for earlier, later in pairwise(at.events.called_at_s)]
     assert all(0.8 * interval_s <= wait_s <= 1.2 * interval_s for wait_s in waits_s)

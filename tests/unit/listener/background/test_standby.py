@@ -137,7 +137,7 @@ async def test_the_group_is_asked_about_every_second_until_the_listener_has_to_s
     group = Group(clock)
     working = group.join(ORDERS)
     way = group.link
-    async with running(working.watch_for_ever()):
+    async with running(working.watch_loop()):
         await clock.sleep(3.5)
         assert (way.calls, working.lost.is_set()) == (4, False)
         await group.join(ORDERS, MAIL).ask()

@@ -12,12 +12,12 @@ from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, DeadLetterMessage
 from oncecast.core.errors import Reject, Unavailable
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import DependencyLost, DependencyReady, ForwardingRefused, Sent, TelemetryEvent
-from oncecast.listener.dead_letters.forwarding import CHUNK_DEAD_LETTERS, DeadLetterForwarder, SendingTimes
+from oncecast.listener.dead_letters.forwarding import CHUNK_SIZE, DeadLetterForwarder, SendingTimes
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.testing.memory import MemoryEvents, MemoryPostgres, MemoryUnforwarded
 from tests.support.places import arrival
 
-TIMES = SendingTimes(look_soon_s=0.02, retry=Backoff(base_s=0.01, max_s=0.02))
+TIMES = SendingTimes(recheck_soon_s=0.02, retry=Backoff(base_s=0.01, max_s=0.02))
 
 
 class Broker:
@@ -51,7 +51,7 @@ class Broker:
 
 
 class Bench:
-    """A sender with all that it needs."""
+    """A forwarder with all that it needs."""
 
     def __init__(self, others_after_s: float = OTHERS_AFTER_S) -> None:
         self.postgres = MemoryPostgres()
@@ -62,7 +62,7 @@ class Bench:
         gate = DatabaseGate(
             self.store, SYSTEM_CLOCK, probe_interval_s=0.1, paused=lambda: None, emit=self.telemetry_events.append
         )
-        self.sender = DeadLetterForwarder(
+        self.forwarder = DeadLetterForwarder(
             self.dead_letters, self.broker, gate, SYSTEM_CLOCK, times=TIMES, emit=self.telemetry_events.append
         )
 
@@ -82,7 +82,7 @@ class Bench:
 @pytest.fixture
 async def bench() -> Bench:
     bench = Bench()
-    assert await bench.sender.send()
+    assert await bench.forwarder.send()
     return bench
 
 
@@ -91,10 +91,10 @@ STATES = (DependencyLost, DependencyReady)
 
 async def test_all_that_waits_is_sent_and_counted(bench: Bench) -> None:
     await bench.dead_letter(*range(1, 46))
-    assert await bench.sender.send()
+    assert await bench.forwarder.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(1, 46))
-    assert (bench.sender.unforwarded, bench.sender.is_up, bench.told(*STATES)) == (0, True, ["DependencyReady"])
-    assert await bench.sender.send()
+    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.told(*STATES)) == (0, True, ["DependencyReady"])
+    assert await bench.forwarder.send()
     assert len(bench.broker.got) == 45
 
 
@@ -103,17 +103,17 @@ async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_a
     trouble: str,
 ) -> None:
     bench = Bench(others_after_s=0.0)
-    assert await bench.sender.send()
+    assert await bench.forwarder.send()
     setattr(bench.broker, trouble, True)
     bench.telemetry_events.clear()
-    running = asyncio.create_task(bench.sender.send_for_ever())
+    running = asyncio.create_task(bench.forwarder.send_loop())
     await bench.dead_letter(1, 2, 3)
-    bench.sender.wake()
+    bench.forwarder.wake()
     opened = bench.broker.opened
     async with asyncio.timeout(120):
         while bench.broker.opened < opened + 4:
             await asyncio.sleep(0.001)
-    assert (bench.sender.unforwarded, bench.sender.is_up, bench.told(*STATES)) == (3, False, ["DependencyLost"])
+    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.told(*STATES)) == (3, False, ["DependencyLost"])
     setattr(bench.broker, trouble, False)
     await bench.until_sent(3)
     assert bench.told(*STATES) == ["DependencyLost", "DependencyReady"]
@@ -123,34 +123,34 @@ async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_a
 async def test_one_that_is_refused_holds_no_other_back(bench: Bench) -> None:
     bench.broker.bad = {"id-1"}
     await bench.dead_letter(*range(1, 31))
-    assert await bench.sender.send()
+    assert await bench.forwarder.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(2, 31))
-    assert (bench.told(ForwardingRefused), bench.sender.unforwarded) == (["ForwardingRefused"], 1)
-    assert bench.sender.is_up
+    assert (bench.told(ForwardingRefused), bench.forwarder.unforwarded) == (["ForwardingRefused"], 1)
+    assert bench.forwarder.is_up
 
 
 async def test_a_chunk_that_is_refused_makes_way_for_the_next(bench: Bench) -> None:
-    bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_DEAD_LETTERS + 1)}
-    await bench.dead_letter(*range(1, CHUNK_DEAD_LETTERS + 2))
-    assert not await bench.sender.send()
-    assert not bench.sender.is_up
-    assert await bench.sender.send()
-    assert bench.broker.got == [f"id-{CHUNK_DEAD_LETTERS + 1}"]
-    assert bench.sender.is_up
+    bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_SIZE + 1)}
+    await bench.dead_letter(*range(1, CHUNK_SIZE + 2))
+    assert not await bench.forwarder.send()
+    assert not bench.forwarder.is_up
+    assert await bench.forwarder.send()
+    assert bench.broker.got == [f"id-{CHUNK_SIZE + 1}"]
+    assert bench.forwarder.is_up
 
 
 async def test_a_new_letter_is_sent_as_soon_as_it_is_told_of(bench: Bench) -> None:
-    running = asyncio.create_task(bench.sender.send_for_ever())
+    running = asyncio.create_task(bench.forwarder.send_loop())
     for n in range(1, 4):
         await bench.dead_letter(n)
-        bench.sender.wake()
+        bench.forwarder.wake()
         await bench.until_sent(n)
     running.cancel()
 
 
 async def test_a_drain_sends_what_there_is_and_waits_no_longer_than_it_may(bench: Bench) -> None:
     await bench.dead_letter(1)
-    await bench.sender.drain(5.0)
+    await bench.forwarder.drain(5.0)
     assert bench.broker.got == ["id-1"]
     await bench.dead_letter(2)
     never = asyncio.Event()
@@ -161,4 +161,4 @@ async def test_a_drain_sends_what_there_is_and_waits_no_longer_than_it_may(bench
 
     bench.broker.send = hang  # type: ignore[method-assign]
     async with asyncio.timeout(120):
-        await bench.sender.drain(0.05)
+        await bench.forwarder.drain(0.05)

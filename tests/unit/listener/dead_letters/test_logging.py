@@ -8,7 +8,7 @@ import msgspec
 
 from oncecast.core.errors import Reject, Unavailable
 from oncecast.core.telemetry import DeadLetterLogFailed, DeadLettersLogged, TelemetryEvent
-from oncecast.listener.dead_letters.logging import CHUNK_DEAD_LETTERS, RETRY_INTERVAL_S, DeadLetterLogger
+from oncecast.listener.dead_letters.logging import CHUNK_SIZE, RETRY_INTERVAL_S, DeadLetterLogger
 from oncecast.testing.memory import MemoryEvents
 from tests.simulation.clock import VirtualClock
 from tests.support.memory_servers import PROBE_INTERVAL_S, REFUSED, MemoryServers
@@ -44,7 +44,7 @@ class Filing:
         self.other = MemoryEvents(self.servers.postgres, instance="b", token="b")
         self.log = Log()
         events, gate, emit = self.servers.events, self.servers.database, self.servers.telemetry_events.append
-        self.filer = DeadLetterLogger(events, self.log, gate, clock, emit=emit)
+        self.logger = DeadLetterLogger(events, self.log, gate, clock, emit=emit)
 
     @property
     def telemetry_events(self) -> list[TelemetryEvent]:
@@ -61,8 +61,8 @@ class Filing:
 async def test_each_dead_letter_gets_one_line_in_the_order_of_their_deaths(clock: VirtualClock) -> None:
     at = Filing(clock)
     await at.die("x", "y")
-    assert await at.filer.file()
-    assert await at.filer.file()
+    assert await at.logger.log()
+    assert await at.logger.log()
     assert at.log.ids == ["x", "y"]
     assert at.telemetry_events == [DeadLettersLogged("x", "the log"), DeadLettersLogged("y", "the log")]
 
@@ -71,16 +71,16 @@ async def test_each_dead_letter_gets_one_line_in_the_order_of_their_deaths(clock
 async def test_the_dead_letters_of_another_listener_are_left_to_its_own_log(clock: VirtualClock) -> None:
     at = Filing(clock)
     await at.other.dead_letter(arrival(1, "x"), Reject("no"))
-    assert await at.filer.file()
+    assert await at.logger.log()
     assert at.log.ids is None
 
 
 @in_virtual_time
 async def test_any_number_of_dead_letters_is_logged_in_portions(clock: VirtualClock) -> None:
     at = Filing(clock)
-    ids = [f"e{n}" for n in range(2 * CHUNK_DEAD_LETTERS + 1)]
+    ids = [f"e{n}" for n in range(2 * CHUNK_SIZE + 1)]
     await at.die(*ids)
-    assert await at.filer.file()
+    assert await at.logger.log()
     assert at.log.ids == ids
 
 
@@ -89,10 +89,10 @@ async def test_a_log_that_cannot_be_written_is_reported_and_its_lines_are_writte
     at = Filing(clock)
     await at.die("x")
     at.log.error = FULL
-    assert not await at.filer.file()
+    assert not await at.logger.log()
     assert at.telemetry_events == [DeadLetterLogFailed(str(FULL))]
     at.log.error = None
-    assert await at.filer.file()
+    assert await at.logger.log()
     assert at.log.ids == ["x"]
 
 
@@ -101,8 +101,8 @@ async def test_a_line_whose_row_could_not_be_noted_as_logged_is_written_again(cl
     at = Filing(clock)
     await at.die("x")
     at.link.next_errors = [None, ConnectionResetError("gone")]  # read, but not marked
-    assert not await at.filer.file()
-    assert await at.filer.file()
+    assert not await at.logger.log()
+    assert await at.logger.log()
     assert at.log.ids == ["x", "x"]
 
 
@@ -110,14 +110,14 @@ async def test_a_line_whose_row_could_not_be_noted_as_logged_is_written_again(cl
 async def test_nothing_is_asked_of_a_postgresql_that_is_down(clock: VirtualClock) -> None:
     at = Filing(clock)
     at.servers.database.lost(REFUSED)
-    assert not await at.filer.file()
+    assert not await at.logger.log()
     assert at.link.calls == 0
 
 
 @in_virtual_time
 async def test_the_log_is_created_empty_before_the_first_dead_letter(clock: VirtualClock) -> None:
     at = Filing(clock)
-    async with running(at.filer.file_for_ever()):
+    async with running(at.logger.log_loop()):
         await clock.sleep(1.0)
     assert at.log.ids == []
 
@@ -126,7 +126,7 @@ async def test_the_log_is_created_empty_before_the_first_dead_letter(clock: Virt
 async def test_a_log_that_cannot_be_created_is_reported_at_the_start(clock: VirtualClock) -> None:
     at = Filing(clock)
     at.log.error = FULL
-    async with running(at.filer.file_for_ever()):
+    async with running(at.logger.log_loop()):
         await clock.sleep(1.0)
     assert at.telemetry_events == [DeadLetterLogFailed(str(FULL))]
 
@@ -135,7 +135,7 @@ async def test_a_log_that_cannot_be_created_is_reported_at_the_start(clock: Virt
 async def test_dead_letters_that_the_process_before_left_are_logged_at_the_start(clock: VirtualClock) -> None:
     at = Filing(clock)
     await at.die("x")
-    async with running(at.filer.file_for_ever()):
+    async with running(at.logger.log_loop()):
         await clock.sleep(1.0)
     assert at.log.ids == ["x"]
 
@@ -143,10 +143,10 @@ async def test_dead_letters_that_the_process_before_left_are_logged_at_the_start
 @in_virtual_time
 async def test_a_new_dead_letter_is_logged_at_once(clock: VirtualClock) -> None:
     at = Filing(clock)
-    async with running(at.filer.file_for_ever()):
+    async with running(at.logger.log_loop()):
         await clock.sleep(1.0)
         await at.die("x")
-        at.filer.wake()
+        at.logger.wake()
         await clock.sleep(0.001)
     assert at.log.ids == ["x"]
 
@@ -156,7 +156,7 @@ async def test_a_log_that_failed_is_tried_again_every_five_seconds(clock: Virtua
     at = Filing(clock)
     await at.die("x")
     at.log.error = FULL
-    async with running(at.filer.file_for_ever()):
+    async with running(at.logger.log_loop()):
         await clock.sleep(2 * RETRY_INTERVAL_S + 0.1)
         assert at.telemetry_events == [DeadLetterLogFailed(str(FULL))] * 4  # at the start, and three times
         at.log.error = None
@@ -169,9 +169,9 @@ async def test_dead_letters_wait_for_the_end_of_an_outage_of_postgresql(clock: V
     at = Filing(clock)
     await at.die("x")
     at.servers.database.lost(REFUSED)
-    async with running(at.filer.file_for_ever()):
+    async with running(at.logger.log_loop()):
         await clock.sleep(10.0)
         assert at.log.ids == []
-        async with running(at.servers.database.probe_for_ever()):
+        async with running(at.servers.database.probe_loop()):
             await clock.sleep(PROBE_INTERVAL_S + 0.1)
     assert at.log.ids == ["x"]

@@ -27,7 +27,7 @@ async def test_work_waits_from_when_the_tries_are_used_up_until_a_probe_has_writ
     at.to_postgres.error = DOWN
     at.database.lost(REFUSED)
     waiting = asyncio.ensure_future(at.database.wait())
-    async with running(at.database.probe_for_ever()):
+    async with running(at.database.probe_loop()):
         await clock.sleep(10 * PROBE_INTERVAL_S)
         assert (at.database.is_up, waiting.done()) == (False, False)
         at.to_postgres.error = None
@@ -47,7 +47,7 @@ async def test_an_outage_pauses_the_listener_once_however_many_attempts_fail(clo
 @in_virtual_time
 async def test_a_second_outage_pauses_the_listener_again(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    async with running(at.database.probe_for_ever()):
+    async with running(at.database.probe_loop()):
         for _ in range(2):
             at.database.lost(REFUSED)
             await clock.sleep(PROBED_AFTER_S)
@@ -59,7 +59,7 @@ async def test_while_it_is_down_postgresql_is_probed_at_the_interval_that_is_set
     at = MemoryServers(clock)
     at.to_postgres.error = DOWN
     at.database.lost(REFUSED)
-    async with running(at.database.probe_for_ever()):
+    async with running(at.database.probe_loop()):
         await clock.sleep(9 * PROBE_INTERVAL_S + PROBED_AFTER_S)
     assert at.to_postgres.calls == 10
 
@@ -85,7 +85,7 @@ async def test_connections_from_before_an_outage_are_not_used_again(clock: Virtu
     events = ProbedEvents(at.postgres, instance="a", token="a", call=at.to_postgres.call)
     gate = at.database_gate(events)
     gate.lost(REFUSED)
-    async with running(gate.probe_for_ever()):
+    async with running(gate.probe_loop()):
         at.to_postgres.error = DOWN
         await clock.sleep(2 * PROBE_INTERVAL_S)
         assert events.renewals == 0
@@ -101,7 +101,7 @@ async def test_a_lock_on_the_table_of_probes_shows_that_postgresql_answers(clock
     events.is_locked = True
     gate = at.database_gate(events)
     gate.lost(REFUSED)
-    async with running(gate.probe_for_ever()):
+    async with running(gate.probe_loop()):
         await clock.sleep(PROBED_AFTER_S)
     assert gate.is_up
 
@@ -112,7 +112,7 @@ async def test_an_attempt_that_takes_long_has_postgresql_probed_which_may_pause_
 ) -> None:
     at = MemoryServers(clock)
     at.to_postgres.error = DOWN
-    async with running(at.database.probe_for_ever()):
+    async with running(at.database.probe_loop()):
         await clock.sleep(2 * SLOW_S)
         assert at.to_postgres.calls == 0
         at.database.asked(arrivals(1)[0])
@@ -128,7 +128,7 @@ async def test_an_attempt_that_takes_long_has_postgresql_probed_which_may_pause_
 async def test_an_attempt_that_takes_long_on_a_healthy_postgresql_pauses_nothing(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     at.database.asked(arrivals(1)[0])
-    async with running(at.database.probe_for_ever()):
+    async with running(at.database.probe_loop()):
         await clock.sleep(5 * SLOW_S)
     assert (at.database.is_up, at.telemetry_events) == (True, [])
     assert at.to_postgres.calls in (4, 5)
@@ -165,7 +165,7 @@ async def test_the_time_of_the_last_success_is_that_of_the_last_attempt_without_
 async def test_an_answer_while_work_is_paused_does_not_end_the_outage(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     at.database.lost(REFUSED)
-    at.database.trust()
+    at.database.report_up()
     assert (at.database.fault, at.telemetry_events) == ("connection refused", [LOST])
 
 

@@ -21,7 +21,7 @@ def test_nothing_runs_beside_one_that_is_alone_and_all_come_to_run(
     async def run(exclusive_run: ExclusiveRun, number: int, alone: bool, begins_after: int, takes: int) -> None:
         for _ in range(begins_after):
             await asyncio.sleep(0)
-        async with exclusive_run.alone() if alone else exclusive_run.together():
+        async with exclusive_run.exclusive() if alone else exclusive_run.shared():
             running.append(alone)
             assert not any(running) or len(running) == 1
             for _ in range(takes):

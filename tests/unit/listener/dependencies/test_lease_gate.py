@@ -125,7 +125,7 @@ async def test_released_leases_are_free_for_another_listener(clock: VirtualClock
     at = MemoryServers(clock)
     batch = arrivals(3)
     await at.leases.claim(batch[:2])
-    assert await at.leases.hand_back(batch) == 2
+    assert await at.leases.release(batch) == 2
     assert not any(arrival.leased for arrival in batch)
     assert (await at.other_leases.claim(batch)).mine == batch
 
@@ -136,7 +136,7 @@ async def test_leases_that_redis_could_not_be_told_to_release_are_no_longer_held
     batch = arrivals(2)
     await at.leases.claim(batch)
     at.to_redis.error = REFUSED
-    assert await at.leases.hand_back(batch) == 2
+    assert await at.leases.release(batch) == 2
     assert not any(arrival.leased for arrival in batch)
 
 

@@ -45,9 +45,9 @@ class Watched:
         )
         self.watch = DatabaseWatch(store, self.gate, self.clock, turn_s=turn_s)
 
-    async def look(self, after_s: float = 1.0) -> None:
+    async def check(self, after_s: float = 1.0) -> None:
         self.clock.now_s += after_s
-        await self.watch.look()
+        await self.watch.check()
 
 
 @pytest.fixture
@@ -58,31 +58,31 @@ def it() -> Watched:
 async def test_an_outage_is_told_once_and_so_is_its_end_while_work_may_go_on(it: Watched) -> None:
     it.postgres.error = Unavailable("PostgreSQL: refused")
     for _ in range(4):
-        await it.look()
+        await it.check()
     assert it.gate.fault == "PostgreSQL: refused"
     assert it.gate.is_up, "tries go on as they do"
     it.postgres.error = None
-    await it.look()
-    await it.look()
+    await it.check()
+    await it.check()
     assert not it.gate.fault
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused"), DependencyReady("database")]
 
 
 async def test_what_is_over_within_a_second_is_no_outage(it: Watched) -> None:
     it.postgres.error = Unavailable("PostgreSQL: refused")
-    await it.look()
-    await it.look(after_s=0.5)
+    await it.check()
+    await it.check(after_s=0.5)
     it.postgres.error = None
-    await it.look()
+    await it.check()
     assert it.telemetry_events == []
 
 
 async def test_a_probe_that_hangs_is_an_error() -> None:
     it = Watched(turn_s=0.001)
     it.postgres.hangs = True
-    await it.look()
-    await it.look(after_s=0.1)
-    await it.look()
+    await it.check()
+    await it.check(after_s=0.1)
+    await it.check()
     assert str(it.gate.fault).startswith("PostgreSQL: no answer within")
 
 
@@ -96,7 +96,7 @@ async def test_a_handler_that_blocks_the_event_loop_is_no_outage() -> None:
 
     it.postgres.probe = probe  # type: ignore[method-assign]
     it.clock.now_s += 1
-    looking = asyncio.create_task(it.watch.look())
+    looking = asyncio.create_task(it.watch.check())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     time.sleep(0.5)
@@ -108,7 +108,7 @@ async def test_a_handler_that_blocks_the_event_loop_is_no_outage() -> None:
 async def test_a_lock_on_the_probes_table_is_an_answer(it: Watched) -> None:
     it.postgres.error = RowLocked("lock timeout")
     for _ in range(3):
-        await it.look()
+        await it.check()
     assert it.telemetry_events == []
 
 
@@ -117,14 +117,14 @@ async def test_attempts_that_end_are_proof_enough_and_nothing_is_asked(it: Watch
     for _ in range(3):
         it.gate.asked(arrival)
         it.gate.answered(arrival)
-        await it.look(after_s=0.3)
+        await it.check(after_s=0.3)
     assert it.postgres.probes == []
 
 
 async def test_a_write_is_asked_for_while_an_attempt_waits_and_only_then(it: Watched) -> None:
-    await it.look()
+    await it.check()
     it.gate.asked(arrivals(1)[0])
-    await it.look()
+    await it.check()
     assert it.postgres.probes == [False, True]
 
 
@@ -133,11 +133,11 @@ async def test_attempts_that_all_fail_are_an_outage_though_probes_succeed(it: Wa
     for arrival in (first, second):
         it.gate.asked(arrival)
         it.gate.answered(arrival, Unavailable("PostgreSQL: No space left on device"))
-        await it.look(after_s=0.6)
+        await it.check(after_s=0.6)
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: No space left on device")]
     it.gate.asked(first)
     it.gate.answered(first)
-    await it.look(after_s=0.1)
+    await it.check(after_s=0.1)
     assert it.telemetry_events[1:] == [DependencyReady("database")]
 
 
@@ -148,7 +148,7 @@ async def test_attempts_that_failed_in_one_moment_are_no_outage_while_pings_that
     for arrival in pair:
         it.gate.answered(arrival, Unavailable("PostgreSQL: terminating connection due to administrator command"))
     for _ in range(4):
-        await it.look()
+        await it.check()
     assert (it.telemetry_events, it.postgres.probes) == ([], [True] * 4)
 
 
@@ -157,8 +157,8 @@ async def test_an_attempt_that_failed_has_the_outage_found_by_pings_before_its_r
     it.gate.asked(arrival)
     it.gate.answered(arrival, Unavailable("PostgreSQL: connection reset"))
     it.postgres.error = Unavailable("PostgreSQL: refused")
-    await it.look(after_s=0.5)
-    await it.look()
+    await it.check(after_s=0.5)
+    await it.check()
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused")]
 
 
@@ -170,7 +170,7 @@ async def test_any_answer_except_unavailable_ends_the_failures_before_it(
         (arrival,) = arrivals(1)
         it.gate.asked(arrival)
         it.gate.answered(arrival, error)
-        await it.look(after_s=0.7)
+        await it.check(after_s=0.7)
     assert it.telemetry_events == []
 
 
@@ -179,13 +179,13 @@ async def test_a_cancelled_attempt_is_no_answer(it: Watched) -> None:
         (arrival,) = arrivals(1)
         it.gate.asked(arrival)
         it.gate.answered(arrival, error)
-        await it.look(after_s=0.7)
+        await it.check(after_s=0.7)
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: No space")]
 
 
 async def test_a_pause_after_a_suspicion_is_not_told_again(it: Watched) -> None:
-    it.gate.quarantined(Unavailable("PostgreSQL: refused"))
+    it.gate.report_down(Unavailable("PostgreSQL: refused"))
     it.gate.lost(Unavailable("PostgreSQL: couldn't get a connection"))
-    it.gate.trust()
+    it.gate.report_up()
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused")]
     assert it.gate.fault is not None, "a probe that writes has the last word"

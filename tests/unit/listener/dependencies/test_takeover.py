@@ -71,7 +71,7 @@ class Harness:
 
     async def look_at(self, now_s: float) -> None:
         self.clock.now_s = now_s
-        await self.watch.look()
+        await self.watch.check()
 
 
 async def test_taken_is_never_final() -> None:

@@ -128,7 +128,7 @@ async def producer(*scripts: Script, beside: Harness | None = None) -> AsyncIter
 
     async with serve(follow, "127.0.0.1", 0, subprotocols=[Subprotocol("oncecast.v1")]) as server:
         harness = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", beside=beside)
-        running = asyncio.create_task(harness.feed.run_for_ever())
+        running = asyncio.create_task(harness.feed.run())
         try:
             yield harness
         finally:
@@ -484,7 +484,7 @@ async def test_whoever_does_not_speak_the_protocol_is_told_plainly() -> None:
 
     async with serve(silent, "127.0.0.1", 0) as server:
         at = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
-        running = asyncio.create_task(at.feed.run_for_ever())
+        running = asyncio.create_task(at.feed.run())
 
         async def told() -> list[Any]:
             return at.told(Disconnected)
@@ -537,7 +537,7 @@ async def test_a_feed_that_is_cancelled_ends_though_its_connection_breaks_in_the
 
     async with producer(hang_up) as at:
         for turns in range(150):
-            feed = asyncio.create_task(at.feed.run_for_ever())
+            feed = asyncio.create_task(at.feed.run())
             before = len(at.told(Connected))
             while len(at.told(Connected)) == before:
                 await asyncio.sleep(0)

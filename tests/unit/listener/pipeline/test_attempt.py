@@ -128,7 +128,7 @@ class Harness:
         self.pauses = 0
         self.wakes = self.dead_lettered = 0
         self.isolated: list[tuple[str, bool]] = []
-        self.deaths = CrashLog()
+        self.crash_log = CrashLog()
         self.is_up = True
         self.database = DatabaseGate(
             self.store,  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ class Harness:
             come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
             let_go=lambda arrival: self.let_go.append(arrival.id),
             paused=self._paused,
-            quarantine=Quarantine(self, self.deaths),  # type: ignore[arg-type]
+            quarantine=Quarantine(self, self.crash_log),  # type: ignore[arg-type]
             exclusive_run=ExclusiveRun(),
             emit=self.telemetry_events.append,
             emitted=self._wake,
@@ -320,7 +320,7 @@ def suspect_of(takeovers: int, *, leased: bool) -> Arrival:
 async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() -> None:
     at = Harness()
     await at.station.attempt([suspect_of(2, leased=True)])
-    assert (at.isolated, at.deaths.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
+    assert (at.isolated, at.crash_log.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
     assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, Quarantined)] == [
         Quarantined("1", 2)
     ]
@@ -341,12 +341,12 @@ async def test_without_redis_a_suspect_stands_in_postgresql_while_it_is_attempte
     at = Harness()
     at.is_up = redis_is_up
     await at.station.attempt([suspect_of(2, leased=leased)])
-    assert (at.isolated, at.deaths.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
+    assert (at.isolated, at.crash_log.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
 
 
 async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_same() -> None:
     at = Harness()
-    at.deaths.count = 2
+    at.crash_log.count = 2
     event = suspect_of(2, leased=False)
     await at.station.attempt([event])
     assert isinstance(event.terminal_error, CrashLoop)

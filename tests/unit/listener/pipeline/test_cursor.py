@@ -7,7 +7,7 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.telemetry import CursorSaved, GapNoted, RowsMissing, TelemetryEvent
 from oncecast.core.wire import Epoch, Gap
 from oncecast.listener.feed.track import Track
-from oncecast.listener.pipeline.cursor import LOOK_INTERVAL_S, CursorSaver
+from oncecast.listener.pipeline.cursor import CHECK_INTERVAL_S, CursorSaver
 from tests.simulation.clock import VirtualClock
 from tests.support.arrivals import Credit, frame, receive
 from tests.support.memory_servers import REFUSED, MemoryServers
@@ -119,7 +119,7 @@ async def test_a_database_that_went_back_to_an_older_state_is_noticed_though_no_
     await at.end(at.receive(2))
     await at.saver.save()
     at.servers.postgres.fail_over(older)
-    await clock.sleep(LOOK_INTERVAL_S - 0.1)
+    await clock.sleep(CHECK_INTERVAL_S - 0.1)
     await at.saver.save()
     assert at.reread == []
     await clock.sleep(0.2)
@@ -205,7 +205,7 @@ async def test_a_gap_in_a_journal_that_the_database_has_never_seen_is_read_again
 @in_virtual_time
 async def test_cursors_are_saved_about_every_second(clock: VirtualClock) -> None:
     at = Saving(clock)
-    async with running(at.saver.save_for_ever()):
+    async with running(at.saver.save_loop()):
         for n in range(1, 6):
             await at.end(at.receive(1))
             await clock.sleep(1.2)

@@ -178,7 +178,7 @@ async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still() -> No
             raise AssertionError
 
     store: Any = Silent()
-    comparing = Repeats(store, store, at.settlement).compare_for_ever()
+    comparing = Repeats(store, store, at.settlement).compare_loop()
     task = essentials.start(comparing, "comparison of repeated arrivals")
     await asyncio.sleep(0)
     assert not essentials.trouble  # it waits for work

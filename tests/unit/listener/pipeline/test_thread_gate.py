@@ -49,7 +49,7 @@ class Gate:
 
     async def _do_nothing(self) -> None: ...
 
-    async def hand_back(self, batch: Sequence[Arrival]) -> int:
+    async def release(self, batch: Sequence[Arrival]) -> int:
         self.handed_back.extend(arrival.id for arrival in batch)
         return len(batch)
 
