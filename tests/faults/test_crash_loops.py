@@ -27,7 +27,7 @@ async def test_a_handler_that_kills_its_process_costs_its_own_event_and_no_other
         if redis == "away":
             await stack.stop("valkey")
 
-        async def restart_for_ever() -> None:
+        async def restart_loop() -> None:
             while True:
                 for name in stack.listener_urls:
                     if stack.processes[name].pid is None:
@@ -38,11 +38,11 @@ async def test_a_handler_that_kills_its_process_costs_its_own_event_and_no_other
             return await rows(stack, "select count(*) from oncecast.events") == [(201,)]
 
         async with asyncio.TaskGroup() as group:
-            restarting = group.create_task(restart_for_ever())
+            restarting = group.create_task(restart_loop())
             await publisher.publish_many([*EVENTS[:100], Event.new("killing", id="killer"), *EVENTS[100:]])
             await until(all_have_ended, within_s=120)
             restarting.cancel()
         assert await rows(stack, "select id, error from oncecast.dead_letters") == [
-            ("killer", "CrashLoop: 2 processes died while they attempted it alone")
+            ("killer", "CrashLoop: 2 processes died while handling it alone")
         ]
         assert await rows(stack, "select count(*), min(count), max(count) from public.effects") == [(200, 1, 1)]

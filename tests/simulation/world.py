@@ -185,7 +185,7 @@ class World:
                 retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
             process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", emit=lambda _fact: None)
-            begin(process.service.retention.run())
+            begin(process.service.retention.run_for_ever())
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
     def start_listener(self, process: Process) -> None:
@@ -270,7 +270,7 @@ class World:
             self.start_producer(producer)
         for listener in self.listeners:
             self.start_listener(listener)
-        upkeep = [begin(self._restart_for_ever())]
+        upkeep = [begin(self._restart_loop())]
         if any(action.kind in (POSTGRES_FAILS_OVER, REDIS_FAILS_OVER) for action in self.schedule.actions):
             upkeep.append(begin(self._copy_loop()))
         try:
@@ -290,7 +290,7 @@ class World:
         self.tell(f"{action.kind} ({action.which}) for {action.length_s} s")
         self.injected[action.kind] += await FAULTS[action.kind](self, action)
 
-    async def _restart_for_ever(self) -> None:
+    async def _restart_loop(self) -> None:
         while True:
             await sleep(self.draw.uniform(0.2, 2.0))
             for listener in self.listeners:

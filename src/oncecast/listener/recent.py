@@ -1,4 +1,4 @@
-"""The newest events that this listener has ended, in memory: what readers get while PostgreSQL is away."""
+"""The newest events that this listener has ended, kept in memory to answer readers while PostgreSQL is down."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Kept(msgspec.Struct, gc=False):
 
 
 class Recent:
-    """Up to KEPT_EVENTS events and KEPT_BYTES."""
+    """A buffer of up to KEPT_EVENTS events and KEPT_BYTES."""
 
     def __init__(self, instance: str, clock: Clock) -> None:
         self._instance = instance
@@ -39,14 +39,14 @@ class Recent:
         self._kept_bytes = 0
 
     def keep(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
-        """These have ended; of a large batch only the last ones are worth the copy."""
+        """Keep ended events; of a batch, only the last KEPT_EVENTS."""
         now_s = self._unix_s()
         for arrival, outcome in zip(arrivals[-KEPT_EVENTS:], outcomes[-KEPT_EVENTS:], strict=True):
             if outcome is not Outcome.STORED:
                 continue
             status = "stored" if arrival.terminal_error is None else "dead"
             kept = _Kept(
-                arrival.raw.copy(),  # its frame shall not stay for its sake
+                arrival.raw.copy(),  # a slice would keep the whole frame in memory
                 arrival.id,
                 arrival.source,
                 arrival.type,
@@ -70,7 +70,7 @@ class Recent:
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` of them, newest first, as `EventReader.newest` shows them; not those of other listeners."""
+        """Return up to `limit` events, newest first, in the form of `EventReader.newest`; none of other listeners."""
         wanted = {"type": type, "status": status, "source": source, "id": id}
         filters = [(name, value) for name, value in wanted.items() if value is not None]
         found = (kept for kept in reversed(self._kept) if all(getattr(kept, n) == value for n, value in filters))

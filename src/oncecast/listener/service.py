@@ -1,8 +1,8 @@
-"""The listener as a whole: its stations, joined, run and drained.
+"""The listener as a whole: its stages, how they are connected, run and drained.
 
-feed ─▶ enter ─▶ line: claim ─▶ attempt ─▶ settle ─▶ track ─▶ cursor
-                   ▲     └ taken ─▶ watch ┐   │
-                   └──────── come back ◀──┴───┘
+feed ─▶ enter ─▶ claim ─▶ attempt ─▶ settle ─▶ journal position ─▶ cursor
+                 ▲  └ leased elsewhere ─▶ watch ┐
+                 └────────── requeue ◀──────────┴── failed attempt
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ from oncecast.listener.stats import Stats
 from oncecast.tasks import STALL_S, Essentials, LastResort, idle, wait_any, working
 
 LAST_SENDING_MIN_S = 1.0
-"""What a drain leaves for dead letters at least, however long the rest of it took."""
+"""The minimum time that a drain leaves for forwarding dead letters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSettings:
-    """Plain values; see the table of settings for what each means. Durations in seconds."""
+    """The settings of a listener, described in the reference of settings; durations are in seconds."""
 
     instance: str
     group: str
     producer_urls: Sequence[str]
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What is presented to each producer, by its URL."""
+    """The token for each producer, by its URL."""
     window_bytes: int = 32 * 1024 * 1024
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
     lease_ttl_s: float = 30.0
@@ -76,7 +76,7 @@ class ListenerSettings:
     reconnect: Backoff = Backoff(base_s=1.0, max_s=30.0)
     drain_timeout_s: float = 10.0
     from_latest: bool = False
-    """Whether a group that has never read a journal begins at its end."""
+    """Whether a group that has never read a journal starts at its end."""
     events_retention_s: float | None = None
     force_handlers: bool = False
 
@@ -228,7 +228,7 @@ class ListenerService:
         )
 
     async def _ready(self) -> bool:
-        """Wait for PostgreSQL; whether the process before us died, of what we may be about to read."""
+        """Wait for PostgreSQL; return whether the previous process of this name crashed."""
         await self.database.wait()
         if self.forwarder:
             await self.forwarder.begin()
@@ -236,17 +236,17 @@ class ListenerService:
             self._previous_crashed = await self._crash_log.register_process()
         return self._previous_crashed
 
-    # --- the way of an event -------------------------------------------------------------------------------
+    # --- the path of an event ------------------------------------------------------------------------------
 
     def _receive(self, arrivals: list[Arrival]) -> None:
         ready = self._order.let_through(arrivals, self.settlement.enter(arrivals))
         if arrivals[0].track.doubted_bytes:
-            for arrival in arrivals:  # nobody dies of what is only stored
+            for arrival in arrivals:  # an event without handlers cannot crash the process
                 arrival.doubted = self._app.concerns(arrival.type, arrival.source)
         self._lines.push(ready)
 
     def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
-        """Bring arrivals to their lines, now or after `delay_s`; from a drain they go nowhere."""
+        """Requeue events, now or after `delay_s`; while draining, leave them for other listeners."""
         # rule: an event that has not ended returns to its queue
         if self._draining.is_set() or not arrivals:
             return
@@ -262,7 +262,7 @@ class ListenerService:
             self._come_back([arrival])
 
     def _sort_out(self, claims: Claims) -> None:
-        """Part with what is not ours."""
+        """Settle events that have ended elsewhere, and watch those that are leased elsewhere."""
         self.settlement.ended_elsewhere(claims.ended)
         # rule: an event leased by another listener has not ended
         self._watch.add(claims.taken)
@@ -278,9 +278,9 @@ class ListenerService:
     # --- running -------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work as soon as it may, until `stop` is set or it may not any more, then drain.
+        """Process events until `stop` is set or standby is required, then drain.
 
-        Any essential task that ends by itself ends it all with its error.
+        If an essential task ends by itself, stop everything and raise its error.
         """
         await self.essentials.run(self._live(stop))
 
@@ -292,7 +292,7 @@ class ListenerService:
                         await self._work_when_allowed(stop)
                 finally:
                     self._draining.set()
-                    await self.replays.drain(within_s=0.0)  # whatever ends it: they need what the lifespan holds
+                    await self.replays.drain(within_s=0.0)  # replays use what the lifespan holds
         finally:
             await asyncio.shield(self._close())
 
@@ -328,7 +328,7 @@ class ListenerService:
         await self.essentials.end(upkeep)
 
     async def _drain(self, intake: list[asyncio.Task[None]], work: list[asyncio.Task[None]]) -> None:
-        """Take nothing new, finish what was begun, hand back the rest, save the cursors."""
+        """Stop the intake, finish events in flight, release the other leases, save the cursors."""
         self._draining.set()
         self.replays.draining = True
         ends_at_s = self._clock.monotonic_s() + self.settings.drain_timeout_s
@@ -338,12 +338,12 @@ class ListenerService:
             async with asyncio.timeout(self.settings.drain_timeout_s):
                 await self._lines.idle()
         except TimeoutError:
-            pass  # what is still being attempted is rolled back, and another listener's
+            pass  # unfinished attempts are rolled back; another listener claims their events
         await self.replays.drain(within_s=max(0.0, ends_at_s - self._clock.monotonic_s()))
         await self.essentials.end(work)
         await self.settlement.mark()
         left = self.settlement.all_in_flight()
-        for arrival in left:  # a claim may have been under way: ask for all of them
+        for arrival in left:  # a cancelled claim may have leased any of them
             arrival.leased = True
         await self.redis.release(left)
         await self._cursors.save()
@@ -367,7 +367,7 @@ class ListenerService:
             await self.redis.renew(self.settlement.all_in_flight())
 
     async def _release_loop(self) -> None:
-        """When PostgreSQL is out of reach, another listener may still reach it: let go of everything."""
+        """Release all leases at each pause: another listener may still reach PostgreSQL."""
         while True:
             idle()
             await self._paused.wait()
@@ -377,10 +377,10 @@ class ListenerService:
 
     @property
     def standby_reason(self) -> str | None:
-        """Why it replays nothing now, if that is so."""
+        """Why this listener does not replay now; None if it does."""
         return self.standby.standby_reason or ("it is stopping" if self.replays.draining else None)
 
-    # --- how it is doing -----------------------------------------------------------------------------------
+    # --- health and reports --------------------------------------------------------------------------------
 
     def _emit(self, telemetry: TelemetryEvent) -> None:
         self.troubles.emit(telemetry)
@@ -392,7 +392,7 @@ class ListenerService:
             self.forwarder.wake()
 
     def report(self) -> ListenerReport:
-        """The report of this moment, without a cursor: each feed adds that of its journal."""
+        """Return the current report without a cursor; each feed adds the cursor of its journal."""
         return ListenerReport(
             received=self.stats.received,
             stored=self.stats.stored,
@@ -408,11 +408,11 @@ class ListenerService:
         )
 
     def current_health(self) -> Health:
-        """How it is at this moment."""
+        """Return the current health."""
         return self._board.check()
 
     def health(self) -> dict[str, Any]:
-        """What `/health` shows."""
+        """Return the body of `/health`."""
         report = self.report()
         return {
             **msgspec.structs.asdict(self.current_health()),

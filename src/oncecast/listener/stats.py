@@ -1,4 +1,4 @@
-"""Totals of a listener since its start, counted from its facts on their way to the observer."""
+"""Totals of a listener since its start, counted from its telemetry events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATE_OVER_S = 0.9
 
 
 class Stats:
-    """Counts events by what became of them, remembers the newest failures, and passes every fact on."""
+    """Counts events by outcome, keeps the newest failures, and passes every telemetry event on."""
 
     def __init__(self, clock: Clock, emit: Emit) -> None:
         self._clock = clock
@@ -39,7 +39,7 @@ class Stats:
         self._rated_stored = 0
 
     def emit(self, telemetry: TelemetryEvent) -> None:
-        """Count one fact."""
+        """Count one telemetry event and pass it on."""
         match telemetry:
             case Received():
                 self.received += telemetry.count
@@ -65,7 +65,7 @@ class Stats:
 
     @property
     def rate(self) -> float:
-        """Events stored a second, since this was asked about a second ago."""
+        """Return the events stored per second, measured over at least RATE_OVER_S."""
         now_s = self._clock.monotonic_s()
         if now_s - self._rated_at_s >= RATE_OVER_S:
             self._rate = round((self.stored - self._rated_stored) / (now_s - self._rated_at_s), 1)

@@ -1,1 +1,1 @@
-"""What a listener does beside its events: emissions, standby, pruning, health checks."""
+"""Background tasks of a listener: outbox relay, standby, pruning, health checks."""

@@ -1,4 +1,4 @@
-"""The parts of a listener, and what a Finding says of each; see `core.health`."""
+"""The health checks of a listener, one per part, and their remedies; see `core.health`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMEDIES = {
 
 
 class Troubles:
-    """Why each producer and the broker were last disconnected, and why the start was delayed."""
+    """The last reasons why a producer or the broker was disconnected, and why the start was delayed."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
@@ -44,7 +44,7 @@ class Troubles:
             self._reasons[START] = telemetry.error
 
     def of(self, name: str, default: str) -> str:
-        """The reason of a producer (by its URL as it is shown), of the broker, or of START."""
+        """Return the reason of a producer (by its shown URL), of the broker, or of START."""
         return self._reasons.get(name, default)
 
 
@@ -60,7 +60,7 @@ def board_of(
     forwarder: DeadLetterForwarder | None,
     troubles: Troubles,
 ) -> Board:
-    """The board of a listener: without PostgreSQL it is down, without the rest degraded."""
+    """Return the health board of a listener: down without PostgreSQL, degraded without any other part."""
 
     def process() -> Finding:
         if draining.is_set():
@@ -95,7 +95,7 @@ def board_of(
 
 
 def shown_feed(feed: Feed) -> dict[str, Any]:
-    """What `/health` shows of a producer."""
+    """Return a producer's entry in the body of `/health`."""
     return {
         "url": feed.shown_url,
         "connected": feed.connected,

@@ -1,4 +1,4 @@
-"""A thread that reports users' code which blocks the event loop, and with it everything else in the listener."""
+"""A thread that reports code of the application that blocks the event loop, and so the whole listener."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CHECK_INTERVAL_S = 0.5
 
 @contextmanager
 def loop_watched(emit: Emit, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
-    """Report once to `observe` each time that users' code blocks the running loop for `blocked_after_s`.
+    """Emit LoopBlocked once each time that code of the application blocks the running loop for `blocked_after_s`.
 
-    `observe` is called in a thread. If the code holds the interpreter's lock, the report waits for its release.
+    `emit` is called in a thread. If the code holds the GIL, the report waits for its release.
     """
     watch = _LoopWatch(asyncio.get_running_loop(), emit, clock, blocked_after_s)
     watch.begin()
@@ -46,12 +46,12 @@ class _LoopWatch:
         self._thread = threading.Thread(target=self._watch, name="oncecast loop watch", daemon=True)
 
     def begin(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._turn()
         self._thread.start()
 
     def end(self) -> None:
-        """End it; the thread needs no waiting for."""
+        """Stop the thread, without waiting for it."""
         self._timer.cancel()
         self._ended.set()
 
@@ -73,7 +73,7 @@ class _LoopWatch:
 
 
 def _blocked_by(innermost: FrameType, blocked_s: float) -> LoopBlocked | None:
-    """What to report of the loop's thread; nothing if no users' code is running: the whole process was stopped."""
+    """Return the event for a blocked loop; None if no code of the application runs: the whole process was stopped."""
     frames = [frame for frame, _ in traceback.walk_stack(innermost)][::-1]
     run = next((n for n, frame in enumerate(frames) if frame.f_code is App._run.__code__), None)
     if run is not None:

@@ -11,14 +11,14 @@ from oncecast.core.conflicts import Conflicts
 from oncecast.core.errors import RowLocked, Unavailable
 
 COUNT_INTERVAL_S = 10.0
-"""Another listener of the group may keep or close a conflict: so it is counted now and then."""
+"""Other listeners of the group keep and close conflicts too, so the count is refreshed."""
 PAUSE_S = 1.0
-"""Between two counts, however many conflicts arrive."""
+"""The minimum delay between two counts."""
 _CHANGES = (telemetry_events.ConflictsFound, telemetry_events.ConflictReplayed, telemetry_events.ConflictsDiscarded)
 
 
 class OpenConflicts:
-    """Counts a group's open conflicts. `count` is None until PostgreSQL has answered once."""
+    """Counts the open conflicts of the group. `count` is None until PostgreSQL has answered once."""
 
     def __init__(self, conflicts: Conflicts, clock: Clock) -> None:
         self._conflicts = conflicts
@@ -27,12 +27,12 @@ class OpenConflicts:
         self.count: int | None = None
 
     def emit(self, telemetry: telemetry_events.TelemetryEvent) -> None:
-        """Count soon after a conflict was kept or closed here."""
+        """Count soon if this listener has kept or closed a conflict."""
         if isinstance(telemetry, _CHANGES):
             self._changed.set()
 
     async def run(self) -> None:
-        """Count until cancelled; while PostgreSQL is down, the last number stands."""
+        """Count until cancelled; while PostgreSQL is down, keep the last number."""
         while True:
             self._changed.clear()
             with contextlib.suppress(Unavailable, RowLocked):

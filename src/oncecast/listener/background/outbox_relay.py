@@ -1,7 +1,7 @@
-"""The emission station: what handlers have emitted goes from the outbox to a producer.
+"""The outbox relay: publish the events that handlers emitted.
 
-One listener of the group is at it at a time. An event leaves the outbox when the producer has acknowledged it; one
-that is published again, because that was not known, is a duplicate by its id.
+One listener of the group relays at a time. An event leaves the outbox when a producer has acknowledged it; if the
+acknowledgement is lost, the event is published again and recognised as a duplicate by its id.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
 CHECK_INTERVAL_S = 1.0
-"""Another listener may have died with events in the outbox."""
+"""Between checks for events that a crashed listener left in the outbox."""
 RECHECK_S = 0.02
-"""When somebody else was at it, or there was nothing yet, and we know of more."""
+"""The delay before a second try, after another listener was relaying or the commit was not yet visible."""
 CHUNK_BYTES = 1024 * 1024
 RETRY = Backoff(base_s=0.2, max_s=10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLimits:
-    """How many events are published at a time, and how long that may take."""
+    """The number of events per publication, and the time that it may take."""
 
     chunk_events: int = 500
     publish_s: float = 15.0
-    """One request may take 10 s, and a chunk several."""
+    """One request may take 10 s, and a chunk takes several requests."""
 
 
 class NotPublished(Unavailable):
-    """No producer has acknowledged what is in the outbox."""
+    """No producer has acknowledged the events."""
 
 
 class Emissions:
-    """Relays what is in `outbox` by `publish`: when woken, and about every second."""
+    """Relays the events of `outbox` with `publish`: when woken, and every CHECK_INTERVAL_S."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Emissions:
         self._failures = 0
         self._chunk = limits.chunk_events
         self.blocked: str | None = None
-        """Why nothing can be relayed just now, if that is so."""
+        """Why the relay is blocked; None while it works."""
 
     def wake(self) -> None:
-        """There may be something new."""
+        """Relay new events soon."""
         self._woken.set()
 
     async def relay_loop(self) -> None:
-        """Relay whenever there is something to."""
+        """Relay events until cancelled."""
         while True:
             idle()
             woken = await self._wait()
@@ -87,7 +87,7 @@ class Emissions:
         return self._woken.is_set()
 
     async def _relay(self) -> int:
-        """Relay all there is, and return how many events that were; where it is held up, those before."""
+        """Relay all events, or as many as possible; return how many were relayed."""
         count = 0
         try:
             working(STALL_S)
@@ -123,10 +123,10 @@ class Emissions:
             raise NotPublished(str(error)) from error
 
     async def _hold_up(self, error: Exception) -> None:
-        if isinstance(error, NotPublished):  # PostgreSQL's trouble is reported as that, and the outbox may be empty
+        if isinstance(error, NotPublished):  # outages of PostgreSQL are reported elsewhere
             if self.blocked is None:
                 self._emit(OutboxBlocked(str(error)))
             self.blocked = str(error)
         self._failures += 1
-        self._chunk = max(1, self._chunk // 2)  # they may have been too many for the time that there is
+        self._chunk = max(1, self._chunk // 2)  # a smaller chunk may fit into the time
         await self._clock.sleep(RETRY.delay_s(self._failures + 1, jitter=0.0))

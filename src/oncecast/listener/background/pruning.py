@@ -1,8 +1,7 @@
-"""How long rows are kept: the oldest go in small batches, never above a saved cursor; dead letters stay.
+"""Retention: delete the oldest rows in small batches, never above a saved cursor; dead letters are kept.
 
-The transaction that ends an event deletes the count of its failed attempts. Two kinds of counts are deleted here: one
-that a race between two listeners left, and one of an event that nobody attempts any more, since its journal or its
-offset was given up.
+The transaction that ends an event deletes its attempt count. The pruner deletes the counts that are left: of a race
+between two listeners, or of an event that no listener attempts any more because its journal or offset was given up.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from oncecast.tasks import STALL_S, idle, working
 CHUNK_ROWS = 1_000
 INTERVAL_S = 30.0
 ATTEMPTS_OVERDUE_S = timedelta(days=30).total_seconds()
-"""How long after its next attempt was due the count of an event's failed attempts is deleted."""
+"""An attempt count is deleted this long after its next attempt was due."""
 CHUNK_PAUSE_S = 0.05
-"""Between chunks: inserts come first."""
+"""The pause between chunks, so that inserts come first."""
 
 
 class Pruner:
-    """Deletes rows that are older than `keep_s`; None keeps them for ever."""
+    """Deletes rows that are older than `keep_s`; None keeps all rows."""
 
     def __init__(
         self, store: EventStore, database: DatabaseGate, clock: Clock, *, keep_s: float | None, emit: Emit
@@ -39,13 +38,13 @@ class Pruner:
         self._emit = emit
 
     async def prune_loop(self) -> None:
-        """Every half minute, with jitter, so that the listeners of a group do not always meet."""
+        """Prune every INTERVAL_S, with jitter to keep the listeners of a group apart."""
         interval_s = min(INTERVAL_S, self._keep_s or INTERVAL_S)
         while True:
             idle()
             await self._database.wait()
             working(2 * STALL_S)
-            with contextlib.suppress(Unavailable, RowLocked):  # the inserts will find out; old rows only get older
+            with contextlib.suppress(Unavailable, RowLocked):  # DatabaseGate detects an outage; try again later
                 await self._store.prune_attempts(overdue_s=ATTEMPTS_OVERDUE_S)
                 if self._keep_s is not None:
                     await self._prune(self._keep_s)

@@ -1,8 +1,8 @@
-"""Whether this listener may work: one application per group, so that no event ends without its handler.
+"""Standby: a listener that lacks handlers of the group's application does not work, so that no handler is skipped.
 
-The handlers of the group's newest application are recorded in PostgreSQL. A listener that has more of them records
-its own; one that lacks any stands by. Inserts go in only in the name of the newest record, so that a listener that
-has not yet heard of it ends nothing either.
+PostgreSQL records the handlers of the group's newest application. A listener with more handlers records its own; one
+that lacks any goes on standby. Inserts name their record and fail unless it is the newest, so a listener that has not
+yet seen a newer record ends no event.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INTERVAL_S = 1.0
 
 
 class Standby:
-    """Asks about every second. `adopt` makes this application the group's once, though it lacks handlers."""
+    """Asks every INTERVAL_S. `force` records this application once, even if it lacks handlers."""
 
     def __init__(
         self, store: EventStore, selectors: frozenset[str], clock: Clock, *, force: bool, emit: Emit
@@ -31,17 +31,17 @@ class Standby:
         self._emit = emit
         self._reported: str | None = None
         self.reason: str | None = None
-        """Why it stands by, if it does."""
+        """Why this listener is on standby; None if it is not."""
         self.allowed = asyncio.Event()
         self.lost = asyncio.Event()
 
     @property
     def standby_reason(self) -> str | None:
-        """Why it may not work now, if it may not."""
-        return self.reason or (None if self.allowed.is_set() else "it has just begun")
+        """Why this listener may not work now; None if it may."""
+        return self.reason or (None if self.allowed.is_set() else "it is starting")
 
     async def watch_loop(self) -> None:
-        """Ask about every second, until `lost` is set: then this listener may not work any more."""
+        """Ask every INTERVAL_S, until `lost` is set: then this listener must stop working."""
         while True:
             working(STALL_S)
             if not self.lost.is_set():
@@ -49,7 +49,7 @@ class Standby:
             await self._clock.sleep(INTERVAL_S)
 
     async def ask(self) -> None:
-        """Ask once; without an answer everything stays as it is."""
+        """Ask once; without an answer, change nothing."""
         try:
             missing = await self._store.register_handlers(self._selectors, force=self._force)
         except (Unavailable, RowLocked):

@@ -1,1 +1,1 @@
-"""Dead letters after their row is written: the log file, the broker, the replay."""
+"""Log, forward and replay dead letters once their rows are committed."""

@@ -1,8 +1,7 @@
-"""The sending station: each dead letter goes to the broker of `DEAD_LETTER_URL` too, at least once.
+"""Forward each dead letter to the broker of `DEAD_LETTER_URL`, at least once.
 
-From its row, so that neither a restart nor a broker that is away loses one; and beside everything else, so that
-nothing waits for the broker but its letters. Each listener sends its own; what nobody has sent for a minute is
-anybody's.
+It is read from its row, so that neither a restart nor an outage of the broker loses one. Only dead letters wait for
+the broker. Each listener forwards its own; after a minute any listener forwards those that are left.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from oncecast.tasks import STALL_S, idle, working
 
 NAME = "broker"
 CHUNK_SIZE = 20
-"""So many events are in memory at a time, of whatever size."""
+"""The maximum number of dead letters in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendingTimes:
-    """When the sender looks for unsent dead letters again."""
+    """When the forwarder checks for unsent dead letters again."""
 
     recheck_s: float = 15.0
-    """Between looks for what others have left, and whether the broker is there."""
+    """Between checks for dead letters of other listeners, and whether the broker can be reached."""
     recheck_soon_s: float = 1.0
-    """Between looks while some are unsent: the filing station may have been at their rows, or another listener."""
+    """Between checks while some are unsent: the logger or another listener may have locked their rows."""
     retry: Backoff = Backoff(base_s=1.0, max_s=30.0)
     """After a failure."""
 
 
 class DeadLetterForwarder:
-    """Sends what `letters` says is unsent: at the start, when woken, now and then, and again after a failure."""
+    """Forwards the unsent dead letters: at the start, when woken, periodically, and again after a failure."""
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class DeadLetterForwarder:
         emit: Emit,
     ) -> None:
         self.unforwarded: int | None = None
-        """How many of the group's wait, when that was last looked at."""
+        """The number of unsent dead letters of the group at the last check; None before it."""
         self._dead_letters = dead_letters
         self._broker = broker
         self._database = database
@@ -64,19 +63,22 @@ class DeadLetterForwarder:
 
     @property
     def is_up(self) -> bool:
-        """Whether the broker takes messages, as far as is known."""
+        """Whether the broker accepted the last messages."""
         return self._is_up is True
 
     def wake(self) -> None:
-        """There is a new dead letter."""
+        """Forward a new dead letter soon."""
         self._woken.set()
 
     async def begin(self) -> None:
-        """Nothing that dies from now on goes unsent; raises Unavailable. To be awaited before anything can die."""
+        """Register this forwarder, so that dead letters wait for it. Await it before any event is attempted.
+
+        Raises Unavailable.
+        """
         await self._dead_letters.begin()
 
     async def send_loop(self) -> None:
-        """Send whenever there is something to; a broker that is away is tried less and less often, without end."""
+        """Forward dead letters until cancelled; after failures, retry with an increasing delay."""
         failures = 0
         self._emit(DependencyTried(NAME))
         while True:
@@ -94,26 +96,26 @@ class DeadLetterForwarder:
                 await self._clock.sleep(self._times.retry.delay_s(failures + 1, self._clock.random()))
 
     async def drain(self, timeout_s: float) -> None:
-        """Send what there is, for so long."""
+        """Forward what is unsent, for up to `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.send()
 
     async def close(self) -> None:
-        """Leave the broker."""
+        """Close the connection to the broker."""
         await self._broker.close()
 
     async def send(self) -> bool:
-        """Send all there is; returns whether that succeeded."""
+        """Forward all unsent dead letters; return whether that succeeded."""
         if not self._database.is_up:
             return False
         async with self._turn:
             try:
-                await self._dead_letters.begin()  # PostgreSQL may have gone back to where it had not
+                await self._dead_letters.begin()  # a restored PostgreSQL may lack the registration
                 succeeded = await self._reach() and await self._send_all()
                 self.unforwarded = await self._dead_letters.count()
             except (Unavailable, RowLocked):
-                return False  # the database: its gate says so, and the rows are not lost
+                return False  # DatabaseGate reports it; the rows are still there
             if succeeded and (self._is_up is None or not self.unforwarded):
                 self._back()
             return succeeded
@@ -142,10 +144,13 @@ class DeadLetterForwarder:
         return True
 
     async def _note(self, dead_letters: list[DeadLetter], refusals: list[str | None]) -> bool:
-        """Note what was sent; whether anything was. What was refused stays claimed: others are next in turn."""
+        """Record the sent dead letters; return whether any was sent.
+
+        A refused one stays claimed, so that the next claim returns others.
+        """
         sent = [dead_letter for dead_letter, refusal in zip(dead_letters, refusals, strict=True) if refusal is None]
         if not sent:
-            self._lost(f"{self._broker} refuses them: {refusals[0]}")
+            self._lost(f"{self._broker} refuses the dead letters: {refusals[0]}")
             return False
         await self._dead_letters.mark_forwarded(sent)
         self._back()

@@ -1,4 +1,4 @@
-"""A dead letter as JSON for people and programs: the line of the file, and a broker's message."""
+"""A dead letter as JSON: one line of the log file, and the message to a broker."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ERROR_SHORT_CHARS = 300
 
 
 def line_of(dead_letter: DeadLetter) -> bytes:
-    """One JSON object on one line."""
+    """Return the dead letter as one JSON object on one line."""
     note = f"sent again it is a duplicate; to process it again: {_command('replay', dead_letter)}"
     return _json(dead_letter, msgspec.Raw(dead_letter.raw.replace(b"\n", b" ").replace(b"\r", b" ")), note)
 
 
 def message_of(dead_letter: DeadLetter, max_bytes: int) -> DeadLetterMessage:
-    """The same as a message; where that would be too long, without the event's data, and saying how to get it."""
+    """Return the dead letter as a message; if it exceeds `max_bytes`, without the event's data."""
     body = line_of(dead_letter)
     if len(body) > max_bytes:
         note = f"its event is too large to be sent; to see it whole: {_command('show', dead_letter)}"
@@ -43,7 +43,7 @@ def _json(dead_letter: DeadLetter, event: object, note: str, error_max_chars: in
 
 
 def _without_data(raw: bytes) -> dict[str, object]:
-    """Nothing where it cannot be read: that may be what it died of."""
+    """Return the event's attributes without its data; {} if it cannot be parsed, which may be why it failed."""
     try:
         members = msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -52,5 +52,5 @@ def _without_data(raw: bytes) -> dict[str, object]:
 
 
 def _command(verb: str, dead_letter: DeadLetter) -> str:
-    """What does it, to be pasted into a shell."""
+    """Return the command, quoted for a shell."""
     return shlex.join(("oncecast", "dead-letters", verb, "--source", dead_letter.source, "--", dead_letter.id))

@@ -1,7 +1,7 @@
-"""The filing station: the line of a dead letter follows its row, at least once, whatever comes between.
+"""Append each dead letter to the log file, at least once.
 
-The row is the dead letter. Its line is written after it, and the row notes when that was done; so a listener
-that comes back files what it left, and at worst writes a line twice.
+The row is the dead letter. Its line is written after the row, and then the row is marked as logged. So a restarted
+listener logs what is left, and at worst writes a line twice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RETRY_INTERVAL_S = 5.0
 
 
 class DeadLetterLogger:
-    """Files what `store` says is unlogged: at the start, when woken, and again after a failure."""
+    """Logs the dead letters that `store` has as unlogged: at the start, when woken, and again after a failure."""
 
     def __init__(
         self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, emit: Emit
@@ -36,11 +36,11 @@ class DeadLetterLogger:
         self._woken.set()
 
     def wake(self) -> None:
-        """There is a new dead letter."""
+        """Log a new dead letter soon."""
         self._woken.set()
 
     async def log_loop(self) -> None:
-        """File whenever there is something to; the log is there, empty, before there is."""
+        """Log dead letters until cancelled; create an empty log file first."""
         try:
             await self._log.append([])
         except Unavailable as error:
@@ -56,7 +56,7 @@ class DeadLetterLogger:
                 self._woken.set()
 
     async def log(self) -> bool:
-        """File all there is; returns whether that succeeded."""
+        """Log all unlogged dead letters; return whether that succeeded."""
         if not self._database.is_up:
             return False
         try:
@@ -70,5 +70,5 @@ class DeadLetterLogger:
                 for dead_letter in dead_letters:
                     self._emit(DeadLettersLogged(dead_letter.id, str(self._log)))
         except (Unavailable, RowLocked):
-            return False  # the database: its gate says so, and the row is not lost
+            return False  # DatabaseGate reports it; the row is still there
         return True

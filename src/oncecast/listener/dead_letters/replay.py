@@ -1,7 +1,7 @@
-"""The replay station: a dead letter processed again, on an operator's word.
+"""Replay: process a dead letter again, at an operator's request.
 
-The handlers run as for any event; what they write, and the row that turns from `dead` to `stored`, commit together
-under the row's lock. So twice asked is once done, and a replay that was cut short is as if never asked.
+The handlers run as for any event. Their writes, and the change of the row from `dead` to `stored`, commit together
+under the row's lock. So a replay is safe to repeat, and an interrupted replay changes nothing.
 """
 
 from __future__ import annotations
@@ -26,36 +26,33 @@ from oncecast.tasks import cancel_all
 
 
 class Replay(Enum):
-    """What became of a replay."""
+    """The outcome of a replay."""
 
     STORED = "stored"
     FAILED = "failed"
-    """As dead as before, with the newest cause."""
+    """It failed again; the row has the newest error."""
     NOT_DEAD = "not_dead"
-    """There is no such dead letter: it never was one, has been replayed, or was discarded."""
+    """No such dead letter: it never existed, was replayed, or was discarded."""
     UNKNOWN = "unknown"
-    """No answer, another replay of it under way, or no room for its handlers: asking again is safe."""
+    """No answer, another replay in progress, or no free thread: it is safe to repeat."""
 
 
 class ReplayResult(NamedTuple):
-    """What became of a replay, and why."""
+    """The outcome of a replay, with the error."""
 
     outcome: Replay
     error: str | None = None
 
 
 ReplayAttempt = Callable[[ReplayWork], Awaitable[ReplayResult]]
-"""Replays something with the handlers that it is given."""
+"""Runs a replay with the given work."""
 
 REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
 CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
 
 
 class Replays:
-    """Replays dead letters with the handlers of `app`, one at a time, so that operators' work delays others' little.
-
-    Its handlers take one of the HANDLER_CONCURRENCY places, for which it waits like any attempt.
-    """
+    """Replays dead letters with the handlers of `app`, one at a time, to delay other events little."""
 
     def __init__(
         self,
@@ -74,14 +71,14 @@ class Replays:
         self._one_at_a_time = asyncio.Lock()
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
-        """Whether it replays nothing any more."""
+        """Whether replays are refused."""
 
     async def replay(self, source: str, id: str) -> ReplayResult:
-        """Replay one dead letter. Raises nothing but cancellation, and goes on then without whoever asked."""
+        """Replay one dead letter. Raises only cancellation of the caller, and then the replay continues."""
         return await self.run(partial(self._replay, source, id))
 
     async def run(self, attempt: ReplayAttempt) -> ReplayResult:
-        """Run `attempt` in its turn, as `replay` does; what it raises of Unavailable and its like is UNKNOWN."""
+        """Run `attempt` in its turn, as `replay` does; Unavailable, RowLocked and NoThread become UNKNOWN."""
         if self.draining:
             return REFUSED
         task = asyncio.create_task(self._in_turn(attempt))
@@ -91,7 +88,7 @@ class Replays:
         return CUT_SHORT if task.cancelled() else task.result()
 
     async def drain(self, *, within_s: float) -> None:
-        """Begin none any more; let the one under way finish within so long, or cut it short."""
+        """Refuse new replays; wait up to `within_s` for the running ones, then cancel them."""
         self.draining = True
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=within_s)
@@ -111,7 +108,7 @@ class Replays:
             stored = await self._dead_letters.replay(source, id, work)
         except (Unavailable, RowLocked, NoThread):
             raise
-        except Exception as error:  # a handler's, or of the data: the letter stays dead, and says why
+        except Exception as error:  # of a handler or the data: the dead letter stays, with the new error
             return await self._failed(source, id, error)
         if stored:
             self._emit(Replayed(id))
@@ -137,6 +134,6 @@ class Replays:
         reason = f"{type(error).__name__}: {error}"
         trace = "" if isinstance(error, Reject | Retry) else users_traceback(error)
         self._emit(ReplayFailed(id, reason, trace))
-        with contextlib.suppress(Unavailable, RowLocked):  # then its earlier cause stays
+        with contextlib.suppress(Unavailable, RowLocked):  # the earlier error stays
             await self._dead_letters.note_failure(source, id, error)
         return ReplayResult(Replay.FAILED, reason)

@@ -1,1 +1,1 @@
-"""Redis and PostgreSQL as the listener sees them, and what it takes over from a dead listener."""
+"""Gates to Redis and PostgreSQL, and the takeover of events from dead listeners."""

@@ -1,4 +1,4 @@
-"""Many together, or one alone: what a suspect is attempted under, so that nobody else dies with it."""
+"""A lock for attempts: shared by most; exclusive for a quarantined event, so that its crash harms no other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class ExclusiveRun:
-    """Attempts run `together`; one that wants to be `alone` waits for those under way, and holds up the next."""
+    """Attempts run `shared`; an `exclusive` one waits until they have finished, and delays those that follow."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -19,7 +19,7 @@ class ExclusiveRun:
         self._one_at_a_time = asyncio.Lock()
 
     def shared(self) -> Self:
-        """Run beside others, once nobody is, or waits to be, alone."""
+        """Return a context that runs concurrently with others, once no exclusive run is active or waiting."""
         return self
 
     async def __aenter__(self) -> None:
@@ -34,7 +34,7 @@ class ExclusiveRun:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Run with nothing beside."""
+        """Run while no other attempt runs."""
         async with self._one_at_a_time:
             self._open.clear()
             try:

@@ -1,7 +1,7 @@
-"""The two dependencies as the stations see them: Redis may be missing, PostgreSQL may make everybody wait.
+"""Gates to Redis and PostgreSQL, each behind a circuit breaker.
 
-Without Redis every event counts as ours, since PostgreSQL decides anyway. While PostgreSQL is down nothing is
-begun: no attempt is spent, and a probe that *writes* finds out when it is back.
+While Redis is down, the listener claims every event, since PostgreSQL decides who stores it. While PostgreSQL is
+down, the listener starts nothing and spends no attempt; a probe that *writes* detects its recovery.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from oncecast.tasks import STALL_S, working
 
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_DEADLINE_S = 1.5
-"""Short enough that a frozen Redis is detected within three seconds."""
+"""A frozen Redis is detected within three seconds."""
 CHECK_INTERVAL_S = 1.0
 WAITED_FOR_S = 0.4
-"""An attempt that has waited this long may be waiting for PostgreSQL."""
+"""An attempt that has run this long may be waiting for PostgreSQL."""
 SLOW_S = 8.0
-"""An attempt that waits for so long (longer than for a connection) may wait for a PostgreSQL that stands still."""
+"""An attempt that runs this long (longer than a connection timeout) may wait for a frozen PostgreSQL."""
 RETRIED_AFTER_S = 0.5
-"""A try that begins this long after a failure and fails too shows an outage; see `error_of_attempts`."""
+"""A retry that starts this long after a failure and also fails shows an outage; see `error_of_attempts`."""
 WARN_INTERVAL_S = 10.0
-"""Between warnings of foreign values in Redis; each warning shows one value and the count."""
+"""Between warnings about foreign values in Redis; each shows one value and the count."""
 CALL_MAX_EVENTS = 1_000
-"""So many events in a call at most: a Lua script holds everybody else up."""
+"""The maximum number of events per call: a Lua script blocks Redis for all clients."""
 
 
 class LeaseGate:
-    """Leases behind a breaker: while Redis is away, claims are granted and everything else is left undone.
+    """Leases behind a circuit breaker. While Redis is down, claims are granted and other calls do nothing.
 
     Each heartbeat is the breaker's probe.
     """
@@ -54,16 +54,16 @@ class LeaseGate:
 
     @property
     def token(self) -> str:
-        """This process's own."""
+        """The token of this listener."""
         return self.leases.token
 
     @property
     def is_up(self) -> bool:
-        """Whether Redis answered last time."""
+        """Whether Redis answered the last call."""
         return self.breaker.is_closed
 
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Who has what; all is ours while Redis is away."""
+        """Claim events; while Redis is down, return all of them as claimed."""
         if self.is_up:
             try:
                 claims = self._noted(await self.leases.claim(arrivals))
@@ -73,30 +73,30 @@ class LeaseGate:
             else:
                 self._warn_of(claims.foreign)
                 return claims
-        for arrival in arrivals:  # nobody but PostgreSQL can count now
+        for arrival in arrivals:  # without Redis, only PostgreSQL counts crashes
             if arrival.doubted:
                 arrival.takeovers = max(arrival.takeovers, QUARANTINE_AFTER_TAKEOVERS)
         # rule: a listener claims every event while Redis is away
         return Claims(mine=list(arrivals))
 
     def _noted(self, claims: Claims) -> Claims:
-        """Note on the events of a claim what it has found out."""
+        """Record on the claimed events their lease and their number of takeovers."""
         renew_at_s = self._clock.monotonic_s() + self._renew_after_s
         for arrival in claims.mine:
             arrival.leased, arrival.renew_at_s = True, renew_at_s
         return _with_takeovers(claims)
 
     def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
-        """Warn of what was overwritten; somebody may write more than a log should hold."""
+        """Warn about overwritten foreign values, at most once per WARN_INTERVAL_S."""
         if foreign and self._clock.monotonic_s() >= self._warn_again_at_s:
             self._warn_again_at_s = self._clock.monotonic_s() + WARN_INTERVAL_S
             key, value = foreign[0]
             self._emit(ForeignValues(len(foreign), key, repr(value)[1:]))
 
     async def _reclaim(self, claims: Claims) -> None:
-        """Where PostgreSQL may have lost the rows of what is marked.
+        """Reclaim events that have a done marker, but whose rows PostgreSQL may have lost.
 
-        With a lease, one listener finds out, and who dies of it is counted.
+        The lease makes one listener check each of them, and counts the listeners that crash on it.
         """
         # rule: a done marker proves nothing about an event that is read again
         doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
@@ -108,7 +108,7 @@ class LeaseGate:
         claims.add(retaken)
 
     async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Who has what now; all is free while Redis is away."""
+        """Return the lease state of each event without claiming any; while Redis is down, all are free."""
         claims = Claims()
         for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
             chunk = arrivals[begin : begin + CALL_MAX_EVENTS]
@@ -123,11 +123,11 @@ class LeaseGate:
         return claims
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """Mark what has ended; without Redis nobody needs to know."""
+        """Write the done markers of leased events; do nothing while Redis is down."""
         await self._each(self.leases.settle, [a for a in arrivals if a.leased])
 
     async def release(self, arrivals: Sequence[Arrival]) -> int:
-        """Release our own leases of these; returns how many we thought we had."""
+        """Release this listener's leases of these events; return how many it held."""
         held = [arrival for arrival in arrivals if arrival.leased]
         for arrival in held:
             arrival.leased = False
@@ -135,17 +135,17 @@ class LeaseGate:
         return len(held)
 
     async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> None:
-        """Break the leases of a holder that beats no more; its events are charged only if it has `died`."""
+        """Break the leases of `owner`, whose heartbeat stopped; count a crash on its events only if it has `died`."""
         await self._each(lambda chunk: self.leases.take_over(chunk, owner, died=died), list(arrivals))
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Have our lease say whether we attempt this suspect, alone; nobody counts while Redis is away."""
+        """Record on the lease whether the event runs isolated; without a lease or Redis, do nothing."""
         await self._each(
             lambda chunk: self.leases.begin_isolated(chunk[0], isolated), [arrival] if arrival.leased else []
         )
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
-        """Renew those of our leases that have been held for long."""
+        """Renew the leases that are due: a third of their time has passed."""
         now_s = self._clock.monotonic_s()
         due = [arrival for arrival in arrivals if arrival.leased and arrival.renew_at_s <= now_s]
         for arrival in due:
@@ -153,7 +153,7 @@ class LeaseGate:
         await self._each(self.leases.renew, due)
 
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
-        """The holders' counters; None while Redis is away: then nobody can be told dead."""
+        """Return the heartbeat counters of lease owners; None while Redis is down."""
         if not self.is_up:
             return None
         try:
@@ -172,7 +172,7 @@ class LeaseGate:
                 self._lost(error)
 
     async def heartbeat_loop(self) -> None:
-        """Move our counter every second, and so find out when Redis is back."""
+        """Send a heartbeat every second; it also detects when Redis is back."""
         while True:
             working(STALL_S)
             started_s = self._clock.monotonic_s()
@@ -205,17 +205,17 @@ class LeaseGate:
 
 
 def _with_takeovers(claims: Claims) -> Claims:
-    """Note on the events how often they were rescued."""
+    """Record on each event how often it was taken over."""
     for arrival, takeovers in claims.takeovers:
         arrival.takeovers = takeovers
     return claims
 
 
 class DatabaseGate:
-    """Lets work begin while PostgreSQL takes writes.
+    """Admits work while PostgreSQL accepts writes.
 
-    Its breaker opens when an attempt's tries are used up, or when a probe finds what holds an attempt up; a probe
-    that *writes* closes it. `paused()` is called when it opens.
+    Its breaker opens when the retries of an attempt are used up, or when a probe fails while an attempt is slow. A
+    probe that *writes* closes it. `paused()` is called when it opens.
     """
 
     def __init__(
@@ -239,23 +239,23 @@ class DatabaseGate:
         self._asked_at_s: dict[Arrival, float] = {}
         self._checked_at_s = 0.0
         self._failing: tuple[float, float, Unavailable] | None = None
-        """Since when every attempt fails under PostgreSQL, when the newest such try began, and its error."""
+        """Start of the run of failed attempts, start of its newest attempt, and its error."""
         self.ended_at_s = 0.0
-        """When an attempt has last ended well."""
+        """When an attempt last succeeded."""
         self.fault: str | None = None
-        """Why PostgreSQL cannot be used, as far as is known; None while it answers."""
+        """Why PostgreSQL cannot be used; None while it answers."""
 
     @property
     def is_up(self) -> bool:
-        """Whether work may begin."""
+        """Whether work may start."""
         return self._up.is_set()
 
     async def wait(self) -> None:
-        """Until PostgreSQL takes writes."""
+        """Wait until PostgreSQL accepts writes."""
         await self._up.wait()
 
     async def wait_down(self, timeout_s: float) -> bool:
-        """Wait `timeout_s`, or less if it goes down meanwhile; returns whether it is down."""
+        """Wait up to `timeout_s` for an outage; return whether PostgreSQL is down."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._down.wait()
@@ -264,14 +264,14 @@ class DatabaseGate:
         return True
 
     def asked(self, first: Arrival) -> None:
-        """An attempt at `first` and its like is under way: one that takes long has PostgreSQL probed."""
+        """Record the start of the attempt whose first event is `first`; a long attempt triggers a probe."""
         self._asked_at_s[first] = self._monotonic_s()
 
     def answered(self, first: Arrival, error: BaseException | None = None) -> None:
-        """It is over; `error` is what it ended with. Any answer except Unavailable shows that PostgreSQL works."""
+        """Record the end of the attempt. Any answer except Unavailable shows that PostgreSQL works."""
         began_s, now_s = self._asked_at_s.pop(first), self._monotonic_s()
         if isinstance(error, TransactionConflict) or not isinstance(error, Exception | None):
-            return  # a conflict or a cancellation shows neither
+            return  # a conflict or a cancellation proves nothing about PostgreSQL
         if isinstance(error, Unavailable):
             since_s, newest_s, _ = self._failing or (now_s, began_s, error)
             self._failing = (since_s, max(newest_s, began_s), error)
@@ -282,20 +282,20 @@ class DatabaseGate:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether an attempt waits, perhaps for PostgreSQL."""
+        """Whether an attempt is slow, perhaps because of PostgreSQL."""
         now_s = self._monotonic_s()
         return now_s - min(self._asked_at_s.values(), default=now_s) >= WAITED_FOR_S
 
     @property
     def is_failing(self) -> bool:
-        """Whether the newest answer to an attempt was Unavailable."""
+        """Whether the newest attempt ended with Unavailable."""
         return self._failing is not None
 
     def error_of_attempts(self, after_s: float) -> Unavailable | None:
         """Return the newest error if all attempts have failed for `after_s`, else None.
 
-        The failures of one moment are not enough: a session that was terminated fails once, and its attempt then
-        waits. A try that began RETRIED_AFTER_S later must have failed too.
+        Failures at one moment do not suffice: a terminated session fails once, and its attempt then waits. A retry
+        that started RETRIED_AFTER_S later must have failed too.
         """
         if self._failing is None:
             return None
@@ -304,20 +304,20 @@ class DatabaseGate:
         return error if lasts else None
 
     def report_down(self, error: Exception) -> None:
-        """PostgreSQL cannot be used: say so. Work goes on until its tries are used up."""
+        """Report an outage of PostgreSQL, once. Work continues until its retries are used up."""
         is_news = self.fault is None
         self.fault = str(error)
         if is_news:
             self._emit(DependencyLost("database", self.fault))
 
     def report_up(self) -> None:
-        """PostgreSQL answers, and no attempt says otherwise."""
+        """Report that PostgreSQL is ready again, once."""
         if self.fault is not None and self.is_up:
             self.fault = None
             self._emit(DependencyReady("database"))
 
     def lost(self, error: Exception) -> None:
-        """The tries are used up: begin nothing until a probe has written."""
+        """Open the breaker after the last retry: start nothing until a probe has written."""
         if self.breaker.failed(self._monotonic_s()):
             self._up.clear()
             self._down.set()
@@ -325,7 +325,7 @@ class DatabaseGate:
             self.report_down(error)
 
     async def probe_loop(self) -> None:
-        """While it is down, try a write on a fresh connection; while an attempt takes long, see whether it is."""
+        """While PostgreSQL is down, probe with a write on a new connection; also probe while an attempt is slow."""
         while True:
             working(STALL_S)
             if await self.wait_down(CHECK_INTERVAL_S):
@@ -351,7 +351,7 @@ class DatabaseGate:
             self.report_up()
 
     def _is_slow(self) -> bool:
-        """Whether an attempt has waited for longer than an answer takes, since it began or we last looked."""
+        """Whether an attempt has run for SLOW_S, counted from its start or from the last check."""
         now_s = self._monotonic_s()
         if now_s - max(self._checked_at_s, min(self._asked_at_s.values(), default=now_s)) < SLOW_S:
             return False
@@ -359,13 +359,13 @@ class DatabaseGate:
         return True
 
     async def _probe(self, *, renew: bool = False) -> Unavailable | None:
-        """What is wrong, if anything is. Connections from a time of trouble are not used again."""
+        """Return the error of a probe, or None. With `renew`, replace the pooled connections."""
         try:
             await self._store.probe()
             if renew:
                 await self._store.renew()
         except RowLocked:
-            return None  # it answers: somebody has the lock of a table
+            return None  # PostgreSQL answers; another session holds a table lock
         except Unavailable as error:
             return error
         return None

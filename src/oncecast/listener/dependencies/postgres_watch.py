@@ -1,7 +1,7 @@
-"""Whether PostgreSQL answers and takes writes, known within three seconds whatever traffic there is.
+"""Detect within three seconds whether PostgreSQL answers and accepts writes, with or without traffic.
 
-It decides nothing about events: attempts, their tries and the pause go their own way. It reports an outage, and its
-end, before the work has found out; see decision 041.
+The watch decides nothing about events. It reports an outage, and its end, before the attempts detect it; see
+decision 041.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from oncecast.listener.dependencies.gates import DatabaseGate
 
 CHECK_INTERVAL_S = 0.5
 PING_S = 0.95
-"""Between pings of an idle PostgreSQL: every second look. A ping costs each side five milliseconds of CPU."""
+"""Between pings of an idle PostgreSQL: every second check. A ping costs each side five milliseconds of CPU."""
 RETRY_INTERVAL_S = 0.1
-"""After a ping that failed."""
+"""After a failed ping."""
 TURN_S = 0.1
 TURNS_MAX = 7
-"""How many turns of the event loop a ping may take. However long a handler blocks the loop, that is one turn."""
+"""The number of loop turns that a ping may take. A handler that blocks the loop takes one turn, however long."""
 DOWN_AFTER_S = 1.0
-"""A shorter interruption is not reported: a restart of a pooler, a fail-over of an address."""
+"""Shorter interruptions are not reported, such as the restart of a pooler or the fail-over of an address."""
 
 
 class DatabaseWatch:
-    """Watches whether attempts end; if none does, pings PostgreSQL. Reports the result to `gate`.
+    """Watches whether attempts succeed; if none does, pings PostgreSQL. Reports the result to `gate`.
 
-    A ping makes a fresh connection, since a new one may be needed at any time, and reads, which leaves nothing in an
-    idle server's log of writes. While an attempt waits for PostgreSQL, it writes.
+    A ping uses a new connection, since one may be needed at any time, and only reads, which adds nothing to the WAL
+    of an idle server. While an attempt waits for PostgreSQL, the ping writes.
     """
 
     def __init__(self, store: EventStore, gate: DatabaseGate, clock: Clock, *, turn_s: float = TURN_S) -> None:
@@ -42,7 +42,7 @@ class DatabaseWatch:
         self._late: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Look twice a second."""
+        """Check every CHECK_INTERVAL_S."""
         try:
             while True:
                 is_in_doubt = self._failing_since_s is not None and self._gate.fault is None
@@ -53,7 +53,7 @@ class DatabaseWatch:
                 ping.cancel()
 
     async def check(self) -> None:
-        """Look once. It is an outage when pings, or all attempts and their retries, have failed for DOWN_AFTER_S.
+        """Check once. It is an outage when pings, or all attempts and their retries, have failed for DOWN_AFTER_S.
 
         After an attempt has failed, pings decide until a retry has failed too.
         """
@@ -79,7 +79,7 @@ class DatabaseWatch:
             self._gate.report_down(error)
 
     async def _ping(self, *, writes: bool) -> Unavailable | None:
-        """What is wrong, if anything is."""
+        """Return the error of a ping, or None."""
         ping = asyncio.create_task(self._store.probe(writes=writes))
         try:
             for _ in range(TURNS_MAX):
@@ -87,7 +87,7 @@ class DatabaseWatch:
                     ping.result()
                     return None
         except RowLocked:
-            return None  # it answers: somebody has the lock of a table
+            return None  # PostgreSQL answers; another session holds a table lock
         except Unavailable as error:
             return error
         finally:
@@ -100,4 +100,4 @@ class DatabaseWatch:
     def _ended(self, ping: asyncio.Task[None]) -> None:
         self._late.discard(ping)
         if not ping.cancelled():
-            ping.exception()  # what it ended with, once it was too late, is nobody's concern
+            ping.exception()  # retrieve it, or asyncio logs it; the result came too late to matter

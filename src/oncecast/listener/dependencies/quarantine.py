@@ -1,7 +1,7 @@
-"""What a suspect is attempted under: it stands somewhere that outlives us, so that we are counted if we die of it.
+"""The record of the running quarantined event, which survives a crash of this process and attributes it to the event.
 
-With its lease it stands in Redis, and whoever rescues us counts. Without, it stands in PostgreSQL, and the process
-that comes after us under our name counts.
+With a lease, the record is in Redis, and the listener that takes over counts the crash. Without a lease, it is in
+PostgreSQL, and the next process with the same name counts it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from oncecast.listener.dependencies.gates import LeaseGate
 
 
 class Quarantine:
-    """Counts who died of a suspect. There is one at a time, since each is attempted alone."""
+    """Counts the processes that crashed on a quarantined event; one event at a time, since each runs alone."""
 
     def __init__(self, leases: LeaseGate, crash_log: CrashLog) -> None:
         self._leases = leases
@@ -24,7 +24,7 @@ class Quarantine:
         self._is_in_postgres = False
 
     async def begin(self, quarantined: Arrival) -> int:
-        """We attempt it, alone, from now on; how many processes have died of that so far. Raises Unavailable."""
+        """Record that this process runs the event; return how many processes crashed on it. Raises Unavailable."""
         if quarantined.leased and self._leases.is_up:
             await self._leases.begin_isolated(quarantined, True)
             return quarantined.takeovers - QUARANTINE_AFTER_TAKEOVERS
@@ -32,7 +32,7 @@ class Quarantine:
         return await self._crash_log.begin_isolated(quarantined)
 
     async def end(self, quarantined: Arrival) -> None:
-        """We live. Where PostgreSQL cannot be told, the event has not ended, comes back, and it is told then."""
+        """Remove the record. If PostgreSQL is down, the event has not ended; its next attempt removes the record."""
         if not self._is_in_postgres:
             await self._leases.begin_isolated(quarantined, False)
             return

@@ -1,8 +1,8 @@
-"""The watch over what others have taken: *not* ended, only not ours for now.
+"""The watch over events that are leased elsewhere: they have *not* ended.
 
-Every half second all of it is asked about again, in one call. What has been marked has ended; what is free is
-claimed; and what a dead holder still has is rescued: first its database sessions are ended, so that its locks
-go, then its leases are broken, then whoever is first claims.
+Every CHECK_INTERVAL_S, one call reads their lease states. Events with a done marker have ended; free events are
+requeued. The events of a dead lease owner are taken over: first its database sessions are ended, which frees its
+locks, then its leases are broken, then any listener claims the events.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from oncecast.tasks import STALL_S, working
 CHECK_INTERVAL_S = 0.5
 DEAD_AFTER_S = 4.0
 SILENT_S = DEAD_AFTER_S - HEARTBEAT_INTERVAL_S
-"""A holder without a heartbeat that has begun a statement within this time is alive, and has only lost Redis."""
+"""A lease owner without a heartbeat that ran a statement within this time is alive, and has only lost Redis."""
 
 
 class Takeovers:
-    """Holds what is taken until it has ended elsewhere (`ended`) or can be claimed (`come_back`)."""
+    """Keeps events leased elsewhere until they have ended there (`ended`) or can be claimed (`come_back`)."""
 
     def __init__(
         self,
@@ -48,16 +48,16 @@ class Takeovers:
         self._owners = LeaseOwners(DEAD_AFTER_S)
 
     def add(self, taken: Iterable[tuple[Arrival, str]]) -> None:
-        """Keep watch over these, each with the token of its holder."""
+        """Watch these events, each with the token of its lease owner."""
         self._taken.extend(taken)
 
     @property
     def count(self) -> int:
-        """How many events are another's for now."""
+        """The number of events leased elsewhere."""
         return len(self._taken)
 
     async def watch_loop(self) -> None:
-        """Look every half second."""
+        """Check every CHECK_INTERVAL_S."""
         while True:
             working(STALL_S)
             await self._clock.sleep(CHECK_INTERVAL_S)
@@ -65,7 +65,7 @@ class Takeovers:
                 await self.check()
 
     async def check(self) -> None:
-        """See what has become of everything that is taken."""
+        """Check the lease states of all watched events once."""
         asked, self._taken = self._taken, []
         found = await self._leases.peek([arrival for arrival, _ in asked])
         self._ended(found.ended)
@@ -84,7 +84,7 @@ class Takeovers:
     async def _dead(self, tokens: set[str]) -> set[str]:
         asked_s = self._clock.monotonic_s()
         counters = await self._leases.counters(sorted(tokens))
-        if counters is None:  # Redis itself stood still, perhaps: begin anew when it is back
+        if counters is None:  # Redis may have been frozen: observe the counters afresh when it is back
             self._owners.forget(tokens)
             return set()
         return set(self._owners.observe(counters, asked_s, self._clock.monotonic_s()))
@@ -92,7 +92,7 @@ class Takeovers:
     async def _take_over(self, token: str, arrivals: list[Arrival]) -> None:
         try:
             sessions = await self._store.end_sessions(token, silent_s=SILENT_S)
-        except Unavailable:  # without PostgreSQL nothing can be ended anyway: the next look tries again
+        except Unavailable:  # nothing can end without PostgreSQL: the next check tries again
             sessions = Sessions.IN_USE
         if sessions is Sessions.IN_USE:
             self.add((arrival, token) for arrival in arrivals)

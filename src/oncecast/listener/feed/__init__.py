@@ -1,1 +1,1 @@
-"""One connection to each producer, and what the listener knows of its journal."""
+"""The connection to each producer, and the position in its journal."""

@@ -1,4 +1,4 @@
-"""How a feed reaches its producer: a WebSocket with deadlines; or, in a simulation, whatever stands for one."""
+"""How a feed connects to its producer: a WebSocket with deadlines, or a substitute in simulation."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ CONNECT_DEADLINE_S = 10.0
 PING_INTERVAL_S = 5.0
 PING_DEADLINE_S = 10.0
 QUEUE_MAX_FRAMES = 1
-"""Frames that wait to be read, besides the one that completes: no credit counts them yet."""
+"""Frames that wait besides the one being read: credit does not count them yet."""
 
 
 class Lost(ConnectionError):
-    """There is no connection, or no longer; the text says why."""
+    """The connection failed or was lost; the text says why."""
 
 
 class FeedConnection(Protocol):
-    """Frames both ways, in order. Raises OSError or TimeoutError once it is lost."""
+    """A connection that carries frames both ways, in order. Raises OSError or TimeoutError once it is lost."""
 
     async def recv(self) -> bytes:
-        """The next frame, undecoded."""
+        """Wait for the next frame and return it undecoded."""
 
     async def send(self, text: str) -> None:
         """Send a frame."""
 
 
 Dial = Callable[[str], AbstractAsyncContextManager[FeedConnection]]
-"""A connection to the producer at a URL, which speaks `oncecast.v1`; raises OSError or TimeoutError."""
+"""Opens a connection with the protocol `oncecast.v1` to the producer at a URL; raises OSError or TimeoutError."""
 
 
 def websocket_dial(tokens: Mapping[str, str]) -> Dial:
-    """Over a WebSocket; `tokens` has what is presented to the producer at each URL."""
+    """Return a Dial that uses WebSockets; `tokens` has the token for the producer at each URL."""
 
     @asynccontextmanager
     async def dial(url: str) -> AsyncIterator[FeedConnection]:

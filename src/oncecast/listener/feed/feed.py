@@ -1,7 +1,7 @@
-"""The feed: one connection to one producer, for ever connected again, resumed where it broke off.
+"""The feed: a connection to one producer, reconnected after each failure and resumed where it broke off.
 
-Whatever a producer sends is checked: it may be broken, or hostile. Credit bounds what is held in memory, and
-deadlines find connections that are only half there.
+Everything that a producer sends is checked: it may be broken or hostile. Credit bounds the events in memory, and
+deadlines detect half-open connections.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ WELCOME_DEADLINE_S = 10.0
 WRITE_DEADLINE_S = 10.0
 REPORT_INTERVAL_S = 1.0
 FRAME_EVENTS_TAKEN_MAX = 10 * FRAME_MAX_EVENTS
-"""Of a journal that an earlier release wrote, a frame may have more than FRAME_MAX_EVENTS."""
+"""A frame from a journal of an earlier release may have more than FRAME_MAX_EVENTS."""
 HELD_WINDOWS_MAX = 2
-"""A feed whose tracks hold this number of windows does not connect. One window is not enough: an abandoned track
-may fill it, and its successor must read."""
+"""A feed whose tracks hold this number of windows does not connect. One window is not enough: a superseded track may
+fill it, and its successor must read."""
 ROOM_INTERVAL_S = 1.0
 ASKED_MAX = 100
 ASK_MAX_BYTES = 4 * 1024 * 1024
@@ -67,11 +67,11 @@ WELCOME_MAX_BYTES = 4 * 1024 * 1024
 
 
 class Feed:
-    """Brings the events of the producer at `url` to `receive(arrivals)`.
+    """Passes the events of the producer at `url` to `receive(arrivals)`.
 
-    `window_bytes` is the credit it works with. `ready()` waits for the store, and tells whether the process before
-    may have died of what comes first. `report()` makes the report of the moment, `answer(ask)` the answer to what an
-    operator asks through the producer.
+    `window_bytes` is its credit. `ready()` waits for the store, and returns whether the previous process may have
+    crashed on the next events. `report()` returns the current report, `answer(ask)` the answer to a request that an
+    operator makes through the producer.
     """
 
     def __init__(
@@ -112,20 +112,20 @@ class Feed:
         self._answer = answer
         self._emit = emit
         self.used_bytes = 0
-        """What is held of this producer's events."""
+        """Bytes of this producer's events in memory."""
         self._abandoned: weakref.WeakSet[Track] = weakref.WeakSet()
-        """Tracks of which arrivals are still in memory. Arrivals hold their track, so an entry goes with the last."""
+        """Superseded tracks with events still in memory; an entry disappears with its last event."""
         self._owed_bytes = 0
         self._credit_bytes = 0
-        """What the producer may still send on this connection."""
+        """Credit that the producer has left on this connection."""
         self._brought_something = False
-        """Whether this connection has brought a frame after its welcome."""
+        """Whether this connection has received a frame after the welcome."""
         self._owing = asyncio.Event()
         self._doubted_epochs: list[Epoch] | None = None
-        """Those of the group's cursor, when they were last found to be none of the journal's."""
+        """Epochs of the group's cursor that the last welcome did not name."""
 
     def reread(self) -> None:
-        """Forget the track and read again from the saved cursor."""
+        """Read again from the saved cursor."""
         self._abandon_track()
         self._owing.set()
 
@@ -135,10 +135,10 @@ class Feed:
             self._abandoned.add(self.track)
 
     async def run(self) -> None:
-        """Connect, receive, and when that breaks connect again: 1 s, doubling to 30 s, with jitter.
+        """Connect and receive; after a failure reconnect, with a back-off of 1 to 30 s with jitter.
 
-        The wait grows until a connection has brought something, or has lasted: one that breaks as soon as it is
-        made would be made again every second.
+        The back-off restarts once a connection has received a frame or has lasted 30 s; otherwise, a connection that
+        breaks at once would be made every second.
         """
         attempt = 1
         while True:
@@ -168,7 +168,7 @@ class Feed:
             self._emit(ConnectingAgain(self.shown_url))
 
     async def _has_room(self) -> None:
-        """A connection that breaks again and again must not bring in more than the window holds.
+        """Wait for free memory, so that repeated connections do not receive more than the window.
 
         The feed does not wait for ended events of an abandoned track: its cursor is never saved. It waits for events
         that have not ended when all tracks hold HELD_WINDOWS_MAX windows; otherwise, a producer that names a new
@@ -182,13 +182,13 @@ class Feed:
             await self._clock.sleep(ROOM_INTERVAL_S)
 
     def _held_bytes(self) -> int:
-        """Return what this feed's tracks hold, but for a track that waits for its successor: that must come about."""
+        """Return the bytes of this feed's tracks, except a superseded track whose successor is still to come."""
         former_bytes = sum(track.abandoned_bytes for track in self._abandoned if track is not self.track)
         is_current = self.track is not None and not self.track.abandoned.is_set()
         return former_bytes + (self.used_bytes if is_current else 0)
 
     async def _connect_once(self) -> None:
-        """One connection from hand-shake to its end; raises why it ended."""
+        """Run one connection from its handshake on; raise the error that ends it."""
         try:
             async with self._dial(self.url) as connection:
                 await self._converse(connection, await self._resume(connection))
@@ -214,9 +214,7 @@ class Feed:
         async with asyncio.timeout(WELCOME_DEADLINE_S):
             text = await connection.recv()
         if len(text) > WELCOME_MAX_BYTES:
-            raise ProducerError(
-                f"{self.shown_url} sent a welcome of {len(text)} bytes; {WELCOME_MAX_BYTES} are the most"
-            )
+            raise ProducerError(f"{self.shown_url} sent a welcome of {len(text)} bytes (maximum {WELCOME_MAX_BYTES})")
         welcome = _decode(text)
         if not isinstance(welcome, Welcome) or welcome.version != VERSION or not welcome.epochs:
             raise ProducerError(f"{self.shown_url} sent no welcome of version {VERSION}")
@@ -241,7 +239,7 @@ class Feed:
         return track
 
     async def _track_for(self, welcome: Welcome) -> Track:
-        """The track to go on with: our own if the journal still goes its way, else one from the saved cursor."""
+        """Return the current track if the journal continues its history, else a new one from the saved cursor."""
         track = self.track
         if track is not None and track.journal == welcome.journal and not track.abandoned.is_set():
             received = track.watermark.received
@@ -262,7 +260,7 @@ class Feed:
         return fresh
 
     async def _saved_offset(self, welcome: Welcome) -> int:
-        """Where the group is in this journal; what it can never read is noted, and passed."""
+        """Return the group's saved offset in this journal; record events that are already deleted as a gap."""
         journal, epochs = welcome.journal, welcome.epochs
         saved = await self._store.load_cursor(journal)
         if saved is None or offset_in(saved, epochs) is None:
@@ -272,27 +270,27 @@ class Feed:
         if after + 1 < welcome.first:
             passed = await self._store.pass_gap(journal, epochs, first=welcome.first, reason="retention")
             if passed is None:
-                raise Lost("the group's cursor has gone elsewhere: connecting again")
+                raise Lost("the group's cursor has changed meanwhile: reconnecting")
             if passed.offset > after:
                 self._emit(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset
         return after
 
     async def _begin_cursor(self, welcome: Welcome) -> None:
-        """What the group misses from now on is a gap, even before it has saved anything."""
+        """Save the group's first cursor: events that it misses from now on are a gap."""
         begin = welcome.last if self._from_latest else welcome.first - 1
         # rule: a group saves a first cursor before it reads
         await self._store.begin_cursor(welcome.journal, welcome.epochs, cursor_at(welcome.epochs, begin))
 
     async def _leave_divergent_history(self, welcome: Welcome, saved: SavedCursor) -> None:
-        """The cursor was saved with an opening that the welcome does not name: one of them is of a lost future.
+        """Replace a cursor with epochs that the welcome does not name: one of them is of a divergent history.
 
-        It is the cursor, if the welcome was sent after it was read. So the second welcome decides.
+        The cursor may be newer than the welcome. So only the second welcome decides.
         """
         # rule: a listener asks twice before it replaces a cursor of a divergent history
         if saved.epochs != self._doubted_epochs:
             self._doubted_epochs = saved.epochs
-            raise Lost("the group's cursor is of an opening that the journal does not name: asking it again")
+            raise Lost("the group's cursor has an epoch that the journal does not name: asking again")
         await self._store.adopt_cursor(welcome.journal, welcome.epochs, instead_of=saved.epochs)
 
     async def _read(self, connection: FeedConnection, track: Track, answers: _Answers) -> None:
@@ -300,14 +298,16 @@ class Feed:
             text = await connection.recv()
             # rule: events of a superseded journal position are left to its successor
             if track.abandoned.is_set():
-                return  # its successor brings it again; here it would have lost its place in the order
+                return  # the new track receives it again, in order
             frame = _decode(text)
             if isinstance(frame, Ask):
                 if len(answers.under_way) >= ASKED_MAX:
-                    raise ProducerError(f"{self.shown_url} asks without waiting for answers")
+                    raise ProducerError(
+                        f"{self.shown_url} sent more than {ASKED_MAX} requests without waiting for answers"
+                    )
                 if len(text) > ASK_MAX_BYTES:
                     raise ProducerError(
-                        f"{self.shown_url} asked with {len(text)} bytes; {ASK_MAX_BYTES} are the most"
+                        f"{self.shown_url} sent a request of {len(text)} bytes (maximum {ASK_MAX_BYTES})"
                     )
                 answers.begin(self._give_answer(connection, frame))
                 continue
@@ -316,10 +316,10 @@ class Feed:
                 self._pass(track, frame, len(text))
                 continue
             if not isinstance(frame, Events):
-                raise ProducerError(f"{self.shown_url} sent a {type(frame).__name__} where events were due")
+                raise ProducerError(f"{self.shown_url} sent {type(frame).__name__} (expected Events)")
             self._receive_events(track, frame, text)
-            del frame, text  # the next frame may be long in coming
-            # Let the stations work on what there is before the next frame is decoded.
+            del frame, text  # free the memory before a long wait
+            # Let other tasks process the events before the next frame is decoded.
             await self._clock.sleep(0)
 
     def _receive_events(self, track: Track, frame: Events, text: bytes) -> None:
@@ -339,7 +339,7 @@ class Feed:
             self._receive(arrivals)
 
     def _spend(self, count: int) -> None:
-        """Count a frame against the credit; one that comes when none is left could be followed by any number."""
+        """Subtract a frame from the credit; raise ProducerError if none was left."""
         if self._credit_bytes <= 0:
             raise ProducerError(
                 f"{self.shown_url} sent more than its credit: {count} bytes after {self._window_bytes} in flight"
@@ -395,7 +395,7 @@ class Feed:
 
 
 class _Answers:
-    """The answers that are being made over one connection; the first that fails breaks it."""
+    """Answers in progress on one connection; the first that fails ends the connection."""
 
     def __init__(self) -> None:
         self.under_way: set[asyncio.Task[None]] = set()
@@ -407,7 +407,7 @@ class _Answers:
         task.add_done_callback(self._ended)
 
     async def failed(self) -> None:
-        """Wait for the first that fails, and raise its error."""
+        """Wait until an answer fails, and raise its error."""
         await self._failed
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -420,5 +420,5 @@ def _decode(text: bytes) -> ServerFrame:
     try:
         frame: ServerFrame = decode_server_frame(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProducerError(f"the producer sent a frame that cannot be read: {error}") from error
+        raise ProducerError(f"the producer sent an invalid frame: {error}") from error
     return frame

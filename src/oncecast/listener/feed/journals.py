@@ -29,7 +29,7 @@ class Journals:
         self._store = store
         self._group = group
         self._hashes: dict[str, str] = {}
-        """By journal: the hash of its key, once it was checked."""
+        """The verified hash of each journal's key."""
         self._connected: dict[str, Feed] = {}
         self._last: dict[str, Feed] = {}
 
@@ -73,7 +73,7 @@ class Journals:
         self._connected[journal] = self._last[journal] = feed
 
     def release(self, feed: Feed) -> None:
-        """The connection of `feed` has ended."""
+        """Record that the connection of `feed` has ended."""
         self._connected = {journal: other for journal, other in self._connected.items() if other is not feed}
 
 

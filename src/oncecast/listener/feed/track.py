@@ -1,8 +1,8 @@
-"""What a listener knows of one journal: how far it has received, what has ended, what is saved.
+"""The listener's position in one journal: how far it has received, which events have ended, what is saved.
 
-A track belongs to one stretch of a journal's history. When the journal is found to have gone another way (it
-was restored from a backup), or rows turn out to be missing, the feed begins a new track; what is in flight of
-the old one ends on its own.
+A track belongs to one history of a journal. When the journal has a divergent history (it was restored from a
+backup), or rows are missing, the feed starts a new track, and the old one is superseded; its events in flight end on
+their own.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from oncecast.core.wire import Epoch, Events, Gap, Head, decode_heads, epoch_of
 
 _NO_BYTES = msgspec.Raw(b"")
 EVENT_COST_BYTES = 768
-"""What an event in flight takes up on top of its text: Python objects, by measurement (decision 039)."""
+"""Memory of an event in flight in addition to its text: Python objects, as measured (decision 039)."""
 ENDED_COST_BYTES = 512
-"""Of an event's credit, what is kept back while only its identity is held: one event that is stuck keeps all
-behind it from being forgotten, and even that must have a bound."""
+"""The part of an event's credit that is kept while its identity is held: one stuck event keeps all behind it in
+memory, which must have a bound."""
 KEYS_PRUNED_AT_MIN = 1_000
 
 
 def _check_identities(heads: Sequence[Head], text: bytes) -> None:
-    """Raise ValueError for one that PostgreSQL cannot keep, not even as that of a dead event; `text` has them all."""
-    if b"\\u0000" not in text:  # nearly always; then short ones need no look of their own
+    """Raise ValueError for an identity that PostgreSQL cannot store; `text` contains all `heads`."""
+    if b"\\u0000" not in text:  # nearly always; then short identities need no check
         heads = [h for h in heads if len(h.id) + len(h.source) + len(h.type) > IDENTITY_MAX_BYTES // 4]
     for head in heads:
         for name in (head.id, head.source, head.type):
@@ -49,11 +49,11 @@ def _unended_bytes(arrivals: Iterable[Arrival]) -> int:
 
 
 def _to_nobody(_count: int) -> None:
-    """What an abandoned track held is not given back: its successor begins with all there is."""
+    """Ignore credit of a superseded track: its successor starts with the whole window."""
 
 
 class Track:
-    """Arrivals of one journal in order of offset, from the saved cursor on; and the credit they hold."""
+    """The arrivals of one journal in order of offset, from the saved cursor on, and their credit."""
 
     def __init__(self, journal: str, epochs: Sequence[Epoch], after: int, on_credit: Callable[[int], None]) -> None:
         self.journal = journal
@@ -61,25 +61,25 @@ class Track:
         self.saved = self.cursor_at(after)
         self.watermark = Watermark(after)
         self.first = 1
-        """The oldest offset that the producer can serve: what lies before it is gone."""
+        """The oldest offset that the producer still has."""
         self.distrusted_to = 0
-        """Up to here marks prove nothing: PostgreSQL had lost rows that they stood for."""
+        """Up to this offset, done markers are ignored: PostgreSQL had lost rows of marked events."""
         self.doubted_bytes = 0
-        """So much of what comes is doubted: the process before may have died of it."""
+        """Bytes still to come that the previous process may have crashed on."""
         self.abandoned = asyncio.Event()
-        """The journal has gone another way, or rows are missing: another track takes its place."""
+        """Set when the journal has a divergent history or rows are missing: another track replaces this one."""
         self.newest_of_key: dict[str, Arrival] = {}
-        """Of ordered events: the last that has come of each key, until it is saved."""
+        """The newest ordered event of each key, until the cursor has passed it."""
         self._keys_pruned_at = KEYS_PRUNED_AT_MIN
         self.gaps: deque[Gap] = deque()
-        """What the journal has lost and the cursor has not yet passed."""
+        """Gaps of the journal that the cursor has not passed yet."""
         self.abandoned_bytes = 0
-        """Once it is abandoned: the bytes of its arrivals that have neither ended nor been dropped."""
+        """Of a superseded track: the bytes of arrivals that have neither ended nor been dropped."""
         self._held: deque[Arrival] = deque()
         self._on_credit = on_credit
 
     def cursor_at(self, offset: int) -> Cursor:
-        """The cursor of `offset` in this journal's history."""
+        """Return the cursor of `offset` in this journal's history."""
         return cursor_at(self.epochs, offset)
 
     @property
@@ -88,10 +88,10 @@ class Track:
         return self.watermark.received - self.watermark.value
 
     def receive(self, frame: Events, text: bytes) -> list[Arrival]:
-        """The new arrivals of `frame`, whose undecoded form is `text`; its overlap is dropped.
+        """Return the new arrivals of `frame`, whose undecoded form is `text`, without those received before.
 
-        Raises msgspec.DecodeError on heads that are none, ValueError on a frame that would have us skip events, or
-        hold identities that no producer accepts.
+        Raises msgspec.DecodeError for invalid heads, and ValueError for a frame that skips offsets or has an
+        identity that no producer accepts.
         """
         heads = decode_heads(text)
         due = max(self.watermark.received + 1, self.first)
@@ -109,7 +109,7 @@ class Track:
                 id=head.id,
                 source=head.source,
                 type=head.type,
-                # A copy, for a part of the frame would keep all of the frame in memory until the event ends.
+                # A copy: a slice would keep the whole frame in memory until the event ends.
                 raw=raw.copy() if len(heads) > 1 else raw,
                 cost_bytes=len(raw) + 1 + EVENT_COST_BYTES,
                 epoch=epoch,
@@ -123,38 +123,38 @@ class Track:
         self.doubted_bytes = max(0, self.doubted_bytes - frame_cost)
         if not self.abandoned.is_set():
             self._held.extend(arrivals)
-        # Credit counts whole frames: what is not an arrival's own goes back at once.
+        # Credit counts whole frames: the overhead of the frame returns at once.
         self._on_credit(frame_cost - sum(arrival.cost_bytes for arrival in arrivals))
         return arrivals
 
     def skip(self, gap: Gap) -> None:
-        """Nothing will arrive there; its overlap is dropped. Raises ValueError as `receive` does."""
+        """Record a gap; offsets received before are ignored. Raises ValueError as `receive` does."""
         due = max(self.watermark.received + 1, self.first)
         if gap.first > due:
             raise ValueError(f"a gap from offset {gap.first}, where {due} is due")
         if gap.last >= due:
             if self.gaps and self.gaps[-1].last == self.watermark.received:
-                # One gap in memory, in however many frames it comes: what is not merged lies behind an event.
+                # Merge adjacent gaps: the number of gaps in memory is bounded by the number of events.
                 gap = Gap(first=self.gaps.pop().first, last=gap.last)
             self.watermark.arrive(gap.last + 1, gap.last)
             # rule: a gap is recorded before the cursor passes it
             self.gaps.append(gap)
 
     def abandon(self) -> None:
-        """Another track takes its place; what is in flight ends on its own, and nobody saves a cursor over it."""
+        """Mark this track as superseded: its events in flight end on their own, and its cursor is no longer saved."""
         self.abandoned.set()
         self.abandoned_bytes += _unended_bytes(self._held)
-        self._held.clear()  # each of them holds its track: a circle that no garbage collector sees
+        self._held.clear()  # they reference their track: a cycle that the garbage collector does not see
         self.newest_of_key.clear()
         self._on_credit = _to_nobody
 
     def drop(self, arrivals: Sequence[Arrival]) -> None:
-        """Stop counting these arrivals of an abandoned track: nothing holds them any longer."""
+        """Stop counting arrivals of a superseded track that nothing references any more."""
         if self.abandoned_bytes:
             self.abandoned_bytes = max(0, self.abandoned_bytes - _unended_bytes(arrivals))
 
     def end(self, arrivals: Sequence[Arrival]) -> None:
-        """These have ended: their payloads go, their identities stay until the cursor is saved over them."""
+        """Record ended arrivals: free their payloads, and keep their identities until the cursor has passed them."""
         self.drop(arrivals)
         self.watermark.end([arrival.offset for arrival in arrivals])
         freed_bytes = 0
@@ -166,7 +166,7 @@ class Track:
         self._on_credit(freed_bytes + self._forget())
 
     def ended(self) -> list[Arrival]:
-        """What has ended since the saved cursor, up to the watermark or to a gap, which is passed by itself."""
+        """Return the arrivals that have ended since the saved cursor, up to the watermark or the first gap."""
         watermark = self.watermark.value
         if self.gaps:
             watermark = min(watermark, self.gaps[0].first - 1)
@@ -178,13 +178,13 @@ class Track:
         return ended
 
     def save(self, cursor: Cursor) -> None:
-        """PostgreSQL shows every row up to `cursor`, in terms of this journal's history."""
+        """Record that the saved cursor is `cursor`, in terms of this journal's history."""
         if cursor.offset <= self.saved.offset:
             return
         self.saved = cursor
         while self.gaps and self.gaps[0].last <= cursor.offset:
             self.gaps.popleft()
-        if self.gaps and self.gaps[0].first <= cursor.offset:  # it grew while its beginning was passed
+        if self.gaps and self.gaps[0].first <= cursor.offset:  # the gap grew while its beginning was passed
             self.gaps[0] = Gap(first=cursor.offset + 1, last=self.gaps[0].last)
         self._on_credit(self._forget())
         if len(self.newest_of_key) > self._keys_pruned_at:
@@ -192,11 +192,11 @@ class Track:
             self._keys_pruned_at = max(KEYS_PRUNED_AT_MIN, 2 * len(self.newest_of_key))
 
     def _forget(self) -> int:
-        """Let go of what has ended and is saved, by whomever; returns the credit that it held."""
+        """Release ended arrivals up to the saved cursor; return their credit."""
         freed_bytes = 0
         while self._held and self._held[0].offset <= min(self.saved.offset, self.watermark.value):
             gone = self._held.popleft()
             freed_bytes += gone.cost_bytes
             if gone.turn is not None:
-                gone.turn.before = None  # nobody looks back behind a saved cursor, and a key may never be quiet
+                gone.turn.before = None  # not needed behind a saved cursor, and the chain of a busy key would grow
         return freed_bytes

@@ -1,4 +1,4 @@
-"""The listener's HTTP face: the events that have ended, health and metrics."""
+"""The listener's HTTP API: ended events, health and metrics."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ RETRY_AFTER = {"Retry-After": "2"}
 
 
 def right_for(scope: Scope) -> Right | None:
-    """What a request to a listener needs: reading, or operating; health and metrics are everybody's."""
+    """Return the right that a request needs: reading or operating; None for health and metrics."""
     if scope["type"] != "http" or not scope["path"].startswith("/api/"):
         return None
     return "subscribe" if scope["method"] in ("GET", "HEAD") else "admin"
 
 
 class EventRows(Protocol):
-    """Reads events back from where they ended, newest first."""
+    """Reads ended events from the store, newest first."""
 
     async def newest(
         self,
@@ -48,20 +48,20 @@ class EventRows(Protocol):
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` events behind the page mark `after`; raises InvalidPageMark.
+        """Return up to `limit` events after the page mark `after`; raises InvalidPageMark.
 
-        There may be fewer, of large events: then the last one has `is_cut`.
+        Large events shorten a page: then its last row has `is_cut`.
         """
 
     async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
-        """Up to `limit` events that wait for their next attempt, the soonest first; `after` as for `newest`."""
+        """Return up to `limit` events that wait for their next attempt, the next first; `after` as for `newest`."""
 
     async def gaps(self) -> list[dict[str, Any]]:
-        """What the group could never read, newest first."""
+        """Return the gaps: offsets that the group could not read, newest first."""
 
 
 class Memory(Protocol):
-    """Knows some of the newest events when the reader does not answer; otherwise as `Reader.newest`."""
+    """Has some of the newest events while PostgreSQL is down; otherwise as `EventRows.newest`."""
 
     def newest(
         self,
@@ -72,7 +72,7 @@ class Memory(Protocol):
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` events."""
+        """Return up to `limit` events, newest first."""
 
 
 def listener_app(
@@ -84,7 +84,7 @@ def listener_app(
     essentials: Essentials,
     metrics: Callable[[], bytes],
 ) -> Starlette:
-    """The ASGI application, with `further` routes; `health()` tells whether PostgreSQL is worth asking."""
+    """Return the ASGI application with `further` routes; `health()` shows whether to query PostgreSQL."""
 
     async def events(request: Request) -> Response:
         """`GET /api/events?limit=&after=&type=&status=&source=&id=`."""
@@ -160,7 +160,7 @@ def listener_app(
 
 
 async def _refuse_socket(socket: WebSocket) -> None:
-    problem = Problem(404, "this is a listener: only producers have a WebSocket; check WS_URL of who connects")
+    problem = Problem(404, "this is a listener: only producers have a WebSocket; check WS_URL")
     await refuse_handshake(socket.scope, problem, socket.send)
 
 
@@ -168,7 +168,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
-    """A route whose answer says plainly when PostgreSQL is away, and when to ask again."""
+    """Return a route that answers 503 with Retry-After while PostgreSQL is down or the row is locked."""
 
     async def answer(request: Request) -> Response:
         if "\0" in request.path_params.get("id", ""):
@@ -176,23 +176,23 @@ def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
         try:
             return await endpoint(request)
         except RowLocked as error:
-            raise Problem(503, f"another is at it: {error}", headers=RETRY_AFTER) from None
+            raise Problem(503, f"locked by another session: {error}", headers=RETRY_AFTER) from None
         except Unavailable as error:
-            raise Problem(503, f"PostgreSQL cannot be asked now: {error}", headers=RETRY_AFTER) from None
+            raise Problem(503, f"PostgreSQL is unavailable: {error}", headers=RETRY_AFTER) from None
         except DataRefused as error:
             raise Problem(422, f"PostgreSQL cannot store this: {error}") from None
         except InvalidPageMark:
-            raise Problem(400, "after is what 'next' of the page before says") from None
+            raise Problem(400, "invalid `after`: pass the `next` value of the previous page") from None
 
     return Route(path, answer, methods=list(methods) or ["GET"])
 
 
 def page(name: str, rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """A page of a list, and the mark of the next; a page is short where its last row has `is_cut`."""
+    """Return a page of a list and the mark of the next page; a page is short if its last row has `is_cut`."""
     has_more = len(rows) == limit or (rows and rows[-1].get("is_cut"))
     return {name: [without_mark(row) for row in rows], "next": rows[-1]["mark"] if has_more else None}
 
 
 def without_mark(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it is shown."""
+    """Return a row without the fields for paging."""
     return {name: value for name, value in row.items() if name not in ("mark", "is_cut")}

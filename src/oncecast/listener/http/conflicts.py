@@ -1,4 +1,4 @@
-"""Conflicts over HTTP, for operators: list, look at, replay under an id of their own, discard, restore."""
+"""Routes about conflicts, for operators: list, show, replay under a new id, discard, restore."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _STATES = get_args(ConflictState)
 
 
 class NamedConflicts(msgspec.Struct, forbid_unknown_fields=True):
-    """A conflict by its cursor, and the id that its event is to have; a fresh one unless it is given."""
+    """A conflict by its cursor, and the id for its event; None draws a new id."""
 
     cursor: str
     id: str | None = None
 
 
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a replay: it goes through them in this order."""
+    """The body of a replay request; conflicts are replayed in this order."""
 
     conflicts: Annotated[list[NamedConflicts], msgspec.Meta(min_length=1, max_length=REPLAY_MAX)]
 
 
 class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of the other changes."""
+    """The body of a discard or restore request."""
 
     cursors: Annotated[list[str], msgspec.Meta(min_length=1, max_length=CHANGE_MAX)]
 
@@ -53,7 +53,7 @@ ConflictChange = Callable[[Sequence[Cursor]], Awaitable[set[Cursor]]]
 def conflicts_routes(
     conflicts: Conflicts, replays: Replays, *, standby_reason: Callable[[], str | None], emit: Emit
 ) -> list[BaseRoute]:
-    """All routes about conflicts; with an `objection()` nothing is replayed: handlers may be missing."""
+    """Return the routes about conflicts; replays are refused while `standby_reason()` returns one."""
 
     async def listing(request: Request) -> Response:
         """`GET /api/conflicts?limit=&after=&state=&source=&id=`."""
@@ -73,7 +73,7 @@ def conflicts_routes(
         return json_response(found)
 
     async def replay(request: Request) -> Response:
-        """`POST /api/conflicts/replay`: one after another, each for itself."""
+        """`POST /api/conflicts/replay`: replay one after another; each succeeds or fails on its own."""
         if reason := standby_reason():
             raise Problem(503, f"this listener does not work: {reason}", headers=RETRY_AFTER)
         body = await struct(request, ReplayBody)
@@ -111,7 +111,7 @@ async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: st
             stored = await conflicts.replay(place, id_, work)
         except (Unavailable, RowLocked, NoThread):
             raise
-        except Exception as error:  # a handler's, of the data, or the id is taken: the conflict stays open
+        except Exception as error:  # of a handler or the data, or the id is in use: the conflict stays open
             reason = f"{type(error).__name__}: {error}"
             emit(ConflictReplayFailed(str(place), reason))
             return ReplayResult(Replay.FAILED, reason)

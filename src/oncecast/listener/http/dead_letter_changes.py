@@ -1,4 +1,4 @@
-"""What operators do to many dead letters at once: replay, discard, restore, reset; so many a request, and no more."""
+"""Routes that change several dead letters: replay, discard, restore, reset; a request has a maximum of each."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NOT_DISCARDED = "it is not discarded"
 
 
 class NamedDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
-    """A dead letter by its id; by its source too, where several have that id."""
+    """A dead letter by its id, and by its source where several sources have that id."""
 
     id: str
     source: str | None = None
 
 
 class Chosen(msgspec.Struct, forbid_unknown_fields=True):
-    """The body: `events` that are named; or, newest first, the next `limit` of those that `select` chooses, behind
+    """The body: `events` by name; or `select`, with up to `limit` of the selected dead letters, newest first, behind
     the mark `after`."""
 
     events: Annotated[list[NamedDeadLetters], msgspec.Meta(min_length=1, max_length=CHANGE_MAX_EVENTS)] | None = None
@@ -47,7 +47,7 @@ class Chosen(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ChangeFailure(NamedTuple):
-    """Why nothing is done about one of them."""
+    """Why a dead letter was not changed."""
 
     id: str
     source: str | None
@@ -55,7 +55,7 @@ class ChangeFailure(NamedTuple):
 
 
 class ChangeRequest(NamedTuple):
-    """What one request is about; `next` is the mark behind which more are selected."""
+    """The dead letters of a request; `next` is the mark of the next page of a selection."""
 
     dead_letters: list[Identity]
     unknown: list[ChangeFailure]
@@ -74,10 +74,10 @@ def changing_routes(
     standby_reason: Callable[[], str | None],
     emit: Emit,
 ) -> list[BaseRoute]:
-    """The routes under `path`; with an `objection()` nothing is replayed: handlers may be missing."""
+    """Return the routes under `path`; replays are refused while `standby_reason()` returns one."""
 
     async def replay(request: Request) -> Response:
-        """`POST …/replay`: one after another, each for itself."""
+        """`POST …/replay`: replay one after another; each succeeds or fails on its own."""
         if reason := standby_reason():
             raise Problem(503, f"this listener does not work: {reason}", headers=RETRY_AFTER)
         batch = await chosen(request, default=REPLAY_DEFAULT_EVENTS, maximum=REPLAY_MAX_EVENTS)
@@ -150,7 +150,7 @@ def changing_routes(
 
 
 def _checked(select: Selection | None, discarded: bool, now: datetime) -> Selection:
-    """Restoring is about what was discarded, anything else about what was not; raises Problem 422."""
+    """Return the selection: discarded dead letters to restore, others for other changes; raises Problem 422."""
     if select is None or select.discarded not in (False, discarded):
         raise Problem(422, "the body: what was discarded can only be restored")
     try:

@@ -1,4 +1,4 @@
-"""Dead letters over HTTP, for operators: list, count by cause, look at, mend; `letters_changes` has the rest."""
+"""Routes about dead letters, for operators: list, count by cause, show, edit; see also `dead_letter_changes`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from oncecast.listener.http.selection import flag, not_dead, resolve, selection_
 PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"
 WHOLE_MAX_BYTES = 256 * 1024
-"""After so much a page of whole letters ends: as JSON it may be twice that, and what is relayed has at most 1 MiB."""
+"""A page of whole dead letters ends here: as JSON it may be twice as long, and a producer relays at most 1 MiB."""
 
 
 def dead_letter_routes(
     dead_letters: DeadLetters, replays: Replays, clock: Clock, *, standby_reason: Callable[[], str | None], emit: Emit
 ) -> list[BaseRoute]:
-    """All routes about dead letters; with an `objection()` nothing is replayed: handlers may be missing."""
+    """Return the routes about dead letters; replays are refused while `standby_reason()` returns one."""
 
     async def listing(request: Request) -> Response:
         """`GET /api/dead-letters?limit=&after=&whole=`, and the query of a selection."""
@@ -65,13 +65,13 @@ def dead_letter_routes(
         return json_response(await found(await identity(request)))
 
     async def edit(request: Request) -> Response:
-        """The body is the mended data."""
+        """Store the body, which is JSON, as the edited data."""
         data = await body(request)
         try:
             data.decode()
             msgspec.json.decode(data, type=msgspec.Raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Problem(400, f"the mended data is not JSON: {error}") from None
+            raise Problem(400, f"the edited data is not JSON: {error}") from None
         dead_letter = await identity(request)
         if not await dead_letters.edit(*dead_letter, data):
             if (await found(dead_letter))["discarded_at"] is not None:

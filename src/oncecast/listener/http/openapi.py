@@ -64,7 +64,7 @@ _HEALTH = record(
 
 
 def listener_document() -> dict[str, Any]:
-    """What a listener's HTTP face does."""
+    """Return the OpenAPI document of a listener."""
     filters = [
         query("type", "Only events of this type.", NAME),
         query("status", "Only events with this status.", {"enum": ["stored", "dead"]}),

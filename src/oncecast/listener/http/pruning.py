@@ -1,4 +1,4 @@
-"""Pruning rows on an operator's word, over HTTP: a part at a time, so that each request ends soon."""
+"""The route that prunes rows at an operator's request, some chunks per request, so that each request ends soon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def pruning_routes(store: EventStore, emit: Emit = ignore) -> list[BaseRoute]:
-    """`POST /api/prune`: how many rows went (or would go), and whether there is more to do."""
+    """Return the route `POST /api/prune`, which answers how many rows it deleted, and whether there are more."""
 
     async def prune(request: Request) -> Response:
         asked = await struct(request, PruneRequest)

@@ -1,4 +1,4 @@
-"""Answers what operators ask of the group through a producer: dead letters and conflicts, by the listener's API."""
+"""Answer requests about dead letters and conflicts that a producer relays, with the listener's API."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ AT_A_TIME = 4
 
 
 class AdminRelay:
-    """Answers `Ask`s with `app`, which is set once the listener's face is made; a few at a time."""
+    """Answers `Ask`s with `app`, up to AT_A_TIME concurrently; `app` is set once it exists."""
 
     def __init__(self) -> None:
         self.app: ASGIApp | None = None
         self._places = asyncio.Semaphore(AT_A_TIME)
 
     async def answer(self, ask: Ask) -> Answer:
-        """The answer of the API; only what is about dead letters and conflicts is asked for others."""
+        """Return the API's answer; 404 for paths that are not about dead letters or conflicts."""
         if self.app is None or self._places.locked():
-            return _problem(ask, Problem(503, "this listener is busy; ask again in a moment"))
+            return _problem(ask, Problem(503, "this listener is busy; try again in a moment"))
         if ask.path not in (PATH, CAUSES_PATH, CONFLICTS_PATH) and not ask.path.startswith(
             (f"{PATH}/", f"{CONFLICTS_PATH}/")
         ):
@@ -42,9 +42,9 @@ class AdminRelay:
             except (httpx2.InvalidURL, UnicodeError):
                 return _problem(ask, Problem(400, "this address cannot be read"))
         answered = Answer(id=ask.id, status=answer.status_code, body=content)
-        # A producer closes the connection at a larger frame. Quotes are escaped in it, so the frame is measured.
+        # A producer closes the connection at a larger frame. Escaped quotes lengthen it, so the frame is measured.
         if len(content) > ANSWER_MAX_BYTES // 16 and len(encode(answered)) > ANSWER_MAX_BYTES:
-            reason = "the answer is too large to be relayed; use a smaller limit, or ask the listener itself"
+            reason = "the answer is too large to relay; use a smaller `limit`, or call the listener's own API"
             return _problem(ask, Problem(502, reason))
         return answered
 

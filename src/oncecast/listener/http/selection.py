@@ -1,4 +1,4 @@
-"""Which dead letters a request is about: a selection in its query or its body, or letters that it names."""
+"""Read which dead letters a request selects or names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEXTS = ("type", "source", "error", "cause", "listener", "since", "until")
 
 
 def selection_of(request: Request, clock: Clock) -> Selection:
-    """What the query asks for; raises Problem 400."""
+    """Return the selection in the query; raises Problem 400."""
     ids = tuple(request.query_params.getlist("id"))
     chosen = Selection(ids=ids, discarded=flag(request, "discarded"), **texts(request, _TEXTS))
     try:
@@ -24,7 +24,7 @@ def selection_of(request: Request, clock: Clock) -> Selection:
 
 
 def flag(request: Request, name: str) -> bool:
-    """The query's `name`, which is false where it is missing; raises Problem 400."""
+    """Return the query's flag `name`, false by default; raises Problem 400."""
     text = request.query_params.get(name, "false")
     if text not in ("true", "false"):
         raise Problem(400, f"{name} is true or false")
@@ -32,7 +32,7 @@ def flag(request: Request, name: str) -> bool:
 
 
 async def resolve(dead_letters: DeadLetters, id: str, source: str | None) -> Identity:
-    """Source and id of one dead letter, discarded or not; raises Problem 404 or 409."""
+    """Return the identity of one dead letter, discarded or not; raises Problem 404 or 409."""
     if "\0" in id + (source or ""):
         raise not_dead(id)
     if source is not None:
@@ -46,5 +46,5 @@ async def resolve(dead_letters: DeadLetters, id: str, source: str | None) -> Ide
 
 
 def not_dead(id: str) -> Problem:
-    """Nothing is there."""
+    """Return the Problem for a missing dead letter."""
     return Problem(404, f"there is no dead letter {id[:100]!r} (any more)")

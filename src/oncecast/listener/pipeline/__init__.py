@@ -1,1 +1,1 @@
-"""An event's way through the listener: claim, attempt, settle, cursor."""
+"""The stages of an event in a listener: claim, attempt, settle, cursor."""

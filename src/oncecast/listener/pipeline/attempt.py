@@ -1,7 +1,7 @@
-"""The attempt station: handler and insert in one transaction, and what follows when that fails.
+"""The attempt stage: run handlers and insert in one transaction, and react to its failure.
 
-What an error costs is decided by `classify`; here is what it then means. The database's tries are nested in
-the attempt: when they are used up the system pauses, the leases are handed back and the events wait, unharmed.
+`classify` decides what an error costs. Database retries are nested in the attempt: when they are used up, the
+listener pauses, releases its leases, and the events wait without spending an attempt.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from oncecast.tasks import STALL_S, working
 AnswerT = TypeVar("AnswerT")
 
 WAIT_S = 0.5
-"""Before an event is tried again that another's open transaction holds."""
+"""The delay before retrying an event whose row another transaction has locked."""
 UNLEASED_JITTER_S = 0.5
-"""Without a lease another listener waits for the same attempt: the two do not begin it in one moment."""
+"""Without leases, several listeners wait for the same attempt; jitter keeps them from starting it together."""
 HELD_UP_PARTS_MAX = 14
-"""So many parts in a row may wait in vain for a lock: ten halvings lead from the largest batch to one event."""
+"""The maximum number of consecutive lock timeouts: ten halvings lead from the largest batch to one event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptLimits:
-    """How often, and how long between: `db_*` within one attempt, `event_*` between attempts."""
+    """Numbers and delays of retries: `db_*` within one attempt, `event_*` between attempts."""
 
     db_attempts: int = 3
     db_retry_delay_s: float = 2.0
@@ -68,12 +68,12 @@ class AttemptLimits:
 
 
 class Attempts:
-    """Attempts pieces of work and sends every event on: to `settle`, or back to its line.
+    """Attempts work items and passes each event on: to `settle`, or back to its queue.
 
-    `settle(work, outcomes)` is called with what has ended. `come_back(arrival, delay_s)` brings an event back to its
-    line, `let_go(arrival)` is for one whose turn its abandoned track cannot bring about. `paused()` is called when
-    the database is found to be down, `emitted()` when handlers have left something in the outbox, `buried()` when one
-    has its row as dead: it may be another's, or ours of a try whose answer was lost.
+    `settle(work, outcomes)` receives ended events. `come_back(work, delay_s)` requeues events. `let_go(arrival)`
+    abandons an ordered event whose journal position is superseded. `paused()` is called when PostgreSQL is found to
+    be down, `emitted()` when handlers wrote to the outbox, `dead_lettered()` when an event has a row as dead letter,
+    perhaps from another listener or from a try whose answer was lost.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Attempts:
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended = 0
         self._unannounced: set[Arrival] = set()
-        """Events whose attempt has begun, but of which it is not known yet that it is no duplicate."""
+        """Events whose attempt has started, and which are not yet known to be new."""
 
     async def attempt(self, work: WorkItem) -> None:
-        """Bring `work` to an end, or send it where it goes next. Raises nothing but cancellation."""
+        """Attempt `work`, and settle or requeue its events. Raises only cancellation."""
         first = work[0]
         if first.terminal_error is None and is_quarantined(first.takeovers):
             # rule: a quarantined event runs alone
@@ -132,17 +132,17 @@ class Attempts:
                 self._unannounced.difference_update(work)
 
     async def _attempt_quarantined(self, quarantined: Arrival) -> None:
-        """It stands in Redis or PostgreSQL what is going on: should this process die now, it was this event."""
+        """Record the quarantined event before running it, so that a crash of this process is attributed to it."""
         try:
             crash_log = await self._quarantine.begin(quarantined)
         except Unavailable as error:
-            quarantined.attempts += 1  # which `_failed` takes back
+            quarantined.attempts += 1  # `_failed` subtracts it again
             await self._failed([quarantined], error)
             return
         # rule: an event that keeps killing its process becomes a dead letter
         if crash_log >= self._limits.crashes_per_event_max:
             quarantined.terminal_error = CrashLoop(
-                f"{self._limits.crashes_per_event_max} processes died while they attempted it alone"
+                f"{self._limits.crashes_per_event_max} processes died while handling it alone"
             )
         else:
             self._emit(Quarantined(quarantined.id, quarantined.takeovers))
@@ -150,9 +150,9 @@ class Attempts:
         await self._quarantine.end(quarantined)
 
     async def _attempt(self, work: WorkItem) -> None:
-        """Attempt it, and in parts what fails together: one of them is bad, and the good ones must not suffer.
+        """Attempt `work`; if it fails, attempt it in parts, so that one bad event does not harm the others.
 
-        Where it is a lock that all of them wait for, one part after the other, the rest comes back as it is.
+        If the parts run into lock timeouts one after another, requeue the rest.
         """
         left, held_up = [work], 0
         while left:
@@ -179,7 +179,7 @@ class Attempts:
             arrival.attempts += arrival.terminal_error is None
         try:
             outcomes = await self._try_database(work, lambda: self._end(work))
-        except Exception as error:  # classified: every error is a decision about these events
+        except Exception as error:  # `_failed` classifies it
             return error
         ended, outcomes_of_ended = self._heed_earlier(work, outcomes)
         if ended:
@@ -195,7 +195,7 @@ class Attempts:
     def _heed_earlier(
         self, work: WorkItem, outcomes: list[Outcome | EarlierAttempts]
     ) -> tuple[WorkItem, list[Outcome]]:
-        """What has ended. The rest has failed before, elsewhere: it comes back when its next attempt is due."""
+        """Return the ended events and their outcomes; requeue those that have failed before at other listeners."""
         ended: WorkItem = []
         outcomes_of_ended: list[Outcome] = []
         for arrival, outcome in zip(work, outcomes, strict=True):
@@ -208,13 +208,13 @@ class Attempts:
                 arrival.terminal_error = AttemptsSpent(outcome.error)
                 self._come_back([arrival], 0.0)
             else:
-                arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame must not stay for its sake
+                arrival.raw = arrival.raw.copy()  # it waits; a slice would keep the whole frame in memory
                 apart_s = 0.0 if arrival.leased else self._clock.random() * UNLEASED_JITTER_S
                 self._come_back([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s)
         return ended, outcomes_of_ended
 
     async def _try_database(self, work: WorkItem, ask: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
-        """Ask the database about `work`, again while it fails; raises the last error."""
+        """Call `ask` for `work`, with retries while PostgreSQL is unavailable; raise the last error."""
         tries = self._limits.db_attempts
         while True:
             tries -= 1
@@ -226,7 +226,7 @@ class Attempts:
                 if not isinstance(error, Unavailable):
                     raise
                 if len(work) > 1 and isinstance(error, TransactionConflict):
-                    raise  # in parts it will be in nobody's way
+                    raise  # smaller parts conflict less
                 self._announce(work)
                 for arrival in work:
                     arrival.retried = True
@@ -243,7 +243,7 @@ class Attempts:
             outcome, first.attempts = await self._store.dead_letter(first, first.terminal_error)
             return [outcome]
         if not self._app.concerns(first.type, first.source):
-            if first.attempts > 1:  # alone, since it has failed before
+            if first.attempts > 1:  # it has failed before, and runs by itself
                 return [await self._store.process(first, _store_only)]
             return await self._store.insert(work)
         emitted = False
@@ -264,7 +264,7 @@ class Attempts:
         return outcomes
 
     def _announce(self, arrivals: Sequence[Arrival]) -> None:
-        """Report, once for each attempt, that its events are being processed: a duplicate never is."""
+        """Report once per attempt that events are being processed; duplicates are never reported."""
         if new := [arrival for arrival in arrivals if arrival in self._unannounced]:
             self._unannounced.difference_update(new)
             self._emit(Started(len(new), new[0].id, new[-1].id))
@@ -279,7 +279,7 @@ class Attempts:
         # rule: an outage of PostgreSQL spends no attempt
         elif cost is Cost.PAUSE:
             self._database.lost(error)
-            self._paused()  # each time: a claim under way may have brought leases since the last hand-back
+            self._paused()  # every time: a concurrent claim may have added leases since the last release
             await self._spare(work, error)
         # rule: a retry that the handler asks for spends an attempt
         elif cost is Cost.WAIT:
@@ -290,7 +290,7 @@ class Attempts:
             await self._spend(work[0], error, last=cost is Cost.DEAD)
 
     async def _spare(self, work: WorkItem, error: Exception, *, delay_s: float = 0.0) -> None:
-        """No attempt is spent. But an event that fails alone on the database, while others end, pays in the end."""
+        """Requeue events without spending an attempt, unless the database error is the event's own."""
         if len(work) == 1 and isinstance(error, Unavailable) and self._is_its_own(work[0]):
             await self._spend(work[0], error, last=False)
             return
@@ -299,17 +299,17 @@ class Attempts:
         self._come_back(work, delay_s)
 
     def _is_its_own(self, arrival: Arrival) -> bool:
-        """Whether the database's error is this event's own by now.
+        """Whether the event itself causes the database's errors.
 
-        A probe that succeeds proves too little: what is true of its small write need not be of ours. That others
-        have ended since is the proof.
+        A successful probe does not prove it: its small write may work where the event's does not. That other events
+        have ended meanwhile does.
         """
         arrival.pauses += arrival.others_ended < self._ended
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.db_errors_per_event_max and arrival.terminal_error is None
 
     async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
-        """One attempt is spent: back after a delay, or to the grave after the last."""
+        """Spend one attempt: requeue the event after a delay, or make it a dead letter after the last."""
         delay_s = self._delay_s(error)
         dead_lettered_before = arrival.terminal_error is not None
         if not last and not dead_lettered_before:
@@ -320,15 +320,15 @@ class Attempts:
         self._emit(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
         arrival.pauses = 0
         arrival.held_up = False
-        arrival.raw = arrival.raw.copy()  # it stays for a while, and its frame shall not stay for its sake
+        arrival.raw = arrival.raw.copy()  # it waits; a slice would keep the whole frame in memory
         if not left and not dead_lettered_before:
             arrival.terminal_error = error
         self._come_back([arrival], delay_s if left or dead_lettered_before else 0.0)
 
     async def _count(self, arrival: Arrival, error: Exception, delay_s: float) -> None:
-        """Have PostgreSQL count the failed attempt, so that the count outlives this process.
+        """Count the failed attempt in PostgreSQL, so that the count survives this process.
 
-        Where that cannot be, after one more round of tries behind a pause, the event's next failure makes up for it.
+        If that fails, again after one pause too, the event's next failure makes up for it.
         """
         name = f"{self._process}:{next(self._failures)}"
         failure = FailedAttempt(name, arrival, error_text(error), delay_s)
@@ -336,7 +336,7 @@ class Attempts:
             try:
                 counted = await self._try_database([arrival], lambda: self._store.count_failure(failure))
             except RowLocked:
-                return  # another listener is attempting it, and counts what comes of that
+                return  # another listener attempts the event, and counts its failure
             except Unavailable as unavailable:
                 self._database.lost(unavailable)
                 self._paused()
@@ -357,9 +357,9 @@ class Attempts:
 
 
 async def _store_only(_tx: OpenTransaction) -> None:
-    """What is run for an event that no handler is concerned with."""
+    """Do nothing: the work of an event without handlers."""
 
 
 def _may_be_of_one(error: Exception) -> bool:
-    """Whether the error of several events may be that of one of them."""
+    """Whether a single event may have caused the error of a batch."""
     return isinstance(error, TransactionConflict | LockTimeout) or classify(error) in (Cost.RETRY, Cost.DEAD)

@@ -1,8 +1,8 @@
-"""The claim station: of what has arrived, what is ours to do now?
+"""The claim stage: claim waiting events and divide them into work items.
 
-A *line* is the way from here to the attempts. There are several, see `lines`: events that only want to be stored, in
-batches as large as what has arrived, do not stand behind those that are each a piece of work of their own. A line
-claims no more than it can work on soon: what is not claimed, another listener can take.
+A `Line` is the queue of events before the attempts. There are several (see `lines`), so that events that are only
+stored, in large batches, do not wait behind events with handlers. A line claims no more than it can soon attempt:
+other listeners can claim the rest.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from oncecast.tasks import STALL_S, idle, working
 
 WorkItem = list[Arrival]
 CLAIM_S = 0.1
-"""What lanes work off in this time may be claimed at once: a call to Redis for a few events costs nearly as much."""
+"""One claim may cover what the workers finish in this time: calls to Redis for few events cost nearly as much."""
 WORK_MAX_BYTES = 4 * 1024 * 1024
-"""A piece of work of several events has at most this much credit: an insert holds their text several times."""
+"""The maximum credit of a work item of several events: an insert holds their text several times."""
 _OFFSET = attrgetter("offset")
 EPSILON = 1e-6
-"""By so much a sum of many fractions may miss a whole number."""
+"""The maximum rounding error of a sum of fractions."""
 
 
 def _of_bounded_size(work: WorkItem) -> Iterable[WorkItem]:
-    """Divide what is larger than WORK_MAX_BYTES; a larger event is alone."""
+    """Divide a work item into items of up to WORK_MAX_BYTES; a larger event is an item of its own."""
     if len(work) == 1 or sum(arrival.cost_bytes for arrival in work) <= WORK_MAX_BYTES:
         yield work
         return
@@ -48,11 +48,11 @@ def _of_bounded_size(work: WorkItem) -> Iterable[WorkItem]:
 
 
 class Line:
-    """Pending arrivals on their way to `attempt`: `lanes` at a time, and `ready_ahead` that wait there.
+    """A queue of events before `attempt`, with `lanes` workers, and `ready_ahead` that prepare attempts.
 
-    `claim_max` bounds a claim, and so does `pieces_max`, the pieces of work that it is for. While lanes work off more
-    in CLAIM_S, a claim may be for as much, up to `claim_fast_max`. `work_of(arrival)` says what may be one piece of
-    work with it, and how many at most. `sort_out` is told of what is not ours.
+    `claim_max` bounds the events of a claim, and `pieces_max` its work items. While workers finish more events in
+    CLAIM_S, a claim may cover that number, up to `claim_fast_max`. `work_of(arrival)` returns the key of events that
+    may share a work item, and its maximum size. `sort_out` receives every answer to a claim.
     """
 
     def __init__(
@@ -90,19 +90,19 @@ class Line:
         self._idle.set()
 
     def push(self, arrivals: Iterable[Arrival]) -> None:
-        """New arrivals to claim, behind those that wait."""
+        """Append new events."""
         self._pending.extend(arrivals)
         if self._pending:
             self._arrived.set()
 
     def push_first(self, arrivals: Sequence[Arrival]) -> None:
-        """Arrivals that come back, before those that wait: they are older, and hold up the watermark."""
+        """Requeue events at the front: they are older, and hold back the watermark."""
         self._pending.extendleft(reversed(arrivals))
         if self._pending:
             self._arrived.set()
 
     async def claim_loop(self) -> None:
-        """Claim what is pending, as soon as a lane has room for it."""
+        """Claim waiting events as soon as a worker has room."""
         while True:
             idle()
             await self._arrived.wait()
@@ -125,7 +125,7 @@ class Line:
                 self._ended()
 
     async def work_loop(self) -> None:
-        """One lane: attempt one piece of work after the other."""
+        """Run one worker: attempt one work item after the other."""
         while True:
             idle()
             work = await self._work.get()
@@ -136,16 +136,16 @@ class Line:
                 self._ended()
 
     async def idle(self) -> None:
-        """Until nothing that was claimed is still being attempted."""
+        """Wait until no claimed event is being attempted."""
         await self._idle.wait()
 
     @property
     def lanes(self) -> int:
-        """How many attempts may be under way at a time."""
+        """The maximum number of concurrent attempts."""
         return self._lanes
 
     def _fit(self) -> None:
-        """A claim is for as much as the lanes have lately worked off in CLAIM_S, within its bounds."""
+        """Set the size of a claim, within its bounds, to what the workers finished lately per CLAIM_S."""
         now_s = self._monotonic_s()
         since_s = now_s - self._fitted_at_s
         if since_s >= CLAIM_S:
@@ -164,7 +164,7 @@ class Line:
         return batch
 
     def _that_make_up(self, pieces: int, count: int) -> int:
-        """How many of the first `count` that wait make up so many pieces of work, of whatever kinds."""
+        """Return how many of the first `count` waiting events make up `pieces` work items."""
         room = float(pieces)
         for taken, arrival in enumerate(islice(self._pending, count), start=1):
             room -= 1 / self._work_of(arrival)[1]
@@ -173,7 +173,7 @@ class Line:
         return count
 
     def _divide(self, arrivals: WorkItem) -> Iterable[WorkItem]:
-        """Pieces of work, each from one epoch of one journal, in the order of their first; a suspect is its own."""
+        """Yield work items, each of one epoch of one journal; a quarantined event is an item of its own."""
         pieces: dict[Any, tuple[WorkItem, int]] = {}
         for arrival in arrivals:
             if is_quarantined(arrival.takeovers):

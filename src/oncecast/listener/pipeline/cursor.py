@@ -1,7 +1,7 @@
-"""The cursor station: the group's place in each journal, saved only over rows that PostgreSQL itself shows.
+"""The cursor stage: save the group's position in each journal, only over rows that PostgreSQL has.
 
-Neither Redis, whose marks may lie, nor a database that went back to an older state can make a listener skip:
-each identity is looked up before the cursor passes it, and what is missing is read and processed again.
+Neither a wrong done marker in Redis nor a PostgreSQL that was restored to an older state makes a listener skip
+events: each identity is looked up before the cursor passes it, and missing events are read and processed again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHECK_INTERVAL_S = 5.0
 
 
 class CursorSaver:
-    """Saves the cursors of the `tracks` about every second. `reread(track)` begins a track anew."""
+    """Saves the cursors of `tracks` every second. `reread(track)` reads a journal again from its saved cursor."""
 
     def __init__(
         self,
@@ -44,29 +44,29 @@ class CursorSaver:
         self._checked_at_s = self._clock.monotonic_s()
 
     async def save_loop(self) -> None:
-        """About every second; with jitter, so that listeners of a group do not always meet."""
+        """Save about every second; jitter keeps the listeners of a group apart."""
         while True:
             working(STALL_S)
             await self._clock.sleep(jittered(SAVE_INTERVAL_S, self._clock.random()))
             await self.save()
 
     async def save(self) -> None:
-        """Save every cursor that can advance; what fails now is saved later.
+        """Save every cursor that can advance; a failed one is saved later.
 
-        One that cannot is looked at now and then: where nothing comes, nobody else would notice that the database
-        went back to an older state.
+        Also check the others every CHECK_INTERVAL_S: without traffic, nothing else detects a PostgreSQL that was
+        restored to an older state.
         """
         # rule: an older state of PostgreSQL is noticed
         is_check_due = self._clock.monotonic_s() - self._checked_at_s >= CHECK_INTERVAL_S
         for track in list(self._tracks()):
             if track.abandoned.is_set():
-                continue  # what takes its place begins at the cursor as it stands
+                continue  # its successor starts at the saved cursor
             can_advance = track.watermark.value > track.saved.offset
             if self._database.is_up and (can_advance or (is_check_due and track.saved.offset)):
                 try:
                     await self._save(track)
                 except (Unavailable, RowLocked):
-                    continue  # the inserts will find out whether the database is down
+                    continue  # DatabaseGate detects an outage
         if is_check_due:
             self._checked_at_s = self._clock.monotonic_s()
 
@@ -85,11 +85,11 @@ class CursorSaver:
             await self._pass(track, track.gaps[0])
 
     async def _pass(self, track: Track, gap: Gap) -> None:
-        """All before the gap is saved: it is recorded, and passed."""
+        """Record the gap and move the cursor behind it; all events before the gap are saved."""
         passed = await self._store.pass_gap(
             track.journal, track.epochs, first=gap.last + 1, reason="skipped", after=gap.first - 1
         )
-        if passed is None:  # the database went back to before the group's beginning, or the journal to another future
+        if passed is None:  # PostgreSQL was restored to an older state, or the journal has a divergent history
             self._reread(track)
         elif passed.offset >= gap.last:
             track.save(passed)

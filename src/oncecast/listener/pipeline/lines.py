@@ -1,8 +1,8 @@
-"""The lines side by side, and which of them an arrival takes: none stands behind another's.
+"""The queues of a listener, and which of them an event enters: none waits behind another's events.
 
-One is for events that only want to be stored, one for those whose handlers take several at a time, one for those
-that are attempted one by one: by their handlers' wish, or because they have failed before. The last has few lanes,
-for those that wait for a lock of somebody else's: each keeps its lane until PostgreSQL gives up, and comes again.
+One queue is for events that are only stored, one for handlers that take batches, one for events attempted one by one,
+which includes those that have failed before. The last has few workers, for events after a lock timeout: each may
+occupy its worker until the next lock timeout.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from oncecast.listener.pipeline.claim import Line
 BULK_LANES = 2
 TOGETHER_LANES = 2
 TOGETHER_PIECES = 2
-"""Calls of handlers that a claim is for, in each lane: they may take few events, and long."""
+"""Handler calls per worker that a claim covers: a call may take few events and a long time."""
 CLAIM_MAX_EVENTS = 1_000
 HELD_UP_SHARE = 4
-"""Of so many lanes for events attempted one by one there is one more for those that are held up."""
+"""Workers for one-by-one events per worker for events after a lock timeout."""
 FAST_LANE_CLAIM = 16
-"""Of events that are attempted one by one, so many for each lane in a claim, while they end in no time."""
+"""The maximum number of one-by-one events per worker in a claim, while attempts are fast."""
 
 
 class Lines:
-    """Sends arrivals to their lines. `ready_ahead` is the store's; `join` is for all lines, see Line."""
+    """Sends events to their queues. `ready_ahead` is the store's; `join` has the arguments common to every Line."""
 
     def __init__(self, app: App, *, handler_concurrency: int, ready_ahead: int, **join: Any) -> None:
         self._app = app
@@ -54,23 +54,23 @@ class Lines:
         self._lines = (self._bulk, self._together, self._singles, self._held_up)
 
     def push(self, arrivals: list[Arrival]) -> None:
-        """New ones, behind those that wait."""
+        """Append new events to their queues."""
         self._send(arrivals, Line.push)
 
     def push_first(self, arrivals: list[Arrival]) -> None:
-        """Those that come back, before those that wait."""
+        """Requeue events at the front of their queues."""
         self._send(arrivals, Line.push_first)
 
     def claiming(self) -> list[Coroutine[Any, Any, None]]:
-        """What claims for ever."""
+        """Return the claim loop of each queue."""
         return [line.claim_loop() for line in self._lines]
 
     def working(self) -> list[Coroutine[Any, Any, None]]:
-        """What attempts for ever, one of each lane."""
+        """Return the worker loops of all queues."""
         return [line.work_loop() for line in self._lines for _ in range(line.lanes)]
 
     async def idle(self) -> None:
-        """Until nothing that was claimed is still being attempted."""
+        """Wait until no claimed event is being attempted."""
         for line in self._lines:
             await line.idle()
 
@@ -95,7 +95,7 @@ class Lines:
         push(self._bulk, bulk)
         push(self._together, together)
         push(self._singles, singles)
-        self._held_up.push(held_up)  # behind the others of these: each shall have its try
+        self._held_up.push(held_up)  # to the back, so that each of them gets its turn
 
     def _work_together(self, arrival: Arrival) -> tuple[Any, int]:
         plan = self._app.plan_of(arrival.type, arrival.source)

@@ -1,13 +1,13 @@
-"""The order station: of the events of one key, the next is let through when the one before has ended.
+"""The order stage: an event with a key runs when the previous event of its key has ended.
 
-Every listener of a group reads the same journal, so each knows the order by itself; that no two of them run a key
-at once, and that the event before really has its row, PostgreSQL decides when the attempt begins (`Turn`).
+Every listener of a group reads the same journal, so each knows the order. PostgreSQL decides when the attempt starts
+(`Turn`): no two listeners run a key at once, and the previous event must have its row.
 
-An event that was published again stands in the journal twice. Its second arrival is only a duplicate, but it too
-waits for what stands before it: it lets go what comes after it, and that may not overtake.
+An event that was published twice is in the journal twice. Its second arrival is a duplicate, but it also waits for
+the event before it, so that the event after it cannot overtake.
 
-Where an event is let go because its track is abandoned, so is all that stands behind it there: a row of its
-identity, when that comes from elsewhere, says nothing about the place at which it stood.
+An event is abandoned when its journal position is superseded, together with all events that wait behind it there: a
+row of its identity that comes from elsewhere proves nothing about its place in the journal.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from oncecast.core.event import Arrival, Turn
 
 
 class Order:
-    """Lets arrivals through; `release(arrival)` sends one on that had to wait.
+    """Admits events in order; `release(arrival)` passes on an event that had to wait.
 
-    `let_go(arrival)` takes one out of flight that stands behind what was let go.
+    `let_go(arrival)` abandons an event that waits behind an abandoned one.
     """
 
     def __init__(self, app: App, *, release: Callable[[Arrival], None], let_go: Callable[[Arrival], None]) -> None:
@@ -30,20 +30,20 @@ class Order:
         self._release = release
         self._let_go = let_go
         self._followers: dict[Arrival, Arrival | None] = {}
-        """Of each ordered arrival that has not ended, the next of its key, once that has come."""
+        """For each ordered event in flight, the next event of its key; None until it arrives."""
         self._before: dict[Arrival, Arrival | None] = {}
-        """Of each that waits and is not asking yet, the one before it; None if that was let go."""
+        """For each waiting second arrival, the event before it; None if that was abandoned."""
 
     @property
     def waiting(self) -> int:
-        """How many wait for the one before them."""
+        """The number of events that wait for the event before them."""
         return sum(follower is not None for follower in self._followers.values())
 
     def let_through(self, arrivals: Sequence[Arrival], asking: list[Arrival]) -> list[Arrival]:
-        """New `arrivals` of one track; those of `asking` (some of them, in their order) that need not wait.
+        """Register new `arrivals` of one journal; return those of `asking` that need not wait.
 
-        The others know their place too: an arrival that waits for another of its own identity is not asking, until
-        `let_second_through`.
+        `asking` is the part of `arrivals`, in order, whose identity is not in flight already. The others are
+        registered too, and wait for `let_second_through`.
         """
         if not self._has_order:
             return asking
@@ -72,14 +72,14 @@ class Order:
         return True
 
     def let_second_through(self, arrival: Arrival) -> None:
-        """The first of its identity has ended: released now, or when the one before it has ended."""
+        """Pass on a second arrival, as its first has ended; now, or when the event before it has ended."""
         if arrival not in self._before:
             self._release(arrival)
         elif self._before.pop(arrival) is None:
             self._let_go(arrival)
 
     def ended(self, arrival: Arrival) -> None:
-        """Its row is in PostgreSQL, or said to be: the next of its key may go, as soon as it asks."""
+        """Pass on the next event of the key, unless it is a second arrival that waits for its first."""
         follower = self._followers.pop(arrival, None)
         if follower in self._before:
             del self._before[follower]
@@ -88,9 +88,9 @@ class Order:
             self._release(follower)
 
     def was_let_go(self, arrival: Arrival) -> Arrival | None:
-        """It is out of flight without having ended; returns the next of its key, if that is to be let go now.
+        """Remove an abandoned event; return the next event of its key, if it is to be abandoned now.
 
-        One that is not asking yet is let go when it would.
+        A second arrival is abandoned later, when its first has ended.
         """
         follower = self._followers.pop(arrival, None)
         if follower in self._before:

@@ -1,8 +1,8 @@
-"""Arrivals of an identity that has ended: compared with its row in batches, whatever number of them there is.
+"""Compare repeated arrivals of ended identities with their rows, in batches.
 
-PostgreSQL decides here, too: it says of each whether it is a duplicate or a conflict, and keeps the conflicts. No
-handler runs and nothing is claimed. Where it cannot be said (the row is missing, PostgreSQL is away), the first of
-them goes the way of every event, and the others wait for it again.
+PostgreSQL decides whether each is a duplicate or a conflict, and keeps the conflicts. No handler runs and nothing is
+claimed. If the comparison fails (the row is missing, PostgreSQL is down), the first arrival is attempted as any
+event, and the others wait for it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH_MAX_BYTES = 4 * 1024 * 1024
 
 
 class Repeats:
-    """Ends the repeated arrivals that `settlement` has."""
+    """Ends the repeated arrivals of `settlement`."""
 
     def __init__(self, store: EventStore, database: DatabaseGate, settlement: Settlement) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class Repeats:
         self._settlement = settlement
 
     async def compare_loop(self) -> None:
-        """Compare what is there, a batch at a time."""
+        """Compare repeated arrivals, one batch at a time."""
         while True:
             idle()
             await self._settlement.has_repeated.wait()
@@ -37,6 +37,6 @@ class Repeats:
             working(STALL_S)
             batch = self._settlement.take_repeated(BATCH_MAX_EVENTS, BATCH_MAX_BYTES)
             outcomes: list[Outcome | None] = [None] * len(batch)
-            with contextlib.suppress(OncecastError):  # the attempt station knows what to do about it
+            with contextlib.suppress(OncecastError):  # then an attempt follows, which handles the error
                 outcomes = await self._store.compare(batch)
             self._settlement.end_repeated(batch, outcomes)

@@ -1,6 +1,6 @@
-"""The settle station: what has ended is told to its journal's track at once, and to Redis as a mark.
+"""The settle stage: mark ended events in their journal position at once, and in Redis as done markers.
 
-A mark is written only after the commit, spares the other listeners work, and proves nothing.
+A done marker is written only after the commit. It saves other listeners work and proves nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from oncecast.listener.recent import Recent
 from oncecast.tasks import STALL_S, idle, working
 
 FLUSH_INTERVAL_S = 0.2
-"""A call to Redis an event would cost as much as half of its handler. The others look every half second; what this
-process leaves unmarked should it die now, they rescue, and find the rows."""
+"""One call to Redis per event would cost half as much as its handler, and other listeners check every half second. If
+this process crashes before it writes the markers, they take over its events and find the rows."""
 
 
 class Settlement:
-    """Knows every identity in flight, and what has ended but is not yet marked.
+    """Tracks every identity in flight, and the ended events without a done marker.
 
-    A second arrival of an identity in flight waits behind the first. When that has ended, all that wait are compared
-    with its row together, see `Repeats`; `release(arrival)` sends one off that goes its own way, or, once it has been
-    compared, comes to `end_compared` when its turn in the order has come. `ended(arrival)` is told of ordered ones;
-    `was_let_go(arrival)` too, and returns which has to be let go next.
+    A second arrival of an identity in flight waits behind the first. When the first has ended, `Repeats` compares
+    all that wait with its row. `release(arrival)` passes on an event that must be attempted, or one that was
+    compared and reaches `end_compared` in its order. `ended(arrival)` is called for ordered events; so is
+    `was_let_go(arrival)`, which returns the next event to abandon.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Settlement:
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
         self._repeated: dict[str, None] = {}
-        """Identities that have ended, of which more arrivals wait; the first of these is in flight."""
+        """Ended identities with further arrivals; the first of these is in flight."""
         self.has_repeated = asyncio.Event()
         self._compared: list[Arrival] = []
         self._unmarked: list[Arrival] = []
@@ -63,15 +63,15 @@ class Settlement:
 
     @property
     def in_flight(self) -> int:
-        """How many identities are in flight."""
+        """The number of identities in flight."""
         return len(self._in_flight)
 
     def all_in_flight(self) -> list[Arrival]:
-        """Everything that has not ended, without those that wait behind another."""
+        """Return the events that have not ended, without those that wait behind one of the same identity."""
         return list(self._in_flight.values())
 
     def enter(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
-        """Take new arrivals into flight; returns those that wait behind nobody."""
+        """Register new arrivals as in flight; return those that wait behind none of the same identity."""
         first = []
         for arrival in arrivals:
             identity = arrival.identity
@@ -83,7 +83,7 @@ class Settlement:
         return first
 
     def settle(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> None:
-        """PostgreSQL has these: tell their tracks, and have them marked."""
+        """Record events whose outcome PostgreSQL has committed, and schedule their done markers."""
         self._recent.keep(arrivals, outcomes)
         self._tell(arrivals, outcomes)
         self._end(arrivals)
@@ -93,7 +93,7 @@ class Settlement:
             self._something.set()
 
     def ended_elsewhere(self, arrivals: Sequence[Arrival]) -> None:
-        """Marks say that another listener has ended these."""
+        """Record events that have ended at another listener, by their done markers."""
         if arrivals:
             place = attrgetter("at_us", "offset")
             first, last = min(arrivals, key=place), max(arrivals, key=place)
@@ -101,7 +101,7 @@ class Settlement:
             self._end(arrivals)
 
     def take_repeated(self, count: int, max_bytes: int) -> list[Arrival]:
-        """Up to `count` arrivals, of `max_bytes` together but at least one, of identities that have ended."""
+        """Take up to `count` repeated arrivals, of up to `max_bytes` in total, but at least one."""
         taken: list[Arrival] = []
         size_bytes = 0
         while self._repeated and len(taken) < count and size_bytes < max_bytes:
@@ -122,7 +122,7 @@ class Settlement:
         return taken
 
     def end_repeated(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome | None]) -> None:
-        """PostgreSQL has compared what was taken: all with an outcome have ended, the others go their own way."""
+        """End the compared arrivals that have an outcome; pass on the others to be attempted."""
         unknown = [a for a, outcome in zip(arrivals, outcomes, strict=True) if outcome is None]
         for arrival in reversed(unknown):
             if self._in_flight.get(arrival.identity) is not arrival:
@@ -142,7 +142,7 @@ class Settlement:
                 self._release(arrival)
 
     def end_compared(self, arrival: Arrival) -> None:
-        """The turn of a compared arrival has come. Those that it lets through follow without recursion."""
+        """End a compared arrival whose turn has come, and those that this releases, without recursion."""
         self._compared.append(arrival)
         if len(self._compared) > 1:
             return
@@ -152,16 +152,16 @@ class Settlement:
             del self._compared[0]
 
     def release_repeated(self) -> None:
-        """Send the first arrival of each off on its own way, where nothing compares them together."""
+        """Pass on the first repeated arrival of each identity, where nothing compares them in batches."""
         for identity in list(self._repeated):
             del self._repeated[identity]
             if (first := self._in_flight.get(identity)) is not None:
                 self._release(first)
 
     def let_go(self, arrival: Arrival) -> None:
-        """It has not ended: its track is abandoned, and another brings it again, with all that stands behind it.
+        """Abandon an event whose journal position is superseded, and all events that wait behind it.
 
-        Here it would only be in the way of itself, and of what its order waits for.
+        The new journal position brings it again; the old arrival would only block it and its order.
         """
         following: Arrival | None = arrival
         while following is not None:
@@ -171,7 +171,7 @@ class Settlement:
             following = self._was_let_go(following)
 
     async def mark_loop(self) -> None:
-        """Mark what has ended, as much at a time as has gathered: nobody asks about it sooner than that."""
+        """Write done markers in batches, every FLUSH_INTERVAL_S: other listeners do not ask sooner."""
         while True:
             idle()
             await self._something.wait()
@@ -180,7 +180,7 @@ class Settlement:
             await self.mark()
 
     async def mark(self) -> None:
-        """Mark what has ended so far; what ends meanwhile gathers for the next time."""
+        """Write the pending done markers."""
         ended, self._unmarked = self._unmarked, []
         self._something.clear()
         await self._leases.settle(ended)
@@ -189,7 +189,7 @@ class Settlement:
         for track, group in groupby(arrivals, key=lambda arrival: arrival.track):
             ended = list(group)
             for arrival in ended:
-                arrival.terminal_error = None  # its traceback holds whatever the handler held
+                arrival.terminal_error = None  # its traceback references the handler's objects
                 self._leave(arrival)
                 if arrival.turn is not None:
                     self._ended(arrival)
@@ -198,7 +198,7 @@ class Settlement:
     def _leave(self, leaving: Arrival, *, has_ended: bool = True) -> None:
         identity = leaving.identity
         if self._in_flight.get(identity) is not leaving:
-            return  # it was compared together with the one in flight
+            return  # it was compared together with the arrival in flight
         del self._in_flight[identity]
         behind = self._behind.get(identity)
         if behind:

@@ -1,7 +1,7 @@
-"""What attempts pass that need a thread: with too many threads that run on beyond their time, none is begun.
+"""A gate for attempts that need a thread: while too many timed-out threads still run, it starts none.
 
-Their events go back where another listener, which may have room, can take them. No attempt is spent, and no lane
-and no connection is held meanwhile: handlers that need no thread go on.
+Their leases are released, so that another listener can take the events. No attempt is spent, and no worker and no
+connection is held meanwhile: handlers that need no thread continue.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.listener.pipeline.claim import WorkItem
 
 WAIT_S = 1.0
-"""Before we claim again what we have handed back: the others ask twice in that time."""
+"""The delay before released events are claimed again: other listeners check twice in that time."""
 
 
 class ThreadGate:
-    """Lets work on to `attempt`, or hands it back; `come_back(work, delay_s)` brings it to its line again."""
+    """Passes work on to `attempt`, or releases its leases and requeues it with `come_back(work, delay_s)`."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ThreadGate:
         self._reported = False
 
     async def attempt(self, work: WorkItem) -> None:
-        """Attempt `work`, all of one plan, if its handlers may be begun."""
+        """Attempt `work`, all of one plan, unless its handlers need a thread and none may be started."""
         first = work[0]
         plan = self._app.plan_of(first.type, first.source)
         if plan.in_threads and first.terminal_error is None:

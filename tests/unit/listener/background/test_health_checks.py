@@ -15,7 +15,7 @@ def test_the_reason_of_a_lost_producer_is_shown_where_its_url_has_credentials_to
     feed: Any = SimpleNamespace(
         url="ws://reader:secret@shop:8080", shown_url="ws://shop:8080", connected=False, track=None
     )
-    well: Any = SimpleNamespace(fault=None, held_up=None, reason=None, allowed=asyncio.Event())
+    well: Any = SimpleNamespace(fault=None, blocked=None, reason=None, allowed=asyncio.Event())
     well.allowed.set()
     troubles = Troubles()
     board = board_of(

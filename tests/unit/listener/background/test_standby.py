@@ -33,7 +33,7 @@ class Group:
 async def test_the_first_listener_of_a_group_records_its_handlers_and_works(clock: VirtualClock) -> None:
     group = Group(clock)
     first = group.join(ORDERS)
-    assert (first.allowed.is_set(), first.standby_reason) == (False, "it has just begun")
+    assert (first.allowed.is_set(), first.standby_reason) == (False, "it is starting")
     await first.ask()
     assert (first.allowed.is_set(), first.standby_reason) == (True, None)
     assert group.servers.postgres.tables.revisions == [frozenset({ORDERS})]

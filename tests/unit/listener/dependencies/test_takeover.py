@@ -69,7 +69,7 @@ class Harness:
         self.watch.add((x, "holder") for x in self.taken)
         self.gate.answer = Claims(taken=[(x, "holder") for x in self.taken])
 
-    async def look_at(self, now_s: float) -> None:
+    async def check_at(self, now_s: float) -> None:
         self.clock.now_s = now_s
         await self.watch.check()
 
@@ -78,23 +78,23 @@ async def test_taken_is_never_final() -> None:
     at = Harness()
     for n in range(100):
         at.gate.counter = n
-        await at.look_at(float(n))
+        await at.check_at(float(n))
     assert (at.over, at.back, at.watch.count) == ([], [], 2)
 
 
 async def test_what_is_marked_has_ended_and_what_is_free_comes_back() -> None:
     at = Harness()
     at.gate.answer = Claims(ended=at.taken[:1], free=at.taken[1:])
-    await at.look_at(0)
+    await at.check_at(0)
     assert (at.over, at.back, at.watch.count) == (["1"], ["2"], 0)
 
 
 async def test_a_dead_holders_sessions_end_before_its_leases_are_broken() -> None:
     at = Harness()
-    await at.look_at(0)
-    await at.look_at(3.9)
+    await at.check_at(0)
+    await at.check_at(3.9)
     assert (at.store.ended, at.gate.freed) == ([], [])
-    await at.look_at(4.0)
+    await at.check_at(4.0)
     assert (at.store.ended, at.gate.freed, at.back) == (["holder"], [(["1", "2"], "holder")], ["1", "2"])
     assert at.telemetry_events == [TakenOver(2, "holder")]
 
@@ -102,21 +102,21 @@ async def test_a_dead_holders_sessions_end_before_its_leases_are_broken() -> Non
 async def test_without_postgresql_nobody_is_rescued_yet() -> None:
     at = Harness()
     at.store.is_up = False
-    await at.look_at(0)
-    await at.look_at(5)
+    await at.check_at(0)
+    await at.check_at(5)
     assert (at.gate.freed, at.back, at.watch.count) == ([], [], 2)
     at.store.is_up = True
-    await at.look_at(5.5)
+    await at.check_at(5.5)
     assert at.back == ["1", "2"]
 
 
 async def test_while_redis_is_away_time_does_not_count_against_a_holder() -> None:
     at = Harness()
-    await at.look_at(0)
+    await at.check_at(0)
     at.gate.is_up = False
-    await at.look_at(3)
+    await at.check_at(3)
     at.gate.is_up = True
-    await at.look_at(60)
+    await at.check_at(60)
     assert at.store.ended == []
 
 
@@ -126,17 +126,17 @@ async def test_a_death_is_charged_only_where_the_sessions_have_ended_with_the_pr
 ) -> None:
     at = Harness()
     at.store.sessions = sessions
-    await at.look_at(0)
-    await at.look_at(4)
+    await at.check_at(0)
+    await at.check_at(4)
     assert (at.gate.charged, at.back) == ([charged], ["1", "2"])
 
 
 async def test_a_holder_that_works_in_postgresql_is_not_taken_over_though_it_beats_no_more() -> None:
     at = Harness()
     at.store.sessions = Sessions.IN_USE
-    await at.look_at(0)
-    await at.look_at(4)
+    await at.check_at(0)
+    await at.check_at(4)
     assert (at.gate.freed, at.back, at.watch.count) == ([], [], 2)
     at.store.sessions = Sessions.SILENT
-    await at.look_at(8)
+    await at.check_at(8)
     assert at.back == ["1", "2"]

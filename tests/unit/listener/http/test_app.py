@@ -49,11 +49,11 @@ def client_of(error: Exception) -> httpx2.AsyncClient:
 async def test_a_mark_that_no_page_has_given_is_refused_as_such() -> None:
     async with client_of(InvalidPageMark("no mark")) as client:
         answer = await client.get("/api/events?after=x")
-    assert (answer.status_code, "after is" in answer.text) == (400, True)
+    assert (answer.status_code, "invalid `after`" in answer.text) == (400, True)
 
 
 @pytest.mark.parametrize("path", ["/api/gaps", "/api/events", "/api/events/x"])
 async def test_an_error_of_the_server_is_not_blamed_on_a_parameter(path: str) -> None:
     async with client_of(ValueError("a bug")) as client:
         answer = await client.get(path)
-    assert (answer.status_code, "after is" in answer.text) == (500, False)
+    assert (answer.status_code, "invalid `after`" in answer.text) == (500, False)
