@@ -1,4 +1,4 @@
-"""Settings to running services: the only place that names concrete adapters and joins them."""
+"""Build running services from settings; the only module that names concrete adapters and joins them."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ from oncecast.tasks import Essentials, LastResort
 
 WS_MARGIN_BYTES = 64 * 1024
 STOP_DRAINS = 2
-"""How often DRAIN_TIMEOUT may pass when a process stops: for the drain, and for a lifespan's end."""
+"""A stopping process has DRAIN_TIMEOUT twice: for the drain, and for the end of the lifespan."""
 STOP_MARGIN_S = 10.0
-"""What the rest of a stop may take: answers under way, cursors, connections."""
+"""Time for the rest of a stop: responses in progress, cursors, connections."""
 BLOCKED_S = 30.0
-"""How much longer than LEASE_TTL leases last in Redis: a listener whose event loop is blocked renews none."""
+"""Time added to LEASE_TTL for leases in Redis, because a listener whose event loop is blocked renews none."""
 
 
 async def run_producer(config: ProducerConfig) -> None:
-    """Run a producer until SIGTERM or SIGINT; raises StartError where it cannot start."""
+    """Run a producer until SIGTERM or SIGINT. Raises StartError if it cannot start."""
     _check_exposure(
         config,
         PUBLISH_TOKEN=config.publish_token,
@@ -153,9 +153,9 @@ async def _produce(
 
 
 async def run_listener(config: ListenerConfig, app: App) -> None:
-    """Run a listener until SIGTERM or SIGINT, then drain; raises StartError where it cannot start."""
+    """Run a listener until SIGTERM or SIGINT, then drain it. Raises StartError if it cannot start."""
     _check_exposure(config, SUBSCRIBE_TOKEN=config.subscribe_token, ADMIN_TOKEN=config.admin_token)
-    dead_letter_broker(config.dead_letter_url, config.instance_id)  # whether it could be
+    dead_letter_broker(config.dead_letter_url, config.instance_id)  # raises ConfigError before anything starts
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
     emit = all_of(metrics.emit, log_of(config, app.packages))
@@ -164,7 +164,7 @@ async def run_listener(config: ListenerConfig, app: App) -> None:
 
         async def listen() -> None:
             await _listen(config, app, metrics, emit, stop, last_resort)
-            while not stop.is_set():  # its application is the group's no longer: it stands by, and adopts nothing
+            while not stop.is_set():  # the group has another application by now: restart on standby, without force
                 await _listen(replace(config, force_handlers=False), app, metrics, emit, stop, last_resort)
 
         with loop_watched(emit, SYSTEM_CLOCK):
@@ -288,7 +288,7 @@ def _http_limits(config: Common) -> HttpLimits:
 
 
 def dead_letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: str) -> DeadLetterBroker | None:
-    """The broker at `address`; raises ConfigError where its library is not installed."""
+    """Return the broker at `address`. Raises ConfigError if its library is not installed."""
     try:
         if isinstance(address, RabbitMQAddress):
             from oncecast.stores.rabbitmq import RabbitMQ
@@ -308,7 +308,7 @@ def dead_letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: s
 async def _start_patiently(
     start: Callable[[], Awaitable[None]], config: Common, emit: Emit, stop: asyncio.Event
 ) -> None:
-    """Run the whole application; where it cannot start, try so many times. Raises the last StartError."""
+    """Run the whole application; try START_ATTEMPTS times to start it. Raises the last StartError."""
     for left in range(config.start_attempts - 1, -1, -1):
         try:
             return await start()
@@ -348,12 +348,12 @@ def _database(config: ListenerConfig, token: str) -> Database:
 
 
 async def migrate_database(config: ListenerConfig, *, grant_to: str | None) -> Sequence[str]:
-    """Bring the group's schema up to date; returns the names of what was applied. Raises StartError, Unavailable."""
+    """Migrate the group's schema; return the names of the applied migrations. Raises StartError, Unavailable."""
     return await _database(config, SYSTEM_CLOCK.new_token(8)).migrate(grant_to=grant_to)
 
 
 async def migration_script(config: ListenerConfig, *, grant_to: str | None) -> str:
-    """Return the SQL that would bring the group's schema up to date. Raises StartError, Unavailable."""
+    """Return the SQL that would migrate the group's schema. Raises StartError, Unavailable."""
     return await _database(config, SYSTEM_CLOCK.new_token(8)).migration_script(grant_to=grant_to)
 
 
@@ -386,9 +386,9 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
 
 
 async def _prepare(database: Database, config: ListenerConfig, emit: Emit, stop: asyncio.Event) -> bool:
-    """Reach PostgreSQL and bring the schema up to date, in so many tries; False if told to stop meanwhile.
+    """Connect to PostgreSQL and migrate the schema; return False if `stop` is set meanwhile.
 
-    Raises StartError after the last try.
+    Tries DB_CONNECT_ATTEMPTS times. Raises StartError after the last one.
     """
     await database.open()
     for left in range(config.db_connect_attempts - 1, -1, -1):
@@ -429,7 +429,7 @@ def _guarded(app: ASGIApp, config: Common, emit: Emit) -> OriginGuard:
 
 
 def log_of(config: Common, packages: Iterable[str] = ()) -> Emit:
-    """Begin to log as `config` says, users' code and libraries included; returns what writes telemetry events."""
+    """Configure logging, also for users' code and libraries; return the function that logs telemetry events."""
     return start_logging(config.instance_id, format=config.log_format, level=config.log_level, packages=packages)
 
 
@@ -441,9 +441,9 @@ def _started(what: str, listening: socket.socket, serving: str) -> ProcessStarte
 
 @asynccontextmanager
 async def _stop_on_signals(config: Common, last_resort: LastResort) -> AsyncIterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set; a second one ends the process at once.
+    """Return an event that SIGTERM and SIGINT set; a second signal ends the process at once.
 
-    The handler is Python's, not the loop's: it is heard although a user's handler blocks the loop.
+    The signal handler is Python's, not the event loop's: it runs even while a user's handler blocks the loop.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

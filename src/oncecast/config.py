@@ -1,7 +1,7 @@
-"""Every setting: its name, default, meaning and reading. Flag before environment before default.
+"""Every setting: its name, default, meaning and parser. A flag beats the environment, which beats the default.
 
-All of a process's settings are read together at its start; each that is wrong is one line that names the
-variable, the value (never a secret) and what would do. Only the command and the assembly know this module.
+All settings are read together at the start. Each invalid one is reported on one line with the variable, the value
+(never a secret) and what is expected. Only the command and the assembly import this module.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def duration_or_off(text: str) -> float | None:
-    """A duration above 0, or `off`."""
+    """Parse a duration above 0, or `off`."""
     if text.strip().lower() == "off":
         return None
     if not duration_s(text):
@@ -39,7 +39,7 @@ def duration_or_off(text: str) -> float | None:
 
 
 def size_bytes(text: str) -> int:
-    """`32 MiB`, `1GiB` or a bare number of bytes."""
+    """Parse `32 MiB`, `1GiB` or a bare number of bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or not int(match.group(1)):
         raise ValueError("a size such as 32MiB or 1048576")
@@ -47,7 +47,7 @@ def size_bytes(text: str) -> int:
 
 
 def size_bytes_up_to(most_mib: int) -> Callable[[str], int]:
-    """Return what reads a size of at most `most_mib` MiB."""
+    """Return a parser for a size of at most `most_mib` MiB."""
 
     def read(text: str) -> int:
         size = size_bytes(text)
@@ -59,21 +59,21 @@ def size_bytes_up_to(most_mib: int) -> Callable[[str], int]:
 
 
 def count(text: str) -> int:
-    """A whole number, 1 or more."""
+    """Parse a whole number, 1 or more."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**9):
         raise ValueError("a whole number, 1 or more")
     return int(text)
 
 
 def port(text: str) -> int:
-    """A TCP port; 0 lets the system choose."""
+    """Parse a TCP port; 0 lets the system choose."""
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise ValueError("a port from 0 to 65535")
     return int(text)
 
 
 def flag(text: str) -> bool:
-    """1 or 0, yes or no, true or false."""
+    """Parse 1 or 0, yes or no, true or false."""
     answers = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
     if text.lower() not in answers:
         raise ValueError("1 or 0")
@@ -81,21 +81,21 @@ def flag(text: str) -> bool:
 
 
 def text(text: str) -> str:
-    """Any text but an empty one."""
+    """Accept any text that is not empty."""
     if not text.strip():
         raise ValueError("a text that is not empty")
     return text
 
 
 def token(text: str) -> str | None:
-    """A secret that fits into a header; none if empty."""
+    """Accept a secret that fits into a header; return None if it is empty."""
     if text and not (len(text) >= TOKEN_MIN_CHARS and text.isascii() and text.isprintable() and " " not in text):
         raise ValueError(f"{TOKEN_MIN_CHARS} or more printable ASCII characters without spaces")
     return text or None
 
 
 def listener_tokens(text: str) -> tuple[tuple[str, str], ...]:
-    """Comma-separated tokens: `GROUP:TOKEN` for the listeners of a group, `TOKEN` for those of any group."""
+    """Parse comma-separated tokens: `GROUP:TOKEN` for listeners of a group, `TOKEN` for those of any group."""
     found = []
     for word in words(text):
         name, colon, rest = word.partition(":")
@@ -108,26 +108,26 @@ def listener_tokens(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """Comma-separated secrets, each of which fits into a header."""
+    """Parse comma-separated secrets, each of which fits into a header."""
     return tuple(token(word) or "" for word in words(text))
 
 
 def file_path(text: str) -> Path:
-    """A file's path."""
+    """Parse the path of a file."""
     if not text.strip():
         raise ValueError("the path of a file")
     return Path(text)
 
 
 def postgres_address(text: str) -> str:
-    """An address of PostgreSQL; only a listener pays for the library that reads it."""
+    """Check an address of PostgreSQL; imports the library late, so that only listeners load it."""
     from oncecast.stores.postgres.address import database_url
 
     return database_url(text)
 
 
 def ws_urls(text: str) -> tuple[str, ...]:
-    """One or more WebSocket URLs, comma-separated, with or without a slash at the end."""
+    """Parse one or more WebSocket URLs, comma-separated, with or without a trailing slash."""
     return tuple(_ws_url(part.strip()) for part in text.split(","))
 
 
@@ -137,12 +137,12 @@ def _ws_url(text: str) -> str:
             broadcast_url(text)
             return text
     except ConfigError:
-        pass  # its text names no setting
+        pass  # the message below names the setting
     raise ValueError("URLs such as ws://localhost:8080 or wss://host/path, comma-separated, without ? and #")
 
 
 def host_address(text: str) -> str:
-    """An address to bind: a name, or an IPv4 or IPv6 address."""
+    """Parse an address to bind: a name, or an IPv4 or IPv6 address."""
     host = text.strip().removeprefix("[").removesuffix("]")
     if not host or not all(c.isalnum() or c in ".-_:%" for c in host):
         raise ValueError("a name or an address such as 127.0.0.1, ::1 or 0.0.0.0")
@@ -150,7 +150,7 @@ def host_address(text: str) -> str:
 
 
 def host_names(text: str) -> tuple[str, ...]:
-    """Comma-separated names of hosts, as browsers send them; a port is left out."""
+    """Parse comma-separated host names, as browsers send them; a port is dropped."""
     return tuple(_host_name_of(word) for word in words(text))
 
 
@@ -160,12 +160,12 @@ def _host_name_of(word: str) -> str:
         if name and not set(word) & set("/?#@* "):
             return name.encode("idna").decode().lower() if not name.isascii() else name.lower()
     except ValueError:
-        pass  # neither a name nor an address
+        pass  # refused below
     raise ValueError("names of hosts such as shop.example or 10.0.0.5, comma-separated, without scheme and path")
 
 
 def origins(text: str) -> tuple[str, ...]:
-    """Comma-separated web origins, as browsers send them: without the usual port and a path."""
+    """Parse comma-separated web origins, as browsers send them: without default port and path."""
     return tuple(_origin_of(word) for word in words(text))
 
 
@@ -184,33 +184,33 @@ def _origin_of(word: str) -> str:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Comma-separated texts."""
+    """Parse comma-separated texts."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def group(text: str) -> str:
-    """A group's name is its schema's, too."""
+    """Parse the name of a group, which is also the name of its schema."""
     if not is_group_name(text):
         raise ValueError("a name of a-z, 0-9 and _, at most 40 long, such as shop")
     return text
 
 
 def groups(text: str) -> tuple[str, ...]:
-    """Comma-separated names of groups; or the word for the first that joins."""
+    """Parse comma-separated names of groups, or the word for the first group that joins."""
     if text.strip() == FIRST_TO_JOIN:
         return (FIRST_TO_JOIN,)
     return tuple(group(name) for name in words(text))
 
 
 def instance(text: str) -> str:
-    """A name for logs and lists."""
+    """Parse the name of a process in logs and lists."""
     if not _INSTANCE.fullmatch(text):
         raise ValueError("a name of letters, digits, '.', '_' and '-', at most 63 long, such as listener-a")
     return text
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """One of these words."""
+    """Return a parser that accepts one of these words."""
 
     def read(text: str) -> str:
         if text.lower() not in choices:
@@ -226,13 +226,13 @@ def _host_name() -> str:
 
 
 def setting(default: str | None, read: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:
-    """A field that is read from the environment variable of its name in capitals."""
+    """Define a field that is read from the environment variable of its name in capitals."""
     return field(metadata={"default": default, "read": read, "about": about, "secret": secret}, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What producer and listener both have."""
+    """Settings that producer and listener share."""
 
     instance_id: str = setting(
         "",
@@ -451,7 +451,7 @@ class ListenerConfig(Common):
 
     @property
     def tokens_by_url(self) -> dict[str, str]:
-        """What is presented to each producer."""
+        """The token for each producer, by URL."""
         tokens = self.listener_token
         return dict(zip(self.ws_url, tokens * len(self.ws_url) if len(tokens) == 1 else tokens, strict=False))
 
@@ -460,9 +460,9 @@ ConfigT = TypeVar("ConfigT", bound=Common)
 
 
 def load(kind: type[ConfigT], environment: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> ConfigT:
-    """All settings of `kind`; raises ConfigError with one line for each that is wrong.
+    """Return all settings of `kind`. Raises ConfigError with one line for each invalid one.
 
-    `flags` are by field name, as text; None means not given. `<NAME>_FILE` names a file that holds the value.
+    `flags` are texts by field name; None means not given. `<NAME>_FILE` names a file that holds the value.
     """
     given = {name: str(value) for name, value in (flags or {}).items() if value is not None}
     values, wrong = {}, []
@@ -479,8 +479,8 @@ def load(kind: type[ConfigT], environment: Mapping[str, str], flags: Mapping[str
         try:
             values[item.name] = item.metadata["read"](text)
         except ValueError as error:
-            shown = "the value given" if item.metadata["secret"] else repr(text[:80])
-            wrong.append(f"{named}: {shown} will not do; it takes {error}")
+            shown = "" if item.metadata["secret"] else f": {text[:80]!r}"
+            wrong.append(f"invalid value for {named}{shown} (expected {error})")
     if wrong:
         raise ConfigError("\n".join(wrong))
     return kind(**values)
@@ -489,7 +489,7 @@ def load(kind: type[ConfigT], environment: Mapping[str, str], flags: Mapping[str
 def _given(
     name: str, variable: str, flags: Mapping[str, str], environment: Mapping[str, str], default: str
 ) -> tuple[str, str]:
-    """The text of a setting, and what a person would call it."""
+    """Return the text of a setting, and the name to report it by."""
     if name in flags:
         return flags[name], "--" + name.replace("_", "-")
     if variable in environment:

@@ -1,4 +1,4 @@
-"""`oncecast chaos` hurts a whole system, and its verdict is the command's status."""
+"""`oncecast chaos` outages a whole system, and its verdict is the command's status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_a_short_run_is_valid_and_tells_what_it_did(tmp_path: Path) -> Non
     report = json.loads(out)
     assert (status, report["valid"], report["seed"]) == (0, True, 7), (report, error)
     assert report["verdict"]["acknowledged"] > 1_000
-    assert report["looked_at"] > 1_000, "the cursors were watched"
+    assert report["events_checked"] > 1_000, "the cursors were watched"
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     assert sum(line["what"] == "fault" for line in lines) == report["faults"] > 0
     assert lines[-1]["what"] == "verdict"
@@ -27,8 +27,8 @@ async def test_what_cannot_be_meant_is_one_line() -> None:
     status, _, error = await oncecast("chaos", "--faults", "fire")
     assert (status, error) == (
         1,
-        "oncecast: --faults: 'fire' will not do; it takes all, or some of kill, stop, pause, cut, freeze, delay,"
-        " reset, drop, empty, refuse, full, restore, crash\n",
+        "oncecast: invalid value for --faults: 'fire' (expected all, or a list of kill, stop, pause, cut, freeze,"
+        " delay, reset, drop, empty, refuse, full, restore, crash)\n",
     )
 
 
@@ -85,7 +85,7 @@ async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(t
     smaller = ("--rate", "100", "--listeners", "1", "--producers", "1", "--faults", "empty", "--no-json")
     status, out, _ = await oncecast(*run, *smaller, within_s=170)
     assert status == 1
-    assert "nothing is sold: 2 rows that must not be\n  sku a, sold True\n" in out
+    assert "nothing is sold: 2 violations\n  sku a, sold True\n" in out
     assert out.endswith("NOT VALID.\n")
 
 
@@ -104,10 +104,14 @@ async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(t
         (
             SHOP,
             ("--app", "shop:app", "--faults", "crash"),
-            "--faults: 'crash' will not do; it takes all, or some of kill, stop, pause, cut, freeze, delay, reset,"
-            " drop, empty, refuse, full, restore",
+            "invalid value for --faults: 'crash' (expected all, or a list of kill, stop, pause, cut, freeze,"
+            " delay, reset, drop, empty, refuse, full, restore)",
         ),
-        (SHOP, ("--events", "orders.ndjson"), "--events goes with --app: our own application has events of its own"),
+        (
+            SHOP,
+            ("--events", "orders.ndjson"),
+            "--events goes with --app: the built-in application has its own events",
+        ),
         (
             SHOP.replace("select * from stock where", "selec * from stock where"),
             ("--app", "shop:app"),

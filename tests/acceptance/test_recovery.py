@@ -193,7 +193,7 @@ async def test_an_editor_opens_with_the_data_as_it_is_and_what_is_wrong_is_not_s
         status, _, error = await oncecast(*edit)
         assert (status, "set EDITOR" in error) == (1, True)
         status, out, _ = await with_editor(f"cp $1 {tmp_path}/seen; echo >> $1")
-        assert (status, out) == (0, "f1 is left as it was: nothing was changed.\n")
+        assert (status, out) == (0, "f1 is unchanged.\n")
         assert (tmp_path / "seen").read_text() == '{\n  "fails": true,\n  "why": "ü"\n}\n'
         status, _, error = await with_editor("printf '{\\n  \"fails\": }' > $1")
         assert (status, "nothing is stored: this is not JSON: invalid character, line 2, column 12" in error) == (

@@ -122,11 +122,11 @@ async def test_what_is_saved_runs_a_moment_later_with_more_handlers_or_fewer(tmp
             await publisher.publish(Event.new("order", id="o1"))
             assert await handled(database, "o1") == "first"
             command.save(APP.replace("first", "again") + ANOTHER)
-            await command.says("✅ shop:app runs anew")
+            await command.says("✅ shop:app restarted")
             await publisher.publish_many([Event.new("order", id="o2"), Event.new("payment", id="p2")])
             assert [await handled(database, id) for id in ("o2", "p2")] == ["again", "payment"]
             command.save(APP.replace("first", "third"))  # without a handler that the group has had
-            await command.says("✅ shop:app runs anew", 2)
+            await command.says("✅ shop:app restarted", 2)
             await publisher.publish(Event.new("order", id="o3"))
             assert await handled(database, "o3") == "third"
         assert await command.end() == 0
@@ -148,7 +148,7 @@ async def test_code_that_is_broken_is_told_by_line_and_the_former_goes_on_until_
                 "❌ shop.py:9: NameError: name 'undefined' is not defined\nwaiting for the next change"
             )
             command.save(APP.replace("first", "mended"))
-            await command.says("✅ shop:app runs anew")
+            await command.says("✅ shop:app restarted")
             await publisher.publish(Event.new("order", id="o2"))
             assert await handled(database, "o2") == "mended"
         assert await command.end() == 0
@@ -216,7 +216,7 @@ async def test_a_listener_that_ends_by_itself_is_told_and_begins_anew_with_the_n
     async with stack_of(listeners=1) as stack:
         deadly = APP + "import threading, os\nthreading.Timer(2.0, os._exit, (9,)).start()\n"
         async with listener(stack, tmp_path / "shop", deadly) as (command, _):
-            await command.says("the listener ended with status 9; it begins anew with the next change")
+            await command.says("the listener ended with status 9; it restarts after the next change")
             command.save(APP)
             await command.says("✅ Connected to producer in shop-1")
             assert await command.end() == 0

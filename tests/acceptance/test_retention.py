@@ -163,7 +163,7 @@ async def test_old_rows_are_pruned_by_command_and_by_setting(stack_of: StackOf) 
         status, _, error = await oncecast(*prune, "soon")
         assert (status, error) == (
             1,
-            "oncecast: --older-than: 'soon' will not do; it takes a duration such as 2s, 500ms or 1m\n",
+            "oncecast: invalid value for --older-than: 'soon' (expected a duration such as 2s, 500ms or 1m)\n",
         )
         assert (await oncecast(*prune, "1ms"))[1] == "100 rows are gone.\n"
         assert await rows(stack, "select id from oncecast.events") == [("dead",)]

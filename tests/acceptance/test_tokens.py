@@ -112,10 +112,10 @@ async def test_commands_show_the_tokens_of_their_environment(
             assert (status, error) == (0, ""), words
         status, _, error = await oncecast("groups", "forget", "other", "--data", str(stack.data))
         assert (status, "(ADMIN_TOKEN of who asks)" in error) == (1, True)
-        assert error.endswith("; it was shown SUBSCRIBE_TOKEN, since ADMIN_TOKEN is not set here\n")
+        assert error.endswith("; ADMIN_TOKEN is not set here; SUBSCRIBE_TOKEN was sent instead\n")
         monkeypatch.setitem(os.environ, "ADMIN_TOKEN", "another-stacks")
         status, _, error = await oncecast(*listing)
-        assert (status, error.endswith("; it was shown ADMIN_TOKEN, which it does not know\n")) == (1, True)
+        assert (status, error.endswith("; it does not accept the ADMIN_TOKEN of this environment\n")) == (1, True)
         monkeypatch.setitem(os.environ, "ADMIN_TOKEN", TOKENS["ADMIN_TOKEN"])
         for words in reading:
             assert (await oncecast(*words, "--data", str(stack.data)))[0] == 0, words

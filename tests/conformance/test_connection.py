@@ -207,7 +207,7 @@ async def test_whoever_waits_on_a_socket_that_is_reset_is_told(
         address = make_conninfo(operator.info.dsn, port=link.port, password=operator.info.password)
         async with await PostgresConnection.connect(address, autocommit=True) as far:
             task = await sleeping(far)
-            link.hurt("reset", "both")
+            link.inject("reset", "both")
             with pytest.raises(psycopg.OperationalError):
                 await task
             assert far.broken

@@ -50,16 +50,16 @@ async def look(
             await connection.execute(events.format(name), (id_,))
     watch = CursorWatch(url, schema, {journal.name: path}, [], asyncio.Lock())
     async with httpx2.AsyncClient() as client:
-        await watch.look(client)
-        await watch.look(client)
+        await watch.check(client)
+        await watch.check(client)
     return watch
 
 
-async def test_a_cursor_over_rows_is_as_it_should_be_and_each_event_is_looked_at_once(
+async def test_a_cursor_over_rows_is_as_it_should_be_and_each_event_is_events_checked_once(
     journal: SqliteJournal, tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
     watch = await look(journal, tmp_path / "journal.db", postgres_url, schema, offset=2, rows=["tick:1", "tick:2"])
-    assert (watch.looked_at, watch.ahead) == (2, set())
+    assert (watch.events_checked, watch.ahead) == (2, set())
 
 
 async def test_a_cursor_that_was_saved_too_far_is_told_with_what_it_passed(

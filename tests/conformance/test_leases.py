@@ -231,8 +231,8 @@ def test_a_connection_that_closes_under_a_call_is_unavailable_on_every_loop(redi
             for turns in range(200):
                 with contextlib.suppress(Unavailable):
                     await leases.heartbeat()
-                link.hurt("reset", "both")
-                link.heal()
+                link.inject("reset", "both")
+                link.clear()
                 for _ in range(turns % 7):
                     await asyncio.sleep(0)
             await leases.close()

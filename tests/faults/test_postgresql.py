@@ -55,7 +55,7 @@ async def test_when_the_answer_to_commit_is_lost_the_row_is_looked_up(tmp_path: 
         async with await psycopg.AsyncConnection.connect(system.stack.database_url, autocommit=True) as connection:
             await connection.execute(EFFECTS)
         for name in ("listener-a>postgres", "listener-b>postgres"):
-            system.links[name].hurt("drop", "both")
+            system.links[name].inject("drop", "both")
         async with Publisher(system.stack.publish_url) as publisher:
             await publisher.publish_many([Event.new("tick", id=f"tick:{n}") for n in range(300)])
             await publisher.publish_many([Event.new("counted", id=f"counted:{n}") for n in range(20)])
@@ -67,7 +67,7 @@ async def test_when_the_answer_to_commit_is_lost_the_row_is_looked_up(tmp_path: 
 
         await until(all_are_stored, within_s=60)
         for link in system.links.values():
-            link.heal()
+            link.clear()
         await drained(system.stack)
         assert await rows(system.stack, "select count(*), max(count) from public.effects") == [(20, 1)]
         assert await rows(system.stack, "select count(*) from chaos.dead_letters") == [(0,)]

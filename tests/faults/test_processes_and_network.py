@@ -127,7 +127,7 @@ async def test_a_listener_whose_postgresql_stands_still_hands_its_events_to_one_
         async with Publisher(system.stack.publish_url) as publisher:
             await publisher.publish_many([Event.new("tick", id=f"before-{n}") for n in range(100)])
             await until(lambda: all_are_stored(system, 100))
-            system.links["listener-a>postgres"].hurt("freeze", "up")
+            system.links["listener-a>postgres"].inject("freeze", "up")
             for n in range(200):
                 await publisher.publish(Event.new("tick", id=f"tick-{n}"))
         await until(lambda: all_are_stored(system, 300), within_s=30)
@@ -137,13 +137,13 @@ async def test_one_listener_reaches_postgresql_but_not_redis_and_another_the_rev
     """9. Whoever reaches PostgreSQL ends everything, also what the other had taken."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with Publisher(system.stack.publish_url) as publisher:
-            system.links["listener-a>valkey"].hurt("cut", "both")
-            system.links["listener-b>postgres"].hurt("cut", "both")
+            system.links["listener-a>valkey"].inject("cut", "both")
+            system.links["listener-b>postgres"].inject("cut", "both")
             for n in range(100):
                 await publisher.publish(Event.new("tick", id=f"tick-{n}"))
             await until(lambda: all_are_stored(system, 100), within_s=30)
             for link in system.links.values():
-                link.heal()
+                link.clear()
             await publisher.publish(Event.new("tick", id="after"))
         await drained(system.stack)
         assert await rows(system.stack, "select status, count(*) from chaos.events group by 1") == [("stored", 101)]
@@ -155,7 +155,7 @@ async def test_a_listener_finds_a_producer_that_is_only_half_there_and_reads_on_
     """39. And the other listeners are not held up by it."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with Publisher(system.stack.publish_url) as publisher:
-            system.links["listener-a>producer"].hurt("freeze", "down")
+            system.links["listener-a>producer"].inject("freeze", "down")
             await publisher.publish_many([Event.new("tick", id=f"tick-{n}") for n in range(200)])
             await until(lambda: all_are_stored(system, 200), within_s=15)
             log = system.stack.folder("listener-a") / "output.log"
@@ -164,7 +164,7 @@ async def test_a_listener_finds_a_producer_that_is_only_half_there_and_reads_on_
                 return "Disconnected from producer" in log.read_text()
 
             await until(is_found, within_s=40)
-            system.links["listener-a>producer"].heal()
+            system.links["listener-a>producer"].clear()
             await system.stack.kill("listener-b")
             await publisher.publish_many([Event.new("tick", id=f"after-{n}") for n in range(10)])
         await until(lambda: all_are_stored(system, 210), within_s=60)

@@ -35,7 +35,7 @@ async def test_when_the_acknowledgement_is_lost_the_publishers_retry_has_one_eff
     """30. It is on disk, nobody was told, and the same id is sent again."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         link = system.links["publishers>producer"]
-        link.hurt("drop", "both")
+        link.inject("drop", "both")
         async with Publisher(system.publish_url("producer")) as publisher, asyncio.TaskGroup() as group:
             publishing = group.create_task(publisher.publish(Event.new("tick", id="once")))
 
@@ -44,7 +44,7 @@ async def test_when_the_acknowledgement_is_lost_the_publishers_retry_has_one_eff
 
             await until(is_on_disk_and_stored)
             assert not publishing.done()
-            link.heal()
+            link.clear()
         await drained(system.stack)
         assert await rows(system.stack, "select id, status from chaos.events") == [("once", "stored")]
 

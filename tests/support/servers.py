@@ -44,7 +44,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
     async def serve(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, guard: Guard) -> None:
         processes = [
-            Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.tell, guard.pipe)
+            Process(name, f"{LOOPBACK}:{server.port}", server.launch, server.is_ready, guard.update, guard.pipe)
             for name, server in (("postgres", postgres), ("valkey", valkey))
         ]
         try:

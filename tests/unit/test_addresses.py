@@ -71,7 +71,7 @@ def test_what_cannot_work_is_one_line_with_the_setting_and_the_remedy(variable: 
     with pytest.raises(ConfigError) as caught:
         load(ListenerConfig, {variable: value})
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{variable}: ")
+    assert line.startswith(f"invalid value for {variable}")
     assert reason in line
     assert "hunter2" not in line or variable == "HOST"
 

@@ -1,1 +1,1 @@
-"""`oncecast chaos`: a whole system under real faults, and a judge who counts."""
+"""`oncecast chaos`: run a whole system under real faults, and count what was lost or doubled."""

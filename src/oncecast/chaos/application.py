@@ -1,4 +1,4 @@
-"""The application under test: each type of event does one thing, and what it does in SQL is counted per event."""
+"""The built-in application under test: each type of event does one thing; SQL effects are counted per event."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from oncecast.core.transaction import Transaction
 
 EFFECTS = "create table if not exists public.effects (id text primary key, count integer not null)"
 WEIGHTS = {"tick": 840, "counted": 130, "flaky": 10, "slow": 4, "failing": 8, "swallowing": 8}
-"""What has a handler must come to less than its listeners can do, with one or two of them down."""
+"""Relative frequencies. Events with handlers must stay below what the listeners can do with one or two down."""
 
 app = App("chaos")
 
 
 def events(draw: random.Random, *, killing_every: int = 0) -> Iterator[Event]:
-    """Events without end; one in `killing_every` ends the process of its handler."""
+    """Yield events without end; the handler of one in `killing_every` kills its process."""
     types, weights = list(WEIGHTS), list(WEIGHTS.values())
     for n in itertools.count(1):
         kills = killing_every and n % killing_every == 0
@@ -33,7 +33,7 @@ def events(draw: random.Random, *, killing_every: int = 0) -> Iterator[Event]:
 
 @app.on("counted", "flaky", "slow", "failing", "killing")
 async def count(event: Event, tx: Transaction) -> None:
-    """One effect; whatever follows, it commits with the event's row or not at all."""
+    """Write one effect; it commits together with the event's row or not at all."""
     await tx.execute(
         "insert into public.effects values (%s, 1) on conflict (id) do update set count = public.effects.count + 1",
         (event.id,),
@@ -42,26 +42,26 @@ async def count(event: Event, tx: Transaction) -> None:
 
 @app.on("flaky")
 async def fail_by_chance(event: Event, tx: Transaction) -> None:
-    """Every second attempt fails."""
+    """Fail every second attempt."""
     if random.random() < 0.5:
         raise RuntimeError("by chance")
 
 
 @app.on("slow")
 async def be_slow(event: Event, tx: Transaction) -> None:
-    """Holds its transaction open for a while."""
+    """Hold the transaction open for a while."""
     await asyncio.sleep(0.5)
 
 
 @app.on("failing")
 async def fail(event: Event, tx: Transaction) -> None:
-    """Always fails."""
-    raise RuntimeError("told to fail")
+    """Fail always."""
+    raise RuntimeError("fails always")
 
 
 @app.on("swallowing")
 async def swallow(event: Event, tx: Transaction) -> None:
-    """Hides an SQL error: the event must not end as stored, and its effect must not be there."""
+    """Hide an SQL error: the event must not be stored, nor its effect."""
     with contextlib.suppress(psycopg.Error):
         await tx.execute("insert into public.effects values (%s, 1)", (event.id,))
         await tx.execute("select 1 / 0")
@@ -69,5 +69,5 @@ async def swallow(event: Event, tx: Transaction) -> None:
 
 @app.on("killing")
 async def kill(event: Event, tx: Transaction) -> None:
-    """Takes its process with it."""
+    """Kill this process."""
     os._exit(9)

@@ -18,7 +18,7 @@ TIMEOUT_MS = 120_000
 
 @dataclass(frozen=True, slots=True)
 class FailedCheck:
-    """A check that returned `count` rows; the first of them."""
+    """A check that returned `count` rows, and the first of them."""
 
     name: str
     count: int
@@ -26,10 +26,7 @@ class FailedCheck:
 
 
 async def run_checks(connection: psycopg.AsyncConnection[Any], checks: Mapping[str, str]) -> list[FailedCheck]:
-    """Those that failed. Each is a transaction of its own that can only read.
-
-    Raises ConfigError for one that is no query.
-    """
+    """Run each check in a read-only transaction; return those that failed. Raises ConfigError for invalid SQL."""
     await connection.execute(f"set statement_timeout = {TIMEOUT_MS}".encode())
     failed = []
     for name, query in checks.items():
@@ -45,7 +42,7 @@ async def run_checks(connection: psycopg.AsyncConnection[Any], checks: Mapping[s
 
 
 async def _rows(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[int | None, list[dict[str, str]]]:
-    """How many rows, and the first of them; None for what is no query."""
+    """Return the number of rows and the first of them; None if the statement returns no rows by nature."""
     async with connection.transaction(force_rollback=True), connection.cursor(row_factory=dict_row) as cursor:
         await connection.execute("set transaction read only")
         await cursor.execute(query.encode())
@@ -56,7 +53,7 @@ async def _rows(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[i
 
 
 def reason(error: psycopg.Error, statement: str) -> str:
-    """What PostgreSQL has against `statement`, in one line, and where in it."""
+    """Return PostgreSQL's error for `statement` on one line, with the position."""
     text = " ".join((error.diag.message_primary or str(error)).split())
     if error.diag.statement_position is None:
         return text

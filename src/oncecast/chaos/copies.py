@@ -1,4 +1,4 @@
-"""A journal's file while its producer is down: copied, and what it has beyond the copy."""
+"""Copy a journal's file while its producer is down, and read the events behind the copy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from oncecast.journal import file
 
 
 def last_offset(journal: Path) -> int:
-    """The newest offset of a journal, 0 for an empty one."""
+    """Return the newest offset of a journal, 0 if it is empty."""
     with closing(file.open_file(journal, read_only=True)) as connection:
         found: int | None = connection.execute("select max(first_offset + count - 1) from batches").get
         return found or 0
 
 
 def events_behind(journal: Path, last: int) -> list[bytes]:
-    """The journal's events behind offset `last`, as JSON."""
+    """Return the journal's events behind offset `last`, as JSON."""
     events: list[bytes] = []
     with closing(file.open_file(journal, read_only=True)) as connection:
         for batch in file.read(connection, last):
@@ -29,9 +29,9 @@ def events_behind(journal: Path, last: int) -> list[bytes]:
 
 
 def copy_journal(journal: Path, folder: Path) -> None:
-    """The journal with its write-ahead log: whoever reads beside a producer keeps that from being emptied at its end.
+    """Copy the journal with its write-ahead log, which stays when the producer exits while another process reads.
 
-    The log's index belongs to what is thrown away.
+    The log's index is removed: it belongs to the file that is replaced.
     """
     folder.mkdir(exist_ok=True)
     for suffix in ("", "-wal", "-shm"):

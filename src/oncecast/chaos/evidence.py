@@ -1,4 +1,4 @@
-"""What PostgreSQL shows when everything has come to rest, for the judge and the report."""
+"""Collect the final state from PostgreSQL, for the judge and the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from oncecast.core.event import follow_up_id
 from oncecast.core.wire import Head
 
 EMITTED_MAX = 32
-"""So many follow-ups of one handler for one event are looked for."""
+"""The maximum number of follow-ups of one handler for one event that are recognised."""
 _RECORD = """
 create schema oncecast_chaos;
 create table oncecast_chaos.emitted (event bytea not null);
@@ -38,18 +38,18 @@ _decode_head = msgspec.json.Decoder(Head).decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """How long plain events had to wait, in seconds. A *stall*: nothing of a journal is stored, though some wait."""
+    """How long events waited, in seconds. In a *stall* no event of a journal is stored although some wait."""
 
     longest_stall_s: float
     longest_stall_beyond_faults_s: float
-    """Without the time in which its producer (and 30 s after), PostgreSQL or every listener was hurt."""
+    """Without the time of faults of its producer (plus 30 s), of PostgreSQL or of all listeners."""
     longest_stall_beyond_faults_at_s: float
-    """When that one ended, from the begin of the run."""
+    """When that stall ended, from the start of the run."""
     accepted_to_stored_max_s: float
 
 
 async def record_emissions(connection: psycopg.AsyncConnection[Any], group: str) -> None:
-    """From now on, have PostgreSQL note each follow-up in the transaction that puts it into the outbox."""
+    """Make PostgreSQL record each follow-up in the transaction that inserts it into the outbox."""
     await connection.execute(sql.SQL(_RECORD).format(sql.Identifier(group)))
 
 
@@ -60,7 +60,7 @@ async def collect(
     ahead: Collection[str],
     failed: Collection[FailedCheck],
 ) -> Evidence:
-    """Everything that the judge asks for."""
+    """Return the evidence for the judge."""
 
     async def rows(query: LiteralString) -> list[tuple[Any, ...]]:
         found = await connection.execute(sql.SQL(query).format(sql.Identifier(subject.group)))
@@ -92,7 +92,7 @@ async def collect(
 
 
 def derived_ids(app: App, stored: Collection[tuple[str, str, str]]) -> set[str]:
-    """The ids of all follow-ups that handlers can have emitted for events with these sources, ids and types."""
+    """Return the ids of all follow-ups that handlers may emit for events with these sources, ids and types."""
     return {
         follow_up_id(source, id_, app.name, handler.name, index)
         for source, id_, type_ in stored
@@ -104,19 +104,19 @@ def derived_ids(app: App, stored: Collection[tuple[str, str, str]]) -> set[str]:
 async def measure(
     connection: psycopg.AsyncConnection[Any],
     subject: Subject,
-    hurts: Sequence[Outage],
+    outages: Sequence[Outage],
     producers: Mapping[str, str],
     listeners: Sequence[str],
     began_s: float,
 ) -> Waits:
-    """How long events waited in a run from Unix time `began_s` on; `producers` are their names by journal."""
+    """Measure the waits of a run since Unix time `began_s`; `producers` are names by journal."""
     events: dict[str, list[Span]] = defaultdict(list)
     query = sql.SQL(_TIMES).format(sql.Identifier(subject.group))
     for journal, accepted_s, stored_s in await (await connection.execute(query, {"type": subject.timed})).fetchall():
         events[journal].append((accepted_s, stored_s))
     longest_s, beyond_s, at_s = 0.0, 0.0, began_s
     for journal, waits in events.items():
-        explained = blocked(hurts, producers[journal], listeners)
+        explained = blocked(outages, producers[journal], listeners)
         for begin_s, end_s in stalls(waits):
             longest_s = max(longest_s, end_s - begin_s)
             beyond_s, at_s = max((beyond_s, at_s), (unexplained_s((begin_s, end_s), explained), end_s))

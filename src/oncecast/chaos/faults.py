@@ -1,4 +1,4 @@
-"""Which faults come when: a plan drawn from a seed, so that a run can be had again."""
+"""Plan the faults of a run from a seed, so that the run can be repeated."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ KINDS = {
     "full": "journals",
     "restore": "journals",
 }
-"""SIGKILL, SIGTERM and SIGSTOP, each with a return after a while. Connections ended and refused; nothing carried,
-one way or both; everything late; connections reset; the answers that confirm something lost. Valkey emptied, or out
-of memory. A journal that cannot grow, or is put back to an older copy. What each happens to."""
+"""The category of targets of each kind.
+
+kill, stop, pause: SIGKILL, SIGTERM, SIGSTOP, with a restart or SIGCONT later. cut: connections closed and refused.
+freeze: no bytes, one way or both. delay: all bytes late. reset: connections reset. drop: responses that confirm
+something are lost. empty, refuse: Valkey flushed, or out of memory. full, restore: a journal that cannot grow, or is
+replaced by an older copy.
+"""
 CRASH = "crash"
-"""Not planned but published: events whose handler ends its process."""
+"""Published, not planned: events whose handler kills its process."""
 LINUX_ONLY = frozenset(("full",))
 INSTANT = frozenset(("empty", "reset"))
 GAP_S = (1.0, 5.0)
@@ -33,14 +37,14 @@ LONG_LENGTH_S = (10.0, 20.0)
 LONG_ONE_IN = 12
 
 Targets = Mapping[str, Mapping[str, Sequence[str]]]
-"""Names by what they are ("processes") and by their sort ("listeners"): those that are hurt together."""
+"""Names by category ("processes") and by kind ("listeners"), as they are selected together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` happens to all of `targets` at `at_s` of the run, and is healed after `length_s`.
+    """A fault of `kind` on all `targets`, injected at `at_s` of the run and cleared after `length_s`.
 
-    `way` is which direction a frozen link does not carry.
+    `way` is the direction in which a frozen link carries nothing.
     """
 
     at_s: float
@@ -51,7 +55,7 @@ class Fault:
 
 
 def plan(seed: int, seconds: float, kinds: Sequence[str], targets: Targets) -> list[Fault]:
-    """Faults for a run of `seconds`: on one, most or all of a sort; some begin while another is not yet healed."""
+    """Return faults for a run of `seconds`, each on one, most or all of a kind of target. Faults may overlap."""
     draw = random.Random(seed)
     faults: list[Fault] = []
     possible = [kind for kind in kinds if any(targets.get(KINDS[kind], {}).values())]
@@ -78,7 +82,7 @@ def _fault(draw: random.Random, at_s: float, kind: str, targets: Targets) -> Fau
 
 
 def only(targets: Targets, wanted: Collection[str]) -> Targets:
-    """Those of `targets` whose name or sort is in `wanted`."""
+    """Return the `targets` whose name or kind is in `wanted`."""
     return {
         what: {sort: [name for name in names if sort in wanted or name in wanted] for sort, names in sorts.items()}
         for what, sorts in targets.items()

@@ -1,4 +1,4 @@
-"""How each fault is done to a stack and its links, and undone; and when what was hurt, for the judge."""
+"""Inject faults into a stack and its links, clear them, and record the outages for the judge."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ VALKEY_DEADLINE_S = 1.0
 
 
 class FaultInjector:
-    """Does what a plan says. `desks` are the publishers by producer, `not_started(name, error)` hears of failures.
+    """Injects the faults of a plan. `publishers` are by producer; `not_started(name, error)` reports failures.
 
-    While a journal is copied or put back, `reading` is held: nobody else may have it open.
+    Holds the lock `reading` while a journal is copied or restored: nobody else may have it open.
     """
 
     def __init__(
         self,
         stack: Stack,
         links: Mapping[str, Link],
-        desks: Mapping[str, LoadPublisher],
+        publishers: Mapping[str, LoadPublisher],
         reading: asyncio.Lock,
         not_started: Callable[[str, str], None],
     ) -> None:
-        self.hurts: list[Outage] = []
+        self.outages: list[Outage] = []
         self._stack = stack
         self._links = links
-        self._desks = desks
+        self._publishers = publishers
         self._reading = reading
         self._not_started = not_started
         self.busy: set[str] = set()
-        """What a fault has hurt, and will heal itself."""
+        """The targets of active faults."""
 
-    def aim(self, fault: Fault) -> Fault:
-        """The fault on those of its targets that no other has hurt already; they are its own from now on."""
+    def pick_targets(self, fault: Fault) -> Fault:
+        """Return the fault with its targets that have no active fault; reserve these."""
         targets = tuple(name for name in fault.targets if name not in self.busy)
         self.busy.update(targets)
         return replace(fault, targets=targets)
 
-    async def inflict(self, fault: Fault) -> None:
-        """Do what was aimed, wait for its length, heal."""
+    async def inject(self, fault: Fault) -> None:
+        """Inject a fault with picked targets, wait for its length, and clear it."""
         try:
             async with asyncio.TaskGroup() as group:
                 for name in fault.targets:
-                    group.create_task(self._inflict(fault, name))
+                    group.create_task(self._inject(fault, name))
         finally:
             self.busy.difference_update(fault.targets)
 
-    async def _inflict(self, fault: Fault, name: str) -> None:
+    async def _inject(self, fault: Fault, name: str) -> None:
         match fault.kind:
             case "kill" | "stop":
                 await self._away(fault, name)
             case "pause":
-                with self._hurt(name):
+                with self._outage(name):
                     self._stack.pause(name)
                     await asyncio.sleep(fault.length_s)
                     self._stack.resume(name)
@@ -83,30 +83,30 @@ class FaultInjector:
                 await self._link(fault, self._links[name])
 
     @contextmanager
-    def _hurt(self, name: str) -> Iterator[None]:
+    def _outage(self, name: str) -> Iterator[None]:
         begin_s = time.time()
         try:
             yield
         finally:
-            self.hurts.append(Outage(name, begin_s, time.time()))
+            self.outages.append(Outage(name, begin_s, time.time()))
 
     # --- processes -----------------------------------------------------------------------------------------
 
     async def _away(self, fault: Fault, name: str) -> None:
-        with self._hurt(name):
+        with self._outage(name):
             await (self._stack.kill if fault.kind == "kill" else self._stack.stop)(name)
             await asyncio.sleep(fault.length_s)
             await self._begin(name)
 
     async def _begin(self, name: str) -> None:
-        """Begun again, whether or not what it needs is there."""
+        """Start a process, even if its dependencies are down."""
         try:
             await self._stack.begin(name)
         except StartError as error:
             self._not_started(name, str(error))
 
-    async def restart_for_ever(self, restarted: Callable[[str], None]) -> None:
-        """Whatever ended without a fault of ours (its handler killed it, say) comes back, as under any supervisor."""
+    async def restart_loop(self, restarted: Callable[[str], None]) -> None:
+        """Restart processes that ended without an injected fault, such as by a handler, until cancelled."""
         while True:
             for name, process in self._stack.processes.items():
                 if process.pid is None and name not in self.busy:
@@ -117,29 +117,29 @@ class FaultInjector:
     # --- links ---------------------------------------------------------------------------------------------
 
     async def _link(self, fault: Fault, link: Link) -> None:
-        with self._hurt(link.name) if fault.kind not in INSTANT else contextlib.nullcontext():
-            link.hurt(fault.kind, fault.way)
+        with self._outage(link.name) if fault.kind not in INSTANT else contextlib.nullcontext():
+            link.inject(fault.kind, fault.way)
             await asyncio.sleep(fault.length_s)
-            link.heal()
+            link.clear()
 
     # --- Valkey --------------------------------------------------------------------------------------------
 
     async def _valkey(self, fault: Fault) -> None:
         if fault.kind == "empty":
-            await self._tell_valkey(lambda client: client.flushall())
+            await self._call_valkey(lambda client: client.flushall())
             return
-        await self._tell_valkey(lambda client: client.config_set("maxmemory", "1"))
+        await self._call_valkey(lambda client: client.config_set("maxmemory", "1"))
         await asyncio.sleep(fault.length_s)
-        await self._tell_valkey(lambda client: client.config_set("maxmemory", MAXMEMORY))
+        await self._call_valkey(lambda client: client.config_set("maxmemory", MAXMEMORY))
 
-    async def _tell_valkey(self, command: Callable[[redis.Redis], Awaitable[object]]) -> None:
+    async def _call_valkey(self, command: Callable[[redis.Redis], Awaitable[object]]) -> None:
         client = redis.Redis.from_url(
             self._stack.redis_url, socket_timeout=VALKEY_DEADLINE_S, socket_connect_timeout=VALKEY_DEADLINE_S
         )
         try:
             await command(client)
         except (redis.RedisError, OSError):
-            return  # it is down just now, and comes back with its own settings
+            return  # it is down, and will start with its own settings
         finally:
             await client.aclose()
 
@@ -149,7 +149,7 @@ class FaultInjector:
         return self._stack.folder(name) / "journal.db"
 
     async def _full(self, fault: Fault, name: str) -> None:
-        """No file of this producer may grow: what a full disk says to its writes, and to nobody else's."""
+        """Limit the file size of this producer, so that its writes fail as on a full disk, and no others."""
         pid = self._stack.process(name).pid
         if pid is None:
             return
@@ -162,20 +162,20 @@ class FaultInjector:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
     async def _restore(self, fault: Fault, name: str) -> None:
-        """Copy the journal while its producer is down; let it go on; then put it back, and tell its publishers."""
+        """Copy the journal while its producer is down, run it on, then restore the copy and notify its publisher."""
         journal, copy = self._journal(name), self._stack.folder(name) / "copy"
-        self._desks[name].copied()
-        with self._hurt(name):
+        self._publishers[name].copied()
+        with self._outage(name):
             await self._stack.stop(name)
             async with self._reading:
                 last = await asyncio.to_thread(last_offset, journal)
                 await asyncio.to_thread(copy_journal, journal, copy)
             await self._begin(name)
         await asyncio.sleep(fault.length_s)
-        with self._hurt(name):
+        with self._outage(name):
             await self._stack.kill(name)
             async with self._reading:
                 lost = await asyncio.to_thread(events_behind, journal, last)
                 await asyncio.to_thread(copy_journal, copy / journal.name, journal.parent)
-            self._desks[name].restored(lost)
+            self._publishers[name].restored(lost)
             await self._begin(name)

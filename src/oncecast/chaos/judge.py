@@ -1,6 +1,6 @@
-"""The judge: from what publishers know and what PostgreSQL shows, whether anything was lost, doubled or invented.
+"""Compare what publishers sent with what PostgreSQL stores: find what was lost, doubled or invented.
 
-Pure. `Rules` are the application's: how an event of which type may end.
+Pure functions. `Rules` belong to the application: how events of each type may end.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from oncecast.core.event import DEFAULT_SOURCE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How events may end, by their types: each exact, or a pattern with `*` at its end."""
+    """How events may end, by type: exact, or a pattern with a trailing `*`."""
 
     may_be_stored: Collection[str] = ("*",)
     may_be_dead: Collection[str] = ()
     has_effect: Collection[str] = ()
-    """One that is counted by id: once, if it is stored."""
+    """Types with an effect that is counted by id: once if the event is stored."""
 
 
 OWN_RULES = Rules(
@@ -26,12 +26,12 @@ OWN_RULES = Rules(
     may_be_dead=frozenset(("flaky", "failing", "swallowing", "killing")),
     has_effect=frozenset(("counted", "slow", "flaky")),
 )
-"""Of our own application."""
+"""The rules of the built-in application."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known when everything has come to rest. An id is that of `identity`."""
+    """The final state of a run. Ids are those of `identity`."""
 
     tried: Collection[str]
     """Ids that a publisher sent, acknowledged or not."""
@@ -39,28 +39,28 @@ class Evidence:
     rows: Mapping[str, str]
     """The status of each id in `events`."""
     types: Mapping[str, str] | None = None
-    """The type of each of `rows`; None: it stands before the colon of the id."""
+    """The type of each of `rows`; None: the part of the id before the colon."""
     effects: Mapping[str, int] = field(default_factory=dict)
-    """How often each id's effect is there."""
+    """The number of effects of each id."""
     emitted: Mapping[str, int] = field(default_factory=dict)
-    """How often each follow-up was committed to the outbox."""
+    """The number of commits of each follow-up to the outbox."""
     caused: Collection[str] = ()
-    """Ids of follow-ups that the handlers of stored events can have emitted."""
+    """Ids of follow-ups that the handlers of stored events may have emitted."""
     left_in_outbox: int = 0
     """Follow-ups that no producer has acknowledged."""
     conflicts: int = 0
-    """How many were recorded; whoever publishes again publishes the same, so there is none."""
+    """Recorded conflicts; publishers repeat the same content, so there must be none."""
     check_rows: int = 0
-    """What the application's own checks returned, all together."""
+    """The number of rows that the application's own checks returned."""
     ahead: Collection[str] = ()
     """Ids that a saved or reported cursor had passed before they had a row."""
     gaps: int = 0
-    """How many were recorded; nothing that was kept was ever missing, so there is none."""
+    """Recorded gaps; no retained event was deleted, so there must be none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Counts of ids; all but the first five have to be 0."""
+    """Counts of ids; all but the first five must be 0."""
 
     attempted: int
     acknowledged: int
@@ -71,13 +71,13 @@ class Verdict:
     lost: int
     """Acknowledged or emitted, and neither stored nor dead."""
     doubled: int
-    """An effect is there more than once, or a follow-up was emitted more than once."""
+    """Ids with more than one effect, and follow-ups that were emitted more than once."""
     unexpected: int
-    """A row that nobody sent, an effect or a follow-up without a stored row, or stored what can only fail."""
+    """Rows that nobody sent, effects and follow-ups without a stored row, and stored events that can only fail."""
     wrongly_dead: int
-    """Dead, though its handler was not told to fail."""
+    """Dead letters whose handler does not fail."""
     without_effect: int
-    """Stored, and its handler's effect is missing."""
+    """Stored events without their handler's effect."""
     left_in_outbox: int
     """Follow-ups that were never relayed."""
     conflicts: int
@@ -85,22 +85,22 @@ class Verdict:
     check_rows: int
     """Violations that the application's own checks found."""
     cursor_ahead: int
-    """A cursor, saved or reported, stood behind it before it had a row."""
+    """Events that a saved or reported cursor had passed before they had a row."""
     false_gaps: int
     """Gaps recorded where nothing was missing."""
 
     @property
     def is_valid(self) -> bool:
-        """Whether nothing was lost and nothing twice."""
+        """Whether nothing was lost and nothing happened twice."""
         return not any(getattr(self, field.name) for field in fields(self)[5:])
 
     def as_dict(self) -> dict[str, int]:
-        """By name."""
+        """Return the counts by name."""
         return asdict(self)
 
 
 def judge(evidence: Evidence, rules: Rules = OWN_RULES) -> Verdict:
-    """Count what must not be."""
+    """Count the violations."""
     rows, effects, emitted = evidence.rows, evidence.effects, evidence.emitted
     types = {id_: type_of(id_) for id_ in rows} if evidence.types is None else evidence.types
     stored = {id_ for id_, status in rows.items() if status == "stored"}
@@ -129,12 +129,12 @@ def judge(evidence: Evidence, rules: Rules = OWN_RULES) -> Verdict:
 
 
 def identity(source: str, id: str) -> str:
-    """The event's identity as one text: its id alone, if its source is the usual one."""
+    """Return the event's identity as one text: only its id if its source is the default."""
     return id if source == DEFAULT_SOURCE else f"{source}\0{id}"
 
 
 def type_of(id: str) -> str:
-    """The event's type, as its id tells."""
+    """Return the type of an event of the built-in application from its id."""
     return id.partition(":")[0]
 
 

@@ -1,6 +1,6 @@
-"""A way for TCP between two processes that can be hurt: cut, frozen, delayed, reset, or made to lose an answer.
+"""A TCP proxy between two processes that injects faults: cut, freeze, delay, reset, or drop a response.
 
-Ours stand between every listener and PostgreSQL, Valkey and each producer, and between publishers and producers.
+There is one between every listener and PostgreSQL, Valkey and each producer, and between publishers and producers.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ CONNECT_DEADLINE_S = 5.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Confirms = Callable[[bytes], bool]
-"""Whether what the server answers says that something is done: the answer that hurts most when it is lost."""
+"""Returns whether a server's response confirms something; the fault `drop` loses these."""
 
 
 def any_answer(_: bytes) -> bool:
-    """Every answer counts."""
+    """Return True: every response confirms something."""
     return True
 
 
 def is_commit(answer: bytes) -> bool:
-    """PostgreSQL's tag of a commit, or of an insert that commits by itself, ready for the next."""
+    """Return whether PostgreSQL confirms a COMMIT, or an INSERT in autocommit."""
     return b"COMMIT\0" in answer or (b"INSERT 0 " in answer and answer.endswith(b"Z\0\0\0\5I"))
 
 
 def is_accepted(answer: bytes) -> bool:
-    """A producer's answer after the fsync."""
+    """Return whether a producer confirms that events are on its disk."""
     return answer.startswith(b"HTTP/1.1 202")
 
 
 class Link:
-    """Carries every connection to its own `port` on to `target_port`, unless it is hurt."""
+    """Forwards connections from its own `port` to `target_port`, unless a fault is active."""
 
     def __init__(self, name: str, target_port: int, confirms: Confirms = any_answer) -> None:
         self.name = name
@@ -59,13 +59,13 @@ class Link:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        self.heal()
+        self.clear()
         self._break(reset=False)
         if self._carried:
             await asyncio.wait(self._carried)
 
-    def hurt(self, kind: str, way: str) -> None:
-        """Be `cut`, `freeze` (one `way`, "up" to the server or "down", or "both"), `delay`, `reset` once, `drop`."""
+    def inject(self, kind: str, way: str) -> None:
+        """Start a fault: `cut`, `freeze` (`way`: "up" to the server, "down", "both"), `delay`, `reset`, `drop`."""
         self._fault = kind
         if kind == "freeze":
             self._frozen = frozenset(("up", "down") if way == "both" else (way,))
@@ -73,8 +73,8 @@ class Link:
         elif kind in ("cut", "reset"):
             self._break(reset=kind == "reset")
 
-    def heal(self) -> None:
-        """Carry on; what was held back arrives now."""
+    def clear(self) -> None:
+        """End the fault; bytes that were held back arrive now."""
         self._fault, self._frozen = None, frozenset()
         self._thawed.set()
 
@@ -114,7 +114,7 @@ class Link:
                 end.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
-        """Until either side ends."""
+        """Forward bytes until either side ends."""
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
                 while way in self._frozen:

@@ -1,4 +1,4 @@
-"""Publishers that never pause: every event that was sent is known, and every one that was acknowledged."""
+"""Publish without pause, and record every event that was sent and every one that was acknowledged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Publications:
 
 
 class LoadPublisher:
-    """Who publishes `events` to one producer, at `url`: each batch again and again, the same, until it is taken."""
+    """Publishes `events` to the producer at `url`; repeats each batch until it is acknowledged."""
 
     def __init__(self, url: str, publications: Publications, *, events_per_s: float, events: Iterator[Event]) -> None:
         self._url = url
@@ -39,14 +39,14 @@ class LoadPublisher:
         self._others: list[Event] = []
 
     def copied(self) -> None:
-        """A copy of the journal is about to be made: what is acknowledged from now on may not be in it."""
+        """Note that a copy of the journal begins, which may lack events that are acknowledged from now on."""
         self._copies += 1
 
     def restored(self, lost: Iterable[bytes]) -> None:
-        """The journal was put back to that copy: whoever runs it says so, and what it lacks is published again.
+        """Note that the journal was restored from that copy, and publish again what it lacks.
 
-        That is what this desk knows to be acknowledged, and of `lost` (what the journal had beyond the copy) the
-        events of others: follow-ups, which the outbox has let go of.
+        These are the events acknowledged since the copy and, of `lost` (events that only the replaced journal had),
+        the follow-ups, which are no longer in the outbox.
         """
         events = map(Event.from_json, lost)
         self._others += [e for e in events if identity(e.source, e.id) not in self._publications.tried]
@@ -54,7 +54,7 @@ class LoadPublisher:
 
     async def publish_until(self, ended: asyncio.Event) -> None:
         """Send batch after batch, and what a restored journal lacks, until `ended`."""
-        # Trouble is what it is all about.
+        # Errors are expected here: do not print them.
         async with Publisher(self._url, deadline_s=DEADLINE_S, on_trouble=lambda _: None) as publisher:
             while not ended.is_set() or self._restored:
                 if self._restored:

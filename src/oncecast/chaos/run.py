@@ -1,4 +1,4 @@
-"""A run: start a system, publish without pause, hurt it by plan, heal it, let it drain, and judge."""
+"""A run: start a system, publish without pause, inject and clear faults by plan, drain, and judge."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ from oncecast.embedded import Stack
 from oncecast.stores.postgres.session import READABLE
 
 DRAIN_DEADLINE_S = 180.0
-"""So long after the last event has ended; a busy machine may take its time for a backlog."""
-LOOK_INTERVAL_S = 0.5
+"""The maximum time without progress; a busy machine may be slow with a backlog."""
+CHECK_INTERVAL_S = 0.5
 REPLAY_INTERVAL_S = 2.0
 REPLAYED_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How long, how hard, how much."""
+    """The settings of a run."""
 
     seconds: float
     seed: int
     kinds: Sequence[str]
     targets: Collection[str] = ()
-    """Names or sorts of what may be hurt; everything if empty."""
+    """Names or kinds of fault targets; everything if empty."""
     listeners: int
     producers: int
     events_per_s: float
     subject: Subject | None = None
-    """The application; our own if None."""
+    """The application; the built-in one if None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosReport:
-    """What a run found."""
+    """The result of a run."""
 
     app: str
     seed: int
     faults: int
     verdict: Verdict
     failed_checks: Sequence[FailedCheck]
-    """Of the application's own."""
-    looked_at: int
-    """Events that were found behind a cursor, while the run went on."""
+    """Failed checks of the application."""
+    events_checked: int
+    """Events that were checked behind a cursor during the run."""
     stack_traces: int
-    """In the logs of producers and listeners: errors that nobody had foreseen."""
+    """Stack traces in the logs of producers and listeners: unexpected errors."""
     drained_in_s: float | None
-    """From the last healing until nothing was left to do; None if that did not come in time."""
+    """From the end of the last fault until no work was left; None if that took too long."""
     waits: Waits
 
     @property
@@ -75,24 +75,24 @@ class ChaosReport:
         return self.verdict.is_valid and self.drained_in_s is not None and not self.stack_traces
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the report as JSON-compatible values."""
         return {**asdict(self), "valid": self.is_valid}
 
 
-Tell = Callable[[str, dict[str, Any]], None]
-"""Hears what happens: its name, and what belongs to it."""
+Notify = Callable[[str, dict[str, Any]], None]
+"""Called with the name of each step and its details."""
 
 
-async def run(folder: Path, settings: Settings, tell: Tell, *, temporary: bool) -> ChaosReport:
-    """One run in `folder`. Raises StartError where the system does not start, ConfigError for unknown targets."""
+async def run(folder: Path, settings: Settings, notify: Notify, *, temporary: bool) -> ChaosReport:
+    """Run once in `folder`. Raises StartError if the system does not start, ConfigError for unknown targets."""
     subject = settings.subject or _own(settings)
     sizes = {"listeners": settings.listeners, "producers": settings.producers}
     async with running(folder, subject, **sizes, temporary=temporary) as system:
         faults = _plan(settings, system)
         async with await _connect(system.stack) as connection:
             await record_emissions(connection, subject.group)
-            await run_checks(connection, subject.checks)  # one that is no SQL is told at once
-        return await _Run(system, settings, subject, tell).run(faults)
+            await run_checks(connection, subject.checks)  # report invalid SQL before the run
+        return await _Run(system, settings, subject, notify).run(faults)
 
 
 def _own(settings: Settings) -> Subject:
@@ -118,17 +118,17 @@ def _plan(settings: Settings, system: System) -> list[Fault]:
 
 
 class _Run:
-    def __init__(self, system: System, settings: Settings, subject: Subject, tell: Tell) -> None:
+    def __init__(self, system: System, settings: Settings, subject: Subject, notify: Notify) -> None:
         self._system = system
         self._stack = system.stack
         self._settings = settings
         self._subject = subject
-        self._tell = tell
+        self._notify = notify
         self._publications = Publications()
         self._began_s = time.time()
         self._ended = asyncio.Event()
         self._reading = asyncio.Lock()
-        self._desks = {
+        self._publishers = {
             name: LoadPublisher(
                 system.publish_url(name),
                 self._publications,
@@ -137,12 +137,12 @@ class _Run:
             )
             for index, name in enumerate(self._stack.producers)
         }
-        self._surgeon = FaultInjector(
+        self._injector = FaultInjector(
             self._stack,
             system.links,
-            self._desks,
+            self._publishers,
             self._reading,
-            lambda name, error: tell("not started", {"name": name, "error": error}),
+            lambda name, error: notify("not started", {"name": name, "error": error}),
         )
 
     async def run(self, faults: Sequence[Fault]) -> ChaosReport:
@@ -152,57 +152,59 @@ class _Run:
             self._stack.database_url, self._subject.group, journals, self._stack.publish_urls, self._reading
         )
         async with asyncio.TaskGroup() as group:
-            publishers = [group.create_task(desk.publish_until(self._ended)) for desk in self._desks.values()]
+            publishers = [
+                group.create_task(publisher.publish_until(self._ended)) for publisher in self._publishers.values()
+            ]
             upkeep = [
                 group.create_task(task)
                 for task in (
-                    self._surgeon.restart_for_ever(lambda name: self._tell("restart", {"name": name})),
-                    self._replay_for_ever(),
-                    watch.watch_for_ever(),
-                    self._show_for_ever(),
+                    self._injector.restart_loop(lambda name: self._notify("restart", {"name": name})),
+                    self._replay_loop(),
+                    watch.run(),
+                    self._show_loop(),
                 )
             ]
-            count = await self._hurt_by_plan(faults)
-            healed_s = time.monotonic()
+            count = await self._inject_by_plan(faults)
+            cleared_s = time.monotonic()
             self._ended.set()
             await asyncio.wait(publishers)
-            self._tell("draining", {"acknowledged": len(self._publications.acknowledged)})
+            self._notify("draining", {"acknowledged": len(self._publications.acknowledged)})
             drained = await self._drained()
-            drained_in_s = round(time.monotonic() - healed_s, 1) if drained else None
+            drained_in_s = round(time.monotonic() - cleared_s, 1) if drained else None
             for task in upkeep:
                 task.cancel()
         return await self._report(count, watch, drained_in_s)
 
     async def _journal_names(self) -> dict[str, str]:
-        """The producers by the names of their journals."""
+        """Return the producers by the names of their journals."""
         async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
             answers = [await client.get(f"{url}/health") for url in self._stack.publish_urls]
         names = [answer.json()["journal"]["name"] for answer in answers]
         return dict(zip(names, self._stack.producers, strict=True))
 
-    async def _hurt_by_plan(self, faults: Sequence[Fault]) -> int:
-        """Until the run's time is over and everything is healed; how many faults there were."""
+    async def _inject_by_plan(self, faults: Sequence[Fault]) -> int:
+        """Inject the faults until the run's time is over and all are cleared; return their number."""
         began_s, count = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 await asyncio.sleep(max(0.0, began_s + fault.at_s - time.monotonic()))
-                aimed = self._surgeon.aim(fault)
-                if aimed.targets:
+                picked = self._injector.pick_targets(fault)
+                if picked.targets:
                     count += 1
-                    self._tell("fault", {**asdict(aimed), "acknowledged": len(self._publications.acknowledged)})
-                    group.create_task(self._surgeon.inflict(aimed))
+                    self._notify("fault", {**asdict(picked), "acknowledged": len(self._publications.acknowledged)})
+                    group.create_task(self._injector.inject(picked))
             await asyncio.sleep(max(0.0, began_s + self._settings.seconds - time.monotonic()))
         return count
 
-    async def _show_for_ever(self) -> None:
-        """What is hurt at this moment, for whoever watches."""
+    async def _show_loop(self) -> None:
+        """Report the active faults, until cancelled."""
         while True:
-            hurt = sorted(self._surgeon.busy)
-            self._tell("status", {"acknowledged": len(self._publications.acknowledged), "hurt": hurt})
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            faulty = sorted(self._injector.busy)
+            self._notify("status", {"acknowledged": len(self._publications.acknowledged), "faulty": faulty})
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
-    async def _replay_for_ever(self) -> None:
-        """An operator who replays what died and may die, through whoever answers, twice at a time."""
+    async def _replay_loop(self) -> None:
+        """Replay the expected dead letters through every process, twice at the same time, until cancelled."""
         async with httpx2.AsyncClient(trust_env=False, timeout=30.0) as client:
             while True:
                 await asyncio.sleep(REPLAY_INTERVAL_S)
@@ -220,10 +222,10 @@ class _Run:
             twice = (client.post(f"{url}/replay", json={"events": events}) for _ in range(2))
             await asyncio.gather(*twice, return_exceptions=True)
 
-    # --- the end -------------------------------------------------------------------------------------------
+    # --- drain and report --------------------------------------------------------------------------------------
 
     async def _drained(self) -> bool:
-        """Wait until every event of every producer has ended, and follow-ups too; False if nothing ends any more."""
+        """Wait until all events and follow-ups have ended; return False if there is no more progress."""
         deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, None
         async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
             while time.monotonic() < deadline_s:
@@ -231,14 +233,14 @@ class _Run:
                     return True
                 if (now_ended := await _quietly(self._count_ended()) or ended) != ended:
                     deadline_s, ended = time.monotonic() + DRAIN_DEADLINE_S, now_ended
-                await asyncio.sleep(LOOK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
         return False
 
     async def _count_ended(self) -> int:
         return int((await self._ask("select count(*) from {}.events"))[0])
 
     async def _ask(self, query: LiteralString) -> tuple[Any, ...]:
-        """The first row of a query about the group's schema."""
+        """Return the first row of a query in the group's schema."""
         async with await _connect(self._stack) as connection:
             found = await connection.execute(sql.SQL(query).format(sql.Identifier(self._subject.group)))
             return await found.fetchone() or ()
@@ -250,12 +252,12 @@ class _Run:
             seen = {feed["journal"]: feed["watermark"] for feed in health["producers"]}
             if health["in_flight"] or health["status"] != "ok" or seen != lasts:
                 return False
-        # All that had come has ended: what that emitted is in the outbox, or in a journal by now.
+        # All received events have ended: what they emitted is in the outbox or in a journal.
         due = await self._ask("select count(*) from {}.outbox where refused_at is null")
         return due == (0,) and await self._lasts(client) == lasts
 
     async def _lasts(self, client: httpx2.AsyncClient) -> dict[str, int]:
-        """The last offset of each journal."""
+        """Return the last offset of each journal."""
         journals = [(await client.get(f"{url}/health")).json()["journal"] for url in self._stack.publish_urls]
         return {journal["name"]: journal["last"] for journal in journals}
 
@@ -264,7 +266,7 @@ class _Run:
             httpx2.AsyncClient(trust_env=False, timeout=5.0) as client,
             await _connect(self._stack) as connection,
         ):
-            await watch.look(client)
+            await watch.check(client)
             failed = await run_checks(connection, self._subject.checks)
             evidence = await collect(connection, self._subject, self._publications, watch.ahead, failed)
             return ChaosReport(
@@ -273,13 +275,13 @@ class _Run:
                 faults=faults,
                 verdict=judge(evidence, self._subject.rules),
                 failed_checks=failed,
-                looked_at=watch.looked_at,
+                events_checked=watch.events_checked,
                 stack_traces=await asyncio.to_thread(self._stack_traces),
                 drained_in_s=drained_in_s,
                 waits=await measure(
                     connection,
                     self._subject,
-                    self._surgeon.hurts,
+                    self._injector.outages,
                     self._names,
                     self._stack.listeners,
                     self._began_s,
@@ -293,7 +295,7 @@ class _Run:
 
 
 async def _quietly(asking: Awaitable[Any]) -> Any:
-    """The answer, or None where whoever was asked is down, or says something else."""
+    """Return the result, or None if the server is down or responds with an error."""
     try:
         return await asking
     except (httpx2.HTTPError, msgspec.MsgspecError, psycopg.Error, KeyError, ValueError):

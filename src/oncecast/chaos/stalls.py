@@ -1,4 +1,4 @@
-"""How long events had to wait, and how much of that no fault accounts for. Pure; times are Unix seconds."""
+"""How long events waited, and how much of that no fault explains. Pure functions; times are Unix seconds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 POSTGRES = "postgres"
 RECONNECT_MAX_S = 30.0
-"""So long after a producer's fault a listener may wait before it connects again."""
+"""The maximum time after a producer's fault before a listener reconnects."""
 
 Span = tuple[float, float]
-"""From, to."""
+"""Start, end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """The process or link `name` did not do its work from `begin_s` to `end_s`."""
+    """The process or link `name` did not work from `begin_s` to `end_s`."""
 
     name: str
     begin_s: float
@@ -23,7 +23,7 @@ class Outage:
 
 
 def stalls(events: Iterable[Span]) -> list[Span]:
-    """When nothing was stored of a journal though something waited; `events` are accepted and stored at."""
+    """Return when no event of a journal was stored although some waited; `events` are (accepted, stored) times."""
     by_stored = sorted(events, key=lambda event: event[1])
     oldest_waiting_s = float("inf")
     begins: list[float] = []
@@ -38,11 +38,11 @@ def stalls(events: Iterable[Span]) -> list[Span]:
     return found
 
 
-def blocked(hurts: Sequence[Outage], producer: str, listeners: Collection[str]) -> list[Span]:
-    """When no event of `producer` could get anywhere: it, PostgreSQL, or every listener was out of the way."""
+def blocked(outages: Sequence[Outage], producer: str, listeners: Collection[str]) -> list[Span]:
+    """Return when no event of `producer` could be stored: it, PostgreSQL or every listener had an outage."""
 
     def of(*names: str, after_s: float = 0.0) -> list[Span]:
-        return [(hurt.begin_s, hurt.end_s + after_s) for hurt in hurts if hurt.name in names]
+        return [(outage.begin_s, outage.end_s + after_s) for outage in outages if outage.name in names]
 
     each = [
         merged([*of(name, link(name, POSTGRES)), *of(link(name, producer), after_s=RECONNECT_MAX_S)])
@@ -55,14 +55,14 @@ def blocked(hurts: Sequence[Outage], producer: str, listeners: Collection[str]) 
 
 
 def unexplained_s(stall: Span, blocked: Sequence[Span]) -> float:
-    """What of `stall` lies outside of `blocked`, which is merged."""
+    """Return how much of `stall` is outside of `blocked`, which must be merged."""
     begin_s, end_s = stall
     explained_s = sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in blocked)
     return max(0.0, end_s - begin_s - explained_s)
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
-    """The same time without overlaps, in order."""
+    """Return the spans without overlaps, in order."""
     result: list[Span] = []
     for begin_s, end_s in sorted(spans):
         if result and begin_s <= result[-1][1]:
@@ -73,7 +73,7 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def link(one: str, other: str) -> str:
-    """The name of the link by which `one` reaches `other`."""
+    """Return the name of the link from `one` to `other`."""
     return f"{one}>{other}"
 
 

@@ -1,6 +1,6 @@
-"""The application under test: what is published to it, what has to be there first, and when it has been exact.
+"""The application under test: its events, its setup and its checks.
 
-A user's application says so beside itself, in attributes of its module; nothing of Oncecast is imported for it.
+A user's application defines these as attributes of its module, without importing anything from Oncecast.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ SETUP = "chaos_setup"
 CHECKS = "chaos_checks"
 MAY_DIE = "chaos_may_die"
 KILLING_EVERY_S = 40.0
-"""Each takes four processes with it, and each of those some five seconds to be missed."""
+"""Each of these events kills four processes, and each death takes about five seconds to detect."""
 OWN_EVENTS_PER_S = 2_000.0
 USERS_EVENTS_PER_S = 200.0
-"""Each a transaction of its own, and perhaps some more that it emits: less than listeners can do while hurt."""
+"""Each event is a transaction and may emit more; the rate must stay below what listeners can do under faults."""
 
 Draw = Callable[[random.Random], Iterator[Event]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """An application, and how a run goes about it."""
+    """An application, and how a run tests it."""
 
     app: App
     target: str
-    """What listeners are told: `module:name`, found in `app_dir`."""
+    """The argument of listeners: `module:name`, found in `app_dir`."""
     app_dir: Path | None = None
     events: Draw
-    """Events for one producer, by chance."""
+    """Draws random events for one producer."""
     setup: str = ""
-    """SQL that is run once, before the first listener begins."""
+    """SQL that runs once, before the first listener starts."""
     checks: Mapping[str, str] = field(default_factory=dict)
-    """Queries by name, each of which must return no row when everything has come to rest."""
+    """Queries by name, each of which must return no row after the drain."""
     rules: Rules = field(default_factory=Rules)
     replayed: tuple[str, ...] = ("*",)
-    """Types whose dead letters are replayed meanwhile."""
+    """Types whose dead letters are replayed during the run."""
     timed: str | None = None
-    """The type of events whose waits are measured; None for all."""
+    """The type of events whose waiting time is measured; None for all."""
 
     @property
     def group(self) -> str:
-        """The group of its listeners, and the schema."""
+        """The group of its listeners, which is also the name of its schema."""
         return self.app.name
 
 
 def own(*, killing_every: int = 0) -> Subject:
-    """Our own application; one in `killing_every` events ends a process, 0 for none."""
+    """Return the built-in application; one in `killing_every` events kills a process, 0 for none."""
     return Subject(
         app=application.app,
         target="oncecast.chaos.application:app",
@@ -74,9 +74,9 @@ def own(*, killing_every: int = 0) -> Subject:
 
 
 def of_user(app: App, module: ModuleType, target: str, app_dir: Path, file: Path | None) -> Subject:
-    """A user's application, of what stands beside it in its module; its events from `file` if that is given.
+    """Return a user's application with the attributes of its module; its events come from `file` if given.
 
-    Raises ConfigError for what cannot be used.
+    Raises ConfigError for invalid attributes.
     """
 
     def given(name: str, type_: Any, form: str) -> Any:
@@ -96,7 +96,7 @@ def of_user(app: App, module: ModuleType, target: str, app_dir: Path, file: Path
         rules=Rules(may_be_dead=may_die),
         replayed=may_die,
     )
-    next(subject.events(random.Random(0)))  # one that cannot be had is told before anything is begun
+    next(subject.events(random.Random(0)))  # report an invalid generator before anything starts
     return subject
 
 
@@ -118,7 +118,7 @@ def _of_module(module: ModuleType) -> Draw:
                 yield event
         except ConfigError:
             raise
-        except Exception as error:  # it is the user's code, and the user's mistake
+        except Exception as error:  # an error of the user's code
             raise ConfigError(f"{name} failed at event {count + 1}: {type(error).__name__}: {error}") from error
         if not count:
             raise ConfigError(f"{name} yields no event")
@@ -127,7 +127,7 @@ def _of_module(module: ModuleType) -> Draw:
 
 
 def _of_file(file: Path) -> Draw:
-    """The events of an NDJSON file over and over, each time under new ids."""
+    """Return a generator of the events of an NDJSON file, repeated without end under new ids."""
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
@@ -139,7 +139,7 @@ def _of_file(file: Path) -> Draw:
 
 
 def _event(line: bytes, place: str) -> Event:
-    """A CloudEvent, or a bare one as a producer would wrap it."""
+    """Parse a CloudEvent, or wrap a bare event as a producer would."""
     try:
         members = msgspec.json.decode(line, type=dict[str, Any])
         if "specversion" in members:

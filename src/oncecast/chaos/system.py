@@ -1,4 +1,4 @@
-"""The system of a run: an embedded stack whose every connection goes over a link of ours."""
+"""The system of a run: an embedded stack with a link, a TCP proxy, on every connection."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from oncecast.embedded.postgres import write_secret
 PUBLISHERS = "publishers"
 VALKEY = "valkey"
 SERVICE_SETTINGS = {"JOURNAL_MAX_AGE": "20s"}
-"""Retention follows close behind the cursors, so that one that is wrong would be found out."""
+"""Retention follows the cursors closely, so that a wrong cursor is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A stack that runs, and its links by name: `listener-a>postgres`, `publishers>producer-b`, …"""
+    """A running stack and its links by name: `listener-a>postgres`, `publishers>producer-b`, …"""
 
     stack: Stack
     links: Mapping[str, Link]
 
     def publish_url(self, producer: str) -> str:
-        """Where its publishers reach it, over their link."""
+        """Return the URL of a producer for publishers, over their link."""
         return f"http://{LOOPBACK}:{self.links[link(PUBLISHERS, producer)].port}"
 
     @property
     def targets(self) -> Targets:
-        """What can be hurt, by what it is and by its sort."""
+        """The possible targets of faults, by category and kind."""
         servers = {POSTGRES: [POSTGRES], VALKEY: [VALKEY]}
         services = {"producers": self.stack.producers, "listeners": self.stack.listeners}
         return {
@@ -60,9 +60,9 @@ class System:
 async def running(
     folder: Path, subject: Subject | None = None, *, listeners: int, producers: int, temporary: bool
 ) -> AsyncIterator[System]:
-    """A system in `folder` that runs `subject`, by default our own; a temporary one is removed at the end.
+    """Run a system in `folder` for `subject`, by default the built-in one; a temporary folder is removed at the end.
 
-    Raises StartError where it does not start, ConfigError for a setup that PostgreSQL does not take.
+    Raises StartError if it does not start, ConfigError if PostgreSQL refuses the setup.
     """
     subject = subject or own()
     links: dict[str, Link] = {}
@@ -70,7 +70,7 @@ async def running(
     is_set_up = not subject.setup
 
     async def linked(one: str, other: str, confirms: Confirms) -> int:
-        """The port at which `one` reaches `other`."""
+        """Create a link; return the port at which `one` reaches `other`."""
         name = link(one, other)
         if name not in links:
             target_port = int(stack.process(other).address.rpartition(":")[2])
@@ -78,7 +78,7 @@ async def running(
         return links[name].port
 
     async def set_up() -> None:
-        """Before the first listener begins, once."""
+        """Run the setup once, before the first listener starts."""
         nonlocal is_set_up
         async with setting_up:
             if not is_set_up:

@@ -1,4 +1,4 @@
-"""Watches the group's cursors while a run goes on: none may stand behind an event that PostgreSQL does not show."""
+"""Check the group's cursors during a run: every event that a cursor has passed must have a row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oncecast.core.event import Cursor
 from oncecast.core.wire import Epoch, Head, decode_heads, epoch_of, events_frame, resume_after
 from oncecast.journal import file
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 CONNECT_DEADLINE_S = 5
 CALL_DEADLINE_S = 10.0
 _CURSORS = sql.SQL('select journal, epoch, "offset", epochs from {}.cursors')
@@ -31,10 +31,11 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class CursorWatch:
-    """Looks about every second at each cursor, saved or reported, and at every event that it has passed since.
+    """Checks each cursor, saved or reported, about every second, with every event that it has passed since.
 
-    A look reads a journal's file beside its producer, and PostgreSQL in one snapshot. What cannot be read just now
-    (all of it is being hurt) is looked at later. What a journal no longer holds, the last count finds.
+    A check reads a journal's file while its producer runs, and PostgreSQL in one snapshot. If a fault prevents it,
+    the
+    next check covers the events. The final count covers events that a journal has deleted.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class CursorWatch:
         producer_urls: Iterable[str],
         reading: asyncio.Lock,
     ) -> None:
-        self.looked_at = 0
-        """How many events were found behind a cursor."""
+        self.events_checked = 0
+        """The number of events that were checked behind a cursor."""
         self.ahead: set[str] = set()
-        """Identities behind a cursor, without a row."""
+        """Identities that a cursor has passed although they have no row."""
         self._database_url = database_url
         self._journals = journals
         self._group = group
@@ -58,15 +59,15 @@ class CursorWatch:
         self._reading = reading
         self._checked: dict[tuple[str, bool], Cursor] = {}
 
-    async def watch_for_ever(self) -> None:
-        """Until cancelled."""
+    async def run(self) -> None:
+        """Check about every second, until cancelled."""
         async with httpx2.AsyncClient(trust_env=False, timeout=2.0) as client:
             while True:
-                await self.look(client)
-                await asyncio.sleep(LOOK_INTERVAL_S)
+                await self.check(client)
+                await asyncio.sleep(CHECK_INTERVAL_S)
 
-    async def look(self, client: httpx2.AsyncClient) -> None:
-        """Look once."""
+    async def check(self, client: httpx2.AsyncClient) -> None:
+        """Check all cursors once; does nothing if PostgreSQL or a journal cannot be read."""
         reported = [await self._reported(client, url) for url in self._producer_urls]
         try:
             async with asyncio.timeout(CALL_DEADLINE_S):
@@ -84,7 +85,7 @@ class CursorWatch:
             return
 
     async def _reported(self, client: httpx2.AsyncClient, url: str) -> tuple[str, Cursor] | None:
-        """A producer's journal, and the cursor in it that was reported: up to there it may let go of events."""
+        """Return a producer's journal and the reported cursor, up to which it may delete events."""
         try:
             name = (await client.get(f"{url}/api/journal")).json()["name"]
             groups = (await client.get(f"{url}/api/groups")).json()["groups"]
@@ -104,16 +105,16 @@ class CursorWatch:
         if heads:
             rows = await (await connection.execute(self._missing, (msgspec.json.encode(heads).decode(),))).fetchall()
             self.ahead |= {identity(source, id_) for source, id_ in rows}
-            self.looked_at += len(heads)
+            self.events_checked += len(heads)
         self._checked[journal, known is None] = reached
 
 
 def _behind(
     path: Path, cursor: Cursor, known: list[Epoch] | None, checked: Cursor | None
 ) -> tuple[list[Head], Cursor]:
-    """The heads of the journal's events from where a look has `checked` to `cursor`, and where that is.
+    """Return the heads of the events between `checked`, the last checked cursor, and `cursor`, and the new position.
 
-    `known` are the openings that the cursor was saved with; a reported one is in the journal's own terms.
+    `known` are the epochs that were saved with the cursor; None for a reported one, which has the journal's epochs.
     """
     connection = file.open_file(path, read_only=True)
     try:

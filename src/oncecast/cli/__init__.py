@@ -1,4 +1,4 @@
-"""The command `oncecast`: thin functions over the assembly, and errors for people."""
+"""The command `oncecast`: thin functions over the assembly; errors are one line on stderr."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def listener(
     from oncecast.config import Common, ListenerConfig, load
 
     if reload:
-        load(ListenerConfig, os.environ, flags)  # a wrong setting is nothing that a change of code would mend
+        load(ListenerConfig, os.environ, flags)  # no change of code fixes a wrong setting: exit
         return _reload(target, app_dir.resolve(), flags)
     from oncecast.app.loading import load_app
     from oncecast.assembly import log_of, run_listener
@@ -176,11 +176,11 @@ def _register() -> None:
 
 
 def main() -> None:
-    """Run the command line; a person's mistake is one line, status 1."""
+    """Run the command line; a user's mistake is one line on stderr and status 1."""
     _register()
     _open_closed_streams()
     output.escape_what_streams_lack()
-    status = 0  # some versions of Python make a group of what is raised below an except*, SystemExit too
+    status = 0  # not sys.exit() below: some Python versions wrap what an except* raises in a group
     try:
         sys.exit(app())
     except* OncecastError as errors:
@@ -189,7 +189,7 @@ def main() -> None:
                 output.error(line)
         status = 1
     except* BrokenPipeError:
-        _write_no_more()  # whoever read our output has seen enough
+        _write_no_more()  # the reader of the output, such as `head`, has closed the pipe
     except* OSError as errors:
         full = [str(error) for error in _leaves(errors) if getattr(error, "errno", None) in (ENOSPC, EDQUOT)]
         if not full:
@@ -211,7 +211,7 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # open() returns the lowest free descriptor
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
     if sys.stderr is None:
@@ -219,7 +219,7 @@ def _open_closed_streams() -> None:
 
 
 def _write_no_more() -> None:
-    """What is buffered cannot be written: nobody shall try at exit."""
+    """Keep Python from flushing buffered output at exit, which would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

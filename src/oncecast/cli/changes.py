@@ -52,7 +52,7 @@ async def changes_in(folder: Path, *, without: Path | None = None) -> AsyncItera
     changes = Changes(folder)
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(_watch(folder, without, changes))
-        await asyncio.sleep(0)  # the watch begins before the block does
+        await asyncio.sleep(0)  # let the watch start before the block runs
         try:
             yield changes
         finally:
@@ -79,7 +79,7 @@ async def _watch(root: Path, without: Path | None, changes: Changes) -> None:
 
 
 def _may_hold_code(path: Path, root: Path, without: Path | None) -> bool:
-    """Return whether `path` is, or contains, code of the application, or was a folder that did."""
+    """Return whether `path` is Python code of the application, or is or was a folder that may hold some."""
     for folder in (path, *path.parents):
         if folder == root:
             return path.suffix in (".py", "") or path.is_dir()
@@ -91,7 +91,7 @@ def _may_hold_code(path: Path, root: Path, without: Path | None) -> bool:
 
 
 def _files_below(path: str) -> Iterable[str]:
-    """Return the files in a folder and its subfolders; the path itself if it is no folder."""
+    """Return the files in a folder and its subfolders; the path itself if it is not a folder."""
     if not os.path.isdir(path):
         return [path]
     return (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)

@@ -1,4 +1,4 @@
-"""The command `chaos`: a whole system under real faults, and a verdict that anybody can have again."""
+"""The command `chaos`: run a whole system under real faults; a seed makes the run repeatable."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def chaos(
     if seconds <= 0 or rate <= 0:
         raise ConfigError("--seconds and --rate are above 0")
     if events is not None and app is None:
-        raise ConfigError("--events goes with --app: our own application has events of its own")
+        raise ConfigError("--events goes with --app: the built-in application has its own events")
     settings = Settings(
         seconds=seconds,
         seed=time.time_ns() % 1_000_000 if seed is None else seed,
@@ -114,8 +114,8 @@ def chaos(
     )
     reports: list[ChaosReport] = []
 
-    async def work(folder: Path, teller: _Teller) -> None:
-        reports.append(await run(folder, settings, teller.tell, temporary=data is None))
+    async def work(folder: Path, teller: _Reporter) -> None:
+        reports.append(await run(folder, settings, teller.notify, temporary=data is None))
         teller.log({"what": "verdict", **reports[0].as_dict()})
 
     with ExitStack() as ending:
@@ -125,7 +125,7 @@ def chaos(
         elif data.exists() and any(data.iterdir()):
             raise ConfigError(f"--data: {data} is not empty: a run begins with a new system")
         log = ending.enter_context(history.open("wb")) if history is not None else None
-        teller = ending.enter_context(_telling(log, seconds))
+        teller = ending.enter_context(_reporting(log, seconds))
         asyncio.run(until_signal(work(folder / "stack" if data is None else data, teller)))
     if not reports:
         return INTERRUPTED_STATUS
@@ -153,12 +153,14 @@ def _kinds(faults: str, *, own: bool) -> list[str]:
     known = [kind for kind in (*KINDS, *([CRASH] if own else [])) if kind not in impossible]
     kinds = known if faults.strip() == "all" else _listed(faults)
     if not kinds or not set(kinds) <= set(known):
-        raise ConfigError(f"--faults: {faults[:60]!r} will not do; it takes all, or some of {', '.join(known)}")
+        raise ConfigError(
+            f"invalid value for --faults: {faults[:60]!r} (expected all, or a list of {', '.join(known)})"
+        )
     return kinds
 
 
-class _Teller:
-    """Writes what happens to the history, and shows it: a line each, and a bar with the faults of the moment."""
+class _Reporter:
+    """Writes each step to the history file and to the terminal, with a bar that shows the current faults."""
 
     def __init__(self, log: BinaryIO | None, bar: Progress, seconds: float) -> None:
         self._log = log
@@ -166,13 +168,13 @@ class _Teller:
         self._task = bar.add_task("starting", total=seconds)
         self._began_s = time.monotonic()
 
-    def tell(self, what: str, about: dict[str, Any]) -> None:
+    def notify(self, what: str, about: dict[str, Any]) -> None:
         at_s = round(time.monotonic() - self._began_s, 2)
         if what == "status":
             self._bar.update(self._task, completed=at_s, description=_status(about))
             return
         self.log({"t_s": at_s, "what": what, **about})
-        text = f"{at_s:7.1f} s  {_told(what, about)}"
+        text = f"{at_s:7.1f} s  {_step_text(what, about)}"
         if self._bar.disable:
             output.note(text)
         else:
@@ -185,15 +187,15 @@ class _Teller:
 
 
 @contextmanager
-def _telling(log: BinaryIO | None, seconds: float) -> Iterator[_Teller]:
+def _reporting(log: BinaryIO | None, seconds: float) -> Iterator[_Reporter]:
     console = Console(stderr=True)
     columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Teller(log, bar, seconds)
+        yield _Reporter(log, bar, seconds)
 
 
 def _status(about: dict[str, Any]) -> str:
-    return f"{about['acknowledged']:,} acknowledged; hurt now: {_names(about['hurt'])}"
+    return f"{about['acknowledged']:,} acknowledged; active faults: {_names(about['faulty'])}"
 
 
 def _names(names: list[str]) -> str:
@@ -202,7 +204,7 @@ def _names(names: list[str]) -> str:
     return f"{', '.join(names[:SHOWN_MAX])} and {len(names) - SHOWN_MAX} more"
 
 
-def _told(what: str, about: dict[str, Any]) -> str:
+def _step_text(what: str, about: dict[str, Any]) -> str:
     if what == "fault":
         length = f" for {about['length_s']:g} s" if about["length_s"] else ""
         return f"{about['kind']} {_names(list(about['targets']))}{length}  ({about['acknowledged']:,} acknowledged)"
@@ -215,7 +217,7 @@ def _print(report: ChaosReport, *, as_json: bool) -> None:
         return
     output.table("", ("", "events"), [(name.replace("_", " "), n) for name, n in report.verdict.as_dict().items()])
     for check in report.failed_checks:
-        output.line(f"{check.name}: {check.count:,} rows that must not be")
+        output.line(f"{check.name}: {check.count:,} violations")
         for row in check.rows:
             output.line("  " + ", ".join(f"{column} {output.cell(value)}" for column, value in row.items()))
     waits = report.waits
@@ -230,7 +232,7 @@ def _print(report: ChaosReport, *, as_json: bool) -> None:
         f" (at {waits.longest_stall_beyond_faults_at_s:g} s)"
     )
     output.line(f"accepted to stored at most {waits.accepted_to_stored_max_s:g} s")
-    output.line(f"{report.looked_at:,} events looked at behind the cursors as they moved")
+    output.line(f"{report.events_checked:,} events checked behind the moving cursors")
     if report.stack_traces:
         output.line(f"{report.stack_traces} stack traces in the logs: run it again with --data FOLDER to keep them")
     output.line("VALID: nothing lost, nothing twice." if report.is_valid else "NOT VALID.")

@@ -1,4 +1,4 @@
-"""The commands `conflicts …`: list, show, replay and discard events whose identity has ended with other content."""
+"""The commands `conflicts …`: list, show, replay and discard events that repeat an identity with other content."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def list_(
         The maximum number of entries.
     """
     if limit < 1:
-        raise ConfigError("--limit: it takes a whole number, 1 or more")
+        raise ConfigError(f"invalid value for --limit: {limit} (expected a whole number, 1 or more)")
     if replayed and discarded:
         raise ConfigError("--replayed and --discarded exclude each other")
     state = "replayed" if replayed else "discarded" if discarded else "open"
@@ -83,7 +83,7 @@ def list_(
         (x["seen_at"][:19], x["cursor"], x["type"], x["id"], x["source"], x["replayed_as"])[: len(columns)]
         for x in shown
     ]
-    output.table("", columns, rows, whole=columns[:2])  # a conflict is named by what is copied from here
+    output.table("", columns, rows, whole=columns[:2])  # users copy the cursor from here: do not fold it
     if has_more:
         output.line(f"There are more than these {limit:,}; --limit shows more.")
 
@@ -212,7 +212,7 @@ def restore(
 
 
 def _all(asked: AdminClient, **filters: str | None) -> Iterator[dict[str, Any]]:
-    """All conflicts of these filters, newest first, page by page."""
+    """Yield the conflicts that match `filters`, newest first; request page by page."""
     mark: str | None = None
     while True:
         answer = asked.ask("GET", PATH, query={**filters, "limit": PAGE, "after": mark})
@@ -225,7 +225,7 @@ def _all(asked: AdminClient, **filters: str | None) -> Iterator[dict[str, Any]]:
 def _chosen(
     asked: AdminClient, cursors: Sequence[str], state: str, *, all: bool, id: str | None, source: str | None
 ) -> list[str]:
-    """The cursors that a command is about, each journal's in its order. Raises ConfigError."""
+    """Return the cursors that a command selects, in the order of each journal. Raises ConfigError."""
     filtered = all or id is not None or source is not None
     if bool(cursors) == filtered:
         raise ConfigError("name conflicts, or choose them with --id, --source or --all")
@@ -241,7 +241,7 @@ def _checked(cursor: str) -> str:
         return str(Cursor.parse(cursor))
     except ValueError:
         raise ConfigError(
-            f"{cursor[:80]!r} names no conflict: it takes one as 'oncecast conflicts list' prints it"
+            f"{cursor[:80]!r} is not a conflict; pass one as 'oncecast conflicts list' prints it"
         ) from None
 
 
@@ -255,7 +255,7 @@ def _tell(result: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _confirm(number: int) -> None:
-    """Raises ConfigError without a yes."""
+    """Ask for confirmation; raise ConfigError unless the answer is yes."""
     if not sys.stdin.isatty():
         raise ConfigError(f"{number:,} conflicts would be discarded: say --yes, or look at them first")
     sys.stderr.write(f"Discard {number:,} conflicts? [y/N] ")

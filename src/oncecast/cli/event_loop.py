@@ -1,4 +1,4 @@
-"""Run the event loop of a producer or listener, and end the process whatever users' code does to the loop."""
+"""Run the event loop of a producer or listener; end the process even if users' code hinders that."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from oncecast.tasks import LastResort, cancel_all
 
 TASKS_END_WITHIN_S = 2.0
 ROUNDS_MAX = 10
-"""Tasks that end may create others, which have to end too."""
+"""Tasks that end may create others, which must end too."""
 EXIT_WITHIN_S = 5.0
 """How long threads and exit functions of users' code may run after the last task has ended."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` to its end, and have the process end soon after, whatever users' code has left behind."""
+    """Run `main` to its end, and end the process soon after, even if users' code has left tasks or threads."""
     loop = _new_event_loop()
     asyncio.set_event_loop(loop)
     task = loop.create_task(main)
@@ -60,7 +60,7 @@ def _ctrl_c_is_not_handled() -> bool:
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
-    """End every task, also those that are created meanwhile, and then the loop; return the tasks that do not end."""
+    """Cancel every task, also new ones, and close the loop; return the tasks that do not end."""
     left: set[asyncio.Task[Any]] = set()
     for _ in range(ROUNDS_MAX):
         if not (pending := asyncio.all_tasks(loop) - left):
@@ -76,9 +76,9 @@ def _close(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
 
 
 def _leave(status: int, *_kept: object) -> None:
-    """Exit without clearing up: Python would close the tasks that are left, which swallow that too.
+    """Exit without cleanup: Python would close the remaining tasks, which swallow that too.
 
-    `_kept` are these tasks and their loop: without a reference Python would close them before.
+    `_kept` holds references to these tasks and their loop; otherwise Python would close them earlier.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The commands `journal check` and `journal skip`: a journal's file on its own, without its producer."""
+"""The commands `journal check` and `journal skip`, which work on a journal's file without its producer."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
 
 
 def register(journal: App) -> None:
-    """Add both to the command `journal`."""
+    """Add both commands to `journal`."""
     journal.command(check)
     journal.command(skip)
 
 
 @contextmanager
 def _opened(file: Path, *, read_only: bool) -> Iterator[apsw.Connection]:
-    """Raises StartError for a file that is none, or that SQLite cannot read."""
+    """Open `file` while the block runs. Raises StartError if it is not a journal or SQLite cannot read it."""
     import apsw
 
     from oncecast.journal.file import open_file

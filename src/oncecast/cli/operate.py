@@ -1,4 +1,4 @@
-"""The commands `groups`, `journal` and `prune`: what is kept, for whom, and how long."""
+"""The commands `groups`, `journal` and `prune`, about the retention of events and rows."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ groups = App(name="groups", group="Operations", help="List and forget the groups
 
 @contextmanager
 def operator(kind: str, given: str | None, data: Path) -> Iterator[AdminClient]:
-    """Whom to ask: as given, else the stack's, else the usual address.
+    """Connect to the process given, else one of the stack, else the default address.
 
-    ADMIN_TOKEN is shown to it, or where that is not set, SUBSCRIBE_TOKEN, which will do for reading.
+    Sends ADMIN_TOKEN or, if that is not set, SUBSCRIBE_TOKEN, which suffices for reading.
     """
     from oncecast.client.admin import AdminClient, AdminRefused  # httpx2 takes a tenth of a second to import
 
-    token, told = secret("ADMIN_TOKEN"), "it was shown ADMIN_TOKEN, which it does not know"
+    token, hint = secret("ADMIN_TOKEN"), "it does not accept the ADMIN_TOKEN of this environment"
     if token is None:
-        token, told = secret("SUBSCRIBE_TOKEN"), "it was shown SUBSCRIBE_TOKEN, since ADMIN_TOKEN is not set here"
+        token, hint = secret("SUBSCRIBE_TOKEN"), "ADMIN_TOKEN is not set here; SUBSCRIBE_TOKEN was sent instead"
     if token is None:
-        told = "neither ADMIN_TOKEN nor SUBSCRIBE_TOKEN is set here"
+        hint = "neither ADMIN_TOKEN nor SUBSCRIBE_TOKEN is set here"
     with AdminClient(stack_file.addresses(kind, given, data), token=token) as found:
         try:
             yield found
         except AdminRefused as refused:
             if refused.status != HTTPStatus.UNAUTHORIZED:
                 raise
-            raise AdminRefused(f"{refused}; {told}", refused.status) from None
+            raise AdminRefused(f"{refused}; {hint}", refused.status) from None
 
 
 @groups.command(name="list")
@@ -160,9 +160,11 @@ def prune(
     try:
         older_than_s = duration_s(older_than)
     except ValueError as error:
-        raise ConfigError(f"--older-than: {older_than[:40]!r} will not do; it takes {error}") from None
+        raise ConfigError(f"invalid value for --older-than: {older_than[:40]!r} (expected {error})") from None
     if not older_than_s:
-        raise ConfigError("--older-than: it takes a duration above 0, such as 30d")
+        raise ConfigError(
+            f"invalid value for --older-than: {older_than[:40]!r} (expected a duration above 0, such as 30d)"
+        )
     body = msgspec.json.encode({"older_than_s": older_than_s, "dry_run": dry_run})
     rows, more = 0, True
     with operator("listener", listener, data) as listener_:
@@ -176,7 +178,7 @@ def prune(
 
 
 def _in_path(name: str) -> str:
-    """`name` as one part of a path, whatever it holds: `..` would be taken for another place."""
+    """Return `name` encoded as one segment of a URL path, `..` included."""
     return "%2E" * len(name) if name in (".", "..") else quote(name, safe="")
 
 

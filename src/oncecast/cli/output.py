@@ -1,4 +1,4 @@
-"""What commands print: tables and sentences for people, JSON for programs, errors on one line of stderr."""
+"""Print what commands output: tables and sentences, or JSON; errors as one line on stderr."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, Literal
 import msgspec
 
 PREFIX = "oncecast: "
-"""How a line begins that tells an error."""
+"""The prefix of an error line."""
 
 
 def wants_json(flag: bool | None) -> bool:
-    """Whether to print JSON: as `--json` or `--no-json` say, else when stdout is not a terminal."""
+    """Return whether to print JSON: by `--json` or `--no-json`, else if stdout is not a terminal."""
     return not sys.stdout.isatty() if flag is None else flag
 
 
 def escape_what_streams_lack() -> None:
-    """Have characters that standard output or error cannot encode written as JSON escapes, in text as in JSON."""
+    """Write characters that stdout or stderr cannot encode as JSON escapes, in text and JSON."""
     codecs.register_error("oncecast.escape", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -35,30 +35,30 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def line(text: str) -> None:
-    """Print one line on stdout, as it is, at once."""
+    """Print one line on stdout, unchanged, and flush."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def json(value: Any) -> None:
-    """Print `value`, anything msgspec encodes, as one line of JSON."""
+    """Print `value`, which msgspec can encode, as one line of JSON."""
     line(msgspec.json.encode(value).decode())
 
 
 def note(text: str) -> None:
-    """Tell people something that is not the result: one line on stderr."""
+    """Print a message that is not part of the result: one line on stderr."""
     sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
 def error(message: object) -> int:
-    """Say on stderr, in one line, what is wrong; returns the exit status 1."""
+    """Print an error as one line on stderr; return the exit status 1."""
     note(f"{PREFIX}{message}")
     return 1
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Container[str] = ()) -> None:
-    """Print a plain table. A column whose cells are all numbers stands to the right; those in `whole` do not fold."""
+    """Print a plain table. Columns of numbers are right-aligned; columns in `whole` do not wrap."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -75,7 +75,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
 
 
 def cell(value: object) -> str:
-    """A value as people read it: 12,345; yes; a dash for nothing; control characters made harmless."""
+    """Return a value as text: 12,345; yes; a dash for None; control characters replaced."""
     match value:
         case None:
             return "–"
@@ -90,5 +90,5 @@ def cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with whatever could move a terminal's cursor or colour it replaced."""
+    """Return `text` on one line, with control characters and escape sequences replaced."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)

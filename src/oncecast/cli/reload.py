@@ -1,4 +1,4 @@
-"""`--reload`: the application is begun anew when its code changes, and stays as it was while that is broken."""
+"""`--reload`: restart the application when its code changes, unless the new code fails to load."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from oncecast.core.errors import OncecastError, StartError
 LOADING_DEADLINE_S = 30.0
 NAMES_SHOWN = 3
 _TRY = "import os, sys; from oncecast.cli.reload import try_to_load; os._exit(try_to_load(*sys.argv[1:]))"
-"""Ends at once, whatever threads the application has begun."""
+"""Exits at once, even if the application has started threads."""
 
 
 async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | None]) -> None:
-    """`oncecast listener TARGET`, in a process of its own, anew with each change. Until cancelled."""
+    """Run `oncecast listener TARGET` in a child process, and restart it after each change, until cancelled."""
     from oncecast.embedded.guarded import Guard
     from oncecast.embedded.process import Launch, Process
 
@@ -28,7 +28,7 @@ async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | No
     launch = Launch(
         command=[sys.executable, "-P", "-m", "oncecast", "listener", target, f"--app-dir={app_dir}", *given],
         folder=Path.cwd(),
-        # Without a handler that the group has had it would stand by, and one that is taken away is meant.
+        # A removed handler is intended: without this setting the listener would be on standby for it.
         environment={"PYTHONUNBUFFERED": "1", **os.environ, "FORCE_HANDLERS": "1"},
         log=None,
     )
@@ -40,9 +40,9 @@ async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | No
         return True
 
     def changed(process: Process) -> None:
-        guard.tell(process)
+        guard.update(process)
         if process.state == "ended":
-            output.note(f"the listener ended with status {process.returncode}; it begins anew with the next change")
+            output.note(f"the listener ended with status {process.returncode}; it restarts after the next change")
 
     guard = Guard()
     listener = Process("listener", "", prepare, is_ready, changed, guard.pipe)
@@ -53,7 +53,7 @@ async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | No
                     await until_it_loads(target, app_dir, changes)
                     await listener.stop()
                     await listener.start()
-                    tell_changed(await changes.next())
+                    print_changed(await changes.next())
             finally:
                 await listener.stop()
     finally:
@@ -61,38 +61,38 @@ async def run_reloading(target: str, app_dir: Path, flags: Mapping[str, str | No
 
 
 async def until_it_loads(target: str, app_dir: Path, changes: Changes) -> None:
-    """Until the application can be loaded; tells what is wrong with it, and waits for changes."""
+    """Wait until the application can be loaded; print its errors and wait for changes."""
     while problems := await _problems(target, app_dir):
         for problem in problems:
             output.note(f"❌ {problem}")
-        output.note("waiting for the next change; until then everything stays as it was")
-        tell_changed(await changes.next())
+        output.note("waiting for the next change; the old code keeps running until then")
+        print_changed(await changes.next())
 
 
 async def reload_listeners(
     target: str, app_dir: Path, changes: Changes, restart: Callable[[], Awaitable[None]]
 ) -> None:
-    """`restart` with each change after which the application can be loaded. For ever."""
+    """Call `restart` after each change with which the application can be loaded, until cancelled."""
     while True:
-        tell_changed(await changes.next())
+        print_changed(await changes.next())
         await until_it_loads(target, app_dir, changes)
         try:
             await restart()
         except StartError as error:
             output.note(f"❌ {error}")
         else:
-            output.note(f"✅ {target} runs anew")
+            output.note(f"✅ {target} restarted")
 
 
-def tell_changed(names: Sequence[str]) -> None:
-    """One line."""
+def print_changed(names: Sequence[str]) -> None:
+    """Print the names of the changed files on one line."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     output.note(f"🔄 {', '.join(names[:NAMES_SHOWN])}{more} changed")
 
 
 async def _problems(target: str, app_dir: Path) -> list[str]:
-    """What keeps the application from being loaded, tried in another process: this one cannot forget a module."""
-    trial = await asyncio.create_subprocess_exec(
+    """Return the errors of loading the application in a new process; this one cannot unload a module."""
+    child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _TRY, target, str(app_dir)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -100,22 +100,22 @@ async def _problems(target: str, app_dir: Path) -> list[str]:
     )
     try:
         async with asyncio.timeout(LOADING_DEADLINE_S):
-            _, said = await trial.communicate()
+            _, said = await child.communicate()
     except TimeoutError:
         return [f"{target} was not loaded within {LOADING_DEADLINE_S:.0f} s"]
     finally:
-        if trial.returncode is None:
-            trial.kill()
-            await trial.wait()
-    if not trial.returncode:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if not child.returncode:
         return []
     lines = said.decode("utf-8", "replace").splitlines()
-    told = [line.removeprefix(output.PREFIX) for line in lines if line.startswith(output.PREFIX)]
-    return told or [f"{target} ended with status {trial.returncode} while it was loaded", *lines[-1:]]
+    errors = [line.removeprefix(output.PREFIX) for line in lines if line.startswith(output.PREFIX)]
+    return errors or [f"{target} ended with status {child.returncode} while it was loaded", *lines[-1:]]
 
 
 def try_to_load(target: str, app_dir: str) -> int:
-    """Load the application and say what is wrong with it; the exit status. In a process that does only this."""
+    """Load the application and print its errors; return the exit status. Runs in a process of its own."""
     try:
         load_app(target, Path(app_dir))
     except OncecastError as error:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL and Valkey from wheels, and the whole of Oncecast around them, as child processes."""
+"""PostgreSQL and Valkey from wheels, with producers and listeners, all as child processes."""
 
 from oncecast.embedded.stack import Stack
 

@@ -1,10 +1,9 @@
-"""Whose processes the servers are. PostgreSQL refuses to run as root, so root lends it another account.
+"""The account that runs the servers: PostgreSQL refuses to run as root, so root runs it under another account.
 
-That account must reach two things, wherever root keeps them, even in a folder that only root may enter. The
-data: the folder itself is given to the account, and named through a descriptor that the process inherits, since
-`/proc/self/fd/N` leads into it without passing through the folders above. The binaries: they are copied to a
-temporary place if the account cannot run them where they are. Both need no capability and no helper, and leave
-the modes of all folders above as they are.
+That account must reach two things, even below a folder that only root may enter. The data folder is given to the
+account, and opened through an inherited descriptor: `/proc/self/fd/N` does not pass through the parent folders.
+The binaries are copied to a temporary folder if the account cannot run them in place. Neither needs a capability
+or a helper, and the modes of all parent folders stay as they are.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108 - what is made there is m
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A server's folder as its process sees it: `path` is good in that process, `descriptor` must be passed."""
+    """A server's folder as its process sees it: `path` is valid in that process if it inherits `descriptor`."""
 
     path: str
     descriptors: tuple[int, ...]
 
 
 def lent_account() -> Mapping[str, Any]:
-    """What subprocess needs to run a server: nothing, or as root the account to drop to."""
+    """Return the subprocess arguments that run a server: as root the account to drop to, else none."""
     if os.geteuid() != 0:
         return {}
     try:
@@ -46,7 +45,7 @@ def lent_account() -> Mapping[str, Any]:
 
 
 def give(folder: Path, account: Mapping[str, Any]) -> None:
-    """Make `folder` and all in it the account's, and nobody else's to enter."""
+    """Give `folder` and its content to the account, and let nobody else enter it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if account and folder.stat().st_uid != account["user"]:
         for path in (folder, *folder.rglob("*")):
@@ -54,7 +53,7 @@ def give(folder: Path, account: Mapping[str, Any]) -> None:
 
 
 def home(folder: Path, account: Mapping[str, Any]) -> Home:
-    """How a process of `account` names `folder`."""
+    """Return the path by which a process of `account` reaches `folder`."""
     if not account or is_reachable(folder.parent):
         return Home(str(folder), ())
     if not sys.platform.startswith("linux"):
@@ -64,13 +63,13 @@ def home(folder: Path, account: Mapping[str, Any]) -> Home:
 
 
 def is_reachable(folder: Path) -> bool:
-    """Whether any account may enter `folder`."""
+    """Return whether any account may enter `folder`."""
     resolved = folder.resolve()
     return all(path.stat().st_mode & stat.S_IXOTH for path in (resolved, *resolved.parents))
 
 
 def can_run(program: Path) -> bool:
-    """Whether any account may run `program` where it is."""
+    """Return whether any account may run `program` in place."""
     resolved = program.resolve()
     return (
         is_reachable(program.parent)
@@ -80,14 +79,14 @@ def can_run(program: Path) -> bool:
 
 
 def place_for_all() -> Path:
-    """A new temporary folder that any account may read and only we may change."""
+    """Create a temporary folder that any account may read and only this account may change."""
     place = Path(tempfile.mkdtemp(prefix="oncecast-postgres-", dir=_open_folder()))
     place.chmod(0o755)
     return place
 
 
 def copy_for_all(parts: Sequence[Path], place: Path) -> None:
-    """Copy the folders `parts` to `place`, side by side, readable for any account; raises StartError."""
+    """Copy the folders `parts` to `place`, side by side, readable for any account. Raises StartError."""
     ignored = shutil.ignore_patterns("include", "__pycache__")
     try:
         for part in parts:
@@ -104,7 +103,7 @@ def _copy_readable(source: str, target: str) -> None:
 
 
 def _open_folder() -> Path:
-    """A folder for temporary files that any account may enter."""
+    """Return a folder for temporary files that any account may enter."""
     for folder in (Path(tempfile.gettempdir()), *map(Path, TEMPORARY_FOLDERS)):
         if folder.is_dir() and is_reachable(folder) and os.access(folder, os.W_OK):
             return folder

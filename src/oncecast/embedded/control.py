@@ -1,7 +1,7 @@
 """`oncecast stop|start|kill NAME` from another terminal: a socket in the stack's folder, a JSON line each way.
 
-The socket is named through a descriptor of its folder, or from within it: a socket's path may have a hundred
-bytes only, a folder's any number.
+The socket is opened through a descriptor of its folder, or from within it: a socket's path is limited to about 100
+bytes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ANSWER_DEADLINE_S = 90.0
 
 
 class Command(msgspec.Struct):
-    """What is asked: `stop`, `start` or `kill` the process `name`."""
+    """A request to `stop`, `start` or `kill` the process `name`."""
 
     verb: str
     name: str
 
 
 class Reply(msgspec.Struct):
-    """What came of it; `error` is for people."""
+    """The result of a command; `error` is text for users."""
 
     error: str | None = None
 
@@ -38,7 +38,7 @@ Handle = Callable[[Command], Awaitable[None]]
 
 
 async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
-    """Answer commands from now on; `handle` raises OncecastError to refuse one. Raises StartError."""
+    """Start to answer commands; `handle` raises OncecastError to refuse one. Raises StartError."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -62,14 +62,14 @@ async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
         with _within(folder):
             listening.bind(NAME)
         (folder / NAME).chmod(0o600)
-    except OSError as error:  # not every file system has sockets
+    except OSError as error:  # some file systems have no sockets
         listening.close()
         raise StartError(f"cannot make a socket in {folder}: {error.strerror}; --data names another folder") from None
     return await asyncio.start_unix_server(answer, sock=listening)
 
 
 def send_command(folder: Path, command: Command) -> None:
-    """Ask the stack in `folder`; raises StartError with its answer if it refuses, or where nothing runs."""
+    """Send a command to the stack in `folder`. Raises StartError if it refuses, or if no stack runs."""
     asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     asking.settimeout(ANSWER_DEADLINE_S)
     with asking:

@@ -1,8 +1,8 @@
-"""Ends a stack's processes when their supervisor is gone, however it went.
+"""End a stack's processes when their supervisor is gone, even if it was killed.
 
-Run as a script of its own, without Oncecast. Its standard input is a pipe whose other end only the supervisor
-holds, with a line for each process, `+PID SIGNAL` when it begins and `-PID` when it has ended, and `*FOLDER` for
-each temporary folder. At the end of the input whatever still runs is ended, and the folders are removed.
+This is a script that does not import Oncecast. Its standard input is a pipe whose other end only the supervisor
+holds, with lines `+PID SIGNAL` for a process that starts, `-PID` for one that has ended, and `*FOLDER` for each
+temporary folder. At the end of the input it ends the remaining processes and removes the folders.
 """
 
 import shutil
@@ -15,7 +15,7 @@ GRACE_S = 3.0
 
 
 def main() -> None:
-    """Listen until the supervisor is gone, then clear up."""
+    """Read the pipe until the supervisor is gone, then clean up."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     running: dict[int, int] = {}
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def end(running: dict[int, int]) -> None:
-    """Each by the signal that it likes best, then by the one that it cannot refuse."""
+    """Send each process its own signal, then SIGKILL if it still runs."""
     for pid, number in running.items():
         send(pid, signal.SIGCONT)
         send(pid, number)
@@ -46,16 +46,16 @@ def end(running: dict[int, int]) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether it has not ended; their new parent may take its time to notice that they have."""
+    """Return whether the process still runs; a zombie that its new parent has not reaped yet does not."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as state:
             return state.read().rpartition(b") ")[2][:1] != b"Z"
-    except OSError:  # gone, or there is no /proc
+    except OSError:  # the process is gone, or there is no /proc
         return send(pid, 0)
 
 
 def send(pid: int, number: int) -> bool:
-    """Whether the process was there, and still ours, to be sent it."""
+    """Send a signal; return whether the process exists and may be signalled."""
     try:
         kill(pid, number)
     except (ProcessLookupError, PermissionError):

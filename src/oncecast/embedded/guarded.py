@@ -1,4 +1,4 @@
-"""The supervisor's end of the guard: whoever it is told of does not outlive us, even if we are killed."""
+"""The supervisor's side of the guard: registered processes end with the supervisor, even if that is killed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CLOSE_DEADLINE_S = 30.0
 
 
 class Guard:
-    """A guard process that ends what runs, and removes temporary folders, when this process is gone.
+    """A guard process that ends registered processes and removes temporary folders when this process is gone.
 
-    `descriptors` stay open in it: a lock among them is held until everything has been cleared up.
+    `descriptors` stay open in it: it holds a lock among them until the cleanup is complete.
     """
 
     def __init__(self, descriptors: tuple[int, ...] = ()) -> None:
-        self._told: dict[str, int] = {}
-        self._process = subprocess.Popen(  # noqa: S603 - our own script
+        self._known: dict[str, int] = {}
+        self._process = subprocess.Popen(  # noqa: S603 - Oncecast's own script
             [sys.executable, "-S", "-E", guard.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -35,29 +35,29 @@ class Guard:
 
     @property
     def pipe(self) -> int:
-        """Where a child announces itself: its standard input, see `process.announced`."""
+        """The pipe that a child gets as standard input to register itself, see `process.announced`."""
         if self._process.stdin is None or self._process.stdin.closed:
             raise StartError("this stack has ended")
         return self._process.stdin.fileno()
 
-    def tell(self, process: Process) -> None:
-        """That `process` has changed: who has ended must not be confused with who gets its number next."""
-        told, pid = self._told.pop(process.name, None), process.pid
-        if told is not None and told != pid:
-            self.release(told)
+    def update(self, process: Process) -> None:
+        """Report a change of `process`; the pid of an ended process may be reused by another."""
+        known, pid = self._known.pop(process.name, None), process.pid
+        if known is not None and known != pid:
+            self.release(known)
         if pid is not None:
-            self._told[process.name] = pid
+            self._known[process.name] = pid
 
     def release(self, pid: int) -> None:
-        """That a process has ended."""
+        """Report that a process has ended."""
         self._write(b"-%d\n" % pid)
 
     def remove_at_end(self, folder: Path) -> None:
-        """That `folder` is temporary."""
+        """Have the guard remove `folder` at the end."""
         self._write(b"*%b\n" % bytes(folder))
 
     def close(self) -> None:
-        """Let it clear up what is left, and wait for it."""
+        """Have the guard clean up, and wait for it."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -67,7 +67,7 @@ class Guard:
             self._process.wait()
 
     def _write(self, lines: bytes) -> None:
-        # If somebody killed the guard, we still end in order ourselves: only our being killed has lost its guard.
+        # The guard may have been killed. This process still cleans up itself, unless it is killed, too.
         with contextlib.suppress(BrokenPipeError):
             if self._process.stdin is not None:
                 self._process.stdin.write(lines)

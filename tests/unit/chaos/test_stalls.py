@@ -19,7 +19,7 @@ def test_a_stall_begins_with_the_last_that_was_stored_before_it_or_with_the_firs
 
 
 @pytest.mark.parametrize(
-    ("hurts", "expected"),
+    ("outages", "expected"),
     [
         ([Outage("postgres", 1, 3)], [(1, 3)]),
         ([Outage("producer-a", 1, 3)], [(1, 3 + RECONNECT_MAX_S)]),
@@ -32,10 +32,10 @@ def test_a_stall_begins_with_the_last_that_was_stored_before_it_or_with_the_firs
         ([Outage("a", 1, 5), Outage("b>producer-b", 3, 9)], []),
     ],
 )
-def test_a_journal_is_blocked_while_its_producer_postgresql_or_every_listener_is_hurt(
-    hurts: list[Outage], expected: list[tuple[float, float]]
+def test_a_journal_is_blocked_while_its_producer_postgresql_or_every_listener_is_outage(
+    outages: list[Outage], expected: list[tuple[float, float]]
 ) -> None:
-    assert blocked(hurts, "producer-a", ["a", "b"]) == expected
+    assert blocked(outages, "producer-a", ["a", "b"]) == expected
 
 
 def test_what_no_fault_covers_is_unexplained() -> None:

@@ -1,9 +1,8 @@
-"""Accounts in order: what happens to an account has to happen in the order of the producer's journal.
+"""Accounts in order: changes of an account must be applied in the order of the producer's journal.
 
-The handler numbers what happens to an account, in a row of its own. What came through one opening of a journal has to
-be numbered by its offsets; so does what stands in a journal as it is now, over all its openings. Between two journals
-no order is promised, nor with a future of a journal that was lost (it was put back to a copy), nor for what was given
-up on and replayed.
+The handler numbers the changes of each account, one row per change. Within one epoch of a journal the numbers must
+follow the offsets; so must they in a journal's present history, over all epochs. No order is promised between two
+journals, with divergent history (the journal was restored from a copy), or for replayed dead letters.
 Run it: `oncecast chaos --app oncecast.chaos.applications.accounts:app`
 """
 
@@ -21,7 +20,7 @@ BAD_SHARE = 0.002
 
 
 class Change(TypedDict):
-    """By how much the account's balance changes, in cents."""
+    """The change of an account's balance, in cents."""
 
     cents: int
 
@@ -31,7 +30,7 @@ app = App("accounts")
 
 @app.on("account.changed", "account.flaky", "account.bad", ordered_by="subject")
 async def change(change: Change, event: Event, tx: Transaction) -> None:
-    """The next number of this account, and its new balance."""
+    """Write the next number of this account and its new balance."""
     row = await tx.fetch_one(
         "insert into public.accounts as a values (%s, 1, %s) on conflict (account)"
         " do update set number = a.number + 1, cents = a.cents + excluded.cents returning number",
@@ -41,11 +40,11 @@ async def change(change: Change, event: Event, tx: Transaction) -> None:
         "insert into public.history values (%s, %s, %s)", (event.subject, row["number"] if row else None, event.id)
     )
     if event.type == "account.bad" or (event.type == "account.flaky" and random.random() < 0.5):
-        raise RuntimeError("as it was told to")
+        raise RuntimeError("fails on purpose")
 
 
 def chaos_events(draw: random.Random) -> Iterator[Event]:
-    """Changes of few accounts, without end."""
+    """Yield changes of a few accounts, without end."""
     while True:
         type_ = draw.choices(
             ("account.changed", "account.flaky", "account.bad"), (1 - FLAKY_SHARE - BAD_SHARE, FLAKY_SHARE, BAD_SHARE)

@@ -1,6 +1,6 @@
-"""A chain of follow-ups: an order has each of its items reserved, and each reservation is confirmed.
+"""A chain of follow-ups: an order reserves each of its items, and each reservation is confirmed.
 
-Each follow-up has to come about exactly once, none without its cause, and those of one cause in their order.
+Each follow-up must be emitted exactly once, none without its cause, and those of one cause in order.
 Run it: `oncecast chaos --app oncecast.chaos.applications.chain:app`
 """
 
@@ -20,14 +20,14 @@ NOTE = "insert into public.steps as s values (%s, %s, 1) on conflict (step, name
 
 
 class Order(TypedDict):
-    """So many items are to be reserved; a flaky order's handler fails now and then, when it has emitted."""
+    """The number of items to reserve; the handler of a flaky order sometimes fails after it has emitted."""
 
     items: int
     flaky: bool
 
 
 class Reservation(TypedDict):
-    """The `item`-th, from 0, of the order with this id."""
+    """Item number `item`, from 0, of the order with this id."""
 
     order: str
     item: int
@@ -38,7 +38,7 @@ app = App("chain")
 
 @app.on("order.created", "order.flaky")
 async def reserve(order: Order, event: Event, tx: Transaction) -> None:
-    """A follow-up for each item; one whose savepoint is rolled back is none."""
+    """Emit a follow-up for each item; one whose savepoint is rolled back does not count."""
     await tx.execute(NOTE, ("order", event.id))
     for item in range(order["items"]):
         with contextlib.suppress(psycopg.Error):
@@ -52,7 +52,7 @@ async def reserve(order: Order, event: Event, tx: Transaction) -> None:
 
 @app.on_batch("item.reserved", max_events=50)
 async def confirm(reservations: list[Reservation], events: list[Event], tx: Transaction) -> None:
-    """The second step, many in one transaction; now and then one fails, and takes the others back with it."""
+    """Confirm many reservations in one transaction; sometimes one fails and rolls all of them back."""
     for reservation, event in zip(reservations, events, strict=True):
         await tx.execute(NOTE, ("reserved", _name(reservation)))
         event.emit(Event.new("item.confirmed", reservation))
@@ -62,7 +62,7 @@ async def confirm(reservations: list[Reservation], events: list[Event], tx: Tran
 
 @app.on("item.confirmed", share_transaction=True)
 async def note(reservation: Reservation, tx: Transaction) -> None:
-    """The end of the chain."""
+    """Record the end of the chain."""
     await tx.execute(NOTE, ("confirmed", _name(reservation)))
 
 
@@ -71,7 +71,7 @@ def _name(reservation: Reservation) -> str:
 
 
 def chaos_events(draw: random.Random) -> Iterator[Event]:
-    """Orders without end."""
+    """Yield orders without end."""
     while True:
         flaky = draw.random() < 0.05
         order = Order(items=draw.randint(1, ITEMS_MAX), flaky=flaky)

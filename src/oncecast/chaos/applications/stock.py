@@ -1,4 +1,4 @@
-"""Reservations of stock, in each way in which a handler can be called: the counters have to equal the events.
+"""Reservations of stock, with each way to call a handler: the counters must equal the events.
 
 Run it: `oncecast chaos --app oncecast.chaos.applications.stock:app`
 """
@@ -13,11 +13,11 @@ from typing import TypedDict
 from oncecast import App, Event, Reject, SyncTransaction, Transaction
 
 SKUS = 20
-"""Few, so that transactions wait for each other, and now and then deadlock."""
+"""Few, so that transactions wait for each other and sometimes deadlock."""
 QUANTITY_MAX = 5
 FLAKY_ONE_IN = 50
 WAYS = {"alone": 30, "thread": 10, "shared": 30, "batch": 30}
-"""How handlers are called, and how often."""
+"""The ways to call a handler, and their relative frequency."""
 
 RESERVE = """
 insert into public.reserved as r (way, sku, events, quantity) values (%s, %s, %s, %s)
@@ -26,7 +26,7 @@ on conflict (way, sku) do update set events = r.events + excluded.events, quanti
 
 
 class Order(TypedDict):
-    """What is reserved. The handler of a flaky one fails now and then, when it has written."""
+    """A reservation. The handler of a flaky one sometimes fails after it has written."""
 
     sku: str
     quantity: int
@@ -38,28 +38,28 @@ app = App("stock")
 
 @app.on("order.alone", "flaky.alone")
 async def reserve_alone(order: Order, tx: Transaction) -> None:
-    """One event, one transaction."""
+    """Reserve in one transaction per event."""
     await tx.execute(RESERVE, ("alone", order["sku"], 1, order["quantity"]))
     _fail_by_chance(order)
 
 
 @app.on("order.thread", "flaky.thread")
 def reserve_in_a_thread(order: Order, tx: SyncTransaction) -> None:
-    """The same as a plain `def`."""
+    """Reserve in a plain `def`."""
     tx.execute(RESERVE, ("thread", order["sku"], 1, order["quantity"]))
     _fail_by_chance(order)
 
 
 @app.on("order.shared", "flaky.shared", share_transaction=True)
 async def reserve_shared(order: Order, tx: Transaction) -> None:
-    """Many events in one transaction."""
+    """Reserve with many events in one transaction."""
     await tx.execute(RESERVE, ("shared", order["sku"], 1, order["quantity"]))
     _fail_by_chance(order)
 
 
 @app.on_batch("order.batch", "flaky.batch", max_events=200)
 async def reserve_batch(orders: list[Order], tx: Transaction) -> None:
-    """Many events in one call."""
+    """Reserve with many events in one call."""
     events = Counter(order["sku"] for order in orders)
     for sku in sorted(events):
         quantity = sum(order["quantity"] for order in orders if order["sku"] == sku)
@@ -70,7 +70,7 @@ async def reserve_batch(orders: list[Order], tx: Transaction) -> None:
 
 @app.on("impossible")
 async def refuse(order: Order, tx: Transaction) -> None:
-    """Writes, and refuses: nothing of it may be there."""
+    """Write, then fail: the write must be rolled back."""
     await tx.execute(RESERVE, ("impossible", order["sku"], 1, order["quantity"]))
     raise Reject("nobody has that many")
 
@@ -81,7 +81,7 @@ def _fail_by_chance(order: Order) -> None:
 
 
 def chaos_events(draw: random.Random) -> Iterator[Event]:
-    """Orders of all kinds, without end."""
+    """Yield orders of all kinds, without end."""
     while True:
         way, kind = draw.choices(list(WAYS), list(WAYS.values()))[0], draw.randrange(FLAKY_ONE_IN)
         type_ = {0: f"flaky.{way}", 1: "impossible"}.get(kind, f"order.{way}")

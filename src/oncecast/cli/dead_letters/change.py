@@ -1,4 +1,4 @@
-"""The commands `dead-letters discard` and `restore`: what nobody needs to see any more, and back again."""
+"""The commands `dead-letters discard` and `restore`: exclude dead letters from lists, and undo it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def restore(
 
 
 def _confirm(number: int) -> None:
-    """Raises ConfigError without a yes."""
+    """Ask for confirmation; raise ConfigError unless the answer is yes."""
     if not sys.stdin.isatty():
         raise ConfigError(f"{dead_letters(number)} would be discarded: say --yes, or look first with --dry-run")
     sys.stderr.write(f"Discard {dead_letters(number)}? [y/N] ")

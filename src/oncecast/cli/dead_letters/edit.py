@@ -1,4 +1,4 @@
-"""The command `dead-letters edit`: other data beside the original, from a flag, a file or an editor; and back."""
+"""The command `dead-letters edit`: store edited data, from a flag, a file or an editor, next to the original."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Event(msgspec.Struct):
 
 
 class _DeadLetter(msgspec.Struct):
-    """What an editor begins with; undecoded, so that numbers stay as they were written."""
+    """The data that the editor opens with; not decoded, so that numbers stay as they were written."""
 
     source: str
     event: _Event
@@ -80,7 +80,7 @@ def edit(
         elif content is not None:
             _put(asked, id, source, content)
         elif not _edit(asked, id, source):
-            output.line(f"{output.printable(id)} is left as it was: nothing was changed.")
+            output.line(f"{output.printable(id)} is unchanged.")
             return
         if as_json:
             output.json(asked.ask("GET", _path(id), query={"source": source}))
@@ -91,7 +91,7 @@ def edit(
 
 
 def _given(text: str | None, file: Path | None) -> bytes | None:
-    """What the flags say, once it is known to be JSON."""
+    """Return the data that the flags give, or None. Raises ConfigError if it is not JSON."""
     name = "--with" if file is None else "--file"
     try:
         if file is not None:
@@ -110,7 +110,7 @@ def _given(text: str | None, file: Path | None) -> bytes | None:
 
 
 def fault_of(content: bytes) -> str | None:
-    """What keeps it from being JSON, and where; None if nothing does."""
+    """Return why `content` is not JSON, and where; None if it is."""
     try:
         content.decode()
         msgspec.json.decode(content)
@@ -121,7 +121,7 @@ def fault_of(content: bytes) -> str | None:
     except msgspec.DecodeError as error:
         reason, _, rest = str(error).removeprefix("JSON is malformed: ").rpartition(" (byte ")
         if reason:
-            byte = int(rest.rstrip(")")) - (reason == "trailing characters")  # told one too far
+            byte = int(rest.rstrip(")")) - (reason == "trailing characters")  # msgspec reports it one byte too far
             return f"this is not JSON: {reason}, {_place(content, byte)}"
         return f"this is not JSON: it ends too early, {_place(content, len(content))}"
     return None
@@ -133,13 +133,13 @@ def _place(content: bytes, byte: int) -> str:
 
 
 def _edit(asked: AdminClient, id: str, source: str | None) -> bool:
-    """Have a person change it; whether it was changed. A text that cannot be stored is kept, and its file named."""
+    """Open the editor; return whether the data changed. If it cannot be stored, keep the file and name it."""
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("vi" if sys.stdin.isatty() else None)
     if command is None:
-        raise ConfigError("say --with JSON, --file FILE or --reset, or set EDITOR to edit the data as it is now")
+        raise ConfigError("pass --with JSON, --file FILE or --reset, or set EDITOR to edit the current data")
     dead_letter: _DeadLetter = asked.ask("GET", _path(id), query={"source": source}, kind=_DeadLetter)
     if dead_letter.event.data_base64 is not None and not dead_letter.edited:
-        raise ConfigError("this event's data is binary: say --with JSON or --file FILE")
+        raise ConfigError("this event's data is binary: pass --with JSON or --file FILE")
     before = msgspec.json.format(dead_letter.data, indent=2) + b"\n"
     descriptor, name = tempfile.mkstemp(prefix="dead-letter-", suffix=".json")
     path = Path(name)
@@ -164,7 +164,7 @@ def _edit(asked: AdminClient, id: str, source: str | None) -> bool:
 
 def _run(command: str, path: Path) -> None:
     try:
-        status = subprocess.run([*shlex.split(command), str(path)], check=False).returncode  # noqa: S603 - their editor
+        status = subprocess.run([*shlex.split(command), str(path)], check=False).returncode  # noqa: S603 - $EDITOR
     except (OSError, ValueError) as error:
         path.unlink()
         raise ConfigError(f"EDITOR: {command[:80]!r} cannot be run: {error}") from None

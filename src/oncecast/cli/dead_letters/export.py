@@ -1,4 +1,4 @@
-"""The command `dead-letters export`: a letter a line, page by page, into a file that is whole or not there."""
+"""The command `dead-letters export`: one dead letter per line; the file appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class Page(msgspec.Struct):
-    """Letters as they were answered, undecoded: numbers stay as they were written."""
+    """A page of dead letters, not decoded, so that numbers stay as they were written."""
 
     dead_letters: list[msgspec.Raw]
     next: str | None
 
 
 class Content(msgspec.Struct):
-    """Of a letter, what makes its event."""
+    """The fields of a dead letter that make its event."""
 
     event: msgspec.Raw
     edited: bool
@@ -100,7 +100,7 @@ def _event(dead_letter: bytes) -> bytes:
 
 @contextmanager
 def _opened(path: Path | None) -> Iterator[Callable[[bytes], Any]]:
-    """Where to write; the file takes its place at the end, or is gone if that does not come."""
+    """Yield a function that writes a line. The file is renamed into place at the end, or removed on an error."""
     if path is None:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
@@ -124,7 +124,7 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], Any]]:
 
 @contextmanager
 def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr, unless the letters themselves go to the terminal."""
+    """Show a progress bar on stderr if it is a terminal and the dead letters go elsewhere."""
     if not sys.stderr.isatty() or not (shown or not sys.stdout.isatty()):
         yield lambda _written: None
         return

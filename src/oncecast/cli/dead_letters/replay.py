@@ -1,4 +1,4 @@
-"""The command `dead-letters replay`: named letters or a selection, at a pace, each once a run, told as it goes."""
+"""The command `dead-letters replay`: replay dead letters at a given rate, each once, and report results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Rate = Annotated[str | None, Parameter(help="The maximum rate: 50/s, 300/m, 1000
 
 
 class Pace:
-    """Lets so many events begin a second, on the monotonic clock; what was slow is not caught up on."""
+    """Limits a replay to `per_s` events per second, without a burst after a slow request."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class Pace:
 
     @property
     def at_once(self) -> int:
-        """How many events may begin together."""
+        """The maximum number of events in one request."""
         return REPLAY_EVENTS if self._per_s is None else max(1, min(REPLAY_EVENTS, int(self._per_s)))
 
     def wait(self, events: int) -> None:
-        """Until `events` may begin."""
+        """Sleep until the next request, of `events` events, may be sent."""
         if self._per_s is None:
             return
         if (left_s := self._next_s - self._clock()) > 0:
@@ -73,7 +73,7 @@ class Pace:
 
 
 class ReplayRun:
-    """What became of the letters so far: it tells those that are not stored, and, as JSON, every one."""
+    """The results so far. Prints each failure; with JSON, each result."""
 
     def __init__(self, total: int, *, as_json: bool) -> None:
         self.total = total
@@ -83,27 +83,27 @@ class ReplayRun:
 
     @property
     def tried(self) -> int:
-        """How many have been asked for."""
+        """The number of replays that were requested."""
         return self.outcomes.total()
 
     def note(self, results: Iterable[dict[str, Any]]) -> None:
-        """These have been answered."""
+        """Count and print the results of one request."""
         for result in results:
             self.outcomes[result["outcome"]] += 1
             if self._as_json:
                 output.json(result)
             elif result["outcome"] != "stored":
-                self._tell(result)
+                self._print_failure(result)
 
-    def _tell(self, result: dict[str, Any]) -> None:
-        told = self.tried - self.outcomes["stored"]
-        if told <= FAILURES_SHOWN:
+    def _print_failure(self, result: dict[str, Any]) -> None:
+        failures = self.tried - self.outcomes["stored"]
+        if failures <= FAILURES_SHOWN:
             output.note(f"{result['id']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
-        elif told == FAILURES_SHOWN + 1:
-            output.note("Further ones are only counted; 'oncecast dead-letters causes' tells what they died of.")
+        elif failures == FAILURES_SHOWN + 1:
+            output.note("Further ones are only counted; 'oncecast dead-letters causes' shows their causes.")
 
     def stop(self, reason: str, in_flight: int) -> None:
-        """It ends early; nobody knows what became of those in flight."""
+        """End the run early for `reason`; the result of `in_flight` events is unknown."""
         self.stopped = reason
         self.outcomes["unknown"] += in_flight
 
@@ -116,7 +116,7 @@ class ReplayRun:
         return "; ".join(parts[:2]) + "".join(f", {text}" for text in parts[2:]) + "."
 
     def end(self) -> int:
-        """Tell the result; returns the exit status."""
+        """Print the result; return the exit status."""
         if self.stopped is not None:
             output.error(self.stopped)
         if self._as_json:
@@ -177,7 +177,7 @@ def replay(
 
 
 def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, run: ReplayRun) -> None:
-    """In small requests: the answer to one tells how each of its letters fared."""
+    """Replay in small requests; the response to each has one result per dead letter."""
     events: Sequence[dict[str, Any]] = ()
     left = iter(chosen)
     try:
@@ -200,7 +200,7 @@ def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, ru
 
 @contextmanager
 def _progress(run: ReplayRun) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's stderr, else a line now and then."""
+    """Show a progress bar on stderr if it is a terminal, else print a line at intervals."""
     if not sys.stderr.isatty():
         yield _plain(run)
         return
@@ -230,5 +230,5 @@ def _per_s(rate: str | None) -> float | None:
         return None
     match = _RATE.fullmatch(rate.replace(" ", ""))
     if match is None or not float(match[1]):
-        raise ConfigError(f"--rate: {rate[:40]!r} will not do; it takes a rate such as 50/s or 300/m")
+        raise ConfigError(f"invalid value for --rate: {rate[:40]!r} (expected a rate such as 50/s or 300/m)")
     return float(match[1]) / _PERIOD_S[match[2] or "s"]

@@ -1,4 +1,4 @@
-"""Which dead letters a command is about: its ids and flags, and the requests that go through them page by page."""
+"""Select dead letters by ids and flags, and request them page by page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _filter(help: str) -> Parameter:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Flags that choose among dead letters: all that is given holds."""
+    """Flags that select dead letters; all given flags must match."""
 
     type: Annotated[str | None, _filter("Only events of this type; order.* selects all types with this prefix.")] = (
         None
@@ -54,14 +54,11 @@ class Choice:
 
     @property
     def narrows(self) -> bool:
-        """Whether any flag is given but the source, without which an id may be of several events."""
+        """Whether a flag other than the source is given; the source only makes an id unique."""
         return any(getattr(self, field.name) is not None for field in fields(self) if field.name != "source")
 
     def selections(self, ids: Sequence[str] = (), *, discarded: bool = False) -> list[Selection]:
-        """Its letters among those of `ids`, so many ids at a time; among all where there is no id.
-
-        Raises ConfigError.
-        """
+        """Return selections of the dead letters in `ids`, or of all if it is empty. Raises ConfigError."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["listener"] = values.pop("instance")
         distinct = list(dict.fromkeys(ids))
@@ -76,21 +73,21 @@ class Choice:
 
 
 def nothing_chosen(ids: Sequence[str], choice: Choice, *, all: bool) -> bool:
-    """Whether it is not said which ones; raises ConfigError where it is said twice."""
+    """Return whether neither ids, flags nor --all are given. Raises ConfigError for a contradiction."""
     if all and ids:
         raise ConfigError("name ids, or say --all: not both")
     return not (ids or all or choice.narrows or choice.source is not None)
 
 
 def query_of(selection: Selection) -> dict[str, Any]:
-    """As the query of a request."""
+    """Return `selection` as the query of a request."""
     values: dict[str, Any] = msgspec.to_builtins(selection)
     ids = values.pop("ids", [])
     return {**values, "id": ids, "discarded": "true" if selection.discarded else "false"}
 
 
 def dead_letters_of(asked: AdminClient, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
-    """All letters of these, newest first, page by page: what dies or is replayed meanwhile disturbs no page."""
+    """Yield the selected dead letters, newest first. New and replayed ones in the meantime disturb no page."""
     for selection in selections:
         mark: str | None = None
         while True:
@@ -103,7 +100,7 @@ def dead_letters_of(asked: AdminClient, selections: Sequence[Selection]) -> Iter
 
 
 def as_of_now(asked: AdminClient, selections: Sequence[Selection]) -> list[Selection]:
-    """Without what dies later: a bulk operation is about what was counted."""
+    """Exclude later dead letters, so that a bulk operation changes only what was counted."""
     answer = asked.ask("GET", PATH, query={"limit": 1, "discarded": query_of(selections[0])["discarded"]})
     if not answer["dead_letters"]:
         return list(selections)
@@ -114,7 +111,7 @@ def as_of_now(asked: AdminClient, selections: Sequence[Selection]) -> list[Selec
 
 @dataclass(slots=True)
 class Counted:
-    """What letters died of: their number, their causes (the largest first), and how many causes are not told."""
+    """The number of dead letters, their causes (most frequent first), and the number of causes left out."""
 
     dead_letters: int
     causes: list[dict[str, Any]]
@@ -122,7 +119,7 @@ class Counted:
 
 
 def count(asked: AdminClient, selections: Sequence[Selection], *, limit: int = CAUSES_MAX) -> Counted:
-    """The causes of all these together."""
+    """Count the dead letters of all `selections` by cause."""
     counted = Counted(0, [], 0)
     by_cause: dict[str, dict[str, Any]] = {}
     for selection in selections:
@@ -145,7 +142,7 @@ def _add(known: dict[str, Any], cause: dict[str, Any]) -> None:
 
 
 def print_causes(counted: Counted, *, limit: int = CAUSES_SHOWN) -> None:
-    """A table of them, for people."""
+    """Print the causes as a table."""
     shown = counted.causes[:limit]
     rows = [(c["letters"], c["cause"], _types(c), c["newest_at"][:19], c["example"]["id"], c["error"]) for c in shown]
     if rows:
@@ -155,7 +152,7 @@ def print_causes(counted: Counted, *, limit: int = CAUSES_SHOWN) -> None:
 
 
 def plan(counted: Counted, what: str, *, as_json: bool) -> int:
-    """Say what an operation would be about; returns the exit status."""
+    """Print what an operation would change (--dry-run); return the exit status."""
     if as_json:
         output.json({f"would_{what}": counted.dead_letters, "causes": counted.causes, "left_out": counted.left_out})
     else:
@@ -165,12 +162,12 @@ def plan(counted: Counted, what: str, *, as_json: bool) -> int:
 
 
 def done(what: str) -> str:
-    """Of a verb, what has been done."""
+    """Return the past participle of a verb."""
     return f"{what.removesuffix('e')}ed"
 
 
 def dead_letters(number: int) -> str:
-    """So many dead letters."""
+    """Return the number with its noun: "1 dead letter", "2 dead letters"."""
     return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 

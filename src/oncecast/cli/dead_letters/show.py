@@ -1,4 +1,4 @@
-"""The commands `dead-letters …`: an operator's way from a dead letter back to stored; `list`, `causes` and `show`."""
+"""The commands `dead-letters list`, `causes` and `show`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def list_(
         The maximum number of entries.
     """
     if limit < 1:
-        raise ConfigError("--limit: it takes a whole number, 1 or more")
+        raise ConfigError(f"invalid value for --limit: {limit} (expected a whole number, 1 or more)")
     selections = (choice or Choice()).selections(ids, discarded=discarded)
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
@@ -105,7 +105,7 @@ def causes(
         The maximum number of causes.
     """
     if not 1 <= limit <= 1000:
-        raise ConfigError("--limit: it takes a whole number from 1 to 1000")
+        raise ConfigError(f"invalid value for --limit: {limit} (expected a whole number from 1 to 1000)")
     selections = (choice or Choice()).selections(ids, discarded=discarded)
     with operator("listener", listener, data) as asked:
         counted = count(asked, selections)
@@ -159,6 +159,6 @@ def _edited(dead_letter: dict[str, Any]) -> str:
 
 
 def indented(value: Any) -> str:
-    """JSON for people, below a first column of ten characters."""
+    """Return JSON, indented to stand beside a first column of ten characters."""
     lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().splitlines()
     return "\n          ".join(output.printable(line) for line in lines)

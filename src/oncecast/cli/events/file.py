@@ -1,7 +1,6 @@
-"""Reading events from a file or a pipe: NDJSON as it comes, in flat memory, or one JSON array read whole.
+"""Read events from a file or a pipe: NDJSON as a stream, in constant memory, or one JSON array at once.
 
-Lines stay bytes. Each is checked to be a JSON object, and one without an id is given one; whether it is a
-fitting event is the producer's to judge.
+Lines stay bytes. Each must be a JSON object, and gets an id if it has none. The producer validates the event.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from oncecast.core.event import new_id
 
 BLOCK_BYTES = 512 * 1024
 LINE_BYTES_MAX = 16 * 1024 * 1024
-"""A longer line is no event: a producer takes no request of this size."""
+"""A longer line is refused: no producer accepts a request of this size."""
 
 _BOM = b"\xef\xbb\xbf"
 
 EventRun = tuple[Sequence[bytes], Sequence[int]]
-"""Events as JSON objects, and the number of each: of its line, or its place in the array."""
+"""Events as JSON objects, and for each its line number or its position in the array."""
 
 
 class BadInput(OncecastError):
-    """A line, or an element of the array, is no JSON object; names its number."""
+    """A line, or an element of the array, is not a JSON object; has its number."""
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -40,7 +39,7 @@ _decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class EventsFile:
-    """The events in what the open file descriptor `fd` gives."""
+    """The events in an open file descriptor."""
 
     def __init__(self, fd: int, *, gives_ids: bool = True) -> None:
         self._fd = fd
@@ -49,11 +48,11 @@ class EventsFile:
         self.size_bytes = os.fstat(fd).st_size if self._is_file else None
         self.read_bytes = 0
         self.noun = "line"
-        """What the numbers count: `line` or `element`."""
+        """The unit of the numbers: `line` or `element`."""
         self.ids_given = 0
 
     async def runs(self) -> AsyncIterator[EventRun]:
-        """All events, in runs as they can be read. Raises BadInput, after the runs before it; OSError."""
+        """Yield all events, in runs, as soon as they are read. Raises BadInput after the runs before it; OSError."""
         start = await self._read_start()
         if start.lstrip().startswith(b"["):
             self.noun = "element"
@@ -70,7 +69,7 @@ class EventsFile:
         yield self._checked(events, range(first, first + len(events)))
 
     async def _read_start(self) -> bytes:
-        """Enough of the beginning to tell an array from lines, without a byte order mark."""
+        """Read the start, enough to tell an array from lines; drop a byte order mark."""
         start = b""
         while block := await self._read_block():
             start += block
@@ -78,7 +77,7 @@ class EventsFile:
             if not _BOM.startswith(start) and text.strip():
                 return text
             if len(start) > LINE_BYTES_MAX:
-                break  # nothing but white space: lines, if anything
+                break  # only white space so far: treat it as lines
         return start.removeprefix(_BOM)
 
     async def _read_array(self, start: bytes) -> EventRun:
@@ -94,13 +93,13 @@ class EventsFile:
     async def _read_block(self) -> bytes:
         if not self._is_file:
             await _readable(self._fd)
-        # A regular file is always "readable"; this process has nothing better to do than to wait for its disk.
+        # A regular file is always "readable"; blocking on the disk is fine, as this process does nothing else.
         block = os.read(self._fd, BLOCK_BYTES)
         self.read_bytes += len(block)
         return block
 
     def _checked(self, events: list[bytes], numbers: Sequence[int]) -> EventRun:
-        """The run without blank lines and with ids. Raises BadInput."""
+        """Return the run without blank lines and with ids. Raises BadInput."""
         heads = _heads(events)
         if len(heads) != len(events):
             kept = [(event, n) for event, n in zip(events, numbers, strict=True) if event.strip()]
@@ -123,7 +122,7 @@ class EventsFile:
 
 
 class LineSplitter:
-    """Cuts blocks, wherever they begin and end, into lines."""
+    """Splits blocks of any size into lines."""
 
     __slots__ = ("_number", "_rest")
 
@@ -132,7 +131,7 @@ class LineSplitter:
         self._number = 1
 
     def feed(self, block: bytes) -> tuple[list[bytes], int]:
-        """The lines that `block` completes, without their ends, and the number of the first.
+        """Return the lines that `block` completes, without line ends, and the number of the first.
 
         Raises BadInput when a line grows beyond LINE_BYTES_MAX.
         """
@@ -150,12 +149,12 @@ class LineSplitter:
         return lines, first
 
     def finish(self) -> tuple[list[bytes], int]:
-        """The last line, if it had no end, and its number."""
+        """Return the last line, if it has no line end, and its number."""
         return ([b"".join(self._rest)] if self._rest else []), self._number
 
 
 def with_id(event: bytes) -> bytes:
-    """The JSON object `event`, which has no id, with a fresh one before its members."""
+    """Return the JSON object `event`, which has no id, with a new id as its first member."""
     members = event.strip()[1:].lstrip()
     comma = b"" if members == b"}" else b","
     return b'{"id":"%b"%b%b' % (new_id().encode(), comma, members)
@@ -169,13 +168,13 @@ def _heads(events: Sequence[bytes]) -> list[_Head]:
 
 
 async def _readable(fd: int) -> None:
-    """Wait until a pipe or terminal has something: a thread that reads it could not be interrupted."""
+    """Wait until a pipe or terminal has data; a thread that blocks in a read could not be interrupted."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:
         loop.add_reader(fd, ready.set)
     except OSError:
-        return  # /dev/null and the like: never wait
+        return  # cannot be polled, such as /dev/null: it never blocks
     try:
         await ready.wait()
     finally:

@@ -1,4 +1,4 @@
-"""The commands that speak with a producer: `send` events to it, follow (`tail`) its broadcast."""
+"""The commands `send` (publish events to a producer) and `tail` (follow its broadcast)."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ STDOUT_CLOSED_STATUS = 0
 
 @dataclass(slots=True)
 class SendProgress:
-    """How far a `send` is."""
+    """The progress of a `send`."""
 
     started_s: float = field(default_factory=time.monotonic)
     accepted: int = 0
 
     @property
     def seconds(self) -> float:
-        """Since its start."""
+        """Seconds since the start."""
         return time.monotonic() - self.started_s
 
     @property
     def events_per_s(self) -> float:
-        """Accepted so far, on the average."""
+        """Accepted events per second since the start."""
         return self.accepted / max(self.seconds, 1e-6)
 
 
@@ -160,7 +160,7 @@ def tail(
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS
     except BrokenPipeError:
-        # `| head` has seen enough. What is buffered cannot be written: keep the interpreter from trying.
+        # The reader, such as `head`, has closed the pipe: keep the interpreter from flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STDOUT_CLOSED_STATUS
     except (ConfigError, OncecastError, ValueError) as error:
@@ -186,7 +186,7 @@ async def _tail(url: str, token: str | None, after: Cursor | None, earliest: boo
 
 
 def _producer(given: str | None, data: Path) -> str:
-    """As given, else the stack's first, else the usual one; says so where it is not where people expect it."""
+    """Return the URL given, else of the stack's first producer, else the default; print it if it is unusual."""
     found = stack_file.addresses("producer", given, data)[0]
     if given is None and found.replace("127.0.0.1", "localhost") != stack_file.DEFAULT_PRODUCER:
         output.note(f"The producer is {found}, of the stack in {data}.")
@@ -194,7 +194,7 @@ def _producer(given: str | None, data: Path) -> str:
 
 
 def secret(name: str) -> str | None:
-    """The secret in the variable `name`, else in the file that `<name>_FILE` names. Raises ConfigError."""
+    """Return the secret in the variable `name`, else in the file named by `<name>_FILE`. Raises ConfigError."""
     if name not in os.environ and (path := os.environ.get(f"{name}_FILE")):
         try:
             return Path(path).read_text("utf-8").strip() or None
@@ -208,7 +208,9 @@ def secret(name: str) -> str | None:
 def _id_at(pointers: list[str] | None) -> list[str]:
     for pointer in pointers or ():
         if not pointer.startswith("/"):
-            raise ConfigError(f"--id: {pointer[:40]!r} will not do; it takes a JSON Pointer such as /order/number")
+            raise ConfigError(
+                f"invalid value for --id: {pointer[:40]!r} (expected a JSON Pointer such as /order/number)"
+            )
     return pointers or []
 
 
@@ -216,9 +218,9 @@ def _deadline_s(text: str) -> float:
     try:
         deadline_s = duration_s(text)
     except ValueError as error:
-        raise ConfigError(f"--deadline: {text[:40]!r} will not do; it takes {error}") from None
+        raise ConfigError(f"invalid value for --deadline: {text[:40]!r} (expected {error})") from None
     if not deadline_s:
-        raise ConfigError("--deadline: it takes a duration above 0")
+        raise ConfigError(f"invalid value for --deadline: {text[:40]!r} (expected a duration above 0)")
     return deadline_s
 
 
@@ -229,7 +231,7 @@ def _described(error: Exception, file: str) -> str:
 
 
 def _explained(error: Exception, events: EventsFile, file: str) -> str:
-    """The failure in words, with the line or element at fault."""
+    """Return the error message for `error`, with the line or element at fault."""
     if isinstance(error, PublishRefused) and error.position is not None:
         named = f" ({error.event_id})" if error.event_id else ""
         return f"{events.noun} {error.position}{named} is refused: {error.reason}"
@@ -271,7 +273,7 @@ def _summary(sending: SendProgress, *, complete: bool) -> str:
 
 @contextmanager
 def _progress(events: EventsFile, sending: SendProgress) -> Iterator[None]:
-    """A bar on a terminal's stderr while the block runs."""
+    """Show a progress bar while the block runs, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return

@@ -64,7 +64,7 @@ def list_(
 
 
 def _retrying(asked: AdminClient, page: int) -> Iterator[dict[str, Any]]:
-    """All of them, page by page."""
+    """Yield all of them; request page by page."""
     after: str | None = None
     while True:
         answer = asked.ask("GET", PATH, query={"limit": page, "after": after})

@@ -189,7 +189,7 @@ def demo(
     if not file.is_file():
         raise StartError(f"there is no file {str(file)!r}: the demo sends the events of an NDJSON file")
     if rate < 0:
-        raise ConfigError(f"--rate: {rate} is not possible; it takes a number of events a second, or 0")
+        raise ConfigError(f"invalid value for --rate: {rate} (expected events per second, or 0 for no limit)")
     as_json = output.wants_json(json)
     figures = asyncio.run(_demo(file, rate, listeners, port, listener_port, stay=not exit, as_json=as_json))
     return 0 if figures is not None and figures.is_exact else 1
@@ -198,7 +198,7 @@ def demo(
 async def _demo(
     file: Path, rate: int, listeners: int, port: int, listener_port: int, *, stay: bool, as_json: bool
 ) -> Figures | None:
-    """The figures, or None if Ctrl-C came first."""
+    """Return the figures, or None if Ctrl-C came first."""
     from oncecast.embedded import Stack
 
     figures = None
@@ -230,7 +230,7 @@ async def _demo(
 
 
 async def until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; Ctrl-C or SIGTERM cancels it, a second one ends this process at once (the guard clears up)."""
+    """Run `work`; Ctrl-C or SIGTERM cancels it, a second one ends this process at once (the guard cleans up)."""
     task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
 

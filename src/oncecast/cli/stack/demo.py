@@ -1,4 +1,4 @@
-"""What `oncecast demo` shows: events on their way, and a closing table from PostgreSQL itself."""
+"""`oncecast demo`: show events in progress, and a table of results that PostgreSQL computes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from oncecast.events
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The closing table. Times are from accepted (on the producer's disk) to stored (in PostgreSQL)."""
+    """The table of results. Times are from accepted (on the producer's disk) to stored (in PostgreSQL)."""
 
     accepted: int
     stored: int
@@ -52,7 +52,7 @@ class Figures:
 
 
 async def run_demo(stack: Stack, file: Path, rate: int, *, as_json: bool) -> Figures:
-    """Send `file` at `rate` events/s (0: at once), wait until all has ended everywhere, print the table."""
+    """Send `file` at `rate` events/s (0: no limit), wait until all events have ended, and print the table."""
     if not as_json:
         _print_where_to_look(stack, file)
     with _progress(enabled=not as_json) as show:
@@ -75,7 +75,7 @@ async def _send(stack: Stack, file: Path, rate: int, show: Any) -> int:
 
 
 async def _paced(lines: NdjsonLines, rate: int, show: Any) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
-    """The same events, a few at a time, so that `rate` of them go out in a second."""
+    """Yield `lines` a few at a time, so that `rate` events are sent per second."""
     began_s, sent = time.monotonic(), 0
     step = max(1, rate // SENDS_PER_S)
     async for events, numbers in lines:
@@ -87,7 +87,7 @@ async def _paced(lines: NdjsonLines, rate: int, show: Any) -> AsyncIterator[tupl
 
 
 async def _wait_for_rows(stack: Stack, accepted: int, show: Any) -> None:
-    """Until PostgreSQL shows as many rows as were accepted."""
+    """Wait until PostgreSQL has as many rows as were accepted."""
     began_s = time.monotonic()
     async with await psycopg.AsyncConnection.connect(
         stack.database_url, connect_timeout=5, autocommit=True
@@ -104,7 +104,7 @@ async def _wait_for_rows(stack: Stack, accepted: int, show: Any) -> None:
 
 
 async def _wait_for_listeners(stack: Stack) -> int:
-    """Until no listener that runs has anything left; how many duplicates they suppressed."""
+    """Wait until no running listener has events in flight; return the number of duplicates that they suppressed."""
     began_s = time.monotonic()
     async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
         while True:
@@ -153,7 +153,7 @@ def _print(figures: Figures) -> None:
 
 @contextmanager
 def _progress(*, enabled: bool) -> Iterator[Any]:
-    """A bar of rows; `show(rows, accepted)` moves it."""
+    """Show a progress bar of rows; `show(rows, accepted)` moves it."""
     columns = (TextColumn("ended"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:

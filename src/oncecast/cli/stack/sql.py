@@ -1,4 +1,4 @@
-"""The command `sql`: a statement to the stack's PostgreSQL, for machines that have no psql."""
+"""The command `sql`: run a statement in the stack's PostgreSQL, for machines without psql."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATEMENT_DEADLINE_S = 300
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What one statement brought: rows with the names of their columns, or only a count."""
+    """The result of one statement: rows with column names, or only a count."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -55,9 +55,9 @@ def sql(
     try:
         results = asyncio.run(_run(text, url))
     except (psycopg.OperationalError, TimeoutError) as error:
-        raise Unavailable(f"PostgreSQL: {_told(error)}") from None
+        raise Unavailable(f"PostgreSQL: {_error_text(error)}") from None
     except psycopg.Error as error:
-        raise ConfigError(_told(error)) from None
+        raise ConfigError(_error_text(error)) from None
     except UnicodeEncodeError:
         raise ConfigError("the SQL is not valid UTF-8") from None
     for result in results:
@@ -96,7 +96,7 @@ def _print(result: QueryResult, *, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> Any:
-    """As people read it in a table. Floats stay as they are, where `output.cell` would round them."""
+    """Return `value` as text for a table. Floats are not rounded, unlike in `output.cell`."""
     match value:
         case None | bool() | int():
             return value
@@ -120,7 +120,7 @@ def _text(query: str) -> str:
 
 
 def _url(data: Path) -> str:
-    """The stack's database; its address has the password, so it is never shown."""
+    """Return the URL of the stack's database. It contains the password: never print it."""
     file = data / "postgres.url"
     try:
         if file.exists() or not (url := secret("DATABASE_URL")):
@@ -134,8 +134,8 @@ def _url(data: Path) -> str:
     return url
 
 
-def _told(error: BaseException) -> str:
-    """An error on one line: PostgreSQL's own words, with its hint; never the address, which has the password."""
+def _error_text(error: BaseException) -> str:
+    """Return an error on one line, with PostgreSQL's hint; never the address, which has the password."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, psycopg.Error) and error.diag.message_primary:

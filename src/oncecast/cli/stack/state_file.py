@@ -1,4 +1,4 @@
-"""Where a stack's processes are: `stack.json` in its folder, as `oncecast up` writes it."""
+"""Read `stack.json`, in which `oncecast up` records the addresses of a stack's processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_LISTENER = "http://localhost:3001"
 
 
 class ProcessEntry(msgspec.Struct, kw_only=True):
-    """A process as the stack's file has it, then as it answered."""
+    """A process from the state file, completed with its response."""
 
     name: str
     pid: int | None = None
@@ -25,16 +25,16 @@ class ProcessEntry(msgspec.Struct, kw_only=True):
     state: str = ""
     health: dict[str, Any] | None = None
     trouble: str = ""
-    """Why it did not answer."""
+    """Why it did not respond."""
 
     @property
     def is_well(self) -> bool:
-        """Whether it does what it is there for."""
+        """Whether the process runs and is healthy."""
         return self.state in ("ok", "running")
 
 
 def entries(data: Path) -> list[ProcessEntry]:
-    """The processes of the stack in the folder `data`; none if there is no stack. Raises ConfigError."""
+    """Return the processes of the stack in the folder `data`; none without a stack. Raises ConfigError."""
     file = data / "stack.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[ProcessEntry])
@@ -45,9 +45,9 @@ def entries(data: Path) -> list[ProcessEntry]:
 
 
 def addresses(kind: str, given: str | None, data: Path) -> list[str]:
-    """Where to find a `producer` or `listener`: as given, else those of the stack, else the usual place.
+    """Return addresses of a `producer` or `listener`: as given, else those of the stack, else the default.
 
-    Of a stack that runs they are those that run, or if none does, those that may come again. Raises ConfigError.
+    In a running stack, return the running processes, or all if none runs. Raises ConfigError.
     """
     if given is not None:
         return [given]

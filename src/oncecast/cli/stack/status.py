@@ -1,4 +1,4 @@
-"""The command `status`: asks every process of a stack, or those named, how it is doing."""
+"""The command `status`: show the health of every process of a stack, or of those named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oncecast.core.errors import ConfigError
 
 ANSWER_DEADLINE_S = 2.0
 _QUESTIONS = {"postgres": struct.pack("!ii", 8, 80877103)}
-"""An SSLRequest, which PostgreSQL answers with one letter; Redis answers any command."""
+"""An SSLRequest, which PostgreSQL answers with one byte; Redis answers any command."""
 
 
 def status(
@@ -53,7 +53,7 @@ def status(
         for entry in entries:
             output.json(entry)
     else:
-        rows = [(entry.name, entry.state, entry.address, str(entry.pid or "–"), _told(entry)) for entry in entries]
+        rows = [(entry.name, entry.state, entry.address, str(entry.pid or "–"), _summary(entry)) for entry in entries]
         output.table("", ("name", "state", "address", "pid", "tells"), rows)
     return 0 if all(entry.is_well for entry in entries) else 1
 
@@ -62,7 +62,7 @@ def _named(producer: str | None, listeners: list[str]) -> list[ProcessEntry]:
     named = [("producer", producer)] if producer else []
     named += [("listener", listener) for listener in listeners]
     for _, address in named:
-        publish_url(address)  # raises ConfigError where it is none
+        publish_url(address)  # raises ConfigError for an invalid URL
     return [ProcessEntry(name=name, address=address) for name, address in named]
 
 
@@ -90,7 +90,7 @@ async def _ask(entry: ProcessEntry, address: str) -> None:
 
 
 async def _reach(address: str, name: str) -> None:
-    """Ask a server at HOST:PORT what it answers without a password; the kernel takes connections for a frozen one."""
+    """Wait for a response that needs no password; the kernel accepts connections even for a frozen server."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -112,8 +112,8 @@ async def _health(address: str) -> dict[str, Any]:
     return msgspec.json.decode(answer.content, type=dict[str, Any])
 
 
-def _told(entry: ProcessEntry) -> str:
-    """What its health says, in a few words; whatever is missing is left out."""
+def _summary(entry: ProcessEntry) -> str:
+    """Return a summary of the health; fields that are missing are left out."""
     health = entry.health or {}
     counted = _counted(health)
     if entry.is_well or not health.get("reason"):

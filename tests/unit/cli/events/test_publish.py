@@ -147,8 +147,8 @@ def test_send_gives_up_after_its_deadline(tmp_path: Path, capsys: pytest.Capture
     ("command", "message"),
     [
         (partial(send, to="nowhere"), "a producer's address is like"),
-        (partial(send, deadline="soon"), "--deadline: 'soon' will not do"),
-        (partial(send, deadline="0"), "--deadline: it takes a duration above 0"),
+        (partial(send, deadline="soon"), "invalid value for --deadline: 'soon'"),
+        (partial(send, deadline="0"), "invalid value for --deadline: '0' (expected a duration above 0)"),
     ],
 )
 def test_a_users_mistake_is_one_line(
