@@ -223,7 +223,7 @@ async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "other.db")
     database.execute("create table t (x)")
     database.close()
-    with pytest.raises(StartError, match="no journal"):
+    with pytest.raises(StartError, match="not a journal"):
         await SqliteJournal.open(tmp_path / "other.db", SYSTEM_CLOCK, emit=ignore)
 
 

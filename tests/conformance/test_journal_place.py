@@ -153,7 +153,7 @@ async def test_nothing_is_acknowledged_once_a_file_of_the_journal_is_not_at_its_
     assert (await journal.read(0, 10**6))[0].body == b"[1,2]"
 
 
-@pytest.mark.parametrize("limits", [JournalLimits(look_interval_s=0.01)])
+@pytest.mark.parametrize("limits", [JournalLimits(check_interval_s=0.01)])
 @pytest.mark.parametrize("lose", LOSSES)
 async def test_an_idle_journal_notices_by_itself_that_a_file_is_gone_and_says_so_once(
     journal: SqliteJournal,

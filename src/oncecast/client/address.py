@@ -1,4 +1,4 @@
-"""Where a producer's doors are, given the one address that people write: `http://host:8080`."""
+"""Derive a producer's URLs from the address in the settings, such as `http://host:8080`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _SECURE = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 
 
 def publish_url(producer: str) -> str:
-    """Where events are posted. Raises ConfigError if `producer` is no http or WebSocket address."""
+    """Return the URL to post events to. Raises ConfigError if `producer` is not an HTTP or WebSocket address."""
     parts = _split(producer)
     return f"{_SECURE[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}/events"
 
 
 def broadcast_url(producer: str) -> str:
-    """Where the broadcast is. Raises ConfigError if `producer` is no http or WebSocket address."""
+    """Return the URL of the broadcast. Raises ConfigError if `producer` is not an HTTP or WebSocket address."""
     parts = _split(producer)
     scheme = "wss" if _SECURE[parts.scheme] == "https" else "ws"
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
 
 
 def shown(producer: str) -> str:
-    """The address as it may be shown: without the user and password that it may hold."""
+    """Return the address without user and password, for logs and errors."""
     parts = _split(producer)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
@@ -37,12 +37,12 @@ def without_credentials(url: str) -> str:
 
 
 def is_loopback(producer: str) -> bool:
-    """Whether the producer is on this machine, where no proxy belongs in between."""
+    """Return whether the producer is on this machine, so that no proxy may be used."""
     return is_loopback_host(_split(producer).hostname or "")
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether `host` is localhost or an address of the loopback interface."""
+    """Return whether `host` is localhost or an address of the loopback interface."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -54,11 +54,11 @@ def is_loopback_host(host: str) -> bool:
 
 
 def authorization(token: str | None) -> dict[str, str]:
-    """The headers that show `token`. Raises ConfigError, without repeating it, if it fits in no header."""
+    """Return the headers for `token`. Raises ConfigError, which never contains the token, if it is not valid."""
     if not token:
         return {}
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise ConfigError("the token holds characters that cannot be sent: it is printable ASCII without spaces")
+        raise ConfigError("invalid token: it may contain only printable ASCII characters without spaces")
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -71,7 +71,7 @@ def _split(producer: str) -> SplitResult:
     except ValueError:
         fits = False
     if not fits or " " in parts.netloc:
-        # Whatever it is, it may hold a password: only what stands behind the last @ is repeated.
+        # An invalid address may contain a password: repeat only the part after the last @.
         raise ConfigError(
             f"a producer's address is like http://localhost:8080, not {producer.rpartition('@')[2][:80]!r}"
         )

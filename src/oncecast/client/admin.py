@@ -1,4 +1,4 @@
-"""Asking a listener or a producer on an operator's behalf: one request, its JSON answer, errors for people."""
+"""An operator's requests to a listener or a producer: one request, one JSON answer, readable errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER_DEADLINE_S = 60.0
 
 
 class AdminRefused(ProducerRefused):
-    """The other side refuses, and says why; `status` is that of HTTP."""
+    """The service refused a request and gave the reason; `status` is the HTTP status."""
 
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
@@ -26,7 +26,7 @@ class AdminRefused(ProducerRefused):
 
 
 class AdminClient:
-    """Asks the first of `addresses` that can be reached, and then stays with it. A context manager."""
+    """A client of the first of `addresses` that can be reached. A context manager."""
 
     def __init__(self, addresses: Sequence[str], *, token: str | None = None) -> None:
         self._left = [address.rstrip("/") for address in addresses]
@@ -41,7 +41,7 @@ class AdminClient:
 
     @property
     def address(self) -> str:
-        """Who is asked, without any password."""
+        """The current address, without a password."""
         return shown(self._left[0])
 
     def ask(
@@ -54,9 +54,9 @@ class AdminClient:
         deadline_s: float = ANSWER_DEADLINE_S,
         kind: Any = Any,
     ) -> Any:
-        """The answer, decoded as `kind`. Raises Refused with the reason given, Unavailable where there is no answer.
+        """Send a request and return the answer, decoded as `kind`.
 
-        After Unavailable it is not known whether what was asked has been done.
+        Raises AdminRefused with the given reason; Unavailable if there is no answer: then the outcome is unknown.
         """
         timeout = httpx2.Timeout(deadline_s, connect=CONNECT_DEADLINE_S)
         parameters = {name: value for name, value in (query or {}).items() if value is not None}

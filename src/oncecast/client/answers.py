@@ -1,6 +1,6 @@
-"""What a producer's answer to `POST /events` means: accepted, refused for good, or to be asked again.
+"""Interpret a producer's answer to `POST /events`: accepted, refused for good, or to be retried.
 
-Pure: status, headers and body in, a verdict out. Who asks again, and when, is the publisher's to decide.
+Pure functions of status, headers and body. The publisher decides when to retry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from oncecast.core.event import Cursor
 
 _AGAIN_STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504, 507))
-"""The producer, or a proxy before it, cannot take it now; anything else but 202 is for people."""
+"""The producer, or a proxy before it, cannot accept events now. Any other status but 202 is a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Acknowledged:
     receipts: msgspec.Raw
 
     def cursors(self) -> list[Cursor]:
-        """The place of each. Raises ValueError or MsgspecError if the producer told none that makes sense."""
+        """Return the cursor of each event. Raises ValueError or MsgspecError if the answer has none."""
         cursors = [Cursor.parse(receipt.cursor) for receipt in _decode_receipts(self.receipts)]
         if len(cursors) != self.count:
             raise ValueError(f"{self.count} events, {len(cursors)} cursors")
@@ -35,10 +35,10 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The producer, or a proxy before it, will not take these events as things stand. Nothing was accepted.
+    """The producer, or a proxy before it, refuses these events, and a retry would not help. Nothing was accepted.
 
-    `by_producer` is whether an Oncecast producer says so. `index` is the place of the event at fault among those
-    sent, from 0, if the producer named it.
+    `by_producer` says whether the answer comes from an Oncecast producer. `index` is the position of the invalid
+    event, from 0, if the producer named it.
     """
 
     status: int
@@ -49,7 +49,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now: ask again with the same ids, not before `wait_s` if the producer said so."""
+    """The events may not be accepted yet: retry with the same ids after `wait_s`, if the producer gave a time."""
 
     reason: str
     wait_s: float = 0.0
@@ -72,11 +72,11 @@ class _Problem(msgspec.Struct):
 
 
 PROBLEM_TYPE = "application/problem+json"
-"""See `http.problems`, which no client imports."""
+"""The problem JSON of `http.problems`, which clients do not import."""
 
 
 _PLACE = re.compile(r"(?:the event|event (\d+)(?: of \d+)?): ")
-"""How a producer's detail begins when one event is at fault; counted from 1."""
+"""The beginning of `detail` if one event is invalid; counted from 1."""
 
 _decode_acknowledgement = msgspec.json.Decoder(_Acknowledgement).decode
 _decode_receipts = msgspec.json.Decoder(list[_Receipt]).decode
@@ -84,7 +84,7 @@ _decode_problem = msgspec.json.Decoder(_Problem).decode
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, sent: int) -> Acknowledged | Refusal | Later:
-    """What the answer to a request with `sent` events means; `headers` finds names in any case."""
+    """Return what the answer to a request with `sent` events means; `headers` must ignore the case of names."""
     if status == 202:
         return _read_acknowledgement(body, sent)
     problem = _read_problem(body)
@@ -102,9 +102,9 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, sent: i
 
 
 def _is_producers(problem: _Problem, status: int, content_type: str) -> bool:
-    """Whether it is as producers tell problems: of the status of its answer, with a detail, and of no type.
+    """Return whether a producer wrote the problem: its status is the answer's, and it has a detail and no type.
 
-    A gateway that speaks RFC 9457, too, gives its problems types of its own.
+    A gateway that also uses RFC 9457 gives its problems types of its own.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type == PROBLEM_TYPE and problem.status == status and bool(problem.detail) and not problem.type
@@ -124,11 +124,11 @@ def _read_problem(body: bytes) -> _Problem:
     try:
         return _decode_problem(body)
     except (msgspec.MsgspecError, RecursionError):
-        return _Problem()  # a proxy's page, say: the status has to do
+        return _Problem()  # such as a proxy's error page: only the status counts
 
 
 def _seconds(retry_after: str | None) -> float:
-    """The header's seconds; its other form, a date, would need the two clocks to agree and is left out."""
+    """Return the header's seconds. Its other form, a date, is ignored: it would need synchronized clocks."""
     if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
         return 0.0
     return float(retry_after[:9])

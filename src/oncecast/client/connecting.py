@@ -1,4 +1,4 @@
-"""Which proxy leads to a producer, and why a connection to it cannot be made, in words for people."""
+"""Choose the proxy for a producer, and explain why a connection to it fails."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def _proxy(producer: str, names: tuple[str, ...]) -> Proxy | None:
 
 
 def _variable(name: str) -> str:
-    """The variable as it is written in this environment."""
+    """Return the variable's name as it is spelled in this environment."""
     wanted = f"{name}_proxy"
     return next((variable for variable in os.environ if variable.lower() == wanted), wanted)
 
 
 def http_options(producer: str, token_headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return what an httpx2 client of the producer is made with; raises ConfigError for a proxy that is unusable."""
+    """Return the arguments for an httpx2 client of the producer; raises ConfigError for an invalid proxy."""
     proxy = http_proxy(producer)
     options: dict[str, Any] = {"headers": dict(token_headers), "trust_env": False, "verify": _tls()}
     if proxy is None:
@@ -97,7 +97,7 @@ def http_options(producer: str, token_headers: Mapping[str, str]) -> dict[str, A
 
 
 def _tls() -> ssl.SSLContext | bool:
-    """The certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR names, else those of the operating system."""
+    """Return the certificate authorities of SSL_CERT_FILE or SSL_CERT_DIR, else those of the operating system."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not (file or folder):
         return True
@@ -108,7 +108,7 @@ def _tls() -> ssl.SSLContext | bool:
 
 
 def why_not_connected(error: Exception, producer: str, proxy: Proxy | None, token_setting: str) -> str:
-    """Say why a WebSocket to `producer` cannot be made, and what to do. `token_setting` names the token it takes."""
+    """Return why a WebSocket to `producer` fails, and what to do. `token_setting` names the setting of its token."""
     through = f" through {proxy}" if proxy else ""
     match error:
         case InvalidStatus():
@@ -143,7 +143,7 @@ def why_not_connected(error: Exception, producer: str, proxy: Proxy | None, toke
 
 
 def _answered(error: InvalidStatus, token_setting: str) -> str:
-    """What the other side said, and which setting helps."""
+    """Return the answer's status and reason, and which setting helps."""
     status = error.response.status_code
     detail = _detail(error.response.body)
     remedy = {
@@ -156,7 +156,7 @@ def _answered(error: InvalidStatus, token_setting: str) -> str:
 
 
 def _detail(body: bytes | bytearray | None) -> str:
-    """The reason in a problem's JSON; nothing of any other body."""
+    """Return the `detail` of a problem's JSON; \"\" for any other body."""
     try:
         detail = msgspec.json.decode(body or b"", type=dict[str, Any]).get("detail")
     except (msgspec.MsgspecError, UnicodeDecodeError):

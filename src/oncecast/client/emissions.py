@@ -1,4 +1,4 @@
-"""Brings what handlers emitted to one of the group's producers, in order."""
+"""Publish the events that handlers emitted to one of the group's producers, in order."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from oncecast.core.errors import EmissionRefused, Unavailable
 
 DEADLINE_S = 10.0
 RETURN_S = 60.0
-"""So long after the first producer did not answer it is asked again, for a group's listeners are to agree on one;
-each time in vain twice as long, up to RETURN_MAX_S: while it is asked nothing is relayed."""
+"""The wait before the first producer is tried again, so that all listeners of a group use the same producer.
+
+It doubles after each failure, up to RETURN_MAX_S, because a try holds up the relay."""
 RETURN_MAX_S = 1_800.0
 
 
 class ProducersPublisher:
-    """Publishes to the first of `producers` that answers: order is one journal's."""
+    """Publishes to the first of `producers` that answers, because only one journal keeps an order."""
 
     def __init__(
         self, producers: Sequence[str], clock: Clock, *, token: str | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
-        # One request at a time: two could be accepted in either order.
+        # One request at a time: two could be accepted in the wrong order.
         publisher = partial(
             Publisher, token=token, deadline_s=deadline_s, requests_max=1, on_trouble=_ignore, clock=clock
         )
@@ -35,7 +36,7 @@ class ProducersPublisher:
         self._moved_at_s = 0.0
 
     async def publish(self, events: Sequence[bytes]) -> None:
-        """See Publish of `core.ports`."""
+        """Publish `events` in order; raises EmissionRefused for an invalid event, Unavailable otherwise."""
         if not self._at or self._monotonic_s() < self._moved_at_s + self._return_s:
             await self._publish(events, 0)
             return
@@ -45,21 +46,21 @@ class ProducersPublisher:
             self._return_s = RETURN_S
         except EmissionRefused:
             raise
-        except BaseException:  # whatever it was, cut short too: we know of one that works
+        except BaseException:  # also a cancellation: go back to the producer that works
             self._at, self._moved_at_s = works, self._monotonic_s()
             self._return_s = min(2 * self._return_s, RETURN_MAX_S)
             raise
 
     async def _publish(self, events: Sequence[bytes], first: int) -> None:
-        """Publish those that begin at index `first` of the call's."""
+        """Publish a part of the call's events, which begins at index `first`."""
         try:
-            await self._publishers[self._at].publish_json(_one_run(events))
+            await self._publishers[self._at].publish_json(_one_chunk(events))
         except PublishRefused as error:
             if error.position is not None:
                 raise EmissionRefused(str(error), first + error.position - 1) from error
             if error.status != TOO_LARGE or len(events) < 2:
-                raise Unavailable(str(error)) from error  # of no event: between us and the producer, and mendable
-            half = len(events) // 2  # too large together, perhaps
+                raise Unavailable(str(error)) from error  # not an event's fault: an operator can fix it
+            half = len(events) // 2  # perhaps they are too large only together
             await self._publish(events[:half], first)
             await self._publish(events[half:], first + half)
         except NotAcknowledged as error:
@@ -68,14 +69,14 @@ class ProducersPublisher:
             raise Unavailable(str(error)) from error
 
     async def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         for publisher in self._publishers:
             await publisher.aclose()
 
 
-async def _one_run(events: Sequence[bytes]) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
+async def _one_chunk(events: Sequence[bytes]) -> AsyncIterator[tuple[Sequence[bytes], Sequence[int]]]:
     yield events, range(1, len(events) + 1)
 
 
 def _ignore(_reason: str) -> None:
-    """Whoever relays tells it when the deadline is over."""
+    """Ignore the reason: the relay reports it after the deadline."""

@@ -1,4 +1,4 @@
-"""What a client raises: a refusal is for people to mend, a missing acknowledgement for another try."""
+"""Errors of clients: a person must fix a refusal; an unacknowledged event can be published again."""
 
 from __future__ import annotations
 

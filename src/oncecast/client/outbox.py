@@ -1,6 +1,6 @@
-"""Events on their way to the producer: one side adds, one sender or a few take batches of whatever has gathered.
+"""A queue of events on their way to the producer: one side adds events, one or more senders take batches.
 
-Nothing lingers: a lone event is taken at once, and while requests are under way the next batch gathers.
+A single event is taken at once. While requests are in flight, the next batch accumulates.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from oncecast.core.event import Event, encode, new_id
 
 @dataclass(frozen=True, slots=True)
 class SendBatch:
-    """Events as JSON objects, and the number of each in what the caller gave: its place, or its line."""
+    """Events as JSON objects, and the number of each in the caller's input: its position or line."""
 
     events: list[bytes]
     numbers: Sequence[int]
 
     @property
     def body(self) -> bytes:
-        """The JSON array that is posted."""
+        """Return the JSON array to post."""
         return b"[" + b",".join(self.events) + b"]"
 
 
 class SendQueue:
-    """Holds up to `events_max` events or `bytes_max` bytes, and what was added last beyond that."""
+    """Holds up to `events_max` events or `bytes_max` bytes; the last addition may exceed that."""
 
     __slots__ = ("_bytes", "_bytes_max", "_ended", "_events", "_events_max", "_filled", "_numbers", "_room")
 
@@ -67,12 +67,12 @@ class SendQueue:
         return batch
 
     def end(self) -> None:
-        """No more will be added; what is there can still be taken."""
+        """End the queue: its events can still be taken."""
         self._ended = True
         self._filled.set()
 
     def drop(self) -> None:
-        """No more will be added, and what is there will not be sent."""
+        """End the queue and discard its events."""
         self._events.clear()
         self._numbers.clear()
         self._bytes = 0
@@ -90,15 +90,15 @@ class SendQueue:
 
 
 def that_fit(events: Sequence[bytes], bytes_max: int) -> int:
-    """How many of the first events make up at most `bytes_max` together; one, if it is larger by itself."""
+    """Return how many of the first events fit into `bytes_max`; at least one."""
     fit = sum(size <= bytes_max for size in accumulate(len(event) + 1 for event in events))
     return max(fit, min(1, len(events)))
 
 
 def encode_event(event: Event | Mapping[str, Any]) -> bytes:
-    """The JSON of an event, always with an id, so that sending these bytes again is sending the same event.
+    """Return the JSON of an event, always with an id, so that these bytes can be sent again safely.
 
-    Raises TypeError for anything that is no event, or holds what has no JSON form.
+    Raises TypeError for a value that is not an event or cannot be encoded.
     """
     if isinstance(event, Event):
         return event.to_json()
@@ -111,10 +111,10 @@ def encode_event(event: Event | Mapping[str, Any]) -> bytes:
     try:
         return encode(event)
     except TypeError as error:
-        raise TypeError(f"the event {event['id']!r} has no JSON form: {error}") from None
+        raise TypeError(f"the event {event['id']!r} cannot be encoded as JSON: {error}") from None
 
 
 def check_several(events: object) -> None:
-    """Raise TypeError for what is no iterable of events, though some of it can be iterated over."""
+    """Raise TypeError unless `events` is an iterable of events, and not, say, one event or text."""
     if isinstance(events, Event | Mapping | str | bytes):
         raise TypeError(f"publish_many takes an iterable of events, not {type(events).__name__}: publish takes one")

@@ -1,8 +1,8 @@
-"""The publisher: brings events to a producer until each is acknowledged, refused, or out of time.
+"""The publisher: sends events to a producer until each is acknowledged, refused, or out of time.
 
-Every event has its id before it is first sent and is always sent as the same bytes, so that a retry after a
-lost answer is the same event. `courier` sends and repeats, `outbox` gathers the events of one iterable, `singles`
-those that come one by one.
+Every event gets its id before it is first sent and is always sent as the same bytes, so that a retry after a lost
+answer is the same event. `transport` sends and retries, `outbox` queues the events of one iterable, `singles` those
+of single `publish` calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from oncecast.core.event import Cursor, Event
 
 CHUNK_EVENTS = 100
 CHUNK_BYTES = 1024 * 1024
-"""So much of a plain iterable is encoded before any more is asked for."""
+"""The size to which a plain iterable is encoded before the next events are read."""
 REQUEST_TIMES = RequestTimes()
 
 _log = logging.getLogger("oncecast.publisher")
@@ -98,7 +98,7 @@ class Publisher:
         return transport, singles
 
     def _bind(self) -> None:
-        """Make new connections for a new event loop: those of one that has ended are of no use."""
+        """Make new connections for a new event loop: those of an ended loop are unusable."""
         if self._closed:
             raise PublisherClosed
         loop = asyncio.get_running_loop()
@@ -202,7 +202,7 @@ class Publisher:
                 for _ in range(1 if in_order else self._requests_max):
                     group.create_task(send())
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # what the caller's own iterable raised
+            raise errors.exceptions[0] from None  # the error of the caller's iterable
         if failure is not None:
             failure.accepted = accepted
             raise failure

@@ -1,7 +1,7 @@
-"""Events that are published one by one, by many tasks at a time: they share requests.
+"""Events that many tasks publish one by one: they share requests.
 
-An event goes at once, alone; while `requests_max` requests are under way the next ones gather. Each has its own
-outcome: one that is refused is taken out, and its company is sent again without it.
+A single event is sent at once. While `requests_max` requests are in flight, the next events accumulate. Each event
+has its own outcome: a refused event is removed, and the other events of its request are sent again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Single:
 
 
 class Singles:
-    """Takes events, and gives each its cursor or its own error."""
+    """Publishes single events; each gets its own cursor or error."""
 
     def __init__(
         self, transport: HttpTransport, *, deadline_s: float, events_max: int, bytes_max: int, requests_max: int
@@ -42,9 +42,9 @@ class Singles:
         self._closed = False
 
     async def publish(self, event: bytes) -> Cursor:
-        """Its place, once it is on disk. Raises PublishRefused, NotAcknowledged, PublisherClosed.
+        """Return the event's cursor once it is on disk. Raises PublishRefused, NotAcknowledged, PublisherClosed.
 
-        Cancelled, it is not sent any more if it has not been.
+        An event whose call is cancelled before it is sent is not sent.
         """
         if self._closed:
             raise PublisherClosed
@@ -55,13 +55,13 @@ class Singles:
             async with asyncio.timeout(self._deadline_s):
                 return await single.outcome
         except (TimeoutError, asyncio.CancelledError) as error:
-            self._forsake(single)
+            self._abandon(single)
             if isinstance(error, TimeoutError):
                 raise NotAcknowledged(self._transport.reason, deadline_s=self._deadline_s) from None
             raise
 
     async def aclose(self) -> None:
-        """End what is under way; whoever waits raises PublisherClosed."""
+        """Cancel the requests in flight; waiting calls raise PublisherClosed."""
         self._closed = True
         waiting = [*self._waiting, *(single for singles in self._under_way.values() for single in singles)]
         self._waiting.clear()
@@ -84,9 +84,9 @@ class Singles:
         error = None if delivery.cancelled() else delivery.exception()
         for single in self._under_way.pop(delivery):
             if error is not None:
-                _fail(single, error)  # nothing that we know of: it reaches the caller as it is
+                _fail(single, error)  # an unexpected error reaches the caller unchanged
             else:
-                single.outcome.cancel()  # does nothing where there is one, as there is unless the loop is ending
+                single.outcome.cancel()  # no outcome only if the loop is ending; otherwise this does nothing
         if not self._closed:
             self._begin()
 
@@ -100,38 +100,38 @@ class Singles:
         self._waiting.extendleft(reversed(singles[fit:]))
         return singles[:fit]
 
-    def _forsake(self, single: _Single) -> None:
-        """Nobody waits for it any more. A request that nobody at all waits for is not worth going on with."""
+    def _abandon(self, single: _Single) -> None:
+        """Cancel the request of an abandoned event, if no other event of it is awaited."""
         delivery = single.delivery
         if delivery is not None and all(other.outcome.done() for other in self._under_way.get(delivery, ())):
             delivery.cancel()
 
     async def _deliver(self, singles: list[_Single]) -> None:
-        """Give each of them its outcome."""
+        """Send the events until each has an outcome."""
         while singles:
             batch = SendBatch([single.event for single in singles], range(1, len(singles) + 1))
             try:
                 accepted = await self._transport.deliver(batch)
                 cursors = accepted.cursors()
             except PublishRefused as refused:
-                singles = await self._take_out(refused, singles)
+                singles = await self._without_refused(refused, singles)
             except (NotAcknowledged, PublisherClosed) as error:
                 return _fail_all(singles, error)
             except (ValueError, msgspec.MsgspecError):
-                unreadable = PublishRefused("the acknowledgement names no cursor", status=202, accepted=1)
+                unreadable = PublishRefused("the acknowledgement has no valid cursor", status=202, accepted=1)
                 return _fail_all(singles, unreadable)
             else:
                 return _succeed(singles, cursors)
         return None
 
-    async def _take_out(self, refused: PublishRefused, singles: list[_Single]) -> list[_Single]:
-        """Those that are to be sent again, without whoever the refusal is of."""
+    async def _without_refused(self, refused: PublishRefused, singles: list[_Single]) -> list[_Single]:
+        """Fail the refused event, and return the events to send again."""
         if refused.position is not None:
             at = refused.position - 1
-            refused.position = 1  # of the one event of its call
+            refused.position = 1  # the only event of its call
             _fail(singles[at], refused)
             return singles[:at] + singles[at + 1 :]
-        if refused.status in ABOUT_THE_BODY and len(singles) > 1:  # too large together, perhaps
+        if refused.status in ABOUT_THE_BODY and len(singles) > 1:  # perhaps they are too large only together
             half = len(singles) // 2
             await self._deliver(singles[:half])
             return singles[half:]
@@ -152,4 +152,4 @@ def _fail(single: _Single, error: BaseException) -> None:
 
 def _fail_all(singles: list[_Single], error: Exception) -> None:
     for single in singles:
-        _fail(single, copy.copy(error))  # a traceback each
+        _fail(single, copy.copy(error))  # each needs its own traceback

@@ -1,6 +1,6 @@
-"""Following a producer's broadcast from a chosen place, connected again for ever, resumed where it broke off.
+"""Follow a producer's broadcast from a chosen place; reconnect after each failure, and resume at the last event.
 
-Speaks `oncecast.v1`, whose frames carry offsets, as a reader without a group: nothing is kept for it.
+Uses `oncecast.v1`, whose frames carry offsets, as a reader without a group: the producer keeps no events for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from oncecast.core.wire import (
 )
 
 DEADLINE_S = 10.0
-"""Of the hand-shake, of each write, and of a pong."""
+"""The deadline of the handshake, of each write, and of a pong."""
 PING_INTERVAL_S = 5.0
 RECONNECT = Backoff(base_s=0.5, max_s=15.0)
 CREDIT_BYTES = 4 * 1024 * 1024
@@ -49,7 +49,7 @@ OnDisconnect = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class BroadcastEvent:
-    """An event as it was broadcast: its place, when the journal took it (Unix time in µs), its JSON."""
+    """A broadcast event: its cursor, when it was written to the journal (Unix time in µs), and its JSON."""
 
     cursor: Cursor
     at_us: int
@@ -57,16 +57,16 @@ class BroadcastEvent:
 
     @property
     def event(self) -> Event:
-        """The event itself."""
+        """Return the decoded event."""
         return Event.from_json(self.raw)
 
 
 class Tail:
     """An endless `async for` over the broadcast of the producer at `url`.
 
-    It begins after the cursor `after`, or at the earliest event kept, or with the next event. A broken
-    connection is told to `on_disconnect(reason, delay_s)` and made again. Events may come again when the
-    producer's journal was restored from a backup. Raises ProducerRefused when trying again cannot help.
+    It begins after the cursor `after`, or at the earliest event kept, or with the next event. After a broken
+    connection it calls `on_disconnect(reason, delay_s)` and reconnects. Events may come again if the producer's
+    journal was restored from a backup. Raises ProducerRefused when a retry cannot help.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Tail:
                 raise ProducerRefused(f"{self._shown}: {self._why(error)}") from None
             except (OSError, WebSocketException, EOFError) as error:
                 reason = self._why(error)
-            # The wait grows until a connection has brought an event, or has lasted.
+            # The delay grows until a connection has received an event or has lasted.
             has_lasted = self._clock.monotonic_s() - began_s >= 2 * self._backoff.max_s
             attempt = 2 if has_lasted else attempt + 1
             delay_s = self._backoff.delay_s(attempt, self._clock.random())
@@ -154,7 +154,7 @@ class Tail:
             await connection.send(encode(resume), text=True)
 
     async def _read(self, connection: ClientConnection) -> AsyncIterator[BroadcastEvent]:
-        """Events until the connection ends, in order; each frame's credit goes back when it was consumed."""
+        """Yield events in order until the connection ends; return the credit of each consumed frame."""
         while True:
             text = await connection.recv(decode=False)
             frame = self._decode(text)
@@ -162,7 +162,7 @@ class Tail:
                 self._after = self._cursor(frame.last)
                 frame = Events(offset=frame.first, at=0, events=[])
             if not isinstance(frame, Events):
-                raise ProducerRefused(f"{self._shown} sent a {type(frame).__name__} where events were due")
+                raise ProducerRefused(f"{self._shown} sent a {type(frame).__name__} instead of events")
             for offset, raw in enumerate(frame.events, frame.offset):
                 if self._after is None or offset > self._after.offset:
                     self._after = self._cursor(offset)
@@ -177,5 +177,5 @@ class Tail:
         try:
             frame: ServerFrame = decode_server_frame(text)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise ProducerRefused(f"{self._shown} sent a frame that cannot be read: {error}") from None
+            raise ProducerRefused(f"{self._shown} sent an invalid frame: {error}") from None
         return frame

@@ -1,7 +1,7 @@
-"""The publisher for code without an event loop: the same one, on a loop in a thread of its own.
+"""The publisher for code without an event loop: a `Publisher` on an event loop in its own thread.
 
-The thread begins with the first call, not with the object: a web server may make the object, and fork its workers
-afterwards. A forked process begins anew, with a thread and connections of its own.
+The thread starts with the first call, so that a web server may create the object before it forks its workers.
+A forked process starts its own thread and connections.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SyncPublisher:
         self._closed = False
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
-        self._publisher: Publisher | None = make()  # already here, so that a wrong address is told at once
+        self._publisher: Publisher | None = make()  # created here, to report an invalid address at once
         _all.add(self)
 
     def __enter__(self) -> Self:
@@ -98,12 +98,12 @@ class SyncPublisher:
         """
         check_several(events)
         handover = _Handover()
-        publishing = self._submit(lambda publisher: publisher.publish_json(handover.taken(), in_order=in_order))
+        publishing = self._submit(lambda publisher: publisher.publish_json(handover.chunks(), in_order=in_order))
         publishing.add_done_callback(lambda _: handover.end())
         try:
             for event in events:
                 if not handover.give(encode_event(event)):
-                    break  # it has failed; the result tells why
+                    break  # publishing failed: the result has the error
         except BaseException:
             publishing.cancel()
             raise
@@ -127,22 +127,22 @@ class SyncPublisher:
                 self._publisher = self._make()
             if self._thread is None:
                 self._thread = _LoopThread()
-                # Whoever forgets to close it shall leave no thread behind.
+                # End the thread if the object is garbage-collected without `close`.
                 self._end_thread = weakref.finalize(self, self._thread.end, self._publisher)
                 self._end_thread.atexit = False
             return self._thread.submit(work(self._publisher))
 
-    def _begin_anew(self) -> None:
-        """In a forked child: what the parent has is never to be touched, since closing it would reach into there."""
+    def _reset_after_fork(self) -> None:
+        """Reset in a forked child. Never touch the parent's objects: closing them would affect the parent."""
         if self._thread is not None:
             self._end_thread.detach()
             _of_the_parent.append((self._thread, self._publisher))
-        self._lock = threading.Lock()  # a thread that is not here may have held the other one
+        self._lock = threading.Lock()  # a thread that was not forked may hold the old lock
         self._thread = self._publisher = None
 
 
 class _LoopThread:
-    """An event loop in a daemon thread: it does not keep the process from ending."""
+    """An event loop in a daemon thread, which does not keep the process alive."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -150,15 +150,15 @@ class _LoopThread:
         self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, ResultT]) -> Future[ResultT]:
-        """Have the loop do it."""
+        """Run `work` on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def end(self, publisher: Publisher) -> None:
-        """Close the publisher, cancel what else is under way, and end. Does not wait."""
+        """Close the publisher, cancel other work, and end the loop. Does not wait."""
         self.submit(self._end(publisher))
 
     def join(self) -> None:
-        """Wait for its end, within reason."""
+        """Wait until the thread has ended, at most a little longer than CLOSE_DEADLINE_S."""
         self._thread.join(CLOSE_DEADLINE_S + 1.0)
 
     async def _end(self, publisher: Publisher) -> None:
@@ -174,55 +174,55 @@ class _LoopThread:
 
 
 class _Handover:
-    """Events on their way from the caller's thread to the loop: a batch is whatever has gathered."""
+    """Passes events from the caller's thread to the loop; a batch is all events that have accumulated."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._gathered: list[bytes] = []
+        self._pending: list[bytes] = []
         self._bytes = 0
         self._ended = False
         self._wake: Callable[[], object] | None = None
-        """Has the loop look, while it waits."""
+        """Wakes the loop while it waits."""
 
     def give(self, event: bytes) -> bool:
-        """Add an event, waiting for room; False if it is wanted no more."""
+        """Wait for room and add an event; return False if publishing has ended."""
         with self._changed:
-            while not self._ended and (len(self._gathered) >= CHUNK_EVENTS or self._bytes >= CHUNK_BYTES):
+            while not self._ended and (len(self._pending) >= CHUNK_EVENTS or self._bytes >= CHUNK_BYTES):
                 self._changed.wait()
             if self._ended:
                 return False
-            self._gathered.append(event)
+            self._pending.append(event)
             self._bytes += len(event)
-            self._look()
+            self._wake_loop()
             return True
 
     def end(self) -> None:
-        """There will be no more, or no more is wanted."""
+        """End the iteration, from either side."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-            self._look()
+            self._wake_loop()
 
-    def _look(self) -> None:
+    def _wake_loop(self) -> None:
         wake, self._wake = self._wake, None
         if wake is not None:
             wake()
 
-    async def taken(self) -> AsyncIterator[tuple[list[bytes], range]]:
-        """On the loop: what has gathered, again and again, and the events' places from 1."""
+    async def chunks(self) -> AsyncIterator[tuple[list[bytes], range]]:
+        """Yield the accumulated events and their positions from 1. Runs on the loop."""
         loop = asyncio.get_running_loop()
         first = 1
         while True:
             filled = asyncio.Event()
             with self._changed:
-                gathered, self._gathered, self._bytes = self._gathered, [], 0
-                if not gathered and not self._ended:
+                pending, self._pending, self._bytes = self._pending, [], 0
+                if not pending and not self._ended:
                     self._wake = partial(loop.call_soon_threadsafe, filled.set)
                 self._changed.notify_all()
                 ended = self._ended
-            if gathered:
-                yield gathered, range(first, first + len(gathered))
-                first += len(gathered)
+            if pending:
+                yield pending, range(first, first + len(pending))
+                first += len(pending)
             elif ended:
                 return
             else:
@@ -230,7 +230,7 @@ class _Handover:
 
 
 def _result(future: Future[ResultT]) -> ResultT:
-    """Wait for it; whoever is interrupted meanwhile (Ctrl-C) has it cancelled."""
+    """Wait for the result; an interruption (Ctrl-C) cancels the work."""
     try:
         return future.result()
     except CancelledError:
@@ -246,7 +246,7 @@ _of_the_parent: list[object] = []
 
 def _after_fork_in_child() -> None:
     for publisher in list(_all):
-        publisher._begin_anew()
+        publisher._reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

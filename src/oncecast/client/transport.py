@@ -1,7 +1,7 @@
-"""Brings batches to one producer, each until it is acknowledged, refused, or out of time.
+"""Send batches to one producer, each until it is acknowledged, refused, or out of time.
 
 A batch is always sent as the same bytes, ids included, so that a retry after a lost answer is the same events.
-What an answer means is decided in `answers`.
+`answers` interprets the producer's answers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CONNECTIONS_MAX = 32
 DEFAULT_ID_AT = ("/id",)
 TOO_LARGE = 413
 ABOUT_THE_BODY = frozenset((400, TOO_LARGE, 422))
-"""Refusals with these statuses are of what was sent; others would be given to any event."""
+"""Refusals with these statuses concern the sent events; others would meet any event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTimes:
-    """How long one request may take, and the waits between requests that fail."""
+    """The deadline of one request, and the back-off between failed requests."""
 
     deadline_s: float = 10.0
     retry: Backoff = Backoff(base_s=0.2, max_s=5.0)
@@ -63,7 +63,7 @@ class HttpTransport:
         self._times = times
         self._deadline_s = deadline_s
         self._on_trouble = on_trouble
-        self._has_key = not id_at  # with it, an event without an id at that place would get another one unseen
+        self._has_key = not id_at  # a key would silently give another id to an event without an id at `id_at`
         self._trouble = ""
         self._closed = False
         self._http = httpx2.AsyncClient(
@@ -72,16 +72,16 @@ class HttpTransport:
             timeout=httpx2.Timeout(times.deadline_s, connect=CONNECT_DEADLINE_S),
             limits=httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
         )
-        # Requests that wait in httpx2's own pool cost it time for each other one, and count as failed tries.
-        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)
+        # Requests that wait in httpx2's pool slow down all others, and count as failed attempts.
+        self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
 
     @property
     def reason(self) -> str:
-        """Why something may not have come through yet."""
+        """Return why a request may not be answered yet."""
         return self._trouble or f"{self._shown} does not answer"
 
     async def aclose(self) -> None:
-        """Close the connections; who is under way raises PublisherClosed."""
+        """Close the connections; requests in flight raise PublisherClosed."""
         self._closed = True
         await self._http.aclose()
 
@@ -89,7 +89,7 @@ class HttpTransport:
         """Post the batch until it is acknowledged. Raises PublishRefused, NotAcknowledged, PublisherClosed."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._deadline_s
-        # The ids are in the events; the key serves those whose `id` is nothing that a producer takes for one.
+        # The ids are in the events; the key is for events whose `id` is not valid as an id.
         headers = {"Idempotency-Key": new_id()} if self._has_key else {}
         body = batch.body
         attempt, reason = 1, ""
@@ -103,7 +103,7 @@ class HttpTransport:
                 case Later() as later:
                     attempt += 1
                     if not reason or loop.time() < deadline_s:
-                        reason = later.reason  # else our own deadline cut this try short: not the producer's fault
+                        reason = later.reason  # otherwise the caller's deadline ended this attempt, not the producer
                     self._note(reason)
                     pause_s = max(self._times.retry.delay_s(attempt, self._clock.random()), later.wait_s)
                     if loop.time() + pause_s >= deadline_s:
@@ -114,10 +114,10 @@ class HttpTransport:
         self, body: bytes, headers: dict[str, str], sent: int, deadline_s: float
     ) -> Acknowledged | Refusal | Later:
         try:
-            async with asyncio.timeout_at(deadline_s) as patience, self._turns:
+            async with asyncio.timeout_at(deadline_s) as deadline, self._slots:
                 if self._closed:
                     raise PublisherClosed
-                patience.reschedule(min(deadline_s, asyncio.get_running_loop().time() + self._times.deadline_s))
+                deadline.reschedule(min(deadline_s, asyncio.get_running_loop().time() + self._times.deadline_s))
                 answer = await self._http.post(self._url, content=body, headers=headers)
         except TimeoutError:
             return Later(f"{self._shown} does not answer{self._through}")
@@ -148,7 +148,7 @@ class HttpTransport:
 
 
 def _first_unreadable(events: Sequence[bytes]) -> int | None:
-    """The event that spoilt the JSON of the whole request, which the producer then could not tell apart."""
+    """Return the index of the event whose invalid JSON made the whole request unreadable."""
     for index, event in enumerate(events):
         try:
             msgspec.json.decode(event)

@@ -1,4 +1,4 @@
-"""The journal's file: tables, rows, checksums, and what an opening does. Synchronous; one process at a time.
+"""The journal's file: tables, rows, checksums, and the start of an epoch. Synchronous; for one process at a time.
 
 SQLite with a write-ahead log and `synchronous=FULL`: a commit that has returned is on disk.
 """
@@ -20,7 +20,7 @@ from oncecast.core.wire import Epoch
 FORMAT = 1
 BUSY_TIMEOUT_MS = 5_000
 COUNT_MAX = 1_000_000
-"""No row of ours has more events."""
+"""No row that Oncecast wrote has more events."""
 _SCHEMA = """
 create table meta (format integer not null, name text not null);
 create table epochs (first_offset integer not null, epoch text not null unique);
@@ -39,7 +39,7 @@ _RETIRE_MAX_BATCHES = 1_000
 
 
 class Extent(NamedTuple):
-    """What a journal holds: its name and secret, openings, and offsets (`last == first - 1` while it is empty)."""
+    """The contents of a journal: name, secret, epochs and offsets (`last == first - 1` if it is empty)."""
 
     name: str
     key: str
@@ -51,9 +51,9 @@ class Extent(NamedTuple):
 
 
 def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
-    """Connect to the journal's file, which exists.
+    """Connect to the journal's file, which must exist.
 
-    Nothing here opens and closes the file by itself: that would end SQLite's locks in this process.
+    This module never opens and closes the file by other means, which would release SQLite's locks in this process.
     """
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     connection = apsw.Connection(str(path), flags=flags)
@@ -69,13 +69,13 @@ def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
 def begin_epoch(connection: apsw.Connection, path: Path, clock: Clock) -> Extent:
     """Open the journal: check its end, draw a new epoch and record it durably.
 
-    Raises StartError for a file of another kind, JournalCorrupt if the newest rows are not what was written.
+    Raises StartError for a file of another kind, JournalCorrupt if the newest rows are damaged.
     """
     _empty_log(connection, path)
     with connection:
         if not connection.execute("select 1 from sqlite_master where name = 'meta'").get:
             if connection.execute("select 1 from sqlite_master").get:
-                raise StartError(f"{path} is a database, but no journal")
+                raise StartError(f"{path} is a database, but not a journal")
             connection.execute(_SCHEMA)
             connection.execute("insert into meta values (?, ?)", (FORMAT, clock.new_token(8)))
         format_, name = connection.execute("select format, name from meta").get
@@ -99,20 +99,20 @@ def begin_epoch(connection: apsw.Connection, path: Path, clock: Clock) -> Extent
 
 
 def _empty_log(connection: apsw.Connection, path: Path) -> None:
-    """Have the write-ahead log copied into the database, and begun anew.
+    """Copy the write-ahead log into the database, and truncate it.
 
-    After a sync that failed, the system may hold pages of the log for written that are not on disk. Whatever
-    is appended behind such a hole goes with it at the next power cut, synced or not.
+    After a failed sync, the system may take pages of the log for written that are not on disk. A power cut would
+    then also lose everything that is appended after them, synced or not.
     """
     busy, *_ = connection.execute("pragma wal_checkpoint(truncate)").get
     if busy:
-        raise JournalUnavailable(f"the journal {path} is being read; it is checked again in a moment")
+        raise JournalUnavailable(f"the journal {path} is being read by another process; it is checked again soon")
 
 
 def _bounds(connection: apsw.Connection) -> tuple[int, int]:
     first = connection.execute("select min(first_offset) from batches").get
     if first is None:
-        # Everything was retired, or nothing was ever written: offsets go on where the openings say.
+        # Everything was retired, or nothing was ever written: offsets continue from the newest epoch.
         begun = connection.execute("select max(first_offset) from epochs").get or 1
         return begun, begun - 1
     newest_first = connection.execute("select max(first_offset) from batches").get
@@ -121,31 +121,31 @@ def _bounds(connection: apsw.Connection) -> tuple[int, int]:
 
 
 def write(connection: apsw.Connection, batches: Sequence[JournalBatch]) -> None:
-    """Write these in one durable transaction; a single row, as it nearly always is, by one call into SQLite."""
+    """Write `batches` in one durable transaction; one row, the usual case, takes one call into SQLite."""
     insert = "insert into batches values (?, ?, ?, ?, ?)"
     rows = [(b.first_offset, b.count, b.at_us, checksum(b), b.body) for b in batches]
     if len(rows) == 1:
-        connection.execute(insert, rows[0])  # a transaction of its own; each further call may wait for Python's lock
+        connection.execute(insert, rows[0])  # its own transaction; each further call may wait for Python's lock
         return
     with connection:
         connection.executemany(insert, rows)
 
 
 def used_bytes(connection: apsw.Connection) -> int:
-    """What is in use of the file; what was retired is used again before it grows."""
+    """Return the bytes in use; the file reuses space of retired batches before it grows."""
     pages = int(connection.execute("pragma page_count").get) - int(connection.execute("pragma freelist_count").get)
     return pages * int(connection.execute("pragma page_size").get)
 
 
 def keep_groups(connection: apsw.Connection, groups: Sequence[KnownGroup]) -> None:
-    """Remember these, in one durable transaction."""
+    """Save `groups` in one durable transaction."""
     rows = [(group.name, group.saved, group.unseen_s, group.forgotten) for group in groups]
     with connection:
         connection.executemany("insert or replace into groups values (?, ?, ?, ?)", rows)
 
 
 def retire(connection: apsw.Connection, upto: int, *, before_us: int, keep_bytes: int) -> tuple[int, int, bool]:
-    """Delete some of the oldest batches, see Journal; the first offset left, the bytes used, and whether to go on."""
+    """Delete some of the oldest batches; return the first offset left, the bytes used, and whether to continue."""
     surplus_bytes = used_bytes(connection) - keep_bytes
     query = (
         "select first_offset + count - 1, at, length(body) from batches"
@@ -164,14 +164,14 @@ def retire(connection: apsw.Connection, upto: int, *, before_us: int, keep_bytes
 
 
 def read(connection: apsw.Connection, after: int) -> Iterator[JournalBatch]:
-    """Batches from the one that holds offset `after` or the next one on; raises JournalCorrupt."""
+    """Yield the batches that hold offsets after `after`, in order; raises JournalCorrupt."""
     begin = connection.execute("select max(first_offset) from batches where first_offset <= ?", (after + 1,)).get
     query = "select first_offset, count, at, body, crc from batches where first_offset >= ? order by first_offset"
     expected: int | None = None
     for first, count, at_us, body, crc in connection.execute(query, (begin or 0,)):
         if not _is_whole(first, count, at_us, body, crc):
             last = _claimed_last(first, count)
-            if last <= after:  # nobody asks for it; nor does it tell where the next one begins
+            if last <= after:  # before the requested offsets, and its end cannot be trusted
                 continue
             raise JournalCorrupt(f"the journal's offsets {first} to {last} fail their checksum", last)
         batch = JournalBatch(first, count, at_us, body)
@@ -183,14 +183,14 @@ def read(connection: apsw.Connection, after: int) -> Iterator[JournalBatch]:
 
 
 class Damage(NamedTuple):
-    """Offsets `first` to `last` cannot be read: their rows are missing, or not what was written."""
+    """Offsets `first` to `last` cannot be read: their rows are missing or fail their checksum."""
 
     first: int
     last: int
 
 
 def damages(connection: apsw.Connection) -> Iterator[Damage]:
-    """Look at every row, oldest first; a damaged one's own word is taken for its end only where none follows."""
+    """Check every row, oldest first. The end that a damaged row claims counts only if no row follows it."""
     due: int | None = None
     doubtful_last: int | None = None
     query = "select first_offset, count, at, body, crc from batches order by first_offset"
@@ -207,7 +207,7 @@ def damages(connection: apsw.Connection) -> Iterator[Damage]:
 
 
 def skip(connection: apsw.Connection, damage: Damage, at_us: int) -> None:
-    """Put a gap where nothing can be read: durably, and for good."""
+    """Replace damaged offsets by a gap, durably and permanently."""
     gap = JournalBatch(damage.first, damage.last - damage.first + 1, at_us, b"[]")
     with connection:
         connection.execute("delete from batches where first_offset between ? and ?", (damage.first, damage.last))
@@ -215,7 +215,7 @@ def skip(connection: apsw.Connection, damage: Damage, at_us: int) -> None:
 
 
 def _claimed_last(first: int, count: object) -> int:
-    """Where a damaged row says that it ends, as far as that can be."""
+    """Return the last offset that a damaged row claims, if that is plausible."""
     return first + count - 1 if isinstance(count, int) and 0 < count <= COUNT_MAX else first
 
 
@@ -226,5 +226,5 @@ def _is_whole(first: int, count: object, at_us: object, body: object, crc: int) 
 
 
 def checksum(batch: JournalBatch) -> int:
-    """Over a row's place and content."""
+    """Return the checksum of a batch's offsets, time and body."""
     return crc32(batch.body, crc32(b"%d:%d:%d:" % (batch.first_offset, batch.count, batch.at_us)))

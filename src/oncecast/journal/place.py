@@ -1,7 +1,7 @@
-"""The place of a journal's files: locked for one process, and compared with what is open.
+"""The place of a journal's files: locks them for one process, and checks that they are still the open ones.
 
-SQLite finds `-wal` and `-shm` by the name of the file. A second name of the same file would lead to another
-write-ahead log, so a journal has exactly one name.
+SQLite finds `-wal` and `-shm` by the name of the file. A second name of the same file would have its own
+write-ahead log, so a journal must have exactly one name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from oncecast.core.errors import JournalMisplaced, StartError
 
 LOCKED_BYTE = 2**62
-"""Neither SQLite nor anybody else reads, writes or locks that far."""
+"""An offset far beyond everything that SQLite reads, writes or locks."""
 _WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCKED_BYTE, 1, 0)
 """A `struct flock`."""
 
@@ -24,8 +24,8 @@ _WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCKED_BYTE, 1,
 class JournalPlace:
     """The file at `path`, locked for this process until `close`.
 
-    The lock belongs to the file (device and inode), not to one of its names or to one descriptor of SQLite: SQLite's
-    own locks are per process, and end when any descriptor of the file is closed. Raises StartError.
+    The lock belongs to the file (device and inode), not to a name or a descriptor of SQLite. SQLite's own locks are
+    per process, and end when any descriptor of the file is closed. Raises StartError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class JournalPlace:
         try:
             if sys.platform == "linux":
                 fcntl.fcntl(self._descriptors[0], fcntl.F_OFD_SETLK, _WRITE_LOCK)
-            else:  # macOS lets flock and the locks of SQLite exclude each other, so a file next to it is locked
+            else:  # on macOS, flock and SQLite's locks exclude each other: lock a file next to it
                 self._open(f"{os.path.realpath(path)}.lock")
                 fcntl.flock(self._descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -70,7 +70,7 @@ class JournalPlace:
             raise StartError(str(error)) from None
 
     def opened(self) -> None:
-        """SQLite has opened its files: from now on `check` looks for these."""
+        """Record the files that SQLite has opened, for `check`."""
         self.check_file()
         real = os.path.realpath(self._path)
         for name in (f"{real}-wal", f"{real}-shm"):
@@ -82,18 +82,18 @@ class JournalPlace:
         _check(self._path, str(self._path), self._open_files[str(self._path)])
 
     def check(self) -> None:
-        """Raise JournalMisplaced unless every file of the journal that is open is still at its place."""
+        """Raise JournalMisplaced unless every open file of the journal is still at its place."""
         for name, identity in self._open_files.items():
             _check(self._path, name, identity)
 
     def close(self) -> None:
-        """Release the lock; only after SQLite has closed the file, whose own locks end with this descriptor."""
+        """Release the lock. Call it only after SQLite has closed the file, because this also ends SQLite's locks."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
 
 def check_only_name(path: Path) -> None:
-    """Raise StartError unless the file at `path` has no other name; OSError where there is none."""
+    """Raise StartError if the file at `path` has another name; OSError if it does not exist."""
     if (names := path.stat().st_nlink) > 1:
         raise StartError(
             f"the journal {path} has {names} names (hard links), and SQLite finds its write-ahead log by the name:"
@@ -124,7 +124,7 @@ def _identity(name: str) -> tuple[int, int]:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether the file `path` itself is mounted, as containers do with a single file (Linux)."""
+    """Return whether the file `path` itself is mounted, as containers do with a single file (Linux)."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The journal as a service: appends that wait at the same time share one commit of one writer thread."""
+"""The journal as a service: a writer thread commits all waiting appends in one transaction."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ OnCommit = Callable[[Sequence[JournalBatch]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalLimits:
-    """How large frames are, how much may wait for the disk, and how long."""
+    """The size of frames, and the limits of what waits for the disk."""
 
     frame_max_bytes: int = 1024 * 1024
     pending_max_bytes: int = 64 * 1024 * 1024
     append_deadline_s: float = 30.0
     reopen_interval_s: float = 1.0
-    """After a failure, before the file is opened again."""
-    look_interval_s: float = 0.5
-    """While nothing is appended: whether the files are still at their places."""
+    """The wait after a failure before the file is opened again."""
+    check_interval_s: float = 0.5
+    """How often an idle journal checks that its files are still at their places."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,20 +50,20 @@ class _Append:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Upkeep, done by the one who writes."""
+    """A maintenance job for the writing thread."""
 
     run: Callable[[apsw.Connection], Any]
     done: asyncio.Future[Any]
 
 
 class SqliteJournal:
-    """The Journal of `core.ports` in the SQLite file at `path`. Made with `SqliteJournal.open`.
+    """The Journal of `core.ports` in the SQLite file at `path`. Create it with `SqliteJournal.open`.
 
-    A commit that fails refuses its appends; then the file is closed, opened again, checked, and given a new
-    epoch, before anything else is taken: what a failed sync left behind can so never pass for acknowledged.
+    A failed commit refuses its appends. Then the file is closed, opened again, checked, and given a new epoch before
+    the next append, so that remains of a failed sync are never acknowledged.
 
-    After each commit the files must still be at their places. While they are not, every append is refused, and the
-    connections stay open: readers still get what was accepted.
+    After each commit the files must still be at their places. While they are not, every append is refused. The
+    connections stay open, so that readers still get accepted events.
     """
 
     def __init__(self, path: Path, clock: Clock, limits: JournalLimits, emit: Emit) -> None:
@@ -81,10 +81,10 @@ class SqliteJournal:
         self._connection: apsw.Connection | None = None
         self._misplaced = False
         self._reported: str | None = None
-        self._written = 0  # the writing thread's own; `last` follows on the loop
+        self._written = 0  # used by the writing thread only; `last` follows on the loop
         self._reading = ThreadPoolExecutor(1, "journal-read")
         self._reader: apsw.Connection | None = None
-        self._writer = threading.Thread(target=self._write_for_ever, name="journal-write")
+        self._writer = threading.Thread(target=self._write_loop, name="journal-write")
         self.name = ""
         self.key = ""
         self.epochs: list[Epoch] = []
@@ -99,7 +99,7 @@ class SqliteJournal:
     async def open(
         cls, path: Path, clock: Clock, *, limits: JournalLimits = JournalLimits(), emit: Emit
     ) -> SqliteJournal:
-        """Open the journal, made where there is none; raises StartError or JournalUnavailable."""
+        """Open the journal, or create it; raises StartError or JournalUnavailable."""
         journal = cls(path, clock, limits, emit)
         try:
             await asyncio.to_thread(journal._open)
@@ -107,43 +107,43 @@ class SqliteJournal:
         except BaseException as error:
             await journal._abandon()
             if isinstance(error, apsw.Error | OSError):
-                raise _translate(error, path) from error
+                raise _as_unavailable(error, path) from error
             raise
         journal._writer.start()
-        await clock.sleep(0)  # what the opening has told the loop comes first
+        await clock.sleep(0)  # let the loop run the callbacks of `_open` first
         return journal
 
     @property
     def damage(self) -> str | None:
-        """See Journal."""
+        """Return the last damage that a read found, while its offsets are kept."""
         return str(self._damage) if self._damage is not None and self._damage.last >= self.first else None
 
     async def append(self, events: Sequence[bytes]) -> int:
-        """See Journal."""
+        """Append events in one commit, and return the first offset; raises JournalUnavailable."""
         if self._closing:
             raise JournalUnavailable(f"the journal {self._path} is closed")
         size_bytes = sum(map(len, events))
         if self._pending_bytes and self._pending_bytes + size_bytes > self._limits.pending_max_bytes:
-            raise JournalUnavailable("the journal is behind: too much waits for the disk")
+            raise JournalUnavailable("the journal is overloaded: too many bytes wait for the disk")
         append = _Append(events, size_bytes, self._loop.create_future())
         self._pending_bytes += size_bytes
         self._appends.put(append)
         try:
             await asyncio.wait([append.done], timeout=self._limits.append_deadline_s)
             if not append.done.done():
-                # The event loop may be late: then the outcome is queued behind the deadline.
+                # If the event loop is late, the outcome is queued behind the deadline.
                 await self._clock.sleep(0)
             if append.done.done():
                 return append.done.result()
         finally:
-            append.done.cancel()  # nobody waits any more
-        # The commit cannot be taken back: a caller that stops waiting does not know its outcome.
+            append.done.cancel()  # the caller no longer waits
+        # A commit cannot be undone, so its outcome is unknown to a caller that stops waiting.
         raise JournalUnavailable(
-            f"the disk of the journal {self._path} does not answer; whether these events are there is unknown"
+            f"the disk of the journal {self._path} does not respond; whether these events were written is unknown"
         )
 
     async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
-        """See Journal."""
+        """Read batches after an offset; raises JournalUnavailable or JournalCorrupt."""
         if self._closing:
             raise JournalUnavailable(f"the journal {self._path} is closed")
         try:
@@ -155,15 +155,15 @@ class SqliteJournal:
             self._damage = error
             raise
         except TimeoutError:
-            raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
+            raise JournalUnavailable(f"the disk of the journal {self._path} does not respond") from None
 
     async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
-        """See Journal."""
+        """Save groups durably; raises JournalUnavailable."""
         await self._do(partial(file.keep_groups, groups=groups))
         self.groups |= {group.name: group for group in groups}
 
     async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
-        """See Journal. A little at a time, so that appends do not wait for long."""
+        """Delete old batches, a few at a time so that appends do not wait for long."""
         going_on = True
         while going_on:
             self.first, self.used_bytes, going_on = await self._do(
@@ -179,25 +179,25 @@ class SqliteJournal:
             async with asyncio.timeout(self._limits.append_deadline_s):
                 return await job.done
         except TimeoutError:
-            raise JournalUnavailable(f"the disk of the journal {self._path} does not answer") from None
+            raise JournalUnavailable(f"the disk of the journal {self._path} does not respond") from None
 
     def on_commit(self, callback: OnCommit) -> None:
-        """See Journal."""
+        """Call `callback` on the event loop after each commit."""
         self._callbacks.append(callback)
 
     async def close(self) -> None:
-        """Finish what waits, and let go of the file; a second time does nothing."""
+        """Finish waiting work, and close the file. Safe to call twice."""
         if self._closing:
             return
         self._closing = True
         self._appends.put(None)
         await self._loop.run_in_executor(self._reading, self._close_reader)
         self._reading.shutdown()
-        await asyncio.to_thread(self._writer.join)  # the last to close tidies up, and only the writer may
+        await asyncio.to_thread(self._writer.join)  # the writer must close last, because that cleans up
         self._place.close()
 
     async def _abandon(self) -> None:
-        """The opening has failed: nothing runs yet."""
+        """Clean up after a failed open, before the writing thread runs."""
         await self._loop.run_in_executor(self._reading, self._close_reader)
         self._reading.shutdown()
         self._give_up()
@@ -218,7 +218,7 @@ class SqliteJournal:
                     break
         except (apsw.Error, OSError) as error:
             self._close_reader()
-            raise _translate(error, self._path) from error
+            raise _as_unavailable(error, self._path) from error
         except JournalCorrupt:
             if not batches:
                 raise
@@ -230,7 +230,7 @@ class SqliteJournal:
             reader = file.open_file(self._path, read_only=True)
             try:
                 reader.execute("select 1 from batches limit 1").get  # noqa: B018 - opens the log, too
-                self._place.check()  # it is the journal's own file that was opened
+                self._place.check()  # the file just opened is the journal's own
             except BaseException:
                 reader.close()
                 raise
@@ -245,22 +245,22 @@ class SqliteJournal:
 
     # --- the writing thread --------------------------------------------------------------------------------
 
-    def _write_for_ever(self) -> None:
+    def _write_loop(self) -> None:
         stopping = False
         while not stopping:
             try:
                 group, jobs, stopping = self._gather()
             except queue.Empty:
-                self._look()
+                self._check_idle()
                 continue
             if group:
                 try:
                     batches = self._commit(group)
-                except Exception as error:  # whatever it was: the outcome is unknown, so the file is checked first
-                    self._distrust(error)
-                    self._tell(self._refused, group, _translate(error, self._path))
+                except Exception as error:  # after any error the outcome is unknown: check the file first
+                    self._on_failure(error)
+                    self._call_on_loop(self._refused, group, _as_unavailable(error, self._path))
                 else:
-                    self._tell(self._committed, group, batches)
+                    self._call_on_loop(self._committed, group, batches)
             for job in jobs:
                 self._run(job)
         if self._connection is not None:
@@ -268,13 +268,13 @@ class SqliteJournal:
                 self._connection.close()
 
     def _gather(self) -> tuple[list[_Append], list[_Job], bool]:
-        """Wait for something to do, and take with it all that came meanwhile; whether to stop afterwards.
+        """Wait for work, and take everything that is queued; the flag says whether to stop afterwards.
 
-        Raises queue.Empty after `look_interval_s`.
+        Raises queue.Empty after `check_interval_s`.
         """
         group: list[_Append] = []
         jobs: list[_Job] = []
-        item = self._appends.get(timeout=self._limits.look_interval_s)
+        item = self._appends.get(timeout=self._limits.check_interval_s)
         while item is not None:
             if isinstance(item, _Append):
                 group.append(item)
@@ -290,37 +290,37 @@ class SqliteJournal:
         try:
             result = job.run(self._checked())
             self._place.check()
-        except Exception as error:  # as after a commit
-            self._distrust(error)
-            self._tell(_fail, job.done, _translate(error, self._path))
+        except Exception as error:  # as after a failed commit
+            self._on_failure(error)
+            self._call_on_loop(_fail, job.done, _as_unavailable(error, self._path))
         else:
-            self._tell(_succeed, job.done, result)
+            self._call_on_loop(_succeed, job.done, result)
 
-    def _look(self) -> None:
-        """While nothing is appended: notice that the files are gone, or that the journal works again."""
+    def _check_idle(self) -> None:
+        """While idle, notice that the files are gone or that the journal works again."""
         if self._connection is None and self._has_just_failed:
             return
         try:
             self._checked()
             self._place.check()
         except Exception as error:
-            self._distrust(error)
-            reason = _translate(error, self._path)
+            self._on_failure(error)
+            reason = _as_unavailable(error, self._path)
             if str(reason) != self._reported:
-                self._tell(self._refused, [], reason)
+                self._call_on_loop(self._refused, [], reason)
             self._reported = str(reason)
         else:
             self._reported = None
 
     def _checked(self) -> apsw.Connection:
-        """The connection; after a failure it is made anew, and the file checked."""
+        """Return the connection; after a failure, open a new one and check the file."""
         if self._misplaced:
             self._place.check()
-            self._give_up()  # they are there again: what was refused meanwhile may be in them
+            self._give_up()  # the files are back, and may contain refused appends: open them as after a failure
             self._failed_at_s = None
         if self._connection is None:
             if self._has_just_failed:
-                raise JournalUnavailable(f"the journal {self._path} failed and is being checked")
+                raise JournalUnavailable(f"the journal {self._path} failed, and the producer is checking it")
             self._open()
         assert self._connection is not None  # noqa: S101 - _open made it
         return self._connection
@@ -337,7 +337,7 @@ class SqliteJournal:
         events = [event for append in group for event in append.events]
         batches = divide(events, self._written + 1, unix_us(self._clock), self._limits.frame_max_bytes)
         file.write(connection, batches)
-        self._place.check()  # before anybody is answered: a file without its name is gone at the next start
+        self._place.check()  # before the answer: a file without its name would be lost at the next start
         self._written = batches[-1].last_offset
         return batches
 
@@ -351,32 +351,32 @@ class SqliteJournal:
             connection.close()
             raise
         self._connection, self._failed_at_s, self._written = connection, None, extent.last
-        self._tell(self._opened, extent)
+        self._call_on_loop(self._opened, extent)
 
-    def _distrust(self, error: Exception) -> None:
-        """After an error: the connection is of no use, except to read from where the files are gone."""
+    def _on_failure(self, error: Exception) -> None:
+        """Close the connection after an error; keep it open for readers if only the files were moved."""
         if not isinstance(error, JournalMisplaced):
             self._give_up()
         elif not self._misplaced and self._connection is not None:
             self._misplaced = True
-            with contextlib.suppress(apsw.Error, OSError):  # a log without a name: save into the database what it has
+            with contextlib.suppress(apsw.Error, OSError):  # the log may be without a name: copy it to the database
                 self._connection.execute("pragma wal_checkpoint(passive)")
 
     def _give_up(self) -> None:
-        """Trust nothing of this connection any more; refusals meanwhile do not put the check off."""
+        """Close the connection. Further failures do not delay the next attempt to open it."""
         if self._failed_at_s is None or self._is_long_ago(self._failed_at_s):
             self._failed_at_s = self._clock.monotonic_s()
         connection, self._connection, self._misplaced = self._connection, None, False
         if connection is not None:
-            with contextlib.suppress(apsw.Error, OSError):  # it has failed, and may fail at closing too
+            with contextlib.suppress(apsw.Error, OSError):  # after a failure, closing may fail, too
                 connection.close(True)
 
-    def _tell(self, *call: object) -> None:
+    def _call_on_loop(self, *call: object) -> None:
         function, *arguments = call
         try:
             self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
         except RuntimeError:
-            return  # the loop has ended, and with it everybody who could have waited
+            return  # the loop has ended, so no caller waits
 
     # --- back on the loop ----------------------------------------------------------------------------------
 
@@ -406,7 +406,7 @@ class SqliteJournal:
 
 
 def _succeed(done: asyncio.Future[Any], result: object) -> None:
-    if not done.done():  # whoever waited may have given up
+    if not done.done():  # the caller may have stopped waiting
         done.set_result(result)
 
 
@@ -416,7 +416,7 @@ def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
 
 
 def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[JournalBatch]:
-    """Rows of at most `frame_max_bytes`, or one larger event; and of at most FRAME_MAX_EVENTS."""
+    """Divide events into batches of at most `frame_max_bytes` (or one larger event) and FRAME_MAX_EVENTS."""
     batches: list[JournalBatch] = []
     begin = size_bytes = 0
     for index, event in enumerate(events):
@@ -433,9 +433,9 @@ def _batch(events: Sequence[bytes], first_offset: int, at_us: int) -> JournalBat
     return JournalBatch(first_offset, len(events), at_us, b"[" + b",".join(events) + b"]")
 
 
-def _translate(error: BaseException, path: Path) -> JournalUnavailable:
+def _as_unavailable(error: BaseException, path: Path) -> JournalUnavailable:
     if isinstance(error, JournalUnavailable):
         return error
     if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno == 28):
-        return JournalFull(f"no room on the disk of the journal {path}")
+        return JournalFull(f"the disk of the journal {path} is full")
     return JournalUnavailable(f"the journal {path} failed: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Loopback never goes through a proxy; elsewhere an error names the proxy, its variable and the remedy."""
+"""Loopback never uses a proxy; elsewhere an error names the proxy, its variable and the remedy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def everything_set(nothing_set: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("everything_set")
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
-def test_loopback_goes_through_no_proxy_whatever_the_environment_says(host: str) -> None:
+def test_loopback_never_uses_a_proxy(host: str) -> None:
     assert websocket_proxy(f"ws://{host}:8080") is None
     assert websocket_proxy(f"wss://{host}:8080") is None
     assert http_proxy(f"http://{host}:8080") is None
@@ -46,7 +46,7 @@ def test_loopback_goes_through_no_proxy_whatever_the_environment_says(host: str)
 
 
 @pytest.mark.usefixtures("everything_set")
-async def test_a_publisher_and_a_tail_and_a_listener_reach_a_producer_on_this_machine() -> None:
+async def test_clients_reach_a_producer_on_this_machine() -> None:
     with Producer().in_a_thread() as url, SyncPublisher(url) as publisher:
         publisher.publish({"id": "x"})
 
@@ -63,7 +63,7 @@ async def test_a_publisher_and_a_tail_and_a_listener_reach_a_producer_on_this_ma
         assert "HTTP 418" in await lost(f"ws://{address}")
 
 
-def test_no_proxy_and_the_order_of_variables_decide_for_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_and_the_order_of_variables_choose_for_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy:3128")
     monkeypatch.setenv("all_proxy", "proxy:1")
     proxy = websocket_proxy("ws://shop.example")
@@ -90,7 +90,7 @@ async def lost(url: str) -> str:
         ("ws_proxy", "http://u:hunter2@[", ("ws_proxy", "correct or unset")),
     ],
 )
-async def test_a_proxy_that_fails_is_named_with_its_variable_and_without_its_password(
+async def test_a_failing_proxy_is_named_with_its_variable_but_no_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, parts: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -101,7 +101,7 @@ async def test_a_proxy_that_fails_is_named_with_its_variable_and_without_its_pas
 
 
 @pytest.mark.parametrize("value", ["socks5://127.0.0.1:9", "nonsense://u:hunter2@x"])
-def test_a_publisher_says_at_once_which_proxy_cannot_be_used(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_publisher_reports_an_unusable_proxy_at_once(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("ALL_PROXY", value)
     with pytest.raises(ConfigError, match="ALL_PROXY") as caught:
         SyncPublisher("http://producer.example")
@@ -112,13 +112,13 @@ def test_a_publisher_says_at_once_which_proxy_cannot_be_used(monkeypatch: pytest
     ("status", "body", "parts"),
     [
         (401, b'{"detail":"this needs a token"}', ("HTTP 401", "this needs a token", "LISTENER_TOKEN")),
-        (421, b'{"detail":"not one of ours\\n\\u001b[1m"}', ("HTTP 421", "not one of ours", "ALLOWED_HOSTS")),
+        (421, b'{"detail":"not a known host\\n\\u001b[1m"}', ("HTTP 421", "not a known host", "ALLOWED_HOSTS")),
         (404, b"<html>", ("HTTP 404", "check the address")),
         (502, b"", ("HTTP 502", "is not ready")),
         (200, b"hello", ("HTTP 200", "is it a producer?")),
     ],
 )
-async def test_what_was_answered_is_told_with_its_reason_and_the_setting_that_helps(
+async def test_an_error_has_the_answer_and_the_setting_that_helps(
     status: int, body: bytes, parts: tuple[str, ...]
 ) -> None:
     def answer(connection: ServerConnection, request: Request) -> Response:
@@ -134,7 +134,7 @@ async def test_what_was_answered_is_told_with_its_reason_and_the_setting_that_he
     assert reason.isprintable()
 
 
-async def test_tls_towards_a_plaintext_server_is_told() -> None:
+async def test_tls_to_a_plaintext_server_is_reported() -> None:
     async def never(connection: ServerConnection) -> None:
         raise AssertionError
 
@@ -142,14 +142,14 @@ async def test_tls_towards_a_plaintext_server_is_told() -> None:
         assert "use ws://" in await lost(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
 
-async def test_what_speaks_no_http_is_told() -> None:
+async def test_a_server_without_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(5)
 
         def hang_up() -> None:
             connection, _ = server.accept()
             connection.recv(1000)
-            connection.sendall(b"\x15\x03\x03\x00\x02\x02\x16")  # what TLS says to plaintext
+            connection.sendall(b"\x15\x03\x03\x00\x02\x02\x16")  # TLS's answer to plaintext
             connection.close()
 
         thread = threading.Thread(target=hang_up)

@@ -1,4 +1,4 @@
-"""What handlers emit reaches a producer in its order, or it is known which event no producer will take."""
+"""Emitted events reach a producer in order, or the error names the event that no producer accepts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def emitted(*sizes: int) -> list[bytes]:
 
 TOO_LARGE = {"detail": "a request may have 400 bytes; send the events in several"}
 PAGE = b"<html>no</html>"
-"""What a proxy says."""
+"""A proxy's refusal."""
 
 
 def at_most(bytes_max: int, refusal: Answer) -> Answer:
-    """Takes no more at once."""
+    """Refuse larger requests."""
 
     async def answer(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         await (accept if len(request.body) <= bytes_max else refusal)(producer, request, writer)
@@ -50,23 +50,23 @@ def ids(producer: Producer) -> list[int]:
 
 
 @pytest.mark.parametrize("refusal", [refuse(413, TOO_LARGE), refuse(413, PAGE)])
-async def test_events_that_are_too_large_together_are_published_in_halves_and_in_their_order(refusal: Answer) -> None:
+async def test_a_request_that_is_too_large_is_split_in_order(refusal: Answer) -> None:
     async with publishing(*[at_most(300, refusal)] * 20) as (producer, publisher):
         await publisher.publish(emitted(*SIZES))
         assert ids(producer) == [0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("large", range(7))
-async def test_one_that_is_too_large_by_itself_is_named_wherever_it_stands(large: int) -> None:
+async def test_a_single_event_that_is_too_large_is_named(large: int) -> None:
     sizes = [5 if n == large else 1 for n in range(7)]
     async with publishing(*[at_most(400, refuse(413, TOO_LARGE))] * 20) as (producer, publisher):
         with pytest.raises(EmissionRefused) as refused:
             await publisher.publish(emitted(*sizes))
         assert refused.value.index == large
-        assert ids(producer) == list(range(len(producer.acknowledged)))  # none behind it, and none in another order
+        assert ids(producer) == list(range(len(producer.acknowledged)))  # no later event, and no other order
 
 
-async def test_one_that_is_too_large_for_a_proxy_waits_for_another_proxy() -> None:
+async def test_an_event_too_large_for_a_proxy_is_kept() -> None:
     async with publishing(*[at_most(400, refuse(413, PAGE))] * 20) as (producer, publisher):
         with pytest.raises(Unavailable, match="HTTP 413"):
             await publisher.publish(emitted(1, 1, 5, 1))
@@ -88,9 +88,7 @@ FOREIGN_PROBLEM = b'{"type":"https://gateway.example/size","title":"Too large","
     ],
     ids=["a page", "other JSON", "a problem of its own type", "of another answer", "no problem"],
 )
-async def test_what_anything_but_a_producer_says_puts_no_event_aside(
-    status: int, content_type: str, body: bytes
-) -> None:
+async def test_only_a_producer_can_refuse_an_event(status: int, content_type: str, body: bytes) -> None:
     body = body % status if b"%d" in body else body
     refusal = refuse(status, body, f"Content-Type: {content_type}\r\n")
     async with publishing(*[refusal] * 20) as (_producer, publisher):
@@ -101,7 +99,7 @@ async def test_what_anything_but_a_producer_says_puts_no_event_aside(
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
-async def test_only_what_is_too_large_is_brought_in_halves(status: int) -> None:
+async def test_only_requests_that_are_too_large_are_split(status: int) -> None:
     refusal = refuse(status, {"detail": "the request ended before its body did"})
     async with publishing(*[refusal] * 20) as (producer, publisher):
         with pytest.raises(Unavailable, match="the request ended"):
@@ -112,14 +110,14 @@ async def test_only_what_is_too_large_is_brought_in_halves(status: int) -> None:
 
 
 @pytest.mark.parametrize("answer", [refuse(400, {"detail": "the body is not JSON"}), refuse(400, PAGE)])
-async def test_one_that_is_no_json_is_found_though_nobody_names_it(answer: Answer) -> None:
+async def test_an_event_that_is_not_json_is_found(answer: Answer) -> None:
     async with publishing(answer) as (_producer, publisher):
         with pytest.raises(EmissionRefused) as refused:
             await publisher.publish([b'{"id":"a"}', b'{"id":"b","text":"\xff"}'])
         assert refused.value.index == 1
 
 
-async def test_what_the_producer_names_in_a_half_is_found_in_the_whole() -> None:
+async def test_an_event_named_in_a_half_has_its_position_in_the_whole() -> None:
     named = refuse(422, {"detail": "event 2: $.data holds \\u0000"})
     async with publishing(refuse(413), accept, named) as (_producer, publisher):
         with pytest.raises(EmissionRefused) as refused:
@@ -127,7 +125,7 @@ async def test_what_the_producer_names_in_a_half_is_found_in_the_whole() -> None
         assert refused.value.index == 3 + 1
 
 
-async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() -> None:
+async def test_a_refusal_of_all_events_is_temporary() -> None:
     async with publishing(*[refuse(401, {"detail": "no"})] * 9) as (producer, publisher):
         with pytest.raises(Unavailable):
             await publisher.publish(emitted(*SIZES))
@@ -136,7 +134,7 @@ async def test_a_refusal_of_everybody_is_asked_about_once_and_can_be_mended() ->
 
 @asynccontextmanager
 async def returning(*answers: Answer) -> AsyncIterator[tuple[Producer, Producer, ProducersPublisher]]:
-    """Two producers: the first was away, and answers so when it is asked again; that time has come."""
+    """Two producers. The first was away; it is due to be tried again, and gives these answers."""
     clock = ManualClock()
     away, answers_left = True, list(answers)
 
@@ -157,8 +155,8 @@ async def returning(*answers: Answer) -> AsyncIterator[tuple[Producer, Producer,
             await publisher.close()
 
 
-async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_come_back() -> None:
-    """Listeners that had met different troubles would publish to different journals for ever."""
+async def test_the_first_producer_is_tried_again_after_a_wait() -> None:
+    """Otherwise listeners with different failures would keep publishing to different journals."""
     async with returning(accept, accept) as (first, second, publisher):
         await publisher.publish(emitted(1, 1))
         await publisher.publish(emitted(1))
@@ -166,7 +164,7 @@ async def test_the_first_producer_is_published_to_again_once_it_has_had_time_to_
 
 
 @pytest.mark.parametrize("answer", [refuse(503, {}), refuse(404, PAGE), refuse(401, {"detail": "who are you?"})])
-async def test_a_first_producer_that_is_not_what_it_was_is_left_for_the_one_that_works(
+async def test_a_first_producer_that_fails_again_is_left_for_the_working_one(
     answer: Answer,
 ) -> None:
     async with returning(*[answer] * 9) as (first, second, publisher):

@@ -28,14 +28,14 @@ def bare(count: int) -> list[dict[str, object]]:
 
 
 async def test_the_cursor_of_the_acknowledgement_is_returned() -> None:
-    """publish returns the place that the producer acknowledged."""
+    """publish returns the acknowledged cursor."""
     async with Producer().running() as producer, quick(producer.url) as p:
         assert await p.publish(Event.new("greeting", {"hello": "world"})) == Cursor("e1", 1)
         assert await p.publish({"hello": "again"}) == Cursor("e1", 2)
 
 
 async def test_events_go_out_structured_and_mappings_bare() -> None:
-    """An Event is sent as a structured CloudEvent, a mapping as it is, with an id if it had none."""
+    """An Event is sent as a structured CloudEvent, a mapping unchanged, with an id if it had none."""
     async with Producer().running() as producer, quick(producer.url) as p:
         await p.publish(Event.new("greeting", {"hello": "world"}, id="1"))
         await p.publish({"mag": 2, "id": 17})
@@ -54,8 +54,8 @@ async def test_events_go_out_structured_and_mappings_bare() -> None:
     assert null_id["id"].startswith("evt_")
 
 
-async def test_what_is_no_event_is_not_sent() -> None:
-    """Anything but an Event or a mapping raises TypeError, also from amid an iterable."""
+async def test_an_invalid_event_is_not_sent() -> None:
+    """Anything but an Event or a mapping raises TypeError, also within an iterable."""
     async with Producer().running() as producer, quick(producer.url) as p:
         with pytest.raises(TypeError, match="not str"):
             await p.publish("hello")  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ async def test_what_is_no_event_is_not_sent() -> None:
             await p.publish_many([{"id": "a"}, 3])  # type: ignore[list-item]
 
 
-async def test_the_token_is_shown() -> None:
+async def test_the_token_is_sent() -> None:
     """The token goes into the Authorization header."""
     async with Producer().running() as producer, quick(producer.url, token="s3cret") as p:
         await p.publish({"id": "a"})
@@ -71,8 +71,8 @@ async def test_the_token_is_shown() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 507])
-async def test_a_producer_that_cannot_take_it_now_is_asked_again_with_the_same_bytes(status: int) -> None:
-    """503, 507 and their like are tried again: the same ids, the same Idempotency-Key."""
+async def test_a_busy_producer_gets_the_same_bytes_again(status: int) -> None:
+    """503, 507 and similar are retried with the same ids and the same Idempotency-Key."""
     async with Producer([refuse(status), refuse(status)]).running() as producer, quick(producer.url) as p:
         await p.publish({"mag": 1})
     first, second, third = producer.requests
@@ -81,23 +81,23 @@ async def test_a_producer_that_cannot_take_it_now_is_asked_again_with_the_same_b
     assert len(producer.acknowledged) == 1
 
 
-async def test_a_lost_acknowledgement_is_asked_for_again_with_the_same_ids() -> None:
-    """When the connection closes after the events were taken, they are sent again as the same events."""
+async def test_a_lost_acknowledgement_leads_to_a_retry_with_the_same_ids() -> None:
+    """If the connection closes after the events were accepted, the same events are sent again."""
     async with Producer([accept_but_hang_up]).running() as producer, quick(producer.url) as p:
         assert await p.publish_many(bare(3)) == 3
     assert [event["id"] for event in producer.acknowledged] == ["e1", "e2", "e3"] * 2
 
 
-async def test_a_silent_producer_is_asked_again() -> None:
-    """A request without an answer is given up on after its own deadline, and made again."""
+async def test_a_request_without_an_answer_is_retried() -> None:
+    """A request without an answer ends at its own deadline, and is retried."""
     times = replace(QUICK, deadline_s=0.05)
     async with Producer([fall_silent]).running() as producer, Publisher(producer.url, times=times) as p:
         await p.publish({"id": "a"})
     assert [request.ids for request in producer.requests] == [["a"], ["a"]]
 
 
-async def test_a_producer_that_is_not_there_yet_is_waited_for() -> None:
-    """A refused connection is tried again until there is a producer."""
+async def test_a_publisher_waits_for_its_producer() -> None:
+    """A refused connection is retried until there is a producer."""
     port = free_port()
     async with quick(f"http://127.0.0.1:{port}") as p:
         publishing = asyncio.create_task(p.publish({"id": "a"}))
@@ -107,7 +107,7 @@ async def test_a_producer_that_is_not_there_yet_is_waited_for() -> None:
 
 
 async def test_retry_after_is_honoured() -> None:
-    """Retry-After beyond the deadline ends the waiting at once: there is no time for another try."""
+    """Retry-After beyond the deadline ends the wait at once: no time is left for a retry."""
     async with (
         Producer([refuse(503, {"detail": "the journal is full"}, "Retry-After: 3600\r\n")]).running() as producer,
         quick(producer.url, deadline_s=30) as p,
@@ -119,8 +119,8 @@ async def test_retry_after_is_honoured() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 200, 302])
-async def test_a_refusal_is_never_tried_again(status: int) -> None:
-    """What people have to mend raises PublishRefused after one request."""
+async def test_a_refusal_is_not_retried(status: int) -> None:
+    """A status that a person must fix raises PublishRefused after one request."""
     async with Producer([refuse(status)]).running() as producer, quick(producer.url) as p:
         with pytest.raises(PublishRefused) as refused:
             await p.publish({"id": "a"})
@@ -129,7 +129,7 @@ async def test_a_refusal_is_never_tried_again(status: int) -> None:
 
 
 async def test_a_refusal_names_the_event_and_the_reason() -> None:
-    """The problem's detail becomes the reason, the position in the call and the event's id."""
+    """The problem's detail gives the reason, the position in the call and the event's id."""
     problem = refuse(422, {"title": "Unprocessable", "detail": "event 2: $.data holds \\u0000"})
     async with (
         Producer([acknowledge, problem]).running() as producer,
@@ -142,8 +142,8 @@ async def test_a_refusal_names_the_event_and_the_reason() -> None:
     assert len(producer.requests) == 2
 
 
-async def test_an_event_that_spoils_the_whole_request_is_found() -> None:
-    """When the producer cannot tell which event made the JSON unreadable, the publisher does."""
+async def test_an_event_that_makes_a_request_unreadable_is_found() -> None:
+    """If one event makes the request's JSON unreadable, the publisher finds it."""
 
     async def lines() -> AsyncIterator[tuple[list[bytes], list[int]]]:
         yield [b'{"id":"a"}', b'{"id":"b","text":"\xff"}'], [7, 8]
@@ -155,8 +155,8 @@ async def test_an_event_that_spoils_the_whole_request_is_found() -> None:
     assert refused.value.position == 8
 
 
-async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
-    """When one batch is refused, another under way is still waited for, so that `accepted` is true."""
+async def test_requests_in_flight_end_before_a_refusal_is_raised() -> None:
+    """If one batch is refused, the publisher still waits for others in flight, so that `accepted` is correct."""
     refused_first = asyncio.Event()
 
     async def refuse_and_tell(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
@@ -173,7 +173,7 @@ async def test_requests_under_way_end_before_a_refusal_is_raised() -> None:
     assert refused.value.accepted == len(producer.acknowledged) == 5
 
 
-async def test_an_acknowledgement_of_another_number_is_not_believed() -> None:
+async def test_an_acknowledgement_with_a_wrong_count_is_an_error() -> None:
     """A 202 that counts fewer events than were sent is an error, not a success."""
     async with (
         Producer([refuse(202, {"accepted": 1, "events": []})]).running() as producer,
@@ -185,8 +185,8 @@ async def test_an_acknowledgement_of_another_number_is_not_believed() -> None:
             )
 
 
-async def test_out_of_time_tells_how_many_were_accepted() -> None:
-    """NotAcknowledged after the deadline tells the reason and how many events are on disk."""
+async def test_the_error_after_the_deadline_has_the_accepted_count() -> None:
+    """NotAcknowledged after the deadline has the reason and the number of events on disk."""
     answers = [acknowledge] + [refuse(503, {"detail": "the disk is being checked"})] * 1000
     async with (
         Producer(answers).running() as producer,
@@ -199,7 +199,7 @@ async def test_out_of_time_tells_how_many_were_accepted() -> None:
 
 
 async def test_batches_are_bounded_by_count_and_by_bytes() -> None:
-    """No request holds more events, or more bytes, than set; a larger event goes alone."""
+    """No request exceeds the set events or bytes; a larger event is sent alone."""
     sizes = [10, 10, 10, 500, 10, 2000, 10]
     events = [{"id": str(n), "text": "x" * size} for n, size in enumerate(sizes)]
     async with (
@@ -211,8 +211,8 @@ async def test_batches_are_bounded_by_count_and_by_bytes() -> None:
     assert producer.acknowledged == events
 
 
-async def test_publish_many_keeps_the_order_also_where_a_batch_has_to_be_sent_again() -> None:
-    """The next batch goes out only when the one before is acknowledged, whatever `requests_max` would allow."""
+async def test_publish_many_keeps_the_order_when_a_batch_is_retried() -> None:
+    """The next batch is sent only when the previous one is acknowledged, at any `requests_max`."""
     answers = [refuse(503), acknowledge, accept_but_hang_up, refuse(507)]
     async with Producer(answers).running() as producer, quick(producer.url, batch_events_max=10) as p:
         assert await p.publish_many(bare(55)) == 55
@@ -222,8 +222,8 @@ async def test_publish_many_keeps_the_order_also_where_a_batch_has_to_be_sent_ag
     assert producer.most_under_way == 1
 
 
-async def test_without_order_several_batches_are_under_way() -> None:
-    """`in_order=False` does not wait: a batch goes out though none before it is acknowledged."""
+async def test_without_order_several_batches_are_in_flight() -> None:
+    """`in_order=False` sends a batch before the previous ones are acknowledged."""
     second_came = asyncio.Event()
 
     async def accept_and_tell(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
@@ -240,8 +240,8 @@ async def test_without_order_several_batches_are_under_way() -> None:
     assert producer.most_under_way == 2
 
 
-async def test_no_more_requests_are_under_way_than_set() -> None:
-    """At most `requests_max` requests are under way at a time."""
+async def test_requests_in_flight_are_limited() -> None:
+    """At most `requests_max` requests are in flight at a time."""
     async with (
         Producer().running() as producer,
         quick(producer.url, batch_events_max=3, requests_max=2) as p,
@@ -251,8 +251,8 @@ async def test_no_more_requests_are_under_way_than_set() -> None:
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 101))
 
 
-async def test_publish_many_does_not_read_ahead_of_a_producer_that_stands_still() -> None:
-    """While nothing is acknowledged, only the requests under way, one batch and one chunk are read."""
+async def test_publish_many_reads_only_as_fast_as_the_producer_accepts() -> None:
+    """While nothing is acknowledged, only the requests in flight, one batch and one chunk are read."""
     gate = asyncio.Event()
     drawn = 0
 
@@ -275,8 +275,8 @@ async def test_publish_many_does_not_read_ahead_of_a_producer_that_stands_still(
         assert await publishing == 20_000
 
 
-async def test_an_event_that_comes_alone_does_not_wait_for_company() -> None:
-    """From an asynchronous iterable, each event is sent when it comes, not when a batch is full."""
+async def test_a_single_event_is_sent_at_once() -> None:
+    """Each event of an asynchronous iterable is sent when it arrives, not when a batch is full."""
 
     async def on_demand() -> AsyncIterator[dict[str, object]]:
         for n in range(3):
@@ -290,8 +290,8 @@ async def test_an_event_that_comes_alone_does_not_wait_for_company() -> None:
     assert [request.ids for request in producer.requests] == [["0"], ["1"], ["2"]]
 
 
-async def test_an_error_of_the_iterable_reaches_the_caller_as_it_is() -> None:
-    """What the caller's own iterable raises is raised, not wrapped in a group."""
+async def test_an_error_of_the_iterable_reaches_the_caller() -> None:
+    """An error of the caller's iterable is raised itself, not in an exception group."""
 
     async def breaking() -> AsyncIterator[dict[str, object]]:
         yield {"id": "a"}
@@ -303,14 +303,14 @@ async def test_an_error_of_the_iterable_reaches_the_caller_as_it_is() -> None:
 
 
 async def test_nothing_to_publish_makes_no_request() -> None:
-    """An empty iterable is accepted without asking the producer."""
+    """An empty iterable is accepted without a request."""
     async with Producer().running() as producer, quick(producer.url) as p:
         assert await p.publish_many([]) == 0
     assert producer.requests == []
 
 
-async def test_json_lines_go_through_as_the_bytes_they_are() -> None:
-    """publish_json does not encode anew, and a refusal tells the number that came with the line."""
+async def test_json_lines_are_sent_unchanged() -> None:
+    """publish_json does not encode again, and a refusal has the number given with the line."""
     line = b'{ "id":1,  "odd" : 1.50e3 }'
 
     async def lines() -> AsyncIterator[tuple[list[bytes], list[int]]]:
@@ -330,13 +330,13 @@ async def test_json_lines_go_through_as_the_bytes_they_are() -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", "http://host:99999", "", "http://[::1"])
-def test_a_wrong_address_is_told_at_once(url: str) -> None:
-    """An address that cannot be a producer's raises ConfigError before anything is sent."""
+def test_a_wrong_address_is_reported_at_once(url: str) -> None:
+    """An invalid address raises ConfigError before anything is sent."""
     with pytest.raises(ConfigError, match="a producer's address is like"):
         Publisher(url)
 
 
-def test_no_error_repeats_a_secret() -> None:
+def test_no_error_contains_a_secret() -> None:
     """Neither a token nor a password in an address is repeated in an error."""
     with pytest.raises(ConfigError) as wrong_token:
         Publisher(token="s3cret\n")
@@ -346,18 +346,18 @@ def test_no_error_repeats_a_secret() -> None:
 
 
 async def test_many_tasks_share_one_publisher() -> None:
-    """publish may be called by many tasks at once."""
+    """Many tasks may call publish at once."""
     async with Producer().running() as producer, quick(producer.url) as p, asyncio.TaskGroup() as group:
         tasks = [group.create_task(p.publish(event)) for event in bare(50)]
         assert len({await task for task in tasks}) == 50
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 51))
 
 
-# --- events that come one by one --------------------------------------------------------------------------
+# --- events published one by one --------------------------------------------------------------------------
 
 
 async def test_events_of_many_tasks_share_requests_and_each_has_its_own_cursor() -> None:
-    """A lone event goes at once; while requests are under way, the next ones gather."""
+    """A single event is sent at once; while requests are in flight, the next events accumulate."""
     gate = asyncio.Event()
     async with (
         Producer([when(gate, acknowledge)] * 2).running() as producer,
@@ -374,8 +374,8 @@ async def test_events_of_many_tasks_share_requests_and_each_has_its_own_cursor()
     assert producer.most_under_way == 2
 
 
-async def test_an_event_that_is_refused_does_not_harm_its_company() -> None:
-    """Only who published it hears of it; the others are sent again without it."""
+async def test_a_refused_event_does_not_affect_others() -> None:
+    """Only its own call raises; the other events are sent again without it."""
 
     async def refuse_the_third(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         if "e3" in request.ids:
@@ -399,8 +399,8 @@ async def test_an_event_that_is_refused_does_not_harm_its_company() -> None:
     ]
 
 
-async def test_events_that_are_too_many_together_are_sent_in_halves() -> None:
-    """A producer, or a proxy before it, that takes smaller requests only is no reason to refuse any event."""
+async def test_a_request_that_is_too_large_is_split() -> None:
+    """A producer or proxy that accepts only smaller requests causes no refusal."""
 
     async def at_most_two(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
         await (acknowledge if len(request.ids) <= 2 else refuse(413))(producer, request, writer)
@@ -411,16 +411,16 @@ async def test_events_that_are_too_many_together_are_sent_in_halves() -> None:
     assert sorted(event["n"] for event in producer.acknowledged) == list(range(1, 10))
 
 
-async def test_a_token_that_is_refused_is_told_to_each_after_one_request() -> None:
-    """What is wrong with the request, and not with an event, is nobody's fault alone; the address is named."""
+async def test_a_refused_token_fails_every_call_after_one_request() -> None:
+    """An error of the whole request is raised for each event, with the address."""
     async with Producer([refuse(401, {"detail": "no"})] * 3).running() as producer, quick(producer.url) as p:
         outcomes = await asyncio.gather(*(p.publish(event) for event in bare(3)), return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == [f"refused: {producer.url}: no"] * 3
     assert len({id(outcome) for outcome in outcomes}) == 3
 
 
-async def test_a_cancelled_publish_is_not_sent_if_it_has_not_been() -> None:
-    """Those who gather with it are sent all the same."""
+async def test_a_publish_cancelled_before_sending_is_not_sent() -> None:
+    """Other accumulated events are still sent."""
     gate = asyncio.Event()
     async with (
         Producer([when(gate, acknowledge)]).running() as producer,
@@ -435,8 +435,8 @@ async def test_a_cancelled_publish_is_not_sent_if_it_has_not_been() -> None:
     assert [event["id"] for event in producer.acknowledged] == ["e1", "e2", "e4"]
 
 
-async def test_a_request_that_nobody_waits_for_any_more_is_given_up() -> None:
-    """After every publish of it was cancelled, its connection closes and the next event goes through."""
+async def test_a_request_without_waiting_calls_is_cancelled() -> None:
+    """After all its calls are cancelled, the request is cancelled, too, and the next event is sent."""
     gate = asyncio.Event()
     async with (
         Producer([when(gate, acknowledge)]).running() as producer,
@@ -450,8 +450,8 @@ async def test_a_request_that_nobody_waits_for_any_more_is_given_up() -> None:
     assert [event["id"] for event in producer.acknowledged] == ["next"]
 
 
-async def test_who_waits_behind_requests_without_an_answer_ends_at_its_own_deadline() -> None:
-    """Time spent waiting for others' requests is not added to the deadline."""
+async def test_a_queued_publish_ends_at_its_own_deadline() -> None:
+    """The deadline includes the wait for other requests."""
     async with (
         Producer([fall_silent] * 5).running() as producer,
         quick(producer.url, requests_max=1, deadline_s=0.3) as p,
@@ -462,8 +462,8 @@ async def test_who_waits_behind_requests_without_an_answer_ends_at_its_own_deadl
     assert f"{producer.url} does not answer" in str(outcomes[2])
 
 
-async def test_a_closed_publisher_says_so() -> None:
-    """Whoever waits when it is closed, and whoever uses it afterwards, raises PublisherClosed."""
+async def test_a_closed_publisher_raises() -> None:
+    """Waiting calls and later calls raise PublisherClosed."""
     async with Producer([fall_silent] * 2).running() as producer:
         p = quick(producer.url)
         waiting = [asyncio.create_task(p.publish({"id": "a"})), asyncio.create_task(p.publish_many(bare(2)))]
@@ -476,8 +476,8 @@ async def test_a_closed_publisher_says_so() -> None:
                 await publishing
 
 
-async def test_trouble_is_told_once_and_again_after_it_was_over(caplog: pytest.LogCaptureFixture) -> None:
-    """Otherwise somebody with a wrong address would wait for a minute without a word."""
+async def test_trouble_is_reported_once_for_each_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise a caller with a wrong address would wait a minute without a message."""
     answers = [refuse(503, {"detail": "full"}), refuse(503), acknowledge, refuse(503, {"detail": "full again"})]
     async with Producer(answers).running() as producer, quick(producer.url) as p:
         await p.publish({"id": "a"})
@@ -490,20 +490,20 @@ class Order(pydantic.BaseModel):
     sku: str
 
 
-async def test_a_mapping_may_have_a_pydantic_model_in_it() -> None:
+async def test_a_mapping_may_contain_a_pydantic_model() -> None:
     async with Producer().running() as producer, quick(producer.url) as p:
         await p.publish({"id": "a", "order": Order(sku="A-1")})
     assert producer.acknowledged == [{"id": "a", "order": {"sku": "A-1"}}]
 
 
-async def test_what_takes_several_and_what_takes_one_is_told_apart() -> None:
-    """The mistake is named, with what would do."""
+async def test_publish_and_publish_many_reject_each_others_arguments() -> None:
+    """The error says what to use instead."""
     async with Publisher() as p:
         with pytest.raises(TypeError, match="not list; publish_many takes several"):
             await p.publish(bare(2))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="an iterable of events, not dict: publish takes one"):
             await p.publish_many({"id": "a"})  # type: ignore[dict-item]
-        with pytest.raises(TypeError, match=r"the event 'a' has no JSON form: .* object is unsupported"):
+        with pytest.raises(TypeError, match=r"the event 'a' cannot be encoded as JSON: .* object is unsupported"):
             await p.publish({"id": "a", "x": object()})
 
 
@@ -514,8 +514,8 @@ async def test_what_takes_several_and_what_takes_one_is_told_apart() -> None:
         NotAcknowledged("full", deadline_s=2.0, accepted=1),
     ],
 )
-def test_an_error_can_be_handed_to_another_process(error: Exception) -> None:
-    """Workers of a process pool, or of Celery, pickle what they raise."""
+def test_errors_can_be_pickled(error: Exception) -> None:
+    """Workers of a process pool, or of Celery, pickle their errors."""
     twin = pickle.loads(pickle.dumps(error))
     assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
 
@@ -528,7 +528,7 @@ async def _under_way(producer: Producer, count: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_publisher_serves_one_event_loop_after_another() -> None:
-    """Whoever calls asyncio.run twice has each event acknowledged, whichever call publishes it."""
+    """With several calls of asyncio.run, each call's events are acknowledged."""
 
     async def publish(p: Publisher) -> list[Cursor]:
         first = await p.publish(Event.new("a"))
@@ -543,11 +543,11 @@ def test_one_publisher_serves_one_event_loop_after_another() -> None:
             asyncio.run(publish(p))
     assert [cursor.offset for cursor in cursors] == [1, 2, 3, 4]
     del p
-    gc.collect()  # asyncio reports connections of an event loop that has ended as unclosed: here, not in a later test
+    gc.collect()  # asyncio reports unclosed connections of an ended event loop: here, not in a later test
 
 
 async def test_two_event_loops_at_once_are_refused() -> None:
-    """The error names what to use in threads."""
+    """The error names the class for threads."""
     async with Producer().running() as producer, quick(producer.url) as p:
         await p.publish(Event.new("a"))
         with pytest.raises(RuntimeError, match="SyncPublisher"):

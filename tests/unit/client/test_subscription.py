@@ -23,7 +23,7 @@ Session = Callable[["Broadcast", ServerConnection], Awaitable[None]]
 
 
 class Broadcast:
-    """A producer's broadcast: the n-th connection goes as `sessions[n]` says, the last for all further ones."""
+    """A producer's broadcast: the n-th connection runs `sessions[n]`, later ones the last."""
 
     def __init__(self, *sessions: Session) -> None:
         self.sessions = sessions
@@ -32,7 +32,7 @@ class Broadcast:
 
     @asynccontextmanager
     async def running(self, subprotocol: str = SUBPROTOCOL) -> AsyncIterator[str]:
-        """Serve while the block runs; gives the address."""
+        """Serve while the block runs; yields the address."""
 
         async def session(connection: ServerConnection) -> None:
             self.connections += 1
@@ -42,7 +42,7 @@ class Broadcast:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def hear(self, connection: ServerConnection) -> Any:
-        """The client's next frame."""
+        """Return the client's next frame."""
         self.heard.append(frame := decode_client_frame(await connection.recv()))
         return frame
 
@@ -53,7 +53,7 @@ def events(first: int, last: int) -> bytes:
 
 
 def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: int = 9, stay: bool = True) -> Session:
-    """Welcome, hear the resume, send the frames, each after the credit of the one before; then stay or leave."""
+    """Send the welcome, read the resume, send each frame after the previous credit; then stay or leave."""
 
     async def session(broadcast: Broadcast, connection: ServerConnection) -> None:
         welcome = Welcome(journal="j", epochs=list(epochs), first=1, last=last)
@@ -72,7 +72,7 @@ tail = partial(Tail, reconnect=Backoff(base_s=0.005, max_s=15.0))
 
 
 async def first(count: int, of: Tail) -> list[BroadcastEvent]:
-    """The first `count` of what the tail receives."""
+    """Return the first `count` events of the tail."""
     received: list[BroadcastEvent] = []
     async with asyncio.timeout(120), aclosing(of.__aiter__()) as stream:
         async for one in stream:
@@ -82,8 +82,8 @@ async def first(count: int, of: Tail) -> list[BroadcastEvent]:
     return received
 
 
-async def test_it_begins_with_the_next_event_unless_told_otherwise() -> None:
-    """Without a place to begin, the reader resumes after the last offset of the welcome, in no group."""
+async def test_a_tail_begins_with_the_next_event_by_default() -> None:
+    """By default, the reader resumes after the last offset of the welcome, without a group."""
     broadcast = Broadcast(sends(events(10, 11)))
     async with broadcast.running() as url:
         received = await first(2, tail(url))
@@ -101,8 +101,8 @@ async def test_earliest_reads_from_the_first_event_kept() -> None:
 
 
 @pytest.mark.parametrize(("after", "resumed"), [("aa:4", "aa:4"), ("bb:7", "bb:7"), ("aa:7", "aa:5"), ("zz:3", None)])
-async def test_a_cursor_is_resumed_where_the_journal_still_knows_it(after: str, resumed: str | None) -> None:
-    """A cursor beyond the end of its opening goes on from that end; one of an unknown opening from the first."""
+async def test_a_cursor_is_resumed_within_its_epoch(after: str, resumed: str | None) -> None:
+    """A cursor beyond the end of its epoch continues at that end; one of an unknown epoch at the first event."""
     epochs = (Epoch("aa", 1), Epoch("bb", 6))
     broadcast = Broadcast(sends(events(8, 9), epochs=epochs))
     async with broadcast.running() as url:
@@ -110,8 +110,8 @@ async def test_a_cursor_is_resumed_where_the_journal_still_knows_it(after: str, 
     assert broadcast.heard[0].after == resumed
 
 
-async def test_it_connects_again_and_goes_on_after_the_last_event() -> None:
-    """After a broken connection every event still comes once: the overlap of the first frame is dropped."""
+async def test_a_tail_reconnects_and_continues_after_the_last_event() -> None:
+    """After a broken connection every event still arrives once: the overlap of the first frame is dropped."""
     lost: list[str] = []
     broadcast = Broadcast(sends(events(10, 12), stay=False), sends(events(11, 14), last=14))
     async with broadcast.running() as url:
@@ -121,8 +121,8 @@ async def test_it_connects_again_and_goes_on_after_the_last_event() -> None:
     assert len(lost) == 1
 
 
-async def test_credit_is_given_back_for_every_byte() -> None:
-    """Once a frame was consumed, its size goes back to the producer."""
+async def test_credit_is_returned_for_every_byte() -> None:
+    """The size of each consumed frame is returned to the producer as credit."""
     frames = [events(10, 11), events(12, 12), events(13, 13)]
     broadcast = Broadcast(sends(*frames))
     async with broadcast.running() as url:
@@ -133,8 +133,8 @@ async def test_credit_is_given_back_for_every_byte() -> None:
 @pytest.mark.parametrize(
     "frame", [b"hello", b"{}", b'{"verb":"events"}', encode(Welcome(journal="j", epochs=[], first=1, last=0))]
 )
-async def test_a_peer_that_speaks_otherwise_is_refused(frame: bytes) -> None:
-    """What is no `oncecast.v1` ends the tail with an error for people, not with endless tries."""
+async def test_a_peer_that_violates_the_protocol_is_refused(frame: bytes) -> None:
+    """A peer that violates `oncecast.v1` ends the tail with an error, without retries."""
 
     async def session(broadcast: Broadcast, connection: ServerConnection) -> None:
         await connection.send(frame, text=True)
@@ -146,14 +146,14 @@ async def test_a_peer_that_speaks_otherwise_is_refused(frame: bytes) -> None:
 
 
 async def test_a_server_without_the_subprotocol_is_refused() -> None:
-    """A WebSocket server of another kind is not taken for a producer."""
+    """A WebSocket server of another kind is refused."""
     async with Broadcast(sends()).running("chat") as url:
         with pytest.raises(ProducerRefused):
             await first(1, tail(url))
 
 
-async def test_a_wrong_token_is_refused_and_a_busy_producer_tried_again() -> None:
-    """401 is for people; 503 is waited out. The token goes into the header."""
+async def test_a_wrong_token_is_an_error_and_a_busy_producer_is_retried() -> None:
+    """401 is an error; 503 is retried. The token goes into the header."""
     answers = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.UNAUTHORIZED]
     tokens: list[str | None] = []
 

@@ -1,4 +1,4 @@
-"""The publisher for code without an event loop: threads share it, and its errors are those of the other one."""
+"""The publisher for code without an event loop: threads share it, and its errors are those of `Publisher`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hold_until(gate: threading.Event) -> Answer:
     return answer
 
 
-def test_threads_share_one_and_their_events_share_requests() -> None:
+def test_threads_share_a_publisher_and_its_requests() -> None:
     scripted = Producer()
     with scripted.in_a_thread() as url, SyncPublisher(url) as publisher, ThreadPoolExecutor(20) as threads:
         cursors = list(threads.map(lambda n: publisher.publish({"id": f"t{n}"}), range(200)))
@@ -49,7 +49,7 @@ def test_threads_share_one_and_their_events_share_requests() -> None:
     assert len(scripted.requests) < 200
 
 
-def test_the_iterable_is_drawn_in_the_callers_thread_and_no_further_than_the_producer_takes() -> None:
+def test_the_iterable_is_read_in_the_callers_thread_as_fast_as_the_producer_accepts() -> None:
     gate = threading.Event()
     scripted = Producer([hold_until(gate)] * 2)
     drawn_by: list[threading.Thread] = []
@@ -66,7 +66,7 @@ def test_the_iterable_is_drawn_in_the_callers_thread_and_no_further_than_the_pro
     ):
         publishing = other.submit(p.publish_many, endless(), in_order=False)
         until(lambda: scripted.under_way == 2)
-        # The requests under way, one batch, and a chunk on each side of the hand-over.
+        # The requests in flight, one batch, and a chunk on each side of the handover.
         assert len(drawn_by) <= 2 * 100 + 100 + 2 * publisher.CHUNK_EVENTS + 1
         gate.set()
         assert publishing.result(WITHIN_S) == 5_000
@@ -75,7 +75,7 @@ def test_the_iterable_is_drawn_in_the_callers_thread_and_no_further_than_the_pro
     assert sorted(int(event["id"]) for event in scripted.acknowledged) == list(range(1, 5_001))
 
 
-def test_what_a_slow_iterable_yields_does_not_wait_for_company() -> None:
+def test_events_of_a_slow_iterable_are_sent_at_once() -> None:
     scripted = Producer()
 
     def on_demand() -> Iterator[dict[str, int]]:
@@ -105,7 +105,7 @@ def test_the_errors_are_those_of_the_asynchronous_one() -> None:
         SyncPublisher("localhost:8080")
 
 
-def test_what_the_iterable_raises_reaches_the_caller_as_it_is() -> None:
+def test_an_error_of_the_iterable_reaches_the_caller() -> None:
     def breaking() -> Iterator[dict[str, int]]:
         yield {"n": 1}
         raise LookupError("my own")
@@ -116,7 +116,7 @@ def test_what_the_iterable_raises_reaches_the_caller_as_it_is() -> None:
         assert p.publish({"n": 2}), "and the publisher can be used further"
 
 
-def test_a_call_without_an_answer_ends_at_its_deadline_and_says_why() -> None:
+def test_a_call_without_an_answer_ends_at_its_deadline_with_the_reason() -> None:
     said: list[str] = []
     with (
         SyncPublisher(f"http://127.0.0.1:{free_port()}", deadline_s=0.3, on_trouble=said.append) as p,
@@ -128,7 +128,7 @@ def test_a_call_without_an_answer_ends_at_its_deadline_and_says_why() -> None:
     assert len(said) == 1
 
 
-def test_closing_ends_the_thread_and_whoever_waits() -> None:
+def test_closing_ends_the_thread_and_waiting_calls() -> None:
     in_vain = threading.Event()
     p = SyncPublisher(f"http://127.0.0.1:{free_port()}", on_trouble=lambda _: in_vain.set())
     with ThreadPoolExecutor(2) as others:
@@ -144,7 +144,7 @@ def test_closing_ends_the_thread_and_whoever_waits() -> None:
         p.publish({"n": 3})
 
 
-def test_one_that_is_forgotten_leaves_no_thread() -> None:
+def test_a_forgotten_publisher_leaves_no_thread() -> None:
     with Producer().in_a_thread() as url:
         SyncPublisher(url).publish({"n": 1})
         gc.collect()
