@@ -1,6 +1,6 @@
-"""Oncecast's pytest plugin: the fixture `test_listener`.
+"""The pytest plugin of Oncecast: the fixture `test_listener`.
 
-It is a module of its own, so that a test run that does not use it loads no Oncecast.
+It is a separate module, so that test runs that do not use it do not import Oncecast.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def test_listener() -> Iterator[MakeTestListener]:
-    """Makes test listeners for tests that are no coroutines: `test_listener(app, postgres=True).send(event)`.
+    """Make test listeners for tests that are not coroutines: `test_listener(app, postgres=True).send(event)`.
 
-    It takes what `oncecast.testing.TestListener` takes; each ends with the test.
+    It takes the arguments of `oncecast.testing.TestListener`; each listener ends with the test.
     """
     from oncecast.testing import SyncTestListener
 
@@ -34,7 +34,7 @@ def test_listener() -> Iterator[MakeTestListener]:
 
 
 def pytest_unconfigure() -> None:
-    """The embedded PostgreSQL ends with the test run."""
+    """Stop the embedded PostgreSQL at the end of the test run."""
     servers = sys.modules.get("oncecast.testing.servers")
     if servers is not None:
         servers.end_server()

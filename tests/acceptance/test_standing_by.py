@@ -75,7 +75,7 @@ async def test_a_listener_that_lacks_a_handler_of_its_group_stands_by_and_ends_n
             await until(stands_by)
             reason = (await health(address))["on_standby"]
             assert reason == "the group's application handles order, and this one does not"
-            assert f"Standby by in bare: {reason}" in (tmp_path / "bare" / "output.log").read_text()
+            assert f"Standby in bare: {reason}" in (tmp_path / "bare" / "output.log").read_text()
             await stack.stop("listener-a")
             await publisher.publish_many([Event.new("order", {"sku": "tea"}), Event.new("tick")])
             async with httpx2.AsyncClient(base_url=address) as client:

@@ -72,14 +72,14 @@ class Wire:
         self._down.end()
 
     async def recv(self) -> bytes:
-        """See Connection."""
+        """Wait for the next frame from the producer."""
         text = await self._down.get()
         if text is None:
             raise ConnectionResetError("the connection is gone")
         return text.encode()
 
     async def send(self, text: str) -> None:
-        """See Connection."""
+        """Send a frame to the producer."""
         if self._down.broken:
             raise ConnectionResetError("the connection is gone")
         self._up.put(text)

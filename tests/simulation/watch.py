@@ -181,7 +181,7 @@ class WatchedJournal(MemoryJournal):
         self._watch = watch
 
     async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
-        """See Journal."""
+        """Delete old batches up to `upto`, but keep `keep_bytes`."""
         before = list(self._kept.batches)
         await super().retire(upto, before_us=before_us, keep_bytes=keep_bytes)
         if gone := before[: len(before) - len(self._kept.batches)]:
@@ -196,7 +196,7 @@ class WatchedEvents(MemoryEvents):
         self._world = world
 
     async def count_failure(self, failure: FailedAttempt) -> int:
-        """See EventStore."""
+        """Count a failed attempt once; return the number of failed attempts."""
         self._world.handled.fails(failure)
         return await super().count_failure(failure)
 
@@ -209,7 +209,7 @@ class WatchedPostgres(MemoryPostgres):
         self._world = world
 
     def commit(self, session: Session) -> bool:
-        """See MemoryPostgres."""
+        """Commit, and report the committed rows to the watch."""
         new = [row for identity, row in session.rows.items() if identity not in self.tables.rows]
         committed = super().commit(session)
         if committed:
@@ -218,6 +218,6 @@ class WatchedPostgres(MemoryPostgres):
         return committed
 
     def abandon(self, session: Session) -> None:
-        """See MemoryPostgres."""
+        """Keep a lost client's session for a while, then end it."""
         with owned_by("postgres"):
             self._world.loop.call_later(self._world.draw.uniform(0, 8), self.roll_back, session)

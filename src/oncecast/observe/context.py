@@ -1,6 +1,6 @@
-"""Which event the running code handles: log lines of handlers name it.
+"""The event that the running code handles; log lines of handlers name it.
 
-A handler's task has a context of its own, and a thread that runs a plain `def` handler gets a copy of it.
+A handler's task has its own context, and a thread that runs a plain `def` handler gets a copy of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Facts as log lines: for people on a console, or one JSON object a line for log shippers."""
+"""Telemetry events as log lines: text for a console, or one JSON object per line for log shippers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUIET = (
     telemetry_events.ConnectionRefused,
     telemetry_events.AccessRefused,
 )
-"""Said at level debug: true every second, or of interest to few."""
+"""Logged at level debug: frequent, or of interest to few."""
 
 _LOUD = (
     telemetry_events.DependencyLost,
@@ -59,7 +59,7 @@ _SEVERITIES = {
     **dict.fromkeys(_LOUD, logging.ERROR),
 }
 _UNDER_LOAD = (telemetry_events.Received, telemetry_events.Started, telemetry_events.Duplicates)
-"""Of several events they are said at level debug: then the line that counts is "Persisted"."""
+"""Logged at level debug if they are about several events: then "Persisted" is the line that counts."""
 
 _COMPONENTS: dict[str, tuple[type[TelemetryEvent], ...]] = {
     "process": (
@@ -110,36 +110,36 @@ _COMPONENTS: dict[str, tuple[type[TelemetryEvent], ...]] = {
 }
 _COMPONENT_OF = {kind: component for component, kinds in _COMPONENTS.items() for kind in kinds}
 _OF_EVENTS = "events"
-"""The component of everything else: what happens to events in a listener."""
+"""The component of all other telemetry events: what happens to events in a listener."""
 
 _TERMINAL_CAUSES: dict[telemetry_events.TerminalCause, str] = {
     "retries": "failed after all retries",
     "rejected": "was rejected by its handler",
     "data": "has data that does not fit its handler",
-    "crashes": "ended the processes that handled it, and is not tried again",
+    "crashes": "crashed the processes that handled it, and is not tried again",
 }
-"""What is said of an event that is dead, by its cause."""
+"""The reason in the log line of a dead letter, by its cause."""
 _DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the broker of dead letters"}
 
 
 def start_logging(
     instance: str, *, format: str = "console", level: str = "info", packages: Iterable[str] = ()
 ) -> Emit:
-    """Return an observer as `log_telemetry` does, and have log lines of users' code and libraries written alike.
+    """Return an `emit` as `log_telemetry` does; also write log lines of the application and libraries in this format.
 
     `packages` are the names of the application's own packages.
     """
     write = writer(instance, format)
     capture(write, logging.getLevelNamesMapping()[level.upper()], packages)
-    return _observer(write, instance, level)
+    return _emitter(write, instance, level)
 
 
 def log_telemetry(instance: str, *, format: str = "console", level: str = "info") -> Emit:
-    """An observer that writes each fact as a line to standard output."""
-    return _observer(writer(instance, format), instance, level)
+    """Return an `emit` that writes each telemetry event as a line to standard output."""
+    return _emitter(writer(instance, format), instance, level)
 
 
-def _observer(write: Write, instance: str, level: str) -> Emit:
+def _emitter(write: Write, instance: str, level: str) -> Emit:
     minimum = logging.getLevelNamesMapping()[level.upper()]
 
     def emit(telemetry: TelemetryEvent) -> None:
@@ -178,7 +178,7 @@ def _severity(telemetry: TelemetryEvent) -> int:
 
 
 def console_lines(telemetry: TelemetryEvent, at: str) -> list[str]:
-    """What the console says of `fact` in instance `at`; text of others comes without control characters."""
+    """Return the console lines of a telemetry event of instance `at`, without control characters."""
     error = getattr(telemetry, "error", "")
     if "\n" in error:
         telemetry = dataclasses.replace(telemetry, error=error.partition("\n")[0])  # type: ignore[call-arg]
@@ -186,7 +186,7 @@ def console_lines(telemetry: TelemetryEvent, at: str) -> list[str]:
 
 
 def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
-    match telemetry:  # what is said most often comes first
+    match telemetry:  # the most frequent first
         case telemetry_events.Received():
             return [f"✅ Received {_events(telemetry, 'event ')} in {at}"]
         case telemetry_events.Started():
@@ -207,10 +207,10 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
         case telemetry_events.JournalFailed():
             return [f"❌ Journal of {at} accepts nothing: {telemetry.error}"]
         case telemetry_events.JournalFilling():
-            told = "'oncecast groups list' tells more"
+            hint = "see 'oncecast groups list'"
             return [
                 f"⚠️ Journal of {at} is {telemetry.percent} % full of events that {telemetry.group}"
-                f" has not processed; {told}"
+                f" has not processed; {hint}"
             ]
         case telemetry_events.AccessRefused():
             return [f"⚠️ Refused access at {at} with {telemetry.status}: {telemetry.reason}"]
@@ -225,11 +225,11 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
             return [f"⚠️ Group {telemetry.group} expired in {at}: {why}; it holds no events back any more"]
         case telemetry_events.GapNoted():
             gone = f"{telemetry.first} to {telemetry.last} of journal {telemetry.journal}"
-            return [f"⚠️ Events {gone} were gone before {at} could read them"]
+            return [f"⚠️ Events {gone} were deleted before {at} could read them"]
         case telemetry_events.Pruned():
             return [f"· Pruned {telemetry.count} old events in {at}"]
         case telemetry_events.StandbyEntered():
-            return [f"⏸️ Standby by in {at}: {telemetry.reason}"]
+            return [f"⏸️ Standby in {at}: {telemetry.reason}"]
         case telemetry_events.Connected():
             return [f"✅ Connected to producer in {at}"]
         case telemetry_events.Disconnected():
@@ -276,18 +276,18 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
         case telemetry_events.DeadLettersLogged():
             return [f"📝 Logged failed event {telemetry.id} to {telemetry.file}"]
         case telemetry_events.DeadLetterLogFailed():
-            return [f"❌ Dead letters cannot be filed in {at}: {telemetry.error}; their rows are safe"]
+            return [f"❌ Dead letters cannot be logged in {at}: {telemetry.error}; their rows are safe"]
         case telemetry_events.Sent():
             return [f"📤 Sent dead letter {telemetry.id} to {telemetry.broker}"]
         case telemetry_events.ForwardingRefused():
             return [
-                f"⚠️ Dead letter {telemetry.id} of {at} is refused by {telemetry.broker} ({telemetry.error});"
-                " tried again later"
+                f"⚠️ {telemetry.broker} refused dead letter {telemetry.id} of {at} ({telemetry.error});"
+                " it will be retried"
             ]
         case telemetry_events.Replayed():
             return [f"✅ Replayed {telemetry.id}: stored by {at}"]
         case telemetry_events.ReplayFailed():
-            return [f"❌ Replay of {telemetry.id} failed at {at}: it stays dead ({telemetry.error})"]
+            return [f"❌ Replay of {telemetry.id} failed at {at}: it remains a dead letter ({telemetry.error})"]
         case telemetry_events.ConflictReplayed():
             return [f"✅ Replayed the conflict {telemetry.cursor} as event {telemetry.id}: stored by {at}"]
         case telemetry_events.ConflictReplayFailed():
@@ -295,13 +295,11 @@ def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
         case telemetry_events.ConflictsDiscarded():
             return [f"· Discarded {telemetry.count} conflicts in {at}; their rows are kept"]
         case telemetry_events.EmissionsRelayed():
-            return [f"✅ Published {telemetry.count} events of handlers from {at}"]
+            return [f"✅ Published {telemetry.count} emitted events from {at}"]
         case telemetry_events.OutboxBlocked():
-            return [f"⚠️ Events of handlers wait in the outbox of {at}: {telemetry.error}"]
+            return [f"⚠️ Emitted events wait in the outbox of {at}: {telemetry.error}"]
         case telemetry_events.EmissionDropped():
-            return [
-                f"❌ An event of a handler can never be published: {telemetry.error}; it stays in the table outbox"
-            ]
+            return [f"❌ No producer accepts an emitted event: {telemetry.error}; it stays in the table outbox"]
         case telemetry_events.DeadLettersDiscarded():
             return [f"· Discarded {telemetry.count} dead letters in {at}; their rows are kept"]
         case telemetry_events.Restored():
@@ -349,5 +347,5 @@ def _words(name: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """One line, without what could forge another or drive a terminal."""
+    """Return the first line of `text`, without control characters."""
     return printable(text.partition("\n")[0])

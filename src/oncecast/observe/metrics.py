@@ -1,4 +1,4 @@
-"""Facts as Prometheus metrics: names begin with `oncecast_`, units stand last."""
+"""Telemetry events as Prometheus metrics: names begin with `oncecast_` and end with the unit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics(Collector):
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -24,24 +24,24 @@ class Metrics(Collector):
         self._access_refused = dict.fromkeys(_REASONS.values(), 0)
         self._registry.register(self)
         self._gauges: dict[str, Gauge] = {}
-        self._look: Callable[[], Health] | None = None
+        self._check_health: Callable[[], Health] | None = None
 
     def emit(self, telemetry: TelemetryEvent) -> None:
-        """Count one fact."""
+        """Count one telemetry event."""
         kind = type(telemetry)
         if kind in self._counts:
             self._counts[kind] += getattr(telemetry, "count", 1)
         elif isinstance(telemetry, telemetry_events.AccessRefused) and telemetry.status in _REASONS:
             self._access_refused[_REASONS[telemetry.status]] += 1
 
-    def show_health(self, look: Callable[[], Health]) -> None:
-        """Show the health that `look` answers at the moment of the scrape."""
-        self._look = look
+    def show_health(self, check: Callable[[], Health]) -> None:
+        """Show the health that `check` returns at the moment of the scrape."""
+        self._check_health = check
 
     def collect(self) -> Iterator[Metric]:
-        """What was counted, and how the process is, for the registry."""
-        if self._look is not None:
-            yield from _health_metrics(self._look())
+        """Yield all metrics, for the registry."""
+        if self._check_health is not None:
+            yield from _health_metrics(self._check_health())
         for kind, (name, text) in _COUNTED.items():
             yield CounterMetricFamily(name, text, value=self._counts[kind])
         text = "Requests and handshakes without the required token, from a foreign origin, or to an unknown host."
@@ -57,12 +57,12 @@ class Metrics(Collector):
         self._gauges[name].set_function(read)
 
     def text(self) -> bytes:
-        """The exposition, for `/metrics`."""
+        """Return the text of `/metrics`."""
         return generate_latest(self._registry)
 
 
 _REASONS = {401: "unauthorized", 403: "forbidden_origin", 421: "unknown_host"}
-"""The label of refused access, by HTTP status."""
+"""The label of a refused access, by HTTP status."""
 _COUNTED: dict[type[TelemetryEvent], tuple[str, str]] = {
     telemetry_events.Accepted: ("oncecast_accepted_total", "Events that are on disk and acknowledged."),
     telemetry_events.PublicationRefused: (
@@ -148,7 +148,7 @@ GAUGES = {
     "oncecast_conflicts_open": "Conflicts that nobody has replayed or discarded, of the whole group (listener).",
     "oncecast_dead_letters_unsent": "Dead letters not yet sent to the broker, of the whole group (listener).",
 }
-"""Values that a process reads at the moment of the scrape, by name."""
+"""Values that are read at the moment of the scrape, by name."""
 
 
 def _health_metrics(health: Health) -> Iterator[Metric]:
@@ -168,7 +168,7 @@ def _health_metrics(health: Health) -> Iterator[Metric]:
 
 
 def all_of(*observers: Emit) -> Emit:
-    """One observer that tells each of `observers`."""
+    """Return an `emit` that calls each of `observers`."""
 
     def emit(telemetry: TelemetryEvent) -> None:
         for observer in observers:

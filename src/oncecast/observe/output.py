@@ -1,4 +1,4 @@
-"""Where log lines go: standard output, as lines for people or one JSON object a line. No line is lost on its way."""
+"""The output of log lines: standard output, as text or as one JSON object per line. No line is lost on the way."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 import structlog
 
 _IGNORE_OS_ERRORS = contextlib.suppress(OSError)
-"""A full disk, or a reader that is gone: the work goes on without its log."""
+"""With a full disk or a closed pipe, the process continues without its log."""
 _INDENT = "    "
-"""Of every further line: only the first line of an entry begins with a time."""
+"""Before further lines of an entry: only its first line begins with a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
-    """One thing to log. `kind` names the telemetry event, `event` the id of the event that was being handled."""
+    """A log entry. `kind` names the telemetry event; `event` is the id of the event in progress."""
 
     severity: int
     component: str
@@ -37,7 +37,7 @@ Write = Callable[[LogEntry], None]
 
 
 def writer(instance: str, format: str) -> Write:
-    """Return what writes entries to standard output, in the format `console` or `json`; any thread may call it."""
+    """Return a function that writes entries to standard output, as `console` or `json`; any thread may call it."""
     return _console(instance) if format == "console" else _json(instance)
 
 
@@ -61,7 +61,7 @@ def _console(instance: str) -> Write:
             flush()
         else:
             if is_first:
-                loop.call_soon(flush)  # the entries of one turn of the loop go out together, at once
+                loop.call_soon(flush)  # one write for all entries of a loop turn
 
     return write
 
@@ -95,7 +95,7 @@ def _json(instance: str) -> Write:
 
 
 def put(text: str) -> None:
-    """Write `text` to standard output; a character that its encoding lacks is escaped."""
+    """Write `text` to standard output; escape characters that its encoding lacks."""
     with _IGNORE_OS_ERRORS:
         try:
             sys.stdout.write(text)
@@ -106,7 +106,7 @@ def put(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return `text` without what could forge another line or drive a terminal."""
+    """Replace characters that could forge a line or control a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Log lines of users' code and of libraries: Python's `logging` and `warnings`, written as Oncecast's own lines."""
+"""Log lines of the application and of libraries: Python's `logging` and `warnings`, in Oncecast's format."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CHATTY = (
     "asyncio", "aiobotocore", "aio_pika", "aiormq", "botocore", "boto3", "httpcore", "httpx2", "psycopg", "redis",
     "urllib3", "uvicorn", "websockets",
 )  # fmt: skip
-"""Libraries that log every request or frame: they speak from warnings on, unless somebody has set their level."""
+"""Libraries that log every request or frame: only their warnings are written, unless their level is set."""
 
 
 class LinesHandler(logging.Handler):
-    """Writes the records that no handler of the user's brings to the console.
+    """Writes log records that no handler of the application writes to the console.
 
-    Records of libraries below a warning are left out, but for loggers whose level the user has set.
-    `packages` are the application's own: it may itself be installed as a library.
+    Records of libraries below WARNING are dropped, except for loggers whose level the application has set. `packages`
+    are the application's own: it may itself be installed as a library.
     """
 
     def __init__(self, write: Write, packages: Iterable[str] = ()) -> None:
@@ -31,15 +31,15 @@ class LinesHandler(logging.Handler):
         self._packages = frozenset(packages)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; one that cannot be formatted is written unformatted."""
+        """Write a record; if its arguments do not fit, write it unformatted."""
         if is_on_console(record.name) or (self._is_of_library(record) and not _is_wanted(record)):
             return
         try:
             text = record.getMessage()
-        except Exception as wrong:  # of the user's arguments: the line is written all the same
+        except Exception as wrong:  # wrong arguments must not lose the line
             text = f"{record.msg} (cannot be formatted: {type(wrong).__name__}: {wrong})"
         if record.name == "py.warnings":
-            text = text.partition("\n")[0]  # without the line of code that caused it, which this one names
+            text = text.partition("\n")[0]  # drop the source line, which is Oncecast's
         error = record.exc_info[1] if record.exc_info else None
         self._write(
             LogEntry(
@@ -64,7 +64,7 @@ class LinesHandler(logging.Handler):
 
 
 def capture(write: Write, level: int, packages: Iterable[str] = ()) -> None:
-    """Have `logging` and `warnings` written by `write` from `level` on, unless users have configured them."""
+    """Write `logging` and `warnings` from `level` on with `write`, unless the application has configured them."""
     logging.captureWarnings(True)
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, LinesHandler)]:
@@ -79,7 +79,7 @@ def capture(write: Write, level: int, packages: Iterable[str] = ()) -> None:
 
 
 def is_on_console(name: str) -> bool:
-    """Whether a handler of the user's writes what the logger `name` says to the console."""
+    """Whether a handler of the application writes the records of the logger `name` to the console."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         if any(map(_writes_to_console, logger.handlers)):
@@ -97,7 +97,7 @@ def _writes_to_console(handler: logging.Handler) -> bool:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Whether a library's record is serious, or of a logger whose level somebody has set."""
+    """Whether a library's record is at least a warning, or of a logger whose level is set."""
     if record.levelno >= logging.WARNING:
         return True
     logger: logging.Logger | None = logging.getLogger(record.name)

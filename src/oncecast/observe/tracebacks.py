@@ -1,4 +1,4 @@
-"""Tracebacks of users' code: they begin at the user's first frame, without frames of Oncecast and of libraries."""
+"""Tracebacks of the application's code, without frames of Oncecast and of libraries around it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _HEADERS = ("Traceback (most recent call last):", "Exception Group Traceback (mo
 
 
 def users_traceback(error: BaseException) -> str:
-    """Return the traceback of what a handler raised, causes and groups included; empty without a user's frame.
+    """Return the traceback of a handler's error, with causes and groups; empty without a frame of the application.
 
-    It has no header line: a log that has one shows that Oncecast itself failed.
+    It has no header line: in a log, a header shows that Oncecast itself failed.
     """
     if not _has_users_frame(error, set()):
         return ""
@@ -32,7 +32,7 @@ def users_traceback(error: BaseException) -> str:
 
 
 def is_library(file: str) -> bool:
-    """Whether a file is of Python itself or of an installed package, Oncecast included."""
+    """Whether a file belongs to Python, to Oncecast or to another installed package."""
     return file.startswith((_ONCECAST, "<frozen ", *_STANDARD)) or any(part in file for part in _INSTALLED)
 
 
@@ -51,7 +51,7 @@ def _files(trace: TracebackType | None) -> Iterable[str]:
 
 
 def _may_be_users(file: str) -> bool:
-    """Whether a traceback may begin here: an application may itself be an installed package."""
+    """Whether a traceback may start in this file; an application may itself be an installed package."""
     is_installed = any(part in file for part in _INSTALLED)
     return not file.startswith((_ONCECAST, "<frozen ")) and (is_installed or not file.startswith(_STANDARD))
 
@@ -67,7 +67,7 @@ def _cut(shown: traceback.TracebackException, seen: set[int]) -> None:
 
 
 def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The frames from the user's first to the user's last, without Oncecast's."""
+    """Return the frames from the application's first to its last, without Oncecast's."""
     begin = next((n for n, frame in enumerate(frames) if _may_be_users(frame.filename)), len(frames))
     frames = [frame for frame in frames[begin:] if not frame.filename.startswith(_ONCECAST)]
     while frames and is_library(frames[-1].filename) and not _is_of(frames[0].filename, frames[-1].filename):
@@ -76,7 +76,7 @@ def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]
 
 
 def _is_of(first: str, file: str) -> bool:
-    """Whether `file` is of the installed package that `first` is of."""
+    """Whether `file` belongs to the same installed package as `first`."""
     for part in _INSTALLED:
         root, found, rest = first.partition(part)
         if found:

@@ -1,4 +1,4 @@
-"""A test listener for tests that are no coroutines: its calls return what theirs would, when awaited."""
+"""A test listener for tests that are not coroutines: its methods block until the result is there."""
 
 from __future__ import annotations
 
@@ -54,42 +54,42 @@ class SyncTestListener:
             self._runner.close()
 
     def send(self, event: EventLike, *, follow: bool = False) -> Result:
-        """See TestListener."""
+        """Attempt one event until it has ended, as `TestListener.send` does."""
         return self._run(self._listener.send(event, follow=follow))
 
     def send_all(self, events: Iterable[EventLike], *, follow: bool = False) -> list[Result]:
-        """See TestListener."""
+        """Attempt events that arrive together, as `TestListener.send_all` does."""
         return self._run(self._listener.send_all(events, follow=follow))
 
     def answer(self, query: str, answer: ScriptedAnswer, *, params: Params = None, times: int | None = None) -> None:
-        """See TestListener."""
+        """Script the answer to statements, as `TestListener.answer` does."""
         self._listener.answer(query, answer, params=params, times=times)
 
     def execute(self, query: str, params: Params = None) -> int:
-        """See TestListener."""
+        """Run a statement on the real PostgreSQL; return the number of affected rows."""
         return self._run(self._listener.execute(query, params))
 
     def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """See TestListener."""
+        """Return the first row by column name, or None."""
         return self._run(self._listener.fetch_one(query, params))
 
     def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """See TestListener."""
+        """Return all rows by column name."""
         return self._run(self._listener.fetch_all(query, params))
 
     @property
     def database_url(self) -> str:
-        """See TestListener."""
+        """The URL of the real PostgreSQL database, with its password."""
         return self._listener.database_url
 
     @property
     def statements(self) -> list[Statement]:
-        """See TestListener."""
+        """All statements that handlers ran so far."""
         return self._listener.statements
 
     @property
     def emitted(self) -> list[Event]:
-        """See TestListener."""
+        """All events that were emitted and committed so far."""
         return self._listener.emitted
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -110,4 +110,4 @@ def _in_coroutine() -> bool:
 
 
 MakeTestListener = Callable[..., SyncTestListener]
-"""The fixture `test_listener`: takes what SyncTestListener does, and returns one that ends with the test."""
+"""The type of the fixture `test_listener`: takes the arguments of SyncTestListener; ends it with the test."""

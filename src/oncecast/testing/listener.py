@@ -1,4 +1,4 @@
-"""What a test holds in its hand: sends events to an application's handlers, and tells what becomes of them."""
+"""TestListener: send events to the handlers of an application, and get their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.producer.cloudevents.bare import JSON, Bare
 from oncecast.producer.cloudevents.parse import read_publication
 from oncecast.producer.cloudevents.publishable import EVENT_MAX_BYTES
-from oncecast.testing.bench import Bench
+from oncecast.testing.pipeline import TestPipeline
 from oncecast.testing.results import Result, Statement
 from oncecast.testing.scripted import ScriptedAnswer
 from oncecast.testing.stores import MemoryStores, PostgresStores
@@ -60,23 +60,23 @@ class TestListener:
         self._stores: MemoryStores | PostgresStores = (
             PostgresStores(postgres, clock, handler_timeout_s=timeout_s) if postgres else MemoryStores()
         )
-        self._bench: Bench | None = None
+        self._pipeline: TestPipeline | None = None
         self._one_at_a_time = asyncio.Lock()
         self._exit = AsyncExitStack()
         self.emitted: list[Event] = []
-        """All that was emitted and committed so far."""
+        """All events that were emitted and committed so far."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._stores)
             alive = self._app.alive() if self._state is FROM_LIFESPAN else self._app.given(self._state)
             await stack.enter_async_context(alive)
-            self._bench = Bench(self._app, self._stores, self._limits, self.emitted.extend, self._clock)
+            self._pipeline = TestPipeline(self._app, self._stores, self._limits, self.emitted.extend, self._clock)
             self._exit = stack.pop_all()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        self._bench = None
+        self._pipeline = None
         await self._exit.__aexit__(*error)
 
     async def send(self, event: EventLike, *, follow: bool = False) -> Result:
@@ -92,7 +92,7 @@ class TestListener:
         return (await self.send_all([event], follow=follow))[0]
 
     async def send_all(self, events: Iterable[EventLike], *, follow: bool = False) -> list[Result]:
-        """Attempt events that arrive together, as a listener would: in common transactions where handlers allow it.
+        """Attempt events that arrive together, as a listener would: in a common transaction where handlers allow it.
 
         Return the results in the order of `events`. See `send`.
         """
@@ -106,7 +106,7 @@ class TestListener:
         return results
 
     async def _follow(self, results: Sequence[Result]) -> None:
-        """Level by level, until nothing new is emitted."""
+        """Send follow-ups level by level, until no more are emitted."""
         count = 0
         while causes := [(result, event) for result in results for event in result.emitted]:
             count += len(causes)
@@ -139,8 +139,8 @@ class TestListener:
         answer to these parameters. `times` restricts it to a number of calls; then the previous answer applies again.
         """
         if not isinstance(self._stores, MemoryStores):
-            raise OncecastError("PostgreSQL answers by itself: write what it shall have with t.execute(…)")
-        self._stores.server.tell(query, answer, params=params, times=times)
+            raise OncecastError("with a real PostgreSQL there are no scripted answers: insert rows with t.execute(…)")
+        self._stores.server.add_answer(query, answer, params=params, times=times)
 
     # --- the test's own SQL --------------------------------------------------------------------------------
 
@@ -171,18 +171,18 @@ class TestListener:
         self._begun()
         return self._stores
 
-    def _begun(self) -> Bench:
-        if self._bench is None:
-            raise OncecastError("a TestListener works within: async with TestListener(app) as t")
-        return self._bench
+    def _begun(self) -> TestPipeline:
+        if self._pipeline is None:
+            raise OncecastError("use a TestListener as a context manager: async with TestListener(app) as t")
+        return self._pipeline
 
 
 def _accepted(event: EventLike) -> bytes:
-    """Its structured form, as a producer keeps it; raises ValueError if none would accept it."""
+    """Return the event as a producer stores it; raises ValueError if a producer would refuse it."""
     try:
         body = event.to_json() if isinstance(event, Event) else encode(dict(event))
     except TypeError as error:
-        raise ValueError(f"this is no event: {error}") from None
+        raise ValueError(f"not an event: {error}") from None
     try:
         (accepted,) = read_publication(body, JSON, Bare(), event_max_bytes=EVENT_MAX_BYTES).events
     except Problem as problem:

@@ -1,4 +1,4 @@
-"""What became of an event that a test has sent."""
+"""The results of events that a test has sent."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Result:
         return self
 
     def __repr__(self) -> str:
-        return f"<{'; '.join(self._told())}>"
+        return f"<{'; '.join(self._described())}>"
 
-    def _told(self) -> Iterator[str]:
+    def _described(self) -> Iterator[str]:
         plural = "" if self.attempts == 1 else "s"
         yield f"{self.event.type} {self.event.id}: {self.outcome} after {self.attempts} attempt{plural}"
         if self.waits_s:

@@ -1,4 +1,4 @@
-"""A PostgreSQL that knows no SQL: it answers what a test has told it to, and fails as the real one does."""
+"""A PostgreSQL without SQL: it gives the answers that a test has scripted, and fails as the real one does."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Unanswered(AssertionError):
 
 
 @dataclass(slots=True)
-class Told:
-    """An answer to statements that begin with the words `words`; to all of them, or those with just `params`."""
+class AnswerRule:
+    """An answer to statements that begin with `words`; to all of them, or only to those with `params`."""
 
     words: str
     answer: ScriptedAnswer
     params: Params
     left: int | None
-    """How often it is given yet; None: always."""
+    """The remaining number of uses; None: unlimited."""
 
     def fits(self, words: str, params: Params) -> bool:
-        """Whether it is the answer to this."""
+        """Whether this answers the statement."""
         return (
             self.left != 0
             and words.startswith(self.words)
@@ -48,30 +48,32 @@ class Told:
 
 
 class ScriptedPostgres(MemoryPostgres):
-    """Statements touch one row and return none, unless `tell` has said otherwise; to fetch rows, it has to."""
+    """Statements affect one row and return none, unless `add_answer` gave an answer; fetching rows requires one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.unanswered: Unanswered | None = None
-        """The first statement that fetched what nobody has told."""
-        self._told: list[Told] = []
+        """The error of the first fetch without an answer."""
+        self._answers: list[AnswerRule] = []
 
-    def tell(self, query: str, answer: ScriptedAnswer, *, params: Params = None, times: int | None = None) -> None:
-        """From now on statements that begin with `query` (white space and capitals aside) are answered so.
+    def add_answer(
+        self, query: str, answer: ScriptedAnswer, *, params: Params = None, times: int | None = None
+    ) -> None:
+        """Answer statements that begin with `query`, ignoring white space and case.
 
-        The longest `query` counts, then one with `params`, then the newest.
+        The longest `query` applies; among equal ones, one with `params`, then the newest.
         """
         if not _words(query):
-            raise ValueError("an answer needs the statement that it is for, or how that begins")
-        self._told.append(Told(_words(query), answer, params, times))
+            raise ValueError("an answer needs a statement, or the beginning of one")
+        self._answers.append(AnswerRule(_words(query), answer, params, times))
 
     def check(self, query: str, params: Params) -> None:
-        """See MemoryPostgres: what psycopg and the facade of the real one refuse."""
+        """Raise what psycopg and Oncecast's transaction raise before a statement is sent."""
         refuse_transaction_control(query)
         check_params(query, params)
 
     def check_goes_on(self, session: Session) -> None:
-        """See MemoryPostgres."""
+        """Raise if the transaction is aborted."""
         if session.failed:
             raise psycopg.errors.InFailedSqlTransaction(
                 "current transaction is aborted, commands ignored until end of transaction block"
@@ -80,35 +82,35 @@ class ScriptedPostgres(MemoryPostgres):
     def answer(
         self, session: Session, query: str, params: Params, *, fetch: bool
     ) -> tuple[int, list[dict[str, Any]]]:
-        """See MemoryPostgres."""
-        fitting = [told for told in self._told if told.fits(_words(query), params)]
+        """Return the scripted answer to a statement; raise Unanswered for a fetch without one."""
+        fitting = [rule for rule in self._answers if rule.fits(_words(query), params)]
         if not fitting:
             if fetch:
-                raise self._not_told(query)
+                raise self._unanswered_error(query)
             return 1, []
-        told = max(reversed(fitting), key=lambda told: (len(told.words), told.params is not None))
-        if told.left is not None:
-            told.left -= 1
-        rows = _rows(told.answer, params)
+        rule = max(reversed(fitting), key=lambda rule: (len(rule.words), rule.params is not None))
+        if rule.left is not None:
+            rule.left -= 1
+        rows = _rows(rule.answer, params)
         if isinstance(rows, int):
             if fetch and rows:
-                raise self._not_told(query)
+                raise self._unanswered_error(query)
             return rows, []
         return len(rows), rows
 
-    def _not_told(self, query: str) -> Unanswered:
+    def _unanswered_error(self, query: str) -> Unanswered:
         plain = " ".join(query.split())
         shown = plain if len(plain) <= QUERY_SHOWN_MAX else plain[:QUERY_SHOWN_MAX].rpartition(" ")[0]
         error = Unanswered(
-            f"in memory nobody knows what {plain!r} returns: tell it by t.answer({shown!r}, [{{…}}]),"
-            " or run it on a real PostgreSQL by TestListener(app, postgres=True)"
+            f"no answer for {plain!r}: add one with t.answer({shown!r}, [{{…}}]),"
+            " or use a real PostgreSQL: TestListener(app, postgres=True)"
         )
         self.unanswered = self.unanswered or error
         return error
 
 
 def _rows(answer: Any, params: Params) -> int | list[dict[str, Any]]:
-    """What an answer comes to, for these params; raises it if it is an error."""
+    """Return the result of an answer for these parameters; raise it if it is an error."""
     if isinstance(answer, BaseException) or (isinstance(answer, type) and issubclass(answer, BaseException)):
         raise answer
     if callable(answer):
@@ -131,7 +133,7 @@ def _same(one: Params, other: Params) -> bool:
 
 
 def check_params(query: str, params: Params) -> None:
-    """Raise what psycopg does for params that are none, do not fit the placeholders, or cannot be sent."""
+    """Raise what psycopg raises for parameters that do not fit the placeholders or cannot be sent."""
     if params is None:
         return
     if isinstance(params, str | bytes) or not hasattr(params, "__getitem__") or not hasattr(params, "__len__"):

@@ -1,6 +1,6 @@
-"""One embedded PostgreSQL for all tests of a process: begun at its first use, ended with it, however that ends.
+"""One embedded PostgreSQL for all tests of a process: started at its first use, stopped when the process ends.
 
-It lives in a thread with a loop of its own, since each test has another. A guard ends it if the process is killed.
+It runs in a thread with its own event loop, since each test has another. A guard stops it if the process is killed.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from oncecast.embedded.process import Process
 
 END_DEADLINE_S = 20.0
 UNSAFE = {"fsync": "off", "full_page_writes": "off"}
-"""What it holds is to outlive nothing, and commits are quick."""
+"""Settings for fast commits, without durability: tests need none."""
 
 
 class Server:
-    """The thread, and what it serves."""
+    """The thread and its server."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         self._settings = settings
         self.url: Future[str] = Future()
-        self.url.set_running_or_notify_cancel()  # all tests share it: the one that gives up shall not cancel it
+        self.url.set_running_or_notify_cancel()  # shared by all tests: a cancelled one must not cancel it
         self._end: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._serve, name="oncecast test server", daemon=True)
         self._thread.start()
 
     @property
     def has_failed(self) -> bool:
-        """Whether it cannot be had: its start failed."""
+        """Whether the start failed."""
         return self.url.done() and self.url.exception() is not None
 
     def end(self) -> None:
-        """Stop it; nobody can use it any more."""
+        """Stop the server for all users."""
         if self._end is not None:
             self._end()
             self._thread.join(END_DEADLINE_S)
@@ -50,7 +50,7 @@ class Server:
     def _serve(self) -> None:
         try:
             asyncio.run(self._run())
-        except BaseException as error:  # whoever waits for the URL is told, on whatever it failed
+        except BaseException as error:  # every waiting test gets the error, of whatever kind
             if not self.url.done():
                 self.url.set_exception(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error)
 
@@ -73,7 +73,7 @@ class Server:
             await self._run_process(process, postgres)
 
     async def _run_process(self, process: Process, postgres: EmbeddedPostgres) -> None:
-        """Nothing here may need another thread to end: when Python ends, it lets none begin."""
+        """Run the process; never start a thread, which Python refuses while it ends."""
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
         await process.start()
         try:
@@ -90,9 +90,9 @@ _server: Server | None = None
 
 
 async def embedded_postgres_url(settings: Mapping[str, str] = UNSAFE) -> str:
-    """Its URL, which has a password. Raises StartError where the extra `embedded` is missing, or it cannot begin.
+    """Return the URL of the server, with its password. Raises StartError if it cannot start.
 
-    Whoever is cancelled meanwhile leaves it to others; after a failed start the next use tries again.
+    A cancelled caller leaves it running for others; after a failed start, the next call tries again.
     """
     global _server
     with _lock:
@@ -104,7 +104,7 @@ async def embedded_postgres_url(settings: Mapping[str, str] = UNSAFE) -> str:
 
 @atexit.register
 def end_server() -> None:
-    """Stop it, if it was begun; the next use begins another."""
+    """Stop the server if it runs; the next use starts another."""
     global _server
     with _lock:
         server, _server = _server, None

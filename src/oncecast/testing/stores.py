@@ -1,4 +1,4 @@
-"""Where a test's events end: in memory, or in a database of their own on a real PostgreSQL."""
+"""The stores of a test listener: in memory, or a database of its own on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAME = "test"
 SCHEMA = "oncecast"
 TOKEN_CHARS = 16
 LOCK_TIMEOUT_S = 0.2
-"""Nobody but the test itself holds a lock, and it waits for us meanwhile."""
+"""Only the test itself holds locks, and it waits meanwhile."""
 CONNECT_TIMEOUT_S = 5
 POOL_SIZE = 4
 
 
 class MemoryStores:
-    """All of it is gone with the test."""
+    """Stores in memory; they end with the test."""
 
     def __init__(self) -> None:
         self.server = ScriptedPostgres()
@@ -40,7 +40,7 @@ class MemoryStores:
         self.outbox: Outbox = MemoryOutbox(self.server, **client)
 
     def raise_unanswered(self) -> None:
-        """Raise what the test has forgotten to tell, once, even if the handler swallowed it."""
+        """Raise the Unanswered of a fetch without an answer, once, even if the handler swallowed it."""
         unanswered, self.server.unanswered = self.server.unanswered, None
         if unanswered is not None:
             raise unanswered from None
@@ -49,11 +49,11 @@ class MemoryStores:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class PostgresStores:
-    """A fresh database on the embedded PostgreSQL (True), or on the server of a URL; dropped at the end."""
+    """A new database on the embedded PostgreSQL (True) or on the server of a URL; dropped at the end."""
 
     def __init__(self, postgres: bool | str, clock: Clock, *, handler_timeout_s: float) -> None:
         self._clock = clock
@@ -98,7 +98,7 @@ class PostgresStores:
         await self._on_server("drop database {} with (force)")
 
     async def ask(self, query: str, params: Params) -> tuple[int, list[dict[str, Any]]]:
-        """How many rows a statement touches or returns, and those."""
+        """Return the number of rows that a statement affects or returns, and the rows."""
         cursor = await self._connection.execute(query, params)  # type: ignore[arg-type, unused-ignore]
         while cursor.nextset():
             pass

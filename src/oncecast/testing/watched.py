@@ -1,4 +1,4 @@
-"""An event store under observation: what each attempt ran, and what it failed of."""
+"""An event store that records the statements and the errors of each attempt."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from oncecast.testing.results import Statement
 
 
 class WatchedEvents:
-    """`events` as the attempt station knows it.
+    """`events` for the attempt stage, with a record of what handlers ran.
 
-    In memory the errors that a test has statements raise are psycopg's: what they mean is told here.
+    In memory, errors that a test scripts are psycopg's; they are translated as in the PostgreSQL store.
     """
 
     def __init__(self, events: EventStore) -> None:
         self._events = events
         self.statements: list[Statement] = []
-        """All that handlers ran."""
+        """All statements that handlers ran."""
         self.last_ran: dict[int, list[Statement]] = {}
-        """By offset, what ran in the event's last attempt that reached its handlers."""
+        """By offset: the statements of the event's last attempt that reached its handlers."""
         self.last_error: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._events, name)
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
-        """See EventStore."""
+        """Insert rows of events without handlers; return their outcomes."""
         with self._remembering([]):
             return await self._events.insert(arrivals)
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
-        """See EventStore."""
+        """Run `work` and insert the row of an event in one transaction."""
 
         raised: list[Sequence[BaseException]] = []
 
@@ -54,7 +54,7 @@ class WatchedEvents:
     async def process_together(
         self, arrivals: Sequence[Arrival], work: WorkTogether
     ) -> list[Outcome | EarlierAttempts]:
-        """See EventStore."""
+        """Run `work` for the new events and insert their rows in one transaction."""
 
         raised: list[Sequence[BaseException]] = []
 
@@ -72,7 +72,7 @@ class WatchedEvents:
 
     @contextmanager
     def _remembering(self, raised: Sequence[Sequence[BaseException]]) -> Iterator[None]:
-        """`raised` by the statements of each transaction."""
+        """Record the errors that the statements of each transaction `raised`."""
         try:
             yield
         except psycopg.Error as error:
@@ -93,7 +93,7 @@ class WatchedEvents:
 
 
 class WatchedTransaction:
-    """`tx`, and each of its statements in all of `notes`."""
+    """`tx`, which appends each statement to all of `notes`."""
 
     def __init__(self, tx: OpenTransaction, notes: Sequence[list[Statement]]) -> None:
         self._tx = tx
@@ -101,35 +101,35 @@ class WatchedTransaction:
 
     @property
     def emitted(self) -> list[bytes]:
-        """See OpenTransaction."""
+        """The events that handlers emitted in this transaction."""
         return self._tx.emitted
 
     @property
     def raised(self) -> Sequence[BaseException]:
-        """See OpenTransaction."""
+        """The errors that statements raised."""
         return self._tx.raised
 
     async def execute(self, query: str, params: Params = None) -> int:
-        """See Transaction."""
+        """Run a statement; return the number of affected rows."""
         self._note(query, params)
         return await self._tx.execute(query, params)
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """See Transaction."""
+        """Run a statement; return its first row, or None."""
         self._note(query, params)
         return await self._tx.fetch_one(query, params)
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """See Transaction."""
+        """Run a statement; return its rows."""
         self._note(query, params)
         return await self._tx.fetch_all(query, params)
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """See Transaction."""
+        """Return a context that rolls back to its start after an error."""
         return self._tx.savepoint()
 
     async def take(self, key: str) -> None:
-        """See OpenTransaction."""
+        """Lock an ordering key until the transaction ends; raises NotNext."""
         await self._tx.take(key)
 
     def _note(self, query: str, params: Params) -> None:

@@ -160,7 +160,7 @@ def test_percent_signs_that_are_doubled_or_without_parameters_are_no_placeholder
 
 
 def test_an_answer_needs_a_statement(t: SyncTestListener) -> None:
-    with pytest.raises(ValueError, match="needs the statement"):
+    with pytest.raises(ValueError, match="needs a statement"):
         t.answer(" ; ", 1)
 
 

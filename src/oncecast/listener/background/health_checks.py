@@ -23,7 +23,7 @@ REMEDIES = {
     "redis": "start Redis, or check REDIS_URL; meanwhile every listener tries every event, and PostgreSQL decides",
     "producers": "start the producer, or check WS_URL; the listener connects again by itself",
     BROKER: "start the broker, or check DEAD_LETTER_URL; dead letters wait in PostgreSQL",
-    "outbox": "start a producer that takes them, or check PUBLISH_TOKEN; events of handlers wait in the table outbox",
+    "outbox": "start a producer that accepts them, or check PUBLISH_TOKEN; emitted events wait in the table outbox",
     "standby": "start the release that has these handlers; or, if they were removed on purpose, set FORCE_HANDLERS=1",
 }
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL and Redis do, in memory: for tests and simulation, for as long as the process lives."""
+"""PostgreSQL and Redis in memory, for tests and simulation."""
 
 from oncecast.testing.memory.conflicts import MemoryConflicts
 from oncecast.testing.memory.crash_log import MemoryCrashLog

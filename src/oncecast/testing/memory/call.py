@@ -1,4 +1,4 @@
-"""How a client in memory reaches its server: the seam at which a simulation delays, loses and refuses."""
+"""Calls from a client in memory to its server, which a simulation can delay, lose or refuse."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from inspect import isawaitable
 from typing import Any
 
 Act = Callable[[], Any]
-"""What happens at the server: at once, or, if it returns an awaitable, once that is over."""
+"""What a call does at the server: at once, or, if it returns an awaitable, when that is done."""
 ServerCall = Callable[[Act], Awaitable[Any]]
-"""Has an act happen and returns its result; raises OSError or TimeoutError where that cannot be known."""
+"""Runs an act and returns its result; raises OSError or TimeoutError if the result is unknown."""
 
 
 async def at_once(act: Act) -> Any:
-    """A call that nothing befalls."""
+    """Run the act without faults."""
     result = act()
     return await result if isawaitable(result) else result

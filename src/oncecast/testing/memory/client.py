@@ -1,4 +1,4 @@
-"""A client of the MemoryPostgres: its calls, which may be lost or late, and the transaction of a handler."""
+"""A client of MemoryPostgres: calls that may be lost or late, and the transaction of a handler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
 
 
 class Client:
-    """Statements go through `call`, which may lose or delay them, or their answers."""
+    """A client whose statements go through `call`, which may lose or delay them or their answers."""
 
     def __init__(self, server: MemoryPostgres, *, instance: str, token: str, call: ServerCall = at_once) -> None:
         self._server = server
@@ -31,7 +31,7 @@ class Client:
         return self._server.tables
 
     def _now_s(self) -> float:
-        """The server's clock."""
+        """Return the time of the server."""
         return asyncio.get_running_loop().time()
 
     def _dead_letter(self, identity: str) -> DeadLetter:
@@ -53,7 +53,7 @@ class Client:
             raise Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": ")) from error
 
     async def _finish(self, session: Session, work: Work) -> None:
-        """Run `work`, then commit; raises what it raises, after a roll-back."""
+        """Run `work` and commit; after an error, roll back and raise it."""
         facade = MemoryTransaction(self._server, session, self._do)
         try:
             await _run(work, facade)
@@ -67,7 +67,7 @@ class Client:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise AttemptFailed("the handler was cancelled, by a task of its own that was") from None
+            raise AttemptFailed("the handler was cancelled by a task of its own") from None
         finally:
             facade.session = None
             if not session.ended.is_set():
@@ -81,7 +81,7 @@ class Client:
 
 
 async def _run(work: Work, facade: MemoryTransaction) -> None:
-    """Users' code: whatever it raises is the attempt's outcome."""
+    """Run the application's code; any error that it raises is the outcome of the attempt."""
     try:
         await work(facade)
     except Exception as error:
@@ -92,7 +92,7 @@ async def _run(work: Work, facade: MemoryTransaction) -> None:
 
 
 class MemoryTransaction:
-    """The Transaction of an attempt: what its statements do, the server knows."""
+    """The Transaction of an attempt; the server executes its statements."""
 
     def __init__(self, server: MemoryPostgres, session: Session, do: ServerCall) -> None:
         self.session: Session | None = session
@@ -104,32 +104,32 @@ class MemoryTransaction:
 
     @property
     def emitted(self) -> list[bytes]:
-        """See OpenTransaction."""
+        """The events that handlers emitted in this transaction."""
         self._open()
         self._savepoints.note()
         return self._emitted
 
     @property
     def inconsistency(self) -> str | None:
-        """Why it must not commit, if that is so."""
+        """Why the transaction must not commit; None if it may."""
         return self._savepoints.fault
 
     @property
     def raised(self) -> Sequence[BaseException]:
-        """See OpenTransaction."""
+        """The errors that statements raised."""
         return self._raised
 
     async def execute(self, query: str, params: Params = None) -> int:
-        """See Transaction."""
+        """Run a statement; return the number of affected rows."""
         return (await self._run(query, params, fetch=False))[0]
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """See Transaction."""
+        """Run a statement; return its first row, or None."""
         _, rows = await self._run(query, params, fetch=True)
         return rows[0] if rows else None
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """See Transaction."""
+        """Run a statement; return its rows."""
         return (await self._run(query, params, fetch=True))[1]
 
     async def _run(self, query: str, params: Params, *, fetch: bool) -> tuple[int, list[dict[str, Any]]]:
@@ -158,18 +158,18 @@ class MemoryTransaction:
             raise
 
     async def take(self, key: str) -> None:
-        """See OpenTransaction."""
+        """Lock an ordering key until the transaction ends; raises NotNext."""
         session = self._open()
 
         def lock() -> None:
             if not self._server.try_lock(session, f"key {key}"):
-                raise NotNext(f"another event of {key} is under way")
+                raise NotNext(f"another event of {key} is in progress")
 
         await self._ask(lock)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """See Transaction."""
+        """Return a context that rolls back to its start after an error."""
         session = self._open()
         self._server.check_goes_on(session)
         effects = dict(session.effects)

@@ -1,4 +1,4 @@
-"""The Conflicts of `core.conflicts` on a MemoryPostgres."""
+"""Conflicts on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BEGINNING = BEGINNING.isoformat().replace("+00:00", "Z")
 
 
 class MemoryConflicts(Client):
-    """See Conflicts. Conflicts have no age here: they are ordered as they were kept."""
+    """Conflicts in memory; they have no age, and are listed in the order in which they were kept."""
 
     async def newest(
         self,
@@ -31,7 +31,7 @@ class MemoryConflicts(Client):
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """See Conflicts."""
+        """Return a page of conflicts, newest first."""
         if after is not None and not after.isdigit():
             raise InvalidPageMark("no mark of a page")
 
@@ -53,7 +53,7 @@ class MemoryConflicts(Client):
         return found
 
     async def get(self, place: Cursor) -> dict[str, Any] | None:
-        """See Conflicts."""
+        """Return one conflict with both contents; None without one."""
 
         def get() -> dict[str, Any] | None:
             found = self._find(place)
@@ -67,12 +67,12 @@ class MemoryConflicts(Client):
         return found
 
     async def count(self) -> int:
-        """See Conflicts."""
+        """Return the number of open conflicts."""
         found: int = await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
         return found
 
     async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
-        """See Conflicts."""
+        """Discard open conflicts; return those."""
 
         def discard() -> set[Cursor]:
             chosen = {
@@ -87,7 +87,7 @@ class MemoryConflicts(Client):
         return changed
 
     async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
-        """See Conflicts."""
+        """Reopen discarded conflicts; return those."""
 
         def restore() -> set[Cursor]:
             chosen = {place for place in places if self._state(place) == "discarded"}
@@ -99,7 +99,7 @@ class MemoryConflicts(Client):
         return changed
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
-        """See Conflicts."""
+        """Process the event of an open conflict as `new_id`."""
         session = self._server.begin(self._token)
 
         async def lock() -> Arrival | None:

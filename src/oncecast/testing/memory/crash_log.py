@@ -1,4 +1,4 @@
-"""The CrashLog of `core.ports` on a MemoryPostgres."""
+"""CrashLog on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from oncecast.testing.memory.client import Client
 
 
 class MemoryCrashLog(Client):
-    """See CrashLog."""
+    """CrashLog in memory."""
 
     async def register_process(self) -> bool:
-        """See CrashLog."""
+        """Record the start of this process; return whether the previous one crashed."""
 
         def begin() -> bool:
             if self._instance not in self._tables.running:
@@ -20,25 +20,27 @@ class MemoryCrashLog(Client):
             self._tables.quarantined = after_crash(self._tables.quarantined, self._instance)
             return True
 
-        in_doubt: bool = await self._do(begin)
-        return in_doubt
+        crashed: bool = await self._do(begin)
+        return crashed
 
     async def unregister_process(self) -> None:
-        """See CrashLog."""
+        """Record that this process has ended in order."""
         await self._do(lambda: self._tables.running.discard(self._instance))
 
     async def begin_isolated(self, arrival: Arrival) -> int:
-        """See CrashLog."""
+        """Record that the event runs isolated; return how many processes crashed on it."""
 
         def begin_isolated() -> int:
-            self._tables.quarantined, deaths = begin_alone(self._tables.quarantined, arrival.identity, self._instance)
-            return deaths
+            self._tables.quarantined, crashes = begin_alone(
+                self._tables.quarantined, arrival.identity, self._instance
+            )
+            return crashes
 
         died: int = await self._do(begin_isolated)
         return died
 
     async def end_isolated(self, arrival: Arrival) -> None:
-        """See CrashLog."""
+        """Remove the record of the isolated event."""
 
         def end_isolated() -> None:
             self._tables.quarantined = end_alone(self._tables.quarantined, arrival.identity, self._instance)

@@ -1,4 +1,4 @@
-"""The DeadLetters of `core.letter_ports` on a MemoryPostgres."""
+"""DeadLetters on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, row_of
 
 
 class MemoryDeadLetters(Client):
-    """See DeadLetters."""
+    """DeadLetters in memory."""
 
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
-        """See DeadLetters."""
+        """Return a page of dead letters, newest first."""
 
         def newest() -> list[dict[str, Any]]:
             return [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
@@ -35,7 +35,7 @@ class MemoryDeadLetters(Client):
     async def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
     ) -> tuple[list[dict[str, Any]], bool]:
-        """See DeadLetters."""
+        """Return a page of whole dead letters, bounded by `max_bytes`."""
 
         def read() -> tuple[list[dict[str, Any]], bool]:
             chosen, page, size_bytes = self._chosen(selection, after), [], 0
@@ -50,7 +50,7 @@ class MemoryDeadLetters(Client):
         return found
 
     async def causes(self, selection: Selection, *, limit: int) -> Causes:
-        """See DeadLetters."""
+        """Count the selected dead letters by cause."""
 
         def count() -> Causes:
             by_cause: dict[str, list[tuple[StoredRow, StoredDeadLetter]]] = defaultdict(list)
@@ -81,7 +81,7 @@ class MemoryDeadLetters(Client):
         return sorted(found, key=lambda both: both[1].number, reverse=True)
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
-        """See DeadLetters."""
+        """Return one whole dead letter, discarded or not."""
 
         def get() -> dict[str, Any] | None:
             found = self._dead(Identity(source, id))
@@ -97,7 +97,7 @@ class MemoryDeadLetters(Client):
         )
 
     async def edit(self, source: str, id: str, data: bytes) -> bool:
-        """See DeadLetters."""
+        """Store edited data; return whether the dead letter exists and is not discarded."""
 
         def edit() -> bool:
             found = self._dead(Identity(source, id))
@@ -112,7 +112,7 @@ class MemoryDeadLetters(Client):
         return edited
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """See DeadLetters."""
+        """Discard dead letters; return those."""
 
         def discard(dead_letter: StoredDeadLetter) -> bool:
             changes = not dead_letter.discarded
@@ -122,7 +122,7 @@ class MemoryDeadLetters(Client):
         return await self._change(dead_letters, discard)
 
     async def restore(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """See DeadLetters."""
+        """Restore discarded dead letters; return those."""
 
         def restore(dead_letter: StoredDeadLetter) -> bool:
             changes = dead_letter.discarded
@@ -132,7 +132,7 @@ class MemoryDeadLetters(Client):
         return await self._change(dead_letters, restore)
 
     async def reset(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """See DeadLetters."""
+        """Remove the edited data of dead letters; return those."""
 
         def reset(dead_letter: StoredDeadLetter) -> bool:
             if not dead_letter.discarded:
@@ -156,7 +156,7 @@ class MemoryDeadLetters(Client):
         return changed
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
-        """See DeadLetters."""
+        """Process a dead letter again; return whether it is stored now."""
         identity = f"{source}\0{id}"
         session = self._server.begin(self._token)
 
@@ -199,7 +199,7 @@ class MemoryDeadLetters(Client):
         return True
 
     async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
-        """See DeadLetters."""
+        """Record the error of a failed replay."""
 
         def note() -> None:
             if (dead_letter := self._tables.dead_letters.get(f"{source}\0{id}")) is not None:
@@ -256,7 +256,7 @@ def _whole(row: StoredRow, dead_letter: StoredDeadLetter) -> dict[str, Any]:
 
 
 def _cause(cause: str, found: list[tuple[StoredRow, StoredDeadLetter]]) -> Cause:
-    """Of letters, newest first, that died of it."""
+    """Return the cause of dead letters, which are newest first."""
     types = Counter(row.type for row, _ in found)
     row, newest = found[0]
     return Cause(

@@ -1,4 +1,4 @@
-"""The EventStore of `core.ports` on a MemoryPostgres."""
+"""EventStore on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from oncecast.testing.memory.postgres import Session, StoredDeadLetter, row_of
 
 
 class MemoryEvents(Client):
-    """See EventStore."""
+    """EventStore in memory."""
 
     _revision = 0
     ready_ahead = 0
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
-        """See EventStore."""
+        """Insert rows of events without handlers; return their outcomes."""
 
         async def insert() -> list[Outcome | EarlierAttempts]:
             session = self._server.begin(self._token)
@@ -46,13 +46,13 @@ class MemoryEvents(Client):
         return found
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
-        """See EventStore."""
+        """Run `work` and insert the row of an event in one transaction."""
         return (await self._process([arrival], lambda tx, _new: work(tx), arrival.turn))[0]
 
     async def process_together(
         self, arrivals: Sequence[Arrival], work: WorkTogether
     ) -> list[Outcome | EarlierAttempts]:
-        """See EventStore."""
+        """Run `work` for the new events and insert their rows in one transaction."""
         return await self._process(arrivals, work, None)
 
     async def _process(
@@ -96,10 +96,10 @@ class MemoryEvents(Client):
         is_ours = self._server.try_lock(session, f"key {turn.key}")
         if not (is_ours and has_come):
             self._server.roll_back(session)
-            raise NotNext(f"the turn of another event of {turn.key}")
+            raise NotNext(f"another event of {turn.key} is next")
 
     async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
-        """See EventStore."""
+        """Return the outcome of each repeated arrival; None without a row."""
 
         def compare() -> list[Outcome | None]:
             return [self._compare(arrival) for arrival in arrivals]
@@ -108,7 +108,7 @@ class MemoryEvents(Client):
         return found
 
     async def count_failure(self, failure: FailedAttempt) -> int:
-        """See EventStore."""
+        """Count a failed attempt once; return the number of failed attempts."""
         identity = failure.arrival.identity
 
         async def count() -> int:
@@ -125,7 +125,7 @@ class MemoryEvents(Client):
         return attempts
 
     async def prune_attempts(self, *, overdue_s: float) -> int:
-        """See EventStore. Only overdue counts: the commit that ends an event deletes its count."""
+        """Delete overdue attempt counts; the commit that ends an event deletes its own."""
 
         def prune() -> int:
             before_s, attempts = self._now_s() - overdue_s, self._tables.attempts
@@ -138,7 +138,7 @@ class MemoryEvents(Client):
         return count
 
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
-        """See EventStore."""
+        """Insert the row of a dead letter, with its error."""
 
         async def dead_letter() -> DeadLettered:
             session = self._server.begin(self._token)
@@ -163,9 +163,9 @@ class MemoryEvents(Client):
         return ended
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
-        """The identities whose rows are new; nothing in the name of an application that is not the newest.
+        """Insert rows; return the new identities, and none if a newer application is recorded.
 
-        An event whose failed attempts its listener does not know of stays out where that is heeded.
+        With `heeds_earlier`, leave out events with failed attempts that their listener does not know of.
         """
         if self._revision and self._revision != len(self._tables.revisions):
             return set()
@@ -185,7 +185,7 @@ class MemoryEvents(Client):
         return obstacle(self._compare(arrival) or self._failed_before(arrival), arrival.id)
 
     def _compare(self, arrival: Arrival) -> Outcome | None:
-        """Compare it with the row of its identity, and keep a conflict; None where there is no row."""
+        """Compare an arrival with the row of its identity, and keep a conflict; None without a row."""
         row, given = self._tables.rows.get(arrival.identity), row_of(arrival, self._instance)
         if row is None:
             return None
@@ -197,7 +197,7 @@ class MemoryEvents(Client):
         return outcome
 
     async def unlogged(self, limit: int) -> list[DeadLetter]:
-        """See EventStore."""
+        """Return up to `limit` dead letters that are not logged."""
 
         def unlogged() -> list[DeadLetter]:
             return [
@@ -210,7 +210,7 @@ class MemoryEvents(Client):
         return found
 
     async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """See EventStore."""
+        """Mark dead letters as logged."""
 
         def mark() -> None:
             for dead_letter in dead_letters:
@@ -220,7 +220,7 @@ class MemoryEvents(Client):
         await self._do(mark)
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
-        """See EventStore."""
+        """Return the handlers of the group's application that are missing here; record these if none is."""
 
         def register() -> Registration:
             revisions = self._tables.revisions
@@ -236,19 +236,19 @@ class MemoryEvents(Client):
         return decision.missing
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
-        """See EventStore."""
+        """Return the hash of the journal's key, recorded at its first use."""
         known: str = await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
         return known
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
-        """See EventStore."""
+        """Return the group's cursor in a journal."""
         saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
         return saved
 
     async def save_cursor(
         self, journal: str, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
     ) -> Save:
-        """See EventStore."""
+        """Advance the cursor over committed rows; report whether rows are missing."""
 
         def save() -> Save:
             saved = self._tables.cursors.setdefault(journal, beginning(epochs))
@@ -265,11 +265,11 @@ class MemoryEvents(Client):
         return result
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
-        """See EventStore."""
+        """Save a first cursor, unless there is one."""
         await self._do(lambda: self._tables.cursors.setdefault(journal, SavedCursor(at, list(epochs))))
 
     async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
-        """See EventStore."""
+        """Replace the cursor of a divergent history."""
 
         def force() -> None:
             saved = self._tables.cursors.get(journal)
@@ -280,7 +280,7 @@ class MemoryEvents(Client):
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
     ) -> Cursor | None:
-        """See EventStore."""
+        """Move the cursor behind a gap, and record the gap."""
 
         def pass_gap() -> Cursor | None:
             decision = decide_gap(self._tables.cursors.get(journal), epochs, first=first, after=after)
@@ -305,17 +305,17 @@ class MemoryEvents(Client):
         return 0
 
     async def probe(self, *, writes: bool = True) -> None:
-        """See EventStore."""
+        """Check that the server answers."""
         await self._do(lambda: None)
 
     async def renew(self) -> None:
-        """There is no pool."""
+        """Do nothing: there is no pool."""
 
     async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
-        """See EventStore. Sessions have no times here: none is in use."""
+        """End the sessions of a listener; none counts as in use, since sessions have no times here."""
         ended: int = await self._do(lambda: self._server.terminate(token))
         return Sessions.SILENT if ended else Sessions.NONE
 
     async def close(self) -> None:
-        """Our sessions end."""
+        """End the sessions of this client."""
         self._server.terminate(self._token)

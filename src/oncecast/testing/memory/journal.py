@@ -1,4 +1,4 @@
-"""A journal in memory, for tests and for trying things out: the same promises for as long as the process lives."""
+"""A journal in memory, with the guarantees of a real one for as long as the process lives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oncecast.journal.sqlite import divide
 
 @dataclass(slots=True)
 class Kept:
-    """What outlives an opening, as a file would."""
+    """The contents of a journal, which survive reopening, as a file does."""
 
     name: str
     key: str
@@ -26,12 +26,12 @@ class Kept:
 
     @classmethod
     def new(cls, clock: Clock) -> Kept:
-        """Draw the name and the key of an empty journal."""
+        """Return an empty journal with a random name and key."""
         return cls(clock.new_token(8), clock.new_token(16))
 
 
 class MemoryJournal:
-    """The Journal of `core.ports` over `kept`. While `failure` is set, it refuses to append with that."""
+    """A Journal over `kept`. While `failure` is set, appends raise it."""
 
     def __init__(self, clock: Clock, kept: Kept | None = None, *, frame_max_bytes: int = 1024 * 1024) -> None:
         self._clock = clock
@@ -44,55 +44,55 @@ class MemoryJournal:
 
     @property
     def damage(self) -> str | None:
-        """Memory is whole."""
+        """None: memory cannot be damaged."""
         return None
 
     @property
     def name(self) -> str:
-        """See Journal."""
+        """The random name of the journal."""
         return self._kept.name
 
     @property
     def key(self) -> str:
-        """See Journal."""
+        """The secret key of the journal."""
         return self._kept.key
 
     @property
     def epochs(self) -> Sequence[Epoch]:
-        """See Journal."""
+        """All epochs with their first offsets."""
         return self._kept.epochs
 
     @property
     def first(self) -> int:
-        """See Journal."""
+        """The oldest offset that is kept."""
         return self._kept.batches[0].first_offset if self._kept.batches else 1
 
     @property
     def last(self) -> int:
-        """See Journal."""
+        """The newest offset."""
         return self._kept.batches[-1].last_offset if self._kept.batches else 0
 
     @property
     def used_bytes(self) -> int:
-        """See Journal."""
+        """The size of the kept events."""
         return sum(len(batch.body) for batch in self._kept.batches)
 
     @property
     def groups(self) -> Mapping[str, KnownGroup]:
-        """See Journal."""
+        """The known groups by name."""
         return self._kept.groups
 
     @property
     def failing(self) -> JournalUnavailable | None:
-        """See Journal."""
+        """The error of the last commit; None after a success."""
         return self.failure
 
     async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
-        """See Journal."""
+        """Store the known groups."""
         self._kept.groups |= {group.name: group for group in groups}
 
     async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
-        """See Journal."""
+        """Delete old batches up to `upto`, but keep `keep_bytes`."""
         batches = self._kept.batches
         surplus_bytes = self.used_bytes - keep_bytes
         while len(batches) > 1 and batches[0].last_offset <= upto:
@@ -101,7 +101,7 @@ class MemoryJournal:
             surplus_bytes -= len(batches.pop(0).body)
 
     async def append(self, events: Sequence[bytes]) -> int:
-        """See Journal."""
+        """Append events as one batch; return the last offset."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._commit)
@@ -109,7 +109,7 @@ class MemoryJournal:
         return await done
 
     async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
-        """See Journal."""
+        """Return batches after an offset."""
         batches = self._kept.batches
         begin = bisect_right(batches, after, key=lambda batch: batch.last_offset)
         size_bytes, end = 0, begin
@@ -121,11 +121,11 @@ class MemoryJournal:
         return batches[begin:end]
 
     def on_commit(self, callback: Callable[[Sequence[JournalBatch]], None]) -> None:
-        """See Journal."""
+        """Register a callback for committed batches."""
         self._callbacks.append(callback)
 
     async def close(self) -> None:
-        """Finish what waits."""
+        """Commit the waiting appends."""
         if self._waiting:
             await asyncio.wait([done for _, done in self._waiting])
 

@@ -1,4 +1,4 @@
-"""Leases in memory: one dictionary for all holders, as Redis would be."""
+"""Leases in memory: one dictionary for all lease owners, as in Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNTER_TTL_S = 60.0
 
 @dataclass(slots=True)
 class Lease:
-    """Of `holder`, or of nobody since it was rescued (None); a `mark` says at which place the event has ended."""
+    """A lease of `holder`, None after a takeover; or, with `mark`, the done marker of an ended event."""
 
     holder: str | None
     until_s: float
@@ -25,29 +25,29 @@ class Lease:
 
     @property
     def is_free(self) -> bool:
-        """Whether anybody may take it."""
+        """Whether any listener may claim it."""
         return self.holder is None and self.mark is None
 
     @property
     def state(self) -> LeaseState | DoneMarker:
-        """What it says to everybody."""
+        """Return the state that every listener sees."""
         return LeaseState(self.holder, self.takeovers) if self.mark is None else self.mark
 
     def copy(self) -> Lease:
-        """As it is now."""
+        """Return a copy."""
         return Lease(self.holder, self.until_s, self.takeovers, self.isolated, self.mark)
 
 
 @dataclass(slots=True)
 class MemoryRedis:
-    """What all holders share; `now_s()` is its own clock."""
+    """The shared server; `now_s()` is its own clock."""
 
     now_s: Callable[[], float]
     leases: dict[str, Lease] = field(default_factory=dict)
     counters: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def get(self, identity: str) -> Lease | None:
-        """What stands there, unless its time is over."""
+        """Return the entry, unless it has expired."""
         lease = self.leases.get(identity)
         if lease is not None and lease.until_s <= self.now_s():
             del self.leases[identity]
@@ -55,23 +55,23 @@ class MemoryRedis:
         return lease
 
     def empty(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self.leases.clear()
         self.counters.clear()
 
     def snapshot(self) -> MemoryRedis:
-        """A copy of everything, for `fail_over`."""
+        """Return a copy of everything, for `fail_over`."""
         leases = {identity: lease.copy() for identity, lease in self.leases.items()}
         return MemoryRedis(self.now_s, leases, dict(self.counters))
 
     def fail_over(self, to: MemoryRedis) -> None:
-        """Go on from an older state."""
+        """Continue from an older state."""
         older = to.snapshot()
         self.leases, self.counters = older.leases, older.counters
 
 
 class MemoryLeases:
-    """The Leases of `core.ports` on a MemoryRedis. Every call goes through `call`, which may lose or delay it."""
+    """Leases on a MemoryRedis. Every call goes through `call`, which may lose or delay it."""
 
     def __init__(
         self, server: MemoryRedis, *, token: str, lease_ttl_s: float, mark_ttl_s: float, call: ServerCall = at_once
@@ -83,11 +83,11 @@ class MemoryLeases:
         self._call = call
 
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See Leases."""
+        """Lease events that are free; return who has the others."""
         return await self._take(arrivals, over_marks=False)
 
     async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See Leases."""
+        """Lease events even over a done marker."""
         return await self._take(arrivals, over_marks=True)
 
     async def _take(self, arrivals: Sequence[Arrival], *, over_marks: bool) -> Claims:
@@ -107,11 +107,11 @@ class MemoryLeases:
         return claims
 
     async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See Leases."""
+        """Return the state of each event without leasing it."""
         return self._partition(arrivals, await self._call(lambda: self._read(arrivals)))
 
     def _read(self, arrivals: Sequence[Arrival]) -> list[Lease | None]:
-        """What stands there now: copies, as an answer holds them."""
+        """Return copies of the current entries, as an answer would contain them."""
         found = (self._server.get(arrival.identity) for arrival in arrivals)
         return [None if lease is None else lease.copy() for lease in found]
 
@@ -120,7 +120,7 @@ class MemoryLeases:
         return partition(arrivals, states, self.token)
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """See Leases."""
+        """Replace this listener's leases by done markers."""
 
         def settle() -> None:
             until_s = self._server.now_s() + self._mark_ttl_s
@@ -130,7 +130,7 @@ class MemoryLeases:
         await self._call(settle)
 
     async def release(self, arrivals: Sequence[Arrival]) -> int:
-        """See Leases."""
+        """Release this listener's leases; return their number."""
 
         def release() -> int:
             own = self._own(arrivals)
@@ -144,7 +144,7 @@ class MemoryLeases:
         return released
 
     async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
-        """See Leases."""
+        """Free a dead listener's leases; return their number."""
 
         def take_over() -> int:
             dead = self._held_by(owner, arrivals)
@@ -157,7 +157,7 @@ class MemoryLeases:
         return taken_over
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """See Leases."""
+        """Record on the lease whether the event runs isolated."""
 
         def begin_isolated() -> None:
             for own in self._own([arrival]):
@@ -167,7 +167,7 @@ class MemoryLeases:
         await self._call(begin_isolated)
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
-        """See Leases."""
+        """Renew this listener's leases."""
 
         def renew() -> None:
             for arrival in self._own(arrivals):
@@ -176,7 +176,7 @@ class MemoryLeases:
         await self._call(renew)
 
     async def heartbeat(self) -> None:
-        """See Leases."""
+        """Increment this listener's counter."""
 
         def heartbeat() -> None:
             count, until_s = self._server.counters.get(self.token, (0, 0.0))
@@ -186,7 +186,7 @@ class MemoryLeases:
         await self._call(heartbeat)
 
     async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
-        """See Leases."""
+        """Return the counters of listeners by token."""
 
         def counters() -> dict[str, int | None]:
             found = {token: self._server.counters.get(token, (0, 0.0)) for token in tokens}
@@ -196,7 +196,7 @@ class MemoryLeases:
         return read
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
     def _own(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         return self._held_by(self.token, arrivals)

@@ -1,4 +1,4 @@
-"""The Outbox of `core.ports` on a MemoryPostgres."""
+"""Outbox on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ AT_THE_OUTBOX = "the outbox"
 
 
 class MemoryOutbox(Client):
-    """See Outbox."""
+    """Outbox in memory."""
 
     async def relay(self, publish: Publish, *, limit: int, max_bytes: int, within_s: float) -> int:
-        """See Outbox."""
+        """Publish due events and delete them once acknowledged; return their number."""
         session = self._server.begin(self._token)
         try:
             return await self._relay(session, publish, limit, max_bytes)

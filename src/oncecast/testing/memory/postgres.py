@@ -1,4 +1,4 @@
-"""What PostgreSQL does for us, in memory: rows, locks that wait, transactions that commit whole or not at all."""
+"""PostgreSQL in memory: rows, locks that wait, and transactions that commit entirely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class StoredRow:
-    """An event's row. `content` is what a duplicate is compared by."""
+    """The row of an event; duplicates are compared with `content`."""
 
     source: str
     id: str
@@ -37,7 +37,7 @@ class StoredRow:
 
 
 def row_of(arrival: Arrival, instance: str) -> StoredRow:
-    """The row of an event that `instance` stores."""
+    """Return the row of an event that `instance` stores."""
     return StoredRow(
         arrival.source,
         arrival.id,
@@ -53,14 +53,14 @@ def row_of(arrival: Arrival, instance: str) -> StoredRow:
 
 @dataclass(slots=True)
 class StoredDeadLetter:
-    """A dead letter beside its row."""
+    """A dead letter, in addition to its row."""
 
     error: str
     attempts: int
     raw: bytes
     listener: str
     number: int
-    """Letters are numbered in the order of their deaths."""
+    """Its number in the order of dead-lettering."""
     died_at_s: float
     logged: bool = False
     edited: bytes | None = None
@@ -70,20 +70,20 @@ class StoredDeadLetter:
 
     @property
     def died_at(self) -> str:
-        """There is no clock here: a second passes from death to death."""
+        """The time of dead-lettering: one second per dead letter, since there is no clock."""
         return (BEGINNING + timedelta(seconds=self.number)).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
 class Tables:
-    """Everything that commits together, and goes back together when the database does."""
+    """All data that commits together, and is restored together to an older state."""
 
     rows: dict[str, StoredRow] = field(default_factory=dict)
     dead_letters: dict[str, StoredDeadLetter] = field(default_factory=dict)
     attempts: dict[str, CountedFailures] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
     closed_conflicts: dict[Cursor, str | None] = field(default_factory=dict)
-    """The id that a conflict was replayed as, by its place; None if it was discarded."""
+    """By the cursor of a conflict: the id under which it was replayed; None if it was discarded."""
     effects: dict[str, int] = field(default_factory=dict)
     cursors: dict[str, SavedCursor] = field(default_factory=dict)
     journals: dict[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Tables:
     sending_since_s: float | None = None
 
     def copy(self) -> Tables:
-        """A state of its own: of what is in the tables, only letters are ever changed in place."""
+        """Return an independent copy; only dead letters are ever changed in place."""
         copies = {table.name: copy(getattr(self, table.name)) for table in fields(self)}
         return Tables(
             **copies
@@ -105,7 +105,7 @@ class Tables:
 
 
 class Session:
-    """A connection with a transaction open on it: what it has written, and the rows that it has locked."""
+    """A connection with an open transaction: its writes and its row locks."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -117,16 +117,16 @@ class Session:
         self.relayed: list[int] = []
         self.refused: dict[int, str] = {}
         self.failed = False
-        """Whether a statement failed in it: then a commit rolls back, and says so."""
+        """Whether a statement failed: then a commit rolls back and says so."""
         self.ended = asyncio.Event()
 
 
 EFFECT = "effect"
-"""The one statement that is known here: it counts its parameter, an id."""
+"""The only known statement: it counts its parameter, an id."""
 
 
 class MemoryPostgres:
-    """The server. Its methods are statements: each happens at once, but for one that waits for a lock."""
+    """The server. Its methods are statements, which run at once, except those that wait for a lock."""
 
     def __init__(self) -> None:
         self.tables = Tables()
@@ -134,18 +134,18 @@ class MemoryPostgres:
         self._locks: dict[str, Session] = {}
         self._emissions = 0
         self._sessions: dict[Session, None] = {}
-        """In the order of their begin."""
+        """In the order of their start."""
 
     def begin(self, token: str) -> Session:
-        """A session of the holder `token`."""
+        """Start a session of the listener with `token`."""
         session = Session(token)
         self._sessions[session] = None
         return session
 
     async def lock(self, session: Session, identities: Iterable[str]) -> bool:
-        """Have the rows of `identities` to oneself; whether that took waiting for another session.
+        """Lock the rows of `identities`; return whether that waited for another session.
 
-        Raises RowLocked where another has one for too long.
+        Raises RowLocked if another session holds one for too long.
         """
         has_waited = False
         for identity in sorted(identities):
@@ -164,25 +164,25 @@ class MemoryPostgres:
         return has_waited
 
     def try_lock(self, session: Session, name: str) -> bool:
-        """Have what `name` stands for to oneself until the session ends, if nobody has it."""
+        """Take an advisory lock until the session ends; return False if another session has it."""
         if session.ended.is_set():
             raise ConnectionError("terminated by another session")
         return self._locks.setdefault(name, session) is session
 
     def check(self, query: str, params: Params) -> None:
-        """Raise what a statement is refused with before it is sent: that leaves the transaction as it was."""
+        """Raise the error of a statement that is refused before it is sent; the transaction is unaffected."""
 
     def check_goes_on(self, session: Session) -> None:
-        """Raise if a statement has failed in the transaction, outside of any savepoint that is over."""
+        """Raise if a statement has failed in the transaction, unless its savepoint was rolled back."""
         if session.failed:
             raise RuntimeError("current transaction is aborted, commands ignored until end of transaction block")
 
     def answer(
         self, session: Session, query: str, params: Params, *, fetch: bool
     ) -> tuple[int, list[dict[str, Any]]]:
-        """What a handler's statement touches and returns; `fetch` says whether that is asked for.
+        """Return the number of affected rows and the rows of a handler's statement; `fetch` asks for rows.
 
-        Raises SyntaxError for any but EFFECT.
+        Raises SyntaxError for all but EFFECT.
         """
         if query != EFFECT or not isinstance(params, Sequence):
             raise SyntaxError(query)
@@ -190,11 +190,11 @@ class MemoryPostgres:
         return 1, []
 
     def is_locked(self, identity: str) -> bool:
-        """Whether a session has the row of `identity`."""
+        """Whether a session has locked the row of `identity`."""
         return identity in self._locks
 
     def commit(self, session: Session) -> bool:
-        """Whether it committed: a session in which a statement has failed rolls back."""
+        """Commit, and return True; roll back, and return False, if a statement has failed."""
         if session.ended.is_set():
             raise ConnectionError("terminated by another session")
         if not session.failed:
@@ -216,28 +216,28 @@ class MemoryPostgres:
         return not session.failed
 
     def roll_back(self, session: Session) -> None:
-        """End it, and let its rows go."""
+        """Roll back and release the locks."""
         self._sessions.pop(session, None)
         self._locks = {identity: holder for identity, holder in self._locks.items() if holder is not session}
         session.ended.set()
 
     def abandon(self, session: Session) -> None:
-        """Its client has lost it: the server finds out."""
+        """End a session whose client has lost its connection."""
         self.roll_back(session)
 
     def terminate(self, token: str) -> int:
-        """End the sessions of a holder; how many there were."""
+        """End the sessions of a listener; return their number."""
         doomed = [session for session in self._sessions if session.token == token]
         for session in doomed:
             self.roll_back(session)
         return len(doomed)
 
     def snapshot(self) -> Tables:
-        """A copy of everything committed, for `fail_over`."""
+        """Return a copy of the committed data, for `fail_over`."""
         return self.tables.copy()
 
     def fail_over(self, to: Tables) -> None:
-        """Go on from an older state; every connection breaks."""
+        """Continue from an older state; all connections break."""
         for session in list(self._sessions):
             self.roll_back(session)
         self.tables = to.copy()

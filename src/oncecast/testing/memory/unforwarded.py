@@ -1,4 +1,4 @@
-"""The UnforwardedDeadLetters of `core.letter_ports` on a MemoryPostgres."""
+"""UnforwardedDeadLetters on a MemoryPostgres."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oncecast.testing.memory.postgres import MemoryPostgres, StoredDeadLetter
 
 
 class MemoryUnforwarded(Client):
-    """See UnforwardedDeadLetters."""
+    """UnforwardedDeadLetters in memory."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class MemoryUnforwarded(Client):
         self._others_after_s = others_after_s
 
     async def begin(self) -> None:
-        """See UnforwardedDeadLetters."""
+        """Mark future dead letters as unsent."""
 
         def begin() -> None:
             if self._tables.sending_since_s is None:
@@ -35,7 +35,7 @@ class MemoryUnforwarded(Client):
         await self._do(begin)
 
     async def claim(self, limit: int) -> list[DeadLetter]:
-        """See UnforwardedDeadLetters."""
+        """Claim up to `limit` unsent dead letters."""
 
         def claim() -> list[DeadLetter]:
             now_s = self._now_s()
@@ -56,7 +56,7 @@ class MemoryUnforwarded(Client):
         return claimed
 
     async def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """See UnforwardedDeadLetters."""
+        """Mark dead letters as sent."""
 
         def mark() -> None:
             for dead_letter in self._kept(dead_letters):
@@ -65,7 +65,7 @@ class MemoryUnforwarded(Client):
         await self._do(mark)
 
     async def release(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """See UnforwardedDeadLetters."""
+        """Release claimed dead letters."""
 
         def release() -> None:
             for dead_letter in self._kept(dead_letters):
@@ -74,7 +74,7 @@ class MemoryUnforwarded(Client):
         await self._do(release)
 
     async def count(self) -> int:
-        """See UnforwardedDeadLetters."""
+        """Return the number of unsent dead letters."""
         count: int = await self._do(lambda: len(list(self._unforwarded())))
         return count
 

@@ -1,8 +1,8 @@
-"""A listener's stations without feed, Redis and time: what is put on the bench is attempted at once.
+"""The stages of a listener without feed, Redis and waiting: events are attempted at once.
 
-Joined as in the listener's service, but with one lane, and in rounds, so that a test takes the same way each time:
-what comes back, or was held back by another, begins when all else of its round is over. Leases are in memory, and
-always ours. Waits are noted instead of waited.
+They are connected as in the listener's service, but with one worker, and run in rounds, so that a test is
+deterministic: requeued events run after all others of the round. Leases are in memory and always granted. Waits are
+recorded instead of waited.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from oncecast.testing.stores import NAME, Stores
 from oncecast.testing.watched import WatchedEvents
 
 SPARED_MAX = 25
-"""An event that comes back so often in a row, without an attempt that was spent, waits for what does not come."""
+"""An event that is requeued this often in a row without spending an attempt will never end."""
 RELAY: Any = {"limit": 500, "max_bytes": 1024 * 1024, "within_s": 10.0}
 EMITTED_MAX = 1_000
-"""By one handler for one event: whose those beyond are is not found out."""
+"""Emitted events per handler and event whose cause is found; the cause of further ones is not."""
 TTL_S = 3_600.0
 
 _ENDINGS: dict[Outcome, Ending] = {
@@ -51,8 +51,8 @@ _ENDINGS: dict[Outcome, Ending] = {
 }
 
 
-class Bench:
-    """Ends events by `app`'s handlers, in `stores`; `publish(events)` hears of what they emit."""
+class TestPipeline:
+    """Ends events with the handlers of `app`, in `stores`; `publish(events)` receives the emitted events."""
 
     def __init__(
         self,
@@ -70,14 +70,14 @@ class Bench:
         self.watched = WatchedEvents(stores.events)
         self._results: dict[int, Result] = {}
         self._under_way: set[int] = set()
-        """The offsets of this round's."""
+        """The offsets of the events of this round."""
         self._round_over = asyncio.Event()
         self._stuck: NotEnded | None = None
         self._offset = 0
         self._join()
 
     def _join(self) -> None:
-        """Stations with nothing in them."""
+        """Create empty stages."""
         store, clock = cast("EventStore", self.watched), self._clock
         leases = LeaseGate(
             MemoryLeases(MemoryRedis(clock.monotonic_s), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
@@ -86,7 +86,7 @@ class Bench:
             emit=self._emit,
         )
         self._spared: dict[int, tuple[int, int]] = {}
-        """By offset, the attempts that were spent when it last came back, and how often it did with just these."""
+        """By offset: the spent attempts at the last requeue, and how often it was requeued with this number."""
         self._next_round: list[Arrival] = []
         self._track = Track(NAME, [Epoch(NAME, 1)], self._offset, _nothing)
         self._order = Order(
@@ -130,7 +130,7 @@ class Bench:
         )
 
     async def end(self, raws: Sequence[bytes]) -> list[Result]:
-        """Attempt structured events that arrive together, until all have ended; raises NotEnded."""
+        """Attempt events that arrive together, until all have ended; raises NotEnded."""
         arrivals = self._arrivals(raws)
         results = [Result(Event.from_json(arrival.raw)) for arrival in arrivals]
         self._results = {arrival.offset: result for arrival, result in zip(arrivals, results, strict=True)}
@@ -188,7 +188,7 @@ class Bench:
             self._round_over.set()
 
     def _work_of(self, arrival: Arrival) -> tuple[Any, int]:
-        """As in the lines of the service: see `listener.lines`."""
+        """Return the key and maximum size of the work item, as the queues in `listener.pipeline.lines` do."""
         plan = self._app.plan_of(arrival.type, arrival.source)
         if not plan.handlers and not arrival.attempts:
             return plan, CLAIM_MAX_EVENTS
@@ -241,7 +241,7 @@ class Bench:
     # --- what was emitted ----------------------------------------------------------------------------------
 
     async def _relay(self, arrivals: Sequence[Arrival]) -> None:
-        """Have what these have put into the outbox published, and told as theirs."""
+        """Publish the emitted events of these arrivals, and add them to their results."""
         emitted: list[Event] = []
 
         async def publish(raws: Sequence[bytes]) -> None:
@@ -257,7 +257,7 @@ class Bench:
                     causes[event.id].emitted.append(event)
 
     def _causes(self, ids: set[str], arrivals: Sequence[Arrival]) -> dict[str, Result]:
-        """Of each emitted id, the result of its cause: ids are derived from that."""
+        """Return, by emitted id, the result of the event that caused it: ids are derived from it."""
         handled = [
             (arrival, handler.name, self._results[arrival.offset])
             for arrival in arrivals
@@ -276,4 +276,4 @@ class Bench:
 
 
 def _nothing(*_: object) -> None:
-    """Nobody has to know."""
+    """Ignore a call."""
