@@ -9,9 +9,9 @@ import time
 
 
 class SystemClock:
-    """The `Clock` that a process runs on, unless a test or a simulation brings its own.
+    """The `Clock` of a process outside tests and simulations.
 
-    Its methods are the standard library's functions themselves: to call one costs nothing extra.
+    Its methods are the functions of the standard library themselves, so that a call costs nothing extra.
     """
 
     __slots__ = ()
@@ -24,4 +24,4 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
-"""It has no state: the default of the outermost constructors."""
+"""A shared instance without state, the default of the outermost constructors."""

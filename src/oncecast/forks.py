@@ -29,42 +29,42 @@ STANDARD_STREAMS = 3
 
 class _HasDescriptor(Protocol):
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Return the file descriptor."""
 
 
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _owners: weakref.WeakSet[_HasDescriptor] = weakref.WeakSet()
 _kept: list[object] = []
-"""In a child: what must not be finalized there."""
+"""Objects that must not be finalized in a child."""
 _is_child = False
 _forking = threading.local()
-"""While a thread forks: `signals`, those that it had blocked before. Several threads may fork at the same time."""
+"""While a thread forks, `signals` are those that it had blocked before. Several threads may fork at the same time."""
 
 
 def guard(loop: asyncio.AbstractEventLoop) -> None:
-    """Have no child that is forked while `loop` runs go on with it, or speak on a connection that it watches."""
+    """Keep children forked while `loop` runs from using it, or the connections that it watches."""
     _loops.add(loop)
 
 
 def silence_in_children(owner: _HasDescriptor) -> None:
-    """Have no child speak on this connection, whether or not a loop watches it at the time of the fork."""
+    """Keep children from using this connection, whether or not a loop watches it at the time of the fork."""
     _owners.add(owner)
 
 
 def is_child() -> bool:
-    """Whether this process was forked from a guarded one."""
+    """Return whether this process was forked from a guarded one."""
     return _is_child
 
 
 def end_child(error: BaseException | None = None) -> None:
-    """End a forked child here, with the status of `error`; does nothing in the process that was not forked."""
+    """Exit with the status of `error` if this is a forked child; do nothing in any other process."""
     if not _is_child:
         return
     status = 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
-        _tell(f"{type(error).__name__}: {error} ({_place_of(error)})")
+        _report(f"{type(error).__name__}: {error} ({_place_of(error)})")
         status = 1
     _exit(status & 0xFF)
 
@@ -74,7 +74,7 @@ def _place_of(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
 
 
-def _tell(why: str) -> None:
+def _report(why: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads
         print(f"forked process {os.getpid()} ends: {why}", file=sys.stderr)  # noqa: T201
 
@@ -94,9 +94,9 @@ def _is_guarded() -> bool:
 
 
 def _before() -> None:
-    """Write what is buffered, or parent and child both write it; and have signals wait.
+    """Flush the standard streams, or parent and child would both write the buffers; and block signals.
 
-    One that reached the child before its signals are its own would reach the loop of its parent.
+    A signal that the child got before its handlers are reset would reach the event loop of its parent.
     """
     if not _is_guarded():
         return
@@ -127,7 +127,7 @@ def _in_child() -> None:
 
 
 def _reset_signals() -> None:
-    """A signal of the child's is none of its parent's, whose loop would hear of it."""
+    """Reset signal handling: a signal to the child must not reach the event loop of its parent."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -136,9 +136,9 @@ def _reset_signals() -> None:
 
 
 def _silence() -> None:
-    """Replace the sockets of the parent by one whose other end nobody uses, and each epoll of a loop by a new one.
+    """Replace the parent's sockets by one whose other end nobody uses, and each epoll of a loop by a new one.
 
-    With the epoll that it shares, the child could end what its parent waits for.
+    Through a shared epoll the child could remove descriptors that its parent waits for.
     """
     silent, other_end = socket.socketpair()
     _kept.extend((silent, other_end))
@@ -158,24 +158,24 @@ def _silence() -> None:
 def _descriptor_of(owner: _HasDescriptor) -> int:
     try:
         return owner.fileno()
-    except Exception:  # whatever a library says of a connection that is closed
+    except Exception:  # libraries raise different errors for a closed connection
         return -1
 
 
 def _epolls() -> Iterator[tuple[int, set[int]]]:
-    """Every epoll of the process, with the descriptors that it watches."""
+    """Yield every epoll of the process, with the descriptors that it watches."""
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}") != "anon_inode:[eventpoll]":
                 continue
             with open(f"/proc/self/fdinfo/{name}", encoding="ascii") as info:
                 yield int(name), {int(line.split()[1]) for line in info if line.startswith("tfd:")}
-        except FileNotFoundError:  # that of the listing itself
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
 
 
 def _network_sockets() -> set[int]:
-    """All TCP sockets, where the system does not say which of them a loop watches."""
+    """Return all TCP sockets, on systems that do not show which of them a loop watches."""
     found = set()
     for name in os.listdir("/dev/fd"):
         try:
@@ -188,8 +188,8 @@ def _network_sockets() -> set[int]:
 
 
 def _end_with_next_turn(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the child end where users' code returns to `loop`, before anything else that was about to run there."""
-    own: Any = vars(loop).values() if hasattr(loop, "_ready") else gc.get_referents(loop)  # uvloop shows nothing
+    """Make the child exit when users' code returns to `loop`, before anything else that is scheduled there."""
+    own: Any = vars(loop).values() if hasattr(loop, "_ready") else gc.get_referents(loop)  # uvloop hides attributes
     for ready in [found for found in own if type(found) is deque]:
         _kept.append(list(ready))
         ready.clear()
@@ -202,7 +202,7 @@ def _end_with_next_turn(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _refuse_to_go_on() -> None:
-    _tell("it cannot go on with the event loop of its parent")
+    _report("it cannot use the event loop of its parent")
     _exit(1)
 
 
@@ -214,7 +214,7 @@ class _End:
 
 
 def _end_after_work_item() -> None:
-    """Where an executor's thread has forked: have the child end after this work item, before it takes another."""
+    """If an executor's thread has forked, make the child exit after this work item."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back

@@ -1,7 +1,7 @@
-"""Tasks that end: cancelled until they have, and essential ones that take their process along.
+"""Cancel tasks reliably, and end the process when an essential task ends.
 
 A library can swallow a cancellation (redis-py does on Python 3.11, through `asyncio.wait_for`), and a TaskGroup
-cancels each task once and then waits without a limit. So no service of Oncecast relies on one cancellation.
+cancels each task once and then waits without a limit. So Oncecast cancels a task repeatedly until it has ended.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def cancel_all(
 ) -> set[asyncio.Task[Any]]:
     """Cancel `tasks` every `again_s` until they have ended; return those that have not within `within_s`.
 
-    Their errors count as retrieved. A cancellation of the caller is raised when all is done.
+    Marks their errors as retrieved. If the caller is cancelled meanwhile, that is raised at the end.
     """
     tasks = set(tasks)
     loop_time_s = asyncio.get_running_loop().time
@@ -70,7 +70,7 @@ def error_of(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 async def run_until_first_end(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all of them as tasks until the first has ended; end the others, and raise what the first has raised."""
+    """Run `coroutines` as tasks until the first has ended, end the others, and raise the first one's error."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -82,7 +82,7 @@ async def run_until_first_end(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 @dataclass(slots=True)
 class _Progress:
-    """Until when an essential task has promised to report again, by `monotonic_s`."""
+    """The time, by `monotonic_s`, by which an essential task must report again."""
 
     monotonic_s: Callable[[], float]
     due_at_s: float = math.inf
@@ -92,33 +92,30 @@ _progress: ContextVar[_Progress | None] = ContextVar("oncecast_progress", defaul
 
 
 def working(within_s: float) -> None:
-    """Have the current essential task report again within `within_s`: later than that, it stands still."""
+    """Report progress of the current essential task; without another report within `within_s` it is stalled."""
     if (progress := _progress.get()) is not None:
         progress.due_at_s = progress.monotonic_s() + within_s
 
 
 def idle() -> None:
-    """Have the current essential task wait for work as long as it takes."""
+    """Report that the current essential task waits for work, without a time limit."""
     if (progress := _progress.get()) is not None:
         progress.due_at_s = math.inf
 
 
 class EssentialTaskEnded(OncecastError):
-    """An essential task has ended without an error of its own, though nobody ended it."""
+    """An essential task has ended by itself, without an error."""
 
 
 class LastResort:
-    """Ends this process by force where it cannot end by itself: a thread, since the event loop may be blocked."""
+    """Ends this process by force if it does not end by itself. Uses a thread, since the event loop may be blocked."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[tuple[float, int, str]] = queue.SimpleQueue()
         threading.Thread(target=self._wait, name="last-resort", daemon=True).start()
 
     def arm(self, within_s: float, *, status: int, why: str) -> None:
-        """Exit with `status` after `within_s`, with `why` as the last line. The first call decides.
-
-        Safe in a signal handler.
-        """
+        """Print `why` and exit with `status` after `within_s`. The first call decides. Safe in a signal handler."""
         self._orders.put((within_s, status, why))
 
     def _wait(self) -> None:
@@ -133,10 +130,9 @@ def _exit(status: int, why: str) -> None:
 
 
 class Essentials:
-    """The tasks that a process lives by: the first of them that ends by itself ends `run` with its error.
+    """The essential tasks of a process. The first one that ends by itself ends `run` with its error.
 
-    Then everything is cancelled, which takes 0.8 of `end_within_s` at most; after all of it `last_resort` ends the
-    process.
+    All tasks are then cancelled, within 0.8 of `end_within_s`. After `end_within_s`, `last_resort` ends the process.
     """
 
     def __init__(self, clock: Clock, *, end_within_s: float, last_resort: LastResort | None = None) -> None:
@@ -149,13 +145,13 @@ class Essentials:
 
     @property
     def trouble(self) -> str | None:
-        """Why this process has to be restarted, if it has to: an essential task has ended, or stands still."""
+        """Why this process must be restarted: an essential task has ended or is stalled. None if all run."""
         now_s = self._monotonic_s()
         for task, progress in self._running.items():
             if task.done():
                 return _failure(task)
             if progress.due_at_s < now_s:
-                return f"{task.get_name()} stands still: its progress is {now_s - progress.due_at_s:.0f} s overdue"
+                return f"{task.get_name()} is stalled: its progress is {now_s - progress.due_at_s:.0f} s overdue"
         return None if self._failed is None else _failure(self._failed)
 
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -167,12 +163,12 @@ class Essentials:
         return task
 
     def may_end(self, task: asyncio.Task[None]) -> None:
-        """Have the end of `task` count as no failure from now on, if it has not ended before."""
+        """Allow `task` to end from now on without a failure, unless it has ended before."""
         if not task.done():
             self._running.pop(task, None)
 
     async def end(self, tasks: Iterable[asyncio.Task[None]]) -> None:
-        """Cancel essential tasks until they have ended. That is no failure, unless one has ended before."""
+        """Cancel essential tasks until they have ended. This is not a failure, unless one has ended before."""
         tasks = list(tasks)
         for task in tasks:
             self.may_end(task)
@@ -181,7 +177,7 @@ class Essentials:
     async def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Return what `main` returns; raise the error of an essential task that ends while it runs.
 
-        No task is left, unless it swallowed every cancellation for too long.
+        All tasks have ended then, except one that swallowed every cancellation for too long.
         """
         task = asyncio.create_task(main)
         task.add_done_callback(lambda _: self._changed.set())
@@ -189,7 +185,7 @@ class Essentials:
             while self._failed is None and not task.done():
                 await self._changed.wait()
                 self._changed.clear()
-                self._look()
+                self._check()
         finally:
             await self._end_all(task)
         if self._failed is None:
@@ -197,14 +193,14 @@ class Essentials:
         raise error_of(self._failed) or EssentialTaskEnded(_failure(self._failed))
 
     async def _end_all(self, main: asyncio.Task[Any]) -> None:
-        """End the essential tasks, then `main`: what it does at its end, such as a lifespan's, is given time."""
+        """End the essential tasks, then `main`, which gets time to clean up, for example its lifespan."""
         try:
             await cancel_all(self._running, within_s=0.2 * self._end_within_s)
         finally:
             self._running.clear()
             await cancel_all([main], within_s=0.6 * self._end_within_s, again_s=0.4 * self._end_within_s)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._failed = next((task for task in self._running if task.done()), None)
         if self._failed is not None and self._last_resort is not None:
             self._last_resort.arm(self._end_within_s, status=1, why=_failure(self._failed))

@@ -92,9 +92,9 @@ async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(t
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        ("", ("--app", "shop"), "'shop' is no application: write module:name, such as shop:app"),
+        ("", ("--app", "shop"), "invalid application 'shop': expected module:name, such as shop:app"),
         ("", ("--app", "nowhere:app"), "there is no module 'nowhere' in {folder}; --app-dir names another folder"),
-        ("", ("--app", "shop:app"), "shop:app: 'app' is no oncecast.App of that module"),
+        ("", ("--app", "shop:app"), "shop:app: the module has no oncecast.App named 'app'"),
         (
             SHOP.replace("chaos_events", "events"),
             ("--app", "shop:app"),

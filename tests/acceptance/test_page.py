@@ -134,7 +134,7 @@ async def test_a_dead_letter_fails_its_replay_then_is_edited_and_stored(stack_of
         await dead_letter.get_by_text("The event as received").click()
         await expect(dead_letter.get_by_label("The event as received")).to_contain_text('"specversion": "1.0"')
         await dead_letter.get_by_text("Trace", exact=True).click()
-        await expect(dead_letter.get_by_label("Trace")).to_contain_text("fail_when_told")
+        await expect(dead_letter.get_by_label("Trace")).to_contain_text("fail_on_request")
         await dead_letter.get_by_role("button", name="Replay").click()
         await expect(dead_letter.get_by_role("status")).to_contain_text("The replay failed")
         await dead_letter.get_by_label("Data").fill('{"fails": ')

@@ -147,7 +147,7 @@ async def test_a_task_that_has_not_come_round_in_the_time_it_gave_stands_still()
     await asyncio.sleep(0)
     while essentials.trouble is None:
         await asyncio.sleep(0)
-    assert "cursor saver stands still" in essentials.trouble
+    assert "cursor saver is stalled" in essentials.trouble
     round_over.set()
     while essentials.trouble:
         await asyncio.sleep(0)

@@ -1,1 +1,1 @@
-"""What users write: an application, its handlers and what they may ask for."""
+"""Applications: handlers, their parameters and how they run."""

@@ -1,4 +1,4 @@
-"""Users' business logic: an application, its handlers, and how they are called for an event."""
+"""The application: its handlers and middleware, and how they are called for an event."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oncecast.app.arguments import Arguments, Given
 from oncecast.app.functions import check_function, name_of, written
 from oncecast.app.isolation import RunOptions, run_isolated
 from oncecast.app.lifespan import Bounds, Lifespan
-from oncecast.app.plan import NOTHING, Handler, Plan, check_place
+from oncecast.app.plan import STORE_ONLY, Handler, Plan, check_place
 from oncecast.app.selectors import selectors_of
 from oncecast.app.threads import Threads, ThreadTransaction
 from oncecast.core.errors import CalledNextTwice, ConfigError, DataInvalid
@@ -27,11 +27,11 @@ from oncecast.core.transaction import OpenTransaction
 from oncecast.observe.context import handling
 
 OWN_TYPES = "oncecast."
-"""How the types of Oncecast's own events begin."""
+"""The prefix of the types of Oncecast's own events."""
 BATCH_MAX_EVENTS = 500
 BATCH_LIMIT_EVENTS = 1_000
 PLANS_KEPT = 10_000
-"""Plans are found once for each type; whoever publishes may draw types at random."""
+"""The most plans that are kept, one per type: a publisher may send any number of types."""
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
@@ -51,13 +51,13 @@ Middleware = Callable[[Call, CallNext], Awaitable[None]]
 
 
 class App:
-    """An application: a name and its handlers. The name is that of its group, unless LISTENER_GROUP names another.
+    """An application: a name and its handlers. The name is also its group's, unless LISTENER_GROUP is set.
 
     `lifespan` is an async generator function (or an `asynccontextmanager`) that yields once, between start and end of
     the process. Its annotation names the type of the yielded object, such as `AsyncIterator[Shop]`. A handler gets
     the object through a parameter of that type.
 
-    >>> app = Listener("shop")
+    >>> app = App("shop")
     >>> @app.on("order.created")
     ... async def reserve_stock(event: Event, tx: Transaction) -> None:
     ...     await tx.execute("update stock set free = free - 1 where sku = %s", (event.data["sku"],))
@@ -70,7 +70,7 @@ class App:
         self._handlers: list[Handler] = []
         self._middleware: list[Middleware] = []
         self._plans: dict[str, Plan] = {}
-        self._plans_by_handlers: dict[tuple[Handler, ...], Plan] = {(): NOTHING}
+        self._plans_by_handlers: dict[tuple[Handler, ...], Plan] = {(): STORE_ONLY}
         self._by_source = False
         self._threads = Threads()
 
@@ -81,23 +81,23 @@ class App:
     ) -> Callable[[HandlerT], HandlerT]:
         """Run the decorated `async def` or `def` for each event of these types, exactly once.
 
-        Types (and `source`) are exact, or patterns such as `order.*`. What the handler writes on its transaction
+        Types and `source` are exact, or patterns such as `order.*`. What the handler writes on its transaction
         commits together with the event's row, or not at all. Several handlers of one event run in the order of their
         definition, in one transaction.
 
-        `ordered_by` names a CloudEvents attribute (`subject`) or a path in the data (`data.account`): events with the
-        same value there run one at a time, in the order of their journal, over all listeners of the group.
+        `ordered_by` names a CloudEvents attribute (`subject`) or a path in the data (`data.account`). Events with the
+        same value run one at a time, in the order of their journal, across all listeners of the group.
 
-        `share_transaction=True` is for handlers that only write SQL: events that arrive together share a transaction,
-        and run alone again if one fails.
+        `share_transaction=True` is for handlers that only write SQL: events that arrive together share a transaction.
+        If one fails, each runs again in a transaction of its own.
 
-        Raises ConfigError for a signature that Oncecast cannot serve.
+        Raises ConfigError if the handler has an unsupported signature.
         """
         if ordered_by is not None:
             check_place(ordered_by)
         if ordered_by and share_transaction:
             raise ConfigError(
-                "a handler that is ordered_by cannot share a transaction: each event has to wait for its own"
+                "ordered_by and share_transaction exclude each other: an ordered event needs its own transaction"
             )
         return self._register(
             types, source, sys._getframe(1).f_locals, shared=share_transaction, ordered_by=ordered_by
@@ -108,23 +108,23 @@ class App:
     ) -> Callable[[HandlerT], HandlerT]:
         """Run the decorated function for up to `max_events` events of these types at a time: `list[Event]`.
 
-        A batch is what has arrived, in one transaction. A batch that fails is halved until the failing event is
-        alone. If an event also has handlers of `on`, all of them run in this transaction.
+        A batch has the events that have arrived, in one transaction. If it fails, it is halved until the failing
+        event is alone. If an event also has handlers of `on`, all of them run in this transaction.
         """
         if not isinstance(max_events, int) or not 1 <= max_events <= BATCH_LIMIT_EVENTS:
-            raise ConfigError(f"max_events={max_events!r}: a whole number from 1 to {BATCH_LIMIT_EVENTS}")
+            raise ConfigError(f"max_events={max_events!r}: expected a whole number from 1 to {BATCH_LIMIT_EVENTS}")
         return self._register(types, source, sys._getframe(1).f_locals, batch_max=max_events)
 
     def middleware(self, middleware: Middleware) -> Middleware:
         """Run the decorated `async def middleware(call, call_next)` around every call of a handler.
 
-        The middleware awaits `call_next()` once. An exception of `call_next()` is the outcome of the attempt, unless
-        the middleware swallows it. A second `call_next()` raises CalledNextTwice. The middleware defined first is
+        The middleware awaits `call_next()` once. An exception of `call_next()` fails the attempt, unless the
+        middleware catches it. A second `call_next()` raises CalledNextTwice. The middleware defined first is
         outermost.
         """
         if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
             name = getattr(middleware, "__qualname__", repr(middleware))
-            raise ConfigError(f"middleware {name} must be an 'async def' of two parameters, (call, proceed)")
+            raise ConfigError(f"middleware {name} must be an 'async def' with two parameters, (call, call_next)")
         self._middleware.append(middleware)
         return middleware
 
@@ -157,26 +157,26 @@ class App:
         return register
 
     def _check_order(self, new: Handler) -> None:
-        """Of the handlers that one event may have, all that ask for order have to ask for the same."""
+        """Raise ConfigError if one event could have handlers that are ordered by different things."""
         for handler in self._handlers:
             if not (new.ordered_by and handler.ordered_by) or new.ordered_by == handler.ordered_by:
                 continue
             if any(one.meets(other) for one in new.selectors for other in handler.selectors):
                 raise ConfigError(
-                    f"handlers {handler.name} and {new.name} may have the same event, and order it by two things:"
-                    f" {handler.ordered_by!r} and {new.ordered_by!r}"
+                    f"handlers {handler.name} and {new.name} can get the same event, but are ordered by different"
+                    f" things: {handler.ordered_by!r} and {new.ordered_by!r}"
                 )
 
     @property
     def packages(self) -> frozenset[str]:
-        """The names of the packages or modules that its handlers are written in."""
+        """The names of the packages or modules that define the handlers."""
         return frozenset(written(handler.function).__module__.partition(".")[0] for handler in self._handlers)
 
-    # --- what is for which event -----------------------------------------------------------------------------
+    # --- choosing handlers -----------------------------------------------------------------------------------
 
     @property
     def selectors(self) -> frozenset[str]:
-        """What it handles, and in which order, without Oncecast's own: what the listeners of a group agree on."""
+        """The handled types, sources and orders, without Oncecast's own; the listeners of a group compare them."""
         names = set()
         for handler in self._handlers:
             for selector in handler.selectors:
@@ -188,16 +188,16 @@ class App:
 
     @property
     def has_order(self) -> bool:
-        """Whether any handler asks for order."""
+        """Whether any handler is ordered."""
         return any(handler.ordered_by for handler in self._handlers)
 
     def plan_of(self, type: str, source: str) -> Plan:
-        """What is to be run for an event of this type and source; the same object for the same handlers."""
+        """Return the plan for events of this type and source; the same object for the same handlers."""
         plan = self._plans.get(f"{type}\0{source}" if self._by_source else type)
         return self._make_plan(type, source) if plan is None else plan
 
     def concerns(self, type: str, source: str = "") -> bool:
-        """Whether any handler is concerned with events of `type`."""
+        """Return whether events of this type and source have a handler."""
         return bool(self.plan_of(type, source).handlers)
 
     def _make_plan(self, type: str, source: str) -> Plan:
@@ -211,7 +211,7 @@ class App:
         return plan
 
     def check_threads(self, plan: Plan, abandoned_max: int) -> None:
-        """Raise if `plan` needs a thread, and `abandoned_max` of them run on beyond their time."""
+        """Raise NoThread if `plan` needs a thread and `abandoned_max` threads still run after their time-out."""
         if plan.in_threads:
             self._threads.check(abandoned_max)
 
@@ -219,23 +219,23 @@ class App:
 
     @asynccontextmanager
     async def alive(self, bounds: Bounds | None = None) -> AsyncIterator[None]:
-        """Its lifespan: what that yields is there for handlers within. Raises StartError if it cannot begin."""
+        """Run the lifespan around the block; handlers get what it yields. Raises StartError if it fails to begin."""
         forks.guard(asyncio.get_running_loop())
         async with self._lifespan.begun(bounds) as self._state:
             yield
 
     @asynccontextmanager
     async def given(self, state: Any) -> AsyncIterator[None]:
-        """With `state` instead of its lifespan's."""
+        """Pass `state` to handlers within the block, instead of running the lifespan."""
         forks.guard(asyncio.get_running_loop())
         self._state = state
         yield
 
     async def handle(self, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions) -> None:
-        """Run the handlers of `arrivals`, all of one plan, in order; raises what they raise.
+        """Run the handlers of `arrivals`, all of one plan, in order. Raises what they raise.
 
-        TimeoutError, with a text that says so, after `options.timeout_s` for all together. Where one needs a thread,
-        and none is begun now, nothing is run: see `check_threads`.
+        Raises HandlerTimeout if all together take longer than `options.timeout_s`, and NoThread as `check_threads`
+        does, before anything runs.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan, options.abandoned_threads_max)
@@ -244,7 +244,7 @@ class App:
     async def _call_in_parent(
         self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
     ) -> None:
-        """Call all; a child that a handler forked ends where the handler does."""
+        """Call all handlers. A child process that a handler forked ends when the handler returns."""
         try:
             await self._call_all(plan, arrivals, tx, check)
         except BaseException as error:
@@ -285,7 +285,7 @@ class App:
     def _emitter(
         self, arrival: Arrival, handler: Handler, tx: OpenTransaction, check: Callable[[bytes], None] | None
     ) -> Callable[[Event], Event]:
-        """What puts down on the transaction what `handler` emits of the event that `arrival` is."""
+        """Return the function that adds what `handler` emits for `arrival` to the transaction."""
         count = 0
 
         def emit(follow_up: Event) -> Event:
@@ -311,12 +311,12 @@ class App:
         if inspect.iscoroutine(result):
             result.close()
             raise TypeError(
-                f"{handler.name} is a plain 'def' that returns a coroutine: what wraps it must be 'async def'"
+                f"{handler.name} is a plain 'def' that returns a coroutine: its wrapper must be 'async def'"
             )
 
 
 def _read(arrival: Arrival, emitter: Callable[[Event], Event]) -> Event:
-    """The event that a handler is given; raises DataInvalid if its JSON cannot be read, now or in any attempt."""
+    """Return the event for a handler. Raises DataInvalid if its JSON cannot be read in any attempt."""
     try:
         return Event.from_json(arrival.raw, emitter)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -324,15 +324,15 @@ def _read(arrival: Arrival, emitter: Callable[[Event], Event]) -> Event:
 
 
 def _once(call_next: CallNext, middleware: Middleware, handler: Handler) -> CallNext:
-    """`proceed` as `middleware` gets it: a second call fails, rather than to have the handler take effect twice."""
+    """Return a `call_next` that fails when it is called again: the handler must not run twice."""
     called_next = False
 
     async def call_next_once() -> None:
         nonlocal called_next
         if called_next:
             raise CalledNextTwice(
-                f"middleware {name_of(middleware)} awaited proceed() twice around handler {handler.name}:"
-                " for another attempt let the error pass, or raise Retry"
+                f"middleware {name_of(middleware)} awaited call_next() twice around handler {handler.name};"
+                " to try again, let the error propagate or raise Retry"
             )
         called_next = True
         await call_next()

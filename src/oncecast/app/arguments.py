@@ -1,8 +1,8 @@
-"""A handler's parameters: what each asks for by its annotation, found out when it is registered.
+"""Resolve a handler's parameters by their annotations, when the handler is registered.
 
-`Event`, `Transaction` (`SyncTransaction` in a plain `def`), the lifespan's state by its type; any other annotation is
-for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for the data of each. `Annotated`
-says what is asked of the data besides. A parameter that has a default and no annotation is left to its default.
+A parameter gets the `Event`, the `Transaction` (`SyncTransaction` in a plain `def`), or the lifespan's state by its
+type; any other annotation is for the event's data. A batch handler gets lists: `list[Event]`, or `list[Order]` for
+the data of each. `Annotated` adds checks of the data. A parameter with a default and no annotation keeps its default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from oncecast.core.transaction import SyncTransaction, Transaction
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What there is to be handed to a handler: its events (one, unless it takes batches), transaction, state."""
+    """The values for a handler's parameters: its events (one, unless it takes batches), transaction and state."""
 
     events: Sequence[Event]
     tx: Any
@@ -33,14 +33,14 @@ class Given:
 
 Serve = Callable[[Given], Any]
 FOREIGN = frozenset(("Context", "Depends", "Security"))
-"""How other frameworks say what a parameter is for: to us it would be the event's data."""
+"""Markers of other frameworks, which would otherwise be taken for the event's data."""
 
 
 class Arguments:
-    """How the parameters of `handler` are served. Raises ConfigError naming the parameter that cannot be.
+    """The parameters of `handler` and how to get their values. Raises ConfigError that names an invalid parameter.
 
-    `state` is the type of what the lifespan yields, if anything; `names` are where its annotations may be looked up
-    besides its module.
+    `state` is the type that the lifespan yields, or None. `names` are further names for annotations, in addition to
+    those of the handler's module.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Arguments:
                 self._serves.append((parameter.name, serve))
 
     def of(self, given: Given) -> dict[str, Any]:
-        """The keyword arguments of a call. Raises DataInvalid."""
+        """Return the keyword arguments of a call. Raises DataInvalid."""
         return {name: serve(given) for name, serve in self._serves}
 
     def _annotations(self, handler: Callable[..., Any]) -> dict[str, Any]:
-        """The annotations of its parameters; what it returns is nobody's."""
+        """Return the resolved annotations of the parameters, without the return type."""
         known = getattr(inspect.unwrap(handler), "__globals__", {})
         hints: dict[str, Any] = {}
         try:
             annotations = inspect.get_annotations(handler)
         except NameError as error:  # Python 3.14 evaluates them here
             raise ConfigError(
-                f"handler {self._handler}: an annotation names {error.name!r}, which is not known"
+                f"handler {self._handler}: an annotation names {error.name!r}, which is not defined"
             ) from None
         for name, annotation in annotations.items():
             if name == "return":
@@ -83,7 +83,7 @@ class Arguments:
             try:
                 hints |= typing.get_type_hints(one, known, self._names, include_extras=True)
             except NameError as error:
-                raise self._refusal(name, f"its annotation names {error.name!r}, which is not known") from None
+                raise self._refusal(name, f"its annotation names {error.name!r}, which is not defined") from None
             except (AttributeError, SyntaxError, TypeError) as error:
                 raise self._refusal(name, f"its annotation {annotation!r} cannot be read: {error}") from None
         return hints
@@ -91,13 +91,15 @@ class Arguments:
     def _serve(self, parameter: inspect.Parameter, wanted: Any) -> Serve | None:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise self._refusal(name, "parameters are given by name: no *args, **kwargs or positional-only ones")
+            raise self._refusal(
+                name, "arguments are passed by name: no *args, **kwargs or positional-only parameters"
+            )
         if wanted is parameter.empty:
             wanted = self._known_by_name(name)
         if wanted is parameter.empty:
             if parameter.default is not parameter.empty:
                 return None
-            raise self._refusal(name, "it has no annotation that says what it is for")
+            raise self._refusal(name, "it has no annotation")
         kind = bare(wanted)
         if kind is Transaction or kind is SyncTransaction:
             return self._serve_transaction(name, kind)
@@ -107,20 +109,22 @@ class Arguments:
         return self._serve_batch(name, wanted) if self._in_batches else self._serve_event(name, wanted)
 
     def _check_data(self, parameter: inspect.Parameter, wanted: Any) -> None:
-        """Raise ConfigError for what would be taken for the event's data, and can hardly be meant so."""
+        """Raise ConfigError for an annotation that would mean the event's data, but is hardly meant so."""
         metadata = (*typing.get_args(wanted)[1:], parameter.default)
         foreign = next((type(part).__name__ for part in metadata if type(part).__name__ in FOREIGN), None)
         if foreign:
             raise self._refusal(
-                parameter.name, f"{foreign} is another framework's: what handlers share is yielded by the lifespan"
+                parameter.name, f"{foreign} is of another framework; to share objects, yield them from the lifespan"
             )
         if self._state is not None and self._state in typing.get_args(bare(wanted)):
-            raise self._refusal(parameter.name, f"the lifespan always yields {named(self._state)}: ask for just that")
+            raise self._refusal(
+                parameter.name, f"the lifespan always yields {named(self._state)}: annotate just that"
+            )
         if parameter.default is not parameter.empty and bare(wanted) is not Event:
             raise self._refusal(
                 parameter.name,
-                "it would be given the event's data, and never its default: leave out the default; or the annotation,"
-                " and it keeps the default",
+                "it would get the event's data, and never its default: remove the default; or remove the annotation,"
+                " to keep the default",
             )
 
     def _known_by_name(self, name: str) -> Any:
@@ -132,9 +136,9 @@ class Arguments:
 
     def _serve_transaction(self, name: str, kind: type) -> Serve:
         if kind is SyncTransaction and self._is_async:
-            raise self._refusal(name, "an 'async def' writes on a Transaction; SyncTransaction is for a plain 'def'")
+            raise self._refusal(name, "an 'async def' takes a Transaction; SyncTransaction is for a plain 'def'")
         if kind is Transaction and not self._is_async:
-            raise self._refusal(name, "a plain 'def' writes on a SyncTransaction; Transaction is for an 'async def'")
+            raise self._refusal(name, "a plain 'def' takes a SyncTransaction; Transaction is for an 'async def'")
         return lambda given: given.tx
 
     def _serve_event(self, name: str, wanted: Any) -> Serve:
@@ -148,7 +152,7 @@ class Arguments:
         if typing.get_origin(bare(wanted)) not in (list, Sequence) or len(arguments) != 1:
             raise self._refusal(name, "a batch handler takes lists: list[Event], or list[Order] for the data of each")
         if checks_of(wanted):
-            raise self._refusal(name, "a batch is whatever has arrived: nothing is asked of it but max_events")
+            raise self._refusal(name, "a batch has the events that have arrived: only max_events can limit it")
         if bare(arguments[0]) is Event:
             return lambda given: list(given.events)
         decode = self._decoder(name, arguments[0])
@@ -156,12 +160,12 @@ class Arguments:
 
     def _decoder(self, name: str, wanted: Any) -> Callable[[Event], Any]:
         if self._data is not None:
-            raise self._refusal(name, f"{self._data!r} takes the event's data already")
+            raise self._refusal(name, f"parameter {self._data!r} already takes the event's data")
         self._data = name
         try:
             return decoder_of(wanted)
         except NameError as error:
-            raise self._refusal(name, f"an annotation in it names {error.name!r}, which is not known") from None
+            raise self._refusal(name, f"an annotation in it names {error.name!r}, which is not defined") from None
         except TypeError as error:
             raise self._refusal(name, f"{error}") from None
 

@@ -1,4 +1,4 @@
-"""Measure how long users' code blocks the event loop: meanwhile no other task runs, and no time-out fires."""
+"""Measure how long users' code blocks the event loop; meanwhile no other task runs and no time-out fires."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class OwnTime:
-    """Runs `handling` step by step; `longest_s` is the longest time that a step blocked the loop."""
+    """Runs a coroutine step by step; `longest_s` is the longest time that a step blocked the event loop."""
 
     __slots__ = ("_handling", "_monotonic_s", "longest_s")
 
@@ -18,7 +18,7 @@ class OwnTime:
         self.longest_s = 0.0
 
     async def run(self) -> None:
-        """Run `handling`; raises what it raises."""
+        """Run the coroutine. Raises what it raises."""
         await self._steps()
 
     def is_late_by_itself(self, late_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""The application of a listener that was given none: it only stores, but can be made to fail, for all to watch."""
+"""The built-in application of a listener without one: it stores events, and fails some on request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ FAILING = "oncecast.failing"
 
 
 def demonstration() -> App:
-    """Stores every event; one of type `oncecast.failing` fails for as long as its data says `{"fails": true}`."""
+    """Return an application that stores events, but fails `oncecast.failing` while its data has `"fails": true`."""
     app = App()
 
     @app.on(FAILING)
-    async def fail_when_told(event: Event, tx: Transaction) -> None:
+    async def fail_on_request(event: Event, tx: Transaction) -> None:
         if isinstance(event.data, dict) and event.data.get("fails"):
             raise RuntimeError("this event was sent to fail")
 

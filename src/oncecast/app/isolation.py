@@ -1,4 +1,4 @@
-"""Run users' code in a task of its own, and cut it short when an event is set."""
+"""Run users' code in a task of its own, and cancel it when its time is over or an event is set."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from oncecast.core.errors import AttemptFailed, HandlerTimeout
 from oncecast.tasks import error_of
 
 CANCELS_MAX = 10
-"""So often it is cancelled before it is left behind."""
+"""How often a task is cancelled before it is abandoned."""
 
 _left_behind: set[asyncio.Task[Any]] = set()
-"""Tasks that do not end: without a reference Python would close them at any moment, and report that they go on."""
+"""Abandoned tasks: without a reference Python could destroy them while they are pending, and log that."""
 HELD_UP_MIN_S = 0.5
 """A timer that is at least this late was delayed by another handler, which blocked the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How users' code is run: up to `timeout_s` by `clock`."""
+    """How users' code is run: for at most `timeout_s` by `clock`."""
 
     clock: Clock
     timeout_s: float
     cancel_again_s: float = 15.0
-    """How long it may take to clean up, and a statement of it to be ended, before it is cancelled again."""
+    """The time for it to clean up, and for its statement to be cancelled, before it is cancelled again."""
     abandoned_threads_max: int = 100
-    """How many threads may run on beyond their time before no attempt that needs one is begun any more."""
+    """When this number of threads still run after their time-out, no attempt that needs a thread begins."""
     check_emitted: Callable[[bytes], None] | None = None
     """Raises ValueError for an event that no producer would accept."""
 
 
 @asynccontextmanager
 async def cancel_on(event: asyncio.Event) -> AsyncIterator[None]:
-    """Cut the block short when `event` is set; no error of it comes out then."""
+    """Cancel the block when `event` is set; its errors are then suppressed."""
     loop = asyncio.get_running_loop()
 
     async def watch(deadline: asyncio.Timeout) -> None:
@@ -53,18 +53,18 @@ async def cancel_on(event: asyncio.Event) -> AsyncIterator[None]:
             try:
                 yield
             finally:
-                watcher.cancel()  # and nothing is awaited: a block that has come to its end is not cut short any more
-    except Exception:  # classified: only of a block that was cut short
+                watcher.cancel()  # not awaited, so that a block that has ended is not cancelled any more
+    except Exception:  # classified: only errors of a cancelled block are suppressed
         if not deadline.expired():
             raise
 
 
 async def run_isolated(handling: Coroutine[Any, Any, None], options: RunOptions) -> None:
-    """Run users' code in a task of its own; raises what it raises, or TimeoutError when its time was over.
+    """Run users' code in a task of its own. Raises what it raises, or HandlerTimeout.
 
-    What it does to its task stays there: up to Python 3.12 a TaskGroup that fails leaves its parent as if cancelled,
-    and users may swallow a cancellation. Here, code that was cancelled, or ran out of time, never returns. SystemExit
-    and the like, which would end the event loop, are an AttemptFailed.
+    The caller's task is not affected: up to Python 3.12 a failed TaskGroup leaves its parent as if cancelled, and
+    users may swallow a cancellation. Code that was cancelled or timed out never returns normally here. SystemExit and
+    KeyboardInterrupt, which would end the event loop, become AttemptFailed.
     """
     own = OwnTime(_contained(handling), options.clock.monotonic_s)
     task = asyncio.get_running_loop().create_task(own.run())
@@ -73,7 +73,7 @@ async def run_isolated(handling: Coroutine[Any, Any, None], options: RunOptions)
         in_time = await _ends_in_time(task, own, options)
     finally:
         if task.done():
-            error_of(task)  # else asyncio reports it as never retrieved
+            error_of(task)  # otherwise asyncio logs it as never retrieved
         else:
             await _end(task, options.cancel_again_s)
     if not in_time:
@@ -92,13 +92,13 @@ async def _contained(handling: Coroutine[Any, Any, None]) -> None:
 
 
 def failed_attempt(error: BaseException) -> AttemptFailed:
-    """Return the failed attempt that stands for an error of users' code that is no Exception, such as SystemExit."""
+    """Return AttemptFailed for an error of users' code that is not an Exception, such as SystemExit."""
     text = f": {error}" if str(error) else ""
     return AttemptFailed(f"the handler raised {type(error).__name__}{text}")
 
 
 async def _ends_in_time(task: asyncio.Task[None], own: OwnTime, options: RunOptions) -> bool:
-    """Whether it ends in time, or later by the fault of others: they kept the event loop to themselves."""
+    """Return whether the task ends in time, or late only because other code blocked the event loop."""
     loop = asyncio.get_running_loop()
     monotonic_s, timeout_s = options.clock.monotonic_s, options.timeout_s
     due_s, wait_s = monotonic_s() + timeout_s, timeout_s
@@ -127,7 +127,7 @@ def _set(over: asyncio.Future[None], _: object = None) -> None:
 
 
 async def _end(task: asyncio.Task[Any], again_s: float) -> None:
-    """Cancel it until it has ended: whenever we are cancelled meanwhile, and else with time to clean up."""
+    """Cancel the task until it has ended, every `again_s` and whenever the caller is cancelled; then abandon it."""
     cancelled: asyncio.CancelledError | None = None
     for _ in range(CANCELS_MAX):
         if task.done():

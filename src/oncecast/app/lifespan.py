@@ -1,4 +1,4 @@
-"""What an application has from the start of its process to its end, such as a client of another service."""
+"""The lifespan of an application: objects that exist as long as the process, such as an HTTP client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DATA_MODULES = ("builtins", "typing", "collections", "collections.abc", "dateti
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long a lifespan may take: to begin, until `stop` is set; to end, `end_within_s`, or that is observed."""
+    """Limits of a lifespan: it may begin until `stop` is set, and end within `end_within_s`, or that is emitted."""
 
     stop: asyncio.Event
     end_within_s: float
@@ -29,9 +29,9 @@ class Bounds:
 
 
 class Lifespan:
-    """A function that yields once. `yields` is the type of what it yields; None if that is nothing.
+    """A lifespan function, which yields once. `yields` is the type that it yields, or None.
 
-    Raises ConfigError if it does not say so, or if a handler's data may be of that type too.
+    Raises ConfigError if the function does not declare the type, or if a handler's data could have that type too.
     """
 
     def __init__(self, function: Callable[..., Any] | None, app: object) -> None:
@@ -49,26 +49,26 @@ class Lifespan:
             wanted = typing.get_type_hints(inner).get("return")
         except NameError as error:
             raise ConfigError(
-                f"lifespan {self._name}: its annotation names {error.name!r}, which is not known"
+                f"lifespan {self._name}: its annotation names {error.name!r}, which is not defined"
             ) from None
         arguments = typing.get_args(wanted)
         if typing.get_origin(wanted) not in (AsyncIterator, AsyncGenerator) or not arguments:
             raise ConfigError(
-                f"lifespan {self._name} must say what it yields: '-> AsyncIterator[Shop]', or AsyncIterator[None]"
+                f"lifespan {self._name} must declare what it yields: '-> AsyncIterator[Shop]', or AsyncIterator[None]"
             )
         self.yields = None if arguments[0] is type(None) else arguments[0]
         if self.yields is not None and _may_be_data(self.yields):
-            # A handler's parameter of that type would get the state, though it means the event's data.
+            # A handler's parameter of that type would get the state, although it means the event's data.
             raise ConfigError(
-                f"lifespan {self._name} yields {named(self.yields)}, which an event's data may be too:"
-                " let it be a dataclass or another class of your own"
+                f"lifespan {self._name} yields {named(self.yields)}, which could also be an event's data:"
+                " yield a dataclass or another class of your own"
             )
 
     @asynccontextmanager
     async def begun(self, bounds: Bounds | None = None) -> AsyncIterator[Any]:
-        """What it yields, within. Raises StartError if it cannot begin.
+        """Run the lifespan around the block, with what it yields. Raises StartError if it fails to begin.
 
-        If `bounds.stop` is set before it has begun, it never does, and what is within has nothing to run with.
+        If `bounds.stop` is set before it has begun, it is cancelled, and the block gets None.
         """
         if self._function is None:
             yield None
@@ -104,7 +104,7 @@ class Lifespan:
                 await context.__aexit__(None, None, None)
         except SystemExit as error:
             raise OncecastError(f"lifespan {self._name} ended with SystemExit: {error}") from error
-        except Exception:  # classified: its own goes on its way, what it makes of being cut short does not
+        except Exception:  # classified: its own errors propagate, those caused by the cancellation do not
             if not deadline.expired():
                 raise
         if deadline.expired():
@@ -112,7 +112,7 @@ class Lifespan:
 
 
 def _may_be_data(wanted: Any) -> bool:
-    """Whether it is, or may be, of a type that everybody has: `dict`, `list[Shop]`, `Any`, …"""
+    """Return whether `wanted` is or contains a common type: `dict`, `list[Shop]`, `Any`, …"""
     if typing.get_origin(wanted) in (typing.Union, types.UnionType):
         return any(_may_be_data(part) for part in typing.get_args(wanted) if part is not type(None))
     return getattr(typing.get_origin(wanted) or wanted, "__module__", "") in _DATA_MODULES

@@ -1,4 +1,4 @@
-"""From `shop:app` to the application: found, imported, and what is wrong with it told by file and line."""
+"""Load an application such as `shop:app`; errors name the file and line."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from oncecast.core.errors import ConfigError, OncecastError
 
 
 def load_app(target: str | None, app_dir: Path) -> App:
-    """The application `module:name`, looked up in `app_dir` too; the demonstration's without a target.
+    """Return the application `module:name`, also from `app_dir`; without a target, the built-in one.
 
-    Raises ConfigError for whatever keeps it from being loaded.
+    Raises ConfigError if it cannot be loaded, whatever the reason.
     """
     if target is None:
         return demonstration()
     module_name, colon, name = target.partition(":")
     if not colon or not module_name or not name:
-        raise ConfigError(f"{target!r} is no application: write module:name, such as shop:app")
+        raise ConfigError(f"invalid application {target!r}: expected module:name, such as shop:app")
     sys.path.insert(0, str(app_dir))
     app = getattr(_import(module_name, app_dir), name, None)
     if not isinstance(app, App):
-        raise ConfigError(f"{target}: {name!r} is no oncecast.App of that module")
+        raise ConfigError(f"{target}: the module has no oncecast.App named {name!r}")
     return app
 
 
@@ -35,16 +35,16 @@ def _import(module_name: str, app_dir: Path) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        # It is the user's code that fails, whatever with: no attempt of ours would end otherwise.
+        # Any error of the user's code: loading it again would fail in the same way.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and (module_name + ".").startswith(missing + "."):
             where = f"in {app_dir}; --app-dir names another folder"
             raise ConfigError(f"there is no module {module_name!r} {where}") from None
-        raise ConfigError(_told(error, app_dir)) from error
+        raise ConfigError(_with_place(error, app_dir)) from error
 
 
-def _told(error: Exception | SystemExit, app_dir: Path) -> str:
-    """The error with its place: the innermost line of the application itself, rather than of what that uses."""
+def _with_place(error: Exception | SystemExit, app_dir: Path) -> str:
+    """Return the error with its place: the innermost line of the application itself, rather than of a library."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_shown(error.filename, app_dir)}:{error.lineno}: {type(error).__name__}: {error.msg}"
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]

@@ -1,4 +1,4 @@
-"""What is to be run for an event: its handlers in order, and how many such events may share a transaction."""
+"""Plans: the handlers of an event in order, and how many such events may share a transaction."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from oncecast.core.errors import ConfigError
 from oncecast.core.event import Arrival
 
 SHARED_MAX_EVENTS = 100
-"""So many events of handlers that share a transaction go into one; more would wait longer for each other's locks."""
+"""The most events in a shared transaction; more would wait too long for each other's locks."""
 
 KEY_MAX_BYTES = 200
-"""Of a key as it stands; a longer one is known by its hash, for it is kept when its event has gone."""
+"""A longer key is replaced by its hash, because keys are kept longer than their events."""
 
 ATTRIBUTE = re.compile(r"[a-z0-9]{1,64}")
-"""The names of attributes that a producer takes, extensions included."""
+"""The names of attributes that a producer accepts, extensions included."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Handler:
-    """A function of the user's. `name` is its own within the application: emitted ids are derived from it.
+    """A handler of the application. `name` is unique in it; ids of emitted events are derived from it.
 
-    `batch_max` is how many events a call takes, None for a handler of single events. One that is `shared` only
-    writes SQL, so that a transaction may have several events. `ordered_by` names an attribute, or a path in the data.
+    `batch_max` is the most events per call, None for a handler of single events. A `shared` handler only writes SQL,
+    so that several events may share a transaction. `ordered_by` names an attribute, or a path in the data.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Handler:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """The handlers of one kind of event. Events of one plan may be attempted `together_max` at a time."""
+    """The handlers of one kind of event. Up to `together_max` events of one plan may share an attempt."""
 
     handlers: tuple[Handler, ...]
     together_max: int = field(init=False)
@@ -53,7 +53,7 @@ class Plan:
     in_threads: bool = field(init=False)
     """Whether any handler is a plain `def`."""
     key_of: Callable[[Arrival], str | None] | None = field(init=False)
-    """The key of an ordered event; None for one without, which is in nobody's way."""
+    """Returns the key of an ordered event; None for an event without one, which never waits."""
 
     def __post_init__(self) -> None:
         sizes = [h.batch_max or (SHARED_MAX_EVENTS if h.shared else 1) for h in self.handlers]
@@ -64,9 +64,9 @@ class Plan:
         object.__setattr__(self, "key_of", key_of(ordered_by) if ordered_by else None)
 
     def parts(self, work: list[Arrival]) -> list[list[Arrival]]:
-        """What to attempt one after the other when `work` has failed as a whole.
+        """Return the parts to attempt one after the other after `work` has failed as a whole.
 
-        Halves lead to the bad one in few calls; where an event is a call anyway, each alone is no more.
+        Batches are halved, which finds a failing event in few calls. Without batches each event is a part.
         """
         if self.handlers and not self.in_batches:
             return [[arrival] for arrival in work]
@@ -74,26 +74,27 @@ class Plan:
         return [work[:middle], work[middle:]]
 
 
-NOTHING = Plan(())
-"""The plan of events that are only stored."""
+STORE_ONLY = Plan(())
+"""The plan of events without handlers, which are only stored."""
 
 
 def check_place(ordered_by: object) -> None:
-    """Raise ConfigError if no event has anything at this place; any attribute may be a producer's extension."""
+    """Raise ConfigError if `ordered_by` is neither an attribute (extensions included) nor a path in the data."""
     if isinstance(ordered_by, str):
         place = ordered_by.split(".")
         if ATTRIBUTE.fullmatch(place[0]) and all(place) and (len(place) == 1 or place[0] == "data"):
             return
     raise ConfigError(
-        f"ordered_by={ordered_by!r}: an attribute such as 'subject' (a-z and 0-9), or a path such as 'data.account'"
+        f"ordered_by={ordered_by!r}: expected an attribute such as 'subject' (a-z and 0-9), or a path such as"
+        " 'data.account'"
     )
 
 
 def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
-    """What reads the key of an event by `subject`, `source`, another attribute, or a path such as `data.account`.
+    """Return a function that reads an event's key: an attribute, or a path such as `data.account`.
 
-    Such as `data.account=7`: the same number at another place is another key, since it is of another thing. The value
-    is JSON, so that 1 and "1" are two keys. An event that lacks it, or whose data is of another shape, has none.
+    A key such as `data.account=7` includes the path, so that equal values of different paths differ. The value is
+    JSON, so that 1 and "1" differ. An event without the value has no key.
     """
     place = ordered_by.split(".")
     shape: Any = msgspec.Raw
@@ -115,7 +116,7 @@ def key_of(ordered_by: str) -> Callable[[Arrival], str | None]:
         try:
             value = msgspec.json.encode(msgspec.json.decode(found))
         except msgspec.DecodeError:
-            return None  # a number beyond all bounds, which no producer of ours lets pass
+            return None  # a number out of range, which Oncecast's producer refuses
         if len(value) > KEY_MAX_BYTES:
             value = b"#" + blake2b(value, digest_size=32).hexdigest().encode()
         return f"{ordered_by}={value.decode()}"

@@ -1,4 +1,4 @@
-"""Which events a handler is for: by type and by source, each exact or a pattern with `*` at its end."""
+"""Select events for a handler by type and source, each exact or a pattern that ends in `*`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from oncecast.core.errors import ConfigError
 
 
 class Selector(NamedTuple):
-    """`order.created`, `order.*` (whatever begins so) or `*`; of any source unless one is given."""
+    """A type such as `order.created`, a prefix such as `order.*`, or `*`; of any source unless one is given."""
 
     type: str
     source: str | None = None
 
     def selects(self, type: str, source: str) -> bool:
-        """Whether an event of this type and source is meant."""
+        """Return whether it selects events of this type and source."""
         return _fits(self.type, type) and (self.source is None or _fits(self.source, source))
 
     def meets(self, other: Selector) -> bool:
-        """Whether one event could be meant by both."""
+        """Return whether both could select the same event."""
         return _meet(self.type, other.type) and (
             self.source is None or other.source is None or _meet(self.source, other.source)
         )
@@ -28,16 +28,16 @@ class Selector(NamedTuple):
 
 
 def selectors_of(types: tuple[object, ...], source: object) -> list[Selector]:
-    """A selector for each of `types`; raises ConfigError for what is no pattern."""
+    """Return a selector for each of `types`. Raises ConfigError for an invalid pattern."""
     if not types:
         such_as = "'order.created'" if source is None else f"'*', source={source!r}"
-        raise ConfigError(f"a handler needs the event types that it is for, such as @app.on({such_as})")
+        raise ConfigError(f"a handler needs event types, such as @app.on({such_as})")
     sources = [] if source is None else [(source, "source")]
     for pattern, what in [*((type, "event type") for type in types), *sources]:
         if not isinstance(pattern, str) or not pattern:
-            raise ConfigError(f"{pattern!r} is no {what}: event types and sources are texts, such as 'order.created'")
+            raise ConfigError(f"invalid {what} {pattern!r}: expected a text, such as 'order.created'")
         if "*" in pattern[:-1]:
-            raise ConfigError(f"{what} {pattern!r}: a * may only stand at the end, as in 'order.*'")
+            raise ConfigError(f"invalid {what} {pattern!r}: a * is only allowed at the end, as in 'order.*'")
     return [Selector(str(type), None if source is None else str(source)) for type in types]
 
 

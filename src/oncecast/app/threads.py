@@ -1,7 +1,7 @@
-"""Handlers that are a plain `def`: each runs in a thread of its own, and its transaction hands its calls to the loop.
+"""Run `def` handlers, each in a thread of its own; the calls of its transaction run on the event loop.
 
-A thread cannot be ended from outside: one that has run out of time runs on, but its transaction is dead. The threads
-are daemons, so that such a one does not keep the process from ending.
+A thread cannot be stopped from outside: after a time-out it is abandoned and runs on, but its transaction refuses
+calls. Threads are daemons, so that an abandoned one does not keep the process alive.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Begins threads, and knows how many were given up on and still run."""
+    """Starts threads, and counts the abandoned ones that still run."""
 
     def __init__(self) -> None:
         self._abandoned = 0
 
     def check(self, abandoned_max: int) -> None:
-        """Raise NoThread if `abandoned_max` of them run on beyond their time."""
+        """Raise NoThread if `abandoned_max` abandoned threads still run."""
         if self._abandoned >= abandoned_max:
-            raise NoThread(f"{self._abandoned} handlers run on in their threads, though their time is over")
+            raise NoThread(f"{self._abandoned} handlers still run in their threads after HANDLER_TIMEOUT")
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises; a cancellation leaves the thread behind."""
+        """Run `work` in a new thread; return its result or raise its error. A cancellation abandons the thread."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
@@ -51,9 +51,9 @@ class Threads:
             error: BaseException | None = None
             try:
                 result = context.run(work)
-            except StopIteration as stopped:  # no future takes it
+            except StopIteration as stopped:  # a future refuses it
                 error = RuntimeError(f"the handler raised {stopped!r}")
-            except BaseException as raised:  # whatever it was, it belongs to whoever waits
+            except BaseException as raised:  # passed on to the waiting task
                 error = raised
             forks.end_child(error)
             if not loop.is_closed():
@@ -69,7 +69,7 @@ class Threads:
 
 
 class ThreadTransaction:
-    """See `oncecast.SyncTransaction`: every call is made on the loop, and waited for here."""
+    """The `SyncTransaction` of a thread: it runs each call on the event loop and waits for the result."""
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
@@ -77,20 +77,20 @@ class ThreadTransaction:
         self._within: tuple[int, ...] = ()
 
     def execute(self, query: str, params: Params = None) -> int:
-        """See SyncTransaction."""
+        """Run one statement, and return the number of affected rows."""
         return self._wait(self._tx.execute(query, params))
 
     def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """See SyncTransaction."""
+        """Run one statement, and return the first row by column name, or None."""
         return self._wait(self._tx.fetch_one(query, params))
 
     def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """See SyncTransaction."""
+        """Run one statement, and return all rows by column name."""
         return self._wait(self._tx.fetch_all(query, params))
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """See SyncTransaction."""
+        """Open a savepoint: if the block raises, only the block is rolled back."""
         savepoint, outer = self._tx.savepoint(), self._within
         self._within = self._wait(_entered(savepoint))
         try:
@@ -104,15 +104,15 @@ class ThreadTransaction:
             self._within = outer
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
-        if forks.is_child():  # where no loop runs that could make the call
+        if forks.is_child():  # no event loop runs here
             call.close()
-            raise TransactionClosed("a forked process has no transaction: only its parent may write on it")
-        CURRENT_SAVEPOINTS.set(self._within)  # in whatever thread: its context goes with the call
+            raise TransactionClosed("a forked process has no transaction: only its parent may use it")
+        CURRENT_SAVEPOINTS.set(self._within)  # the context of the calling thread is copied to the call
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
 async def _entered(savepoint: AbstractAsyncContextManager[None]) -> tuple[int, ...]:
-    """What stands in CURRENT_SAVEPOINTS now: every call of a thread is a task of its own."""
+    """Enter `savepoint` and return the open savepoints: each call of a thread is a task with its own context."""
     await savepoint.__aenter__()
     return CURRENT_SAVEPOINTS.get()
 

@@ -1,4 +1,4 @@
-"""What a type is made of: the types of its fields and arguments, and what `Annotated` says of them."""
+"""Inspect type hints: the types of fields and arguments, and the metadata of `Annotated`."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ _PYDANTIC_MODULES = ("pydantic", "pydantic_core", "annotated_types")
 
 
 def bare(wanted: Any) -> Any:
-    """`wanted` without an `Annotated` around it."""
+    """Return `wanted` without an `Annotated` around it."""
     return typing.get_args(wanted)[0] if typing.get_origin(wanted) is Annotated else wanted
 
 
 def named(wanted: Any) -> str:
-    """Its name for people."""
+    """Return the name of `wanted` for people."""
     return getattr(bare(wanted), "__name__", None) or str(bare(wanted))
 
 
 def checks_of(wanted: Any) -> list[Any]:
-    """What an `Annotated` around `wanted` asks msgspec or pydantic to check."""
+    """Return the checks for msgspec or pydantic in an `Annotated` around `wanted`."""
     metadata = typing.get_args(wanted)[1:] if typing.get_origin(wanted) is Annotated else ()
     return [part for part in metadata if isinstance(part, msgspec.Meta) or is_pydantic(part)]
 
 
 def parts_of(wanted: Any) -> list[Any]:
-    """`wanted`, all types in it and what `Annotated` says of each; of pydantic's own no more than themselves.
+    """Return `wanted`, all types in it and their `Annotated` metadata; the parts of pydantic's types are left out.
 
-    Raises NameError for an annotation that names what is not known.
+    Raises NameError for an undefined name in an annotation.
     """
     found: dict[int, Any] = {}
     left = [wanted]
     while left:
         part = left.pop()
         if id(part) not in found:
-            found[id(part)] = part  # kept, so that its id stays its own
+            found[id(part)] = part  # keeps the object alive, so that its id is not reused
             left += _inner(part)
     return list(found.values())
 
 
 def is_pydantic(part: Any) -> bool:
-    """Whether only pydantic knows what this type or metadata means."""
+    """Return whether only pydantic can interpret this type or metadata."""
     module: str = getattr(part if isinstance(part, type) else type(part), "__module__", "")
     return module.partition(".")[0] in _PYDANTIC_MODULES or any(hasattr(part, name) for name in _PYDANTIC_NAMES)
 
 
 def unserved(wanted: Any) -> Iterator[tuple[str, type]]:
-    """The types in `wanted` that msgspec makes of no JSON, and the fields that they are of (empty for none).
+    """Yield the types in `wanted` that msgspec cannot decode, each with its field (empty if there is none).
 
-    Raises TypeError for what msgspec refuses as a whole, NameError for an annotation that names what is not known.
+    Raises TypeError for a type that msgspec refuses as a whole, NameError for an undefined name in an annotation.
     """
     seen: set[int] = set()
 

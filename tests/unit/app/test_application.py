@@ -1,4 +1,4 @@
-"""An application: its handlers are called in their order, with what they ask for, and may emit."""
+"""Applications: handlers are called in order, with their parameters, and can emit events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIONS = RunOptions(clock=SYSTEM_CLOCK, timeout_s=10.0)
 
 
 class Written:
-    """A transaction that knows what was run on it."""
+    """A transaction that records its statements."""
 
     def __init__(self) -> None:
         self.emitted: list[bytes] = []
@@ -109,7 +109,7 @@ def test_a_handler_needs_types(types: Any) -> None:
 
 
 @pytest.mark.parametrize("source", ["", 0, b"/shop", "a*b"])
-def test_a_source_that_is_none_is_refused_rather_than_to_mean_any(source: Any) -> None:
+def test_an_invalid_source_is_refused(source: Any) -> None:
     with pytest.raises(ConfigError, match="source"):
         App("shop").on("t", source=source)
 
@@ -145,7 +145,7 @@ async def test_events_that_share_a_transaction_run_one_after_the_other_through_a
     assert seen == [("first", 1), ("second", 1), ("first", 2), ("second", 2)]
 
 
-async def test_a_batch_handler_gets_all_events_in_one_call_beside_handlers_of_single_ones() -> None:
+async def test_a_batch_handler_gets_all_events_in_one_call_also_with_handlers_of_single_ones() -> None:
     app, seen = App(), []
 
     @app.on_batch("t")
@@ -160,7 +160,7 @@ async def test_a_batch_handler_gets_all_events_in_one_call_beside_handlers_of_si
     assert seen == [[1, 2], [1], [2]]
 
 
-async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_to_the_loop() -> None:
+async def test_a_plain_def_runs_in_a_thread_and_its_transaction_runs_calls_on_the_loop() -> None:
     app, threads = App(), []
 
     @app.on("t")
@@ -183,7 +183,7 @@ async def test_a_plain_def_runs_in_a_thread_and_its_transaction_hands_its_calls_
 
 
 class Counting:
-    """An object that is called."""
+    """A callable object."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -201,7 +201,7 @@ class CountingInAThread(Counting):
 
 
 @pytest.mark.parametrize("kind", [Counting, CountingInAThread])
-async def test_an_object_that_is_called_is_a_handler_named_by_its_class(kind: type[Counting]) -> None:
+async def test_a_callable_object_is_a_handler_named_by_its_class(kind: type[Counting]) -> None:
     app, counting = App(), kind()
     app.on("t")(counting)
     tx = await handled(app, Event.new("t", 1, id="1", source="/s"))
@@ -218,7 +218,9 @@ def of_shop_in_a_thread(shop: str, event: Event, tx: SyncTransaction, *, seen: l
 
 
 @pytest.mark.parametrize("function", [of_shop, of_shop_in_a_thread])
-async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_function(function: Any) -> None:
+async def test_a_partial_is_a_handler_that_gets_the_other_arguments_and_is_named_by_its_function(
+    function: Any,
+) -> None:
     app, seen = App(), list[tuple[str, int, int]]()
     app.on("t")(partial(partial(function, "north", seen=seen), limit=3))
     app.on("t")(partial(function, "south", seen=seen, limit=4))
@@ -229,12 +231,12 @@ async def test_a_partial_is_a_handler_that_is_given_the_rest_and_named_by_its_fu
 
 
 @pytest.mark.parametrize("wrong", [3, "handler", Counting, None])
-def test_what_cannot_be_called_with_an_event_is_no_handler(wrong: Any) -> None:
+def test_an_object_that_cannot_be_called_with_an_event_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="must be a function"):
         App().on("t")(wrong)
 
 
-async def test_what_a_plain_def_raises_is_raised() -> None:
+async def test_the_error_of_a_plain_def_is_raised() -> None:
     app = App()
 
     @app.on("t")
@@ -246,7 +248,7 @@ async def test_what_a_plain_def_raises_is_raised() -> None:
 
 
 @pytest.mark.parametrize("stop", [StopIteration("x"), StopAsyncIteration("x")])
-async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(stop: Exception) -> None:
+async def test_a_plain_def_that_raises_stop_iteration_fails_too(stop: Exception) -> None:
     app = App()
 
     @app.on("t")
@@ -257,7 +259,7 @@ async def test_a_plain_def_that_raises_what_no_future_takes_fails_all_the_same(s
         await handled(app, Event.new("t"))
 
 
-async def test_a_plain_def_that_returns_a_coroutine_fails_rather_than_to_do_nothing() -> None:
+async def test_a_plain_def_that_returns_a_coroutine_fails() -> None:
     app = App()
 
     async def inner() -> None: ...
@@ -270,7 +272,7 @@ async def test_a_plain_def_that_returns_a_coroutine_fails_rather_than_to_do_noth
         await handled(app, Event.new("t"))
 
 
-async def test_a_handler_that_runs_out_of_time_ends_and_one_in_a_thread_is_left_behind() -> None:
+async def test_a_handler_that_times_out_is_cancelled_and_one_in_a_thread_is_abandoned() -> None:
     app, may_end, has_ended = App(), threading.Event(), threading.Event()
 
     @app.on("t")
@@ -289,7 +291,7 @@ OUT_OF_TIME = "the handler took longer than HANDLER_TIMEOUT, 0.01 s"
 
 
 @pytest.mark.parametrize("batched", [False, True])
-async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_ran_out(batched: bool) -> None:
+async def test_a_handler_time_out_differs_from_a_time_out_inside_the_handler(batched: bool) -> None:
     app = App()
 
     async def long() -> None:
@@ -325,7 +327,7 @@ async def test_a_handler_that_runs_out_of_time_is_told_from_one_whose_own_time_r
 
 
 @pytest.mark.parametrize("swallowed", [asyncio.CancelledError, BaseException])
-async def test_a_handler_that_swallows_the_end_of_its_time_fails_all_the_same(swallowed: type[BaseException]) -> None:
+async def test_a_handler_that_swallows_its_time_out_fails_too(swallowed: type[BaseException]) -> None:
     app = App()
 
     @app.on("t")
@@ -338,7 +340,7 @@ async def test_a_handler_that_swallows_the_end_of_its_time_fails_all_the_same(sw
     assert str(raised.value) == OUT_OF_TIME
 
 
-async def test_a_handler_that_swallows_its_cancellation_leaves_nothing_behind() -> None:
+async def test_a_handler_that_swallows_its_cancellation_leaves_no_task() -> None:
     app, runs = App(), asyncio.Event()
 
     @app.on("t")
@@ -363,8 +365,8 @@ async def outcome_of(attempt: Awaitable[object]) -> Exception | None:
     return None
 
 
-async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
-    """And to have a statement ended that it waits for: cancelled again meanwhile, it would break its connection."""
+async def test_a_handler_that_times_out_has_time_to_clean_up() -> None:
+    """Also to cancel its statement: a second cancellation meanwhile would break its connection."""
     assert OPTIONS.cancel_again_s > 2 * AnswerTimes().cancel_s
     app, seen, cleaning, over = App(), [], asyncio.Event(), asyncio.Event()
 
@@ -385,7 +387,7 @@ async def test_a_handler_that_runs_out_of_time_has_time_to_clean_up() -> None:
     assert seen == ["clean"]
 
 
-async def test_however_often_a_handler_swallows_its_cancellation_it_is_cancelled_again() -> None:
+async def test_a_handler_that_swallows_its_cancellation_is_cancelled_again() -> None:
     app, seen = App(), list[str]()
 
     @app.on("t")
@@ -417,12 +419,12 @@ def blocking_app(took_s: float, waited_s: float = 0.0) -> App:
     return app
 
 
-async def test_a_handler_that_blocks_the_loop_beyond_its_time_fails_though_it_returns() -> None:
+async def test_a_handler_that_blocks_the_loop_beyond_its_time_out_fails_although_it_returns() -> None:
     with pytest.raises(TimeoutError, match="HANDLER_TIMEOUT"):
         await handled(blocking_app(took_s=0.3), Event.new("blocks"), timeout_s=0.1)
 
 
-async def test_time_that_another_handler_blocked_the_loop_for_is_not_the_handlers_own() -> None:
+async def test_time_for_which_another_handler_blocked_the_loop_does_not_count() -> None:
     app = blocking_app(took_s=1.0, waited_s=0.3)
     async with asyncio.TaskGroup() as group:
         waits = group.create_task(handled(app, Event.new("waits"), timeout_s=0.4))
@@ -431,7 +433,7 @@ async def test_time_that_another_handler_blocked_the_loop_for_is_not_the_handler
     assert (waits.done(), blocks.done()) == (True, True)
 
 
-async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_behind() -> None:
+async def test_a_handler_that_never_ends_when_cancelled_is_abandoned() -> None:
     app, may_end, running = App(), asyncio.Event(), list[asyncio.Task[Any]]()
 
     @app.on("t")
@@ -451,12 +453,12 @@ async def test_a_handler_that_never_ends_however_often_it_is_cancelled_is_left_b
 
 
 class Unusual(BaseException):
-    """What a library may raise past `except Exception`, such as gevent's Timeout."""
+    """An error of a library that `except Exception` does not catch, such as gevent's Timeout."""
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Unusual("odd")], ids=repr)
 @pytest.mark.parametrize("kind", ["async def", "def", "in a child task"])
-async def test_what_is_no_exception_is_a_failed_attempt_too(error: BaseException, kind: str) -> None:
+async def test_a_base_exception_is_a_failed_attempt_too(error: BaseException, kind: str) -> None:
     if kind == "in a child task" and isinstance(error, SystemExit | KeyboardInterrupt):
         pytest.skip("asyncio stops the loop for these: tests/acceptance/test_exits.py has them")
     app = App()
@@ -480,8 +482,8 @@ async def test_what_is_no_exception_is_a_failed_attempt_too(error: BaseException
 
 
 @pytest.mark.parametrize("survives", [False, True])
-async def test_a_task_group_that_fails_in_a_handler_leaves_nothing_to_the_next_attempt(survives: bool) -> None:
-    """Up to Python 3.12 it leaves its task as if cancelled: no time limit works in that any more."""
+async def test_a_failed_task_group_in_a_handler_does_not_affect_the_next_attempt(survives: bool) -> None:
+    """Up to Python 3.12 it leaves its task as if cancelled, so that no time limit works in the task any more."""
     app, stored = App(), []
 
     @app.on("t")
@@ -503,7 +505,7 @@ async def test_a_task_group_that_fails_in_a_handler_leaves_nothing_to_the_next_a
     assert task.cancelling() == 0
 
 
-async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
+async def test_a_handlers_own_time_limits_do_not_cancel_it() -> None:
     app, ends = App(), []
 
     @app.on("t")
@@ -519,7 +521,7 @@ async def test_a_handlers_own_time_limits_are_no_cancellation_of_it() -> None:
     assert ends == ["ended"]
 
 
-async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -> None:
+async def test_when_too_many_threads_are_abandoned_no_other_begins() -> None:
     app, may_end, seen = App(), threading.Event(), []
 
     @app.on("t", "both")
@@ -533,7 +535,7 @@ async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -
     with pytest.raises(TimeoutError):
         await handled(app, Event.new("t"), timeout_s=0.01)
     for kind in ("t", "both"):
-        with pytest.raises(NoThread, match="run on in their threads"):
+        with pytest.raises(NoThread, match="run in their threads"):
             await handled(app, Event.new(kind), abandoned_threads_max=1)
     assert seen == []
     await handled(app, Event.new("neither"), abandoned_threads_max=1)
@@ -541,8 +543,8 @@ async def test_when_too_many_threads_run_beyond_their_time_no_more_are_begun() -
     may_end.set()
 
 
-async def test_of_a_thread_that_could_not_be_had_middleware_never_hears() -> None:
-    """It might swallow the error, and the event would count as handled."""
+async def test_middleware_does_not_run_when_no_thread_is_available() -> None:
+    """Middleware could swallow the error, and the event would count as handled."""
     app = App()
 
     @app.middleware
@@ -557,7 +559,7 @@ async def test_of_a_thread_that_could_not_be_had_middleware_never_hears() -> Non
         await handled(app, Event.new("t"), abandoned_threads_max=0)
 
 
-async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_number_every_time() -> None:
+async def test_the_id_of_an_emitted_event_depends_on_its_cause_its_handler_and_its_number() -> None:
     app, cause = App(), Event.new("t", id="cause", source="/s")
 
     @app.on("t")
@@ -573,7 +575,7 @@ async def test_an_emitted_event_gets_an_id_from_its_cause_its_handler_and_its_nu
     assert two.id == follow_up_id("/s", "cause", app.name, handler.__qualname__, 1)
 
 
-async def test_handlers_of_two_applications_that_are_called_the_same_emit_different_events() -> None:
+async def test_handlers_of_the_same_name_in_two_applications_emit_different_events() -> None:
     async def handler(event: Event) -> None:
         event.emit(Event.new("next"))
 
@@ -599,13 +601,13 @@ async def test_an_event_that_no_producer_would_accept_fails_the_handler_that_emi
         await handled(app, Event.new("t"), check_emitted=check)
 
 
-def test_only_an_event_that_a_handler_was_given_can_emit() -> None:
+def test_only_an_event_passed_to_a_handler_can_emit() -> None:
     with pytest.raises(RuntimeError, match=r"oncecast\.Publisher"):
         Event.new("t").emit(Event.new("next"))
 
 
 @pytest.mark.parametrize("what", [{"type": "next"}, None, "next"])
-async def test_what_is_emitted_has_to_be_an_event_and_the_error_says_how_to_make_one(what: Any) -> None:
+async def test_only_events_can_be_emitted_and_the_error_shows_how(what: Any) -> None:
     app = App()
 
     @app.on("t")
@@ -639,7 +641,7 @@ async def test_middleware_runs_around_every_handler_the_first_one_outermost() ->
 
 
 @pytest.mark.parametrize("is_innermost", [True, False])
-async def test_middleware_that_proceeds_twice_fails_and_nothing_has_run_twice(is_innermost: bool) -> None:
+async def test_middleware_that_calls_next_twice_fails_and_the_handler_runs_once(is_innermost: bool) -> None:
     app, seen = App(), []
 
     async def twice(call: Call, call_next: CallNext) -> None:
@@ -682,7 +684,7 @@ async def test_middleware_cannot_try_a_handler_again_that_has_failed() -> None:
     assert runs == ["run"]
 
 
-async def test_middleware_proceeds_once_for_each_call() -> None:
+async def test_middleware_may_call_next_once_for_each_call() -> None:
     app, seen = App(), []
 
     @app.middleware
@@ -697,7 +699,7 @@ async def test_middleware_proceeds_once_for_each_call() -> None:
     assert seen == [1, 2]
 
 
-def test_middleware_of_another_shape_is_refused() -> None:
+def test_middleware_with_a_wrong_signature_is_refused() -> None:
     with pytest.raises(ConfigError, match="wrong"):
 
         @App().middleware  # type: ignore[arg-type]
@@ -711,7 +713,7 @@ class Shop:
         self.is_open = True
 
 
-async def test_a_lifespans_state_is_there_for_handlers_until_the_end() -> None:
+async def test_handlers_get_the_state_of_the_lifespan_until_it_ends() -> None:
     shops = []
 
     async def lifespan(app: App) -> AsyncIterator[Shop]:
@@ -747,7 +749,7 @@ async def test_a_lifespan_may_be_a_context_manager() -> None:
         await handled(app, Event.new("t"))
 
 
-async def test_a_lifespan_that_cannot_begin_is_told_in_one_line() -> None:
+async def test_a_lifespan_that_fails_to_begin_is_reported_in_one_line() -> None:
     async def connect() -> None:
         raise ConnectionError("no route")
 
@@ -764,7 +766,7 @@ def bounds(stop: asyncio.Event, telemetry_events: list[TelemetryEvent]) -> Bound
     return Bounds(stop, 0.05, telemetry_events.append)
 
 
-async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order() -> None:
+async def test_a_lifespan_that_began_just_before_the_stop_ends_normally() -> None:
     stop, seen = asyncio.Event(), []
 
     async def lifespan() -> AsyncIterator[Shop]:
@@ -781,7 +783,7 @@ async def test_a_lifespan_that_has_begun_just_when_it_was_to_stop_ends_in_order(
     assert seen == ["would not hear of it", "ended"]
 
 
-async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_error() -> None:
+async def test_the_end_of_a_lifespan_is_cancelled_after_its_time_and_its_own_error_is_raised() -> None:
     telemetry_events: list[TelemetryEvent] = []
 
     async def slow() -> AsyncIterator[None]:
@@ -805,7 +807,7 @@ async def test_the_end_of_a_lifespan_is_cut_short_and_an_error_of_its_own_is_an_
 @pytest.mark.parametrize(
     "state", [dict, dict[str, Any], Mapping[str, Any], list[Shop], Any, object, int | None, Shop | str, Decimal]
 )
-def test_a_state_is_of_a_class_of_its_own_so_that_no_data_is_taken_for_it(state: Any) -> None:
+def test_a_state_must_have_its_own_class_so_that_it_differs_from_data(state: Any) -> None:
     async def lifespan() -> AsyncIterator[Any]:
         yield None
 
@@ -815,7 +817,7 @@ def test_a_state_is_of_a_class_of_its_own_so_that_no_data_is_taken_for_it(state:
 
 
 @pytest.mark.parametrize("state", [Shop, Shop | None, asyncio.Queue[int], Written])
-def test_a_state_may_be_of_any_class_that_is_no_plain_data(state: Any) -> None:
+def test_a_state_may_have_any_class_except_plain_data(state: Any) -> None:
     async def lifespan() -> AsyncIterator[Any]:
         yield None
 
@@ -831,19 +833,19 @@ async def no_generator() -> None: ...
 
 
 @pytest.mark.parametrize("lifespan", [untyped, no_generator, print])
-def test_a_lifespan_has_to_say_what_it_yields(lifespan: Any) -> None:
+def test_a_lifespan_must_declare_what_it_yields(lifespan: Any) -> None:
     with pytest.raises(ConfigError, match="lifespan"):
         App(lifespan=lifespan)
 
 
 @pytest.mark.parametrize(("after", "after_s"), [("500ms", 0.5), (2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
-def test_a_retry_takes_a_text_seconds_or_a_timedelta(after: Any, after_s: float) -> None:
+def test_a_retry_accepts_a_text_seconds_or_a_timedelta(after: Any, after_s: float) -> None:
     assert Retry(after=after).after_s == after_s
 
 
 @pytest.mark.parametrize(
     "after", ["soon", -1, float("nan"), float("inf"), "1 year", None, [1], timedelta(seconds=-1), b"3"]
 )
-def test_a_retry_asks_for_a_duration(after: Any) -> None:
+def test_a_retry_refuses_an_invalid_duration(after: Any) -> None:
     with pytest.raises(ValueError, match="duration"):
         Retry(after=after)

@@ -1,4 +1,4 @@
-"""A drain ends, whatever the tasks do with their cancellation."""
+"""Tasks and blocks are cancelled reliably, even if users' code swallows cancellations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     assert (swallowed, task.cancelled()) == (2, True)
 
 
-async def test_a_block_is_cut_short_when_the_event_is_set_and_ends_as_it_would_otherwise() -> None:
+async def test_a_block_is_cancelled_when_the_event_is_set_and_ends_normally_otherwise() -> None:
     stop, ended = asyncio.Event(), []
     async with cancel_on(stop):
         ended.append("by itself")
@@ -44,7 +44,7 @@ async def test_a_block_is_cut_short_when_the_event_is_set_and_ends_as_it_would_o
     assert ended == ["by itself"]
 
 
-async def test_what_a_block_makes_of_being_cut_short_is_no_error() -> None:
+async def test_errors_of_a_cancelled_block_are_suppressed() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().call_soon(stop.set)
     async with cancel_on(stop):

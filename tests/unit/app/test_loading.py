@@ -37,18 +37,18 @@ def test_an_application_is_found_in_its_folder(tmp_path: Path) -> None:
         ("\nprint(undefined)\n", "shop_b.py:4: NameError: name 'undefined' is not defined"),
         ("import no_such_module\n", "shop_b.py:3: ModuleNotFoundError: No module named 'no_such_module'"),
         ("import json\njson.loads('{')\n", "shop_b.py:4: JSONDecodeError: Expecting property name"),
-        ("@app.on()\nasync def handle(event: Event): ...\n", "shop_b.py:3: a handler needs the event types"),
+        ("@app.on()\nasync def handle(event: Event): ...\n", "shop_b.py:3: a handler needs event types"),
     ],
 )
-def test_what_is_wrong_with_it_is_told_with_its_line(tmp_path: Path, code: str, told: str) -> None:
-    """The innermost line of the application's own, not of a library that it uses."""
+def test_an_error_is_reported_with_its_line(tmp_path: Path, code: str, told: str) -> None:
+    """The innermost line of the application itself, not of a library."""
     (tmp_path / "shop_b.py").write_text(APP + code)
     with pytest.raises(ConfigError) as wrong:
         load_app("shop_b:app", tmp_path)
     assert str(wrong.value).startswith(told), str(wrong.value)
 
 
-def test_a_module_of_the_application_that_is_broken_is_the_one_that_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_broken_module_of_the_application(tmp_path: Path) -> None:
     (tmp_path / "package_c").mkdir()
     (tmp_path / "package_c" / "__init__.py").write_text("from package_c import stock\n" + APP)
     (tmp_path / "package_c" / "stock.py").write_text("\n\n1 / 0\n")
@@ -57,14 +57,14 @@ def test_a_module_of_the_application_that_is_broken_is_the_one_that_is_named(tmp
 
 
 @pytest.mark.parametrize("target", ["shop_d", "shop_d:", ":app"])
-def test_what_names_no_application_says_how_one_is_written(tmp_path: Path, target: str) -> None:
-    with pytest.raises(ConfigError, match="write module:name, such as shop:app"):
+def test_an_invalid_target_is_refused_with_the_expected_form(tmp_path: Path, target: str) -> None:
+    with pytest.raises(ConfigError, match="expected module:name, such as shop:app"):
         load_app(target, tmp_path)
 
 
-def test_a_module_or_name_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_module_or_name_is_reported(tmp_path: Path) -> None:
     (tmp_path / "shop_e.py").write_text(APP)
     with pytest.raises(ConfigError, match=r"there is no module 'shop_f' in .*; --app-dir names another folder"):
         load_app("shop_f:app", tmp_path)
-    with pytest.raises(ConfigError, match=r"shop_e:shop: 'shop' is no oncecast.App of that module"):
+    with pytest.raises(ConfigError, match=r"shop_e:shop: the module has no oncecast.App named 'shop'"):
         load_app("shop_e:shop", tmp_path)

@@ -1,4 +1,4 @@
-"""What is run for an event, together with how many others, in which order."""
+"""Plans: the handlers of an event, their order, and how many events share an attempt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def arrival_of(event: Event) -> Arrival:
     return arrival
 
 
-def test_handlers_are_those_whose_type_and_source_fit_in_the_order_of_their_definition() -> None:
+def test_a_plan_has_the_handlers_that_match_type_and_source_in_the_order_of_their_definition() -> None:
     app = App()
     app.on("order.*")(handler)
     app.on_batch("order.created", source="/shop")(batch_handler)
@@ -56,7 +56,7 @@ def test_a_function_that_is_registered_twice_has_two_names_so_that_it_emits_two_
         ([{"ordered_by": "subject"}], 1),
     ],
 )
-def test_events_go_together_where_all_their_handlers_allow_it(
+def test_events_share_an_attempt_if_all_their_handlers_allow_it(
     options: list[dict[str, Any]], together_max: int
 ) -> None:
     app = App()
@@ -65,13 +65,13 @@ def test_events_go_together_where_all_their_handlers_allow_it(
     assert app.plan_of("t", "/s").together_max == together_max
 
 
-def test_a_batch_holds_as_many_events_as_its_handler_takes() -> None:
+def test_a_batch_has_at_most_max_events() -> None:
     app = App()
     app.on_batch("t", max_events=7)(batch_handler)
     assert app.plan_of("t", "/s").together_max == 7
 
 
-def test_a_failed_batch_is_halved_and_a_failed_shared_transaction_is_taken_apart() -> None:
+def test_a_failed_batch_is_halved_and_a_failed_shared_transaction_is_split_into_single_events() -> None:
     app = App()
     app.on_batch("batch")(batch_handler)
     app.on("shared", share_transaction=True)(handler)
@@ -81,7 +81,7 @@ def test_a_failed_batch_is_halved_and_a_failed_shared_transaction_is_taken_apart
 
 
 @pytest.mark.parametrize("size", [0, 1001, 2.5, "many"])
-def test_a_batch_is_of_1_to_1000_events(size: Any) -> None:
+def test_a_batch_has_1_to_1000_events(size: Any) -> None:
     with pytest.raises(ConfigError, match="max_events"):
         App().on_batch("t", max_events=size)
 
@@ -103,11 +103,11 @@ def test_a_batch_is_of_1_to_1000_events(size: Any) -> None:
         ("data.account", Event(id="1", source="/s", type="t", raw_data=b'{"account":1e999}'), None),
     ],
 )
-def test_a_key_is_its_place_and_what_stands_there_as_json(ordered_by: str, event: Event, key: str | None) -> None:
+def test_a_key_is_its_path_and_its_value_as_json(ordered_by: str, event: Event, key: str | None) -> None:
     assert key_of(ordered_by)(arrival_of(event)) == key
 
 
-def test_two_orders_for_what_may_be_one_event_are_refused_by_name() -> None:
+def test_two_different_orders_for_one_event_are_refused_by_name() -> None:
     app = App()
     app.on("account.*", ordered_by="subject")(handler)
     app.on("payment.*", ordered_by="data.account")(handler)
@@ -116,19 +116,19 @@ def test_two_orders_for_what_may_be_one_event_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("ordered_by", ["", ".", "data.", 3, "Subject", "sub_ject", "subject.name", "a" * 65])
-def test_an_order_needs_a_place(ordered_by: Any) -> None:
+def test_an_invalid_ordered_by_is_refused(ordered_by: Any) -> None:
     with pytest.raises(ConfigError, match="ordered_by"):
         App().on("t", ordered_by=ordered_by)
 
 
-def test_what_a_group_agrees_on_names_sources_and_orders_too() -> None:
+def test_the_selectors_of_an_application_include_sources_and_orders() -> None:
     app = App()
     app.on("account.*", source="/bank", ordered_by="subject")(handler)
     app.on("oncecast.failing", "order.created")(handler)
     assert app.selectors == {"account.* from /bank", "account.* from /bank ordered by subject", "order.created"}
 
 
-def test_a_long_key_is_known_by_its_hash_so_that_publishers_do_not_decide_how_much_is_kept() -> None:
+def test_a_long_key_is_replaced_by_its_hash() -> None:
     key = key_of("data.account")
     long, same, other = (key(arrival_of(Event.new("t", {"account": text * 100_000}))) for text in ("a", "a", "b"))
     assert long == same != other

@@ -1,4 +1,4 @@
-"""Selectors are exact or end in *, and know whether one event could be meant by two of them."""
+"""Selectors are exact or end in *, and detect whether two of them can select the same event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATTERNS = st.one_of(TEXTS.filter(bool), TEXTS.map(lambda text: f"{text}*"))
         ("*", "anything", True),
     ],
 )
-def test_a_pattern_selects_what_begins_so(pattern: str, type: str, selected: bool) -> None:
+def test_a_pattern_selects_types_with_its_prefix(pattern: str, type: str, selected: bool) -> None:
     assert Selector(pattern).selects(type, "/s") is selected
 
 
@@ -34,13 +34,13 @@ def test_a_source_narrows_a_selector() -> None:
 
 
 @given(PATTERNS, PATTERNS, TEXTS)
-def test_two_selectors_meet_if_any_event_is_meant_by_both(one: str, other: str, type: str) -> None:
+def test_two_selectors_meet_if_both_select_some_event(one: str, other: str, type: str) -> None:
     both = Selector(one).selects(type, "") and Selector(other).selects(type, "")
     assert not both or Selector(one).meets(Selector(other))
 
 
 @given(PATTERNS, PATTERNS)
-def test_where_two_selectors_meet_there_is_an_event_that_is_meant_by_both(one: str, other: str) -> None:
+def test_if_two_selectors_meet_some_event_is_selected_by_both(one: str, other: str) -> None:
     if Selector(one).meets(Selector(other)):
         witness = max(one, other, key=lambda pattern: len(pattern.rstrip("*"))).rstrip("*")
         assert Selector(one).selects(witness, "")

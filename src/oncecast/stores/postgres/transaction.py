@@ -164,7 +164,7 @@ class HandlerTransaction:
         if self._connection is None:
             raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
         if forks.is_child():
-            raise TransactionClosed("a forked process has no transaction: only its parent may write on it")
+            raise TransactionClosed("a forked process has no transaction: only its parent may use it")
         return self._connection
 
     async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:

@@ -186,5 +186,5 @@ async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still() -> No
     await asked.wait()
     assert essentials.trouble is None
     clock.now_s += STALL_S + 1
-    assert "comparison of repeated arrivals stands still" in (essentials.trouble or "")
+    assert "comparison of repeated arrivals is stalled" in (essentials.trouble or "")
     await cancel_all([task])
