@@ -18,7 +18,7 @@ WORKDIR /var/lib/oncecast
 VOLUME /var/lib/oncecast
 EXPOSE 8080 3001
 
-# Alive, not ready: a listener whose PostgreSQL is away keeps its events and need not be restarted. A listener that
+# Alive, not ready: a listener whose PostgreSQL is down keeps its events and needs no restart. A listener that
 # still waits for its first PostgreSQL does not answer yet: that takes up to two minutes. No proxy is asked.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; face = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT', 8080)), timeout=3); face.request('GET', '/livez'); sys.exit(face.getresponse().status != 200)"]

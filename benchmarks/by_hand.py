@@ -1,8 +1,8 @@
-"""What a consumer written by hand reaches that does nothing but the SQL of benchmarks/handlers.py: the yardstick.
+"""A consumer written by hand that only runs the SQL of benchmarks/handlers.py, for comparison.
 
 Reads `{"url": …, "kind": "each" | "shared" | "batch", "first": 0, "count": 1000}` from its standard input, connects,
-says "ready", waits for a line, writes `count` events with their effects, each once, says "done", and ends. No wire,
-no Redis, no agreement, no retry: whoever adds those is slower.
+says "ready", waits for a line, writes `count` events with their effects, each once, says "done", and ends. It has no
+network protocol, no Redis, no coordination and no retries, all of which cost time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Connection = psycopg.AsyncConnection[psycopg.rows.TupleRow]
 
 
 async def one_by_one(connection: Connection, ids: list[str], data: str) -> None:
-    """The events of a transaction, a statement for each row and each effect."""
+    """Write the events of a transaction with one statement for each row and each effect."""
     async with connection.transaction():
         for each in ids:
             if (await connection.execute(EVENT, (each, data), prepare=True)).rowcount:
@@ -39,14 +39,14 @@ async def one_by_one(connection: Connection, ids: list[str], data: str) -> None:
 
 
 async def all_at_once(connection: Connection, ids: list[str], data: str) -> None:
-    """The events of a transaction, a statement for all rows and one for all effects."""
+    """Write the events of a transaction with one statement for all rows and one for all effects."""
     async with connection.transaction():
         await connection.execute(EVENTS, (ids, [data] * len(ids)), prepare=True)
         await connection.execute(EFFECTS, (ids, [len(data)] * len(ids)), prepare=True)
 
 
 async def consume(connection: Connection, kind: str, transactions: Iterator[list[str]]) -> None:
-    """Take what is next until nothing is left."""
+    """Write the next events until none is left."""
     write = all_at_once if kind == "batch" else one_by_one
     data = json.dumps({"s": "x" * 160})
     for ids in transactions:
@@ -54,7 +54,7 @@ async def consume(connection: Connection, kind: str, transactions: Iterator[list
 
 
 async def main(url: str, kind: str, first: int, count: int) -> None:
-    """Connect, wait for the word, write."""
+    """Connect, wait for the start signal, and write."""
     size = {"each": 1, "shared": SHARED_EVENTS, "batch": BATCH_EVENTS}[kind]
     ids = [f"{n:08d}" for n in range(first, first + count)]
     transactions = iter([ids[n : n + size] for n in range(0, count, size)])

@@ -1,4 +1,4 @@
-"""How fast events travel end to end, stored exactly once, and what each process spends on one.
+"""Measure how fast events are stored exactly once, end to end, and the CPU time of each process per event.
 
 Starts a stack of its own, has `oncecast send` publish events of 240 bytes, waits until every listener has seen all of
 them end, and prints events/s (from when its first line was accepted) with the CPU time of every process in µs an
@@ -33,14 +33,14 @@ from oncecast.stores.postgres import Database, PostgresEvents
 EVENT_BYTES = 240
 BATCH_EVENTS = 500
 LOOK_INTERVAL_S = 0.1
-"""At least: whoever looks takes time from what is measured, so what is far from its end is looked at seldom."""
+"""The minimum: polling takes CPU time from what is measured, so a run is polled rarely until it nears its end."""
 LOOK_SELDOM_S = 0.5
-"""At most: listeners are quicker once `oncecast send` is through, so the time left is guessed too long."""
+"""The maximum: listeners speed up when `oncecast send` has ended, so the remaining time is overestimated."""
 PERIODS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def write_events(file: Path, count: int, run: int) -> list[bytes]:
-    """`count` structured events of EVENT_BYTES each, unlike those of other runs."""
+    """Write `count` structured events of EVENT_BYTES each, different in each run."""
     lines = []
     for n in range(count):
         event = {"specversion": "1.0", "id": f"{run}-{n:08d}", "source": "/bench", "type": "tick", "data": {"n": n}}
@@ -53,7 +53,7 @@ def write_events(file: Path, count: int, run: int) -> list[bytes]:
 
 
 def cpu_s(pid: int | None) -> float:
-    """CPU seconds of a process, with those of its children for PostgreSQL's sake (Linux)."""
+    """Return the CPU seconds of a process and its children, because PostgreSQL works in children (Linux)."""
     if pid is None:
         return 0.0
     own = _cpu_s(pid)
@@ -66,11 +66,11 @@ def _cpu_s(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return sum(map(int, fields[11:15])) / PERIODS_PER_S  # its own, and its ended children's
+    return sum(map(int, fields[11:15])) / PERIODS_PER_S  # the process, and its children that have ended
 
 
 async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[str, float]]:
-    """Events/s from the first line accepted until all listeners are through, and µs of CPU an event by process."""
+    """Return events/s from the first acceptance until all listeners are done, and µs of CPU per event by process."""
     before = {name: cpu_s(process.pid) for name, process in stack.processes.items()}
     async with httpx2.AsyncClient() as client:
         already = await received(stack, client)
@@ -102,7 +102,7 @@ async def end_to_end(stack: Stack, file: Path, count: int) -> tuple[float, dict[
 
 
 async def accepted_at_s(stack: Stack, client: httpx2.AsyncClient, file: Path) -> float:
-    """When a producer took the first line of `file`: how long the sender takes to start is no part of the rate."""
+    """Return when the first line of `file` was accepted; the start of the sender is not measured."""
     with file.open("rb") as lines:
         id_ = json.loads(next(lines))["id"]
     answer = await client.get(f"{next(iter(stack.listener_urls.values()))}/api/events/{id_}")
@@ -110,13 +110,13 @@ async def accepted_at_s(stack: Stack, client: httpx2.AsyncClient, file: Path) ->
 
 
 async def received(stack: Stack, client: httpx2.AsyncClient) -> int:
-    """The offset up to which every listener has seen all events end."""
+    """Return the offset up to which every listener has seen all events end."""
     answers = [(await client.get(f"{url}/health")).json() for url in stack.listener_urls.values()]
     return min(int(answer["producers"][0]["watermark"]) for answer in answers)
 
 
 async def postgresql_alone(stack: Stack, lines: list[bytes]) -> float:
-    """Rows/s of the same rows inserted in the same way, by two connections and nobody else."""
+    """Return rows/s of the same rows, inserted in the same way by two connections only."""
     database = Database(
         stack.database_url, SYSTEM_CLOCK, schema=f"alone_{time.time_ns()}", instance="bench", token="0" * 16
     )

@@ -1,9 +1,9 @@
-"""What a listener weighs when it has to wait, and when it has much to catch up with.
+"""Measure the memory of a listener that must wait, and of one with a large backlog.
 
-    python benchmarks/endurance.py outage [--seconds 120] [--rate 1000]    PostgreSQL is away while events come
-    python benchmarks/endurance.py backlog [--mib 1024]                    a listener begins late
+    python benchmarks/endurance.py outage [--seconds 120] [--rate 1000]    PostgreSQL is down while events arrive
+    python benchmarks/endurance.py backlog [--mib 1024]                    a listener starts late
 
-Both start a stack of their own, print what they saw, and fail where an event is missing.
+Both start a stack, print the results, and fail if an event is missing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIB = 1024 * 1024
 
 
 class Scales:
-    """Weighs processes, in bytes of resident memory (Linux)."""
+    """Measures the resident memory of processes in bytes (Linux)."""
 
     def __init__(self, stack: Stack, names: list[str]) -> None:
         self._stack = stack
@@ -44,11 +44,11 @@ class Scales:
         self.most = dict(self.first)
 
     def weigh(self) -> dict[str, int]:
-        """What each weighs now."""
+        """Return the current memory of each process."""
         return {name: _rss(self._stack.process(name).pid) for name in self._names}
 
-    async def watch_for_ever(self) -> None:
-        """Remember the most."""
+    async def run(self) -> None:
+        """Record the maximum of each process, until cancelled."""
         while True:
             self.most = {name: max(self.most[name], now) for name, now in self.weigh().items()}
             await asyncio.sleep(SAMPLE_INTERVAL_S)
@@ -65,7 +65,7 @@ def _rss(pid: int | None) -> int:
 
 
 async def outage(stack: Stack, seconds: float, rate: float) -> None:
-    """PostgreSQL is stopped for `seconds` while `rate` events a second come."""
+    """Stop PostgreSQL for `seconds` while `rate` events per second arrive."""
     accepted, ended = 0, asyncio.Event()
 
     async def publish() -> None:
@@ -81,7 +81,7 @@ async def outage(stack: Stack, seconds: float, rate: float) -> None:
         group.create_task(publish())
         await asyncio.sleep(WARM_UP_S)
         scales = Scales(stack, stack.listeners)
-        watching = group.create_task(scales.watch_for_ever())
+        watching = group.create_task(scales.run())
         await stack.stop("postgres")
         before, began_s = accepted, time.monotonic()
         await asyncio.sleep(seconds)
@@ -103,7 +103,7 @@ async def outage(stack: Stack, seconds: float, rate: float) -> None:
 
 
 async def backlog(stack: Stack, folder: Path, mib: int) -> None:
-    """So much is accepted while no listener runs; then one begins. Before, the same is measured live."""
+    """Publish `mib` MiB while no listener runs, then start one. Measure the same live first."""
     late, other = stack.listeners
     await stack.stop(other)
     count, sent = mib * MIB // EVENT_BYTES, 0
@@ -137,13 +137,13 @@ async def backlog(stack: Stack, folder: Path, mib: int) -> None:
 async def _weighing(stack: Stack, listener: str) -> AsyncIterator[Scales]:
     scales = Scales(stack, [listener, "producer"])
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(scales.watch_for_ever())
+        watching = group.create_task(scales.run())
         yield scales
         watching.cancel()
 
 
 async def _send(stack: Stack, folder: Path, run: int, count: int) -> int:
-    """Publish `count` events of EVENT_BYTES with `oncecast send`; how many were accepted."""
+    """Publish `count` events of EVENT_BYTES with `oncecast send`; return how many were accepted."""
     file = folder / "events.ndjson"
     with file.open("wb") as opened:
         for n in range(count):
@@ -160,7 +160,8 @@ async def _send(stack: Stack, folder: Path, run: int, count: int) -> int:
 
 
 async def _stored(stack: Stack, accepted: Callable[[], int]) -> tuple[int, int]:
-    """Wait until every listener that runs has seen all that is accepted end; the rows, stored and dead."""
+    """Wait until every running listener has seen all accepted events end; return the counts of stored and dead
+    rows."""
     async with httpx2.AsyncClient(timeout=30.0) as client:
         while True:
             last = (await client.get(f"{stack.publish_url}/health")).json()["journal"]["last"]
@@ -184,7 +185,7 @@ def _folder() -> Iterator[Path]:
 
 
 async def main(options: argparse.Namespace) -> None:
-    """Run what was asked for."""
+    """Run the selected measurement."""
     with _folder() as folder:
         async with Stack(folder / "stack", listeners=2, producer_port=0, listener_port=0) as stack:
             if options.what == "outage":

@@ -1,9 +1,9 @@
-"""How fast handlers run that write one SQL statement an event: a transaction each, a shared one, or a batch.
+"""Measure handlers with one SQL statement per event: in a transaction each, a shared one, or a batch.
 
 Starts a stack with two listeners and an application of each kind, has `oncecast send` publish events of 240 bytes,
 waits until every listener has seen all of them end, and prints events/s, from when its first line was accepted. Every
-effect is counted afterwards. For scale, two processes then write the same rows and effects in the same kind of
-transaction by hand, see by_hand.py. Everything shares one machine: quote the ratio.
+effect is counted afterwards. For comparison, two processes then write the same rows and effects in the same kind of
+transaction, see by_hand.py. Everything shares one machine: quote the ratio.
 
     python benchmarks/handlers.py [--each 60000] [--shared 60000] [--batch 150000] [--runs 3]
 """
@@ -37,13 +37,13 @@ batch = App("bench_batch")
 @each.on("tick")
 @shared.on("tick", share_transaction=True)
 async def one_statement(event: Event, tx: Transaction) -> None:
-    """A row for an event."""
+    """Write a row for an event."""
     await tx.execute("insert into public.effects values (%s, %s)", (event.id, len(event.raw_data)))
 
 
 @batch.on_batch("tick", max_events=500)
 async def one_statement_a_batch(events: list[Event], tx: Transaction) -> None:
-    """A row for each event, by one statement."""
+    """Write a row for each event with one statement."""
     await tx.execute(
         "insert into public.effects select * from unnest(%s::text[], %s::integer[])",
         ([event.id for event in events], [len(event.raw_data) for event in events]),
@@ -51,7 +51,7 @@ async def one_statement_a_batch(events: list[Event], tx: Transaction) -> None:
 
 
 async def rate_by_hand(url: str, kind: str, count: int) -> float:
-    """Events/s of two processes that do nothing but write, counted."""
+    """Return events/s of two processes that only write; check the number of rows."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(by_hand.TABLES)
         writers = [
@@ -120,7 +120,7 @@ async def measure(kind: str, count: int, runs: int) -> None:
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    """Each kind in a stack of its own."""
+    """Measure each kind in a new stack."""
     for kind in ("each", "shared", "batch"):
         if count := getattr(arguments, kind):
             await measure(kind, count, arguments.runs)

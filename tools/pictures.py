@@ -24,11 +24,11 @@ PICTURES = ROOT / "docs" / "pictures"
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 BURSTS = (20, 80, 40, 160, 60, 240, 90, 30, 120, 200, 50, 10)
-"""How many events are sent in one second after the other."""
+"""The number of events that are sent in each second."""
 
 
 async def main() -> int:
-    """Start, draw, stop."""
+    """Start a stack, draw all pictures, and stop."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         print("there is no chromium: apt-get install chromium", file=sys.stderr)
@@ -46,7 +46,7 @@ async def main() -> int:
 
 
 async def draw(browser: Browser, url: str) -> None:
-    """All pictures, of one story: earthquakes arrive, an order is published, and an event fails."""
+    """Draw all pictures: earthquakes arrive, an order is published, and an event fails."""
     async with opened(browser, url, WIDE) as light, opened(browser, url, WIDE, color_scheme="dark") as dark:
         await send_earthquakes(url)
         for page, name in ((light, "rest"), (dark, "dark")):
@@ -66,7 +66,7 @@ async def draw(browser: Browser, url: str) -> None:
 
 @asynccontextmanager
 async def opened(browser: Browser, url: str, viewport: Any, **context: Any) -> AsyncIterator[Page]:
-    """The page, once it shows both listeners."""
+    """Open the page, and wait until it shows both listeners."""
     page = await browser.new_page(viewport=viewport, **context)
     await page.goto(url)
     await expect(page.locator("#connection")).to_have_text("Live")
@@ -76,7 +76,7 @@ async def opened(browser: Browser, url: str, viewport: Any, **context: Any) -> A
 
 
 async def send_earthquakes(url: str, bursts: tuple[int, ...] = BURSTS) -> None:
-    """From the examples, in bursts of a second each."""
+    """Send the earthquakes of the examples in bursts of one second each."""
     lines = iter((ROOT / "examples" / "earthquakes.ndjson").read_text("utf-8").splitlines())
     async with httpx2.AsyncClient(headers={"Content-Type": "application/x-ndjson"}) as client:
         for burst in bursts:
@@ -89,10 +89,10 @@ async def send_earthquakes(url: str, bursts: tuple[int, ...] = BURSTS) -> None:
 
 
 async def take(page: Page, name: str) -> None:
-    """The picture of what is in view, with nothing hovered or focused."""
+    """Take a picture of the viewport, with nothing hovered or focused."""
     await page.mouse.move(0, 0)
     await page.evaluate("document.activeElement.blur()")
-    await page.wait_for_timeout(1_500)  # the next report is in, and every transition over
+    await page.wait_for_timeout(1_500)  # until the next report has arrived and every transition is over
     await page.screenshot(path=PICTURES / f"{name}.png", animations="disabled")
 
 

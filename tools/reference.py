@@ -69,7 +69,7 @@ release.
 
 PUBLIC = [getattr(module, name) for module in (oncecast, oncecast.testing) for name in module.__all__]
 OF_USERS: dict[type[Any], set[str]] = {oncecast.App: {"on", "on_batch", "middleware"}}
-"""What users call of a class that has more, for listeners and tests."""
+"""The public members of classes that have internal ones, too."""
 
 
 def pages() -> dict[str, Callable[[], str]]:

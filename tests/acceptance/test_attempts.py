@@ -49,7 +49,7 @@ def attempts(folder: Path) -> list[str]:
 
 
 async def counted(stack: Stack, count: int) -> None:
-    """Until PostgreSQL has so many failed attempts of the one event, or it has ended."""
+    """Wait until PostgreSQL has `count` failed attempts of the event, or it has ended."""
 
     async def is_counted() -> bool:
         return bool(

@@ -1,4 +1,4 @@
-"""`oncecast chaos` outages a whole system, and its verdict is the command's status."""
+"""`oncecast chaos` injects faults into a whole system, and its verdict is the exit status."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from oncecast.embedded import Stack
 from tests.acceptance.test_recovery import oncecast
 from tests.support.stacks import StackOf, drained, rows, until
 
-APP = {"app": "tests.support.mendable:app", "app_dir": Path(__file__).parents[2]}
+APP = {"app": "tests.support.correctable:app", "app_dir": Path(__file__).parents[2]}
 ORDER = 820982911946154508
 
 

@@ -271,7 +271,7 @@ def wait_for(telemetry: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def schema_free(servers: Servers) -> Iterator[None]:
-    """The compose file's listeners use the default group, so its schema shall not be there."""
+    """Drop the schema of the default group, which the compose file's listeners use."""
     with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
         connection.execute("drop schema if exists oncecast cascade")
         yield

@@ -1,4 +1,4 @@
-"""Real servers as children: whatever was killed before, and whoever runs them, they begin again and leave nothing."""
+"""Embedded servers start again after any process was killed, under any account, and leave nothing behind."""
 
 from __future__ import annotations
 

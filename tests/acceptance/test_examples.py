@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 async def ended(example: Example, group: str, count: int, status: str = "stored") -> None:
-    """Wait until so many events of the group have ended so."""
+    """Wait until `count` events of the group have this status."""
 
     async def as_many() -> bool:
         found = await rows(example, f"select count(*) from {group}.events where status = '{status}'")

@@ -90,7 +90,7 @@ async def processes_of_postgres(stack: Stack) -> list[int]:
 
 
 async def locked_out(stack: Stack) -> Callable[[], Awaitable[None]]:
-    """The password is another one, and whoever is connected has to connect again."""
+    """Change the password and end all connections; return a function that undoes it."""
     connection = await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True)
     role = sql.Identifier(connection.info.user)
     change = sql.SQL("alter role {} password {}")

@@ -71,5 +71,5 @@ async def test_a_producer_whose_journal_is_deleted_refuses_with_the_reason_and_e
             assert answer.status_code == 503
             assert "accepts nothing: put that very file back, or restart the producer" in answer.json()["detail"]
             events = (await client.get("/events")).json()["events"]
-            assert events[0]["id"] == "accepted", "whoever is behind may still read what was accepted"
+            assert events[0]["id"] == "accepted", "a client that is behind may still read accepted events"
         assert "journal.db has been deleted or moved" in producer.log.read_text()

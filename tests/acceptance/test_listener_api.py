@@ -1,4 +1,4 @@
-"""What the listener's API tells of events that have ended."""
+"""The listener's API returns events that have ended."""
 
 from __future__ import annotations
 

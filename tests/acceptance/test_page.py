@@ -189,7 +189,7 @@ async def test_conflicts_are_counted_listed_and_replayed_or_discarded(stack_of: 
 
 async def test_the_page_says_so_without_a_listener_that_fails_on_request(stack_of: StackOf, page_of: PageOf) -> None:
     """First another application, then no listener: the page says so, and publishing still works."""
-    async with stack_of(app="tests.support.mendable:app") as stack, page_of(stack.publish_url) as page:
+    async with stack_of(app="tests.support.correctable:app") as stack, page_of(stack.publish_url) as page:
         await is_live(page)
         await expect(page.locator("#failing-hint")).to_be_visible()
         await expect(page.locator("#fail")).to_be_disabled()

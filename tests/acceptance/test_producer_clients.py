@@ -1,4 +1,4 @@
-"""Plain WebSocket clients of a producer: they publish, receive, replay, and can hurt nobody."""
+"""Plain WebSocket clients of a producer: they publish, receive and replay, and affect no others."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ async def nothing_comes(connection: ClientConnection) -> bool:
 
 
 async def published(producer: Address, count: int, size_bytes: int = 10) -> list[str]:
-    """Publish so many events, each in a batch of its own; their cursors."""
+    """Publish `count` events, each in its own batch; return their cursors."""
     async with producer.client() as client:
         answers = [await post(client, {"n": n, "x": "x" * size_bytes}) for n in range(count)]
     return [answer.json()["events"][0]["cursor"] for answer in answers]

@@ -1,4 +1,4 @@
-"""From a dead letter back to stored: list, mend, replay, by command and by API."""
+"""Dead letters are listed, edited and replayed, by command and by API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oncecast.embedded import Stack
 from tests.support.interrupts import interrupts_count
 from tests.support.stacks import StackOf, drained, rows, until
 
-APP = {"app": "tests.support.mendable:app", "app_dir": Path(__file__).parents[2]}
+APP = {"app": "tests.support.correctable:app", "app_dir": Path(__file__).parents[2]}
 FAILING = {"EVENT_RETRY_DELAY": "100ms"}
 
 
@@ -40,7 +40,7 @@ async def oncecast(*arguments: str, within_s: float = 60.0) -> tuple[int, str, s
 
 
 async def dead_letters(stack: Stack, count: int, **query: Any) -> list[dict[str, Any]]:
-    """The dead letters that a listener tells of, once there are so many."""
+    """Wait until a listener lists `count` dead letters; return them."""
     async with httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"], timeout=20) as client:
 
         async def enough() -> list[dict[str, Any]] | None:
@@ -309,7 +309,8 @@ async def test_one_event_is_found_by_its_id_and_by_its_source_where_several_have
 
 
 async def relayed_by_selection(publisher: Publisher, client: httpx2.AsyncClient) -> bool:
-    """All letters of a type are counted, discarded, restored, edited, reset and replayed through the producer."""
+    """All dead letters of a type are counted, discarded, restored, edited, reset and replayed through the
+    producer."""
     await publisher.publish_many([Event.new("oncecast.failing", {"fails": True}, id=f"many{n}") for n in range(5)])
     chosen = {"type": "oncecast.*", "since": "1h"}
 

@@ -147,10 +147,10 @@ async def test_code_that_is_broken_is_told_by_line_and_the_former_goes_on_until_
             await command.says(
                 "❌ shop.py:9: NameError: name 'undefined' is not defined\nwaiting for the next change"
             )
-            command.save(APP.replace("first", "mended"))
+            command.save(APP.replace("first", "fixed"))
             await command.says("✅ shop:app restarted")
             await publisher.publish(Event.new("order", id="o2"))
-            assert await handled(database, "o2") == "mended"
+            assert await handled(database, "o2") == "fixed"
         assert await command.end() == 0
 
 
@@ -186,7 +186,7 @@ async def is_gone(address: str) -> bool:
         except httpx2.ConnectError:
             return True
         except httpx2.TransportError:
-            return False  # it went while it answered: whoever asks again is told that nobody is there
+            return False  # it ended during the response: the next request is refused
         return False
 
 

@@ -24,7 +24,7 @@ async def ask(stack: Stack, path: str) -> Any:
 
 
 async def fill(stack: Stack, rounds: int = 20) -> int:
-    """Publish until the journal is full, or so many rounds; how many events were accepted."""
+    """Publish until the journal is full, at most `rounds` times; return the number of accepted events."""
     accepted = 0
     async with httpx2.AsyncClient(base_url=stack.publish_url, timeout=20) as client:
         for _ in range(rounds):

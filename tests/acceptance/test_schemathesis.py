@@ -15,7 +15,7 @@ from tests.support.stacks import StackOf
 
 EXAMPLES = 60
 SEED = 7
-"""So that a run can be told from the change that it tests; others are tried by hand."""
+"""Fixed, so that a failure comes from a change and not from the seed; other seeds are tried by hand."""
 FOLDER = Path(__file__).parents[1] / "support"
 
 

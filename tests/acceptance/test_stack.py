@@ -1,4 +1,4 @@
-"""The embedded stack: what is there after a restart, who outlives whom, and what people are told."""
+"""The embedded stack: data after a restart, the end of its processes, and its messages."""
 
 from __future__ import annotations
 

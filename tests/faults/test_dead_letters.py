@@ -84,13 +84,13 @@ async def test_killed_between_any_two_steps_of_dead_lettering_an_event_is_in_one
 
 async def test_a_replay_that_is_killed_midway_happens_once_when_it_is_asked_for_again(stack_of: StackOf) -> None:
     """23. Nor is it suppressed as a duplicate of its own original."""
-    application = {"app": "tests.support.mended_later:app", "app_dir": Path(__file__).parents[2]}
+    application = {"app": "tests.support.corrected_later:app", "app_dir": Path(__file__).parents[2]}
     async with stack_of(**application, environment=QUICK) as stack, Publisher(stack.publish_url) as publisher:
         async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
             await connection.execute(counting.TABLES)
             await publisher.publish(Event.new("order", {"seconds": 2}, id="o"))
             await until(lambda: status_of(stack, "o", "dead"))
-            await connection.execute("create table public.mended ()")
+            await connection.execute("create table public.corrected ()")
         async with httpx2.AsyncClient(timeout=30) as client:
             urls = [f"{url}/api/dead-letters/replay" for url in stack.listener_urls.values()]
             asked = asyncio.create_task(client.post(urls[0], json={"events": [{"id": "o"}]}))

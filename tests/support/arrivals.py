@@ -1,4 +1,4 @@
-"""Arrivals and tracks for tests of single stations."""
+"""Arrivals and tracks for tests of single parts of the pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oncecast.listener.feed.track import Track
 
 
 class Credit:
-    """Sums up what a track gives back."""
+    """Sums up the credit that a track returns."""
 
     def __init__(self) -> None:
         self.bytes = 0

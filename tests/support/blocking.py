@@ -1,4 +1,4 @@
-"""An application whose handlers block the event loop; each begin of one is a line in the file BEGUN."""
+"""An application whose handlers block the event loop; each start of one is a line in the file BEGUN."""
 
 import asyncio
 import ctypes
@@ -16,7 +16,7 @@ libc_with_the_interpreter_held = ctypes.PyDLL(None)
 
 
 def block(how: str, seconds: float) -> None:
-    """Keep the event loop; all but `sleep` keep the interpreter's lock, too."""
+    """Block the event loop; all but `sleep` hold the interpreter's lock, too."""
     match how:
         case "sleep":
             time.sleep(seconds)

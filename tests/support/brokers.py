@@ -26,14 +26,14 @@ from oncecast.embedded.ports import LOOPBACK, free_ports
 from oncecast.embedded.process import announced
 
 RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""The package's script itself: the one in the path becomes another user, and its log another's."""
+"""The package's script; the one in the PATH switches to another user, for its log, too."""
 READY_DEADLINE_S = 60.0
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hunter2hunter2", "AWS_EC2_METADATA_DISABLED": "true"}
 REGION = "eu-central-1"
 
 
 class Child:
-    """A process that ends with us, whatever becomes of us; it can be ended, frozen and begun again."""
+    """A child process that ends with the test run, even a killed one; it can be stopped, paused and restarted."""
 
     def __init__(
         self, guard: Guard, command: Sequence[str], folder: Path, port: int, environment: Mapping[str, str]
@@ -46,7 +46,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin it, and wait until somebody listens."""
+        """Start it, and wait until it listens."""
         with (self._folder / "output.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -72,7 +72,7 @@ class Child:
             return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it, and wait for that."""
+        """Stop it, and wait for its end."""
         if self._process is None:
             return
         self.signal(signal.SIGCONT)
@@ -94,13 +94,13 @@ class Child:
         self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
-        """Send it, if it runs."""
+        """Send a signal if it runs."""
         if self._process is not None:
             self._process.send_signal(number)
 
     @property
     def runs(self) -> bool:
-        """Whether it does."""
+        """Return whether it runs."""
         return self._process is not None and self._process.poll() is None
 
 
@@ -123,7 +123,7 @@ class RabbitMQServer:
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_PORT": str(mapper),
             "ERL_EPMD_ADDRESS": LOOPBACK,
-            "RABBITMQ_ALLOW_INPUT": "1",  # the script becomes the server, rather than to begin it
+            "RABBITMQ_ALLOW_INPUT": "1",  # the script replaces itself by the server
             "RABBITMQ_SERVER_START_ARGS": "-noshell -noinput",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
             "RABBITMQ_NODENAME": f"oncecast{port}@localhost",
@@ -190,7 +190,7 @@ def _rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbi
 
 @pytest.fixture
 def rabbitmq(_rabbitmq_server: RabbitMQServer) -> Iterator[RabbitMQServer]:
-    """A real RabbitMQ, which runs at the begin of each test, whatever the one before did with it."""
+    """A real RabbitMQ, which runs at the start of each test, even if the previous test stopped it."""
     server = _rabbitmq_server
     if not server.node.runs:
         server.node.start()
@@ -258,7 +258,7 @@ def _sqs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]
 
 @pytest.fixture
 def sqs(_sqs_server: SqsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqsServer]:
-    """moto's SQS, which runs at the begin of each test, with credentials for it in the environment."""
+    """moto's SQS, which runs at the start of each test, with credentials for it in the environment."""
     if not _sqs_server.process.runs:
         _sqs_server.process.start()
     for name, value in AWS.items():
@@ -275,7 +275,7 @@ def body_of(text: str | bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def frozen(child: Child) -> Iterator[None]:
-    """While the block runs, it does nothing, and closes no connection."""
+    """Pause the process during the block, with its connections open."""
     child.pause()
     try:
         yield

@@ -19,7 +19,7 @@ expect.set_options(timeout=30_000)
 def page_of() -> PageOf:
     """`async with page_of(url, width=360) as page`: open in a new browser, live.
 
-    Nothing may be loaded from elsewhere, and the console may tell of no error, other than such as `expected` names.
+    Nothing may be loaded from other origins, and the console may show no error except those in `expected`.
     """
     if CHROMIUM is None:
         pytest.skip("there is no chromium: apt-get install chromium")

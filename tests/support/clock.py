@@ -6,7 +6,7 @@ from oncecast.clock import SystemClock
 
 
 class ManualClock(SystemClock):
-    """Both of its times stand still at `now_s` until the test moves them; sleeping takes real time."""
+    """Both of its times stay at `now_s` until the test moves them; sleeping takes real time."""
 
     def __init__(self, now_s: float = 1_000.0) -> None:
         self.now_s = now_s

@@ -1,4 +1,4 @@
-"""The real command line, asked whether it understands a command without running it."""
+"""Check whether the real command line accepts a command, without running it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from oncecast import cli
 
 @cache
 def command_line() -> cyclopts.App:
-    """All of it, as `oncecast` has it."""
+    """Return the command line with all commands."""
     cli._register()
     return cli.app
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Raises cyclopts.CycloptsError where `oncecast ARGUMENTS…` is no command of ours."""
+    """Raise cyclopts.CycloptsError if `oncecast ARGUMENTS…` is not a valid command."""
     command_line().parse_args(arguments, exit_on_error=False, print_error=False)

@@ -19,7 +19,7 @@ APP = {"app": "tests.support.counting:app", "app_dir": Path(__file__).parents[2]
 
 @pytest.fixture
 async def stack(stack_of: StackOf) -> AsyncIterator[Stack]:
-    """Two listeners, a producer; its tables are there."""
+    """A stack with two listeners and a producer, whose tables exist."""
     async with stack_of(**APP, environment={"RECONNECT_MAX": "2s"}) as running:
         async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as connection:
             await connection.execute(counting.TABLES)
@@ -27,7 +27,7 @@ async def stack(stack_of: StackOf) -> AsyncIterator[Stack]:
 
 
 async def stop_and_start(stack: Stack, publications: Publications, name: str, outage_s: float) -> None:
-    """While events flow before and after."""
+    """Stop processes and start them again, with events before and after."""
     await acknowledged(publications, 200)
     await stack.stop(name)
     await asyncio.sleep(outage_s)
@@ -36,7 +36,7 @@ async def stop_and_start(stack: Stack, publications: Publications, name: str, ou
 
 
 async def until_a_handler_writes(stack: Stack) -> None:
-    """Until some handler has written its effect, and not yet returned."""
+    """Wait until a handler has written its effect and not yet returned."""
     query = "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
 
     async def is_writing() -> bool:

@@ -13,9 +13,10 @@ _REAL = apsw.vfs_names()[0]
 
 
 class Disk(apsw.VFS):
-    """Becomes SQLite's default while it is entered. While `answers` is not set, a sync hangs.
+    """SQLite's default VFS while it is entered.
 
-    It knows what would be left after a power cut: what was synced. After a sync that failed, the system takes
+    While `answers` is not set, a sync hangs. It records what was synced,
+    which is what a power cut would leave. After a sync that failed, the system takes
     the pages that it could not write for clean, as Linux does: a later sync does not write them either.
     """
 

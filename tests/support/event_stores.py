@@ -1,4 +1,4 @@
-"""A PostgreSQL and what stands for it, with what the conformance suites ask of both."""
+"""PostgreSQL and its in-memory substitute, behind one interface for the conformance suites."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oncecast.testing.memory.postgres import EFFECT
 
 
 class Postgres:
-    """The real one."""
+    """A real PostgreSQL."""
 
     def __init__(self, url: str, schema: str) -> None:
         self._url, self._schema = url, schema
@@ -86,7 +86,7 @@ class Postgres:
 
 
 class Memory:
-    """The one that stands for it."""
+    """The in-memory substitute."""
 
     def __init__(self) -> None:
         self._server = MemoryPostgres()
@@ -139,7 +139,7 @@ class Memory:
                 del self._server.tables.rows[identity]
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 Server = Postgres | Memory

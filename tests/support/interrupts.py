@@ -1,4 +1,4 @@
-"""Ctrl-C for a process of a test, whoever runs the tests: what runs in the background may have it ignored."""
+"""Make Ctrl-C work in a test's process, even if the tests run in the background, where it may be ignored."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import signal
 
 
 def interrupts_count() -> None:
-    """Before the process begins."""
+    """Restore the default of SIGINT; run this before the process starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

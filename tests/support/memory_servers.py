@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis in memory, which a test can take away, and the two gates in front of them."""
+"""PostgreSQL and Redis in memory, which a test can make fail, and the two gates in front of them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ REFUSED = Unavailable("connection refused")
 
 
 class Link:
-    """A way to a server. Each call is answered at once, unless the test says otherwise."""
+    """A connection to a server. Each call returns at once unless the test sets an error."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.error: Exception | None = None
-        """What every call raises."""
+        """The error that every call raises."""
         self.next_errors: list[Exception | None] = []
-        """What the next calls raise, one each."""
+        """The errors that the next calls raise, one each."""
         self.is_silent = False
-        """Whether no call is answered."""
+        """Whether calls hang."""
 
     async def call(self, act: Act) -> Any:
-        """See Call."""
+        """Run `act` on the server, or fail or hang as the test has set."""
         self.calls += 1
         if self.is_silent:
             await asyncio.Event().wait()
@@ -43,7 +43,7 @@ class Link:
 
 
 class MemoryServers:
-    """What the listeners of a group share, and the gates of one of them, `a`."""
+    """The servers that the listeners of a group share, and the gates of one listener, `a`."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

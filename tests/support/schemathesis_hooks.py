@@ -1,4 +1,4 @@
-"""What schemathesis has to be told: how lines of JSON are written."""
+"""A hook for schemathesis: how to serialise lines of JSON."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A small HTTP server that keeps what it is sent and answers as the test wrote down, one answer a request."""
+"""A small HTTP server that records requests and sends the responses that the test gives, one per request."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Producer:
         try:
             yield self
         finally:
-            # What the loop is just accepting is nobody's yet, and would leak from a server that is closed: let it
-            # become a connection of ours first.
+            # A connection that the loop is just accepting would leak from a closed server: let the loop hand it over
+            # first.
             while accepting := [
                 task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())
             ]:

@@ -1,4 +1,4 @@
-"""What a terminal shows of what a document tells to type, and whether that is what the document says."""
+"""Run the commands of a document in a terminal, and compare the output with the document."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_all(descriptor: int) -> str:
     except OSError:
         pass  # how Linux says that the other side is closed
     time_left = r"[\d-]:[\d-]{2}:[\d-]{2}"
-    replaying = rf"(?:replaying|exporting) ━.*?{time_left}"  # bars that the terminal is told to erase again
+    replaying = rf"(?:replaying|exporting) ━.*?{time_left}"  # progress bars, which the terminal erases again
     sending = rf"[⠀-⣿] +[\d,]+ accepted +[\d,]+/s +[━╸╺]*(?: +{time_left})?"
     progress = rf"{replaying}|{sending}"
     return re.sub(rf"\x1b\[[0-9;?]*[A-Za-z]|\r|{progress}", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()))
@@ -66,13 +66,13 @@ def _lines(text: str) -> list[str]:
 
 
 def pairs(document: Path) -> list[tuple[Block, str]]:
-    """Each block to run, and what it shall show (nothing is said where no text follows)."""
+    """Return each block to run and its expected output, empty if no output follows."""
     found = blocks(document.read_text("utf-8"))
     followers = [*found[1:], Block("", "", "")]
     return [(b, f.text if f.language == "text" else "…") for b, f in zip(found, followers, strict=True) if b.mark]
 
 
 def _environment() -> dict[str, str]:
-    """A terminal knows nothing of the tests that run it; what pip is told to install, it has."""
+    """Return an environment without the variables of the test run; pip installs nothing, because all is there."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return {**ours, "PIP_NO_INDEX": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

@@ -1,4 +1,4 @@
-"""A whole stack of real processes for acceptance tests, and ways to wait for facts."""
+"""A whole stack of real processes for acceptance tests, and functions that wait for conditions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunningProcess(Protocol):
 
 
 class RunningStack(Protocol):
-    """A stack, begun by this process or by a command in a terminal."""
+    """A stack, started by this process or by a command in a terminal."""
 
     @property
     def publish_url(self) -> str:
@@ -50,23 +50,23 @@ class RunningStack(Protocol):
         """All processes, by name."""
 
 
-async def until(telemetry: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> Any:
-    """The first true answer of `fact`; fails when there is none in time.
+async def until(condition: Callable[[], Awaitable[Any]], within_s: float = 60.0) -> Any:
+    """Call `condition` until its result is true, and return it; fail if that takes too long.
 
-    The time is counted in looks, so that a machine on which each look takes long gives more of it.
+    The deadline counts calls, so that a slow machine allows more time.
     """
-    answer = await telemetry()
+    answer = await condition()
     for _ in range(round(within_s / WAIT_INTERVAL_S)):
         if answer:
             return answer
         await asyncio.sleep(WAIT_INTERVAL_S)
-        answer = await telemetry()
-    assert answer, f"{telemetry.__name__}: still {answer!r} after {within_s} s"
+        answer = await condition()
+    assert answer, f"{condition.__name__}: still {answer!r} after {within_s} s"
     return answer
 
 
 async def rows(stack: RunningStack, query: str) -> list[tuple[Any, ...]]:
-    """What PostgreSQL answers."""
+    """Return the rows of a query."""
     async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
         return await (await connection.execute(query)).fetchall()
 
@@ -96,7 +96,7 @@ async def drained(stack: RunningStack, within_s: float = 90.0) -> None:
 def stack_of(tmp_path: Path) -> StackOf:
     """`async with stack_of(listeners=3) as stack`: begun on free ports, ended with the block.
 
-    Whatever happens in it, no process may have printed a stack trace.
+    At the end, no process may have printed a stack trace.
     """
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a person has open: a shell in a folder, and a stack begun by `oncecast up`; examples run there as told."""
+"""A shell in a folder, with a stack started by `oncecast up`; runs examples as their docstrings say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a listener asks of PostgreSQL, once each, with what came of it: the same on every database."""
+"""Make each of a listener's calls to PostgreSQL once, and return the results, which must not depend on the server."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def _dead(database: Database) -> dict[str, Any]:
     await store.mark_logged(unlogged)
     found: list[Any] = []
     answers = {
-        "buried": dead_lettered,
+        "dead_lettered": dead_lettered,
         "unlogged": [msgspec.to_builtins(dead_letter) | {"raw": dead_letter.raw} for dead_letter in unlogged],
         "filed": await store.unlogged(10),
         "pages": [first, await dead_letters.newest(chosen, limit=2, after=first[-1]["mark"])],
@@ -192,7 +192,7 @@ async def _upkeep(database: Database) -> dict[str, Any]:
     await deaths.unregister_process()
     return {
         "begun": begun,
-        "accused": isolated,
+        "isolated": isolated,
         "saved": msgspec.to_builtins(saved),
         "loaded": msgspec.to_builtins(await store.load_cursor(JOURNAL)),
         "gap": msgspec.to_builtins(gap),

@@ -164,7 +164,7 @@ class Sqs:
 
     def _reason(self, error: Exception, deadline_s: float) -> str:
         if isinstance(error, ClientError) and _code(error) in _MISSING:
-            return "there is no such queue: create it, or mend DEAD_LETTER_URL"
+            return "there is no such queue: create it, or correct DEAD_LETTER_URL"
         if isinstance(error, NoCredentialsError):
             return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
         if isinstance(error, TimeoutError):

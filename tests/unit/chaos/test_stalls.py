@@ -32,7 +32,7 @@ def test_a_stall_begins_with_the_last_that_was_stored_before_it_or_with_the_firs
         ([Outage("a", 1, 5), Outage("b>producer-b", 3, 9)], []),
     ],
 )
-def test_a_journal_is_blocked_while_its_producer_postgresql_or_every_listener_is_outage(
+def test_a_journal_is_blocked_while_its_producer_postgresql_or_every_listener_is_down(
     outages: list[Outage], expected: list[tuple[float, float]]
 ) -> None:
     assert blocked(outages, "producer-a", ["a", "b"]) == expected

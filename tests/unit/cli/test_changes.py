@@ -70,7 +70,7 @@ async def test_what_is_no_code_of_the_application_is_no_change(tmp_path: Path) -
 
 
 async def test_what_python_had_compiled_of_a_changed_file_is_forgotten(tmp_path: Path) -> None:
-    """Otherwise a change of the same length within the same second would not be seen by whoever imports it."""
+    """Otherwise an import would miss a change of the same length within the same second."""
     (tmp_path / "shop.py").write_text("1")
     compiled = Path(cache_from_source(str(tmp_path / "shop.py")))
     compiled.parent.mkdir()

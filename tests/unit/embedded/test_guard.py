@@ -12,7 +12,7 @@ from oncecast.embedded.lock import FolderLock
 from oncecast.embedded.process import announced
 
 SLEEP = "import signal, time; signal.signal(signal.SIGHUP, signal.SIG_DFL); print(flush=True); time.sleep(60)"
-"""Whoever started the tests may have hangups ignored, as `nohup` does."""
+"""The tests may run with SIGHUP ignored, as under `nohup`."""
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 
 

@@ -81,7 +81,7 @@ async def test_a_child_that_ends_before_it_is_ready_fails_at_once_with_its_last_
     process = await begin("import sys; sys.exit('the last words')")
     with pytest.raises(StartError, match=r"^child ended with status 1: the last words$"):
         await process.wait_ready()
-    assert not process.has_failed  # whoever waited has been told
+    assert not process.has_failed  # wait_ready has raised it
 
 
 async def test_a_child_that_is_never_ready_fails_by_the_deadline(begin: Begin) -> None:

@@ -16,7 +16,7 @@ from oncecast.core.errors import ConfigError
 
 
 class Clock:
-    """Time that passes only in sleep, or when it is told to."""
+    """A clock that only sleeping, or the test, moves."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

@@ -92,6 +92,6 @@ def test_a_stack_file_that_cannot_be_read_is_named(
 
 
 def test_an_address_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong address is told before anything is asked."""
+    """An invalid address is reported before any request."""
     assert status(producer="nowhere") == 1
     assert "address is like" in capsys.readouterr().err

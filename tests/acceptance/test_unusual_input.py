@@ -1,4 +1,4 @@
-"""Input that hurts goes through the whole system as it is, or is refused at the door; nothing stalls."""
+"""Unusual input passes through the whole system unchanged, or is refused by the producer; nothing stalls."""
 
 from __future__ import annotations
 

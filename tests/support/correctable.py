@@ -1,4 +1,4 @@
-"""An application whose orders fail for as long as their article is spelled wrong."""
+"""An application whose orders fail until an operator corrects the article in their data."""
 
 from oncecast import App, Event, Transaction
 

@@ -17,7 +17,7 @@ from oncecast.embedded import Stack
 from oncecast.embedded.ports import free_port
 from tests.support.stacks import StackOf, drained, rows, until
 
-APP = {"app": "tests.support.mendable:app", "app_dir": Path(__file__).parents[2]}
+APP = {"app": "tests.support.correctable:app", "app_dir": Path(__file__).parents[2]}
 
 
 @asynccontextmanager
@@ -94,7 +94,7 @@ async def test_a_listener_at_work_gives_way_to_an_application_with_more_handlers
     async with stack_of(listeners=1) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("tick"))
         await drained(stack)
-        app = ("tests.support.mendable:app", "--app-dir", str(APP["app_dir"]))
+        app = ("tests.support.correctable:app", "--app-dir", str(APP["app_dir"]))
         old = stack.listener_urls["listener-a"]
         async with another_listener(stack, tmp_path / "new", *app):
 
@@ -112,7 +112,7 @@ async def test_a_listener_at_work_gives_way_to_an_application_with_more_handlers
             assert await rows(stack, "select count(*), sum(count) from public.reserved") == [(50, 50)]
         assert (await health(old))["status"] == "down"
         await stack.stop("listener-a")
-        await stack.start("listener-a")  # in a stack it is told to adopt what it has
+        await stack.start("listener-a")  # a stack sets FORCE_HANDLERS=1
         await publisher.publish(Event.new("order", {"sku": "tea"}, id="unhandled"))
         await drained(stack)
         assert await rows(stack, "select count(*) from oncecast.events") == [(52,)]
