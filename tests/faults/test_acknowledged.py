@@ -1,4 +1,4 @@
-"""What a producer acknowledged is there, whatever happened to it or its disk."""
+"""Acknowledged events stay, whatever happens to the producer or its disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ V1 = [Subprotocol(SUBPROTOCOL)]
 
 
 async def greeted(connection: ClientConnection) -> Welcome:
-    """Resume with credit for everything."""
+    """Resume a connection with credit for everything."""
     welcome = decode_server_frame(await connection.recv(decode=False))
     assert isinstance(welcome, Welcome)
     await connection.send(encode(Resume(instance="l", group="g", credit=10**9)).decode())
@@ -44,7 +44,7 @@ async def greeted(connection: ClientConnection) -> Welcome:
 
 
 async def all_events(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
-    """The whole journal, page by page."""
+    """Return the whole journal, page by page."""
     events: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": 1_000}
     while page := (await client.get("/events", params=query)).json():
@@ -91,7 +91,7 @@ async def test_a_producer_killed_at_any_moment_has_every_acknowledged_event_at_i
     assert producer.end() == 0
 
 
-async def test_a_producer_that_is_told_to_stop_answers_what_it_has_begun(tmp_path: Path) -> None:
+async def test_a_stopping_producer_answers_requests_in_progress(tmp_path: Path) -> None:
     producer = ProducerProcess(tmp_path)
     producer.start()
     answers: list[httpx2.Response] = []
@@ -124,7 +124,7 @@ async def test_a_producer_that_is_told_to_stop_answers_what_it_has_begun(tmp_pat
     assert "Traceback" not in producer.log.read_text()
 
 
-async def test_a_reader_that_never_reads_does_not_hold_up_the_end(tmp_path: Path) -> None:
+async def test_a_reader_that_never_reads_does_not_delay_the_stop(tmp_path: Path) -> None:
     with producer_process(tmp_path) as producer:
         async with producer.client() as client:
             for _ in range(20):
@@ -155,7 +155,7 @@ BATCH = [{"s": "x" * 1_000} for _ in range(50)]
 
 
 async def fill(client: httpx2.AsyncClient) -> tuple[int, httpx2.Response]:
-    """Publish until it is refused: how many events were acknowledged, and the refusal."""
+    """Publish until the producer refuses; return the number of acknowledged events and the refusal."""
     accepted = 0
     for _ in range(200):
         answer = await post(client, BATCH)
@@ -166,7 +166,7 @@ async def fill(client: httpx2.AsyncClient) -> tuple[int, httpx2.Response]:
 
 
 async def refused_clearly_while_reads_go_on(producer: ProducerProcess, client: httpx2.AsyncClient) -> int:
-    """Fill the disk: the offset of the last event that was accepted."""
+    """Fill the disk; return the offset of the last accepted event."""
     async with connect(producer.ws, max_queue=None) as subscriber:
         accepted, refusal = await fill(client)
         assert refusal.status_code in (503, 507)
@@ -184,7 +184,7 @@ async def refused_clearly_while_reads_go_on(producer: ProducerProcess, client: h
 
 
 async def recovers(producer: ProducerProcess, client: httpx2.AsyncClient, last: int) -> None:
-    """Publishing works again, without a gap; after a restart, too."""
+    """Check that publishing works again, without a gap, also after a restart."""
 
     async def accepted() -> bool:
         return (await post(client, {"id": "afterwards"})).status_code == 202

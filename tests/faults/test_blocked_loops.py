@@ -1,4 +1,4 @@
-"""A handler blocks the event loop of its listener: the listener lives, and nobody takes it for dead."""
+"""A handler blocks the event loop of its listener: the listener lives, and no other takes over."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.stacks import StackOf, rows, until
 
 APP = {"app": "tests.support.blocking:app", "app_dir": Path(__file__).parents[2]}
 LONGER_THAN_A_DEAD_ONE_IS_WAITED_FOR_S = 7.0
-"""Others take over after 4 to 6 s."""
+"""Other listeners take over after 4 to 6 s."""
 
 
 async def run(stack: Stack, events: list[Event], within_s: float) -> dict[str, tuple[str, int]]:
-    """Have all `events` end; returns how each did, with its attempts."""
+    """Send `events` and wait until all have ended; return the status and attempts of each."""
     async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
         await connection.execute(blocking.TABLES)
     async with Publisher(stack.publish_url) as publisher:
@@ -63,7 +63,7 @@ async def test_an_event_whose_handler_blocks_is_begun_once_and_stored_when_it_re
 async def test_a_handler_that_blocks_beyond_its_time_fails_by_its_time_out_and_pauses_nothing(
     stack_of: StackOf, tmp_path: Path, how: str
 ) -> None:
-    """PostgreSQL ends its session meanwhile, and those of the handlers beside it, which are charged with nothing."""
+    """PostgreSQL ends its session and those of concurrent handlers, whose events spend no attempt."""
     blocks = Event.new("blocks", {"how": how, "seconds": LONGER_THAN_A_DEAD_ONE_IS_WAITED_FOR_S}, id="b")
     others = [Event.new("counted", {"seconds": 0.3}, id=f"c{n}") for n in range(30)]
     begun = tmp_path / "begun"

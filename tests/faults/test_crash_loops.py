@@ -1,4 +1,4 @@
-"""A handler that kills its process: its event is dead after the limit, and nobody else pays for it."""
+"""A handler that kills its process: its event is a dead letter after the limit, and no other event is harmed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ EVENTS = [Event.new("counted", id=f"e{n}") for n in range(200)]
 
 
 @pytest.mark.parametrize("redis", ["there", "away"])
-async def test_a_handler_that_kills_its_process_costs_its_own_event_and_no_other(
-    stack_of: StackOf, redis: str
-) -> None:
-    """19. Whether Redis counts who died of what, or PostgreSQL."""
+async def test_a_handler_that_kills_its_process_harms_only_its_own_event(stack_of: StackOf, redis: str) -> None:
+    """19. With the crashes counted in Redis or in PostgreSQL."""
     async with stack_of(**APP, listeners=3) as stack, Publisher(stack.publish_url) as publisher:
         async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
             await connection.execute(counting.TABLES)

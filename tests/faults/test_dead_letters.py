@@ -1,4 +1,4 @@
-"""Dead letters are in one place only, and brought back once.
+"""Dead letters are in one place only, and replayed once.
 
 The numbers are those of the list of faults in docs/explanation/verification.md.
 """
@@ -58,7 +58,7 @@ async def test_the_line_of_a_dead_letter_follows_its_row_even_over_a_restart(sta
 async def test_killed_between_any_two_steps_of_dead_lettering_an_event_is_in_one_place_and_its_line_follows(
     stack_of: StackOf,
 ) -> None:
-    """22. A listener is killed again and again at any moment of it."""
+    """22. A listener is killed repeatedly at any moment of dead-lettering."""
     ids = [f"f{n:03}" for n in range(120)]
     async with stack_of(**APP, listeners=1, environment=QUICK) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish_many([Event.new("fails", id=id_) for id_ in ids])
@@ -83,7 +83,7 @@ async def test_killed_between_any_two_steps_of_dead_lettering_an_event_is_in_one
 
 
 async def test_a_replay_that_is_killed_midway_happens_once_when_it_is_asked_for_again(stack_of: StackOf) -> None:
-    """23. Nor is it suppressed as a duplicate of its own original."""
+    """23. The replay is not taken for a duplicate of its original."""
     application = {"app": "tests.support.corrected_later:app", "app_dir": Path(__file__).parents[2]}
     async with stack_of(**application, environment=QUICK) as stack, Publisher(stack.publish_url) as publisher:
         async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
@@ -105,5 +105,5 @@ async def test_a_replay_that_is_killed_midway_happens_once_when_it_is_asked_for_
 
 
 async def status_of(stack: Stack, id: str, status: str) -> bool:
-    """Whether the event ended so."""
+    """Whether the event has this status."""
     return await rows(stack, f"select status from oncecast.events where id = '{id}'") == [(status,)]

@@ -1,4 +1,4 @@
-"""The journal on a disk that fails, fills up or loses its power: nothing acknowledged goes, nothing refused lies."""
+"""The journal on a disk that fails, fills up or loses power: acknowledged events stay, refused ones are not there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def telemetry_events() -> list[TelemetryEvent]:
 
 @pytest.fixture
 def limits() -> JournalLimits:
-    """Those of `journal`; a test may have others."""
+    """The limits of `journal`; a test may replace them."""
     return JournalLimits(reopen_interval_s=0.0)
 
 
@@ -50,7 +50,7 @@ def event(n: int) -> bytes:
 
 
 async def events(journal: SqliteJournal) -> list[bytes]:
-    """By offset from 1, which must be dense."""
+    """Return the events by offset from 1, which must be dense."""
     batches = await journal.read(0, 10**9)
     assert [b.first_offset for b in batches] == list(itertools.accumulate([1, *(b.count for b in batches[:-1])]))
     return [e for batch in batches for e in batch.body[1:-1].split(b",")]
@@ -88,7 +88,7 @@ async def test_an_append_returns_only_after_a_sync(journal: SqliteJournal, disk:
         assert disk.syncs > before
 
 
-async def test_a_failed_sync_refuses_the_commit_and_the_journal_is_opened_anew_before_the_next(
+async def test_a_failed_sync_refuses_the_commit_and_the_journal_is_reopened_before_the_next(
     journal: SqliteJournal, disk: Disk, telemetry_events: list[TelemetryEvent]
 ) -> None:
     await journal.append([event(1)])
@@ -119,7 +119,9 @@ async def test_a_failed_sync_takes_nothing_away_that_is_acknowledged_later(
     assert {1: event(1), **later}.items() <= left.items()
 
 
-async def test_a_full_disk_is_said_reads_go_on_and_it_recovers(journal: SqliteJournal, disk: Disk) -> None:
+async def test_a_full_disk_is_reported_reads_continue_and_the_journal_recovers(
+    journal: SqliteJournal, disk: Disk
+) -> None:
     await journal.append([event(1)])
     disk.full = True
     with pytest.raises(JournalFull):

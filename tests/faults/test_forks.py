@@ -1,4 +1,4 @@
-"""A handler forks: its child speaks on no connection of the listener, and does not become a second listener."""
+"""A handler forks: its child uses no connection of the listener, and does not become a second listener."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases and Redis: whoever holds an event dies, freezes or forgets, and it still ends once.
+"""Leases and Redis: a lease owner crashes, freezes or loses its leases, and each event still ends once.
 
 The numbers are those of the list of faults in docs/explanation/verification.md.
 """
@@ -20,7 +20,7 @@ from tests.support.judge import acknowledged, judge, publishing
 from tests.support.stacks import drained, rows, until
 
 
-async def test_what_a_killed_listener_held_is_rescued_within_some_seconds_and_its_effect_counts_once(
+async def test_events_of_a_killed_listener_are_taken_over_within_seconds_with_one_effect(
     stack: Stack,
 ) -> None:
     """1. At the worst point."""
@@ -38,7 +38,7 @@ async def test_what_a_killed_listener_held_is_rescued_within_some_seconds_and_it
     assert await rows(stack, "select count from public.effects") == [(1,)]
 
 
-async def test_a_listener_is_killed_while_events_are_sent_and_the_other_rescues_what_it_held(stack: Stack) -> None:
+async def test_a_listener_is_killed_under_load_and_the_other_takes_over_its_events(stack: Stack) -> None:
     """1, 7."""
     async with publishing(stack) as publications:
         await acknowledged(publications, 200)
@@ -61,7 +61,7 @@ async def test_a_listener_is_frozen_longer_than_others_wait_for_it_and_thawed(st
 
 
 @pytest.mark.parametrize("further", [1, 0], ids=["as more arrives", "though nothing more arrives"])
-async def test_what_postgresql_lost_to_an_older_state_is_processed_again_though_marks_say_it_has_ended(
+async def test_rows_lost_to_an_older_state_are_processed_again_despite_done_markers(
     stack: Stack, further: int
 ) -> None:
     """6."""
@@ -89,8 +89,8 @@ async def test_what_postgresql_lost_to_an_older_state_is_processed_again_though_
     assert await rows(stack, "select count(*) from oncecast.events where status = 'stored'") == [(60 + further,)]
 
 
-async def test_a_holder_that_is_restarted_at_once_under_its_name_is_rescued_no_later(stack: Stack) -> None:
-    """1. Its leases are those of a process that is dead, whoever has its name now."""
+async def test_a_listener_restarted_at_once_under_its_name_is_taken_over_as_soon(stack: Stack) -> None:
+    """1. Its leases belong to a dead process, although another has its name now."""
     await hold_open(stack, "held", seconds=3)
     await stack.kill("listener-a")
     await stack.start("listener-a")
@@ -98,8 +98,8 @@ async def test_a_holder_that_is_restarted_at_once_under_its_name_is_rescued_no_l
     assert await rows(stack, "select count from public.effects") == [(1,)]
 
 
-async def test_a_holder_frozen_with_its_transaction_open_loses_its_sessions_to_the_rescuer(stack: Stack) -> None:
-    """3. Whoever waits for its lock dead-letters nothing, and its own late commit changes nothing."""
+async def test_a_takeover_ends_the_sessions_of_a_lease_owner_frozen_in_a_transaction(stack: Stack) -> None:
+    """3. A listener that waits for its lock dead-letters nothing, and its late commit changes nothing."""
     await hold_open(stack, "held", seconds=1)
     stack.pause("listener-a")
     await stack.start("listener-b")
@@ -112,7 +112,7 @@ async def test_a_holder_frozen_with_its_transaction_open_loses_its_sessions_to_t
 
 
 async def hold_open(stack: Stack, id: str, *, seconds: float) -> None:
-    """Have listener-a, alone, at an event whose handler has written and not yet returned."""
+    """Have listener-a alone run an event whose handler has written and not yet returned."""
     await stack.stop("listener-b")
     async with Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("slow", {"seconds": seconds}, id=id))
@@ -138,7 +138,7 @@ async def freeze(stack: Stack) -> None:
 
 
 def told(*commands: Callable[[redis.Redis], Awaitable[object]]) -> Fault:
-    """An outage of two seconds between a command and the next."""
+    """Return a fault: an outage of two seconds between two commands."""
 
     async def tell(stack: Stack) -> None:
         client = redis.Redis.from_url(stack.redis_url)
@@ -151,7 +151,7 @@ def told(*commands: Callable[[redis.Redis], Awaitable[object]]) -> Fault:
 
 
 async def change_password(stack: Stack) -> None:
-    """Nobody who knows the old one gets in any more."""
+    """Change the password, so that clients with the old one are refused."""
     client = redis.Redis.from_url(stack.redis_url)
     await client.config_set("requirepass", "another")
     await client.client_kill_filter(_type="normal", skipme=True)

@@ -1,4 +1,4 @@
-"""PostgreSQL is away, stands still, answers into nothing, refuses one row.
+"""PostgreSQL is down, is frozen, loses its answers, or refuses one row.
 
 The numbers are those of the list of faults in docs/explanation/verification.md.
 """
@@ -22,7 +22,7 @@ from tests.support.judge import acknowledged, judge, publishing
 from tests.support.stacks import StackOf, drained, rows, until
 
 OUTAGE_S = 30.0
-"""Longer than all tries of the database: the system must pause, and come back."""
+"""Longer than all database retries: the system must pause and recover."""
 
 
 async def test_postgresql_is_stopped_for_30_s_while_events_are_sent(stack: Stack) -> None:
@@ -33,7 +33,7 @@ async def test_postgresql_is_stopped_for_30_s_while_events_are_sent(stack: Stack
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="who PostgreSQL's sessions are is asked of Linux")
-async def test_postgresql_stands_still_with_all_its_sessions_while_events_are_sent(stack: Stack) -> None:
+async def test_postgresql_is_frozen_with_all_its_sessions_while_events_are_sent(stack: Stack) -> None:
     """13."""
     async with publishing(stack) as publications:
         await acknowledged(publications, 200)
@@ -50,7 +50,7 @@ async def test_postgresql_stands_still_with_all_its_sessions_while_events_are_se
 
 
 async def test_when_the_answer_to_commit_is_lost_the_row_is_looked_up(tmp_path: Path) -> None:
-    """11, 12. Every single answer that confirms something is lost, and still each event ends, once."""
+    """11, 12. Each confirming answer is lost, and still each event ends once."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with await psycopg.AsyncConnection.connect(system.stack.database_url, autocommit=True) as connection:
             await connection.execute(EFFECTS)
@@ -90,8 +90,8 @@ async def test_one_bad_row_of_500_is_dead_and_the_other_499_are_stored(stack: St
     assert await rows(stack, "select id from oncecast.dead_letters") == [("bad",)]
 
 
-async def test_an_event_that_always_deadlocks_pays_in_the_end_and_the_rest_goes_on(stack_of: StackOf) -> None:
-    """15. The probe succeeds all the while."""
+async def test_an_event_that_always_deadlocks_becomes_a_dead_letter_and_the_rest_continues(stack_of: StackOf) -> None:
+    """15. The probe succeeds throughout."""
     application = {"app": "tests.support.serialisation:app", "app_dir": Path(__file__).parents[2]}
     quick = {
         "DB_ERRORS_PER_EVENT_MAX": "3",

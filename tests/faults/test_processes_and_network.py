@@ -1,4 +1,4 @@
-"""Processes are told to stop; links are gone, or half there.
+"""Processes are stopped; links are lost or half open.
 
 The numbers are those of the list of faults in docs/explanation/verification.md.
 """
@@ -23,7 +23,7 @@ from tests.support.stacks import StackOf, drained, rows, until
 DRAIN_TIMEOUT_S = 10.0
 
 
-async def test_a_listener_is_stopped_while_events_are_sent_and_hands_back_what_it_held(stack: Stack) -> None:
+async def test_a_listener_stopped_under_load_releases_its_leases(stack: Stack) -> None:
     """36."""
     async with publishing(stack) as publications:
         await stop_and_start(stack, publications, "listener-a", 1.0)
@@ -31,7 +31,7 @@ async def test_a_listener_is_stopped_while_events_are_sent_and_hands_back_what_i
     await judge(stack, publications)
 
 
-async def test_a_listener_told_to_stop_under_a_backlog_hands_it_over_at_once(stack_of: StackOf) -> None:
+async def test_a_listener_stopped_under_a_backlog_hands_it_over_at_once(stack_of: StackOf) -> None:
     """36."""
     async with stack_of(**APP, environment={"HANDLER_CONCURRENCY": "2"}) as stack:
         async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
@@ -52,7 +52,7 @@ async def test_a_listener_told_to_stop_under_a_backlog_hands_it_over_at_once(sta
         assert await rows(stack, "select count(*), min(count), max(count) from public.effects") == [(60, 1, 1)]
 
 
-async def test_a_listener_that_is_told_to_stop_finishes_what_it_began_and_exits_with_0(stack: Stack) -> None:
+async def test_a_stopping_listener_finishes_events_in_flight_and_exits_with_0(stack: Stack) -> None:
     """36."""
     await stack.stop("listener-b")
     async with Publisher(stack.publish_url) as publisher:
@@ -115,14 +115,14 @@ async def test_a_second_sigterm_forces_the_end(stack: Stack) -> None:
 
 
 async def all_are_stored(system: System, count: int) -> bool:
-    """Whether so many rows are there."""
+    """Whether `count` rows are stored."""
     return await rows(system.stack, "select count(*) from chaos.events where status = 'stored'") == [(count,)]
 
 
-async def test_a_listener_whose_postgresql_stands_still_hands_its_events_to_one_that_reaches_it(
+async def test_a_listener_with_a_frozen_postgresql_releases_its_events_to_one_that_reaches_it(
     tmp_path: Path,
 ) -> None:
-    """9, 13. Long before its statements run into their own deadlines of half a minute, three times over."""
+    """9, 13. Long before three statement timeouts of half a minute."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with Publisher(system.stack.publish_url) as publisher:
             await publisher.publish_many([Event.new("tick", id=f"before-{n}") for n in range(100)])
@@ -134,7 +134,7 @@ async def test_a_listener_whose_postgresql_stands_still_hands_its_events_to_one_
 
 
 async def test_one_listener_reaches_postgresql_but_not_redis_and_another_the_reverse(tmp_path: Path) -> None:
-    """9. Whoever reaches PostgreSQL ends everything, also what the other had taken."""
+    """9. The listener that reaches PostgreSQL ends everything, including what the other had leased."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with Publisher(system.stack.publish_url) as publisher:
             system.links["listener-a>valkey"].inject("cut", "both")
@@ -149,10 +149,10 @@ async def test_one_listener_reaches_postgresql_but_not_redis_and_another_the_rev
         assert await rows(system.stack, "select status, count(*) from chaos.events group by 1") == [("stored", 101)]
 
 
-async def test_a_listener_finds_a_producer_that_is_only_half_there_and_reads_on_when_it_is_back(
+async def test_a_listener_detects_a_half_open_producer_and_resumes_when_it_is_back(
     tmp_path: Path,
 ) -> None:
-    """39. And the other listeners are not held up by it."""
+    """39. The other listeners are not delayed."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with Publisher(system.stack.publish_url) as publisher:
             system.links["listener-a>producer"].inject("freeze", "down")

@@ -1,4 +1,4 @@
-"""What was acknowledged is there, and there once; see test_acknowledged.py and test_disk.py, too.
+"""Acknowledged events are stored once; see also test_acknowledged.py and test_disk.py.
 
 The numbers are those of the list of faults in docs/explanation/verification.md.
 """
@@ -32,7 +32,7 @@ async def test_the_producer_is_killed_and_started_while_events_are_sent(stack: S
 
 
 async def test_when_the_acknowledgement_is_lost_the_publishers_retry_has_one_effect(tmp_path: Path) -> None:
-    """30. It is on disk, nobody was told, and the same id is sent again."""
+    """30. It is on disk, unacknowledged, and the publisher retries the same id."""
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         link = system.links["publishers>producer"]
         link.inject("drop", "both")
@@ -69,7 +69,7 @@ async def test_the_same_identity_again_is_a_duplicate_or_a_conflict_that_is_kept
 async def test_a_flipped_byte_is_named_and_not_served_and_what_an_operator_skips_leaves_a_gap_record(
     stack_of: StackOf,
 ) -> None:
-    """31. Everything else flows: to listeners, to whoever reads, to plain clients."""
+    """31. Everything else continues: listeners, readers and plain clients."""
     async with stack_of(listeners=2) as stack, httpx2.AsyncClient(base_url=stack.publish_url, timeout=10) as client:
         for name in stack.listeners:
             await stack.stop(name)
@@ -123,13 +123,13 @@ async def test_a_flipped_byte_is_named_and_not_served_and_what_an_operator_skips
 
 
 async def epoch(client: httpx2.AsyncClient) -> str:
-    """Of this opening of the journal."""
+    """Return the current epoch of the journal."""
     name: str = (await client.get("/api/journal")).json()["epoch"]
     return name
 
 
 async def all_ids(client: httpx2.AsyncClient, *, limit: int) -> list[str]:
-    """Of the whole journal, page by page."""
+    """Return the ids of the whole journal, page by page."""
     ids: list[str] = []
     query: dict[str, str | int] = {"limit": limit}
     while events := (page := (await client.get("/events", params=query)).json())["events"]:

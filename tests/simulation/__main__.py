@@ -1,7 +1,7 @@
-"""Many schedules on all cores, or one with its history.
+"""Run many schedules on all cores, or one with its history.
 
---runs 20000     seeds from 0 on; progress, and a closing line
---seed 87        one of them: shrunk if it fails, and told step by step
+--runs 20000     seeds from 0 on; prints progress and a summary
+--seed 87        one seed: shrunk if it fails, with its history
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.simulation.world import simulate
 
 CHUNK = 25
 ALL_KINDS_FROM_RUNS = 500
-"""So many runs bring about every kind of fault; one that never came is an error of ours."""
+"""This number of runs injects every kind of fault; a kind that never occurs is an error of the simulation."""
 
 
 def run_many(first: int, runs: int, workers: int, *, stop_at_first: bool) -> int:
-    """Simulate, tell, and say how it was: 0 if every run kept the promise."""
+    """Simulate and report; return 0 if no run violated an invariant."""
     chunks = [range(n, min(n + CHUNK, first + runs)) for n in range(first, first + runs, CHUNK)]
     steps, injected, violated, done = 0, Counter[str](), [], 0
     began_s = time.monotonic()
@@ -70,7 +70,7 @@ def _close(runs: int, steps: int, injected: Counter[str], violated: Iterable[int
 
 
 def run_one(seed: int, *, as_json: bool) -> int:
-    """One schedule; if it fails the smallest of its parts that fails."""
+    """Run one schedule; if it fails, shrink it to the smallest that fails."""
     gc.disable()
     schedule = draw_schedule(seed)
     result = simulate(schedule)
@@ -85,9 +85,9 @@ def run_one(seed: int, *, as_json: bool) -> int:
             return bool({violation.partition(":")[0] for violation in found} & wrong)
 
         schedule = shrink(schedule, fails)
-        result = simulate(schedule, told=True)
+        result = simulate(schedule, history=True)
     else:
-        result = simulate(schedule, told=True)
+        result = simulate(schedule, history=True)
     print("\n".join(result.history))
     print(f"{schedule.listeners} listeners, {schedule.producers} producers, {len(schedule.actions)} faults")
     print("; ".join(result.violations) or "nothing violated")
@@ -95,7 +95,7 @@ def run_one(seed: int, *, as_json: bool) -> int:
 
 
 def main() -> int:
-    """The command line."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--first", type=int, default=0)

@@ -1,6 +1,6 @@
 """The application under simulation: as that of `oncecast chaos`, but its one statement counts in memory.
 
-What an event's type begins with says which handler it has, what it ends with how that goes: `ordered.flaky`.
+The first part of an event's type selects the handler, the last part its outcome: `ordered.flaky`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _SHARES: dict[str, dict[str, float]] = {
     "retrying": {"": 3, ".failing": 0.5},
 }
 TYPES = {f"{handler}{way}": share for handler, ways in _SHARES.items() for way, share in ways.items()}
-"""Each with its share."""
+"""The types, each with its weight."""
 KEYS = "abc"
-"""Of ordered events."""
+"""The keys of ordered events."""
 
 _CANNOT_SUCCEED = ("failing", "swallowing", "killing")
 _STORED = frozenset((*(type_ for type_ in TYPES if not type_.endswith(_CANNOT_SUCCEED)), FOLLOWED))
@@ -54,7 +54,7 @@ _FOLLOW_UPS = {"chained": ("chain", 0), "wavering": ("waver", 1), "batched": ("b
 
 
 def follow_up_of(type: str, id: str) -> str | None:
-    """The id of the one follow-up that an event has once it is stored, if it has one."""
+    """Return the id of the follow-up of a stored event, or None."""
     if type != "wavering" and "chained" not in type:
         return None
     handler, index = _FOLLOW_UPS[type.partition(".")[0]]
@@ -63,33 +63,33 @@ def follow_up_of(type: str, id: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What handlers know of the run."""
+    """What handlers can access of the run."""
 
     draw: random.Random
     is_edited: Callable[[], bool]
-    """Whether flaky events may succeed by now."""
+    """Whether flaky events may succeed."""
     vanish: Callable[[], object]
-    """Ends the process that calls it."""
+    """Crashes the calling process."""
     entered: Callable[[str, Transaction], None]
-    """Is told that an event of this key is being handled on this transaction."""
+    """Called when a handler starts an event of this key on this transaction."""
     retried: set[str]
-    """Ids whose handler has asked for another attempt."""
+    """Ids whose handler has requested a retry."""
     batch_max: int
 
     async def undergo(self, event: Event) -> None:
-        """What befalls the handler of an event, by its type."""
+        """Fail, wait or crash as the event's type says."""
         way = event.type.rpartition(".")[2]
         if way == "failing":
-            raise RuntimeError("told to fail")
+            raise RuntimeError("scripted failure")
         if way == "flaky" and (not self.is_edited() or self.draw.random() < 0.3):
-            raise RuntimeError("by chance")
+            raise RuntimeError("random failure")
         if way == "killing":
             self.vanish()
             await asyncio.Event().wait()
 
 
 def application(at: Surroundings) -> App:
-    """One for all listeners of a run: it keeps nothing of its own."""
+    """Return an application for all listeners of a run; it has no state of its own."""
     app = App(GROUP)
 
     @app.on("counted", "flaky", "slow", "failing", "killing", FOLLOWED)

@@ -26,7 +26,7 @@ CLAUSE = re.compile(
     r"(?P<word>\s*(?:if|elseif|when|where|and|or)\s+)(?P<condition>.*?)(?P<rest>\s+then\b.*)?", re.DOTALL
 )
 KNOWN = {"_", "Event", "ensure_future", "hex", "uuid4", "wait", *dir(builtins)}
-"""Names that a change may bring into a file that does not have them."""
+"""Names that a change may add to a file."""
 
 Nodes = ast.AST | list[ast.stmt]
 Kind = TypeVar("Kind", bound=ast.AST)
@@ -34,7 +34,7 @@ Kind = TypeVar("Kind", bound=ast.AST)
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """`rule` stands in `path`, above the line number `line`."""
+    """The marker of `rule` in `path`, above the line number `line`."""
 
     rule: str
     path: Path
@@ -47,7 +47,7 @@ def _only_python(clause: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of a Python statement, and of a clause of SQL or Lua."""
+    """A change of a Python statement, and of a clause of SQL or Lua."""
 
     of_node: Callable[[ast.AST], Nodes]
     of_clause: Callable[[str], str] = _only_python
@@ -55,7 +55,7 @@ class Change:
 
 @cache
 def markers() -> Sequence[Marker]:
-    """Find every marker in the package. Markers that follow each other stand above the same statement."""
+    """Return every marker in the package. Consecutive markers are above the same statement."""
     found: list[Marker] = []
     for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".sql", ".lua")):
         rules: list[str] = []
@@ -69,7 +69,7 @@ def markers() -> Sequence[Marker]:
 
 
 def changed(marker: Marker, change: Change) -> str:
-    """Return the file with the change in it; raise ValueError where that is impossible."""
+    """Return the file with the change; raise ValueError if it cannot be applied."""
     text = marker.path.read_text("utf-8")
     if marker.path.suffix == ".py":
         return _python_changed(text, marker.line, change)
@@ -77,26 +77,26 @@ def changed(marker: Marker, change: Change) -> str:
 
 
 def skip() -> Change:
-    """The statement or clause is not there."""
+    """Remove the statement or clause."""
     return Change(lambda _: ast.Pass(), lambda _: "")
 
 
 def always(when: str = "True") -> Change:
-    """The condition, or the value, is evaluated and counts as true: whenever `when` is true."""
+    """Evaluate the condition or value, and use true instead whenever `when` is true."""
     return Change(
         _on_value(lambda value: _expression(f"({ast.unparse(value)}) or ({when})")), _on_condition("or true")
     )
 
 
 def never(when: str = "True") -> Change:
-    """The condition, or the value, is evaluated and counts as false: whenever `when` is true."""
+    """Evaluate the condition or value, and use false instead whenever `when` is true."""
     return Change(
         _on_value(lambda value: _expression(f"({ast.unparse(value)}) and not ({when})")), _on_condition("and false")
     )
 
 
 def without(operand: int) -> Change:
-    """One operand of the outermost `and` or `or` is not there."""
+    """Remove one operand of the outermost `and` or `or`."""
 
     def of_value(value: ast.expr) -> ast.expr:
         del _first(value, ast.BoolOp).values[operand]
@@ -106,7 +106,7 @@ def without(operand: int) -> Change:
 
 
 def unfiltered() -> Change:
-    """The comprehension has no conditions."""
+    """Remove the conditions of the comprehension."""
 
     def of_value(value: ast.expr) -> ast.expr:
         for loop in _first(value, ast.ListComp).generators:
@@ -117,17 +117,17 @@ def unfiltered() -> Change:
 
 
 def argument() -> Change:
-    """The outermost call becomes its first argument: it is not made."""
+    """Replace the outermost call by its first argument."""
     return Change(_on_value(lambda value: _first(value, ast.Call).args[0]))
 
 
 def value(code: str) -> Change:
-    """The value that is assigned, returned or evaluated becomes `code`, in which `{}` is the value as it is."""
+    """Replace the value that is assigned, returned or evaluated by `code`, in which `{}` is the original value."""
     return Change(_on_value(lambda former: _expression(code.replace("{}", f"({ast.unparse(former)})"))))
 
 
 def unawaited(result: str) -> Change:
-    """What is awaited goes on in the background; the result that the code sees at once is `result`."""
+    """Do not await: run it in the background, and use `result` at once."""
 
     def of_value(value: ast.expr) -> ast.expr:
         call = ast.unparse(_first(value, ast.Await).value)
@@ -137,12 +137,12 @@ def unawaited(result: str) -> Change:
 
 
 def hang() -> Change:
-    """What is awaited never comes."""
+    """Await forever."""
     return instead("await __import__('asyncio').Event().wait()")
 
 
 def ignoring_errors() -> Change:
-    """The statement's errors are ignored."""
+    """Ignore errors of the statement."""
 
     def of_node(node: ast.AST) -> Nodes:
         (tried,) = _statements("try: pass\nexcept Exception: pass")
@@ -155,7 +155,7 @@ def ignoring_errors() -> Change:
 
 
 def body_only() -> Change:
-    """What the `with` statement holds is run without it."""
+    """Run the body of the `with` statement without its context."""
 
     def of_node(node: ast.AST) -> Nodes:
         assert isinstance(node, ast.With | ast.AsyncWith)
@@ -165,7 +165,7 @@ def body_only() -> Change:
 
 
 def replaced(old: str, new: str) -> Change:
-    """In the text of the statement or clause, `old`, which it has once, becomes `new`."""
+    """Replace `old`, which occurs once in the statement or clause, by `new`."""
 
     def of_text(text: str) -> str:
         if text.count(old) != 1:
@@ -176,7 +176,7 @@ def replaced(old: str, new: str) -> Change:
 
 
 def instead(code: str) -> Change:
-    """The statement becomes `code`."""
+    """Replace the statement by `code`."""
     return Change(lambda _: _statements(code))
 
 
@@ -208,7 +208,7 @@ class _Changer(ast.NodeTransformer):
 
 
 def _on_value(of_value: Callable[[ast.expr], ast.expr]) -> Callable[[ast.AST], Nodes]:
-    """Apply to what an `if` or `while` tests, or to what another statement assigns, returns or evaluates."""
+    """Apply to the condition of an `if` or `while`, or to the value of another statement."""
 
     def of_node(node: ast.AST) -> Nodes:
         name = "test" if isinstance(node, ast.If | ast.While | ast.IfExp) else "value"

@@ -1,4 +1,4 @@
-"""Time, chance and names that come from a run alone."""
+"""A clock whose time, random numbers and tokens are determined by the seed of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ WALL_BEGINS_S = 1_700_000_000.0
 
 
 class VirtualClock:
-    """A Clock in the virtual time of `loop`; all that it draws comes from `seed`."""
+    """A Clock in the virtual time of `loop`; its random numbers come from `seed`."""
 
     def __init__(self, loop: VirtualLoop, seed: int) -> None:
         self.jumped_s = 0.0
-        """How far the wall clock has jumped."""
+        """The offset of the wall clock after jumps."""
         self.monotonic_s = loop.time
         self.sleep = loop.sleep
         self.random = random.Random(seed).random

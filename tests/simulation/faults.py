@@ -1,4 +1,4 @@
-"""What can befall a run: each kind does it, waits for its length, heals, and says whether anything came of it."""
+"""The faults of a run: each injects, waits for its length, clears, and returns whether it had any effect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`kind` happens at `at_s` for `length_s`, to the `which`-th of whom it can happen to."""
+    """A fault of `kind` at `at_s` for `length_s`; `which` selects its target, modulo their number."""
 
     at_s: float
     kind: str
@@ -30,21 +30,21 @@ class Action:
 
 CONFLICT_WITHIN_S = 5.0
 POSTGRES_FAILS_OVER = "PostgreSQL fails over to an older state"
-"""Journals keep everything then: what PostgreSQL loses, they still have to have."""
+"""Kinds with which journals keep everything: they must still have what PostgreSQL loses."""
 REDIS_FAILS_OVER = "Redis fails over to an older state"
 
 LISTENER_STEPS, PRODUCER_STEPS = 200, 20
 CRASH_WITHIN_S = 20.0
-"""Even an idle process takes so many steps by then."""
+"""Even an idle process takes this number of steps meanwhile."""
 REPLAY_AFTER_S = 8.0
-"""By then some events have spent all their attempts."""
+"""At this time some events have spent all their attempts."""
 
 Inflict = Callable[["World", Action], Awaitable[bool]]
 FAULTS: dict[str, Inflict] = {}
 
 
 def fault(kind: str) -> Callable[[Inflict], Inflict]:
-    """Enter a function as that which inflicts `kind`."""
+    """Register a function that injects `kind`."""
 
     def enter(inflict: Inflict) -> Inflict:
         FAULTS[kind] = inflict
@@ -67,7 +67,7 @@ async def _producer_crash(world: World, action: Action) -> bool:
 
 
 async def _crash(world: World, process: Process, steps: int) -> bool:
-    """After some steps more: the clock alone would never strike between two that take no time."""
+    """Crash after some more steps: the clock alone never strikes between two that take no time."""
     vanished: list[bool] = []
     world.loop.strike_after(process.owner, steps, lambda: vanished.append(world.vanish(process)))
     await sleep(CRASH_WITHIN_S)
@@ -91,7 +91,7 @@ async def _freeze(world: World, process: Process, seconds: float) -> bool:
     return world.loop.thaw(owner) > 0
 
 
-@fault("listener told to stop")
+@fault("listener stopped")
 async def _stop(world: World, action: Action) -> bool:
     stop = world.listener(action.which).stop
     if stop is None or stop.is_set():
@@ -225,7 +225,7 @@ async def _refuse(world: World, action: Action) -> bool:
 
 @fault("journal restored from a copy")
 async def _restore(world: World, action: Action) -> bool:
-    """The copy is from `length_s` ago; publishers are told, and publish again what it lacks."""
+    """Restore a copy from `length_s` ago; publishers are notified, and publish again what it lacks."""
     producer = world.producer(action.which)
     if not world.publishers.begin_copy(producer.name):
         return False
@@ -240,7 +240,7 @@ async def _restore(world: World, action: Action) -> bool:
 
 @fault("journal row given up")
 async def _skip(world: World, action: Action) -> bool:
-    """One row of the journal is damaged before anybody has read it; an operator gives it up."""
+    """Damage one row of the journal before any listener has read it; an operator skips it."""
     producer = world.producer(action.which)
     batches = world.kept[producer.name].batches
     received = world.received_of(producer.name)
@@ -256,7 +256,7 @@ async def _skip(world: World, action: Action) -> bool:
 
 @fault("group forgotten")
 async def _forget(world: World, action: Action) -> bool:
-    """No listener reaches a producer for a while; its operator has it hold nothing back for them."""
+    """Cut off a producer from all listeners; its operator has it forget the group."""
     producer = world.producer(action.which)
     world.break_wires(lambda wire: wire.producer == producer.name)
     before = len(world.watch.given_up)
@@ -270,7 +270,7 @@ async def _forget(world: World, action: Action) -> bool:
     return len(world.watch.given_up) > before
 
 
-# --- people -----------------------------------------------------------------------------------------------
+# --- operators --------------------------------------------------------------------------------------------
 
 
 @fault("published again")
@@ -289,7 +289,7 @@ async def _publish_otherwise(world: World, action: Action) -> bool:
 
 @fault("replay")
 async def _replay(world: World, action: Action) -> bool:
-    """Handlers are mended, and every listener at once is asked to replay all that this may help."""
+    """Fix the handlers, and ask every listener at once to replay all dead letters that this may help."""
     await sleep(REPLAY_AFTER_S + action.length_s)
     world.edit()
     dead = [row for row in world.postgres.tables.rows.values() if row.status == "dead" and row.type.endswith("flaky")]
@@ -302,4 +302,4 @@ async def _replay(world: World, action: Action) -> bool:
 
 
 KINDS = (*FAULTS, "retention")
-"""Retention is always there; it counts when it cuts."""
+"""Retention is always on; it counts when it deletes."""

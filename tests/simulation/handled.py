@@ -1,4 +1,4 @@
-"""What has to hold of what handlers do, looked at with every commit: order, follow-ups, and what attempts cost."""
+"""Invariants of handlers, checked at every commit: order, follow-ups, and the cost of attempts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 class Handled:
-    """Looks at every commit of rows, and at every event that is relayed."""
+    """Checks every commit of rows, and every event that is relayed."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._under_way: dict[str, list[Session]] = defaultdict(list)
         self._caused: set[str] = set()
-        """Those whose cause was stored. Should PostgreSQL have lost it since, they may be on their way already."""
+        """Follow-ups whose cause was stored; if PostgreSQL has lost it since, they may have been relayed already."""
         self._failures: dict[str, set[str]] = defaultdict(set)
-        """Of an id, the names of the failed attempts that listeners counted, or tried to."""
+        """By id: the names of the failed attempts that listeners counted or tried to count."""
         self.violations: list[str] = []
 
     # --- order ----------------------------------------------------------------------------------------------
 
     def entered(self, key: str, tx: Transaction) -> None:
-        """A handler begins. None of its key is under way in another session, be its process alive, frozen or dead."""
+        """Check that no handler of the key runs in another session, whether its process lives, is frozen or dead."""
         assert isinstance(tx, MemoryTransaction)
         assert tx.session is not None
         others = [session for session in self._under_way[key] if not session.ended.is_set()]
@@ -42,11 +42,11 @@ class Handled:
             self._under_way[key] = [*others, tx.session]
 
     def _check_order(self, row: StoredRow) -> None:
-        """Every earlier one of its key in its journal, at the place that it records, has its row.
+        """Check that every earlier event of the key in its journal has a row with its place there.
 
-        But none is asked for of what an operator gave up, nor of what a cursor once stood behind: who begins there
-        knows nothing of it, and PostgreSQL may have lost the row and the cursor since. And where the place is of a
-        future of the journal that is lost, there is nothing to look at any more.
+        Excepted are events that an operator gave up, and events behind a saved cursor: a reader that starts there
+        does not know them, and PostgreSQL may have lost row and cursor since. A place of a divergent history cannot
+        be checked.
         """
         kept = next(kept for kept in self._world.kept.values() if kept.name == row.journal)
         if not _has_place(kept, row):
@@ -63,7 +63,7 @@ class Handled:
     # --- follow-ups -----------------------------------------------------------------------------------------
 
     def committed(self, session: Session, new: Sequence[StoredRow]) -> None:
-        """Rows are there; those in `new` were not before."""
+        """Check committed rows; those in `new` are new."""
         for row in session.rows.values():
             follow_up = follow_up_of(row.type, row.id)
             if follow_up is not None and row.status == "stored":
@@ -76,22 +76,22 @@ class Handled:
                 self.violations.append(f"attempts: {row.id!r} was charged {row.attempts}, and {failures} failed")
 
     def fails(self, failure: FailedAttempt) -> None:
-        """A listener is about to count a failed attempt."""
+        """Record that a listener is about to count a failed attempt."""
         self._failures[failure.arrival.id].add(failure.name)
 
     def relayed(self, ids: Sequence[str]) -> None:
-        """These leave the outbox: their causes are committed."""
+        """Check that the causes of relayed events are committed."""
         if early := set(ids) - self._caused:
             self.violations.append(f"follow-ups: {sorted(early)} are published, and their causes were never stored")
 
     def due(self) -> set[str]:
-        """Those that have to have a row in the end: one of each cause that is stored, unless it was given up."""
+        """Return the ids of follow-ups that must have a row: one per stored cause, unless it was given up."""
         rows = self._world.postgres.tables.rows.values()
         due = {follow_up_of(row.type, row.id) for row in rows if row.status == "stored"}
         return {id_ for id_ in due if id_ is not None} - self._world.watch.nobodys
 
     def wrong_follow_ups(self) -> Iterator[str]:
-        """One of each cause that is stored, and none besides."""
+        """Yield violations: each stored cause has exactly one follow-up, and there are no others."""
         tables = self._world.postgres.tables
         there = {row.id for row in tables.rows.values() if row.type == FOLLOWED}
         if missing := self.due() - there:
@@ -106,6 +106,6 @@ def _key(id: str) -> str | None:
 
 
 def _has_place(kept: Kept, row: StoredRow) -> bool:
-    """Whether the journal as it is now has what the row was read from, and not another future."""
+    """Whether the journal still has the event that the row was read from, and not a divergent history."""
     ends = [epoch.first - 1 for epoch in kept.epochs[1:]] + [kept.batches[-1].last_offset if kept.batches else 0]
     return any(epoch.epoch == row.epoch and row.offset <= end for epoch, end in zip(kept.epochs, ends, strict=True))

@@ -1,7 +1,7 @@
-"""An event loop whose time passes only when nothing is left to do, and whose tasks have an owner that can vanish.
+"""An event loop with virtual time, which advances only when nothing is ready, and tasks with owners that can crash.
 
-Nothing here waits for the real world: a run is a function of its seed. Who is *frozen* does nothing until it is
-thawed; who has *vanished* never does anything again, not even what stands in a `finally`.
+Nothing waits for real time: a run depends only on its seed. A *frozen* owner does nothing until it is thawed; a
+*vanished* owner never runs again, not even its `finally` blocks.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from contextlib import contextmanager
 from typing import Any
 
 OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="world")
-"""Whose work a task does: it is passed on to everything that the task begins."""
+"""The owner of a task; tasks and callbacks that it creates inherit it."""
 
 
 SPINNING_STEPS = 100_000
-"""So many steps in one moment lead nowhere."""
+"""More steps without time passing are an endless loop."""
 
 
 class NothingLeft(Exception):
-    """Everybody waits, and nothing will ever happen again."""
+    """Every task waits, and no timer is set."""
 
 
 class Spinning(Exception):
-    """Somebody is busy for ever, and no time passes."""
+    """A task runs without end, and no time passes."""
 
 
 class _Task(asyncio.Task[Any]):
-    """Hashed by its number, not by its place in memory: what asyncio keeps in sets comes in the same order again."""
+    """A task that is hashed by its number, not its address: asyncio's sets are iterated in a fixed order."""
 
     def __init__(self, coro: Coroutine[Any, Any, Any], *, number: int, **options: Any) -> None:
         self._number = number
@@ -44,7 +44,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class _Handle(events.Handle):
-    """Without what only people who debug need: a run makes thousands."""
+    """A handle without debug information: a run creates thousands."""
 
     __slots__ = ()
 
@@ -64,14 +64,14 @@ class _Handle(events.Handle):
 
 
 class _Turn:
-    """To await it lets everybody else who is ready go first."""
+    """Awaiting it lets all other ready tasks run first."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Virtual time from 1,000 s on. Every task is kept alive until the end: none is cleaned up behind our back."""
+    """A loop whose time starts at 1,000 s. It references every task until the end, so that none is cleaned up."""
 
     _ready: deque[_Handle]
     _stopping: bool
@@ -85,9 +85,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timer_numbers = itertools.count()
         self._gone: set[str] = set()
         self._frozen: dict[str, list[_Handle]] = {}
-        self._doomed: dict[str, tuple[int, Callable[[], object]]] = {}
+        self._scheduled_crashes: dict[str, tuple[int, Callable[[], object]]] = {}
         self._nobody_is_away = True
-        """Nobody has ever vanished, or been frozen or doomed."""
+        """No owner has vanished, is frozen or has a scheduled crash."""
         self.set_exception_handler(lambda _loop, _context: None)
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
 
@@ -95,7 +95,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.now_s
 
     def sleep(self, delay: float, result: None = None) -> Awaitable[None]:
-        """As `asyncio.sleep`, in fewer steps."""
+        """Sleep as `asyncio.sleep` does, in fewer steps."""
         if delay <= 0:
             return _Turn()
         over = self.create_future()
@@ -122,7 +122,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_at(self.now_s + delay, callback, *args, context=context)
 
     def _run_once(self) -> None:
-        """Do what is ready, until the loop is to stop; if there is nothing, let time pass to where there is."""
+        """Run what is ready, until the loop is to stop; if nothing is, advance the time to the next timer."""
         ready, timers = self._ready, self._timers
         while not self._stopping:
             while timers and (not ready or timers[0][0] <= self.now_s):
@@ -143,24 +143,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 except (KeyboardInterrupt, SystemExit):
                     raise
                 except BaseException:
-                    pass  # a callback's error is nobody's, as in every loop
+                    pass  # as in every loop, an error of a callback stops nothing
 
     def _may_run(self, handle: _Handle) -> bool:
-        """Whether its owner is there and awake; what a frozen one would do is kept for when it is thawed."""
+        """Whether the owner runs; handles of a frozen owner are kept until it is thawed."""
         owner = handle._context.get(OWNER, "world")
         if owner in self._gone:
             return False
         if owner in self._frozen:
             self._frozen[owner].append(handle)
             return False
-        return owner not in self._doomed or self._live_on(owner)
+        return owner not in self._scheduled_crashes or self._live_on(owner)
 
     def _live_on(self, owner: str) -> bool:
-        steps, strike = self._doomed.pop(owner)
+        steps, strike = self._scheduled_crashes.pop(owner)
         if not steps:
             strike()
             return False
-        self._doomed[owner] = (steps - 1, strike)
+        self._scheduled_crashes[owner] = (steps - 1, strike)
         return True
 
     def _make_task(self, loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
@@ -170,7 +170,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task
 
     def abandon(self) -> None:
-        """The run is over; what is left of it is nobody's."""
+        """Drop all tasks at the end of the run."""
         for task in self._tasks:
             asyncio._unregister_task(task)
         self.vanish("world")
@@ -179,24 +179,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.close()
 
     def vanish(self, owner: str) -> None:
-        """Nothing of it ever runs again."""
+        """Never run anything of this owner again."""
         self._nobody_is_away = False
         self._gone.add(owner)
         self._frozen.pop(owner, None)
 
     def strike_after(self, owner: str, steps: int, strike: Callable[[], object]) -> None:
-        """Let it take so many steps more, wherever it stands then: between any two of its awaits."""
+        """Call `strike` after the owner has taken `steps` more steps, between any two of its awaits."""
         self._nobody_is_away = False
-        self._doomed[owner] = (steps, strike)
+        self._scheduled_crashes[owner] = (steps, strike)
 
     def freeze(self, owner: str) -> None:
-        """Nothing of it runs until it is thawed."""
+        """Stop the owner until it is thawed."""
         self._nobody_is_away = False
         if owner not in self._gone:
             self._frozen.setdefault(owner, [])
 
     def thaw(self, owner: str) -> int:
-        """Everything that it missed happens to it now; how much that is."""
+        """Run everything that the owner missed; return the number of its handles."""
         missed = self._frozen.pop(owner, [])
         self._ready.extend(missed)
         return len(missed)
@@ -204,7 +204,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 @contextmanager
 def owned_by(owner: str) -> Iterator[None]:
-    """What begins in the block is `owner`'s."""
+    """Make `owner` the owner of everything that starts in the block."""
     token = OWNER.set(owner)
     try:
         yield
@@ -213,19 +213,19 @@ def owned_by(owner: str) -> Iterator[None]:
 
 
 def owner_name() -> str:
-    """Of whoever owns the moment: whichever life of it that is."""
+    """Return the name of the current owner, without the number of its life."""
     return OWNER.get().partition("#")[0]
 
 
 def sleep(delay_s: float) -> Awaitable[None]:
-    """As `asyncio.sleep` on a VirtualLoop, in fewer steps."""
+    """Sleep as `asyncio.sleep` does on a VirtualLoop, in fewer steps."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return loop.sleep(delay_s)
 
 
 def begin(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """A task of whoever owns the moment; the loop keeps it."""
+    """Start a task of the current owner; the loop references it."""
     return asyncio.ensure_future(work)
 
 

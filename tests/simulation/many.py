@@ -1,4 +1,4 @@
-"""A number of schedules, one after the other, in a process that is made for them."""
+"""Run schedules one after the other in a separate process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.simulation.schedule import draw_schedule
 from tests.simulation.world import simulate
 
 CHUNKS_OF_A_PROCESS = 16
-"""Then another takes its place: see run_chunk."""
+"""After these chunks the process is replaced: see run_chunk."""
 
 
 def pool(workers: int, chunks_of_a_process: int = CHUNKS_OF_A_PROCESS) -> Pool:
-    """Processes for `run_chunk`."""
+    """Return a pool of processes for `run_chunk`."""
     context = multiprocessing.get_context("spawn")
     return context.Pool(workers, _begin_process, maxtasksperchild=chunks_of_a_process)
 
@@ -31,17 +31,17 @@ def _begin_process() -> None:
 def end_without_cleaning_up(status: int) -> NoReturn:
     """End this process at once.
 
-    Else what has vanished in its runs would be cleaned up after all, in loops that are closed, and would complain.
+    Otherwise, vanished tasks would be cleaned up in closed loops, and log errors.
     """
     sys.stdout.flush()
     os._exit(status)
 
 
 def run_chunk(seeds: range) -> tuple[int, Counter[str], list[tuple[int, list[str]]]]:
-    """Steps, faults by kind, and what was violated by which seed.
+    """Return the steps, the faults by kind, and the violations by seed.
 
-    Garbage is not collected: that would run what stands in the `finally` of those who have vanished. It is about a
-    MiB a run, so a process is good for some hundreds.
+    The garbage collector is off: it would run the `finally` blocks of vanished tasks. A run leaks about 1 MiB, so a
+    process serves some hundreds of runs.
     """
     gc.disable()
     steps, injected, violated = 0, Counter[str](), []

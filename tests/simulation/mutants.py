@@ -25,12 +25,12 @@ from tests.simulation.planted import MUTANTS, Mutant
 ROOT = Path(__file__).parents[2]
 CHUNK_RUNS = 100
 CHUNK_DEADLINE_S = 300.0
-"""Who takes longer spins, and never comes to rest."""
+"""A run that takes longer is an endless loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """`after_runs` schedules `by` found it: what was violated, or a test. None: nothing did."""
+    """What found a mutant after `after_runs` schedules: `by` is a violation or a test; None if nothing did."""
 
     mutant: Mutant
     after_runs: int | None
@@ -38,7 +38,7 @@ class Find:
 
 
 def place_of(mutant: Mutant) -> Marker:
-    """Return the marker of its rule; raise ValueError unless there is exactly one in its folder."""
+    """Return the marker of the mutant's rule; raise ValueError unless its folder has exactly one."""
     folder = PACKAGE / mutant.folder
     found = [marker for marker in markers() if marker.rule == mutant.rule and marker.path.is_relative_to(folder)]
     if len(found) != 1:
@@ -47,7 +47,7 @@ def place_of(mutant: Mutant) -> Marker:
 
 
 def seek(mutant: Mutant, runs: int) -> Find:
-    """Seek it in a copy of the code by simulation, in up to `runs` schedules, or by its tests."""
+    """Search the mutant in a copy of the code by simulation, with up to `runs` schedules, or by its tests."""
     with tempfile.TemporaryDirectory(prefix="oncecast-mutant-") as name:
         folder = Path(name)
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
@@ -94,13 +94,13 @@ def _run(
 
 
 def tell(find: Find) -> None:
-    """A line of the table."""
+    """Print a row of the table."""
     found = "NOT FOUND" if find.after_runs is None else "by a test" if find.mutant.by else f"run {find.after_runs:,}"
     print(f"{found:>10}  {find.mutant.rule:<74} {find.by:.120}", flush=True)
 
 
 def passes_as_it_is(runs: int, tests: set[str]) -> bool:
-    """Whether the code without any fault passes the same."""
+    """Whether the unchanged code passes the same runs and tests."""
     commands = {f"{runs:,} schedules": ["tests.simulation", "--runs", str(runs)]}
     commands |= {test: ["pytest", "-q", "-p", "no:cacheprovider", test] for test in sorted(tests)}
     passed = True
@@ -112,7 +112,7 @@ def passes_as_it_is(runs: int, tests: set[str]) -> bool:
 
 
 def main() -> int:
-    """Seek each of them; 0 if all were found, and nothing without them."""
+    """Search each mutant; return 0 if all were found, and nothing in the unchanged code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--runs", type=int, default=5_000)

@@ -1,4 +1,4 @@
-"""Connections between feeds and producers, without a network: frames take their time, and links break unheard."""
+"""Simulated connections between feeds and producers: frames are delayed, and links break silently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Latency = Callable[[], float]
 
 
 class _Way:
-    """One direction: frames arrive in order, each after its own time; a broken one ends with an error."""
+    """One direction: frames arrive in order, each after its own delay; a broken one ends with an error."""
 
     def __init__(self, latency: Latency) -> None:
         self._latency = latency
@@ -37,7 +37,7 @@ class _Way:
         self._more.set()
 
     async def get(self) -> str | None:
-        """The next frame; None once the way is broken."""
+        """Return the next frame; None once the direction is broken."""
         while not self._arrived:
             if self.broken:
                 return None
@@ -47,7 +47,7 @@ class _Way:
 
 
 class Wire:
-    """A connection from a listener to a producer; the listener's side is a `Connection` of the feed."""
+    """A connection from a listener to a producer; the listener's side is a FeedConnection."""
 
     def __init__(self, listener: str, producer: str, latency: Latency) -> None:
         self.listener = listener
@@ -64,11 +64,11 @@ class Wire:
         }
 
     def end_up(self) -> None:
-        """The producer hears that the connection is gone."""
+        """Notify the producer that the connection is lost."""
         self._up.end()
 
     def end_down(self) -> None:
-        """The listener hears that the connection is gone."""
+        """Notify the listener that the connection is lost."""
         self._down.end()
 
     async def recv(self) -> bytes:
@@ -85,7 +85,7 @@ class Wire:
         self._up.put(text)
 
     async def asgi_receive(self) -> dict[str, Any]:
-        """What the producer's server would hand to its application."""
+        """Return the next ASGI message for the producer's application."""
         if not self._opened:
             self._opened = True
             return {"type": "websocket.connect"}
@@ -97,7 +97,7 @@ class Wire:
         )
 
     async def asgi_send(self, message: Any) -> None:
-        """What the producer's application would have its server send."""
+        """Handle an ASGI message of the producer's application."""
         if message["type"] == "websocket.send":
             if self._up.broken:
                 raise OSError("the connection is gone")

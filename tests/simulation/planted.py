@@ -96,7 +96,7 @@ DECISIONS = [
     Mutant("a replay locks the key of its event", skip(), "listener"),
     Mutant("a follow-up event derives its id from its cause", value("__import__('uuid').uuid4().hex")),
 ]
-"""In what decides: simulation runs this very code."""
+"""In the core: simulation runs this very code."""
 
 STORES = [
     Mutant("a cursor passes only committed rows", without(-1), "testing/memory"),
@@ -123,7 +123,7 @@ STORES = [
     Mutant("an emitted event leaves the outbox only when acknowledged", ignoring_errors(), "testing/memory"),
     Mutant("events have ended only if their transaction committed", ignoring_errors()),
 ]
-"""In what stands for PostgreSQL and Redis in simulation: rules that both keep."""
+"""In the substitutes for PostgreSQL and Redis: rules that the real stores keep too."""
 
 ADAPTERS = [
     Mutant("every commit of the journal is synced to disk", replaced("full", "normal"), by=POWER_CUT),
@@ -165,6 +165,6 @@ ADAPTERS = [
     ),
     Mutant("one listener forwards the outbox at a time", never(), by=HANDLING),
 ]
-"""In the adapters of the real ones: the suite that memory passes too finds them, on the real ones."""
+"""In the adapters of PostgreSQL and Redis: the conformance tests, which memory passes too, find them."""
 
 MUTANTS = [*DECISIONS, *STORES, *ADAPTERS]

@@ -1,4 +1,4 @@
-"""Publishers: they repeat what they were not told is accepted, under the same ids."""
+"""Publishers that retry unacknowledged events under the same ids."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 POST_DEADLINE_S = 10.0
 UNHEARD = 0.1
-"""So many of the answers do not arrive."""
+"""The share of lost answers."""
 
 
 class Publishers:
-    """What was tried and acknowledged, and what a producer has accepted since its journal was last copied."""
+    """Events published and acknowledged, and events accepted since the last copy of a producer's journal."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._since_copy: dict[str, list[bytes]] = {}
         self.restores: Counter[str] = Counter()
-        """Of whose journals, how often a copy took their place."""
+        """By producer: how often a copy replaced its journal."""
         self.tried: set[str] = set()
         self.acknowledged: set[str] = set()
         self.contents: dict[str, set[bytes]] = {}
-        """What was acknowledged under each id: other content is a conflict."""
+        """By id: the acknowledged contents; a second content is a conflict."""
         self._originals: dict[str, bytes] = {}
         self.refusals: Counter[str] = Counter()
 
     async def publish(self, producer: str, events: Sequence[bytes]) -> None:
-        """Until the producer says that it has them."""
+        """Publish until the producer acknowledges."""
         ids = self._try(events)
         body = b"[" + b",".join(events) + b"]"
         while not await self._post(producer, body):
@@ -48,7 +48,7 @@ class Publishers:
         self._acknowledged(producer, ids, events)
 
     async def relay(self, events: Sequence[bytes]) -> None:
-        """See Publish of `core.ports`: to any producer, once; it is the outbox that tries again."""
+        """Publish once to any producer; the outbox retries."""
         world = self._world
         listener, producer = owner_name(), world.producer(world.draw.randrange(len(world.producers))).name
         ids = self._try(events)
@@ -65,9 +65,9 @@ class Publishers:
         return ids
 
     def _acknowledged(self, producer: str, ids: Sequence[str], events: Sequence[bytes]) -> None:
-        """Should the producer's journal be restored from a copy, they are published again.
+        """Record acknowledged events: they are published again if a copy replaces the producer's journal.
 
-        Follow-ups too: whoever does that has them from the file that the copy replaces.
+        This includes follow-ups: the operator has them from the file that the copy replaces.
         """
         self.acknowledged |= set(ids) - self._world.watch.nobodys
         for id_, event in zip(ids, events, strict=True):
@@ -76,7 +76,7 @@ class Publishers:
         self._since_copy.get(producer, []).extend(events)
 
     async def publish_again(self, producer: str, n: int) -> bool:
-        """One of the ids that are acknowledged, with `n` as its content if it is not 0; False if there is none."""
+        """Publish an acknowledged id again, with other content unless `n` is 0; return False if there is none."""
         if not self.acknowledged:
             return False
         event = self._originals[self._world.draw.choice(sorted(self.acknowledged))]
@@ -87,14 +87,14 @@ class Publishers:
         return True
 
     def begin_copy(self, producer: str) -> bool:
-        """Remember what is accepted from now on; False if that is being done already."""
+        """Record accepted events from now on; return False if that is done already."""
         if producer in self._since_copy:
             return False
         self._since_copy[producer] = []
         return True
 
     async def after_restore(self, producer: str) -> bool:
-        """They are told that the copy stands in for the journal; whether it lacked anything."""
+        """Publish again what the restored copy lacks; return whether it lacked anything."""
         self.restores[producer] += 1
         if since := self._since_copy.pop(producer):
             await self.publish(producer, since)
@@ -118,7 +118,7 @@ class Publishers:
 
 
 def event_of(id: str) -> bytes:
-    """An event whose type, and key if it has one, stand in its id."""
+    """Return an event whose type, and key if any, are in its id."""
     type_, _, rest = id.partition(":")
     key = rest.rpartition(":")[0] or None
     return Event.new(
@@ -127,7 +127,7 @@ def event_of(id: str) -> bytes:
 
 
 async def _status_of(producer: Producer, body: bytes) -> int:
-    """What it answers to `POST /events`."""
+    """Return the status of the answer to `POST /events`."""
     status = 0
 
     async def receive() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What happens in a run, drawn from a seed: publications and faults, each with its time."""
+"""The schedule of a run, drawn from a seed: publications and faults, each with its time."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from tests.simulation.application import KEYS, TYPES
 from tests.simulation.faults import FAULTS, Action
 
 FAULTS_S = (8.0, 16.0, 25.0)
-"""So long publications and faults begin; then everything is healed, and has to come to rest."""
+"""Publications and faults start within this time; then all faults are cleared, and the run must come to rest."""
 LENGTHS_S = ((0.05, 2.0), (0.05, 2.0), (2.0, 12.0), (2.0, 12.0), (12.0, 40.0))
 FAMILIES = ("", "", "batched", "shared", "ordered", "ordered", "chained")
-"""A publication is of all types, or of those that begin so."""
+"""A publication has all types, or those with this prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All of a run but for the delays, which are drawn as it goes."""
+    """All of a run except delays, which are drawn during the run."""
 
     seed: int
     listeners: int
     producers: int
     publications: tuple[tuple[float, int, tuple[str, ...]], ...]
-    """When, at which producer, and the ids of a batch: `type:number`, or `type:key:number` of an ordered event."""
+    """Time, producer, and the ids of a batch: `type:number`, or `type:key:number` of an ordered event."""
     actions: tuple[Action, ...]
 
 
 def draw_schedule(seed: int) -> Schedule:
-    """The schedule of a seed."""
+    """Return the schedule of a seed."""
     draw = random.Random(seed)
     listeners, producers = draw.choice((2, 2, 3)), draw.choice((1, 1, 2))
     faults_s = draw.choice(FAULTS_S)

@@ -1,4 +1,4 @@
-"""The way of a call to PostgreSQL or Redis and back: slow, cut, held up in a frozen server, or its answer lost."""
+"""Calls to PostgreSQL or Redis in simulation: slow, cut, delayed by a frozen server, or with a lost answer."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ LOSS = 0.3
 
 
 class Servers:
-    """What is out of order between clients and servers; `felt` counts the calls that each disorder has spoiled."""
+    """The active faults between clients and servers; `felt` counts the calls that each fault has affected."""
 
     def __init__(self, draw: random.Random, on_act: Callable[[], None]) -> None:
         self._draw = draw
         self._on_act = on_act
         self._thawed: dict[str, asyncio.Event] = {}
         self.cut: Counter[str] = Counter()
-        """Servers, and links (`CLIENT>SERVER`), by how many faults cut them."""
+        """Servers and links (`CLIENT>SERVER`), with the number of faults that cut them."""
         self.lossy: Counter[str] = Counter()
-        """Clients, by how many faults lose answers to them."""
+        """Clients, with the number of faults that lose answers to them."""
         self.felt: Counter[str] = Counter()
 
     def latency_s(self) -> float:
-        """Of one way of one call."""
+        """Draw the latency of one direction of a call."""
         draw = self._draw.random()
         return 0.0 if draw < 0.25 else 0.001 if draw < 0.5 else 0.01 if draw < 0.75 else 1.2 * (draw - 0.75)
 
     @contextmanager
     def without(self, what: str) -> Iterator[None]:
-        """While a fault cuts a server, or a link (`CLIENT>SERVER`)."""
+        """Cut a server, or a link (`CLIENT>SERVER`), in the block."""
         self.cut[what] += 1
         yield
         self.cut[what] -= 1
@@ -44,7 +44,7 @@ class Servers:
             del self.cut[what]
 
     def is_cut(self, client: str, server: str) -> bool:
-        """Whether nothing gets from one to the other just now."""
+        """Whether the client cannot reach the server."""
         if not self.cut:
             return False
         link = f"{client}>{server}"
@@ -55,14 +55,14 @@ class Servers:
         return True
 
     def loses(self, client: str) -> bool:
-        """Whether the answer that is just coming does not arrive."""
+        """Whether the next answer to the client is lost."""
         if not self.lossy[client] or self._draw.random() > LOSS:
             return False
         self.felt[client] += 1
         return True
 
     async def freeze(self, server: str, seconds: float) -> None:
-        """What is asked of it meanwhile it does afterwards, whether anybody still waits or not."""
+        """Freeze a server: it handles pending calls afterwards, even if their clients have given up."""
         if server in self._thawed:
             return
         thawed = self._thawed[server] = asyncio.Event()
@@ -71,7 +71,7 @@ class Servers:
         thawed.set()
 
     def call_to(self, server: str, client: str, deadline_s: float) -> ServerCall:
-        """How `client` calls `server`: OSError or TimeoutError tell only that it did not hear of its success."""
+        """Return how `client` calls `server`: OSError or TimeoutError mean only that the result is unknown."""
 
         async def call(act: Act) -> Any:
             await sleep(self.latency_s())
@@ -103,7 +103,7 @@ class Servers:
         return result
 
     def redis_call(self, client: str, deadline_s: float) -> ServerCall:
-        """As redis-py would: whatever goes wrong, it is Unavailable."""
+        """Return how `client` calls Redis: all errors are Unavailable, as with redis-py."""
         call = self.call_to("redis", client, deadline_s)
 
         async def call_redis(act: Act) -> Any:

@@ -1,4 +1,4 @@
-"""A schedule that fails, made as small as it can be while it still fails."""
+"""Shrink a failing schedule as far as it still fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRIES_MAX = 300
 
 
 def shrink(schedule: Schedule, fails: Callable[[Schedule], bool]) -> Schedule:
-    """Leave out faults, batches, events and processes one at a time, as long as `fails` says that it still does."""
+    """Leave out faults, batches, events and processes one at a time, as long as `fails` returns true."""
     tries = 0
     while True:
         for smaller in _smaller(schedule):

@@ -1,4 +1,4 @@
-"""Some thousands of schedules in virtual time; `make simulate` runs as many as one likes."""
+"""Some thousands of schedules in virtual time; `make simulate` runs any number."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ ROOT = Path(__file__).parents[2]
 CHUNK = 125
 CHUNKS = 20
 FOUND = {
-    33: "what a forgotten track held kept a full feed from ever connecting again",
-    137: "a group that had begun to read was forgotten before it had saved a cursor, and what it missed was no gap",
-    87: "a listener that knew a lost future of a journal moved the cursor back behind what retention had cut",
-    2074: "what stood behind an ordered event that was let go went on, and overtook",
-    2599: "an ordered event was buried before the one before it had its row again",
-    107305: "an accusation whose answer was lost stood while its process died of something else",
-    88380: "what kills its process, and was marked before PostgreSQL lost its row, was attempted without a lease",
-    29851: "the row of an event that was published again stood for what stands between its places",
-    6391: "what came after an ordered event that was buried too soon overtook",
+    33: "a full feed never reconnected, because of the events of a superseded track",
+    137: "a group was forgotten before it had saved a cursor, and what it missed was no gap",
+    87: "a listener with a divergent history of a journal moved the cursor back behind what retention had deleted",
+    2074: "events behind an abandoned ordered event continued, and overtook",
+    2599: "an ordered event became a dead letter before the previous one had its row again",
+    107305: "a quarantine record whose answer was lost remained while its process crashed for another reason",
+    88380: "an event that crashes its process, marked before PostgreSQL lost its row, ran without a lease",
+    29851: "the row of an event that was published twice stood for the events between its places",
+    6391: "an event behind an ordered event that became a dead letter too early overtook",
 }
-"""Seeds that found a fault of ours, kept for good."""
+"""Seeds that found a fault of Oncecast, kept as regression tests."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -54,17 +54,17 @@ def test_what_was_found_stays_mended(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [95, 190, 354])
-def test_two_futures_of_a_journal_at_a_time_do_not_move_the_cursor_to_and_fro(seed: int) -> None:
-    """A copy is made, the producer dies and opens the journal, and then the copy takes its place."""
+def test_two_divergent_histories_of_a_journal_do_not_move_the_cursor_back_and_forth(seed: int) -> None:
+    """A copy is made, the producer crashes and reopens the journal, and then the copy replaces it."""
     ended = _run("-c", f"from tests.simulation.test_simulation import two_futures; print(two_futures({seed}))")
     assert ended.stdout == "[]\n"
 
 
-def test_a_run_is_a_function_of_its_schedule_whatever_python_hashes_to_what() -> None:
-    """In a process twice, and in another."""
+def test_a_run_depends_only_on_its_schedule() -> None:
+    """Twice in one process, and once in another."""
     code = "from tests.simulation.test_simulation import histories; print(histories(), histories())"
-    told = [_run("-c", code, hash_seed=hash_seed).stdout.split() for hash_seed in ("0", "1")]
-    assert told[0] == told[1] == [told[0][0]] * 2
+    outputs = [_run("-c", code, hash_seed=hash_seed).stdout.split() for hash_seed in ("0", "1")]
+    assert outputs[0] == outputs[1] == [outputs[0][0]] * 2
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} ({mutant.folder or 'anywhere'})")
@@ -88,7 +88,7 @@ def test_every_rule_marker_has_its_place_in_the_code_and_one_planted_fault() -> 
 
 
 def two_futures(seed: int) -> list[str]:
-    """What is violated where listeners hear of two openings that both follow the same one."""
+    """Return the violations where listeners see two epochs that both follow the same one."""
     gc.disable()
     schedule, draw = draw_schedule(seed), random.Random(seed)
     at_s = draw.uniform(3, 8)
@@ -100,14 +100,14 @@ def two_futures(seed: int) -> list[str]:
 
 
 def histories() -> str:
-    """Of some schedules: every line, but for addresses in memory, as one number."""
+    """Return the histories of some schedules as one hash, without memory addresses."""
     gc.disable()
-    lines = [line for seed in range(12) for line in simulate(draw_schedule(seed), told=True).history]
+    lines = [line for seed in range(12) for line in simulate(draw_schedule(seed), history=True).history]
     return hashlib.sha256("\n".join(line for line in lines if "0x" not in line).encode()).hexdigest()
 
 
 def _run(*arguments: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
-    """In a process of its own: what vanishes in a run is never cleaned up, nor behind the back of other tests."""
+    """Run in a separate process: vanished tasks must not be cleaned up during other tests."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

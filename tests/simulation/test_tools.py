@@ -1,4 +1,4 @@
-"""What simulation rests on: time that passes at once, owners that vanish and freeze, failing schedules made small."""
+"""The tools of simulation: virtual time, owners that vanish and freeze, and shrinking."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_hour_passes_at_once(loop: VirtualLoop) -> None:
     assert loop.time() - began_s == 3_600
 
 
-def test_who_has_vanished_does_nothing_more_not_even_to_clean_up(loop: VirtualLoop) -> None:
+def test_a_vanished_owner_does_nothing_more_not_even_cleanup(loop: VirtualLoop) -> None:
     done: list[object] = []
 
     async def work() -> None:
@@ -52,7 +52,7 @@ def test_who_has_vanished_does_nothing_more_not_even_to_clean_up(loop: VirtualLo
     assert done == []
 
 
-def test_who_is_doomed_vanishes_between_two_steps_that_take_no_time(loop: VirtualLoop) -> None:
+def test_a_scheduled_crash_can_strike_between_two_steps_that_take_no_time(loop: VirtualLoop) -> None:
     done: list[object] = []
 
     async def work() -> None:
@@ -70,7 +70,7 @@ def test_who_is_doomed_vanishes_between_two_steps_that_take_no_time(loop: Virtua
     assert done == [0, 1, 2]
 
 
-def test_who_is_frozen_does_afterwards_what_it_missed(loop: VirtualLoop) -> None:
+def test_a_thawed_owner_does_what_it_missed(loop: VirtualLoop) -> None:
     done: list[object] = []
 
     async def work() -> None:
@@ -91,12 +91,12 @@ def test_who_is_frozen_does_afterwards_what_it_missed(loop: VirtualLoop) -> None
     assert done == [10]
 
 
-def test_a_run_in_which_nothing_can_happen_any_more_ends(loop: VirtualLoop) -> None:
+def test_a_deadlocked_run_ends(loop: VirtualLoop) -> None:
     with pytest.raises(NothingLeft):
         loop.run_until_complete(asyncio.Event().wait())
 
 
-def test_a_run_in_which_somebody_is_busy_for_ever_ends(loop: VirtualLoop) -> None:
+def test_a_run_with_an_endless_loop_ends(loop: VirtualLoop) -> None:
     async def spin() -> None:
         while True:
             await asyncio.sleep(0)
@@ -105,7 +105,7 @@ def test_a_run_in_which_somebody_is_busy_for_ever_ends(loop: VirtualLoop) -> Non
         loop.run_until_complete(spin())
 
 
-def test_a_schedule_that_fails_is_made_as_small_as_it_can_be_while_it_still_fails() -> None:
+def test_a_failing_schedule_is_shrunk_while_it_still_fails() -> None:
     schedule = next(s for s in map(draw_schedule, range(100)) if len(s.actions) > 5 and s.listeners == 3)
     kind, id_ = schedule.actions[3].kind, schedule.publications[1][2][0]
 
@@ -123,7 +123,7 @@ LEFT_BEHIND: list[object] = []
 
 
 def leave_behind(number: int) -> int:
-    """As a run does: somebody who has vanished, and who would complain when he is cleaned up after all."""
+    """Leave a vanished task behind, as a run does, which would log an error if it were cleaned up."""
 
     @types.coroutine
     def waits() -> Generator[None, None, None]:
@@ -148,7 +148,7 @@ def end_processes() -> None:
         processes.join()
 
 
-def test_processes_that_have_simulated_end_without_a_word() -> None:
+def test_simulation_processes_end_without_output() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     code = "from tests.simulation.test_tools import end_processes; end_processes()"
     ended = subprocess.run(

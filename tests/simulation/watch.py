@@ -1,4 +1,4 @@
-"""What has to hold after every step that could break it, and at the end."""
+"""Invariants, checked after every step that could violate them, and at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Looks at every saved cursor, commit and cut of a journal as it comes."""
+    """Checks every saved cursor, every commit and every deletion in a journal."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -34,23 +34,23 @@ class Watch:
         self._reached: dict[str, int] = {}
         self._farthest: dict[str, int] = {}
         self._committed: set[str] = set()
-        """Identities that have, or had before PostgreSQL went back, a row."""
+        """Identities that have a row, or had one before PostgreSQL was restored."""
         self.violations: list[str] = []
         self.ahead: set[str] = set()
         self.nobodys: set[str] = set()
-        """Ids that an operator gave up: they may appear or not."""
+        """Ids that an operator gave up: they may have a row or not."""
         self.given_up: dict[tuple[str, int], str] = {}
-        """The same by journal and offset."""
+        """Those that were given up, by journal and offset."""
 
     def ids_of(self, batch: JournalBatch) -> list[str]:
-        """Of its events, in their order; a gap has none."""
+        """Return the ids of a batch in order; a gap has none."""
         if batch.body not in self._ids:
             heads = decode_heads(events_frame(1, 0, batch.body)) if not batch.is_gap else []
             self._ids[batch.body] = [head.id for head in heads]
         return self._ids[batch.body]
 
-    def look(self) -> None:
-        """At the cursors that have been saved since the last look."""
+    def check(self) -> None:
+        """Check the cursors that were saved since the last check."""
         cursors = self._world.postgres.tables.cursors
         for kept in self._world.kept.values():
             saved = cursors.get(kept.name)
@@ -59,20 +59,20 @@ class Watch:
                 self._check_cursor(kept, saved)
 
     def has_gone_back(self) -> None:
-        """PostgreSQL or a journal has: so may cursors."""
+        """Record that PostgreSQL or a journal was restored: cursors may go back too."""
         self._reached.clear()
 
     def was_passed(self, kept: Kept, offset: int) -> bool:
-        """Whether a cursor ever stood at or behind this offset, even one that PostgreSQL has lost since."""
+        """Whether a cursor ever passed this offset, including cursors that PostgreSQL has lost since."""
         return offset <= self._farthest.get(kept.name, 0)
 
-    def look_at_all(self) -> None:
-        """At every cursor, saved just now or long ago."""
+    def check_all(self) -> None:
+        """Check every cursor."""
         self._seen.clear()
-        self.look()
+        self.check()
 
     def _check_cursor(self, kept: Kept, saved: SavedCursor) -> None:
-        """It stands behind no event without a row, and does not go back while the database and the journal do not."""
+        """Check that a cursor passed no event without a row, and went back only with the database or the journal."""
         last = resume_after(saved.cursor, saved.epochs, kept.epochs)
         if last < self._reached.get(kept.name, 0):
             self.violations.append(f"cursor: it went back from {self._reached[kept.name]} to {last}")
@@ -88,7 +88,7 @@ class Watch:
         return f"{DEFAULT_SOURCE}\0{id}" in self._world.postgres.tables.rows
 
     def over_leases(self, token: str, call: ServerCall) -> ServerCall:
-        """Calls of one holder: they touch nobody else's lease, but to free it, and mark only what has had a row."""
+        """Check a listener's calls: it changes only its own leases, or frees others', and marks only rows."""
 
         async def watched(act: Act) -> Any:
             def act_watched() -> Any:
@@ -103,7 +103,7 @@ class Watch:
         return watched
 
     def _check_leases(self, token: str, before: dict[str, Lease]) -> None:
-        """Who holds a lease, and its mark, never change in place: whatever does is another object."""
+        """Lease entries are never changed in place: a change is another object."""
         leases, now_s = self._world.redis.leases, self._world.loop.time()
         for identity, lease in leases.items():
             if lease.mark and lease is not before.get(identity) and identity not in self._committed:
@@ -116,14 +116,14 @@ class Watch:
                 self.violations.append(f"leases: {token} touched {identity!r} of {held.holder}")
 
     def committed(self, session: Session) -> None:
-        """No effect is there twice, ever: an older state that PostgreSQL goes back to would hide it."""
+        """Check at each commit that no effect exists twice: a restore to an older state would hide it."""
         self._committed |= session.rows.keys()
         effects = self._world.postgres.tables.effects
         if doubled := [id_ for id_ in session.effects if effects[id_] > 1]:
             self.violations.append(f"doubled: {doubled}")
 
     def retired(self, kept: Kept, batches: Sequence[JournalBatch]) -> None:
-        """Nothing goes before it has a row, unless an operator had the group forgotten."""
+        """Check that deleted events have a row, unless an operator had the group forgotten."""
         self._world.injected["retention"] += 1
         if GROUP in kept.groups and kept.groups[GROUP].forgotten:
             for batch in batches:
@@ -134,7 +134,7 @@ class Watch:
             self.violations.append(f"retired: {sorted(gone)} had no row")
 
     def give_up(self, journal: str, batch: JournalBatch) -> None:
-        """An operator has said so."""
+        """Record that an operator gave up a batch."""
         ids = self.ids_of(batch)
         self._world.tell(f"offsets {batch.first_offset} to {batch.last_offset} are given up")
         self.given_up |= {(journal, offset): id_ for offset, id_ in enumerate(ids, batch.first_offset)}
@@ -142,9 +142,9 @@ class Watch:
         self._world.publishers.acknowledged.difference_update(ids)
 
     def lost_conflicts(self) -> Iterator[str]:
-        """Other content under a used identity is kept: every id that was acknowledged with both has one.
+        """Yield ids that were acknowledged with two contents and have no conflict.
 
-        But what PostgreSQL loses of conflicts nobody makes again: cursors are saved over rows, and those are there.
+        Conflicts that PostgreSQL loses are not recreated: their rows exist, so cursors pass them.
         """
         if self.postgres_went_back:
             return
@@ -154,14 +154,14 @@ class Watch:
                 yield f"conflicts: that of {id_!r} is kept nowhere"
 
     def wrong_gaps(self) -> Iterator[str]:
-        """What was given up is recorded as a gap, or was read before; nothing else is recorded."""
+        """Yield gaps that are missing or unexpected: what was given up unread must be recorded, and nothing else."""
         world = self._world
         recorded = {
             (journal, offset)
             for journal, _, first, last, _ in world.postgres.tables.gaps
             for offset in range(first, last + 1)
         }
-        # Into a journal that was restored what was given up may have come back, at another place even.
+        # A restored journal may have again what was given up, even at another offset.
         come_back = {world.kept[producer].name for producer in world.publishers.restores} & self._given_up_of()
         gone = {place for place, id_ in self.given_up.items() if not self._is_ended(id_)}
         if missing := sorted(place for place in gone - recorded if place[0] not in come_back):
@@ -174,7 +174,7 @@ class Watch:
 
 
 class WatchedJournal(MemoryJournal):
-    """Tells what it cuts."""
+    """A journal that reports deletions to the watch."""
 
     def __init__(self, clock: Clock, kept: Kept, watch: Watch) -> None:
         super().__init__(clock, kept)
@@ -189,7 +189,7 @@ class WatchedJournal(MemoryJournal):
 
 
 class WatchedEvents(MemoryEvents):
-    """Tells of the failed attempts that a listener counts."""
+    """An event store that reports counted failures to the watch."""
 
     def __init__(self, world: World, **client: Any) -> None:
         super().__init__(world.postgres, **client)
@@ -202,7 +202,7 @@ class WatchedEvents(MemoryEvents):
 
 
 class WatchedPostgres(MemoryPostgres):
-    """Tells what it commits. A client that is lost leaves its session behind, for a while."""
+    """A PostgreSQL that reports commits to the watch. A lost client leaves its session behind for a while."""
 
     def __init__(self, world: World) -> None:
         super().__init__()

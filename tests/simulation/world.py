@@ -1,4 +1,4 @@
-"""A run: the real producers and listeners on memory, in virtual time, hurt by a schedule, and judged."""
+"""A run: the real producers and listeners on memory stores, in virtual time, with scheduled faults and checks."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ from tests.simulation.watch import Watch, WatchedEvents, WatchedJournal, Watched
 REDIS_DEADLINE_S = 2.0
 DIAL_DEADLINE_S = 10.0
 REST_DEADLINE_S = 300.0
-"""So much virtual time after the last fault has healed, everything has come to rest."""
+"""Within this virtual time after the last fault, everything must have come to rest."""
 CHECK_INTERVAL_S = 1.0
 
 
 class Stalled(Exception):
-    """What should have ended has not."""
+    """The run did not come to rest."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What a run found; `violations` is empty if the promise was kept."""
+    """The result of a run; `violations` is empty if all invariants hold."""
 
     verdict: Verdict
     violations: list[str]
     history: list[str]
     injected: Counter[str]
-    """Faults of which something came, by kind."""
+    """Faults with an effect, by kind."""
     steps: int
 
 
 @dataclass(slots=True)
 class Process:
-    """A listener or a producer: `owner` is this life of it."""
+    """A listener or a producer; `owner` names its current life."""
 
     name: str
     lives: int = 0
@@ -70,15 +70,15 @@ class Process:
     running: bool = False
     service: Any = None
     stop: asyncio.Event | None = None
-    """How a listener is told to stop."""
+    """Stops a listener when set."""
     journal: Any = None
-    """A producer's."""
+    """The journal of a producer."""
 
 
 class World:
-    """Everything there is in a run."""
+    """All processes, servers and links of a run."""
 
-    def __init__(self, schedule: Schedule, loop: VirtualLoop, clock: VirtualClock, *, told: bool) -> None:
+    def __init__(self, schedule: Schedule, loop: VirtualLoop, clock: VirtualClock, *, history: bool) -> None:
         self.schedule = schedule
         self.loop = loop
         self.clock = clock
@@ -88,7 +88,7 @@ class World:
         self.injected: Counter[str] = Counter()
         self.watch = Watch(self)
         self.handled = Handled(self)
-        self.servers = Servers(self.draw, self.watch.look)
+        self.servers = Servers(self.draw, self.watch.check)
         self.publishers = Publishers(self)
         self.postgres = WatchedPostgres(self)
         self.redis = MemoryRedis(loop.time)
@@ -96,7 +96,7 @@ class World:
         self.listeners = [Process(f"listener-{n}") for n in range(schedule.listeners)]
         self.kept = {producer.name: Kept.new(clock) for producer in self.producers}
         self.snapshots: list[tuple[Tables, MemoryRedis]] = []
-        self._told = told
+        self._history_wanted = history
         self._wires: list[Wire] = []
         self._window_bytes = self.draw.choice((32_000, 512 * 1024))
         self._ring_bytes = self.draw.choice((1_000, 64 * 1024))
@@ -117,8 +117,8 @@ class World:
         self._max_age_s = 1e6 if fails_over else self.draw.choice((0.5, 10.0))
 
     def tell(self, text: str) -> None:
-        """For whoever reads the history of a run that failed."""
-        if self._told:
+        """Add a line to the history, which is printed for a failed run."""
+        if self._history_wanted:
             self.history.append(f"{self.loop.now_s - 1_000:8.3f}  {text}")
 
     def listener(self, which: int) -> Process:
@@ -130,14 +130,14 @@ class World:
         return self.producers[which % len(self.producers)]
 
     def process(self, name: str) -> Process:
-        """By its name."""
+        """Return the process with this name."""
         return next(process for process in (*self.producers, *self.listeners) if process.name == name)
 
     # --- connections between listeners and producers ---------------------------------------------------------
 
     @asynccontextmanager
     async def dial(self, url: str) -> AsyncIterator[Wire]:
-        """See Dial; the URL is a producer's name."""
+        """Connect to a producer; the URL is its name."""
         name, producer = owner_name(), self.process(url)
         await sleep(self.servers.latency_s())
         if not producer.running or self.servers.is_cut(name, url) or self.servers.is_cut("listeners", url):
@@ -153,7 +153,7 @@ class World:
             self.break_wires(lambda other: other is wire)
 
     def break_wires(self, concerned: Callable[[Wire], bool]) -> int:
-        """Each side hears of it in its own time; how many there were."""
+        """Break connections; each side notices in its own time. Return their number."""
         broken = [wire for wire in self._wires if concerned(wire)]
         for wire in broken:
             self._wires.remove(wire)
@@ -163,11 +163,11 @@ class World:
         return len(broken)
 
     def edit(self) -> None:
-        """From now on flaky events succeed more often than not; until then they never do."""
+        """Let flaky events succeed more often than not; before, they never do."""
         self._is_edited = True
 
     def received_of(self, producer: str) -> int:
-        """The newest offset that any listener has of a producer."""
+        """Return the newest offset of a producer that any listener has received."""
         services = [process.service for process in self.listeners if process.service is not None]
         feeds = [feed for service in services for feed in service.feeds if feed.url == producer]
         return max((feed.track.watermark.received for feed in feeds if feed.track is not None), default=0)
@@ -175,7 +175,7 @@ class World:
     # --- processes -------------------------------------------------------------------------------------------
 
     def start_producer(self, process: Process) -> None:
-        """Open its journal anew."""
+        """Start a producer, which reopens its journal."""
         self._begin(process)
         with owned_by(process.owner):
             journal = process.journal = WatchedJournal(self.clock, self.kept[process.name], self.watch)
@@ -189,7 +189,7 @@ class World:
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
     def start_listener(self, process: Process) -> None:
-        """A new life, with a token of its own."""
+        """Start a listener with a new token."""
         self._begin(process)
         with owned_by(process.owner):
             begin(self._listen(process))
@@ -223,7 +223,7 @@ class World:
             return Answer(id=ask.id, status=404, body="{}")
 
         def emit(telemetry: TelemetryEvent) -> None:
-            if self._told:
+            if self._history_wanted:
                 self.tell(f"{process.name}: {telemetry}")
 
         return ListenerService(
@@ -250,7 +250,7 @@ class World:
         )
 
     def vanish(self, process: Process) -> bool:
-        """It is gone, without a word; False if it was already."""
+        """Kill a process; return False if it was dead already."""
         if not process.running:
             return False
         self.tell(f"{process.name} vanishes")
@@ -265,7 +265,7 @@ class World:
     # --- the run ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Everything from the first start to rest."""
+        """Run from the first start until all is at rest."""
         for producer in self.producers:
             self.start_producer(producer)
         for listener in self.listeners:
@@ -280,7 +280,7 @@ class World:
                     group.create_task(_at(at_s, self.publishers.publish(self.producer(number).name, events)))
                 for action in self.schedule.actions:
                     group.create_task(_at(action.at_s, self._inflict(action)))
-            self.tell("healed")
+            self.tell("all faults are cleared")
             await self._rest()
         finally:
             for task in upkeep:
@@ -313,7 +313,7 @@ class World:
             await sleep(CHECK_INTERVAL_S)
 
     def _is_at_rest(self) -> bool:
-        """Every listener has seen everything end, and knows that the cursor stands behind it."""
+        """Whether every listener has seen every event end, and knows that the cursor has passed it."""
         rows = {row.id for row in self.postgres.tables.rows.values()}
         everybody = (*self.listeners, *self.producers)
         if self.postgres.tables.outbox or not self.publishers.acknowledged | self.handled.due() <= rows:
@@ -330,8 +330,8 @@ class World:
         return True
 
     def result(self) -> Result:
-        """The judge's word."""
-        self.watch.look_at_all()
+        """Return the judge's result."""
+        self.watch.check_all()
         tables = self.postgres.tables
         verdict = judge(
             Evidence(
@@ -354,7 +354,7 @@ class World:
 
 class _Log:
     async def append(self, lines: Sequence[bytes]) -> None:
-        """Written."""
+        """Do nothing."""
 
 
 def _token(process: Process) -> str:
@@ -370,11 +370,11 @@ async def _at(at_s: float, act: Awaitable[None]) -> None:
     await act
 
 
-def simulate(schedule: Schedule, *, told: bool = False) -> Result:
-    """One run; the same schedule gives the same result."""
+def simulate(schedule: Schedule, *, history: bool = False) -> Result:
+    """Run a schedule; the same schedule gives the same result."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, schedule.seed)
-    world = World(schedule, loop, clock, told=told)
+    world = World(schedule, loop, clock, history=history)
     try:
         loop.run_until_complete(world.run())
     except (Stalled, NothingLeft, Spinning) as error:

@@ -230,7 +230,7 @@ async def test_a_dead_letter_of_the_last_moment_is_logged_before_the_listener_st
 
 
 @in_virtual_time
-async def test_a_listener_that_has_stopped_in_order_has_died_of_nothing(clock: VirtualClock) -> None:
+async def test_an_orderly_stop_is_not_recorded_as_a_crash(clock: VirtualClock) -> None:
     at = await started(clock)
     assert at.servers.postgres.tables.running == {"a"}
     at.stop.set()
@@ -273,7 +273,7 @@ async def test_what_a_listener_could_not_finish_another_one_takes_over_at_once(c
 
 
 @in_virtual_time
-async def test_a_listener_that_is_stopped_while_it_stands_by_ends_at_once(clock: VirtualClock) -> None:
+async def test_a_listener_on_standby_stops_at_once(clock: VirtualClock) -> None:
     at = await started(clock)
     await at.need_more_handlers()
     on_standby = Running(clock, "b", beside=at)

@@ -31,14 +31,14 @@ HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("format", ["console", "json"])
-def test_a_full_disk_under_the_log_stops_nobody(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_the_log_stops_no_process(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         monkeypatch.setattr(sys, "stdout", _Text(full))
         emit = log_telemetry("here", format=format)
         emit(DependencyReady("redis"))
 
 
-async def test_what_is_said_in_a_turn_of_the_loop_goes_out_at_once_before_anything_is_waited_for(
+async def test_lines_of_one_loop_turn_are_written_together_before_any_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[str] = []
@@ -67,7 +67,7 @@ def test_a_stream_that_lacks_characters_gets_every_line_with_them_escaped(
     assert "Processing failed for event" in second
 
 
-def test_a_failed_attempt_is_logged_with_its_traceback_on_lines_that_no_other_line_looks_like(
+def test_a_failed_attempt_is_logged_with_an_indented_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     failed = ProcessingFailed(
@@ -91,7 +91,7 @@ def test_a_failed_attempt_is_logged_with_its_traceback_on_lines_that_no_other_li
         (ForeignValues(1, "key", "''"), "redis"),
     ],
 )
-def test_what_happens_at_a_face_of_the_process_is_not_logged_as_what_happens_to_events(
+def test_lines_about_http_and_connections_have_their_own_component(
     telemetry: TelemetryEvent, component: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_telemetry("here", format="json", level="debug")(telemetry)

@@ -1,4 +1,4 @@
-"""What users' code and libraries log comes out as Oncecast's own lines do, once, with the event that was handled."""
+"""Records of the application and libraries are written in Oncecast's format, once, with the event in progress."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_warnings_are_one_line(entries: list[LogEntry]) -> None:
     assert entry.message.endswith("UserWarning: old")
 
 
-def test_libraries_speak_from_warnings_on_unless_somebody_has_set_their_level(entries: list[LogEntry]) -> None:
+def test_libraries_log_only_warnings_unless_their_level_is_set(entries: list[LogEntry]) -> None:
     for name in ("lib", "installed.part"):
         logging.getLogger(name).handle(of_library(name, logging.INFO))
     logging.getLogger("lib").handle(of_library("lib", logging.WARNING))
@@ -112,7 +112,7 @@ def test_what_users_write_to_the_console_themselves_is_not_written_twice(name: s
     assert entries == []
 
 
-def test_to_capture_twice_writes_once(entries: list[LogEntry]) -> None:
+def test_capturing_twice_writes_once(entries: list[LogEntry]) -> None:
     capture(entries.append, logging.INFO)
     logging.warning("hello")
     assert len(entries) == 1

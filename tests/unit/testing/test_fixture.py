@@ -1,4 +1,4 @@
-"""The fixture `test_listener` comes by itself, and costs nothing where nobody uses it."""
+"""The fixture `test_listener` is available without import, and costs nothing if unused."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_what_no_producer_would_accept_is_an_error_of_the_test(
     assert t.send({"id": "good"}).outcome == "stored", "nothing of it was accepted"
 
 
-def test_nothing_is_sent_where_there_is_nothing(test_listener: MakeTestListener) -> None:
+def test_sending_no_events_does_nothing(test_listener: MakeTestListener) -> None:
     assert test_listener(App()).send_all([]) == []
 
 
@@ -199,7 +199,7 @@ def test_a_failing_event_holds_back_only_its_key(test_listener: MakeTestListener
     assert [result.is_stored for result in t.send_all(of_key("a", "4", "5"))] == [True, True]
 
 
-def test_what_waits_for_an_event_that_does_not_end_does_not_either(test_listener: MakeTestListener) -> None:
+def test_an_event_behind_one_that_does_not_end_does_not_end_either(test_listener: MakeTestListener) -> None:
     seen: list[str] = []
     t = test_listener(ordered(seen))
     t.answer("insert x", psycopg.errors.DeadlockDetected("deadlock"))
@@ -222,7 +222,7 @@ def test_what_waits_for_an_event_that_does_not_end_does_not_either(test_listener
     ],
     ids=["down", "deadlock", "locked"],
 )
-def test_trouble_of_the_database_costs_no_attempt_and_one_that_lasts_is_told(
+def test_database_errors_spend_no_attempt_and_lasting_ones_raise(
     error: psycopg.Error, test_listener: MakeTestListener
 ) -> None:
     app = App()
@@ -261,13 +261,13 @@ def chain() -> App:
     return failing(app, "invoiced", error=ZeroDivisionError("no price"))
 
 
-def test_follow_ups_stay_where_nobody_asks_for_them(test_listener: MakeTestListener) -> None:
+def test_follow_ups_are_not_run_unless_requested(test_listener: MakeTestListener) -> None:
     t = test_listener(chain())
     result = t.send({"type": "ordered"}).raise_if_dead()
     assert ([event.type for event in result.emitted], result.followed) == (["reserved", "invoiced"], [])
 
 
-def test_what_became_of_each_follow_up_is_told_and_one_that_died_is_raised(test_listener: MakeTestListener) -> None:
+def test_each_follow_up_has_a_result_and_a_dead_one_is_raised(test_listener: MakeTestListener) -> None:
     t = test_listener(chain())
     result = t.send({"type": "ordered"}, follow=True)
     reserved, invoiced = result.followed
@@ -338,7 +338,7 @@ async def test_the_lifespan_runs_within() -> None:
     assert [mail.sent for mail in ended] == [["1"]]
 
 
-async def test_a_state_stands_in_for_it() -> None:
+async def test_a_given_state_replaces_the_lifespan() -> None:
     ended: list[Mail] = []
     mine = Mail()
     async with TestListener(mailing(ended), state=mine) as t:
@@ -346,7 +346,7 @@ async def test_a_state_stands_in_for_it() -> None:
     assert (mine.sent, ended) == (["1"], [])
 
 
-async def test_a_lifespan_that_cannot_begin_is_told() -> None:
+async def test_a_lifespan_that_cannot_start_is_reported() -> None:
     async def connect() -> None:
         raise ConnectionRefusedError("no mail server")
 

@@ -1,4 +1,4 @@
-"""In memory a test tells what statements return, and what they raise."""
+"""In memory, a test scripts what statements return and raise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_statements_are_written_down_with_their_parameters_and_white_space_made_
     assert result.statements == t.statements == [Statement("update stock set free = %s", (1,))]
 
 
-def test_rows_are_told_as_a_list_or_as_one(t: SyncTestListener) -> None:
+def test_rows_are_scripted_as_a_list_or_as_one(t: SyncTestListener) -> None:
     t.answer("select free from stock", [{"free": 3}, {"free": 4}])
     t.answer("select sku from stock", {"sku": "A"})
     t.answer("select none", None)
@@ -63,7 +63,7 @@ def test_white_space_and_capitals_do_not_count_and_words_are_whole(t: SyncTestLi
         answer_of(t, "fetch one", "select free from stock_of_yesterday")
 
 
-def test_a_statement_touches_one_row_unless_told(t: SyncTestListener) -> None:
+def test_a_statement_affects_one_row_unless_scripted(t: SyncTestListener) -> None:
     assert answer_of(t, "execute", "update stock set free = 0") == 1
     t.answer("update stock", 0)
     assert answer_of(t, "execute", "update stock set free = 0") == 0
@@ -87,7 +87,7 @@ def test_of_several_answers_the_longest_counts_and_then_the_newest(t: SyncTestLi
     assert answer_of(t, "fetch one", STOCK, ["A"]) == {"free": 3}
 
 
-def test_an_answer_may_be_given_only_so_often(t: SyncTestListener) -> None:
+def test_an_answer_may_be_limited_to_a_number_of_calls(t: SyncTestListener) -> None:
     t.answer(STOCK, {"free": 0})
     t.answer(STOCK, {"free": 5}, times=2)
     assert [answer_of(t, "fetch one", STOCK, ["A"])["free"] for _ in range(3)] == [5, 5, 0]
@@ -103,13 +103,13 @@ def test_a_statement_that_raises_once_is_an_attempt(t: SyncTestListener, error: 
     assert isinstance(result.exception, psycopg.errors.UniqueViolation)
 
 
-def test_an_error_of_a_statement_takes_all_before_it_back(t: SyncTestListener) -> None:
+def test_an_error_of_a_statement_rolls_back_those_before_it(t: SyncTestListener) -> None:
     t.answer("insert", psycopg.errors.UniqueViolation("there already"))
     result = t.send(Event.new("execute", {"query": "insert into stock values (1)"}))
     assert (result.outcome, result.emitted, result.error) == ("dead", [], "UniqueViolation: there already")
 
 
-def test_rows_that_nobody_has_told_say_how_to_tell_them(t: SyncTestListener) -> None:
+def test_a_fetch_without_an_answer_says_how_to_script_one(t: SyncTestListener) -> None:
     with pytest.raises(Unanswered, match=r"t\.answer\('select free from stock where sku = %s', \[\{…\}\]\)"):
         t.send(Event.new("fetch", {"query": "select free\nfrom stock where sku = %s", "params": ["A"]}))
     t.answer("update stock", 1)
@@ -119,7 +119,7 @@ def test_rows_that_nobody_has_told_say_how_to_tell_them(t: SyncTestListener) -> 
     assert answer_of(t, "fetch one", "update stock set free = 0 returning sku") == {"sku": "A"}
 
 
-def test_a_handler_cannot_hide_that_rows_are_not_told(test_listener: MakeTestListener) -> None:
+def test_a_handler_cannot_hide_a_fetch_without_an_answer(test_listener: MakeTestListener) -> None:
     app = App()
 
     @app.on("t")

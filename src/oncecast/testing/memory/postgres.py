@@ -227,10 +227,10 @@ class MemoryPostgres:
 
     def terminate(self, token: str) -> int:
         """End the sessions of a listener; return their number."""
-        doomed = [session for session in self._sessions if session.token == token]
-        for session in doomed:
+        terminated = [session for session in self._sessions if session.token == token]
+        for session in terminated:
             self.roll_back(session)
-        return len(doomed)
+        return len(terminated)
 
     def snapshot(self) -> Tables:
         """Return a copy of the committed data, for `fail_over`."""

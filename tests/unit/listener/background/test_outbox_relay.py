@@ -1,4 +1,4 @@
-"""What handlers emit is relayed when there is something, and again when a producer was away."""
+"""Emitted events are relayed when there are any, and again after an outage of the producer."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_it_relays_when_woken(clock: VirtualClock) -> None:
 
 
 @in_virtual_time
-async def test_it_looks_now_and_then_though_nobody_wakes_it(clock: VirtualClock) -> None:
+async def test_it_checks_the_outbox_periodically_without_being_woken(clock: VirtualClock) -> None:
     at = Harness(clock)
     async with running(at.station.relay_loop()):
         await clock.sleep(AT_ONCE_S)
@@ -73,7 +73,7 @@ async def test_it_looks_now_and_then_though_nobody_wakes_it(clock: VirtualClock)
 
 
 @in_virtual_time
-async def test_a_producer_that_is_away_holds_it_up_and_is_told_of_once(clock: VirtualClock) -> None:
+async def test_an_unreachable_producer_blocks_the_outbox_and_is_reported_once(clock: VirtualClock) -> None:
     at = Harness(clock)
     at.errors = [Unavailable("away")] * 2
     async with running(at.station.relay_loop()):
@@ -90,7 +90,7 @@ async def test_a_producer_that_is_away_holds_it_up_and_is_told_of_once(clock: Vi
 
 
 @in_virtual_time
-async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_pieces(clock: VirtualClock) -> None:
+async def test_a_slow_producer_gets_smaller_chunks(clock: VirtualClock) -> None:
     at = Harness(clock, RelayLimits(chunk_events=8))
     at.can_take = 2
     emitted = [b"%d" % n for n in range(8)]
@@ -103,7 +103,7 @@ async def test_what_is_too_much_for_a_slow_producer_is_brought_to_it_in_smaller_
 
 
 @in_virtual_time
-async def test_what_no_producer_takes_is_told_and_holds_up_nothing(clock: VirtualClock) -> None:
+async def test_an_event_that_no_producer_accepts_is_reported_and_blocks_nothing(clock: VirtualClock) -> None:
     at = Harness(clock)
     at.errors = [EmissionRefused("too large", 0)]
     async with running(at.station.relay_loop()):

@@ -60,7 +60,7 @@ async def test_all_old_rows_are_deleted_in_batches_and_reported_as_one_number(cl
 
 
 @in_virtual_time
-async def test_where_no_row_is_old_nothing_is_reported(clock: VirtualClock) -> None:
+async def test_without_old_rows_nothing_is_reported(clock: VirtualClock) -> None:
     at = Pruning(clock)
     async with running(at.pruner.prune_loop()):
         await clock.sleep(ROUND_S)
@@ -116,7 +116,7 @@ async def test_an_error_of_postgresql_leaves_old_rows_for_the_next_round(clock: 
 
 @pytest.mark.parametrize(("keep_s", "interval_s"), [(KEEP_S, INTERVAL_S), (10.0, 10.0)])
 @in_virtual_time
-async def test_rows_are_looked_for_every_half_minute_or_as_often_as_they_grow_old(
+async def test_rows_are_pruned_every_half_minute_or_as_often_as_their_maximum_age(
     clock: VirtualClock, keep_s: float, interval_s: float
 ) -> None:
     at = Pruning(clock, keep_s=keep_s)

@@ -52,7 +52,7 @@ async def test_a_listener_with_more_handlers_works_and_the_others_stop(clock: Vi
 
 
 @in_virtual_time
-async def test_a_listener_that_lacks_a_handler_stands_by_and_says_so_once(clock: VirtualClock) -> None:
+async def test_a_listener_that_lacks_a_handler_goes_on_standby_and_reports_it_once(clock: VirtualClock) -> None:
     group = Group(clock)
     await group.join(ORDERS, MAIL).ask()
     lacking = group.join(ORDERS)
@@ -94,7 +94,7 @@ async def test_an_application_is_forced_on_the_group_only_once(clock: VirtualClo
 
 
 @in_virtual_time
-async def test_a_listener_that_stands_by_works_once_the_group_needs_no_handler_that_it_lacks(
+async def test_a_listener_leaves_standby_once_the_group_needs_no_handler_that_it_lacks(
     clock: VirtualClock,
 ) -> None:
     group = Group(clock)
@@ -107,7 +107,7 @@ async def test_a_listener_that_stands_by_works_once_the_group_needs_no_handler_t
 
 
 @in_virtual_time
-async def test_while_postgresql_is_away_everything_stays_as_it_is(clock: VirtualClock) -> None:
+async def test_while_postgresql_is_down_standby_does_not_change(clock: VirtualClock) -> None:
     group = Group(clock)
     working = group.join(ORDERS)
     await working.ask()

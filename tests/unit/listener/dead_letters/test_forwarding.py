@@ -1,4 +1,4 @@
-"""The sending station: at least once, in the face of a broker that comes and goes, and said once each way."""
+"""Forwarding to a broker that fails and recovers: at least once, each change of state reported once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMES = SendingTimes(recheck_soon_s=0.02, retry=Backoff(base_s=0.01, max_s=0.02)
 
 
 class Broker:
-    """Takes what it is given, unless told otherwise."""
+    """A broker that accepts everything, unless scripted."""
 
     max_bytes = 100_000
 
@@ -89,7 +89,7 @@ async def bench() -> Bench:
 STATES = (DependencyLost, DependencyReady)
 
 
-async def test_all_that_waits_is_sent_and_counted(bench: Bench) -> None:
+async def test_all_unsent_dead_letters_are_sent_and_counted(bench: Bench) -> None:
     await bench.dead_letter(*range(1, 46))
     assert await bench.forwarder.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(1, 46))
@@ -99,7 +99,7 @@ async def test_all_that_waits_is_sent_and_counted(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["away", "frozen", "full"])
-async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_all_is_well(
+async def test_an_outage_of_the_broker_and_its_end_are_each_reported_once(
     trouble: str,
 ) -> None:
     bench = Bench(others_after_s=0.0)
@@ -120,7 +120,7 @@ async def test_a_broker_in_trouble_is_told_once_tried_again_and_told_once_when_a
     running.cancel()
 
 
-async def test_one_that_is_refused_holds_no_other_back(bench: Bench) -> None:
+async def test_a_refused_dead_letter_does_not_delay_the_others(bench: Bench) -> None:
     bench.broker.bad = {"id-1"}
     await bench.dead_letter(*range(1, 31))
     assert await bench.forwarder.send()
@@ -129,7 +129,7 @@ async def test_one_that_is_refused_holds_no_other_back(bench: Bench) -> None:
     assert bench.forwarder.is_up
 
 
-async def test_a_chunk_that_is_refused_makes_way_for_the_next(bench: Bench) -> None:
+async def test_after_a_refused_chunk_the_next_one_is_sent(bench: Bench) -> None:
     bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_SIZE + 1)}
     await bench.dead_letter(*range(1, CHUNK_SIZE + 2))
     assert not await bench.forwarder.send()
@@ -139,7 +139,7 @@ async def test_a_chunk_that_is_refused_makes_way_for_the_next(bench: Bench) -> N
     assert bench.forwarder.is_up
 
 
-async def test_a_new_letter_is_sent_as_soon_as_it_is_told_of(bench: Bench) -> None:
+async def test_a_new_dead_letter_is_sent_at_once(bench: Bench) -> None:
     running = asyncio.create_task(bench.forwarder.send_loop())
     for n in range(1, 4):
         await bench.dead_letter(n)
@@ -148,7 +148,7 @@ async def test_a_new_letter_is_sent_as_soon_as_it_is_told_of(bench: Bench) -> No
     running.cancel()
 
 
-async def test_a_drain_sends_what_there_is_and_waits_no_longer_than_it_may(bench: Bench) -> None:
+async def test_a_drain_sends_all_unsent_dead_letters_within_its_time(bench: Bench) -> None:
     await bench.dead_letter(1)
     await bench.forwarder.drain(5.0)
     assert bench.broker.got == ["id-1"]

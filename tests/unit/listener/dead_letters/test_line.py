@@ -35,7 +35,7 @@ def test_a_message_is_the_line_of_the_file() -> None:
     assert "oncecast dead-letters replay --source /shop -- 'o 1'" in body["note"]
 
 
-def test_one_that_is_too_long_goes_without_its_data_and_says_how_to_see_it() -> None:
+def test_a_message_that_is_too_long_omits_the_data_and_names_the_command_that_shows_it() -> None:
     body = msgspec.json.decode(message_of(dead_letter("x" * 10_000, trace="kept"), 5_000).body)
     assert body["event"]["type"] == "order"
     assert body["event"]["trace"] == "kept"
@@ -44,7 +44,7 @@ def test_one_that_is_too_long_goes_without_its_data_and_says_how_to_see_it() -> 
     assert "oncecast dead-letters show --source /shop -- 'o 1'" in body["note"]
 
 
-def test_one_whose_error_and_attributes_are_too_long_still_tells_which_it_is() -> None:
+def test_a_message_with_a_long_error_and_long_attributes_still_has_the_identity() -> None:
     message = message_of(dead_letter(None, error="x" * 20_000, trace="y" * 20_000), 2_000)
     assert len(message.body) < 2_000
     body = msgspec.json.decode(message.body)
@@ -53,7 +53,7 @@ def test_one_whose_error_and_attributes_are_too_long_still_tells_which_it_is() -
 
 
 @pytest.mark.parametrize("raw", [b'{"id":"o 1","data":"\xff', b"[]", b"[" * 100_000])
-def test_one_that_is_too_long_and_cannot_be_read_still_tells_which_it_is(raw: bytes) -> None:
+def test_a_long_message_about_unreadable_json_still_has_the_identity(raw: bytes) -> None:
     given = dataclasses.replace(dead_letter(1), raw=raw + b" " * 10_000)
     body = msgspec.json.decode(message_of(given, 2_000).body)
     assert body["event"] == {"source": "/shop", "id": "o 1"}

@@ -58,7 +58,7 @@ class Filing:
 
 
 @in_virtual_time
-async def test_each_dead_letter_gets_one_line_in_the_order_of_their_deaths(clock: VirtualClock) -> None:
+async def test_each_dead_letter_gets_one_line_in_order(clock: VirtualClock) -> None:
     at = Filing(clock)
     await at.die("x", "y")
     assert await at.logger.log()

@@ -1,4 +1,4 @@
-"""A replay and the end of the process: what is under way may finish, nothing is begun, and nothing outlives it."""
+"""Replays while the process stops: running ones may finish, no new one starts, none outlives the process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def at() -> Harness:
     return harness
 
 
-async def test_a_drain_waits_for_the_replay_that_is_under_way_and_begins_no_other(at: Harness) -> None:
+async def test_a_drain_waits_for_the_running_replay_and_starts_no_other(at: Harness) -> None:
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         first = group.create_task(at.replays.replay(SOURCE, "id-1"))
         second = group.create_task(at.replays.replay(SOURCE, "id-2"))
@@ -68,7 +68,7 @@ async def test_a_drain_waits_for_the_replay_that_is_under_way_and_begins_no_othe
     assert at.statuses() == ["stored", "dead"]
 
 
-async def test_a_replay_that_takes_longer_than_the_drain_may_is_cut_short_as_if_never_asked(at: Harness) -> None:
+async def test_a_replay_that_exceeds_the_drain_timeout_is_cancelled_and_changes_nothing(at: Harness) -> None:
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         replay = group.create_task(at.replays.replay(SOURCE, "id-1"))
         await at.began.wait()
@@ -78,7 +78,7 @@ async def test_a_replay_that_takes_longer_than_the_drain_may_is_cut_short_as_if_
     assert (at.statuses(), at.telemetry_events) == (["dead", "dead"], [])
 
 
-async def test_whoever_asked_may_go_away_and_the_drain_still_waits(at: Harness) -> None:
+async def test_a_replay_continues_without_its_caller_and_the_drain_waits_for_it(at: Harness) -> None:
     """As the feed does that an operator's question came by."""
     async with asyncio.timeout(120):
         asked = asyncio.create_task(at.replays.replay(SOURCE, "id-1"))
@@ -90,7 +90,7 @@ async def test_whoever_asked_may_go_away_and_the_drain_still_waits(at: Harness) 
     assert at.statuses() == ["stored", "dead"]
 
 
-async def test_a_replay_whose_handler_finds_no_thread_is_as_if_never_asked() -> None:
+async def test_a_replay_whose_handler_finds_no_free_thread_changes_nothing() -> None:
     at, app = Harness(), App()
     await at.dead_letter()
 

@@ -1,4 +1,4 @@
-"""Attempts run together, or one runs alone, and nobody waits for ever."""
+"""Attempts run shared or exclusively, and each gets its turn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=12))
-def test_nothing_runs_beside_one_that_is_alone_and_all_come_to_run(
+def test_an_exclusive_run_runs_alone_and_all_runs_get_their_turn(
     runs: list[tuple[bool, int, int, bool]],
 ) -> None:
-    """Whoever comes when, however long it takes, and whether or not it is cancelled on its way."""
+    """In any order of arrival, for any duration, with or without cancellation."""
     running: list[bool] = []
     ran: list[int] = []
 

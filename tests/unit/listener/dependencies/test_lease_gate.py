@@ -131,7 +131,7 @@ async def test_released_leases_are_free_for_another_listener(clock: VirtualClock
 
 
 @in_virtual_time
-async def test_leases_that_redis_could_not_be_told_to_release_are_no_longer_held(clock: VirtualClock) -> None:
+async def test_leases_that_could_not_be_released_in_redis_are_no_longer_held(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     batch = arrivals(2)
     await at.leases.claim(batch)
@@ -180,7 +180,7 @@ async def test_an_isolated_attempt_is_recorded_in_the_lease_if_there_is_one(cloc
 
 
 @in_virtual_time
-async def test_nobody_is_known_to_be_dead_while_redis_is_away(clock: VirtualClock) -> None:
+async def test_no_listener_is_declared_dead_while_redis_is_down(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     await at.other_leases.heartbeat()
     assert await at.leases.counters(["b", "c"]) == {"b": 1, "c": None}
@@ -199,7 +199,7 @@ class OverwrittenLeases(MemoryLeases):
 
 
 @in_virtual_time
-async def test_foreign_values_are_warned_of_at_most_every_ten_seconds(clock: VirtualClock) -> None:
+async def test_warnings_about_foreign_values_are_ten_seconds_apart(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     gate = at.lease_gate(OverwrittenLeases)
     await gate.claim(arrivals(3))

@@ -1,4 +1,4 @@
-"""An outage of PostgreSQL is found in time, told once, and costs no attempt anything."""
+"""An outage of PostgreSQL is detected in time, reported once, and spends no attempt."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def it() -> Watched:
     return Watched()
 
 
-async def test_an_outage_is_told_once_and_so_is_its_end_while_work_may_go_on(it: Watched) -> None:
+async def test_an_outage_and_its_end_are_each_reported_once_while_work_continues(it: Watched) -> None:
     it.postgres.error = Unavailable("PostgreSQL: refused")
     for _ in range(4):
         await it.check()
@@ -68,7 +68,7 @@ async def test_an_outage_is_told_once_and_so_is_its_end_while_work_may_go_on(it:
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: refused"), DependencyReady("database")]
 
 
-async def test_what_is_over_within_a_second_is_no_outage(it: Watched) -> None:
+async def test_an_interruption_of_less_than_a_second_is_no_outage(it: Watched) -> None:
     it.postgres.error = Unavailable("PostgreSQL: refused")
     await it.check()
     await it.check(after_s=0.5)
@@ -112,7 +112,7 @@ async def test_a_lock_on_the_probes_table_is_an_answer(it: Watched) -> None:
     assert it.telemetry_events == []
 
 
-async def test_attempts_that_end_are_proof_enough_and_nothing_is_asked(it: Watched) -> None:
+async def test_no_ping_is_sent_while_attempts_succeed(it: Watched) -> None:
     (arrival,) = arrivals(1)
     for _ in range(3):
         it.gate.asked(arrival)
@@ -121,7 +121,7 @@ async def test_attempts_that_end_are_proof_enough_and_nothing_is_asked(it: Watch
     assert it.postgres.probes == []
 
 
-async def test_a_write_is_asked_for_while_an_attempt_waits_and_only_then(it: Watched) -> None:
+async def test_pings_write_only_while_an_attempt_waits(it: Watched) -> None:
     await it.check()
     it.gate.asked(arrivals(1)[0])
     await it.check()
@@ -183,7 +183,7 @@ async def test_a_cancelled_attempt_is_no_answer(it: Watched) -> None:
     assert it.telemetry_events == [DependencyLost("database", "PostgreSQL: No space")]
 
 
-async def test_a_pause_after_a_suspicion_is_not_told_again(it: Watched) -> None:
+async def test_a_pause_after_a_reported_outage_is_not_reported_again(it: Watched) -> None:
     it.gate.report_down(Unavailable("PostgreSQL: refused"))
     it.gate.lost(Unavailable("PostgreSQL: couldn't get a connection"))
     it.gate.report_up()

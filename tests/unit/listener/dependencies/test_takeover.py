@@ -1,4 +1,4 @@
-"""What others have taken is watched until it has ended, is free, or its holder is dead."""
+"""Events leased elsewhere are watched until they have ended, are free, or their lease owner is dead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.clock import ManualClock
 
 
 class Gate:
-    """Redis as the test says it is."""
+    """A scripted LeaseGate."""
 
     def __init__(self) -> None:
         self.answer = Claims()
@@ -74,7 +74,7 @@ class Harness:
         await self.watch.check()
 
 
-async def test_taken_is_never_final() -> None:
+async def test_an_event_leased_elsewhere_is_watched_until_it_ends() -> None:
     at = Harness()
     for n in range(100):
         at.gate.counter = n
@@ -82,14 +82,14 @@ async def test_taken_is_never_final() -> None:
     assert (at.over, at.back, at.watch.count) == ([], [], 2)
 
 
-async def test_what_is_marked_has_ended_and_what_is_free_comes_back() -> None:
+async def test_events_with_a_done_marker_end_and_free_events_are_requeued() -> None:
     at = Harness()
     at.gate.answer = Claims(ended=at.taken[:1], free=at.taken[1:])
     await at.check_at(0)
     assert (at.over, at.back, at.watch.count) == (["1"], ["2"], 0)
 
 
-async def test_a_dead_holders_sessions_end_before_its_leases_are_broken() -> None:
+async def test_the_sessions_of_a_dead_lease_owner_end_before_its_leases_are_broken() -> None:
     at = Harness()
     await at.check_at(0)
     await at.check_at(3.9)
@@ -99,7 +99,7 @@ async def test_a_dead_holders_sessions_end_before_its_leases_are_broken() -> Non
     assert at.telemetry_events == [TakenOver(2, "holder")]
 
 
-async def test_without_postgresql_nobody_is_rescued_yet() -> None:
+async def test_without_postgresql_there_is_no_takeover() -> None:
     at = Harness()
     at.store.is_up = False
     await at.check_at(0)
@@ -110,7 +110,7 @@ async def test_without_postgresql_nobody_is_rescued_yet() -> None:
     assert at.back == ["1", "2"]
 
 
-async def test_while_redis_is_away_time_does_not_count_against_a_holder() -> None:
+async def test_while_redis_is_down_no_lease_owner_is_declared_dead() -> None:
     at = Harness()
     await at.check_at(0)
     at.gate.is_up = False
@@ -121,7 +121,7 @@ async def test_while_redis_is_away_time_does_not_count_against_a_holder() -> Non
 
 
 @pytest.mark.parametrize(("sessions", "charged"), [(Sessions.NONE, True), (Sessions.SILENT, False)])
-async def test_a_death_is_charged_only_where_the_sessions_have_ended_with_the_process(
+async def test_a_crash_is_counted_only_if_the_sessions_ended_with_the_process(
     sessions: Sessions, charged: bool
 ) -> None:
     at = Harness()
@@ -131,7 +131,7 @@ async def test_a_death_is_charged_only_where_the_sessions_have_ended_with_the_pr
     assert (at.gate.charged, at.back) == ([charged], ["1", "2"])
 
 
-async def test_a_holder_that_works_in_postgresql_is_not_taken_over_though_it_beats_no_more() -> None:
+async def test_a_lease_owner_that_works_in_postgresql_is_not_taken_over_without_heartbeat() -> None:
     at = Harness()
     at.store.sessions = Sessions.IN_USE
     await at.check_at(0)

@@ -1,4 +1,4 @@
-"""A feed takes nothing on trust from a producer, and comes back whatever the producer does."""
+"""A feed checks everything that a producer sends, and reconnects whatever the producer does."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ async def test_a_new_group_begins_a_cursor_before_it_reads_so_that_what_it_misse
     assert resumed == ["e1:41"]
 
 
-async def test_a_cursor_is_of_a_lost_future_only_if_a_welcome_that_came_after_it_does_not_name_its_opening() -> None:
+async def test_a_cursor_is_of_a_divergent_history_only_if_a_later_welcome_does_not_name_its_epoch() -> None:
     lost, journals = [*EPOCHS, Epoch("e9", 10)], [*EPOCHS, Epoch("e2", 12)]
     resumed: list[str | None] = []
     async with producer(notes(resumed, journals)) as at:
@@ -218,7 +218,7 @@ async def test_a_cursor_is_of_a_lost_future_only_if_a_welcome_that_came_after_it
     assert resumed == ["e1:9"]
 
 
-async def test_a_welcome_that_is_older_than_the_cursor_moves_nothing() -> None:
+async def test_a_welcome_older_than_the_cursor_changes_nothing() -> None:
     outdated, journals = [*EPOCHS, Epoch("e9", 10)], [*EPOCHS, Epoch("e2", 12)]
     resumed: list[str | None] = []
     async with producer(notes(resumed, outdated), notes(resumed, journals)) as at:
@@ -228,7 +228,7 @@ async def test_a_welcome_that_is_older_than_the_cursor_moves_nothing() -> None:
     assert resumed == ["e2:41"]
 
 
-async def test_a_journal_that_was_restored_is_read_from_where_the_histories_part() -> None:
+async def test_a_restored_journal_is_read_from_where_the_histories_diverge() -> None:
     resumed: list[str | None] = []
 
     async def before(connection: ServerConnection) -> None:
@@ -248,7 +248,7 @@ async def test_a_journal_that_was_restored_is_read_from_where_the_histories_part
     assert [x.cursor for x in at.arrived[-2:]] == ["e2:2", "e2:3"]
 
 
-async def test_credit_goes_back_as_events_end_and_are_saved_but_for_small_change() -> None:
+async def test_credit_is_returned_in_portions_as_events_end_and_are_saved() -> None:
     credited: list[int] = []
     text = frame(1, *map(str, range(1, 101)), size_bytes=300)
 
@@ -298,7 +298,7 @@ async def test_credit_goes_back_as_events_end_and_are_saved_but_for_small_change
         '{"verb":"events","offset":1,"at":0,"events":' + "[" * 100_000,
     ],
 )
-async def test_garbage_ends_the_connection_is_told_and_the_next_one_works(text: str) -> None:
+async def test_invalid_frames_end_the_connection_with_a_reason_and_the_next_one_works(text: str) -> None:
     async with producer(sends(text), sends(frame(1, "fine"))) as at:
         assert await at.has_arrived(1) == ["fine"]
     assert len(at.told(Connected)) == 2
@@ -319,7 +319,7 @@ async def test_garbage_ends_the_connection_is_told_and_the_next_one_works(text: 
         '{"verb":"welcome","journal":"' + "j" * 10_000 + '","epochs":[["e1",1]],"first":1,"last":0}',
     ],
 )
-async def test_a_welcome_that_names_a_place_that_cannot_be_ends_the_connection_before_anything_is_saved(
+async def test_a_welcome_with_impossible_offsets_ends_the_connection_before_a_save(
     text: str,
 ) -> None:
     saved: list[SavedCursor | None] = []
@@ -335,7 +335,7 @@ async def test_a_welcome_that_names_a_place_that_cannot_be_ends_the_connection_b
     assert "invalid frame" in at.told(Disconnected)[0].reason
 
 
-async def test_a_broken_frame_keeps_no_credit_for_ever() -> None:
+async def test_a_broken_frame_keeps_no_credit() -> None:
     resumed: list[int] = []
     broken = '{"verb":"events","offset":1,"at":0,"events":[],"padding":"' + "x" * (WINDOW_BYTES // 2) + '"}'
 
@@ -353,7 +353,7 @@ async def test_a_broken_frame_keeps_no_credit_for_ever() -> None:
     assert set(resumed) == {WINDOW_BYTES}
 
 
-async def test_a_full_window_takes_nothing_more_however_often_the_connection_breaks() -> None:
+async def test_a_full_window_accepts_no_more_even_over_new_connections() -> None:
     sent: list[int] = []
 
     async def floods(connection: ServerConnection) -> None:
@@ -384,7 +384,7 @@ async def test_a_full_window_takes_nothing_more_however_often_the_connection_bre
     assert taken <= 3
 
 
-async def test_a_track_that_is_forgotten_again_while_its_successor_is_made_is_forgotten_once() -> None:
+async def test_a_track_superseded_twice_is_counted_once() -> None:
     async with producer(sends(frame(1, "a"))) as at:
         await at.has_arrived(1)
         at.is_ready.clear()
@@ -400,7 +400,7 @@ async def test_a_track_that_is_forgotten_again_while_its_successor_is_made_is_fo
     assert len(at.told(Disconnected)) == 1
 
 
-async def test_what_comes_on_a_track_that_is_abandoned_is_left_to_its_successor() -> None:
+async def test_arrivals_on_a_superseded_track_are_left_to_its_successor() -> None:
     """It would have no place in the order of its key: that is forgotten."""
     at = Harness("ws://nowhere")
 
@@ -423,7 +423,7 @@ async def test_what_comes_on_a_track_that_is_abandoned_is_left_to_its_successor(
     assert [arrival.id for arrival in at.arrived] == ["a"]
 
 
-async def test_a_full_window_of_a_track_that_is_forgotten_keeps_nobody_from_reading_again() -> None:
+async def test_a_full_window_of_a_superseded_track_does_not_block_its_successor() -> None:
     """No cursor will ever be saved over it."""
     flood = frame(1, *map(str, range(1, 41)), size_bytes=WINDOW_BYTES // 30)
 
@@ -478,7 +478,7 @@ async def test_offsets_that_go_backwards_are_an_overlap_and_nothing_arrives_twic
         assert await at.has_arrived(3) == ["a", "b", "c"]
 
 
-async def test_whoever_does_not_speak_the_protocol_is_told_plainly() -> None:
+async def test_a_server_without_the_protocol_is_reported_plainly() -> None:
     async def silent(connection: ServerConnection) -> None:
         await connection.wait_closed()
 
@@ -495,7 +495,7 @@ async def test_whoever_does_not_speak_the_protocol_is_told_plainly() -> None:
     assert "oncecast.v1" in first.reason
 
 
-async def test_what_is_asked_is_answered_while_events_go_on_arriving() -> None:
+async def test_requests_are_answered_while_events_arrive() -> None:
     answers: list[Answer] = []
 
     async def script(connection: ServerConnection) -> None:
@@ -521,7 +521,7 @@ async def test_what_is_asked_is_answered_while_events_go_on_arriving() -> None:
     assert sorted((answer.id, answer.body) for answer in answers) == [(7, "/7"), (8, "/8")]
 
 
-async def test_a_producer_that_asks_without_waiting_for_answers_is_left() -> None:
+async def test_a_producer_that_floods_with_requests_is_disconnected() -> None:
     flood = [encode(Ask(id=n, method="GET", path="/")) for n in range(200)]
     async with producer(sends(*flood)) as at:
 
@@ -584,7 +584,7 @@ async def test_an_event_larger_than_the_window_arrives_alone() -> None:
         assert not at.told(Disconnected)
 
 
-async def test_the_wait_grows_until_a_connection_has_brought_something() -> None:
+async def test_the_back_off_grows_until_a_connection_has_received_a_frame() -> None:
     """A connection that breaks right after its welcome is made again ever more seldom, and is counted on."""
 
     async def hangs_up(connection: ServerConnection) -> None:
@@ -603,7 +603,7 @@ async def test_the_wait_grows_until_a_connection_has_brought_something() -> None
     assert [telemetry.attempt for telemetry in at.told(Reconnecting)][:5] == [1, 2, 3, 1, 1]
 
 
-async def test_a_producer_that_names_anothers_journal_without_its_key_brings_nothing_and_moves_nothing() -> None:
+async def test_a_producer_without_the_key_of_its_journal_is_refused_and_moves_no_cursor() -> None:
     async def hostile(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             await greet(connection, key="guessed")
@@ -629,7 +629,7 @@ async def test_a_producer_that_names_anothers_journal_without_its_key_brings_not
         assert "delete the journal's row from g.journals" in told
 
 
-async def test_who_is_not_shown_the_journals_key_learns_which_token_is_wrong() -> None:
+async def test_without_the_journal_key_the_reason_names_the_wrong_token() -> None:
     async def script(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             await greet(connection, key=None)
@@ -643,7 +643,7 @@ async def test_who_is_not_shown_the_journals_key_learns_which_token_is_wrong() -
     assert at.store.key_hash is None, "nothing is remembered of it"
 
 
-async def test_two_feeds_never_read_one_journal_at_a_time_and_the_second_goes_on_when_the_first_is_gone() -> None:
+async def test_only_one_feed_reads_a_journal_and_the_second_continues_when_the_first_ends() -> None:
     first_may_end = asyncio.Event()
     resumed: list[str | None] = []
 

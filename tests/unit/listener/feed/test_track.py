@@ -17,7 +17,7 @@ from oncecast.listener.feed.track import EVENT_COST_BYTES
 from tests.support.arrivals import Credit, frame, receive, track
 
 
-def test_arrivals_carry_their_place_and_their_bytes() -> None:
+def test_arrivals_have_their_offset_and_their_bytes() -> None:
     (first, second) = receive(track(6), frame(7, "a", "b"))
     assert [(x.offset, x.id, x.source, x.type, x.cursor) for x in (first, second)] == [
         (7, "a", "/oncecast", "tick", "e1:7"),
@@ -26,8 +26,8 @@ def test_arrivals_carry_their_place_and_their_bytes() -> None:
     assert msgspec.json.decode(second.raw)["id"] == "b"
 
 
-def test_a_track_that_is_abandoned_holds_nothing_any_more_and_goes_itself() -> None:
-    """Arrivals know their track and are no garbage collector's: held by it, they would keep each other for ever."""
+def test_a_superseded_track_keeps_nothing_in_memory() -> None:
+    """Arrivals reference their track and are not garbage-collected: held by it, they would keep each other alive."""
     on = track()
     arrivals = receive(on, frame(1, "a", "b"))
     on.abandon()
@@ -39,7 +39,7 @@ def test_a_track_that_is_abandoned_holds_nothing_any_more_and_goes_itself() -> N
     assert gone() is None
 
 
-def test_an_abandoned_track_counts_what_has_neither_ended_nor_been_dropped() -> None:
+def test_a_superseded_track_counts_arrivals_neither_ended_nor_dropped() -> None:
     on = track()
     ended, ends, dropped = receive(on, frame(1, "a", "b", "c"))
     on.end([ended])
@@ -71,7 +71,7 @@ def test_a_frame_that_no_journal_sends_or_that_would_skip_events_is_an_error(tex
         receive(track(), text)
 
 
-def test_what_the_producer_no_longer_has_is_passed_over() -> None:
+def test_offsets_that_the_producer_has_deleted_are_skipped() -> None:
     on = track(5)
     on.first = 1_000_000_000
     (arrival,) = receive(on, frame(1_000_000_000, "a"))
@@ -149,7 +149,7 @@ def test_all_credit_of_what_has_ended_and_is_saved_goes_back_to_the_byte(
     assert credit.bytes == sent_bytes
 
 
-def test_what_has_ended_is_told_up_to_the_watermark_and_forgotten_once_saved() -> None:
+def test_ended_arrivals_are_returned_up_to_the_watermark_and_forgotten_once_saved() -> None:
     on = track()
     a, b, c = receive(on, frame(1, "a", "b", "c"))
     on.end([a, c])
@@ -171,7 +171,7 @@ def test_an_event_that_stays_does_not_keep_the_rest_of_its_frame_in_memory() -> 
     assert msgspec.json.decode(stays.raw)["id"] == "a"
 
 
-def test_what_ends_behind_a_cursor_that_another_has_saved_gives_all_its_credit_back() -> None:
+def test_an_event_that_ends_behind_the_saved_cursor_returns_all_its_credit() -> None:
     credit = Credit()
     on = track(0, credit)
     text = frame(1, "a", "b")

@@ -1,4 +1,4 @@
-"""What becomes of an attempt: ended, back with or without a spent attempt, or to its grave."""
+"""The outcome of an attempt: ended, requeued with or without a spent attempt, or dead-lettered."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Store:
         self.never: set[str] = set()
         self.stored: list[str] = []
         self.dead_lettered: list[tuple[str, BaseException]] = []
-        self.burial = Outcome.STORED
+        self.dead_letter_outcome = Outcome.STORED
         self.counted: list[FailedAttempt] = []
         self.counts: list[int | Exception] = []
         self.earlier: list[EarlierAttempts] = []
@@ -87,7 +87,7 @@ class Store:
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         self._refuse()
         self.dead_lettered.append((arrival.id, cause))
-        return DeadLettered(self.burial, arrival.attempts)
+        return DeadLettered(self.dead_letter_outcome, arrival.attempts)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         self.counted.append(failure)
@@ -102,7 +102,7 @@ class Store:
 
 
 class CrashLog:
-    """PostgreSQL's count of who died of what."""
+    """The crash log in PostgreSQL."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -117,7 +117,7 @@ class CrashLog:
 
 
 class Harness:
-    """An attempt station whose exits are lists."""
+    """An attempt stage that records its calls in lists."""
 
     def __init__(self, app: App | None = None) -> None:
         self.store = Store()
@@ -180,7 +180,7 @@ async def test_a_transient_error_of_the_database_is_tried_again_within_the_attem
     assert at.database.is_up
 
 
-async def test_when_the_tries_are_used_up_everything_pauses_and_no_attempt_is_spent() -> None:
+async def test_after_the_last_database_retry_the_listener_pauses_and_spends_no_attempt() -> None:
     at = Harness()
     at.store.refusals = [Unavailable("x")] * 3
     work = arrivals(5)
@@ -190,7 +190,7 @@ async def test_when_the_tries_are_used_up_everything_pauses_and_no_attempt_is_sp
     assert (at.database.is_up, at.pauses) == (False, 1)
 
 
-async def test_while_the_database_is_known_to_be_down_nobody_waits_for_more_tries() -> None:
+async def test_no_retry_is_made_while_the_database_is_known_to_be_down() -> None:
     at = Harness()
     at.database.lost(Unavailable("told by another lane"))
     at.store.refusals = [Unavailable("x")]
@@ -198,9 +198,7 @@ async def test_while_the_database_is_known_to_be_down_nobody_waits_for_more_trie
     assert at.told(InsertFailed) == [2]
 
 
-async def test_an_event_that_alone_brings_the_databases_error_about_while_others_end_pays_after_so_many_pauses() -> (
-    None
-):
+async def test_an_event_that_alone_causes_database_errors_spends_attempts_after_the_limit() -> None:
     at = Harness()
     (arrival,) = arrivals(1)
     for paid in [0] * (LIMITS.db_errors_per_event_max + 1) + [1]:
@@ -212,7 +210,7 @@ async def test_an_event_that_alone_brings_the_databases_error_about_while_others
     assert at.told(ProcessingFailed) == [2]
 
 
-async def test_a_database_under_which_nothing_ends_charges_no_event_however_often_its_probe_succeeds() -> None:
+async def test_while_no_event_ends_database_errors_spend_no_attempt_even_if_probes_succeed() -> None:
     at = Harness()
     work = arrivals(3)
     for _ in range(10 * LIMITS.db_errors_per_event_max):
@@ -222,7 +220,7 @@ async def test_a_database_under_which_nothing_ends_charges_no_event_however_ofte
     assert [(x.attempts, x.terminal_error) for x in work] == [(0, None)] * 3
 
 
-async def test_a_row_that_another_session_holds_is_waited_for_at_no_cost() -> None:
+async def test_a_locked_row_spends_no_attempt() -> None:
     at = Harness()
     (arrival,) = arrivals(1)
     for _ in range(50):
@@ -243,7 +241,7 @@ async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> Non
     assert {x.attempts for x in work} == {1}
 
 
-async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with_its_cause() -> None:
+async def test_an_event_becomes_a_dead_letter_with_its_error_after_the_last_attempt() -> None:
     app = App()
 
     @app.on("order")
@@ -264,9 +262,9 @@ async def test_an_event_that_keeps_failing_is_buried_after_its_last_attempt_with
 
 
 @pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.PRESENT])
-async def test_of_a_burial_is_told_even_if_the_answer_to_its_first_try_was_lost(outcome: Outcome) -> None:
+async def test_a_dead_letter_is_reported_even_if_the_answer_to_its_insert_was_lost(outcome: Outcome) -> None:
     at = Harness()
-    at.store.burial = outcome
+    at.store.dead_letter_outcome = outcome
     (arrival,) = arrivals(1)
     arrival.terminal_error = ValueError("no")
     await at.station.attempt([arrival])
@@ -275,7 +273,7 @@ async def test_of_a_burial_is_told_even_if_the_answer_to_its_first_try_was_lost(
     assert at.dead_lettered == 1
 
 
-async def test_a_burial_that_the_database_cannot_take_waits_and_the_handler_does_not_run_again() -> None:
+async def test_a_dead_letter_that_cannot_be_inserted_waits_and_its_handler_does_not_run_again() -> None:
     runs: list[int] = []
     app = App()
 
@@ -317,7 +315,7 @@ def suspect_of(takeovers: int, *, leased: bool) -> Arrival:
     return quarantined
 
 
-async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() -> None:
+async def test_a_quarantined_event_runs_alone_and_its_lease_records_it() -> None:
     at = Harness()
     await at.station.attempt([suspect_of(2, leased=True)])
     assert (at.isolated, at.crash_log.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
@@ -326,7 +324,7 @@ async def test_a_suspect_is_attempted_alone_and_its_lease_says_so_meanwhile() ->
     ]
 
 
-async def test_an_event_that_processes_died_of_is_buried_without_an_attempt() -> None:
+async def test_an_event_over_the_crash_limit_becomes_a_dead_letter_without_an_attempt() -> None:
     at = Harness()
     event = suspect_of(4, leased=True)
     await at.station.attempt([event])
@@ -335,7 +333,7 @@ async def test_an_event_that_processes_died_of_is_buried_without_an_attempt() ->
 
 
 @pytest.mark.parametrize(("leased", "redis_is_up"), [(False, True), (True, False)])
-async def test_without_redis_a_suspect_stands_in_postgresql_while_it_is_attempted(
+async def test_without_redis_a_running_quarantined_event_is_recorded_in_postgresql(
     leased: bool, redis_is_up: bool
 ) -> None:
     at = Harness()
@@ -344,7 +342,7 @@ async def test_without_redis_a_suspect_stands_in_postgresql_while_it_is_attempte
     assert (at.isolated, at.crash_log.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
 
 
-async def test_without_redis_an_event_that_processes_died_of_is_buried_all_the_same() -> None:
+async def test_without_redis_an_event_over_the_crash_limit_becomes_a_dead_letter_too() -> None:
     at = Harness()
     at.crash_log.count = 2
     event = suspect_of(2, leased=False)
@@ -361,7 +359,7 @@ def handled_by(app: App, count: int) -> list[Arrival]:
     return work
 
 
-async def test_a_failing_batch_is_halved_until_the_bad_event_stands_alone_and_only_that_pays() -> None:
+async def test_a_failing_batch_is_halved_until_only_the_bad_event_spends_an_attempt() -> None:
     app, calls = App(), []
 
     @app.on_batch("order")
@@ -394,7 +392,7 @@ async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() ->
     assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
 
 
-async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_costs_nobody() -> None:
+async def test_events_of_a_deadlock_are_retried_one_by_one_at_once_without_spending_attempts() -> None:
     app = App()
 
     @app.on("order", share_transaction=True)
@@ -409,7 +407,7 @@ async def test_a_deadlock_of_several_events_is_solved_by_each_alone_at_once_and_
 
 
 def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> App:
-    """A batch or shared handler of `order` that waits in vain for a lock where `waits` says so."""
+    """A batch or shared handler of `order` that runs into a lock timeout where `waits` says so."""
     app = App()
 
     async def of_batch(events: list[Event]) -> None:
@@ -427,7 +425,7 @@ def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> App:
 
 
 @pytest.mark.parametrize("kind", ["batch", "shared"])
-async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_one_waits(kind: str) -> None:
+async def test_a_batch_with_a_lock_timeout_is_halved_until_only_the_locked_event_waits(kind: str) -> None:
     app = waiting(kind, lambda events: any(event.id == "2" for event in events))
     at = Harness(app)
     work = handled_by(app, 5)
@@ -439,7 +437,7 @@ async def test_several_of_which_one_waits_for_a_lock_are_parted_until_only_that_
 
 
 @pytest.mark.parametrize("kind", ["batch", "shared"])
-async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alone(kind: str) -> None:
+async def test_under_a_table_lock_a_batch_is_not_retried_one_by_one(kind: str) -> None:
     calls: list[int] = []
 
     def count(events: Sequence[Event]) -> bool:
@@ -456,7 +454,7 @@ async def test_where_all_wait_for_the_lock_of_a_table_they_are_not_all_tried_alo
     assert {x.attempts for x in work} == {0}
 
 
-async def test_a_row_that_another_listener_is_about_to_store_is_no_reason_to_take_a_batch_apart() -> None:
+async def test_a_row_locked_by_another_listener_does_not_split_a_batch() -> None:
     app = App()
 
     @app.on_batch("order")
@@ -483,7 +481,7 @@ async def test_an_event_that_can_never_be_stored_is_dead_after_its_first_attempt
     assert work[1].attempts == 1
 
 
-async def test_whatever_costs_an_event_an_attempt_it_is_not_held_up_any_more() -> None:
+async def test_an_event_that_spends_an_attempt_leaves_the_queue_for_lock_timeouts() -> None:
     at = Harness()
     (arrival,) = arrivals(1)
     at.store.refusals = [RowLocked("x"), DataRefused("x")]
@@ -493,7 +491,7 @@ async def test_whatever_costs_an_event_an_attempt_it_is_not_held_up_any_more() -
     assert (arrival.held_up, arrival.attempts) == (False, 1)
 
 
-async def test_an_event_that_deadlocks_alone_comes_back_and_no_other_pauses_for_it() -> None:
+async def test_an_event_that_deadlocks_alone_is_requeued_without_a_pause() -> None:
     at = Harness()
     (arrival,) = arrivals(1)
     at.store.refusals = [TransactionConflict("deadlock detected")] * 3
@@ -532,7 +530,7 @@ async def test_a_retry_is_an_attempt_and_the_last_one_ends_the_event() -> None:
     assert isinstance(arrival.terminal_error, Retry)
 
 
-async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> None:
+async def test_emitted_events_are_reported_after_the_commit() -> None:
     app = App()
 
     @app.on("order")
@@ -549,9 +547,7 @@ async def test_what_is_emitted_is_told_once_it_is_committed_and_not_before() -> 
     assert at.wakes == 1
 
 
-async def test_an_event_out_of_turn_comes_back_but_not_to_an_abandoned_track_whose_successor_brings_it_again() -> (
-    None
-):
+async def test_an_event_that_is_not_next_is_requeued_unless_its_track_is_superseded() -> None:
     app = App()
 
     @app.on("order", ordered_by="subject")

@@ -41,7 +41,7 @@ async def test_a_failed_attempt_is_counted_with_its_error_and_when_the_next_is_d
     assert at.back == [(["1"], 7.0)]
 
 
-async def test_the_count_of_all_processes_tells_which_attempt_was_the_last() -> None:
+async def test_the_count_over_all_processes_determines_the_last_attempt() -> None:
     at, arrival = failing_with(ValueError("no"))
     at.store.counts = [3]
     await at.station.attempt([arrival])
@@ -51,7 +51,7 @@ async def test_the_count_of_all_processes_tells_which_attempt_was_the_last() -> 
     assert arrival.attempts == 3
 
 
-async def test_an_event_that_failed_elsewhere_comes_back_when_it_is_due_and_counts_on() -> None:
+async def test_an_event_that_failed_elsewhere_is_requeued_when_due_with_its_count() -> None:
     at, arrival = failing_with(ValueError("no"))
     arrival.leased = True
     at.store.earlier = [EarlierAttempts(1, 240.0, "ValueError: no")]
@@ -80,7 +80,7 @@ async def test_an_event_whose_last_attempt_failed_elsewhere_is_dead_without_anot
     assert (arrival.attempts, at.settled) == (3, ["1"])
 
 
-async def test_a_reject_is_not_counted_for_it_is_the_end() -> None:
+async def test_a_reject_is_not_counted() -> None:
     at, arrival = failing_with(Reject("sold out"))
     await at.station.attempt([arrival])
     assert at.store.counted == []

@@ -109,7 +109,7 @@ async def test_a_cursor_that_cannot_advance_is_not_saved_again(clock: VirtualClo
 
 
 @in_virtual_time
-async def test_a_database_that_went_back_to_an_older_state_is_noticed_though_no_event_comes(
+async def test_a_database_restored_to_an_older_state_is_noticed_without_traffic(
     clock: VirtualClock,
 ) -> None:
     at = Saving(clock)

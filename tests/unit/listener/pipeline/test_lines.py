@@ -1,4 +1,4 @@
-"""Lines claim what they can work on soon; what is not claimed, another listener can take."""
+"""Queues claim what they can soon attempt; other listeners can claim the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.arrivals import arrivals
 from tests.support.clock import ManualClock
 
 LANES = 2
-"""Of the line for what goes together."""
+"""The queue for batched events."""
 
 
 async def batch_handler(events: list[Event]) -> None: ...
@@ -56,7 +56,7 @@ class Harness:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """With all lanes busy, and all else at a stand."""
+        """Return the claimed events while all workers are busy."""
         tasks = [asyncio.create_task(task) for task in (*self.lines.claiming(), *self.lines.working())]
         for _ in range(50):
             await asyncio.sleep(0)
@@ -67,9 +67,7 @@ class Harness:
 
 
 @pytest.mark.parametrize(("max_events", "a_claim"), [(10, 40), (3, 12), (100, 400), (500, 1_000)])
-async def test_a_claim_is_for_a_few_calls_of_the_handler_however_much_has_arrived(
-    max_events: int, a_claim: int
-) -> None:
+async def test_a_claim_covers_a_few_handler_calls_however_many_events_wait(max_events: int, a_claim: int) -> None:
     app = App()
     app.on_batch("tick", max_events=max_events)(batch_handler)
     at = Harness(app)
@@ -80,7 +78,7 @@ async def test_a_claim_is_for_a_few_calls_of_the_handler_however_much_has_arrive
         assert sum(at.claimed) <= 8 * LANES * max_events
 
 
-async def test_a_transaction_that_is_shared_is_as_full_as_ever() -> None:
+async def test_a_shared_transaction_is_filled_to_its_maximum() -> None:
     app = App()
     app.on("tick", share_transaction=True)(shared_handler)
     at = Harness(app)
@@ -89,7 +87,7 @@ async def test_a_transaction_that_is_shared_is_as_full_as_ever() -> None:
         assert [len(work) for work in at.attempted] == [100] * LANES
 
 
-async def test_handlers_that_take_few_do_not_have_many_claimed_for_the_sake_of_those_that_take_many() -> None:
+async def test_small_batches_do_not_claim_as_much_as_large_ones() -> None:
     app = App()
     app.on_batch("few", max_events=10)(batch_handler)
     app.on_batch("many", max_events=500)(batch_handler)
@@ -100,7 +98,7 @@ async def test_handlers_that_take_few_do_not_have_many_claimed_for_the_sake_of_t
         assert max(at.claimed) <= 80
 
 
-async def test_what_is_only_stored_is_claimed_a_thousand_at_a_time() -> None:
+async def test_store_only_events_are_claimed_in_thousands() -> None:
     at = Harness(App())
     at.lines.push(arrivals(5_000))
     async with at.running():
@@ -110,7 +108,7 @@ async def test_what_is_only_stored_is_claimed_a_thousand_at_a_time() -> None:
 async def single_handler(event: Event) -> None: ...
 
 
-async def test_events_that_are_held_up_by_a_lock_have_few_lanes_and_leave_the_others_alone() -> None:
+async def test_events_after_a_lock_timeout_have_few_workers_and_do_not_delay_others() -> None:
     app = App()
     app.on("tick")(single_handler)
     at = Harness(app)
@@ -125,7 +123,7 @@ async def test_events_that_are_held_up_by_a_lock_have_few_lanes_and_leave_the_ot
             await asyncio.sleep(0)
 
 
-async def test_what_is_held_up_stands_behind_all_others_that_are() -> None:
+async def test_an_event_after_a_lock_timeout_waits_behind_the_others_of_its_queue() -> None:
     app = App()
     app.on("tick")(single_handler)
     at = Harness(app)
@@ -138,7 +136,7 @@ async def test_what_is_held_up_stands_behind_all_others_that_are() -> None:
 
 
 class Timed(Harness):
-    """Lines whose attempts take as long as they are told to, by a clock of their own."""
+    """Queues whose attempts take the given time, by their own clock."""
 
     def __init__(self, *, is_ours: bool = True) -> None:
         self.clock = ManualClock()
@@ -158,7 +156,7 @@ class Timed(Harness):
         self.clock.now_s += self.attempt_s
 
     async def work_off(self, count: int, *, attempt_s: float) -> list[int]:
-        """How large the claims were in which so many events went through."""
+        """Return the sizes of the claims for the given number of events."""
         self.attempt_s = attempt_s
         self.claimed.clear()
         self.lines.push(arrivals(count))
@@ -167,7 +165,7 @@ class Timed(Harness):
         return self.claimed
 
 
-async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off() -> None:
+async def test_the_size_of_a_claim_follows_the_recent_throughput() -> None:
     at = Timed()
     async with at.running():
         slow = await at.work_off(2_000, attempt_s=0.05)
@@ -181,13 +179,13 @@ async def test_a_claim_is_for_as_much_as_the_lanes_have_lately_worked_off() -> N
         assert sum(count > 32 for count in slow_again) <= 3
 
 
-async def test_what_others_have_makes_no_claim_larger() -> None:
+async def test_events_leased_elsewhere_do_not_enlarge_claims() -> None:
     at = Timed(is_ours=False)
     async with at.running():
         assert set(await at.work_off(3_200, attempt_s=0.001)) == {32}
 
 
-async def test_lanes_that_have_ended_nothing_make_no_claim_larger() -> None:
+async def test_without_throughput_claims_do_not_grow() -> None:
     app = App()
     app.on("tick")(single_handler)
     at = Harness(app)

@@ -1,4 +1,4 @@
-"""Of the events of one key the next is let through when the one before has ended."""
+"""The next event of a key is admitted when the previous one has ended."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_first_of_every_key_and_all_without_a_key_need_not_wait() -> None:
     assert at.order.waiting == 2
 
 
-def test_the_next_of_a_key_is_released_when_the_one_before_has_ended_and_knows_whose_row_it_needs() -> None:
+def test_the_next_event_of_a_key_is_released_when_the_previous_has_ended_and_names_it() -> None:
     at = Harness()
     first, *_ = at.arrive(["a", "a", "a"], track())
     at.order.ended(first)
@@ -67,7 +67,7 @@ def test_the_next_of_a_key_is_released_when_the_one_before_has_ended_and_knows_w
     assert offsets(at.released) == [2, 3]
 
 
-def test_one_that_comes_after_its_predecessor_has_ended_need_not_wait_but_still_names_it() -> None:
+def test_an_event_whose_predecessor_has_ended_need_not_wait_but_names_it() -> None:
     at, on = Harness(), track()
     (first,) = at.arrive(["a"], on)
     at.order.ended(first)
@@ -76,7 +76,7 @@ def test_one_that_comes_after_its_predecessor_has_ended_need_not_wait_but_still_
     assert needed(second) == ["1"]
 
 
-def test_one_whose_predecessor_a_cursor_was_saved_over_needs_its_row_no_more_for_that_may_have_been_pruned() -> None:
+def test_an_event_needs_no_row_of_a_predecessor_behind_the_saved_cursor() -> None:
     at, on = Harness(), track()
     (first,) = at.arrive(["a"], on)
     at.order.ended(first)
@@ -123,7 +123,7 @@ def test_the_same_value_at_another_place_is_another_key_and_at_the_same_place_on
     assert released == [new[2]]
 
 
-def test_an_arrival_that_waits_for_its_own_identity_is_a_predecessor_and_is_not_let_through() -> None:
+def test_a_second_arrival_is_a_predecessor_and_is_not_admitted() -> None:
     at, on = Harness(), track()
     new = arrivals(2, type="account", on=on)
     for arrival in new:
@@ -134,7 +134,7 @@ def test_an_arrival_that_waits_for_its_own_identity_is_a_predecessor_and_is_not_
     assert at.released == [asking]
 
 
-def test_what_stands_behind_an_arrival_that_is_let_go_is_let_go_too_and_never_released() -> None:
+def test_arrivals_behind_an_abandoned_arrival_are_abandoned_and_never_released() -> None:
     at = Harness()
     first, second, third = arrived = arrivals(3, type="account")
     for arrival in arrived:
@@ -148,7 +148,7 @@ def test_what_stands_behind_an_arrival_that_is_let_go_is_let_go_too_and_never_re
     assert (at.released, at.order.waiting) == ([], 0)
 
 
-def test_a_key_that_is_never_quiet_keeps_only_the_turns_that_no_cursor_is_saved_over_yet() -> None:
+def test_a_busy_key_keeps_only_turns_above_the_saved_cursor() -> None:
     app = App()
 
     @app.on("tick", ordered_by="source")
@@ -167,7 +167,7 @@ def test_a_key_that_is_never_quiet_keeps_only_the_turns_that_no_cursor_is_saved_
     assert chain == [100, 99, 98, 97]
 
 
-def test_what_is_saved_is_forgotten_as_a_predecessor_once_there_are_many_keys() -> None:
+def test_with_many_keys_predecessors_behind_the_saved_cursor_are_forgotten() -> None:
     at, on = Harness(), track()
     ready = at.arrive([f"key {n}" for n in range(1_500)], on)
     for arrival in ready:
@@ -178,9 +178,7 @@ def test_what_is_saved_is_forgotten_as_a_predecessor_once_there_are_many_keys() 
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.data())
-def test_whatever_ends_in_whatever_order_keys_run_one_at_a_time_and_in_order(
-    keys: list[str], data: st.DataObject
-) -> None:
+def test_each_key_runs_one_event_at_a_time_in_order(keys: list[str], data: st.DataObject) -> None:
     at = Harness()
     running = at.arrive(list(keys), track())
     done: list[Arrival] = []

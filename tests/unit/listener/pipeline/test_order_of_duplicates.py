@@ -1,4 +1,4 @@
-"""Order holds whatever is published again: two listeners, two journals, identities that stand at several places."""
+"""The order holds for repeated publications: two listeners, two journals, identities at several places."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def is_ordered(postgres: Postgres) -> bool:
     return True
 
 
-def test_what_stands_behind_an_event_that_is_let_go_goes_with_it_and_is_not_attempted() -> None:
+def test_events_behind_an_abandoned_event_are_abandoned_without_an_attempt() -> None:
     member = Member(Postgres())
     for id_ in (0, 2, 4):  # of one key
         member.receive("a", id_)
@@ -131,7 +131,7 @@ ids = st.lists(st.integers(0, 7), min_size=4, max_size=16)
 
 @settings(max_examples=300)
 @given(ids, ids, st.integers(0, 2**32))
-def test_what_came_through_one_journal_is_in_its_order_whatever_stands_there_twice(
+def test_events_of_one_journal_keep_their_order_despite_duplicates(
     a: Sequence[int], b: Sequence[int], seed: int
 ) -> None:
     draw = Random(seed)
@@ -159,9 +159,7 @@ def test_what_came_through_one_journal_is_in_its_order_whatever_stands_there_twi
 
 @settings(max_examples=300)
 @given(ids, st.integers(0, 2**32))
-def test_nothing_overtakes_though_a_track_is_abandoned_and_its_journal_read_again(
-    events: Sequence[int], seed: int
-) -> None:
+def test_no_event_overtakes_when_a_journal_is_read_again(events: Sequence[int], seed: int) -> None:
     draw = Random(seed)
     postgres = Postgres()
     members = [Member(postgres), Member(postgres)]

@@ -1,4 +1,4 @@
-"""Settling tells tracks, marks leases, and lets a second arrival of an identity go its own way after the first."""
+"""Settling moves tracks, writes done markers, and releases a second arrival after the first."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Harness:
         )
 
 
-async def test_what_has_ended_moves_the_watermark_and_only_our_leases_are_marked() -> None:
+async def test_ended_events_move_the_watermark_and_only_leased_ones_get_done_markers() -> None:
     at = Harness()
     work = arrivals(3)
     work[0].leased = work[2].leased = True
@@ -60,7 +60,7 @@ async def test_what_has_ended_moves_the_watermark_and_only_our_leases_are_marked
     assert [type(telemetry) for telemetry in at.telemetry_events] == [Persisted, Duplicates, ConflictsFound]
 
 
-async def test_what_ends_while_marks_are_written_gathers_for_the_next_call() -> None:
+async def test_events_that_end_while_done_markers_are_written_wait_for_the_next_call() -> None:
     at = Harness()
     work = arrivals(2)
     work[0].leased = work[1].leased = True
@@ -74,7 +74,7 @@ async def test_what_ends_while_marks_are_written_gathers_for_the_next_call() -> 
     assert at.gate.marked == ["1", "2"]
 
 
-async def test_a_second_arrival_waits_for_the_first_and_is_then_let_go_not_dropped() -> None:
+async def test_a_second_arrival_waits_for_the_first_and_is_then_released() -> None:
     at = Harness()
     (first,), (second,), (third,) = arrivals(1), arrivals(1), arrivals(1)
     assert at.settlement.enter([first]) == [first]
@@ -127,7 +127,7 @@ async def test_all_arrivals_of_an_identity_that_has_ended_are_compared_together(
     assert [type(telemetry) for telemetry in at.telemetry_events] == [Persisted, Duplicates, ConflictsFound]
 
 
-async def test_what_a_batch_has_no_room_for_is_of_the_next() -> None:
+async def test_arrivals_that_exceed_a_batch_are_in_the_next() -> None:
     at = Harness()
     others = repeated(at, 5)
     for expected in (others[:2], others[2:4], others[4:]):
@@ -143,7 +143,7 @@ async def test_a_batch_ends_with_the_event_that_makes_it_too_large() -> None:
     assert at.settlement.take_repeated(1_000, 1) == others[:1]
 
 
-async def test_where_the_row_is_missing_the_first_goes_its_own_way_and_the_others_wait_for_it() -> None:
+async def test_without_a_row_the_first_arrival_is_attempted_and_the_others_wait_for_it() -> None:
     at = Harness()
     others = repeated(at, 3)
     taken = at.settlement.take_repeated(1_000, 1_000_000)
@@ -164,7 +164,7 @@ async def test_an_arrival_that_comes_while_its_identity_is_compared_waits_for_th
     assert others[0].track.watermark.value == 3
 
 
-async def test_a_comparison_that_gets_no_answer_is_one_that_stands_still() -> None:
+async def test_a_comparison_without_an_answer_stops_the_comparisons() -> None:
     clock = ManualClock()
     at, essentials, asked = Harness(), Essentials(clock, end_within_s=10), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""With too many threads that run on beyond their time, events wait; they do not die of it."""
+"""With too many timed-out threads, events wait, and spend no attempt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Gate:
         return len(batch)
 
     async def abandon(self, count: int) -> None:
-        """Have so many handlers run out of time, and on."""
+        """Let `count` handlers exceed their time and keep running."""
         for _ in range(count):
             (arrival,) = arriving("stuck")
             with pytest.raises(TimeoutError):
@@ -75,7 +75,7 @@ def gate() -> Iterator[Gate]:
     made.may_end.set()
 
 
-async def test_with_a_hundred_threads_that_run_on_a_healthy_event_waits_and_no_attempt_is_spent(gate: Gate) -> None:
+async def test_with_a_hundred_timed_out_threads_a_healthy_event_waits_without_spending_an_attempt(gate: Gate) -> None:
     await gate.abandon(ABANDONED_MAX)
     (arrival,) = arriving("sync")
     for _ in range(5):
@@ -93,7 +93,7 @@ async def test_handlers_that_need_no_thread_go_on_meanwhile(gate: Gate) -> None:
     assert (gate.at.settled, gate.at.back) == (["1"], [])
 
 
-async def test_what_waits_goes_on_when_threads_have_ended_and_a_next_time_is_told_again(gate: Gate) -> None:
+async def test_waiting_events_continue_when_threads_end_and_the_next_shortage_is_reported(gate: Gate) -> None:
     await gate.abandon(ABANDONED_MAX)
     await gate.attempt(arriving("sync"))
     gate.may_end.set()
@@ -107,7 +107,7 @@ async def test_what_waits_goes_on_when_threads_have_ended_and_a_next_time_is_tol
     assert len(gate.telemetry_events) == 2
 
 
-async def test_a_dead_event_needs_no_thread_to_be_buried(gate: Gate) -> None:
+async def test_dead_lettering_needs_no_thread(gate: Gate) -> None:
     await gate.abandon(ABANDONED_MAX)
     (arrival,) = arriving("sync")
     arrival.terminal_error = ValueError("no")
