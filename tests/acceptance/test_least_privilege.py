@@ -122,7 +122,7 @@ async def test_migrate_says_what_it_applied_and_grants_what_a_listener_needs(pla
 async def test_without_a_schema_or_the_right_to_make_one_it_is_said_what_to_run(place: Place) -> None:
     with pytest.raises(StartError) as refused:
         await place.database().migrate()
-    assert f"there is no schema {SCHEMA}, and the role {place.role} may not make that" in str(refused.value)
+    assert f"there is no schema {SCHEMA}, and the role {place.role} may not create it" in str(refused.value)
     remedy = re.search(r"'(create schema .*?)'", str(refused.value))
     assert remedy
     await place.run(remedy[1])

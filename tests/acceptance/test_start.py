@@ -109,7 +109,7 @@ async def test_a_role_that_may_not_make_its_schema_is_told_what_to_grant(
             status, _, err = await ended(process)
         assert (status, len(err)) == (1, 1)
         assert f"the schema {schema} lacks the migrations 0001, " in err[0]
-        assert f"the role {schema} may not make that (permission denied for schema {schema})" in err[0]
+        assert f"the role {schema} may not create it (permission denied for schema {schema})" in err[0]
 
 
 FAILING = """

@@ -217,7 +217,7 @@ async def test_whoever_waits_on_a_socket_that_is_reset_is_told(
 async def test_a_session_that_the_server_ends_is_no_longer_watched_and_says_so(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
-    connection.times = AnswerTimes(look_interval_s=3600.0)  # it is the server's word that ends the watch
+    connection.times = AnswerTimes(check_interval_s=3600.0)  # so that the server's message ends the watch
     await answer(connection, "select 1")
     connection.times = AnswerTimes()
     socket, loop = connection.pgconn.socket, asyncio.get_running_loop()

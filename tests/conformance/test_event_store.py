@@ -527,7 +527,7 @@ async def test_a_probe_that_only_reads_leaves_nothing(store: PostgresEvents, sql
 
 async def test_a_probe_finds_a_standby_which_answers_but_takes_no_writes(store: PostgresEvents) -> None:
     store._db.queries["is_read_only"] = b"select true"
-    with pytest.raises(Unavailable, match="takes no writes"):
+    with pytest.raises(Unavailable, match="accepts no writes"):
         await store.probe(writes=False)
 
 

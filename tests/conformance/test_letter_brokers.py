@@ -117,7 +117,7 @@ async def test_an_exchange_takes_the_routing_key_and_one_that_leads_nowhere_is_t
             exchange = await channel.declare_exchange("letters", "topic", durable=True)
             [refusal] = await broker.send([message("a")])
             assert refusal is not None
-            assert "leads nowhere: no queue is bound for routing key 'dead.shop'" in refusal
+            assert "cannot route it: no queue is bound for routing key 'dead.shop'" in refusal
             await (await channel.declare_queue("bound", durable=True)).bind(exchange, "dead.#")
         assert await broker.send([message("b")]) == [None]
     assert [m.headers["id"] for m in await rabbitmq.messages("bound")] == ["b"]
@@ -157,7 +157,7 @@ async def test_one_message_that_rabbitmq_does_not_bear_does_not_take_the_others_
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"vhost": "nope"}, "is there a vhost 'nope', and may user 'oncecast' enter it?"),
+        ({"vhost": "nope"}, "does vhost 'nope' exist, and may user 'oncecast' use it?"),
         ({"password": "hunter2"}, "ACCESS_REFUSED"),
         ({"user": "nobody", "password": "hunter2"}, "ACCESS_REFUSED"),
     ],

@@ -1,1 +1,1 @@
-"""Where agreements and events are kept: leases in Redis, events in PostgreSQL, and both in memory."""
+"""Adapters for Redis (leases), PostgreSQL (events), and the log and brokers for dead letters."""

@@ -1,4 +1,4 @@
-"""The file of dead letters: a JSON object a line, for people with grep. The rows are the truth; lines follow them."""
+"""The dead-letter log as a file: one JSON object per line, for grep. The rows in PostgreSQL are authoritative."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oncecast.core.errors import Unavailable
 class DeadLetterFile:
     """Appends lines to `path`, which only its owner may read, and syncs them.
 
-    A line that was torn by a crash is ended first, so that it hurts no other.
+    After a crash, an incomplete last line is ended first, so that it does not damage the next.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,12 +23,12 @@ class DeadLetterFile:
         return str(self.path)
 
     async def append(self, lines: Sequence[bytes]) -> None:
-        """Append `lines` (without their ends); raises Unavailable, and then any part of them may be written."""
+        """Append `lines` (without line ends). Raises Unavailable; any part of the lines may be written then."""
         try:
             await asyncio.to_thread(self._append, b"".join(line + b"\n" for line in lines))
         except OSError as error:
             reason = f"{error.strerror or error}; DEAD_LETTER_PATH names the file"
-            raise Unavailable(f"{self.path} cannot be written: {reason}") from error
+            raise Unavailable(f"cannot write {self.path}: {reason}") from error
 
     def _append(self, text: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker of dead letters: persistent messages, each confirmed, none dropped for want of a queue."""
+"""RabbitMQ as the broker for dead letters: persistent, confirmed messages, none dropped without a queue."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from oncecast.core.dead_letter_ports import DeadLetterMessage
 from oncecast.core.dead_letter_url import RabbitMQAddress
 from oncecast.core.errors import Unavailable
 
-# What its library logs is reported as facts, once, and without its address.
+# Telemetry events report these errors once, and without the address.
 for _name in ("aio_pika", "aiormq"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 MAX_BYTES = 16 * 1024**2 - 1024
-"""RabbitMQ's own default limit (128 MiB before version 4)."""
+"""RabbitMQ's default limit (128 MiB before version 4)."""
 OPEN_DEADLINE_S = 8.0
 SEND_DEADLINE_S = 20.0
 CLOSE_DEADLINE_S = 3.0
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class RabbitMQ:
-    """The DeadLetterBroker of `core.letter_ports` on RabbitMQ: one plain connection, made anew after any trouble."""
+    """A DeadLetterBroker for RabbitMQ, with one connection that is replaced after any error."""
 
     def __init__(self, address: RabbitMQAddress, *, instance: str, send_deadline_s: float = SEND_DEADLINE_S) -> None:
         self._address = address
@@ -56,11 +56,11 @@ class RabbitMQ:
 
     @property
     def max_bytes(self) -> int:
-        """See DeadLetterBroker."""
+        """The longest body that RabbitMQ accepts by default."""
         return MAX_BYTES
 
     async def open(self) -> None:
-        """See DeadLetterBroker. A queue that is not there is declared, durable; an exchange has to be there."""
+        """Connect unless connected. Declares a missing queue as durable; an exchange must exist."""
         if self._channel is not None and not self._channel.is_closed:
             return
         await self.close()
@@ -95,7 +95,7 @@ class RabbitMQ:
         self._channel = channel
 
     async def _with_queue(self, channel: AbstractChannel, queue: str) -> AbstractChannel:
-        """The queue as it is, whoever declared it and how; only one that is not there is ours to declare."""
+        """Return a channel with the queue: an existing queue is used as declared, a missing one is declared."""
         try:
             await self._done(channel.get_queue(queue))
         except ChannelNotFoundEntity:
@@ -105,22 +105,22 @@ class RabbitMQ:
 
     async def _new_channel(self) -> AbstractChannel:
         if self._connection is None:
-            raise ConnectionError("there is no connection")
+            raise ConnectionError("not connected")
         channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
         return channel
 
     async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
-        """See DeadLetterBroker."""
+        """Publish `messages`; return for each None if RabbitMQ confirmed it, else the reason of its refusal."""
         async with self._within(self._send_deadline_s):
             await self.open()
             answers = await self._publish(messages)
             if len(messages) > 1 and any(isinstance(answer, _CHANNEL_CLOSED) for answer in answers):
-                # One that RabbitMQ does not bear takes the channel with it, and with that the others.
+                # A message that RabbitMQ refuses closes the channel, which makes the other messages fail too.
                 answers = [await self._publish_alone(message) for message in messages]
         refusals = [None if answer is None else self._refusal(answer) for answer in answers]
         if any(answer is not None for answer in answers):
-            await self.close()  # the queue may have gone: `open` looks
+            await self.close()  # the queue may be gone: `open` checks
         return refusals
 
     async def _publish_alone(self, message: DeadLetterMessage) -> Exception | None:
@@ -129,7 +129,7 @@ class RabbitMQ:
         return answer
 
     async def _publish(self, messages: Sequence[DeadLetterMessage]) -> list[Exception | None]:
-        """For each None, or why RabbitMQ refuses it; raises Unavailable for every other trouble."""
+        """Return for each message None, or the error with which RabbitMQ refuses it. Raises Unavailable otherwise."""
         exchange = self._exchange
         if exchange is None:
             raise Unavailable(f"{self}: the connection was closed")
@@ -137,19 +137,19 @@ class RabbitMQ:
             *(exchange.publish(_message(message), self._address.routing_key) for message in messages),
             return_exceptions=True,
         )
-        return [self._sort_out(answer, alone=len(messages) == 1) for answer in answers]
+        return [self._refusal_or_raise(answer, alone=len(messages) == 1) for answer in answers]
 
-    def _sort_out(self, answer: object, *, alone: bool) -> Exception | None:
+    def _refusal_or_raise(self, answer: object, *, alone: bool) -> Exception | None:
         if not isinstance(answer, BaseException):
             return None
         if isinstance(answer, DeliveryError | AMQPChannelError):
             return answer
         if isinstance(answer, ChannelInvalidStateError) and not alone:
-            return answer  # another of them has closed the channel
+            return answer  # another message has closed the channel
         raise self._translate(answer) from answer
 
     async def close(self) -> None:
-        """See DeadLetterBroker."""
+        """Close the connection, within CLOSE_DEADLINE_S."""
         connection, self._connection, self._channel, self._exchange = self._connection, None, None, None
         if connection is None:
             return
@@ -161,7 +161,7 @@ class RabbitMQ:
 
     @contextlib.asynccontextmanager
     async def _within(self, deadline_s: float) -> AsyncIterator[None]:
-        """Leave no connection behind that is in trouble."""
+        """Limit the block to `deadline_s`, and close the connection after an error."""
         try:
             async with asyncio.timeout(deadline_s):
                 yield
@@ -173,9 +173,10 @@ class RabbitMQ:
             raise
 
     async def _done(self, operation: Awaitable[T]) -> T:
-        """What it returns; raises AMQPChannelError, or Unavailable for all else.
+        """Return the result of `operation`. Raises AMQPChannelError, or Unavailable for other errors.
 
-        The library cancels what waits for a connection that has broken, which must not pass for our own cancellation.
+        The library cancels tasks that wait for a broken connection, which must not look like a cancellation of the
+        caller.
         """
         [result] = await asyncio.gather(operation, return_exceptions=True)
         if not isinstance(result, BaseException):
@@ -185,20 +186,20 @@ class RabbitMQ:
         raise self._translate(result) from result
 
     def _translate(self, error: BaseException) -> BaseException:
-        if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # its words are lost
+        if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # the reason is lost
             at = self._address
-            return Unavailable(f"{self} refuses: is there a vhost {at.vhost!r}, and may user {at.user!r} enter it?")
+            return Unavailable(f"{self} refuses: does vhost {at.vhost!r} exist, and may user {at.user!r} use it?")
         if isinstance(error, asyncio.CancelledError):
             return Unavailable(f"{self}: the connection broke")
-        if isinstance(error, (*CONNECTION_EXCEPTIONS, ValueError)):  # that: a server without confirms, say
+        if isinstance(error, (*CONNECTION_EXCEPTIONS, ValueError)):  # ValueError: such as a server without confirms
             return Unavailable(f"{self}: {_words(error)}")
         return error
 
     def _refusal(self, error: Exception) -> str:
         if isinstance(error, PublishError):
-            return f"{self} leads nowhere: no queue is bound for routing key {self._address.routing_key!r}"
+            return f"{self} cannot route it: no queue is bound for routing key {self._address.routing_key!r}"
         if isinstance(error, DeliveryError):
-            return f"{self} did not take it: the queue may be full"
+            return f"{self} did not accept it: the queue may be full"
         return f"{self}: {_words(error)}"
 
 
@@ -215,6 +216,6 @@ def _message(dead_letter: DeadLetterMessage) -> aio_pika.Message:
 
 
 def _words(error: BaseException) -> str:
-    """What RabbitMQ, or the system, said."""
+    """Return the error text of RabbitMQ or the operating system."""
     texts = [text for text in error.args if isinstance(text, str) and text]
     return texts[-1] if texts else type(error).__name__

@@ -1,4 +1,4 @@
-"""Amazon SQS as the broker of dead letters."""
+"""Amazon SQS as the broker for dead letters."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from oncecast.core.dead_letter_ports import DeadLetterMessage
 from oncecast.core.dead_letter_url import SqsAddress
 from oncecast.core.errors import Unavailable
 
-# What its libraries log is reported as facts, once.
+# Telemetry events report these errors once.
 for _name in ("aiobotocore", "botocore"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 BATCH_MESSAGES = 10
-"""SQS's own limit."""
+"""SQS's limit for a batch."""
 MAX_BYTES = 256 * 1024
-"""Of a message or a batch, where the queue does not tell its limit."""
+"""The limit for a message or a batch if the queue's own limit is unknown."""
 ATTRIBUTES_MAX_BYTES = 2 * 1024
-"""What a message's source and id take at most beside its body."""
+"""The most that a message's source and id add to its body."""
 CONNECT_DEADLINE_S = 4.0
 ANSWER_DEADLINE_S = 6.0
 OPEN_DEADLINE_S = 10.0
@@ -41,11 +41,11 @@ _ONES_FAULT = (
     "InvalidMessageContents",
     "InvalidParameterValue",
 )
-"""What a whole batch is refused for, though it may be the fault of one of its messages."""
+"""Errors of a whole batch that a single message may have caused."""
 
 
 class Sqs:
-    """The DeadLetterBroker of `core.letter_ports` on SQS; credentials come from AWS's usual places."""
+    """A DeadLetterBroker for SQS; credentials come from AWS's usual places."""
 
     def __init__(self, address: SqsAddress, *, send_deadline_s: float = SEND_DEADLINE_S) -> None:
         self._address = address
@@ -60,11 +60,11 @@ class Sqs:
 
     @property
     def max_bytes(self) -> int:
-        """See DeadLetterBroker."""
+        """The longest body that the queue accepts, as far as known."""
         return self._limit_bytes - min(ATTRIBUTES_MAX_BYTES, self._limit_bytes // 2)
 
     async def open(self) -> None:
-        """See DeadLetterBroker. The queue has to be there."""
+        """Connect unless connected, and look up the queue, which must exist."""
         if self._queue_url is not None:
             return
         async with self._within(OPEN_DEADLINE_S):
@@ -77,8 +77,8 @@ class Sqs:
                         config=AioConfig(
                             connect_timeout=CONNECT_DEADLINE_S,
                             read_timeout=ANSWER_DEADLINE_S,
-                            retries={"total_max_attempts": 1},  # the rows wait, and are tried again
-                            proxies={} if self._address.is_local else None,  # else those of the environment
+                            retries={"total_max_attempts": 1},  # the caller tries again
+                            proxies={} if self._address.is_local else None,  # None: those of the environment
                         ),
                     )
                 )
@@ -87,7 +87,7 @@ class Sqs:
             self._queue_url = url
 
     async def _ask_limit(self, url: str) -> int:
-        """How long a message may be; SQS's old limit where we may not ask."""
+        """Return the limit of the queue for a message, or SQS's old limit without the permission to ask."""
         try:
             answer = await self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])
         except ClientError:
@@ -95,7 +95,7 @@ class Sqs:
         return int(answer.get("Attributes", {}).get("MaximumMessageSize", MAX_BYTES))
 
     async def send(self, messages: Sequence[DeadLetterMessage]) -> list[str | None]:
-        """See DeadLetterBroker."""
+        """Send `messages`; return for each None if SQS confirmed it, else the reason of its refusal."""
         refusals: list[str | None] = []
         async with self._within(self._send_deadline_s):
             await self.open()
@@ -141,12 +141,12 @@ class Sqs:
                 "id": {"DataType": "String", "StringValue": _storable(message.id)},
             },
         }
-        if self._address.is_fifo:  # a group of its own, so that no letter waits for another
+        if self._address.is_fifo:  # a group per message, so that none waits for another
             entry |= {"MessageGroupId": message.digest, "MessageDeduplicationId": message.digest}
         return entry
 
     async def close(self) -> None:
-        """See DeadLetterBroker."""
+        """Close the connections, within CLOSE_DEADLINE_S."""
         leaving, self._exit, self._client, self._queue_url = self._exit, AsyncExitStack(), None, None
         with contextlib.suppress(TimeoutError, BotoCoreError, OSError):
             async with asyncio.timeout(CLOSE_DEADLINE_S):
@@ -154,11 +154,11 @@ class Sqs:
 
     @contextlib.asynccontextmanager
     async def _within(self, deadline_s: float) -> AsyncIterator[None]:
-        """After any trouble `open` looks for the queue again."""
+        """Limit the block to `deadline_s`; after an error `open` looks the queue up again."""
         try:
             async with asyncio.timeout(deadline_s):
                 yield
-        except (ClientError, BotoCoreError, OSError) as error:  # OSError: TimeoutError, too
+        except (ClientError, BotoCoreError, OSError) as error:  # OSError includes TimeoutError
             self._queue_url = None
             raise Unavailable(f"{self}: {self._reason(error, deadline_s)}") from error
 
@@ -177,7 +177,7 @@ def _code(error: ClientError) -> str:
 
 
 def _words(error: Exception) -> str:
-    """What AWS, or its library, said: the first line, since further ones may repeat the request."""
+    """Return the first line of the error text; further lines may repeat the request."""
     text = str(error)
     if isinstance(error, ClientError):
         text = f"{_code(error)}: {error.response.get('Error', {}).get('Message', '')}"
@@ -185,5 +185,5 @@ def _words(error: Exception) -> str:
 
 
 def _storable(text: str) -> str:
-    """SQS takes what XML can hold; in JSON these two can be written otherwise."""
+    """Escape the two characters that SQS refuses, because XML cannot hold them; in JSON they can be escaped."""
     return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")

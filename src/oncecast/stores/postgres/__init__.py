@@ -1,4 +1,4 @@
-"""Events, cursors and dead letters in PostgreSQL, which makes the promise true."""
+"""Events, cursors and dead letters in PostgreSQL, which decides that each event is processed once."""
 
 from oncecast.stores.postgres.conflicts import PostgresConflicts
 from oncecast.stores.postgres.crash_log import PostgresCrashLog

@@ -1,4 +1,4 @@
-"""What `DATABASE_URL` may be: a URL or a string of keywords and values, as libpq reads them."""
+"""Check `DATABASE_URL`: a URL or a string of keywords and values, as libpq reads them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CHOICES = {
 
 
 def database_url(text: str) -> str:
-    """Return the address as libpq takes it; raises ValueError that repeats nothing of it, which may be secret.
+    """Return the address for libpq, without a driver's name as in SQLAlchemy's `postgresql+psycopg://`.
 
-    A driver's name as SQLAlchemy writes it (`postgresql+psycopg://`) is left out.
+    Raises ValueError with the expected form. It repeats nothing of `text`, which may hold a secret.
     """
     text = _DRIVER.sub("postgresql://", text.strip())
     if not (text.startswith("postgresql://") or _KEYWORDS.match(text)):

@@ -1,4 +1,4 @@
-"""Arrivals compared with the rows of their identities: what an event was that did not go in, and conflicts kept."""
+"""Compare arrivals that were not inserted with the rows of their identities, and keep conflicts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from oncecast.stores.postgres.rows import json_array
 
 
 class PostgresComparison(PostgresCursors):
-    """The part of the EventStore that compares."""
+    """The part of the EventStore that compares arrivals with rows."""
 
     async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
-        """See EventStore."""
+        """Compare arrivals with the rows of their identities, in one statement per epoch, and keep the conflicts."""
         by_epoch: dict[tuple[str, str], list[Arrival]] = defaultdict(list)
         for arrival in arrivals:
             by_epoch[arrival.journal, arrival.epoch].append(arrival)
@@ -35,9 +35,9 @@ class PostgresComparison(PostgresCursors):
         return [found.get((a.journal, a.epoch, a.offset)) for a in arrivals]
 
     async def _outcomes(self, connection: PostgresConnection, arrivals: Sequence[Arrival]) -> dict[int, Outcome]:
-        """Those of arrivals of one epoch whose identities have rows, by offset; conflicts are kept.
+        """Return by offset the outcomes of arrivals of one epoch whose identities have rows; keep the conflicts.
 
-        Of several, one may have content that PostgreSQL cannot read: that one is compared by its place.
+        An arrival whose content PostgreSQL cannot read is found by halving, and compared by its place only.
         """
         try:
             found = await self._contents_compared(connection, arrivals)
@@ -75,7 +75,7 @@ class PostgresComparison(PostgresCursors):
     async def _compare(
         self, connection: PostgresConnection, arrivals: Sequence[Arrival]
     ) -> dict[int, Outcome | EarlierAttempts]:
-        """Why these were not inserted, by offset; conflicts are kept. All come from one epoch."""
+        """Return by offset why arrivals of one epoch were not inserted; keep the conflicts."""
         outcomes = await self._contents_compared(connection, arrivals)
         await self._keep(connection, [a for a in arrivals if outcomes.get(a.offset) is Outcome.CONFLICT])
         found: dict[int, Outcome | EarlierAttempts] = {**outcomes}
@@ -87,11 +87,11 @@ class PostgresComparison(PostgresCursors):
         return {arrival.offset: obstacle(found.get(arrival.offset), arrival.id) for arrival in arrivals}
 
     async def _compare_dead(self, connection: PostgresConnection, arrival: Arrival) -> Outcome:
-        """As `_compare`; an event whose content PostgreSQL cannot read is compared by its place."""
+        """Compare as `_compare` does, but an event whose content PostgreSQL cannot read by its place."""
         return obstacle((await self._outcomes(connection, [arrival])).get(arrival.offset), arrival.id)
 
     async def _keep(self, connection: PostgresConnection, conflicts: Sequence[Arrival]) -> None:
-        """Conflicts of one epoch, in one statement."""
+        """Insert conflicts of one epoch in one statement."""
         if conflicts:
             values = {
                 "sources": [a.source for a in conflicts],
@@ -106,7 +106,7 @@ class PostgresComparison(PostgresCursors):
 
 
 def _numbered(arrivals: Sequence[Arrival]) -> dict[str, Any]:
-    """Identities with the numbers of their attempts."""
+    """Return the parameters of a query on identities and the numbers of their attempts."""
     return {
         "sources": [a.source for a in arrivals],
         "ids": [a.id for a in arrivals],

@@ -1,4 +1,4 @@
-"""Conflicts for operators: list, count, look at, discard, replay under an id of their own."""
+"""Conflicts for operators: list, count, show, discard, and replay under a new id."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TIMES = ("seen_at", "replayed_at", "discarded_at")
 
 
 class PostgresConflicts:
-    """The Conflicts of `core.conflicts` on PostgreSQL."""
+    """The conflicts of a group in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -42,33 +42,33 @@ class PostgresConflicts:
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """See Conflicts."""
+        """Return a page of conflicts in one state, newest first."""
         values = {**_behind(after), "limit": limit, "state": state, "source": source, "id": id}
         async with self._db.ask("read", "list_conflicts", values) as cursor:
             return [_marked(row) for row in await cursor.fetchall()]
 
     async def get(self, place: Cursor) -> dict[str, Any] | None:
-        """See Conflicts."""
+        """Return a conflict with its event and the row of its identity."""
         async with self._db.ask("read", "get_conflict", place._asdict()) as cursor:
             row = await cursor.fetchone()
         return None if row is None else {**_shown(row), "event": msgspec.Raw(row["raw"]), "row": _row(row)}
 
     async def count(self) -> int:
-        """See Conflicts."""
+        """Return the number of open conflicts."""
         async with self._db.ask("read", "count_conflicts", {}) as cursor:
             row = await cursor.fetchone()
         return row["count"] if row else 0
 
     async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
-        """See Conflicts."""
+        """Close open conflicts; skip rows that another session has locked."""
         return await self._change("discard_conflicts", places)
 
     async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
-        """See Conflicts."""
+        """Open discarded conflicts again."""
         return await self._change("restore_conflicts", places)
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
-        """See Conflicts."""
+        """Insert the event under `new_id`, run `work` and close the conflict, in one transaction."""
         async with self._db.handling() as held:
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
@@ -80,7 +80,7 @@ class PostgresConflicts:
                 rows = rows_of([arrival], self._db.instance)
                 if (await connection.execute(self._db.queries["insert"], rows)).rowcount == 0:
                     await connection.execute("rollback")
-                    raise IdentityTaken(f"{arrival.source} has an event {new_id[:100]!r} already")
+                    raise IdentityTaken(f"{arrival.source} already has an event {new_id[:100]!r}")
                 values = {**place._asdict(), "id": new_id}
                 await connection.execute(self._db.queries["note_conflict_replayed"], values)
             failure = await finish(self._db, held, partial(work, arrival))
@@ -89,7 +89,7 @@ class PostgresConflicts:
         return True
 
     async def _lock(self, connection: PostgresConnection, place: Cursor, new_id: str) -> Arrival | None:
-        """Return the conflict's event under its new id, with the conflict's row locked; None if it is not open."""
+        """Lock the conflict's row and return its event under the new id; None if it is not open."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["lock_conflict"], place._asdict())
             row = await cursor.fetchone()
@@ -108,7 +108,7 @@ def _behind(mark: str | None) -> dict[str, Any]:
     values = behind(mark)
     offset = values["before_id"]
     if offset is not None and not (offset.isascii() and offset.isdigit() and len(offset) <= _OFFSET_MAX_DIGITS):
-        raise InvalidPageMark("no mark of a page")
+        raise InvalidPageMark("not the mark of a page")
     return {"before_at": values["before_at"], "before_epoch": values["before_source"], "before_offset": offset}
 
 
@@ -123,7 +123,7 @@ def _shown(row: DictRow) -> dict[str, Any]:
 
 
 def _row(row: DictRow) -> dict[str, Any] | None:
-    """The row of `events` that has the conflict's identity."""
+    """Return the row of `events` that has the conflict's identity, or None."""
     if row["row_status"] is None:
         return None
     return {

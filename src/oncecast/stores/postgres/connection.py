@@ -1,6 +1,6 @@
-"""A connection of psycopg whose socket the event loop goes on watching, from one answer to the next.
+"""A psycopg connection whose socket the event loop keeps watching from one answer to the next.
 
-For each answer psycopg itself begins and ends a watch and a timer: that was a tenth of what a listener spends on an
+psycopg itself adds and removes a watch and a timer for each answer, which took a tenth of a listener's time for an
 event whose handler writes one row. See decision 024.
 """
 
@@ -27,32 +27,32 @@ class AnswerTimes:
     """How a connection waits for an answer, in seconds."""
 
     cancel_s: float = 5.0
-    """A server that is asked to end a statement has so long to hear, and as long again to do it, or the connection is
-    broken."""
+    """The time for a cancel request to reach the server, and the time for it to take effect; then the connection is
+    closed."""
     cancel_again_s: float = 1.0
-    look_interval_s: float = 0.25
-    """So often whoever waits looks in any case, and at the clock: uvloop says nothing of a socket reset before."""
+    check_interval_s: float = 0.25
+    """How often a waiting task checks the socket and the deadline anyway: uvloop does not report an earlier reset."""
 
 
 @dataclass(slots=True)
 class _Watch:
-    """What to end: libpq forgets the number of a socket that it has closed."""
+    """What must be removed from the event loop, since libpq forgets the number of a closed socket."""
 
     loop: asyncio.AbstractEventLoop
     socket: int
-    look: asyncio.TimerHandle
+    timer: asyncio.TimerHandle
 
 
 class PostgresConnection(AsyncConnection[TupleRow]):
-    """See psycopg.AsyncConnection."""
+    """A psycopg.AsyncConnection that cancels its statement when the waiting task is cancelled."""
 
     times = AnswerTimes()
     writes = False
-    """Whether what is under way commits by itself: to cancel what waits for a standby is to have it committed."""
+    """Whether the current statement commits by itself: to cancel its wait for a standby would leave it committed."""
     has_session_state = False
-    """Whether a handler may have left something that stays with the session."""
+    """Whether a handler may have left state in the session."""
     server_pid: bytes | None = None
-    """The process of the server that serves it, once the session is set up."""
+    """The id of the server process, once the session is set up."""
     _watch: _Watch | None = None
     _awaited: asyncio.Future[None] | None = None
     _due_s = math.inf
@@ -65,21 +65,21 @@ class PostgresConnection(AsyncConnection[TupleRow]):
 
     @property
     def is_clean(self) -> bool:
-        """Whether somebody else may have it now: in UTF-8, as our messages are, and with nothing of a handler's."""
+        """Whether it can be used again: it has no session state of a handler, and uses UTF-8."""
         return self.pgconn.parameter_status(b"client_encoding") == b"UTF8" and not self.has_session_state
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """What `gen` returns. Where the caller is cancelled the statement is too, and the connection stays of use."""
+        """Return what `gen` returns. If the caller is cancelled, cancel the statement, and keep the connection."""
         if timeout is not None:
             self._unwatch()
             return await super().wait(gen, interval, timeout)
         return await self.answer(gen)
 
     async def answer(self, gen: PQGen[RV], deadline_s: float = math.inf, *, commits: bool = False) -> RV:
-        """The same; raises TimeoutError soon after `deadline_s`, as if the caller were cancelled.
+        """Wait as `wait` does, but for at most about `deadline_s`. Raises TimeoutError and cancels the statement.
 
-        What `commits` is never cancelled, for a COMMIT that waits for a standby would be done then: nobody waits for
-        its answer any more, and the connection is broken.
+        A statement that `commits` is never cancelled, because a COMMIT that waits for a standby would be complete
+        then. The connection is closed instead, and the outcome is unknown.
         """
         self._due_s = asyncio.get_running_loop().time() + deadline_s
         try:
@@ -93,7 +93,7 @@ class PostgresConnection(AsyncConnection[TupleRow]):
             raise
 
     async def close(self) -> None:
-        """Close it; whoever waits for an answer is told."""
+        """Close the connection, and wake a task that waits for an answer."""
         self._unwatch()
         await super().close()
         self._wake()
@@ -109,16 +109,16 @@ class PostgresConnection(AsyncConnection[TupleRow]):
             return answer
         finally:
             if self.pgconn.status != ConnStatus.OK:
-                self._unwatch()  # libpq has closed the socket, and the number may be another's by the next turn
+                self._unwatch()  # libpq has closed the socket, and its number may soon be used again
 
     def _go_on(self, gen: PQGen[RV]) -> int:
-        """Have it read and write what it can; to try in vain does no harm, but on memory that libpq has freed."""
+        """Let `gen` read and write what it can. Needs no ready socket, but an open one: libpq frees its memory."""
         if self.pgconn.status != ConnStatus.OK:
             raise psycopg.OperationalError("the connection is closed")
         return gen.send(READY_RW)
 
     async def _ready(self, *, to_write: int) -> None:
-        """Until there is something to read, or room to write."""
+        """Wait until there is something to read, or room to write."""
         watch = self._watch or self._begin_watch()
         self._awaited = watch.loop.create_future()
         try:
@@ -133,41 +133,41 @@ class PostgresConnection(AsyncConnection[TupleRow]):
     def _begin_watch(self) -> _Watch:
         loop, socket = asyncio.get_running_loop(), self.pgconn.socket
         loop.add_reader(socket, self._wake)
-        self._watch = _Watch(loop, socket, loop.call_later(self.times.look_interval_s, self._look))
+        self._watch = _Watch(loop, socket, loop.call_later(self.times.check_interval_s, self._check))
         return self._watch
 
     def _wake(self) -> None:
         if self._awaited is None:
-            self._unwatch()  # something came that nobody waits for, as when the server ends the session
+            self._unwatch()  # unexpected data, such as when the server ends the session
         elif not self._awaited.done():
             self._awaited.set_result(None)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop, awaited = asyncio.get_running_loop(), self._awaited
         if awaited is not None and not awaited.done() and loop.time() >= self._due_s:
             awaited.set_exception(TimeoutError())
         else:
             self._wake()
         if self._watch is not None:
-            self._watch.look = loop.call_later(self.times.look_interval_s, self._look)
+            self._watch.timer = loop.call_later(self.times.check_interval_s, self._check)
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
-            watch.look.cancel()
+            watch.timer.cancel()
             watch.loop.remove_reader(watch.socket)
             watch.loop.remove_writer(watch.socket)
 
     async def _cancel(self, gen: PQGen[RV]) -> None:
-        """Have the server end what it is at; a connection where that cannot be is broken."""
-        # By our own deadline: in a task that is cancelled already, asyncio.timeout raises no TimeoutError on 3.11.
+        """Have the server cancel the statement; close the connection if that fails."""
+        # asyncio.timeout raises no TimeoutError on 3.11 in a task that is already cancelled, so check the time here.
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + self.times.cancel_s
         try:
             while not await self._ends_when_asked(gen):
                 if loop.time() >= ends_at_s:
                     raise TimeoutError
-        except BaseException as error:  # nobody knows what would come next on it
+        except BaseException as error:  # the state of the connection is unknown
             self._break()
             if not isinstance(error, (psycopg.Error, TimeoutError)):
                 raise
@@ -175,20 +175,20 @@ class PostgresConnection(AsyncConnection[TupleRow]):
             self._break()
 
     async def _ends_when_asked(self, gen: PQGen[Any]) -> bool:
-        """Whether it ends soon after it was asked to. A server that had yet to begin with it did not hear."""
+        """Request a cancellation; return whether the statement ended soon after. It must have begun on the server."""
         try:
             await self.cancel_safe(timeout=self.times.cancel_s)
         except psycopg.errors.CancellationTimeout:
-            raise  # the request may come yet, and end what is under way then
+            raise  # the request may still arrive, and cancel a later statement
         except psycopg.Error:
-            pass  # refused: it may end by itself
+            pass  # refused: the statement may end by itself
         self._due_s = asyncio.get_running_loop().time() + self.times.cancel_again_s
         try:
             await self._answer(gen, has_begun=True)
         except TimeoutError:
             return False
         except psycopg.Error:
-            pass  # that of the statement: as it ended
+            pass  # the error of the cancelled statement
         return True
 
     def _break(self) -> None:

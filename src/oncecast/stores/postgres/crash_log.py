@@ -1,4 +1,4 @@
-"""What processes died of, as far as PostgreSQL can tell: who began and did not end in order, and what it was at."""
+"""Record in PostgreSQL which processes run, and which event each runs alone, to count crashes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from oncecast.stores.postgres.database import Database
 
 
 class PostgresCrashLog:
-    """The CrashLog of `core.ports` on PostgreSQL."""
+    """The CrashLog of one listener in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     async def register_process(self) -> bool:
-        """See CrashLog."""
+        """Record the start of this process; return whether the previous one crashed, and charge its event if so."""
         listener = {"listener": self._db.instance}
         async with (
             self._db.connection("upkeep") as connection,
@@ -32,20 +32,20 @@ class PostgresCrashLog:
             return True
 
     async def unregister_process(self) -> None:
-        """See CrashLog."""
+        """Record that this process ended normally."""
         await self._write("unregister_process", {})
 
     async def begin_isolated(self, arrival: Arrival) -> int:
-        """See CrashLog."""
-        row = await self._write("accuse", {"source": arrival.source, "id": arrival.id})
+        """Record that this process runs the event alone; return how many processes died of it so far."""
+        row = await self._write("begin_isolated", {"source": arrival.source, "id": arrival.id})
         return row[0] if row else 0
 
     async def end_isolated(self, arrival: Arrival) -> None:
-        """See CrashLog."""
-        await self._write("acquit", {"source": arrival.source, "id": arrival.id})
+        """Record that this process has survived the event."""
+        await self._write("end_isolated", {"source": arrival.source, "id": arrival.id})
 
     async def _write(self, query: str, values: dict[str, Any]) -> tuple[Any, ...] | None:
-        """One statement in this listener's name; the row that it returns."""
+        """Run a query with this listener's name, and return its row."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._db.limits.deadline_s),

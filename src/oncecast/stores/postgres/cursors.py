@@ -1,4 +1,4 @@
-"""A group's cursors in its journals: each stands only where every event before it has its row."""
+"""A group's cursors in its journals: all events before a cursor have rows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _LOOK_UP_MAX = 5_000
 
 
 class PostgresCursors:
-    """The part of the EventStore of `core.ports` that is about cursors, on PostgreSQL."""
+    """The part of the EventStore that keeps cursors."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
-        """See EventStore."""
+        """Insert the hash of the journal's key if the journal is new; return the saved one."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -50,7 +50,7 @@ class PostgresCursors:
             return known
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
-        """See EventStore."""
+        """Read the group's cursor in this journal."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -65,14 +65,14 @@ class PostgresCursors:
         *,
         position: Cursor,
     ) -> Save:
-        """See EventStore. Looks every identity up: neither Redis nor an older database can make us skip."""
+        """Advance the cursor. Looks up every identity, so that neither Redis nor a restored database can skip one."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
             connection.transaction(),
         ):
             saved = await self._read_cursor(connection, "lock_cursor", journal)
-            if saved is None:  # there is none yet, or another listener has it locked
+            if saved is None:  # there is no cursor yet, or another listener has locked it
                 saved = beginning(epochs)
                 if not await self._insert_cursor(connection, journal, saved):
                     return decide_unlocked_save(await self._read_cursor(connection, "load_cursor", journal), epochs)
@@ -83,12 +83,12 @@ class PostgresCursors:
             return decision.answer
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
-        """See EventStore."""
+        """Insert the cursor unless there is one."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await self._insert_cursor(connection, journal, SavedCursor(at, list(epochs)))
 
     async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
-        """See EventStore."""
+        """Lock the cursor, and convert it from the divergent epochs `instead_of` to `epochs`."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -100,7 +100,7 @@ class PostgresCursors:
     async def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
     ) -> Cursor | None:
-        """See EventStore."""
+        """Lock the cursor, insert the gap before `first`, and move the cursor over it."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -116,7 +116,7 @@ class PostgresCursors:
             return decision.cursor
 
     async def _insert_cursor(self, connection: PostgresConnection, journal: str, cursor: SavedCursor) -> bool:
-        """Return whether it was inserted: the group had none."""
+        """Insert the group's first cursor in this journal; return False if it has one."""
         inserted = await connection.execute(self._db.queries["begin_cursor"], _values(journal, cursor))
         return await inserted.fetchone() is not None
 
@@ -134,7 +134,7 @@ class PostgresCursors:
         return SavedCursor(Cursor(epoch, offset), msgspec.convert(epochs, list[Epoch]))
 
     async def _prefix_shown(self, connection: PostgresConnection, candidates: Sequence[Arrival]) -> int:
-        """How many of `candidates`, from the first on, have rows."""
+        """Return how many of `candidates`, from the first on, have rows."""
         for begin in range(0, len(candidates), _LOOK_UP_MAX):
             chunk = candidates[begin : begin + _LOOK_UP_MAX]
             by_source: dict[str, set[str]] = defaultdict(set)

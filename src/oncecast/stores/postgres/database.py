@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are made, bounded and checked, and how the schema comes to be."""
+"""Connections to PostgreSQL: pools, session settings, deadlines and checks; and migrations of the schema."""
 
 from __future__ import annotations
 
@@ -24,45 +24,44 @@ from oncecast.stores.postgres.handover import HandlerConnections, Handling
 from oncecast.stores.postgres.message import WireStatement
 from oncecast.stores.postgres.pooling import check_each_has_its_own
 from oncecast.stores.postgres.queries import load_queries
-from oncecast.stores.postgres.schema import bring_up_to_date, look, script
+from oncecast.stores.postgres.schema import bring_up_to_date, read_state, script
 from oncecast.stores.postgres.session import set_up_statement
 
-# The pool logs every failed try; what they mean for us is reported as facts, once.
+# Telemetry events report failed connections once; the pool would log each try.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 Purpose = Literal["insert", "upkeep", "relay", "read"]
-BESIDES: dict[Purpose, int] = {"insert": 2, "upkeep": 2, "relay": 1, "read": 1}
-"""Connections besides those for handlers, which may keep theirs as long as they run: so that events without a
-handler, cursors, look-ups and dead letters always find one."""
+OWN_CONNECTIONS: dict[Purpose, int] = {"insert": 2, "upkeep": 2, "relay": 1, "read": 1}
+"""Connections in addition to those for handlers, which are busy as long as a handler runs. So events without a
+handler, cursors, look-ups and dead letters never wait for a handler."""
 
 SERVER_VERSION_MIN = 140000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long PostgreSQL may take for what, in seconds, and how many connections are for handlers."""
+    """Time limits for PostgreSQL, in seconds, and the number of connections for handlers."""
 
     connect_s: float = 5.0
     lock_s: float = 2.0
     statement_s: float = 30.0
     idle_in_transaction_s: float = 65.0
     undo_s: float = 5.0
-    """A savepoint that cannot be rolled back in this time has the attempt fail."""
+    """If a savepoint cannot be rolled back within this time, the attempt fails."""
     pool_size: int = 10
     handlers_max: int | None = None
-    """How many handlers may run at a time; `pool_size` by default."""
+    """The most handlers that run at the same time; `pool_size` by default."""
 
     @property
     def deadline_s(self) -> float:
-        """When we stop waiting for an answer ourselves: the server had its chance to time out."""
+        """The client's time limit for an answer, a little longer than the server's."""
         return self.statement_s + 2.0
 
 
 class Database:
-    """Pools of connections whose sessions are set up as the promise needs them: the listener's own, and handlers'.
+    """Two pools of connections with fixed session settings: the listener's own (OWN_CONNECTIONS), and handlers'.
 
-    BESIDES comes on top of the connections for handlers. `token` ends the application_name of each, so that a rescuer
-    can end the sessions of a dead holder.
+    The application_name of each session ends in `token`, so that a takeover can end the sessions of a dead listener.
     """
 
     def __init__(
@@ -82,12 +81,12 @@ class Database:
         self.queries = load_queries(schema)
         self._url = url
         self._application_name = f"oncecast {instance.encode()[:30].decode(errors='ignore')} {token}"
-        self._pool = self._make_pool(sum(BESIDES.values()), self.set_up)
+        self._pool = self._make_pool(sum(OWN_CONNECTIONS.values()), self.set_up)
         pool_size = limits.pool_size
         self._handlers_pool = self._make_pool(pool_size, partial(self.set_up, for_handlers=True))
         self.handlers_max = min(pool_size, limits.handlers_max or pool_size)
         self._handlers = HandlerConnections(self._handlers_pool, self.handlers_max, clock)
-        self._places = {purpose: asyncio.Semaphore(count) for purpose, count in BESIDES.items()}
+        self._places = {purpose: asyncio.Semaphore(count) for purpose, count in OWN_CONNECTIONS.items()}
 
     def _make_pool(
         self, max_size: int, set_up: Callable[[PostgresConnection], Awaitable[None]]
@@ -105,7 +104,7 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Open the pools; connections are made as they are needed."""
+        """Open the pools; connections are made when needed."""
         await self._pool.open(wait=False)
         await self._handlers_pool.open(wait=False)
 
@@ -116,9 +115,9 @@ class Database:
             group.create_task(self._handlers_pool.close(timeout=2.0))
 
     async def connect(self, *, writes: bool = False) -> PostgresConnection:
-        """A fresh connection of the caller's own; raises psycopg.Error or TimeoutError.
+        """Return a new connection for the caller alone. Raises psycopg.Error or TimeoutError.
 
-        One that `writes` is broken, not asked to end its statement, where the caller is cancelled.
+        If the caller is cancelled, a connection that `writes` is closed instead of cancelling its statement.
         """
         async with asyncio.timeout(self.limits.connect_s):
             connection = await PostgresConnection.connect(self._url, **self.connection_options())
@@ -131,7 +130,7 @@ class Database:
         return connection
 
     def connection_options(self) -> dict[str, Any]:
-        """What every connection is made with: dead peers are found by the kernel too."""
+        """Return the options of every connection; the kernel detects dead peers, too."""
         seconds = int(self.limits.connect_s) or 1
         return {
             "autocommit": True,
@@ -144,7 +143,7 @@ class Database:
         }
 
     async def set_up(self, connection: PostgresConnection, *, for_handlers: bool = False) -> None:
-        """Set what the promise needs in a new session, in one round trip; see the module `session`."""
+        """Apply the settings of the module `session` to a new session, in one round trip."""
         limits = self.limits
         settings = {
             "lock_timeout": _ms(limits.lock_s),
@@ -160,9 +159,10 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, purpose: Purpose) -> AsyncIterator[PostgresConnection]:
-        """A connection for one piece of work; closed rather than reused when that ends in any disorder.
+        """Borrow a connection for the block; if the block leaves a statement or transaction open, close it.
 
-        Each purpose has its share of the pool; a reader that finds none in time is refused. Raises our own errors.
+        Each purpose has its share of the pool; a read that gets no connection in time fails. Raises errors of
+        `core.errors`.
         """
         try:
             async with (
@@ -176,7 +176,7 @@ class Database:
 
     @asynccontextmanager
     async def ask(self, purpose: Purpose, query: str, values: dict[str, Any]) -> AsyncIterator[AsyncCursor[DictRow]]:
-        """Run the query of that name without a prepared plan, since filters that are not asked for are null."""
+        """Run the named query without a prepared plan, because unused filters are null."""
         async with (
             self.connection(purpose) as connection,
             asyncio.timeout(self.limits.deadline_s),
@@ -186,7 +186,7 @@ class Database:
             yield cursor
 
     def handling(self, opening: WireStatement | None = None) -> Handling:
-        """A connection for a handler's transaction, which may have begun with `opening`; see HandlerConnections."""
+        """Borrow a connection for a handler's transaction, which may have begun with `opening`."""
         return Handling(self._handlers, opening)
 
     @asynccontextmanager
@@ -200,20 +200,20 @@ class Database:
             places.release()
 
     async def renew(self) -> None:
-        """After a time of trouble: close what is pooled without asking it how it is, and the rest when it is back."""
+        """Replace all connections after an outage: idle ones now, the others when they are returned."""
         self._handlers.renewed_at_s = self.clock.monotonic_s()
         async with asyncio.timeout(self.limits.connect_s):
             await self._pool.drain()
             await self._handlers_pool.drain()
 
     async def check_sessions(self) -> None:
-        """Raise SessionShared if a pooler has connections share server processes."""
+        """Raise SessionShared if a pooler lets connections share server processes."""
         async with await self.connect() as first:
             try:
                 second = await self.connect()
             except TimeoutError:
                 raise psycopg.OperationalError(
-                    f"DATABASE_URL: a second connection had no answer within {self.limits.connect_s:g} s; if there is"
+                    f"DATABASE_URL: a second connection got no answer within {self.limits.connect_s:g} s; if there is"
                     " a pooler, its pool is too small (PgBouncer: default_pool_size);"
                     " see docs/how-to/connection-poolers.md"
                 ) from None
@@ -221,7 +221,7 @@ class Database:
                 await check_each_has_its_own(first, second)
 
     async def prepare(self) -> None:
-        """Check what DATABASE_URL leads to, and migrate. Raises what `migrate` does."""
+        """Check the server at DATABASE_URL, and migrate. Raises what `migrate` raises."""
         try:
             await self.check_sessions()
         except SessionShared as error:
@@ -231,10 +231,10 @@ class Database:
         await self.migrate()
 
     async def migrate(self, *, grant_to: str | None = None) -> Sequence[str]:
-        """Bring the schema up to date, one process at a time; returns the names of what was applied.
+        """Apply missing migrations, one process at a time; return their names.
 
-        The role `grant_to` may run listeners in it then; without one, that of the connection has to have the rights.
-        Raises StartError where that cannot be.
+        Grants the role `grant_to` the rights of a listener; without it, the connection's role must have them. Raises
+        StartError without the necessary rights.
         """
         async with self._for_schema() as (connection, deadline):
             return await bring_up_to_date(connection, self.schema, deadline, grant_to=grant_to)
@@ -243,7 +243,7 @@ class Database:
         """Return the SQL that `migrate` would run, for psql; grants rights to the connection's role by default."""
         async with self._for_schema() as (connection, _):
             row = await (await connection.execute("select current_user::text")).fetchone()
-            state = await look(connection, self.schema)
+            state = await read_state(connection, self.schema)
             return script(self.schema, state, grant_to=grant_to or (row[0] if row else connection.info.user))
 
     @asynccontextmanager
@@ -261,12 +261,12 @@ class Database:
                 f"PostgreSQL {connection.info.server_version // 10000} is too old: Oncecast needs 14 or newer"
             )
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
-            raise StartError(f"the database's encoding is {encoding}: Oncecast needs one with UTF8")
+            raise StartError(f"the database's encoding is {encoding}: Oncecast needs UTF8")
 
 
 @asynccontextmanager
 async def _undisturbed(connection: PostgresConnection, *, writes: bool) -> AsyncIterator[None]:
-    """Close the connection if its work was cut short: a statement or a transaction may still be open on it."""
+    """Close the connection if the block left a statement or a transaction open."""
     connection.writes = writes
     try:
         yield
@@ -283,5 +283,5 @@ def _ms(seconds: float) -> str:
 
 
 def rfc3339(at: datetime) -> str:
-    """A time as PostgreSQL gave it (sessions run in UTC) as text."""
+    """Return a time from PostgreSQL (sessions use UTC) as RFC 3339."""
     return at.isoformat().replace("+00:00", "Z")

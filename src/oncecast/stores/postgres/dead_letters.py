@@ -1,6 +1,6 @@
-"""Dead letters as an operator sees them: list, count, look at, mend, discard, replay.
+"""Dead letters for operators: list, count, show, edit, discard, replay.
 
-The row of `events` is what is dead; that of `dead_letters` follows it in the same transaction (`replayed_at`).
+The row of `events` decides whether an event is dead; `dead_letters.replayed_at` changes in the same transaction.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from oncecast.stores.postgres.work import finish
 
 
 class PostgresDeadLetters:
-    """The DeadLetters of `core.letter_ports` on PostgreSQL."""
+    """The dead letters of a group in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
-        """See DeadLetters."""
+        """Return a page of the selection, newest first."""
         values = {**_chosen(selection), **behind(after), "limit": limit}
         async with self._db.ask("read", "list_dead_letters", values) as cursor:
             return [_marked(row) for row in await cursor.fetchall()]
@@ -44,7 +44,7 @@ class PostgresDeadLetters:
     async def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
     ) -> tuple[list[dict[str, Any]], bool]:
-        """See DeadLetters."""
+        """Return a page of the selection with all details, and whether there may be more."""
         values = {**_chosen(selection), **behind(after), "limit": limit, "max_bytes": max_bytes}
         async with self._db.ask("read", "read_dead_letters", values) as cursor:
             rows = await cursor.fetchall()
@@ -52,7 +52,7 @@ class PostgresDeadLetters:
         return [_whole(_marked(row)) for row in rows], is_cut
 
     async def causes(self, selection: Selection, *, limit: int) -> Causes:
-        """See DeadLetters."""
+        """Count the causes of the selection, the largest first."""
         async with self._db.ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
             rows = await cursor.fetchall()
         return Causes(
@@ -72,13 +72,13 @@ class PostgresDeadLetters:
         )
 
     async def get(self, source: str, id: str) -> dict[str, Any] | None:
-        """See DeadLetters."""
+        """Return a dead letter with all details."""
         async with self._db.ask("read", "get_dead_letter", {"source": source, "id": id}) as cursor:
             row = await cursor.fetchone()
         return None if row is None else _whole(_shown(row))
 
     async def edit(self, source: str, id: str, data: bytes) -> bool:
-        """See DeadLetters."""
+        """Store edited data next to the original. Raises DataRefused with the place in the data, if known."""
         values = {"source": source, "id": id, "data": data.decode()}
         try:
             async with self._db.ask("upkeep", "edit_dead_letter", values) as cursor:
@@ -88,25 +88,25 @@ class PostgresDeadLetters:
             raise DataRefused(f"{error}; {_line(place)}" if place else str(error)) from error
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """See DeadLetters."""
+        """Exclude dead letters from lists and replays."""
         return await self._change("discard", dead_letters, discarded=False)
 
     async def restore(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """See DeadLetters."""
+        """Undo `discard`."""
         return await self._change("restore", dead_letters, discarded=True)
 
     async def reset(self, dead_letters: Sequence[Identity]) -> set[Identity]:
-        """See DeadLetters."""
+        """Delete edited data."""
         return await self._change("reset", dead_letters, discarded=False)
 
     async def _change(self, query: str, dead_letters: Sequence[Identity], *, discarded: bool) -> set[Identity]:
-        """Change those that are not being replayed, and are `discarded` or not; returns which."""
+        """Change those that are not being replayed and are (or are not) `discarded`; return the changed ones."""
         values = {**identities_of(dead_letters), "discarded": discarded}
         async with self._db.ask("upkeep", query, values) as cursor:
             return {Identity(row["source"], row["id"]) for row in await cursor.fetchall()}
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
-        """See DeadLetters."""
+        """Lock the dead letter, store its event, and run `work`, in one transaction."""
         async with self._db.handling() as held:
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
@@ -123,7 +123,7 @@ class PostgresDeadLetters:
         return True
 
     async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
-        """See DeadLetters."""
+        """Save the newest cause of a failed replay, and count the attempt."""
         values = {
             "source": source,
             "id": id,
@@ -134,7 +134,7 @@ class PostgresDeadLetters:
             return
 
     async def _lock(self, connection: PostgresConnection, source: str, id: str) -> Arrival | None:
-        """The dead letter as an arrival once more, with its row locked; None if it is not, or no longer, dead."""
+        """Lock the dead letter's row and return the dead letter as an arrival; None if it is not dead (any more)."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["lock_dead"], {"source": source, "id": id})
             row = await cursor.fetchone()
@@ -154,7 +154,7 @@ class PostgresDeadLetters:
 
 
 def _chosen(selection: Selection) -> dict[str, Any]:
-    """The parameters of the condition `chosen`."""
+    """Return the parameters of the condition `chosen`."""
     names = ("source", "error", "cause", "listener", "since", "until", "discarded")
     return {
         **{name: getattr(selection, name) for name in names},
@@ -169,7 +169,7 @@ def _marked(row: DictRow) -> dict[str, Any]:
 
 
 def _shown(row: DictRow) -> dict[str, Any]:
-    """Times as text."""
+    """Return the row with times as text."""
     discarded_at = row["discarded_at"]
     return {
         **row,
@@ -179,7 +179,7 @@ def _shown(row: DictRow) -> dict[str, Any]:
 
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:
-    """With the event and the mended data as the JSON that they are."""
+    """Return the row with the event and the edited data as JSON."""
     edited = row["edited_data"]
     return {
         **{name: value for name, value in row.items() if name not in ("raw", "found")},
@@ -189,5 +189,5 @@ def _whole(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(text: str) -> str:
-    """On one line, and not too long."""
+    """Return the text on one line of limited length."""
     return " ".join(text.split())[:300]

@@ -1,4 +1,4 @@
-"""What an error of PostgreSQL means to us: whose fault it is, and so what it costs."""
+"""Translate PostgreSQL's errors: is the event, its handler or the database at fault?"""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from oncecast.core.errors import (
 )
 
 DATA_CLASSES = ("22", "23", "54")
-"""Data exceptions, broken constraints, limits exceeded: this row cannot go in, another could."""
+"""Data exceptions, violated constraints, exceeded limits: this row cannot be inserted, but others can."""
 
 CONTENT_CLASSES = ("22", "54")
-"""Of DATA_CLASSES those that an event's content alone brings about; a constraint may depend on other rows."""
+"""The DATA_CLASSES that depend on the event's content alone; a constraint may depend on other rows."""
 
 PAUSE_STATES = ("25006", "40", "53100", "53200", "53300", "57", "58000", "58030", "F0", "XX001", "XX002")
-"""How the states begin that tell of the database's trouble: read-only, serialisation and deadlock, disk, memory,
-connections, shutdown, system, input and output, configuration, corruption. In a handler's SQL all else is its own:
-that a server behind its foreign table is away, that SET comes too late, that an extension fails on this data."""
+"""Prefixes of the SQLSTATEs of database failures: read-only, serialization and deadlock, disk, memory, connections,
+shutdown, system, input and output, configuration, corruption. Other errors of a handler's SQL are the handler's own:
+a foreign server that is down, a SET that comes too late, an extension that fails on this data."""
 
 TRANSACTION_CONFLICT_STATES = ("40001", "40P01")
-"""A serialisation failure, a deadlock: another transaction was in the way."""
+"""A serialization failure or a deadlock with another transaction."""
 
 IDLE_STATE = "25P03"
-"""PostgreSQL ended a session that was idle in a transaction for too long, because the event loop was blocked.
-Nothing is wrong with the database, so nothing pauses."""
+"""PostgreSQL ended a session that was idle in a transaction for too long, because the event loop was blocked. The
+database works, so this causes no pause."""
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError, OSError)
 
@@ -56,14 +56,14 @@ class SessionShared(psycopg.OperationalError):
 
 
 def translate(error: BaseException) -> Exception:
-    """Our own error for one of DATABASE_ERRORS that a statement of ours raised."""
+    """Return the error of `core.errors` for one of DATABASE_ERRORS from a statement of Oncecast's."""
     if not isinstance(error, psycopg.Error):
         return Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": "))
     state = error.sqlstate or ""
-    if state in ("26000", "42P05"):  # a prepared statement that another server process has, or that was another's
+    if state in ("26000", "42P05"):  # a prepared statement of another server process, or of another connection
         return Unavailable(f"PostgreSQL: {SessionShared(_words(error))}")
     if not state and isinstance(error, psycopg.DataError):
-        return Unstorable(_first_line(error))  # refused before it was sent
+        return Unstorable(_first_line(error))  # psycopg refused it before sending
     if state == "55P03":
         return RowLocked(_first_line(error))
     if state == IDLE_STATE:
@@ -78,7 +78,7 @@ def translate(error: BaseException) -> Exception:
 
 
 def insert_error(error: psycopg.Error) -> Exception:
-    """The error of an insert of event rows: Unstorable where a row's own content is what PostgreSQL cannot hold."""
+    """Return Unstorable if PostgreSQL cannot store the content of an event's row; else `error`."""
     if (error.sqlstate or "")[:2] in CONTENT_CLASSES or isinstance(error, psycopg.DataError):
         return Unstorable(_first_line(error))
     return error
@@ -87,12 +87,11 @@ def insert_error(error: psycopg.Error) -> Exception:
 def handler_error(
     error: Exception, raised: Sequence[BaseException], *, connection_broken: bool, interrupted: bool = False
 ) -> Exception:
-    """The error of a handler, or our own for it where its SQL failed through the database's trouble.
+    """Return the error that decides a handler's attempt: its own, or one that spends no attempt.
 
-    A statement of the handler's that took too long is its own, and one that an administrator cancelled is not: it
-    has `interrupted` the transaction, whatever the handler made of that. One that waited too long for a lock may wait
-    again; our lost connection says nothing about the event. `raised` is what the statements of the transaction
-    raised: any other error of PostgreSQL's is that of a server of the handler's own.
+    A database failure, a lock time-out, a lost connection and a statement cancelled by an administrator spend no
+    attempt (`interrupted`, even if the handler caught that error). A statement that took too long does. `raised` are
+    the errors of the transaction's statements: other PostgreSQL errors come from another server of the handler's.
     """
     if isinstance(error, HandlerTimeout):
         return error
@@ -116,10 +115,10 @@ def handler_error(
 
 
 def is_interrupted(error: BaseException, *, took_s: float, timeout_s: float) -> bool:
-    """Whether another session cancelled the statement (pg_cancel_backend), rather than its `statement_timeout`.
+    """Return whether another session cancelled the statement (pg_cancel_backend), not its `statement_timeout`.
 
-    The state is the same. PostgreSQL tells them apart by its words only, which may be translated: then a statement
-    that ended before its time was cancelled.
+    Both have the same SQLSTATE; only the message differs. If it is translated, a statement that ended before its
+    time-out was cancelled.
     """
     if not isinstance(error, psycopg.errors.QueryCanceled):
         return False
@@ -131,7 +130,7 @@ def is_interrupted(error: BaseException, *, took_s: float, timeout_s: float) -> 
 
 
 def is_stale_plan(error: BaseException) -> bool:
-    """Whether a schema has changed under a statement that a connection had prepared: as with all that are as old."""
+    """Return whether a schema change invalidated a prepared statement; older connections have the same problem."""
     return isinstance(error, psycopg.errors.FeatureNotSupported) and (
         error.diag.source_function == "RevalidateCachedQuery"
     )

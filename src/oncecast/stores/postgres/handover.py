@@ -1,7 +1,7 @@
-"""Connections for handlers, and how one goes from a transaction to the next without standing idle.
+"""Connections for handlers, handed over from one transaction to the next without idle time.
 
-Under load somebody always waits for a connection. So the COMMIT of one transaction takes along how the next begins,
-in one message; each is a transaction of its own, and no error of one is another's. See decision 023.
+Under load an attempt always waits for a connection. So one message has the COMMIT of a transaction and the beginning
+of the next. They are separate transactions: an error of one does not affect the other. See decision 023.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.message import WireStatement, own_row, raise_failure, send
 
 PASSED_ON_MAX_S = 60.0
-"""So long after a connection was taken from its pool it is passed on; then the pool may see to its age."""
+"""How long after leaving its pool a connection is handed over; then it goes back, so that the pool can replace it."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """Somebody who waits for a place: is given a connection on which its opening has run, or None: a place only."""
+    """A task that waits; it gets a connection on which its opening has run, or None: then it takes one itself."""
 
     opening: WireStatement | None
     given: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -35,17 +35,17 @@ class _Waiter:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A connection for one transaction. `opened` is what its opening returned, None where it has yet to begin."""
+    """A connection for one transaction. `opened` is the result of its opening; None if that has not run."""
 
     places: HandlerConnections
     connection: PostgresConnection
     taken_at_s: float
     opened: bool | None = None
     is_gone: bool = False
-    """Whether somebody else has it now."""
+    """Whether it was handed over."""
 
     async def commit(self, deadline_s: float) -> None:
-        """COMMIT, and begin for whoever waits: what befalls that is no error of ours. Raises what `commit` does."""
+        """COMMIT, and begin the next waiting transaction, whose errors are not raised. Raises as `commit` does."""
         next_one = self.places.next_with_opening() if self._may_be_passed_on() else None
         if next_one is None or next_one.opening is None:
             await commit(self.connection, deadline_s)
@@ -57,11 +57,11 @@ class Held:
                 self.is_gone = True
         finally:
             if not self.is_gone:
-                next_one.opening = None  # its own trouble, if it was that, it shall meet by itself
+                next_one.opening = None  # if its opening failed, it will run it itself and get the error
                 self.places.put_first(next_one)
 
     def _may_be_passed_on(self) -> bool:
-        """Not an old one, and not with what reaches the next: the message is read before COMMIT ends a SET LOCAL."""
+        """Return whether it is recent and clean: the server parses the message before COMMIT ends a SET LOCAL."""
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, self.places.monotonic_s() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
@@ -69,14 +69,14 @@ class Held:
         )
 
     async def _commit_and_open(self, opening: WireStatement, deadline_s: float) -> bool | None:
-        """What the next one's opening returned; None if that failed."""
+        """Commit and run `opening`; return its result, or None if it failed."""
         try:
             message = b"commit; begin; " + opening.written_for(self.connection)
-        except psycopg.Error:  # nothing was sent: what the next one begins with cannot be
+        except psycopg.Error:  # the opening cannot be encoded; nothing was sent
             await commit(self.connection, deadline_s)
             return None
         committed, *begun = await send(self.connection, message, deadline_s, commits=True)
-        # An error may come before COMMIT, too, and leave our transaction open: only its tag says that it is done.
+        # An error before COMMIT leaves the transaction open: only its command tag proves that it is done.
         # rule: a commit that begins the next transaction is proven by its own tag
         believe_commit(committed)
         try:
@@ -86,7 +86,7 @@ class Held:
 
 
 class HandlerConnections:
-    """So many connections of `pool` at a time, to those who ask for one in the order in which they ask."""
+    """Hands out up to `count` connections of `pool` at a time, in the order of requests."""
 
     def __init__(self, pool: AsyncConnectionPool[PostgresConnection], count: int, clock: Clock) -> None:
         self.monotonic_s = clock.monotonic_s
@@ -94,10 +94,10 @@ class HandlerConnections:
         self._free = count
         self._waiting: deque[_Waiter] = deque()
         self.renewed_at_s = 0.0
-        """Since when connections are to be trusted, by `monotonic_s`."""
+        """Connections from before this time, by `monotonic_s`, are not handed over."""
 
     def next_with_opening(self) -> _Waiter | None:
-        """Whoever is next, if it is one for whom a transaction can be begun; it waits no longer."""
+        """Remove and return the next waiter if its transaction can be begun for it; else None."""
         while self._waiting and self._waiting[0].given.done():
             self._waiting.popleft()
         if self._waiting and self._waiting[0].opening is not None:
@@ -105,11 +105,11 @@ class HandlerConnections:
         return None
 
     def put_first(self, waiter: _Waiter) -> None:
-        """It is the next again."""
+        """Put a waiter back to the front of the queue."""
         self._waiting.appendleft(waiter)
 
     async def take(self, opening: WireStatement | None) -> Held:
-        """A connection for one transaction, which may have begun with `opening` already."""
+        """Return a connection for one transaction, which may have begun with `opening`."""
         if self._free:
             self._free -= 1
         else:
@@ -129,7 +129,7 @@ class HandlerConnections:
             raise
 
     async def _decline(self, waiter: _Waiter) -> None:
-        """It was cancelled: before it was given anything, or in the moment after."""
+        """Give back what a cancelled waiter may have got at the last moment."""
         if waiter.given.cancelled():
             return
         given = waiter.given.result()
@@ -139,7 +139,7 @@ class HandlerConnections:
             await self.give_back(given)
 
     async def give_back(self, held: Held) -> None:
-        """It is no longer needed. Nothing that is open on it, or under way, gets to the next."""
+        """Return a connection to the pool; close it if a transaction or statement is open on it."""
         held.connection.writes = False
         try:
             idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
@@ -159,7 +159,7 @@ class HandlerConnections:
 
 
 class Handling:
-    """`async with`: a connection for one transaction, which may have begun with `opening`. Raises our own errors."""
+    """An async context manager for a connection for one transaction. Raises errors of `core.errors`."""
 
     def __init__(self, connections: HandlerConnections, opening: WireStatement | None) -> None:
         self._connections = connections
@@ -183,21 +183,21 @@ class Handling:
 
 
 async def commit(connection: PostgresConnection, deadline_s: float) -> None:
-    """COMMIT, and believe it only if PostgreSQL says so.
+    """COMMIT, and raise unless PostgreSQL confirms it.
 
-    Where no answer comes the outcome is unknown; whoever tries again inserts first, and so looks.
+    Without an answer the outcome is unknown; the next attempt inserts the row first, which shows it.
     """
-    # A server that stops may say so, behind its answer.
+    # A server that is stopping may add a message to its answer.
     committed, *_ = await send(connection, b"commit", deadline_s, commits=True)
     believe_commit(committed)
 
 
 def believe_commit(committed: PGresult) -> None:
-    """Raise AttemptFailed unless PostgreSQL says that it did what COMMIT asks for, or psycopg.Error."""
+    """Raise AttemptFailed unless PostgreSQL confirms the COMMIT, or psycopg.Error if it failed."""
     raise_failure(committed)
     # rule: only the COMMIT tag proves a commit
     if committed.command_status != b"COMMIT":
         raise AttemptFailed(
-            "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
-            " use 'async with tx.savepoint()' for errors that it means to survive"
+            "the transaction was rolled back although the handler returned, because it swallowed an SQL error;"
+            " use 'async with tx.savepoint()' around statements that may fail"
         )

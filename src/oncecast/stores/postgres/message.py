@@ -1,6 +1,6 @@
-"""Several statements in one message, and how each of them ended.
+"""Send several statements in one message, and read the result of each.
 
-A cursor of psycopg can do that too, at several times the price: see decision 022.
+psycopg's cursors can do this too, at several times the cost: see decision 022.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from oncecast.stores.postgres.errors import SessionShared
 
 @dataclass(frozen=True, slots=True)
 class WireStatement:
-    """A query with values, which are numbers, null, or text to which PostgreSQL gives the type that it needs."""
+    """A query with values: numbers, null, or text, whose type PostgreSQL infers."""
 
     query: bytes
     values: Mapping[bytes, bytes | int | None]
 
     def written_for(self, connection: PostgresConnection) -> bytes:
-        """As it is sent there, whatever the session's settings. Raises psycopg.Error if that cannot be."""
+        """Return the statement with quoted values, for any session settings. Raises psycopg.Error."""
         quote = Escaping(connection.pgconn).escape_literal
         written = {}
         for name, value in self.values.items():
@@ -36,7 +36,7 @@ class WireStatement:
                     raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
                 try:
                     written[name] = quote(value)
-                except psycopg.OperationalError as error:  # invalid UTF-8: the value's fault, not the connection's
+                except psycopg.OperationalError as error:  # invalid UTF-8: the value is at fault, not the connection
                     raise psycopg.DataError(str(error)) from None
             else:
                 written[name] = b"null" if value is None else b"%d" % value
@@ -46,9 +46,9 @@ class WireStatement:
 async def send(
     connection: PostgresConnection, message: bytes, deadline_s: float = math.inf, *, commits: bool = False
 ) -> list[PGresult]:
-    """How its statements ended, in order: behind one that failed none was run. Raises if nobody knows, or too late.
+    """Return the results of the statements in order; after one that failed, none runs.
 
-    The connection is the caller's alone. For what `commits` see Connection.answer.
+    The caller must own the connection. Raises as `PostgresConnection.answer` does, also for `commits`.
     """
     return await connection.answer(_asked(connection.pgconn, message), deadline_s, commits=commits)
 
@@ -60,18 +60,18 @@ def _asked(pgconn: PGconn, message: bytes) -> PQGen[list[PGresult]]:
 
 
 BEGIN = WireStatement(b"select pg_catalog.pg_backend_pid()", {})
-"""For `begin_with`, where the transaction has no first statement of its own."""
+"""For `begin_with`, if the transaction has no first statement of its own."""
 
 
 async def begin_with(connection: PostgresConnection, first: WireStatement) -> tuple[bytes | None, ...] | None:
-    """BEGIN and a first statement in one message; returns what `own_row` does."""
+    """Send BEGIN and a first statement in one message; return what `own_row` returns."""
     return own_row(connection, await send(connection, b"begin; " + first.written_for(connection)))
 
 
 def own_row(connection: PostgresConnection, results: list[PGresult]) -> tuple[bytes | None, ...] | None:
-    """As `row_of`, without the last column: the server process, which has to be the connection's own.
+    """Return the row as `row_of` does, without the last column, which must be the connection's server process.
 
-    Raises SessionShared where it is another, because that process has other prepared statements.
+    Raises SessionShared for another process, because that has other prepared statements.
     """
     row = row_of(results)
     if row is None:
@@ -84,12 +84,12 @@ def own_row(connection: PostgresConnection, results: list[PGresult]) -> tuple[by
 
 
 def row_of(results: list[PGresult]) -> tuple[bytes | None, ...] | None:
-    """The first row of the last statement, as text; None if it has none. Raises psycopg.Error if it failed."""
+    """Return the first row of the last statement as text, or None. Raises psycopg.Error if it failed."""
     raise_failure(last := results[-1])
     return tuple([last.get_value(0, n) for n in range(last.nfields)]) if last.ntuples else None
 
 
 def raise_failure(result: PGresult) -> None:
-    """Raise the psycopg.Error with which a statement failed, if it did."""
+    """Raise the psycopg.Error of a failed statement."""
     if result.status == ExecStatus.FATAL_ERROR:
         raise psycopg.errors.error_from_result(result)

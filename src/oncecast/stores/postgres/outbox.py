@@ -1,4 +1,4 @@
-"""What handlers emitted, until a producer has it."""
+"""The outbox: emitted events that no producer has accepted yet."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from oncecast.stores.postgres.handover import commit
 from oncecast.stores.postgres.rows import storable
 
 MARGIN_S = 5.0
-"""A transaction that nobody goes on with is ended by PostgreSQL so long after it might have been gone on with."""
+"""PostgreSQL ends a relay transaction that is idle for this much longer than `publish` may take."""
 
 
 class PostgresOutbox:
-    """The Outbox of `core.ports` on PostgreSQL: an advisory lock says who of the group is at it."""
+    """The outbox in PostgreSQL; an advisory lock lets one listener of the group relay at a time."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
         self._deadline_s = database.limits.deadline_s
 
     async def relay(self, publish: Publish, *, limit: int, max_bytes: int, within_s: float) -> int:
-        """See Outbox. The lock and its transaction last until the producer has answered."""
+        """Publish the oldest events and delete them; the lock is held until the producer has answered."""
         async with self._db.connection("relay") as connection:
             async with asyncio.timeout(self._deadline_s):
                 await connection.execute("begin")

@@ -1,6 +1,6 @@
-"""Whether there is a pooler that gives a connection's transactions to changing server processes.
+"""Detect a pooler that runs the transactions of one connection in different server processes.
 
-Under it prepared statements, settings and locks of one connection reach another: docs/how-to/connection-poolers.md.
+With such a pooler, connections share prepared statements, settings and locks: see docs/how-to/connection-poolers.md.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _WHICH = b"select pg_catalog.pg_backend_pid()"
 
 
 async def check_each_has_its_own(first: PostgresConnection, second: PostgresConnection) -> None:
-    """Raise SessionShared unless each of two open connections keeps a server process of its own.
+    """Raise SessionShared unless each of two open connections has a server process of its own.
 
-    A pooler that hands out the process that was idle for the shortest time gives both the same. One that hands out
-    the one that was idle for the longest gives a connection two when it asks twice in a row. Others choose at random,
-    or are disturbed by other clients: for these there are several rounds.
+    A pooler that picks the most recently used process gives both connections the same one. A pooler that picks the
+    least recently used one gives a connection different processes in two calls. Several rounds detect poolers that
+    pick at random or serve other clients meanwhile.
     """
     known: dict[bytes, PostgresConnection] = {}
     for connection in (first, first, second, second) * ROUNDS:

@@ -1,4 +1,4 @@
-"""The SQL of `queries.sql` by name, with the group's schema filled in."""
+"""Load the named queries of `queries.sql`, with the group's schema filled in."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from psycopg import sql
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _PARTS = ("chosen", "held")
-"""What several queries share: it stands where they say `{chosen}`, or `{held}`."""
+"""Parts that several queries share, as `{chosen}` or `{held}`."""
 
 
 def load_queries(schema: str) -> dict[str, bytes]:
-    """All named queries for `schema`, as they are sent."""
+    """Return the text of all named queries for `schema`."""
     text = resources.files(__package__).joinpath("sql/queries.sql").read_text("utf-8")
     names_and_bodies = _NAME.split(text)[1:]
     bodies = dict(zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True))
@@ -22,5 +22,5 @@ def load_queries(schema: str) -> dict[str, bytes]:
 
 
 def in_schema(text: str, schema: str, **parts: sql.Composed) -> sql.Composed:
-    """`text` with `{schema}` replaced by the quoted name, `{schema_text}` by a literal, and `parts` by theirs."""
+    """Return `text` with `{schema}` as a quoted name, `{schema_text}` as a literal, and `parts` filled in."""
     return sql.SQL(text).format(schema=sql.Identifier(schema), schema_text=sql.Literal(schema), **parts)

@@ -1,4 +1,4 @@
-"""Reading events back for the API: structured CloudEvents with what became of them beside."""
+"""Read events for the API: structured CloudEvents with their status."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from oncecast.stores.postgres.pages import behind, mark_of
 PAGE_MAX_BYTES = 4 * 1024 * 1024
 """A page ends with the event that reaches this size, as JSON."""
 FETCH_ROWS = 20
-"""Rows fetched at a time: more than a page takes are in memory only as far as this."""
+"""Rows fetched at a time, which limits the rows in memory beyond a page."""
 
 
 class EventReader:
-    """Answers questions about stored events. Raises Unavailable when PostgreSQL is."""
+    """Reads stored events. Raises Unavailable if PostgreSQL is down or slow."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -35,10 +35,10 @@ class EventReader:
         source: str | None = None,
         id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Up to `limit` events, newest first, as `{"event": CloudEvent, "status": …, "stored_at": …, "mark": …}`.
+        """Return up to `limit` events, newest first: `{"event": CloudEvent, "status": …, "stored_at": …, "mark": …}`.
 
-        `mark` of the last one, given as `after`, brings the next page; raises InvalidPageMark for any other text.
-        A page that ends early, at PAGE_MAX_BYTES, says so: its last event has `is_cut`.
+        Pass the last `mark` as `after` for the next page; raises InvalidPageMark for any other text. If a page ends
+        early, at PAGE_MAX_BYTES, its last event has `is_cut`.
         """
         parameters = {"limit": limit, "type": type, "status": status, "source": source, "id": id, **behind(after)}
         async with (
@@ -51,7 +51,7 @@ class EventReader:
             return await _read_page(cursor, limit)
 
     async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
-        """Up to `limit` events that wait for their next attempt, the soonest first; pages as those of `newest`."""
+        """Return up to `limit` events that wait for their next attempt, the soonest first; pages as in `newest`."""
         async with (
             self._db.connection("read") as connection,
             asyncio.timeout(self._db.limits.deadline_s),
@@ -69,7 +69,7 @@ class EventReader:
             ]
 
     async def gaps(self) -> list[dict[str, Any]]:
-        """The stretches of journals that the group could never read, newest first."""
+        """Return the gaps of the group, newest first."""
         async with (
             self._db.connection("read") as connection,
             asyncio.timeout(self._db.limits.deadline_s),

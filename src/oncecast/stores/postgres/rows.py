@@ -1,4 +1,4 @@
-"""Arrivals as parameters of statements: a batch's events travel as one JSON text, undecoded."""
+"""Turn arrivals into query parameters: the events of a batch are one JSON text, undecoded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JSON_OID = 114
 
 
 class Json(bytes):
-    """JSON text that goes to PostgreSQL as it is."""
+    """JSON text that is sent to PostgreSQL unchanged."""
 
 
 class _JsonDumper(Dumper):
@@ -37,7 +37,7 @@ _decode_members = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
 def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> dict[str, Any]:
-    """The parameters of `insert`."""
+    """Return the parameters of `insert`."""
     events = json_array(arrivals)
     return {
         "events": events,
@@ -53,7 +53,7 @@ def rows_of(arrivals: Sequence[Arrival], listener: str, revision: int = -1) -> d
 
 
 def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, bytes | int | None]:
-    """The values of `begin_attempt`."""
+    """Return the parameters of `begin_attempt`."""
     extensions = next(iter(_extensions(json_array([arrival]))), None)
     return {
         b"event": bytes(arrival.raw),
@@ -69,7 +69,7 @@ def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, by
 
 
 def json_array(arrivals: Sequence[Arrival]) -> Json:
-    """The events as one JSON array."""
+    """Return the events as one JSON array."""
     return Json(b"[%b]" % b",".join([a.raw for a in arrivals]))
 
 
@@ -96,12 +96,12 @@ def _extensions_of(members: dict[str, msgspec.Raw]) -> str | None:
 
 
 def storable(text: str) -> str:
-    """Text that PostgreSQL can hold, of bounded length."""
+    """Return the text without characters that PostgreSQL refuses, of limited length."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:20_000]
 
 
 def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
-    """What `unlogged` and `claim_unforwarded` return."""
+    """Return the dead letter in a row of `unlogged` or `claim_unforwarded`."""
     source, id_, error, attempts, raw, died_at, listener = row
     return DeadLetter(
         source=source,
@@ -115,7 +115,7 @@ def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
 
 
 def identities_of(dead_letters: Sequence[DeadLetter] | Sequence[Identity]) -> dict[str, list[str]]:
-    """The parameters of a query on these."""
+    """Return the parameters of a query on these identities."""
     return {
         "sources": [dead_letter.source for dead_letter in dead_letters],
         "ids": [dead_letter.id for dead_letter in dead_letters],

@@ -1,4 +1,4 @@
-"""The group's schema: its migrations, the rights that a listener needs in it, and both as SQL for psql."""
+"""The group's schema: migrations, the rights that a listener needs, and both as SQL for psql."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.queries import in_schema
 
 MIGRATION_DEADLINE_S = 900.0
-"""A migration may have to rewrite a large table; one that is cut short only begins again."""
+"""The time limit of a migration, which may rewrite a large table; after a time-out it begins again."""
 RIGHTS = ("select", "insert", "update", "delete")
-"""What a listener needs on each of its tables; on `migrations` the first is enough."""
+"""The rights that a listener needs on each of its tables; on `migrations` the first is enough."""
 NAMES_SHOWN_MAX = 5
 _TABLE = re.compile(r"^create table \{schema\}\.(\w+)", re.MULTILINE)
 _FUNCTION = re.compile(r"^create (?:or replace )?function \{schema\}\.(\w+)", re.MULTILINE)
@@ -29,7 +29,7 @@ _MIGRATIONS = (
     "create table {schema}.migrations (number integer primary key, name text not null,"
     " applied_at timestamptz not null default clock_timestamp())"
 )
-_LOOK = """
+_STATE = """
 select n.oid is not null, coalesce(m.is_known, false), array(
     select relname::text from pg_class where relnamespace = n.oid and relkind in ('r', 'p', 'v', 'm', 'f')
     order by relname)
@@ -57,7 +57,7 @@ order by 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """A file of SQL, with `{schema}` for the group's schema."""
+    """An SQL file, with `{schema}` for the group's schema."""
 
     number: int
     name: str
@@ -66,26 +66,26 @@ class Migration:
 
 @cache
 def migrations() -> Sequence[Migration]:
-    """All of them, in order."""
+    """Return all migrations in order."""
     files = sorted(resources.files(__package__).joinpath("sql/migrations").iterdir(), key=lambda file: file.name)
     return [Migration(int(file.name.partition("_")[0]), file.name, file.read_text("utf-8")) for file in files]
 
 
 @cache
 def tables() -> Sequence[str]:
-    """The names of all tables in a group's schema."""
+    """Return the names of all tables in a group's schema."""
     return ["migrations", *sorted({name for one in migrations() for name in _TABLE.findall(one.text)})]
 
 
 @cache
 def functions() -> Sequence[str]:
-    """The names of all functions in a group's schema."""
+    """Return the names of all functions in a group's schema."""
     return sorted({name for one in migrations() for name in _FUNCTION.findall(one.text)})
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """What a schema lacks: itself perhaps, and migrations."""
+    """Whether a schema exists, and the migrations that it lacks."""
 
     exists: bool
     is_new: bool
@@ -93,12 +93,12 @@ class SchemaState:
     pending: Sequence[Migration]
 
 
-async def look(connection: PostgresConnection, schema: str) -> SchemaState:
-    """Find out what `schema` lacks. Raises StartError if it is another application's, or may not be read."""
+async def read_state(connection: PostgresConnection, schema: str) -> SchemaState:
+    """Read which migrations `schema` lacks. Raises StartError if it is another application's or not readable."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_LOOK, {"schema": schema})
-        exists, is_ours, names = await cursor.fetchone() or (False, False, [])
-        if not is_ours:
+        await cursor.execute(_STATE, {"schema": schema})
+        exists, is_oncecasts, names = await cursor.fetchone() or (False, False, [])
+        if not is_oncecasts:
             if names:
                 raise StartError(_of_others(schema, names))
             return SchemaState(exists=exists, is_new=True, pending=migrations())
@@ -111,14 +111,16 @@ async def look(connection: PostgresConnection, schema: str) -> SchemaState:
 async def bring_up_to_date(
     connection: PostgresConnection, schema: str, deadline: asyncio.Timeout, *, grant_to: str | None = None
 ) -> Sequence[str]:
-    """Apply what `schema` lacks, one process at a time; returns the names. Raises StartError without the rights.
+    """Apply missing migrations, one process at a time; return their names. Raises StartError without the rights.
 
-    Grants `grant_to` what a listener needs; without it, the role of the connection has to have that.
+    Grants `grant_to` the rights of a listener; without it, the connection's role must have them.
     """
     async with connection.transaction():
-        await connection.execute("set local lock_timeout = 0")  # another's migration takes its time; see `deadline`
+        await connection.execute(
+            "set local lock_timeout = 0"
+        )  # wait for another process's migration, up to `deadline`
         await connection.execute("select pg_advisory_xact_lock(hashtext('oncecast'), hashtext(%s))", (schema,))
-        state = await look(connection, schema)
+        state = await read_state(connection, schema)
         try:
             for statement in _statements(schema, state):
                 deadline.reschedule(asyncio.get_running_loop().time() + MIGRATION_DEADLINE_S)
@@ -154,7 +156,7 @@ def script(schema: str, state: SchemaState, *, grant_to: str) -> str:
 
 
 def grants(schema: str, role: str) -> list[sql.Composed]:
-    """The statements that give `role` what a listener needs, and no more."""
+    """Return the statements that grant `role` the rights of a listener, and no others."""
     to = sql.Identifier(role)
     return [
         sql.SQL("grant usage on schema {} to {}").format(sql.Identifier(schema), to),
@@ -177,7 +179,7 @@ def _statements(schema: str, state: SchemaState) -> Iterable[sql.Composed]:
 
 
 async def _check_rights(connection: PostgresConnection, schema: str, of: Sequence[str]) -> None:
-    """Raise StartError unless the role may do what a listener does with these tables; names each missing grant."""
+    """Raise StartError unless the role has a listener's rights on these tables; the text has the missing grants."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         values = {"schema": schema, "rights": list(RIGHTS), "tables": list(of), "functions": list(functions())}
         await cursor.execute(_MISSING, values)
@@ -217,8 +219,8 @@ def _grant_execute(schema: str, names: Sequence[str], role: str) -> sql.Composed
 def _of_others(schema: str, names: Sequence[str]) -> str:
     shown = ", ".join(names[:NAMES_SHOWN_MAX]) + (", …" if len(names) > NAMES_SHOWN_MAX else "")
     return (
-        f"the schema {schema} has tables of another application ({shown}): give the group a name of its own"
-        " (LISTENER_GROUP, or the application's name), which is its schema's name"
+        f"the schema {schema} has tables of another application ({shown}): choose another group name"
+        " (LISTENER_GROUP, or the application's name), which is also the schema's name"
     )
 
 
@@ -232,6 +234,6 @@ def _what_it_takes(connection: PostgresConnection, schema: str, state: SchemaSta
         missing = f"the schema {schema} lacks the migrations {names}, and"
         remedy = "'oncecast migrate' as the owner of the schema and its tables"
     return (
-        f"PostgreSQL: {missing} the role {info.user} may not make that ({error.diag.message_primary}): run {remedy},"
-        " or let an administrator run what 'oncecast migrate --dry-run' prints"
+        f"PostgreSQL: {missing} the role {info.user} may not create it ({error.diag.message_primary}): run {remedy},"
+        " or let an administrator run the output of 'oncecast migrate --dry-run'"
     )

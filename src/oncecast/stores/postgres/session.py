@@ -1,7 +1,7 @@
-"""What the sessions of a listener are set to, whatever server, database and role have been given.
+"""The settings of a listener's sessions, whatever the server, database and role have configured.
 
-Sessions of the listener's own have all that could change a result fixed. Those in which handlers run keep what a
-role or database has been given for the application's SQL, such as `search_path` and `TimeZone`. See decision 032.
+In its own sessions, a listener fixes every setting that could change a result. Sessions for handlers keep what a role
+or database has configured for the application's SQL, such as `search_path` and `TimeZone`. See decision 032.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ SERVER_VERSION_OF = {"transaction_timeout": 170000}
 """The first server version of a setting that the oldest supported server does not have."""
 
 EVERY_SESSION: Mapping[str, str] = {
-    # How values travel: psycopg reads no other formats.
+    # The formats that psycopg reads.
     "client_encoding": "UTF8",
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
     "array_nulls": "on",
     "standard_conforming_strings": "on",
-    # What is committed stays, and what is begun may write.
+    # Transactions may write.
     "default_transaction_read_only": "off",
     "exit_on_error": "off",
-    # Each is bounded by a time-out of the listener's own.
+    # The listener has time-outs of its own.
     "idle_session_timeout": "0",
     "transaction_timeout": "0",
-    # Nobody reads them.
+    # Nobody reads notices.
     "client_min_messages": "warning",
 }
 """Settings of all sessions."""
@@ -50,18 +50,18 @@ READABLE = "select " + ", ".join(
         "extra_float_digits": "1",
     }.items()
 )
-"""A statement for the sessions of tools: psycopg can read everything that they select."""
+"""A statement for the sessions of tools, so that psycopg can read every result."""
 
 _SYNCHRONOUS_COMMIT = (
     "pg_catalog.set_config('synchronous_commit', case pg_catalog.current_setting('synchronous_commit')"
     " when 'remote_apply' then 'remote_apply' else 'on' end, false)"
 )
-"""A commit is durable, or more than that where a role or database asks for more."""
+"""A commit is at least durable; `remote_apply` of a role or database is kept."""
 _SEARCH_PATH = (
     "pg_catalog.set_config('search_path', pg_catalog.concat_ws("
     "', ', 'pg_catalog', nullif(pg_catalog.current_setting('search_path'), ''), 'pg_temp'), false)"
 )
-"""Built-in names mean what is built in; triggers of the application find its own names behind them."""
+"""Built-in names come first; triggers of the application find its own names after them."""
 
 
 def set_up_statement(

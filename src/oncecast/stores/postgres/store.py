@@ -1,4 +1,4 @@
-"""Where events end: inserts, attempts, dead letters. The primary key `(source, id)` decides."""
+"""The event store: inserts, attempts and dead letters. The primary key `(source, id)` decides."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_val
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
-"""So many events before one of its key are looked up, where their rows came from other places; then it waits until a
-cursor is saved over the rest."""
+"""The most events before an ordered event that are looked up, if their rows came from other places. Beyond that the
+event waits until a cursor is saved over the rest."""
 ANY_REVISION = -1
-"""Of the group's application, as long as nobody has asked."""
+"""The revision of the group's application before `register_handlers` was called."""
 
 
 class PostgresEvents(PostgresComparison):
-    """The EventStore of `core.ports` on PostgreSQL."""
+    """The event store of one listener in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -44,14 +44,14 @@ class PostgresEvents(PostgresComparison):
 
     @property
     def ready_ahead(self) -> int:
-        """See EventStore: one behind each that runs."""
+        """One waiting call for each running one."""
         return self._db.handlers_max
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
-        """See EventStore. All arrivals come from one journal's epoch."""
+        """Insert arrivals of one epoch; compare those that already have rows."""
         rows = rows_of(arrivals, self._db.instance, self._revision)
         async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
-            # One statement is one transaction of its own; only what was there before needs a second look.
+            # One statement is one transaction; only existing rows need a second one.
             inserted = await self._insert(connection, rows)
             if len(inserted) == len(arrivals):
                 return [Outcome.STORED] * len(arrivals)
@@ -60,7 +60,7 @@ class PostgresEvents(PostgresComparison):
         return [Outcome.STORED if a.offset in inserted else found[a.offset] for a in arrivals]
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
-        """See EventStore."""
+        """Insert the row and run `work` in one transaction."""
         opening = WireStatement(
             self._db.queries["begin_attempt"], row_values(arrival, self._db.instance, self._revision)
         )
@@ -70,7 +70,7 @@ class PostgresEvents(PostgresComparison):
                     # rule: a handler runs only for an event that was inserted
                     if not await self._begin_with(held, opening, arrival.turn):
                         await held.connection.execute("rollback")
-                        held.connection.writes = True  # a conflict is kept by a statement of its own
+                        held.connection.writes = True  # a conflict is inserted in a transaction of its own
                         return (await self._compare(held.connection, [arrival]))[arrival.offset]
             failure = await finish(self._db, held, work)
         if failure is not None:
@@ -80,7 +80,7 @@ class PostgresEvents(PostgresComparison):
     async def process_together(
         self, arrivals: Sequence[Arrival], work: WorkTogether
     ) -> list[Outcome | EarlierAttempts]:
-        """See EventStore."""
+        """Insert the rows and run `work` for the new ones in one transaction."""
         async with self._db.handling() as held:
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
@@ -101,7 +101,7 @@ class PostgresEvents(PostgresComparison):
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
     async def _begin_with(self, held: Held, opening: WireStatement, turn: Turn | None) -> bool:
-        """Begin a transaction with an event's row, in as few round trips as can be; whether that is new."""
+        """Begin a transaction with an event's row, in as few round trips as possible; return whether it is new."""
         if held.opened is not None:
             return held.opened
         try:
@@ -114,25 +114,25 @@ class PostgresEvents(PostgresComparison):
             raise insert_error(error) from error
 
     async def _begin_in_turn(self, connection: PostgresConnection, turn: Turn) -> None:
-        """Have the key to ourselves until the transaction ends, if the event before has its row; or NotNext."""
+        """Begin a transaction and lock the key. Raises NotNext unless the events before it have rows."""
         before = next(turn.rows_needed(), turn)
         values = {b"key": turn.key.encode(), b"source": before.source.encode(), b"id": before.id.encode()}
         row = await begin_with(connection, WireStatement(self._db.queries["take_turn"], values))
         taken, epoch, offset = row or (None, None, None)
         # rule: one event of a key runs at a time
-        is_ours = taken == b"t"
+        is_locked = taken == b"t"
         rows = {} if epoch is None or offset is None else {before.identity: (epoch.decode(), int(offset))}
-        if is_ours and rows and not turn.has_come(rows):
+        if is_locked and rows and not turn.has_come(rows):
             rows = await self._rows_before(connection, turn)
         # rule: an ordered event runs only after the row of the event before it
-        if not (is_ours and turn.has_come(rows)):
+        if not (is_locked and turn.has_come(rows)):
             await connection.execute("rollback")
-            raise NotNext(f"the turn of another event of {turn.key[:80]}")
+            raise NotNext(f"another event of {turn.key[:80]} is next")
 
     async def _rows_before(
         self, connection: PostgresConnection, turn: Turn
     ) -> dict[tuple[str, str], tuple[str, int]]:
-        """What `Turn.has_come` asks for. The one before has a row, but from another place."""
+        """Return the places of earlier rows for `Turn.has_come`, if the previous row came from another place."""
         needed = list(islice(turn.rows_needed(), LOOKED_BACK_MAX))
         values = {"sources": [one.source for one in needed], "ids": [one.id for one in needed]}
         async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -140,7 +140,7 @@ class PostgresEvents(PostgresComparison):
             return {(source, id_): (epoch, offset) for source, id_, epoch, offset in await cursor.fetchall()}
 
     async def count_failure(self, failure: FailedAttempt) -> int:
-        """See EventStore."""
+        """Insert or update the count of the event's failed attempts."""
         arrival = failure.arrival
         values = {
             "source": arrival.source,
@@ -157,7 +157,7 @@ class PostgresEvents(PostgresComparison):
             return row[0] if row else arrival.attempts
 
     async def prune_attempts(self, *, overdue_s: float) -> int:
-        """See EventStore."""
+        """Delete the counts of ended events and of events that are overdue."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             ended = await connection.execute(self._db.queries["prune_attempts"])
             values = {"overdue_s": overdue_s}
@@ -165,7 +165,7 @@ class PostgresEvents(PostgresComparison):
             return ended.rowcount + overdue.rowcount
 
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
-        """See EventStore."""
+        """Insert the row as dead and its dead letter, in one transaction."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -196,7 +196,7 @@ class PostgresEvents(PostgresComparison):
         return DeadLettered(Outcome.STORED, attempts)
 
     async def unlogged(self, limit: int) -> list[DeadLetter]:
-        """See EventStore."""
+        """Return this listener's oldest dead letters that are not in the dead-letter log yet."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -206,7 +206,7 @@ class PostgresEvents(PostgresComparison):
             return [dead_letter_of(row) for row in await cursor.fetchall()]
 
     async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """See EventStore."""
+        """Record that these dead letters are in the dead-letter log."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             await connection.execute(self._db.queries["mark_logged"], identities_of(dead_letters))
 
@@ -217,7 +217,7 @@ class PostgresEvents(PostgresComparison):
         return attempts_in_all(arrival, row[0] if row else 0)
 
     async def _insert_dead(self, connection: PostgresConnection, arrival: Arrival, attempts: int) -> bool:
-        """Insert the row as `dead`; without its payload where just that is what PostgreSQL refuses."""
+        """Insert the row as `dead`, without its payload if PostgreSQL refuses that; return whether it is new."""
         try:
             async with connection.transaction():
                 rows = {**rows_of([arrival], self._db.instance, self._revision), "attempts": [attempts]}
@@ -251,7 +251,7 @@ class PostgresEvents(PostgresComparison):
             return {offset for (offset,) in await cursor.fetchall()}
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
-        """See EventStore."""
+        """Read the newest record of the group's handlers, and insert a new one if needed."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -275,35 +275,35 @@ class PostgresEvents(PostgresComparison):
         return decision.missing
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
-        """See EventStore."""
+        """Delete old stored rows below the saved cursors; skip rows that are locked."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
             values = {"older_than_s": older_than_s, "limit": limit}
             return (await connection.execute(self._db.queries["prune"], values)).rowcount
 
     async def count_prunable(self, *, older_than_s: float) -> int:
-        """See EventStore."""
+        """Count the rows that `prune` would delete."""
         async with self._db.connection("read") as connection, asyncio.timeout(self._deadline_s):
             cursor = await connection.execute(self._db.queries["count_prunable"], {"older_than_s": older_than_s})
             row = await cursor.fetchone()
             return row[0] if row else 0
 
     async def probe(self, *, writes: bool = True) -> None:
-        """See EventStore."""
+        """Check on a new connection that PostgreSQL accepts writes."""
         try:
             async with asyncio.timeout(self._db.limits.connect_s * 2):
                 connection = await self._db.connect(writes=True)
                 async with connection:
                     cursor = await connection.execute(self._db.queries["is_read_only"])
                     if await cursor.fetchone() == (True,):
-                        raise Unavailable("PostgreSQL: it takes no writes: it is a standby, or read-only")
+                        raise Unavailable("PostgreSQL: it accepts no writes: it is a standby, or read-only")
                     if writes:
                         await connection.execute(self._db.queries["probe"], {"listener": self._db.instance})
         except DATABASE_ERRORS as error:
-            ours = translate(error)
-            raise (ours if isinstance(ours, Unavailable | RowLocked) else Unavailable(str(ours))) from error
+            meant = translate(error)
+            raise (meant if isinstance(meant, Unavailable | RowLocked) else Unavailable(str(meant))) from error
 
     async def renew(self) -> None:
-        """See EventStore."""
+        """Check the sessions, and replace all connections."""
         try:
             await self._db.check_sessions()
             await self._db.renew()
@@ -311,13 +311,13 @@ class PostgresEvents(PostgresComparison):
             raise translate(error) from error
 
     async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
-        """See EventStore."""
+        """End the sessions of a dead listener, found by the token in their application_name."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
             connection.transaction(),
         ):
-            await connection.execute("set local role none")  # by the role that logged in, as the others did
+            await connection.execute("set local role none")  # use the login role, which the other sessions have
             values = {"token": token, "silent_s": silent_s}
             row = await (await connection.execute(self._db.queries["end_sessions"], values)).fetchone()
         in_use, waiting = row[:2] if row else (False, 0)
@@ -326,5 +326,5 @@ class PostgresEvents(PostgresComparison):
         return Sessions.SILENT if waiting else Sessions.NONE
 
     async def close(self) -> None:
-        """See EventStore."""
+        """Close all connections."""
         await self._db.close()

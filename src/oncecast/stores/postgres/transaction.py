@@ -1,8 +1,8 @@
-"""The facade that a handler writes through: it can do anything but break the promise.
+"""The transaction object for handlers, through which they cannot break exactly-once processing.
 
-A handler never holds the connection. It cannot end the transaction (the statement is refused before it is
-sent), cannot reach beyond its attempt (the facade dies with it), and an SQL error that it swallows leaves the
-transaction aborted, which COMMIT's command tag tells.
+A handler never gets the connection. It cannot end the transaction (the statement is refused before it is sent), and
+cannot use it after its attempt. If it swallows an SQL error, the transaction stays aborted, and the command tag of
+COMMIT shows that.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _LEAVES_SESSION_STATE = re.compile(
     r"|(?:;|\bbegin|\bthen|\belse|\bloop)\s+(?:re)?set\s+(?!local\s|constraints\s)",
     re.IGNORECASE | re.DOTALL,
 ).search
-"""What may stay with the session beyond the transaction, besides what is refused: of the usual ways to say it."""
+"""Matches the usual statements that leave session state after the transaction, except those that are refused."""
 
 KNOWN_MAX_CHARS = 4_096
-"""Of a statement of which it is remembered whether it leaves traces: longer ones are seldom run again."""
+"""The longest statement for which the result of `leaves_session_state` is cached; longer ones are rarely repeated."""
 
 _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
 
 
 class HandlerTransaction:
-    """See `oncecast.Transaction`. Calls may not overlap: a second one waits for the first."""
+    """The OpenTransaction of an attempt. A call waits for the previous one."""
 
     def __init__(
         self,
@@ -66,65 +66,65 @@ class HandlerTransaction:
         undo_s: float,
     ) -> None:
         self._connection: PostgresConnection | None = connection
-        self._monotonic_s = clock.monotonic_s  # called for every statement
+        self._monotonic_s = clock.monotonic_s  # a local reference, because every statement calls it
         self._undo_s = undo_s
         self._take_key = take_key
         self._statement_timeout_s = statement_timeout_s
         self._interrupted = False
         self.is_cancelled = False
-        """Whether the listener itself cancels the statement that is under way: that is no interruption."""
+        """Whether the listener itself cancels the current statement, which does not count as interrupted."""
         self._emitted: list[bytes] = []
         self._raised = deque[BaseException](maxlen=RAISED_KEPT)
         self._inconsistency: str | None = None
         self._one_at_a_time = asyncio.Lock()
         self._asked = 0
-        """How many statements are under way or wait: a lock that was just released does not tell of those."""
+        """The number of running and waiting statements; a lock that was just released does not show the latter."""
         self._savepoints = Savepoints()
 
     @property
     def emitted(self) -> list[bytes]:
-        """See OpenTransaction; once the attempt is over nobody can emit any more."""
+        """The follow-ups so far. Raises TransactionClosed after the attempt."""
         self._open()
         self._savepoints.note()
         return self._emitted
 
     @property
     def raised(self) -> Sequence[BaseException]:
-        """See OpenTransaction."""
+        """The last errors of its statements."""
         return self._raised
 
     @property
     def inconsistency(self) -> str | None:
-        """Why it must not commit: a part of it that was to be rolled back is there, or one that was not is gone."""
+        """Why it must not commit: a savepoint could not be rolled back, or took other statements with it."""
         return self._inconsistency or self._savepoints.fault
 
     def is_interrupted_by(self, status: int) -> bool:
-        """Whether a transaction in `status` is aborted, and a statement of it was cancelled by another session."""
+        """Return whether the transaction is aborted and another session cancelled a statement of it."""
         return self._interrupted and status == TransactionStatus.INERROR
 
     async def execute(self, query: str, params: Params = None) -> int:
-        """Run one statement; returns the number of rows that it touched."""
+        """Run one statement, and return the number of affected rows."""
         return (await self._handlers_own(query, params, tuple_row)).rowcount
 
     async def fetch_one(self, query: str, params: Params = None) -> dict[str, Any] | None:
-        """The first row by column name, or None."""
+        """Run one statement, and return the first row by column name, or None."""
         return await (await self._handlers_own(query, params, dict_row)).fetchone()
 
     async def fetch_all(self, query: str, params: Params = None) -> list[dict[str, Any]]:
-        """All rows by column name."""
+        """Run one statement, and return all rows by column name."""
         return await (await self._handlers_own(query, params, dict_row)).fetchall()
 
     async def take(self, key: str) -> None:
-        """See OpenTransaction."""
+        """Lock an ordered key until the transaction ends. Raises NotNext if another transaction has it."""
         # rule: a replay locks the key of its event
         if await (await self._run(self._take_key, {"key": key})).fetchone() != (True,):
-            error = NotNext(f"another event of {key[:80]} is under way")
+            error = NotNext(f"another event of {key[:80]} is in progress")
             self._raised.append(error)
             raise error
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """A stretch whose SQL errors the handler means to survive. One that is cancelled is rolled back, too."""
+        """Open a savepoint: if the block raises or is cancelled, only the block is rolled back."""
         number = self._savepoints.new()
         name = f"handler_{number}"
         emitted_before = len(self._emitted)
@@ -141,7 +141,7 @@ class HandlerTransaction:
         await self._run(f"release savepoint {name}")
 
     async def _undo(self, savepoint: LiteralString) -> None:
-        """Roll back to it; where that cannot be, the attempt fails, whatever its handler makes of it."""
+        """Roll back to a savepoint; if that fails, the attempt fails even if the handler catches the error."""
         inconsistent_before, self._inconsistency = self._inconsistency, "a savepoint could not be rolled back"
         with contextlib.suppress(psycopg.Error, TransactionClosed, TimeoutError):
             async with asyncio.timeout(self._undo_s):
@@ -149,7 +149,7 @@ class HandlerTransaction:
             self._inconsistency = inconsistent_before
 
     async def end(self, deadline_s: float) -> None:
-        """The attempt is over, once all is that was asked for: nobody who kept the facade can do more with it."""
+        """Wait for running statements, then refuse further calls."""
         # rule: a transaction ends after every statement that its handler began
         if self._asked:
             async with asyncio.timeout(deadline_s), self._one_at_a_time:
@@ -157,12 +157,12 @@ class HandlerTransaction:
         self.close()
 
     def close(self) -> None:
-        """The attempt is over, and so is its connection."""
+        """Refuse further calls."""
         self._connection = None
 
     def _open(self) -> PostgresConnection:
         if self._connection is None:
-            raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
+            raise TransactionClosed("the transaction ended with its attempt: do not use it after the handler")
         if forks.is_child():
             raise TransactionClosed("a forked process has no transaction: only its parent may use it")
         return self._connection
@@ -181,7 +181,7 @@ class HandlerTransaction:
         *,
         handler_error: bool = False,
     ) -> AsyncCursor[Any]:
-        """One statement at a time, whose error is remembered."""
+        """Run a statement after the previous one has ended, and record its error."""
         self._asked += 1
         asked_at_s = self._monotonic_s()
         try:
@@ -190,8 +190,7 @@ class HandlerTransaction:
                 if isinstance(query, str) and handler_error:
                     self._savepoints.note(query)
                 cursor = AsyncCursor(connection, row_factory=rows)
-                # Prepared at once: then the server takes a single statement only, so that no COMMIT can hide
-                # behind another one.
+                # A prepared statement is always a single one, so that no COMMIT can follow another statement.
                 await cursor.execute(query, params, prepare=handler_error or None)
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     raise AttemptFailed("the statement ended the event's transaction")
@@ -211,17 +210,17 @@ def refuse_transaction_control(query: str) -> None:
     word, second = _first_words(query)
     if word in _SESSION_CONTROL and second not in ("local", "constraints"):
         raise TransactionClosed(
-            f"a handler may not run {word.upper()}: its connection is shared with other events; use SET LOCAL"
+            f"a handler may not run {word.upper()}: other events use its connection too; use SET LOCAL"
         )
     if word in _TRANSACTION_CONTROL:
         raise TransactionClosed(
             f"a handler may not run {word.upper()}: its transaction commits with the event;"
-            " use 'async with tx.savepoint()' for errors that it means to survive"
+            " use 'async with tx.savepoint()' around statements that may fail"
         )
 
 
 def leaves_session_state(query: str) -> bool:
-    """Whether a later event would find something of the statement, were it given the same session."""
+    """Return whether the statement may leave state in the session, which a later event would find."""
     return _known_to(query) if len(query) <= KNOWN_MAX_CHARS else _LEAVES_SESSION_STATE(query) is not None
 
 
@@ -231,7 +230,7 @@ def _known_to(query: str) -> bool:
 
 
 def _first_words(query: str) -> tuple[str, str]:
-    """The statement's first two words, in small letters, behind white space and comments (which nest)."""
+    """Return the first two words in lower case, after white space and (nested) comments."""
     at = 0 if query[:1].isalpha() else _end_of(_BLANK, query, 0)
     while query.startswith("/*", at):
         depth = 0
@@ -241,7 +240,7 @@ def _first_words(query: str) -> tuple[str, str]:
             if not depth:
                 break
         else:
-            return "", ""  # never closed: the server will say so
+            return "", ""  # an unclosed comment: the server reports it
         at = _end_of(_BLANK, query, at)
     match = _WORDS.match(query, at)
     return (match.group(1).lower(), (match.group(2) or "").lower()) if match else ("", "")

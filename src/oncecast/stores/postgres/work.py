@@ -1,4 +1,4 @@
-"""What runs between `begin` and `commit` for one event: users' code on a facade, and the end that it deserves."""
+"""Run users' code between `begin` and `commit`, and commit or roll back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionS
 
 
 async def finish(database: Database, held: Held, work: Work) -> Exception | None:
-    """Run `work` in the open transaction, keep what it emitted, and commit; or roll back, and return the error."""
+    """Run `work` in the open transaction, insert emitted events, and commit; or roll back and return the error."""
     connection = held.connection
     limits, deadline_s = database.limits, database.limits.deadline_s
     facade = HandlerTransaction(
@@ -36,9 +36,9 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     broken = connection.broken
     interrupted = facade.is_interrupted_by(connection.pgconn.transaction_status)
     if failure is None and interrupted:
-        failure = AttemptFailed("the handler swallowed that a statement was cancelled")
+        failure = AttemptFailed("the handler swallowed the cancellation of a statement")
     if failure is None:
-        # An aborted transaction takes nothing more; what that means, COMMIT's tag tells.
+        # An aborted transaction accepts no statement; the command tag of COMMIT will show that it is aborted.
         # rule: emitted events commit together with their cause
         if emitted and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
             async with asyncio.timeout(deadline_s):
@@ -50,44 +50,44 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     if translated is not failure:
         translated.__cause__ = failure
         if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:
-            await database.renew()  # the others have prepared it, too
+            await database.renew()  # other connections have prepared it, too
     return translated
 
 
 async def _outcome(work: Work, facade: HandlerTransaction) -> Exception | None:
-    """What came of users' code: its error, or ours for it."""
+    """Run users' code; return the error that decides the attempt, or None."""
     try:
         await work(facade)
-    except Exception as error:  # whatever users' code raises is the attempt's outcome, judged by classify
+    except Exception as error:  # any error of users' code is the outcome of the attempt; `classify` judges it
         return root_error(error, facade.raised)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
-            facade.close()  # the connection is closed on the way out
+            facade.close()  # the caller closes the connection
             raise
-        return AttemptFailed("the handler was cancelled, by a task of its own that was")
+        return AttemptFailed("the handler raised CancelledError, from a cancelled task of its own")
     return None
 
 
 async def _end(facade: HandlerTransaction, connection: PostgresConnection, deadline_s: float) -> Exception | None:
-    """Let what is under way come to its end; returns the error if that is none to commit after."""
+    """Wait for running statements; return the error if the transaction must not commit."""
     try:
         await facade.end(deadline_s)
-    except TimeoutError:  # a thread's statement, with a SET LOCAL statement_timeout; or nobody answers any more
+    except TimeoutError:  # a thread's statement with a long SET LOCAL statement_timeout, or a server that is stuck
         facade.is_cancelled = True
         with contextlib.suppress(psycopg.Error, OSError):
             await connection.cancel_safe(timeout=connection.times.cancel_s)
         await facade.end(connection.times.cancel_s)
-        return AttemptFailed("a statement was still under way when its handler had returned")
+        return AttemptFailed("a statement was still running after its handler had returned")
     if not connection.broken and connection.pgconn.transaction_status not in _IN_TRANSACTION:
-        return AttemptFailed("a statement was left unfinished that is none for tx.execute, such as COPY")
+        return AttemptFailed("a statement was left unfinished that tx.execute does not support, such as COPY")
     return None
 
 
 async def _roll_back(connection: PostgresConnection, failure: Exception, deadline_s: float) -> None:
-    """Leave the connection as it was; one whose handler ran out of time is closed, never used again."""
+    """Roll back; after a time-out, or if the transaction is gone, close the connection."""
     if isinstance(failure, TimeoutError) or connection.pgconn.transaction_status not in _IN_TRANSACTION:
         await connection.close()
         return
     async with asyncio.timeout(deadline_s):
-        await connection.rollback()  # psycopg's own: a schema that has changed has it prepare statements anew
+        await connection.rollback()  # psycopg's method: it forgets statements that a schema change invalidated

@@ -1,4 +1,4 @@
-"""Leases, marks and heartbeats in Redis (7.0 or newer) or Valkey, which makes the promise cheap."""
+"""Leases, done markers and heartbeats in Redis (7.0 or newer) or Valkey, which save work."""
 
 from oncecast.stores.redis.leases import RedisLeases
 

@@ -1,8 +1,8 @@
 """A program that sends the heartbeat of a listener while the listener lives and is not stopped. Do not import it.
 
-`pulse` starts it with `python -I -S`, so that it is small, and writes what it has to do to its standard input. That
-stays open: its end is the end of the listener. Users' code, which may hold the listener's interpreter for a minute,
-does not hold this process. See decision 028.
+`pulse` starts it with `python -I -S`, which keeps it small, and writes its settings to its standard input. The input
+stays open until the listener ends. Users' code, which may hold the listener's interpreter for a minute, does not
+block this process. See decision 028.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STDIN = 0
 
 
 def main() -> None:
-    """Beat until the listener ends. Whatever Redis says, it is asked again a second later."""
+    """Send a heartbeat every second until the listener ends, whatever Redis answers."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a draining listener still needs its heartbeat
     job: dict[str, Any] = marshal.load(sys.stdin.buffer)  # noqa: S302 (our parent wrote it)
@@ -51,7 +51,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def state_from_ps(pid: int) -> bytes:
-    """The first letter of its state, where there is no /proc."""
+    """Return the first letter of the process state, on systems without /proc."""
     reading, writing = os.pipe()
     command = ["ps", "-o", "state=", "-p", str(pid)]
     try:
@@ -100,7 +100,7 @@ def addresses(job: dict[str, Any]) -> list[tuple[int, Any]]:
 
 
 def in_tls(connection: Any, job: dict[str, Any]) -> Any:
-    """The connection with TLS, as redis-py would make it of the same URL."""
+    """Return the connection with TLS, as redis-py would set it up for the same URL."""
     import socket
     import ssl
 
@@ -120,7 +120,7 @@ def in_tls(connection: Any, job: dict[str, Any]) -> Any:
 
 
 def ask(connection: Any, *words: str | int) -> None:
-    """One command whose answer is one line. Raises OSError for an error, and where no answer comes."""
+    """Send a command whose answer is one line. Raises OSError for an error, or if no answer comes."""
     encoded = [str(word).encode() for word in words]
     connection.sendall(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
     answer = b""

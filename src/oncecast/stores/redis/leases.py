@@ -1,10 +1,14 @@
-"""Who handles which event for now: one Lua call a batch.
+"""Leases in Redis, with one Lua call per batch.
 
-A key per event, `oncecast:{GROUP}:e:SOURCE NUL ID`, holds the token of its holder (a *lease*) or, once the
-event has ended, `=EPOCH:OFFSET` (a *mark*). An event that was rescued from a dead holder is free as `!N`, N the
-number of its rescues; leased again it is `TOKEN*N`, and `TOKEN!N` while it is attempted alone. A key per holder
-has its heartbeats. Any other value is
-as none, and is overwritten. All keys of a group share one hash tag, so that a cluster keeps them together.
+The key of an event, `oncecast:{GROUP}:e:SOURCE NUL ID`, has one of these values:
+
+- `TOKEN`: a lease of the listener with this token
+- `=EPOCH:OFFSET`: a done marker, once the event has ended
+- `!N`: free after N takeovers from dead lease owners
+- `TOKEN*N`: leased again after N takeovers; `TOKEN!N` while it is attempted alone
+
+The key of a lease owner has its heartbeat counter. Any other value is a foreign value: it counts as none, and is
+overwritten. All keys of a group share one hash tag, so that a cluster keeps them together.
 """
 
 from __future__ import annotations
@@ -37,12 +41,12 @@ FOREIGN_SHOWN_BYTES = 40
 """How much of a foreign value a warning shows. A foreign value is one that Oncecast did not write."""
 _LEASE = re.compile(rb"([0-9a-f]{16})(?:[*!](\d{1,6}))?|!(\d{1,6})")
 _DONE = re.compile(rb"=[!-9;-~]{1,64}:\d{1,19}")
-"""These are all that may stand under an event's key."""
+"""The values that an event's key may have."""
 _COUNTER = re.compile(rb"\d{1,19}")
 
 
 class RedisLeases:
-    """The Leases of `core.ports` on Redis."""
+    """The Leases of one listener in Redis."""
 
     def __init__(self, url: str, *, group: str, token: str, lease_ttl_s: float, mark_ttl_s: float) -> None:
         self._token = token
@@ -56,7 +60,7 @@ class RedisLeases:
             url,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
-            # A Unix socket knows no keep-alive.
+            # A Unix socket has no keep-alive.
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             retry=Retry(NoBackoff(), 1),
             retry_on_error=[redis.ConnectionError],
@@ -74,8 +78,8 @@ class RedisLeases:
         self._overwrite = self._script("overwrite")
         self._settle = self._script("settle")
         self._release = self._script("release")
-        self._rescue = self._script("rescue")
-        self._begin_isolated = self._script("accuse")
+        self._take_over_dead = self._script("take_over")
+        self._begin_isolated = self._script("begin_isolated")
         self._renew = self._script("renew")
 
     def _script(self, name: str) -> redis.client.AsyncScript:  # type: ignore[name-defined]
@@ -86,15 +90,15 @@ class RedisLeases:
 
     @property
     def token(self) -> str:
-        """See Leases."""
+        """The token of this listener."""
         return self._token
 
     async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See Leases."""
+        """Lease the free events, and overwrite foreign values."""
         return await self._take(arrivals, [])
 
     async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See Leases."""
+        """Lease as `claim` does, also events with a done marker of their own place."""
         return await self._take(arrivals, _marks(arrivals))
 
     async def _take(self, arrivals: Sequence[Arrival], marks: list[str]) -> Claims:
@@ -105,13 +109,13 @@ class RedisLeases:
         if foreign:
             values = [(keys[n], _shown(found[n])) for n in foreign]
             await self._take_over(keys, found, foreign)
-            claims, _ = self._partition(arrivals, found)  # what has changed once more meanwhile, PostgreSQL decides
+            claims, _ = self._partition(arrivals, found)  # PostgreSQL decides about values that changed once more
             claims.foreign = values
         claims.lease_free()
         return claims
 
     async def _take_over(self, keys: list[str], found: list[Any], foreign: list[int]) -> None:
-        """Overwrite the values at the places `foreign` by our own leases; `found` is then what stood there last."""
+        """Overwrite the values at the indexes `foreign` by leases of this listener, and update `found`."""
         seen = [found[n] if isinstance(found[n], bytes) else b"" for n in foreign]
         async with _bounded():
             values = await self._overwrite(
@@ -121,14 +125,14 @@ class RedisLeases:
             found[n] = value
 
     async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
-        """See Leases."""
+        """Read the leases without taking any."""
         async with _bounded():
             found = await self._redis.mget(self._keys(arrivals))
         return self._partition(arrivals, found)[0]
 
     def _partition(self, arrivals: Sequence[Arrival], found: Any) -> tuple[Claims, list[int]]:
-        """Return what the values say, and the indexes of foreign values: their events are as free."""
-        states: dict[bytes, LeaseState] = {}  # of a batch that another listener leases, every value is the same
+        """Return the meaning of the values, and the indexes of foreign values, whose events count as free."""
+        states: dict[bytes, LeaseState] = {}  # the values of a batch that one listener leases are all the same
         read: list[LeaseState | DoneMarker | None] = []
         foreign = []
         for n, value in enumerate(_answers(found, len(arrivals))):
@@ -149,47 +153,47 @@ class RedisLeases:
         return partition(arrivals, read, self._token), foreign
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """See Leases."""
+        """Replace this listener's leases by done markers."""
         async with _bounded():
             await self._settle(keys=self._keys(arrivals), args=[self._own, self._mark_ttl_ms, *_marks(arrivals)])
 
     async def release(self, arrivals: Sequence[Arrival]) -> int:
-        """See Leases."""
+        """Release this listener's leases; keep the counts of takeovers."""
         async with _bounded():
             released: int = await self._release(keys=self._keys(arrivals), args=[self._own, COUNT_TTL_MS])
         return released
 
     async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
-        """See Leases."""
+        """Free the leases of `owner`, and count the takeovers if it `died`."""
         keys = self._keys(arrivals)
         async with _bounded():
             taken_over: int = await (
-                self._rescue(keys=keys, args=[owner, COUNT_TTL_MS, QUARANTINE_AFTER_TAKEOVERS])
+                self._take_over_dead(keys=keys, args=[owner, COUNT_TTL_MS, QUARANTINE_AFTER_TAKEOVERS])
                 if died
                 else self._release(keys=keys, args=[owner, COUNT_TTL_MS])
             )
         return taken_over
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """See Leases."""
+        """Write `!` or `*` into this listener's lease of a quarantined event: whether it runs alone."""
         before, after = ("*", "!") if isolated else ("!", "*")
         async with _bounded():
             await self._begin_isolated(keys=self._keys([arrival]), args=[self._own, before, after])
 
     async def renew(self, arrivals: Sequence[Arrival]) -> None:
-        """See Leases."""
+        """Restart the expiry of this listener's leases."""
         async with _bounded():
             await self._renew(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
 
     async def heartbeat(self) -> None:
-        """See Leases. From the first beat on a process of its own beats too, whatever the event loop does."""
+        """Change this listener's counter. The first call also starts the heartbeat process."""
         self._pulse.keep()
         async with _bounded():
-            # Only a change counts: no two of these are the same on one machine.
+            # Only a change counts, and no two of these values are the same on one machine.
             await self._redis.set(self._holder_prefix + self._token, time.monotonic_ns(), px=COUNTER_TTL_MS)
 
     async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
-        """See Leases."""
+        """Read the heartbeat counters of these lease owners."""
         if not tokens:
             return {}
         async with _bounded():
@@ -197,7 +201,7 @@ class RedisLeases:
         return {token: _counter(n) for token, n in zip(tokens, _answers(found, len(tokens)), strict=True)}
 
     async def close(self) -> None:
-        """See Leases."""
+        """End the heartbeat process, and close the connections."""
         self._pulse.end()
         async with _bounded():
             await self._redis.aclose()
@@ -208,10 +212,10 @@ class RedisLeases:
 
 
 def _packing_in_c(connection_class: type[Any]) -> type[Any]:
-    """The same, but with the commands that grow with a batch packed by hiredis.
+    """Return a subclass that packs EVALSHA and MGET, the commands that grow with a batch, with hiredis.
 
-    redis-py's asyncio side has hiredis read answers only, and cannot be told to pack with it, as its other side can.
-    All others go its own way: some of their names are two words.
+    In asyncio, redis-py uses hiredis only to read answers, and has no option to pack with it. Other commands are left
+    to redis-py, because some of their names have two words.
     """
 
     class Packing(connection_class):  # type: ignore[misc]
@@ -225,14 +229,14 @@ def _packing_in_c(connection_class: type[Any]) -> type[Any]:
 
 
 def _answers(found: Any, count: int) -> Sequence[Any]:
-    """What a call has found for each of `count` keys; raises Unavailable if that is something else."""
+    """Return the values that a call returned for `count` keys. Raises Unavailable for any other answer."""
     if not isinstance(found, list) or len(found) != count:
-        raise Unavailable(f"Redis: it answered {str(found)[:80]!r}, where {count} values were asked for")
+        raise Unavailable(f"Redis: it answered {str(found)[:80]!r} instead of {count} values")
     return found
 
 
 def _state(value: bytes) -> LeaseState | None:
-    """Return the lease that a value stands for; None if it is foreign."""
+    """Return the lease in a value; None if the value is foreign."""
     if (match := _LEASE.fullmatch(value)) is None:
         return None
     owner, takeovers, taken_over = match.groups()
@@ -244,7 +248,7 @@ def _shown(value: Any) -> bytes:
 
 
 def _counter(value: Any) -> int | None:
-    """A heartbeat's counter; any other value is as none."""
+    """Return a heartbeat counter; None for any other value."""
     return int(value) if isinstance(value, bytes) and _COUNTER.fullmatch(value) else None
 
 
@@ -254,9 +258,9 @@ def _marks(arrivals: Sequence[Arrival]) -> list[str]:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """One call to Redis: ends by its deadline, fails with Unavailable.
+    """Limit a call to Redis to CALL_DEADLINE_S, and turn its errors into Unavailable.
 
-    A RuntimeError is what uvloop says of a connection that closed under redis-py.
+    uvloop raises RuntimeError if a connection closes while redis-py uses it.
     """
     try:
         async with asyncio.timeout(CALL_DEADLINE_S):

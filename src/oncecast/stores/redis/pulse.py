@@ -1,4 +1,4 @@
-"""Start and keep the heartbeat process, which beats while users' code blocks the event loop or the interpreter."""
+"""Start and supervise the heartbeat process, which works while users' code blocks the event loop or interpreter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END_S = 2.0
 
 
 class Pulse:
-    """Keeps the process that moves the counter `key` in Redis, which redis-py reaches with `connection_options`."""
+    """Runs the process that changes the counter `key` in Redis, at the address in redis-py's `connection_options`."""
 
     def __init__(self, connection_options: Mapping[str, Any], *, is_tls: bool, key: str, ttl_ms: int) -> None:
         self._options = connection_options
@@ -28,7 +28,7 @@ class Pulse:
         self._process: subprocess.Popen[bytes] | None = None
 
     def keep(self) -> None:
-        """Start the process if it does not run. Where it cannot be started, the event loop beats alone."""
+        """Start the process if it does not run. If that fails, only the event loop sends heartbeats."""
         if self._process is not None and self._process.poll() is not None:
             self.end()
         if self._process is None:
@@ -59,7 +59,7 @@ class Pulse:
         )
         if process.stdin is not None:
             forks.silence_in_children(process.stdin)
-            with contextlib.suppress(OSError):  # it has ended already: the next beat starts another
+            with contextlib.suppress(OSError):  # it has ended already: the next heartbeat starts another
                 process.stdin.write(marshal.dumps(self._job()))
                 process.stdin.flush()
         return process

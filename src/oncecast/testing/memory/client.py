@@ -75,8 +75,8 @@ class Client:
         # rule: only the COMMIT tag proves a commit
         if not committed:
             raise AttemptFailed(
-                "the transaction was rolled back, though the handler returned: it swallowed an SQL error;"
-                " use 'async with tx.savepoint()' for errors that it means to survive"
+                "the transaction was rolled back although the handler returned, because it swallowed an SQL error;"
+                " use 'async with tx.savepoint()' around statements that may fail"
             )
 
 
@@ -188,5 +188,5 @@ class MemoryTransaction:
 
     def _open(self) -> Session:
         if self.session is None:
-            raise TransactionClosed("the transaction ended with its attempt: do not keep it beyond the handler")
+            raise TransactionClosed("the transaction ended with its attempt: do not use it after the handler")
         return self.session

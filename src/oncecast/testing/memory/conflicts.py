@@ -33,7 +33,7 @@ class MemoryConflicts(Client):
     ) -> list[dict[str, Any]]:
         """Return a page of conflicts, newest first."""
         if after is not None and not after.isdigit():
-            raise InvalidPageMark("no mark of a page")
+            raise InvalidPageMark("not the mark of a page")
 
         def newest() -> list[dict[str, Any]]:
             numbered = enumerate(self._tables.conflicts.items())
@@ -112,7 +112,7 @@ class MemoryConflicts(Client):
             await self._server.lock(session, [arrival.identity])
             if arrival.identity in self._tables.rows:
                 self._server.roll_back(session)
-                raise IdentityTaken(f"{arrival.source} has an event {new_id!r} already")
+                raise IdentityTaken(f"{arrival.source} already has an event {new_id!r}")
             session.rows[arrival.identity] = row_of(arrival, self._instance)
             session.closed_conflicts[place] = new_id
             return arrival

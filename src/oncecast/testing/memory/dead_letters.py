@@ -66,7 +66,7 @@ class MemoryDeadLetters(Client):
 
     def _chosen(self, selection: Selection, after: str | None) -> list[tuple[StoredRow, StoredDeadLetter]]:
         if after is not None and not after.isdigit():
-            raise InvalidPageMark("no mark of a page")
+            raise InvalidPageMark("not the mark of a page")
         tables = self._tables
         found = [
             (tables.rows[identity], dead_letter)

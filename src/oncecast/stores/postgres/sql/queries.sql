@@ -2,9 +2,8 @@
 -- name the schema of every function: the search_path is the application's there.
 
 -- name: insert
--- A batch in one statement, in (source, id) order so that overlapping batches cannot deadlock; nothing of it goes
--- in if the group has another application by now. An event stays out whose failed attempts the caller did not know
--- of: a look at `attempts` for each, but only while anything is in it.
+-- Insert a batch in (source, id) order, so that overlapping batches cannot deadlock; nothing if the group has a newer
+-- application. Skips events with failed attempts that the caller has not counted; `attempts` is only read if not empty.
 insert into {schema}.events (
     source, id, type, subject, time, time_as_given, datacontenttype, dataschema, data, data_bytes, extensions,
     journal, epoch, "offset", listener, attempts, accepted_at)
@@ -31,12 +30,12 @@ on conflict do nothing
 returning "offset"
 
 -- name: begin_attempt
--- The same for one event, whose transaction goes on; whether its row is new, and which process of the server says so.
+-- The same for one event whose transaction continues. Returns whether the row is new, and the server process.
 select {schema}.begin_attempt(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
     %(attempts)s, %(at_us)s, %(revision)s), pg_catalog.pg_backend_pid()
 
 -- name: compare
--- What stands under the identities of arrivals that were not inserted.
+-- Compare arrivals that were not inserted with the rows of their identities.
 select w."offset",
     e.epoch = %(epoch)s and e."offset" = w."offset" as same_place,
     e.type = w.type
@@ -60,8 +59,8 @@ join {schema}.attempts a on a.source = w.source and a.id = w.id
 where a.attempts >= w.attempts
 
 -- name: count_failure
--- One more failed attempt, but at least as many as the caller knows of; a failure that is written again, because the
--- answer was lost, counts once. Nothing is written for an event that has ended.
+-- Count a failed attempt, at least up to the caller's count. A failure that is written again, because the answer was
+-- lost, counts once. Writes nothing for an event that has ended.
 insert into {schema}.attempts as a (source, id, type, attempts, error, failures, listener, next_at)
 select %(source)s, %(id)s, %(type)s, %(attempts)s, %(error)s, array[%(failure)s::text], %(listener)s,
     clock_timestamp() + %(delay_s)s * interval '1 second'
@@ -78,19 +77,19 @@ set attempts = case
 returning attempts
 
 -- name: end_attempts
--- The event ends: how many attempts of it have failed.
+-- The event ends: delete the count of its failed attempts, and return it.
 delete from {schema}.attempts where source = %(source)s and id = %(id)s returning attempts
 
 -- name: prune_attempts
--- What a failure left that was written while another listener ended the event.
+-- Delete counts that were written while another listener ended the event.
 delete from {schema}.attempts a using {schema}.events e where a.source = e.source and a.id = e.id
 
 -- name: prune_overdue_attempts
--- Events that nobody attempts any more: their journal, or their part of it, was given up.
+-- Delete the counts of events that are not attempted any more, because their journal or a part of it is gone.
 delete from {schema}.attempts where next_at < clock_timestamp() - %(overdue_s)s * interval '1 second'
 
 -- name: retrying
--- Events that wait for their next attempt, the soonest first, behind the one that ended the page before.
+-- Events that wait for their next attempt, the soonest first, after the last of the previous page.
 select a.source, a.id, a.type, a.attempts, a.error, a.listener, a.failed_at, a.next_at
 from {schema}.attempts a
 where (%(before_at)s::timestamptz is null
@@ -104,7 +103,7 @@ limit %(limit)s
 select epoch = %(epoch)s and "offset" = %(offset)s from {schema}.events where source = %(source)s and id = %(id)s
 
 -- name: keep_conflicts
--- In one order, so that listeners that keep the same ones do not wait for each other in a circle.
+-- Ordered, so that listeners that insert the same conflicts cannot deadlock.
 insert into {schema}.conflicts (source, id, journal, epoch, "offset", raw, listener)
 select c.source, c.id, %(journal)s, %(epoch)s, c."offset", c.raw, %(listener)s
 from rows from (
@@ -122,7 +121,7 @@ insert into {schema}.dead_letters (source, id, type, error, trace, attempts, raw
 values (%(source)s, %(id)s, %(type)s, %(error)s, %(trace)s, %(attempts)s, %(raw)s, %(listener)s)
 
 -- name: insert_dead
--- The row of an event that PostgreSQL could not take as it is: its payload stays in dead_letters.raw.
+-- The row of an event whose payload PostgreSQL refuses: the payload is only in dead_letters.raw.
 insert into {schema}.events (source, id, type, status, journal, epoch, "offset", listener, attempts, accepted_at)
 select %(source)s, %(id)s, %(type)s, 'dead', %(journal)s, %(epoch)s, %(offset)s, %(listener)s, %(attempts)s,
     timestamptz 'epoch' + %(at_us)s * interval '1 microsecond'
@@ -131,13 +130,13 @@ on conflict do nothing
 returning "offset"
 
 -- name: unlogged
--- A listener's dead letters whose line has not been written yet, oldest first.
+-- A listener's dead letters that are not in the dead-letter log yet, oldest first.
 select source, id, error, attempts, raw, died_at, listener from {schema}.dead_letters
 where listener = %(listener)s and logged_at is null
 order by died_at limit %(limit)s
 
 -- name: mark_logged
--- In the order in which an operator's change locks them.
+-- Locks rows in the same order as an operator's change.
 with filed as materialized (
     select source, id from {schema}.dead_letters
     where logged_at is null and (source, id) in (select * from unnest(%(sources)s::text[], %(ids)s::text[]))
@@ -147,11 +146,11 @@ update {schema}.dead_letters d set logged_at = clock_timestamp()
 from filed where d.source = filed.source and d.id = filed.id
 
 -- name: begin_sending
--- What died before the first listener of the group said so is never sent, and what dies later always is.
+-- Dead letters from before this time are never sent, later ones always.
 insert into {schema}.sending default values on conflict do nothing
 
 -- name: claim_unforwarded
--- Nobody waits for anybody here, and no row stays locked while its letter travels.
+-- Waits for no lock, and keeps no row locked while its dead letter is sent.
 with due as (
     select source, id from {schema}.dead_letters
     where sent_at is null and discarded_at is null
@@ -167,7 +166,7 @@ from due where d.source = due.source and d.id = due.id
 returning d.source, d.id, d.error, d.attempts, d.raw, d.died_at, d.listener
 
 -- name: mark_forwarded
--- What somebody else is at for this moment, the filing station say, is left out: see mark_one_sent.
+-- Skips rows that another session has locked, such as the writer of the dead-letter log: see mark_one_sent.
 update {schema}.dead_letters set sent_at = clock_timestamp()
 where (source, id) in (
     select source, id from {schema}.dead_letters
@@ -179,7 +178,7 @@ returning source, id
 update {schema}.dead_letters set sent_at = clock_timestamp() where source = %(source)s and id = %(id)s
 
 -- name: release_unforwarded
--- What is left out because somebody else is at it may be claimed again a little later.
+-- Skips rows that another session has locked; they can be claimed again a little later.
 update {schema}.dead_letters set send_claimed_at = null
 where (source, id) in (
     select source, id from {schema}.dead_letters
@@ -191,7 +190,7 @@ select count(*) from {schema}.dead_letters
 where sent_at is null and discarded_at is null and died_at >= (select began_at from {schema}.sending)
 
 -- name: meet_journal
--- The update changes nothing: it gives back the row that is there, whoever has just written it.
+-- The update changes nothing: it returns the existing row, also one that another session has just inserted.
 insert into {schema}.journals (journal, key_hash) values (%(journal)s, %(key_hash)s)
 on conflict (journal) do update set journal = excluded.journal
 returning key_hash
@@ -200,11 +199,11 @@ returning key_hash
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s
 
 -- name: lock_cursor
--- Another listener that is at it has the row locked: then there is nothing to do.
+-- Returns nothing while another listener has the row locked.
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s for update skip locked
 
 -- name: lock_cursor_patiently
--- As lock_cursor, but waits for whoever is at it.
+-- As lock_cursor, but waits for the lock.
 select epoch, "offset", epochs from {schema}.cursors where journal = %(journal)s for update
 
 -- name: note_gap
@@ -219,7 +218,7 @@ on conflict do nothing
 returning true
 
 -- name: count_present
--- How many of these identities have rows; the ids travel as JSON, which costs a third of an array.
+-- Count the identities that have rows; the ids are sent as JSON, which costs a third of an array.
 select count(*) from {schema}.events
 where source = %(source)s and id = any(array(select json_array_elements_text(%(ids)s)))
 
@@ -240,9 +239,9 @@ insert into {schema}.probes (listener, at) values (%(listener)s, clock_timestamp
 on conflict (listener) do update set at = excluded.at
 
 -- name: end_sessions
--- The holder's token ends the application_name of all its sessions. Those of a role whose sessions this one may not end
--- are left to their time-outs. A session that waits for its client would have ended with it; of one whose state is not
--- shown nobody knows. If the clock jumps back, an age is below 0 and says nothing.
+-- The application_name of a listener's sessions ends in its token. Sessions that this role may not end are left to their
+-- time-outs. A session that waits for its client would have ended with the process; a session whose state is hidden
+-- counts as waiting. If the clock jumps back, an age is negative and is ignored.
 with sessions as (
     select s.pid, s.state is distinct from 'active' as waits,
         extract(epoch from clock_timestamp() - s.query_start) as age_s,
@@ -260,7 +259,7 @@ select in_use, waiting,
 from found
 
 -- name: newest
--- Newest first, behind the event that ended the page before; data as text keeps numbers as they were written.
+-- Newest first, after the last event of the previous page; data as text keeps numbers as they were written.
 select source, id, type, subject, time, time_as_given, datacontenttype, dataschema, data::text, data_bytes,
     extensions, status, journal, epoch, "offset", listener, attempts, accepted_at, stored_at
 from {schema}.events
@@ -277,7 +276,7 @@ limit %(limit)s
 select count(*) as events, count(*) filter (where status = 'dead') as dead from {schema}.events
 
 -- name: lock_dead
--- A dead letter to be replayed; whoever comes second waits here, and then finds it stored.
+-- Lock a dead letter to replay it; a second session waits here, and then finds it stored.
 select d.raw, d.edited_data::text, e.type, e.journal, e.epoch, e."offset", e.attempts,
     (extract(epoch from e.accepted_at) * 1000000)::bigint
 from {schema}.events e join {schema}.dead_letters d using (source, id)
@@ -288,8 +287,7 @@ where e.source = %(source)s and e.id = %(id)s
 for update of e, d
 
 -- name: store_dead
--- A dead letter's row turns into that of a stored event, its content written anew: it may have been mended, or
--- have been what PostgreSQL refused.
+-- Turn a dead event into a stored one, and write its content again: it may have been edited, or refused before.
 update {schema}.events t
 set type = e.type, subject = e.subject, time = e.time::timestamptz,
     time_as_given = {schema}.time_as_given(e.time), datacontenttype = e.datacontenttype,
@@ -319,8 +317,7 @@ set edited_data = %(data)s::jsonb
 where source = %(source)s and id = %(id)s and replayed_at is null and discarded_at is null
 
 -- name: chosen
--- Not a query: the condition of the queries that say so in braces. What is not asked for is null, and folded away when the
--- statement is planned.
+-- Not a query: a condition that queries include in braces. Unused filters are null, and are removed by the planner.
 d.replayed_at is null
     and (%(discarded)s::boolean is null
          or %(discarded)s::boolean and d.discarded_at is not null
@@ -336,7 +333,7 @@ d.replayed_at is null
     and (%(until)s::timestamptz is null or d.died_at < %(until)s)
 
 -- name: list_dead_letters
--- Newest first, behind the dead letter that ended the page before.
+-- Newest first, after the last dead letter of the previous page.
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
     d.edited_data is not null as edited, d.discarded_at
 from {schema}.dead_letters d
@@ -347,7 +344,7 @@ order by d.died_at desc, d.source desc, d.id desc
 limit %(limit)s
 
 -- name: read_dead_letters
--- As the list, with everything that is kept of them; a page ends early where its letters are large.
+-- The list with all details; a page ends early if its dead letters are large.
 with page as (
     select d.source, d.id, d.died_at, octet_length(d.raw) + octet_length(d.error) + octet_length(d.trace)
         + coalesce(pg_column_size(d.edited_data), 0) as bytes
@@ -368,7 +365,7 @@ where m.bytes_before < %(max_bytes)s
 order by d.died_at desc, d.source desc, d.id desc
 
 -- name: count_causes
--- The largest first, each with its newest letter for an example.
+-- The largest first, each with its newest dead letter as an example.
 with counted as (
     select d.cause, d.type, count(*) as letters, max(d.died_at) as newest_at
     from {schema}.dead_letters d
@@ -399,9 +396,9 @@ from {schema}.dead_letters d
 where d.replayed_at is null and d.source = %(source)s and d.id = %(id)s
 
 -- name: held
--- Not a query: those that an operator's change is about, with their rows locked. One that is being replayed has its
--- event's row locked, and is left alone; whoever has its own row only, the filing station say, is waited for. In one
--- order, so that nobody waits in a circle.
+-- Not a query: the dead letters of an operator's change, with locked rows. Skips one that is being replayed, whose event
+-- row is locked; waits for a session that has only locked its own row, such as the writer of the log. Ordered, so that
+-- there is no deadlock.
 held as materialized (
     select d.source, d.id
     from unnest(%(sources)s::text[], %(ids)s::text[]) as n (source, id)
@@ -442,9 +439,9 @@ select journal, epoch, first, last, reason, noted_at from {schema}.gaps
 order by noted_at desc, journal, epoch, first limit 1000
 
 -- name: prune
--- The oldest rows, below the saved cursor of their journal: what a cursor has yet to pass is looked up. Dead letters
--- wait for an operator, however old they are.
--- Replayed ones go with their events here, for the foreign key does nothing under session_replication_role = replica.
+-- The oldest rows below the saved cursor of their journal, which still has to look up the others. Dead letters are kept
+-- for an operator. Replayed ones are deleted with their events here, because the foreign key does nothing under
+-- session_replication_role = replica.
 with pruned as materialized (
     select e.source, e.id
     from {schema}.events e join {schema}.cursors c using (journal)
@@ -462,61 +459,61 @@ where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s
     and e."offset" <= c."offset" and e.stored_at < c.saved_at
 
 -- name: register_process
--- Nothing comes back if the row was there: the process before did not end in order.
+-- Returns no row if it exists: the previous process crashed.
 insert into {schema}.running (listener) values (%(listener)s)
 on conflict (listener) do nothing
 returning true
 
 -- name: count_deaths
--- Of a process that did not end in order: what it attempted alone is what it died of.
+-- Charge the crash of a process to the event that it ran alone.
 update {schema}.suspects set attempting = false, deaths = deaths + 1 where listener = %(listener)s and attempting
 
 -- name: unregister_process
 delete from {schema}.running where listener = %(listener)s
 
--- name: accuse
--- How many processes of the group have died of it so far; a statement does not see its own row.
--- Nothing else is attempted by this one any more: that it was acquitted may never have arrived here.
-with acquitted as (
+-- name: begin_isolated
+-- Returns how many processes of the group have died of the event so far; a statement does not see its own row. Ends any
+-- other event of this listener, whose end may not have been recorded.
+with ended as (
     update {schema}.suspects set attempting = false
     where listener = %(listener)s and attempting and (source, id) <> (%(source)s, %(id)s)),
-accused as (
+begun as (
     insert into {schema}.suspects (source, id, listener, attempting)
     values (%(source)s, %(id)s, %(listener)s, true)
     on conflict (source, id, listener) do update set attempting = true)
 select coalesce(sum(deaths), 0)::integer from {schema}.suspects where source = %(source)s and id = %(id)s
 
--- name: acquit
+-- name: end_isolated
 delete from {schema}.suspects where source = %(source)s and id = %(id)s and listener = %(listener)s
 
 -- name: take_turn
--- Whether no other event of the key is under way, and where the row of the one before came from, if it is there.
+-- Whether no other event of the key is in progress, and the place of the previous event's row, if there is one.
 select taken, e.epoch, e."offset", pg_catalog.pg_backend_pid()
 from pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({schema_text} || %(key)s, 0)) taken
 left join {schema}.events e on e.source = %(source)s and e.id = %(id)s
 
 -- name: places
--- Where the rows of these came from.
+-- The places that the rows of these identities came from.
 select source, id, epoch, "offset"
 from rows from (pg_catalog.unnest(%(sources)s::text[]), pg_catalog.unnest(%(ids)s::text[])) as w (source, id)
 join {schema}.events using (source, id)
 
 -- name: take_key
--- The same lock, for a dead letter that is replayed: it has no place in the order any more.
+-- The same lock for a replayed dead letter, which has no place in the order any more.
 select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({schema_text} || %(key)s, 0))
 
 -- name: emit
--- In the order in which they were emitted.
+-- In the order of emission.
 insert into {schema}.outbox (event)
 select e.event from pg_catalog.unnest(%(events)s::bytea[]) with ordinality as e (event, place) order by e.place
 
 -- name: lock_outbox
--- The session's own time-out is for handlers, who may have less time than a producer.
+-- The session's time-out is for handlers, which may have less time than a producer.
 select pg_try_advisory_xact_lock(hashtextextended({schema_text} || ' outbox', 0)) as ours,
     set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true)
 
 -- name: due_emissions
--- As many as fit, or the first. The length of what is stored out of line is known without reading it.
+-- As many as fit, at least one. PostgreSQL knows the length of a value that is stored out of line without reading it.
 select number, event from (
     select number, event, sum(octet_length(event)) over so_far as bytes, row_number() over so_far as place
     from (select number, event from {schema}.outbox where refused_at is null order by number limit %(limit)s) as oldest
@@ -531,7 +528,7 @@ delete from {schema}.outbox where number = any(%(numbers)s)
 update {schema}.outbox set refused_at = clock_timestamp(), refusal = %(reason)s where number = %(number)s
 
 -- name: list_conflicts
--- Newest first, behind the one that ended the page before.
+-- Newest first, after the last conflict of the previous page.
 select source, id, {schema}.event_type(raw) as type, journal, epoch, "offset", listener, seen_at,
     replayed_at, replayed_as, discarded_at
 from {schema}.conflicts
@@ -546,7 +543,7 @@ order by seen_at desc, epoch desc, "offset" desc
 limit %(limit)s
 
 -- name: get_conflict
--- With the row that has its identity, which may have been pruned.
+-- With the row of its identity, which may have been pruned.
 select c.source, c.id, {schema}.event_type(c.raw) as type, c.journal, c.epoch, c."offset", c.listener, c.seen_at,
     c.replayed_at, c.replayed_as, c.discarded_at, c.raw,
     e.status as row_status, e.stored_at as row_stored_at, e.epoch as row_epoch, e."offset" as row_offset

@@ -1,6 +1,6 @@
--- KEYS: one per event. ARGV: token, ttl_ms, then for a retake one mark per event: where just that stands, it is free.
--- Takes what is free; answers for each what stood there (false: nothing, so it is ours now). `!N` is free too: it was
--- rescued N times, and our lease goes on counting.
+-- KEYS: one per event. ARGV: token, ttl_ms, then for a reclaim one done marker per event, which then counts as free.
+-- Leases the free events. Returns the previous value of each (false: none, so it is leased now). `!N` is free too:
+-- the event was taken over N times, and the new lease keeps the count.
 local found = {}
 for i, key in ipairs(KEYS) do
   -- rule: a claim leases only free events

@@ -1,5 +1,5 @@
--- KEYS: one per event. ARGV: token, ttl_ms of a count. Frees what this holder still has; answers how many.
--- What was rescued before keeps its count.
+-- KEYS: one per event. ARGV: token, ttl_ms of a count. Releases the leases of this owner; returns their number.
+-- An event that was taken over before keeps its count.
 local released, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
   local value = read(key)

@@ -1,4 +1,4 @@
--- KEYS: one per event. ARGV: token, ttl_ms. Our own leases last ttl_ms from now.
+-- KEYS: one per event. ARGV: token, ttl_ms. Extends the leases of this owner to ttl_ms from now.
 local renewed, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
   local value = read(key)

@@ -1,5 +1,5 @@
--- KEYS: one per event. ARGV: token, ttl_ms, then one mark per event.
--- Turns our own leases into marks; what is another's, or gone, stays as it is.
+-- KEYS: one per event. ARGV: token, ttl_ms, then one done marker per event.
+-- Replaces the leases of this owner by done markers; leaves other leases and missing ones unchanged.
 local settled, held = 0, ARGV[1] .. '[*!]'
 for i, key in ipairs(KEYS) do
   local value = read(key)

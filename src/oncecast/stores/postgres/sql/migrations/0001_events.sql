@@ -1,4 +1,4 @@
--- Every event that has ended: the primary key is what makes "exactly once" true.
+-- Every event that has ended. The primary key makes processing exactly once.
 create table {schema}.events (
     source          text collate "C" not null,
     id              text collate "C" not null,
@@ -24,7 +24,7 @@ create table {schema}.events (
 create index events_newest on {schema}.events (stored_at desc, source desc, id desc);
 create index events_dead on {schema}.events (stored_at desc) where status = 'dead';
 
--- What was given up on, and why; the row of `events` says `dead`.
+-- Dead letters with their causes; their rows in `events` have the status `dead`.
 create table {schema}.dead_letters (
     source       text collate "C" not null,
     id           text collate "C" not null,
@@ -42,7 +42,7 @@ create table {schema}.dead_letters (
 
 create index dead_letters_unlogged on {schema}.dead_letters (listener) where logged_at is null;
 
--- Other content that came under a used identity; a place is noted once.
+-- Other content under a used identity; one row per place.
 create table {schema}.conflicts (
     source   text collate "C" not null,
     id       text collate "C" not null,
@@ -55,7 +55,7 @@ create table {schema}.conflicts (
     primary key (epoch, "offset")
 );
 
--- Up to where the group's events of a journal all have rows.
+-- The group's cursors: all events of a journal up to its cursor have rows.
 create table {schema}.cursors (
     journal  text primary key,
     epoch    text not null,
@@ -64,7 +64,7 @@ create table {schema}.cursors (
     saved_at timestamptz not null default clock_timestamp()
 );
 
--- Written to find out whether writes work again; a row per listener, so that probes do not wait for each other.
+-- Written to check that writes work; one row per listener, so that probes do not wait for each other.
 create table {schema}.probes (
     listener text primary key,
     at       timestamptz not null

@@ -1,9 +1,9 @@
--- What an operator does about a dead letter: the mended data stands beside the original, which is kept.
+-- Operators edit and replay dead letters; edited data is stored next to the original.
 alter table {schema}.dead_letters
     add column edited_data jsonb,
     add column replayed_at timestamptz;
 
--- Stretches of a journal that were gone before the group had read them; the cursor that passes one commits with it.
+-- Offsets that a journal deleted before the group read them; a gap commits together with the cursor that passes it.
 create table {schema}.gaps (
     journal  text not null,
     epoch    text not null,
@@ -14,7 +14,7 @@ create table {schema}.gaps (
     primary key (journal, epoch, first)
 );
 
--- Which events the group's application handles; the newest row counts, and rows go in only in its name.
+-- The handlers of the group's application; the newest row counts, and only its listeners insert events.
 create table {schema}.groups (
     revision   integer primary key,
     selectors  text[] not null,

@@ -1,11 +1,11 @@
--- Which listeners run: one whose row is there when it begins ended without a word the last time.
+-- Running listeners: if the row exists when a listener starts, its previous process crashed.
 create table {schema}.running (
     listener text primary key,
     began_at timestamptz not null default clock_timestamp()
 );
 
--- Events that were attempted alone while Redis could not count, and how many processes died of each; `attempting`
--- stands while that goes on.
+-- Quarantined events that ran alone while Redis could not count, and how many processes died of each; `attempting` is
+-- true while one runs.
 create table {schema}.suspects (
     source     text not null,
     id         text not null,

@@ -1,4 +1,4 @@
--- Events that handlers emitted, each written in the transaction of its cause; a row goes when a producer has its event.
+-- Events that handlers emitted, inserted in the transaction of their cause; deleted when a producer has accepted them.
 create table {schema}.outbox (
     number     bigint generated always as identity primary key,
     event      bytea not null,

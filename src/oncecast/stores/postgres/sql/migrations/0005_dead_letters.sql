@@ -1,7 +1,7 @@
--- What dead letters are chosen and grouped by, without a look at `events`: so that a million of them can be.
+-- Columns to select and group dead letters without reading `events`, so that it works for a million of them.
 
--- What errors of one cause have in common: words that hold a digit (numbers, ids, hashes, times) become `#`, and so
--- does a value behind `=` in quotes or brackets.
+-- The common text of errors of one cause: words with a digit (numbers, ids, hashes, times) become `#`, and so does a
+-- value after `=` in quotes or parentheses.
 create function {schema}.error_pattern(error text) returns text
 language sql immutable strict parallel safe as $$
     select left(regexp_replace(regexp_replace(regexp_replace(left(error, 1000),
@@ -10,7 +10,7 @@ language sql immutable strict parallel safe as $$
         '[ \t\r\n\f\v]+', ' ', 'g'), 200)
 $$;
 
--- A short name of it.
+-- A short name of a cause.
 create function {schema}.cause_of(error text) returns text
 language sql immutable strict parallel safe as $$
     select left(encode(sha256(convert_to({schema}.error_pattern(error), 'UTF8')), 'hex'), 10)

@@ -1,5 +1,5 @@
--- The journals that the group has met, each with the SHA-256 of the key that its producer showed then. A producer that
--- names a journal without showing its key is another journal's. To trust another key, delete the row.
+-- The journals that the group knows, each with the SHA-256 of its key. A producer that names a known journal without
+-- its key has another journal. To trust another key, delete the row.
 create table {schema}.journals (
     journal  text primary key,
     key_hash text not null,

@@ -1,4 +1,4 @@
--- What operators do about a conflict: replay its event under an id of its own, or discard it. Until then it is open.
+-- A conflict is open until an operator replays its event under a new id, or discards it.
 alter table {schema}.conflicts
     add column replayed_at timestamptz,
     add column replayed_as text,

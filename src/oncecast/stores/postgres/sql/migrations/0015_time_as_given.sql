@@ -1,5 +1,5 @@
--- An event's time as it was given, where `time` does not give it back: another zone than Z, other decimals than none or
--- six, a leap second.
+-- An event's time as given, if it cannot be restored from `time`: another zone than Z, other decimals than none or six,
+-- a leap second.
 alter table {schema}.events add column time_as_given text;
 
 create function {schema}.time_as_given(given text) returns text

@@ -1,6 +1,6 @@
--- KEYS: one per event. ARGV: token of a dead holder, ttl_ms of a count, rescues of a suspect.
--- Frees what the dead holder has, counting the rescue. A suspect's counts only if it was being attempted, alone.
-local rescued, held = 0, ARGV[1] .. '[*!]'
+-- KEYS: one per event. ARGV: token of a dead owner, ttl_ms of a count, takeovers from which an event is quarantined.
+-- Frees the leases of the dead owner, and counts the takeovers. Of a quarantined event it counts only if it was running.
+local freed, held = 0, ARGV[1] .. '[*!]'
 for _, key in ipairs(KEYS) do
   local value = read(key)
   local count
@@ -15,7 +15,7 @@ for _, key in ipairs(KEYS) do
   end
   if count then
     redis.call('SET', key, '!' .. count, 'PX', ARGV[2])
-    rescued = rescued + 1
+    freed = freed + 1
   end
 end
-return rescued
+return freed
