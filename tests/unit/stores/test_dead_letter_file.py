@@ -1,4 +1,4 @@
-"""The file of dead letters is appended to durably, and a torn line hurts no other."""
+"""The dead-letter log is appended to durably, and an incomplete line does not damage the next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_lines_are_appended_for_their_owner_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept_bytes", range(len(LINES[1]) + 2))
-async def test_a_last_line_torn_at_any_byte_leaves_the_others_whole(tmp_path: Path, kept_bytes: int) -> None:
+async def test_an_incomplete_last_line_does_not_damage_the_others(tmp_path: Path, kept_bytes: int) -> None:
     file = DeadLetterFile(tmp_path / "failed_events.log")
     await file.append(LINES)
     whole = len(LINES[0]) + 1
@@ -34,6 +34,6 @@ async def test_a_last_line_torn_at_any_byte_leaves_the_others_whole(tmp_path: Pa
     assert lines[-1] == b""
 
 
-async def test_a_file_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="cannot be written"):
+async def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="cannot write"):
         await DeadLetterFile(tmp_path / "nowhere" / "failed_events.log").append(LINES)
