@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.test_recovery import oncecast
 
 
-async def test_a_short_run_is_valid_and_tells_what_it_did(tmp_path: Path) -> None:
+async def test_a_short_run_is_valid_and_reports_its_faults(tmp_path: Path) -> None:
     history = tmp_path / "history.ndjson"
     run = ("chaos", "--seconds", "15", "--seed", "7", "--rate", "500", "--listeners", "2", "--producers", "1")
     status, out, error = await oncecast(*run, "--history", str(history), "--json", within_s=170)
@@ -23,7 +23,7 @@ async def test_a_short_run_is_valid_and_tells_what_it_did(tmp_path: Path) -> Non
     assert lines[-1]["what"] == "verdict"
 
 
-async def test_what_cannot_be_meant_is_one_line() -> None:
+async def test_an_invalid_flag_is_one_line() -> None:
     status, _, error = await oncecast("chaos", "--faults", "fire")
     assert (status, error) == (
         1,
@@ -64,7 +64,7 @@ chaos_checks = {
 '''
 
 
-async def test_ones_own_application_is_tried_and_its_follow_ups_and_checks_come_out_exact(tmp_path: Path) -> None:
+async def test_a_users_application_is_tested_with_its_follow_ups_and_checks(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
     run = ("chaos", "--app", "shop:app", "--app-dir", str(tmp_path), "--seconds", "15", "--seed", "7")
     smaller = ("--rate", "100", "--listeners", "2", "--producers", "1", "--json")
@@ -125,7 +125,7 @@ async def test_a_check_that_finds_something_makes_the_run_invalid_and_is_shown(t
         ),
     ],
 )
-async def test_a_mistake_beside_ones_own_application_is_one_line(
+async def test_a_mistake_in_a_users_module_is_one_line(
     tmp_path: Path, module: str, options: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "shop.py").write_text(module)

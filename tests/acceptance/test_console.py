@@ -27,7 +27,7 @@ HEAD = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (?:INFO|WARNING|ERROR) \S+ \[[\
 """What a line begins with: time, severity, instance and component."""
 
 
-async def told(stack: Stack, line: str, *names: str) -> None:
+async def logged(stack: Stack, line: str, *names: str) -> None:
     """Wait until a line begins so after its head, where X is either listener."""
     pattern = re.compile(HEAD + re.escape(line).replace("X", "listener-[ab]"), re.MULTILINE)
 
@@ -37,7 +37,7 @@ async def told(stack: Stack, line: str, *names: str) -> None:
     await until(it_is)
 
 
-async def told_in_order(stack: Stack, *lines: str) -> None:
+async def logged_in_order(stack: Stack, *lines: str) -> None:
     """Wait until listener-a has said these one after the other, whatever it said between."""
     pattern = re.compile(".*".join(map(re.escape, lines)), re.DOTALL)
 
@@ -47,11 +47,11 @@ async def told_in_order(stack: Stack, *lines: str) -> None:
     await until(they_are)
 
 
-async def test_the_life_of_an_event_is_told_line_by_line(stack_of: StackOf) -> None:
+async def test_the_processing_of_an_event_is_logged_line_by_line(stack_of: StackOf) -> None:
     async with stack_of() as stack, Publisher(stack.publish_url) as publisher:
         for name in NAMES:
-            await told(stack, f"✅ Connected to producer in {name}", name)
-            await told(stack, f"✅ Redis ready in {name}", name)
+            await logged(stack, f"✅ Connected to producer in {name}", name)
+            await logged(stack, f"✅ Redis ready in {name}", name)
         await publisher.publish(Event.new("tick", id="evt_123"))
         for line in (
             "✅ Received event evt_123 in X",
@@ -59,17 +59,17 @@ async def test_the_life_of_an_event_is_told_line_by_line(stack_of: StackOf) -> N
             "✅ Persisted evt_123 in instance X\n",
             "⚠️ Duplicate event evt_123 at X",
         ):
-            await told(stack, line)
+            await logged(stack, line)
         assert logs(stack).count("Persisted evt_123") == 1
 
 
-async def test_the_death_of_an_event_is_told_line_by_line(stack_of: StackOf) -> None:
+async def test_the_failure_of_an_event_is_logged_line_by_line(stack_of: StackOf) -> None:
     async with stack_of(environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="evt_456"))
         for left in (2, 1, 0):
-            await told(stack, f"❌ Processing failed for event evt_456 at X, retries left: {left}")
-        await told(stack, "❌ Event evt_456 failed after all retries in X")
-        await told(stack, "📝 Logged failed event evt_456 to failed_events.log")
+            await logged(stack, f"❌ Processing failed for event evt_456 at X, retries left: {left}")
+        await logged(stack, "❌ Event evt_456 failed after all retries in X")
+        await logged(stack, "📝 Logged failed event evt_456 to failed_events.log")
         await dead_letters(stack, 1)
         lines = [
             json.loads(line)
@@ -91,11 +91,11 @@ async def test_attempts_are_three_two_seconds_apart_at_one_listener_that_keeps_t
     async with stack_of(environment=environment) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="evt_456"))
         await dead_letters(stack, 1)
-        told = [json.loads(line) for line in logs(stack).splitlines()]
-        failed = sorted((x for x in told if x["event"] == "ProcessingFailed"), key=lambda x: x["timestamp"])
+        logged = [json.loads(line) for line in logs(stack).splitlines()]
+        failed = sorted((x for x in logged if x["event"] == "ProcessingFailed"), key=lambda x: x["timestamp"])
         assert [x["retries_left"] for x in failed] == [2, 1, 0]
         assert len({x["instance"] for x in failed}) == 1
-        assert {x["instance"] for x in told if x["event"] == "Started"} == {failed[0]["instance"]}
+        assert {x["instance"] for x in logged if x["event"] == "Started"} == {failed[0]["instance"]}
         times = [datetime.fromisoformat(x["timestamp"]) for x in failed]
         assert all(2.0 <= (b - a).total_seconds() < 4.0 for a, b in pairwise(times))
 
@@ -104,15 +104,15 @@ async def test_an_event_that_succeeds_at_last_says_that_it_did_so_after_a_retry(
     app = {"app": "tests.support.second_time:app", "app_dir": Path(__file__).parents[2]}
     async with stack_of(**app, listeners=1, environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish(Event.new("stubborn", id="evt_1"))
-        await told(stack, "❌ Processing failed for event evt_1 at X, retries left: 2", "listener-a")
-        await told(stack, "✅ Persisted evt_1 in instance listener-a (after retry)\n", "listener-a")
+        await logged(stack, "❌ Processing failed for event evt_1 at X, retries left: 2", "listener-a")
+        await logged(stack, "✅ Persisted evt_1 in instance listener-a (after retry)\n", "listener-a")
 
 
-async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf) -> None:
+async def test_the_loss_and_return_of_a_producer_are_logged(stack_of: StackOf) -> None:
     async with stack_of(listeners=1, environment={"RECONNECT_BASE": "100ms", "RECONNECT_MAX": "200ms"}) as stack:
-        await told(stack, "✅ Connected to producer in listener-a", "listener-a")
+        await logged(stack, "✅ Connected to producer in listener-a", "listener-a")
         await stack.stop("producer")
-        await told(stack, "❌ Disconnected from producer in listener-a", "listener-a")
+        await logged(stack, "❌ Disconnected from producer in listener-a", "listener-a")
         attempt = re.compile(
             HEAD + r"🔄 Attempting to reconnect in (\d+)ms \(attempt (\d+)\) in listener-a$", re.MULTILINE
         )
@@ -124,7 +124,7 @@ async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf)
         found = await until(tries)
         assert [int(number) for _, number in found[:3]] == [1, 2, 3]
         assert all(50 <= int(delay_ms) <= 200 for delay_ms, _ in found)
-        await told(stack, "🔄 Reconnecting to WebSocket in listener-a...\n", "listener-a")
+        await logged(stack, "🔄 Reconnecting to WebSocket in listener-a...\n", "listener-a")
         await stack.start("producer")
 
         async def is_back() -> bool:
@@ -133,7 +133,7 @@ async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf)
         await until(is_back)
         async with Publisher(stack.publish_url) as publisher:
             await publisher.publish(Event.new("tick", id="evt_9"))
-        await told(stack, "✅ Received event evt_9 in listener-a", "listener-a")
+        await logged(stack, "✅ Received event evt_9 in listener-a", "listener-a")
         before = len(attempt.findall(logs(stack, "listener-a")))
         await stack.stop("producer")
 
@@ -143,25 +143,25 @@ async def test_a_producer_that_is_gone_and_comes_back_is_told(stack_of: StackOf)
         assert (await until(tries_again))[0][1] == "1", "a success begins the count anew"
 
 
-async def test_redis_and_postgresql_are_told_when_lost_tried_and_back(stack_of: StackOf) -> None:
+async def test_the_loss_and_return_of_redis_and_postgresql_are_logged(stack_of: StackOf) -> None:
     environment = {"DB_RETRY_DELAY": "100ms"}
     async with stack_of(listeners=1, environment=environment) as stack, Publisher(stack.publish_url) as publisher:
         redis_is_ready = ("🔄 Connecting to Redis in listener-a...\n", "✅ Redis ready in listener-a\n")
-        await told_in_order(stack, *redis_is_ready)
+        await logged_in_order(stack, *redis_is_ready)
         await stack.stop("valkey")
-        await told(stack, "⚠️ Redis unavailable in listener-a: duplicate risk", "listener-a")
+        await logged(stack, "⚠️ Redis unavailable in listener-a: duplicate risk", "listener-a")
         await publisher.publish(Event.new("tick", id="evt_1"))
-        await told(stack, "✅ Persisted evt_1 in instance listener-a", "listener-a")
+        await logged(stack, "✅ Persisted evt_1 in instance listener-a", "listener-a")
         await stack.start("valkey")
-        await told_in_order(stack, "⚠️ Redis unavailable in listener-a", *redis_is_ready)
+        await logged_in_order(stack, "⚠️ Redis unavailable in listener-a", *redis_is_ready)
         await stack.stop("postgres")
         await publisher.publish(Event.new("tick", id="evt_2"))
         for left in (2, 1, 0):
-            await told(stack, f"❌ DB insert failed for evt_2, retries left: {left}", "listener-a")
-        await told(stack, "❌ PostgreSQL unavailable in listener-a: events wait", "listener-a")
+            await logged(stack, f"❌ DB insert failed for evt_2, retries left: {left}", "listener-a")
+        await logged(stack, "❌ PostgreSQL unavailable in listener-a: events wait", "listener-a")
         await stack.start("postgres")
-        await told(stack, "✅ PostgreSQL ready in listener-a\n", "listener-a")
-        await told(stack, "✅ Persisted evt_2 in instance listener-a", "listener-a")
+        await logged(stack, "✅ PostgreSQL ready in listener-a\n", "listener-a")
+        await logged(stack, "✅ Persisted evt_2 in instance listener-a", "listener-a")
 
 
 @pytest.mark.parametrize("format", ["console", "json"])

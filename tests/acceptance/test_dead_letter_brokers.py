@@ -146,7 +146,7 @@ async def test_a_listener_that_is_killed_between_row_and_message_sends_it_when_i
         assert {m.headers["id"] for m in await rabbitmq.messages("killed")} == {"a", "b", "c"}
 
 
-async def test_letters_of_a_listener_that_never_comes_back_are_sent_by_another(
+async def test_dead_letters_of_a_listener_that_never_restarts_are_forwarded_by_another(
     stack_of: StackOf, rabbitmq: RabbitMQServer
 ) -> None:
     environment = {**QUICK, "DEAD_LETTER_URL": rabbitmq.url(queue="never")}
@@ -172,7 +172,7 @@ async def test_letters_of_a_listener_that_never_comes_back_are_sent_by_another(
         assert {(m["event"]["id"], m["instance"]) for m in messages} == {(id_, "listener-a") for id_ in "abc"}
 
 
-async def test_a_frozen_broker_delays_neither_work_nor_the_end_and_its_letters_arrive_later(
+async def test_a_frozen_broker_delays_neither_work_nor_the_stop_and_its_dead_letters_arrive_later(
     stack_of: StackOf, rabbitmq: RabbitMQServer
 ) -> None:
     environment = {**QUICK, "DEAD_LETTER_URL": rabbitmq.url(queue="freezes")}
@@ -203,7 +203,7 @@ async def test_a_drain_sends_what_has_just_died(stack_of: StackOf, rabbitmq: Rab
         assert len(await rabbitmq.messages("drain")) == 200
 
 
-async def test_a_broker_that_refuses_us_is_told_clearly_and_without_the_password(
+async def test_a_refusal_by_the_broker_is_reported_without_the_password(
     stack_of: StackOf, rabbitmq: RabbitMQServer
 ) -> None:
     environment = {**QUICK, "DEAD_LETTER_URL": rabbitmq.url(password="hunter2hunter2", vhost="nope")}

@@ -129,14 +129,14 @@ def test_a_demo_that_cannot_start_leaves_no_folder(option: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [tmp_path / "events.ndjson"]
 
 
-async def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
+async def test_an_invalid_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"cannot use the folder .*/file: File exists"):
         async with Stack(tmp_path / "file", producer_port=0, listener_port=0):
             pass
 
 
-async def test_a_listener_that_cannot_start_is_told_once_and_ends_all(tmp_path: Path) -> None:
+async def test_a_listener_that_cannot_start_is_reported_once_and_ends_the_stack(tmp_path: Path) -> None:
     said: list[str] = []
     stack = Stack(tmp_path / "stack", app="nosuch:app", producer_port=0, listener_port=0, say=said.append)
     with pytest.raises(StartError, match=r"listener-[ab] ended with status 1: .*no module 'nosuch'"):
@@ -227,9 +227,7 @@ def processes() -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("cancelled_times", [1, 2, 3])
-async def test_a_stack_leaves_no_process_however_often_whoever_runs_it_is_cancelled(
-    tmp_path: Path, cancelled_times: int
-) -> None:
+async def test_a_stack_leaves_no_process_after_repeated_cancellation(tmp_path: Path, cancelled_times: int) -> None:
     stacks: list[Stack] = []
 
     async def run() -> None:

@@ -100,7 +100,7 @@ async def test_accounts_are_booked_in_order_and_one_that_fails_holds_up_only_its
     async with example_of("accounts", EVENT_RETRY_DELAY="2s") as example:
         await example.send()
         await ended(example, "accounts", 18)
-        accounts, bookings = example.told("oncecast sql")
+        accounts, bookings = example.commands_with("oncecast sql")
         assert await example.answer(accounts) == [["anna", 5, 5], ["bert", 20, 3], ["carl", 0, 4], ["dora", 1, 6]]
         assert [row[1:] for row in await example.answer(bookings) if row[0] == "anna"] == [
             [1, "anna-1", 50, 50],
@@ -134,7 +134,7 @@ async def test_webhooks_go_into_the_tables_of_their_kind(example_of: ExampleOf) 
         await example.send()
         await ended(example, "github", 13)
         await ended(example, "github", 2, "dead")
-        issues, requests, pushes = map(example.answer, example.told("oncecast sql"))
+        issues, requests, pushes = map(example.answer, example.commands_with("oncecast sql"))
         assert await issues == [
             ["example-org/lantern", 1, "closed", "It smokes no more"],
             ["example-org/lantern", 2, "open", "A handle, please"],
@@ -182,7 +182,7 @@ async def test_real_webhooks_go_into_the_same_tables(example_of: ExampleOf) -> N
 
 async def test_a_mail_is_sent_once_though_its_handler_fails_after_the_call(example_of: ExampleOf) -> None:
     async with example_of("mail", MAIL_PORT=str(free_port())) as example:
-        (service,), (messages,) = example.told("python"), example.told("curl")
+        (service,), (messages,) = example.commands_with("python"), example.commands_with("curl")
 
         async def answers() -> str:
             return await example.run(f"{messages} || true")

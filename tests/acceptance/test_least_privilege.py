@@ -129,7 +129,7 @@ async def test_without_a_schema_or_the_right_to_make_one_it_is_said_what_to_run(
     await place.database().migrate()
 
 
-async def test_a_role_that_may_not_migrate_is_told_which_migrations_are_missing(place: Place) -> None:
+async def test_a_role_without_the_right_to_migrate_gets_the_list_of_missing_migrations(place: Place) -> None:
     await oncecast("migrate", "--grant-to", place.role, url=place.owner_url)
     await place.run(f"delete from {SCHEMA}.migrations where number = 7")
     with pytest.raises(

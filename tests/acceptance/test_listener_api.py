@@ -119,7 +119,7 @@ async def test_while_postgresql_is_away_it_says_so_and_comes_back(stack_of: Stac
 
 
 @pytest.mark.parametrize("face", ["producer", "listener"])
-async def test_the_document_tells_every_member_of_health(stack_of: StackOf, face: str) -> None:
+async def test_the_openapi_document_has_every_member_of_health(stack_of: StackOf, face: str) -> None:
     async with stack_of(listeners=1) as stack, httpx2.AsyncClient(timeout=20) as client:
         url = stack.publish_url if face == "producer" else stack.listener_urls["listener-a"]
         shown = (await client.get(f"{url}/health")).json()

@@ -66,7 +66,7 @@ async def asked(producer: Address, path: str, token: str = READER) -> Any:
 
 
 @pytest.mark.parametrize(("token", "group"), [(READER, "shop"), (AUDIT, "shop"), (SHOP, "audit"), (SHOP, "other")])
-async def test_who_may_read_or_listen_for_another_group_is_no_listener_of_this_one(
+async def test_a_reader_or_a_listener_of_another_group_is_not_accepted_as_a_listener_of_this_group(
     producer: ProducerProcess, token: str, group: str
 ) -> None:
     async with as_group(producer, group, token) as (connection, welcome):
@@ -85,7 +85,7 @@ async def test_a_listener_of_its_own_group_gets_the_events_and_the_journals_key(
     assert welcome.key
 
 
-async def test_a_reader_moves_nothing_that_is_kept_whatever_it_reports(producer: ProducerProcess) -> None:
+async def test_reports_of_a_reader_do_not_move_the_retention(producer: ProducerProcess) -> None:
     async with producer.client() as client:
         answer = await post(client, {"id": "x"}, authorization="Bearer may-publish")
     [receipt] = answer.json()["events"]
@@ -104,7 +104,7 @@ async def test_a_reader_moves_nothing_that_is_kept_whatever_it_reports(producer:
 
 
 @pytest.mark.parametrize("group", ["..", "a/b", "Shop", "x" * 41, "first-to-join", "a b", "\n"])
-async def test_a_group_that_could_have_no_such_name_is_refused(producer: ProducerProcess, group: str) -> None:
+async def test_an_invalid_group_name_is_refused(producer: ProducerProcess, group: str) -> None:
     async with as_group(producer, group, ADMIN) as (connection, _welcome):
         code, reason = await closed(connection)
     assert (code, reason) == (1008, "a group's name has a-z, 0-9 and _, and at most 40 characters")

@@ -91,7 +91,7 @@ async def test_a_text_that_is_no_utf_8_is_closed_with_1007_and_counted(producer:
         ({"id": "1"}, "?type=oncecast.accepted"),
     ],
 )
-async def test_nobody_but_a_producer_says_what_a_producer_says(
+async def test_only_a_producer_may_publish_under_the_reserved_names(
     producer: ProducerProcess, event: dict[str, str], query: str
 ) -> None:
     async with producer.client() as client:
@@ -172,7 +172,7 @@ def test_a_closed_output_leads_nowhere_and_leaves_no_traceback(tmp_path: Path, c
     assert done.returncode in (0, 1)
 
 
-def test_what_is_no_file_of_events_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_file_of_events_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"\xff\xfe\n")
     for name in (".", "latin", "missing"):
         done = shell(f"send {name} --to http://127.0.0.1:9 --deadline 1s", tmp_path)

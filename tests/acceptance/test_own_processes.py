@@ -15,7 +15,7 @@ import pytest
 from oncecast import Retry
 
 
-def test_pydantic_is_not_imported_by_who_does_not_use_it() -> None:
+def test_pydantic_is_imported_only_by_applications_that_use_it() -> None:
     code = "import sys, oncecast; oncecast.Event.new('t', {'n': 1}); assert 'pydantic' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -52,7 +52,7 @@ def test_no_plugin_for_coroutines_is_needed_and_nothing_is_left_over(tmp_path: P
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--json"]])
-def test_a_full_disk_below_what_a_command_prints_is_told_in_one_line(arguments: list[str], tmp_path: Path) -> None:
+def test_a_full_disk_below_the_output_of_a_command_is_one_line(arguments: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "oncecast", *arguments],
@@ -93,7 +93,7 @@ def test_the_process_ends_in_time_although_its_event_loop_is_blocked() -> None:
     assert ended.stderr.splitlines()[-1] == "oncecast: claim loop failed: ValueError: out of range"
 
 
-def test_what_a_handler_hands_to_a_process_pool_raises_in_the_handler() -> None:
+def test_an_error_in_a_process_pool_is_raised_in_the_handler() -> None:
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
         pytest.raises(Retry, match="closed") as raised,

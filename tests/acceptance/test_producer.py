@@ -243,13 +243,13 @@ async def test_pages_follow_each_other_through_the_whole_journal(client: httpx2.
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "e:", "e:-1", "e:1.5", "e:" + "9" * 30, ":1", "é:1", "e:١", "e f:1"])
-async def test_a_cursor_that_is_none_is_refused(client: httpx2.AsyncClient, after: str) -> None:
+async def test_an_invalid_cursor_is_refused(client: httpx2.AsyncClient, after: str) -> None:
     answer = await client.get("/events", params={"after": after})
     assert (answer.status_code, "EPOCH:OFFSET" in answer.json()["detail"]) == (400, True)
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "١", "0000000005" + "9" * 10, "1" + "0" * 5_000])
-async def test_a_limit_that_is_none_is_refused(client: httpx2.AsyncClient, limit: str) -> None:
+async def test_an_invalid_limit_is_refused(client: httpx2.AsyncClient, limit: str) -> None:
     answer = await client.get("/events", params={"limit": limit})
     assert (answer.status_code, "1 to 1000" in answer.json()["detail"]) == (400, True)
 

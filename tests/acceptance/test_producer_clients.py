@@ -47,7 +47,9 @@ async def subscribers(client: httpx2.AsyncClient) -> int:
     return count
 
 
-async def test_any_client_publishes_and_receives_and_only_the_publisher_is_told(producer: ProducerProcess) -> None:
+async def test_any_client_publishes_and_receives_and_only_the_publisher_gets_the_acknowledgement(
+    producer: ProducerProcess,
+) -> None:
     async with connect(producer.ws) as one, connect(producer.ws) as other:
         await one.send('{"id":"a","type":"tick"}')
         said = [await next_event(one), await next_event(one)]
@@ -254,7 +256,7 @@ async def test_a_reader_that_never_reads_is_closed_for_good(tmp_path: Path) -> N
                     received += await reader.read(2**16)
 
 
-async def test_a_slow_reader_is_told_where_to_go_on(tmp_path: Path) -> None:
+async def test_a_slow_reader_learns_where_to_continue(tmp_path: Path) -> None:
     async with (
         producer_here(tmp_path, sockets=IMPATIENT) as producer,
         Publisher(producer.http) as publisher,

@@ -69,7 +69,7 @@ async def published(producer: Address, count: int, size_bytes: int = 10) -> list
     return [answer.json()["events"][0]["cursor"] for answer in answers]
 
 
-async def test_the_welcome_tells_what_the_journal_has(producer: ProducerProcess) -> None:
+async def test_the_welcome_describes_the_journal(producer: ProducerProcess) -> None:
     cursor = (await published(producer, 1))[0]
     async with listening(producer) as connection:
         assert connection.subprotocol == "oncecast.v1"
@@ -200,9 +200,7 @@ async def test_a_listener_that_does_not_keep_to_the_protocol_is_closed_with_a_re
         ('{"verb":"resume","instance":7,"group":"g","credit":9}', "instance"),
     ],
 )
-async def test_a_resume_that_cannot_be_meant_is_refused(
-    producer: ProducerProcess, said: str | bytes, why: str
-) -> None:
+async def test_an_invalid_resume_is_refused(producer: ProducerProcess, said: str | bytes, why: str) -> None:
     async with listening(producer) as connection:
         await connection.recv()
         await connection.send(said)
@@ -218,7 +216,7 @@ async def test_unknown_fields_are_ignored(producer: ProducerProcess) -> None:
         assert (await next_frame(connection))[0].offset == 1
 
 
-async def test_one_who_never_resumes_is_closed(tmp_path: Path) -> None:
+async def test_a_listener_that_never_resumes_is_disconnected(tmp_path: Path) -> None:
     limits = SocketLimits(resume_deadline_s=0.1)
     async with producer_here(tmp_path, sockets=limits) as producer, listening(producer) as connection:
         with pytest.raises(ConnectionClosed) as ended:

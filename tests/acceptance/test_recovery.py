@@ -50,7 +50,7 @@ async def dead_letters(stack: Stack, count: int, **query: Any) -> list[dict[str,
         return await until(enough)  # type: ignore[no-any-return]
 
 
-async def test_a_dead_letter_is_listed_mended_and_replayed_by_command(stack_of: StackOf) -> None:
+async def test_a_dead_letter_is_listed_edited_and_replayed_by_command(stack_of: StackOf) -> None:
     async with stack_of(environment=FAILING) as stack, Publisher(stack.publish_url) as publisher:
         await publisher.publish_many(
             [Event.new("oncecast.failing", {"fails": True}, id=f"f{n}") for n in range(3)] + [Event.new("tick")]
@@ -391,7 +391,7 @@ async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stac
         await until(nobody_is_left)
 
 
-async def test_a_listener_that_is_killed_while_it_is_asked_is_said_not_to_have_answered(stack_of: StackOf) -> None:
+async def test_a_listener_that_is_killed_during_a_request_is_reported_as_not_responding(stack_of: StackOf) -> None:
     app = {"app": "tests.support.counting:app", "app_dir": Path(__file__).parents[2]}
     async with (
         stack_of(

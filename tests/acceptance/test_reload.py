@@ -133,7 +133,7 @@ async def test_what_is_saved_runs_a_moment_later_with_more_handlers_or_fewer(tmp
     assert command.said.count("🔄 shop.py changed") == 2
 
 
-async def test_code_that_is_broken_is_told_by_line_and_the_former_goes_on_until_it_is_mended(tmp_path: Path) -> None:
+async def test_broken_code_is_reported_by_line_and_the_old_code_runs_until_it_is_fixed(tmp_path: Path) -> None:
     async with up(tmp_path / "shop", APP) as command:
         found = await addresses(command)
         database = (command.folder / ".oncecast" / "postgres.url").read_text()
@@ -190,9 +190,7 @@ async def is_gone(address: str) -> bool:
         return False
 
 
-async def test_a_listener_by_itself_finishes_what_it_has_begun_before_it_begins_anew(
-    stack_of: StackOf, tmp_path: Path
-) -> None:
+async def test_a_reloaded_listener_finishes_its_events_before_it_restarts(stack_of: StackOf, tmp_path: Path) -> None:
     slow = APP.replace("    await tx", '    print("working", flush=True)\n    await asyncio.sleep(2)\n    await tx')
     async with stack_of(listeners=1) as stack, Publisher(stack.publish_url) as publisher:
         await asked(stack.database_url, TABLE)
@@ -210,7 +208,7 @@ async def test_a_listener_by_itself_finishes_what_it_has_begun_before_it_begins_
     assert command.said.index("Persisted o1") < command.said.index("Stopped in shop-1")
 
 
-async def test_a_listener_that_ends_by_itself_is_told_and_begins_anew_with_the_next_change(
+async def test_a_listener_that_ends_is_reported_and_restarts_after_the_next_change(
     stack_of: StackOf, tmp_path: Path
 ) -> None:
     async with stack_of(listeners=1) as stack:

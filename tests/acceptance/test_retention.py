@@ -169,7 +169,7 @@ async def test_old_rows_are_pruned_by_command_and_by_setting(stack_of: StackOf) 
         assert await rows(stack, "select id from oncecast.events") == [("dead",)]
 
 
-async def test_the_table_keeps_rows_for_as_long_as_it_is_told(stack_of: StackOf) -> None:
+async def test_rows_are_kept_for_the_configured_time(stack_of: StackOf) -> None:
     async with (
         stack_of(listeners=2, environment={"EVENTS_RETENTION": "1s"}) as stack,
         Publisher(stack.publish_url) as publisher,

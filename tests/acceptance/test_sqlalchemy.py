@@ -205,7 +205,7 @@ async def test_a_mapped_class_is_good_as_a_table(tx: HandlerTransaction, sql: Sq
     assert await tx.fetch_all(*sql(sa.select(mapped))) == [{"id": "a", "n": 1}]
 
 
-def test_what_would_go_wrong_unseen_is_refused(sql: Sql) -> None:
+def test_statements_that_would_silently_do_the_wrong_thing_are_refused(sql: Sql) -> None:
     with pytest.raises(TypeError, match=r"defaulted.id: give the value: nobody here makes"):
         sql(sa.insert(defaulted).values(n=1, m=1))
     with pytest.raises(TypeError, match=r"defaulted.n: give the value"):

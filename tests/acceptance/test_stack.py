@@ -73,7 +73,7 @@ async def test_a_stopped_process_is_started_again_under_its_address(stack_of: St
             await asyncio.to_thread(send_command, stack.data, Command("kill", "nobody"))
 
 
-async def test_a_process_that_ends_unasked_is_told_and_not_restarted(stack_of: StackOf) -> None:
+async def test_a_process_that_ends_without_a_request_is_reported_and_not_restarted(stack_of: StackOf) -> None:
     said: list[str] = []
     async with stack_of(listeners=1, say=said.append) as stack:
         pid = stack.processes["listener-a"].pid
@@ -94,7 +94,7 @@ async def test_two_stacks_never_share_a_folder(stack_of: StackOf) -> None:
                 pass
 
 
-async def test_a_cluster_that_was_only_half_made_is_made_anew(stack_of: StackOf, tmp_path: Path) -> None:
+async def test_an_incomplete_cluster_is_created_again(stack_of: StackOf, tmp_path: Path) -> None:
     unfinished = tmp_path / "stack" / "postgres" / "cluster.unfinished"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -104,7 +104,7 @@ async def test_a_cluster_that_was_only_half_made_is_made_anew(stack_of: StackOf,
 
 
 @pytest.mark.parametrize("option", ["--port", "--listener-port"])
-def test_a_port_in_use_is_one_line_and_nothing_is_half_started(option: str, tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_line_and_no_process_keeps_running(option: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         ports = {"--port": "0", "--listener-port": "0", option: port}
@@ -116,12 +116,12 @@ def test_a_port_in_use_is_one_line_and_nothing_is_half_started(option: str, tmp_
 
 
 @pytest.mark.parametrize("port", ["70000", "-1"])
-def test_a_port_that_is_none_is_one_line(port: str, tmp_path: Path) -> None:
+def test_an_invalid_port_is_one_line(port: str, tmp_path: Path) -> None:
     answer = run("up", f"--port={port}", cwd=tmp_path)
     assert (answer.returncode, len(answer.stderr.splitlines())) == (1, 1)
 
 
-def test_commands_without_a_stack_say_how_to_begin_one(tmp_path: Path) -> None:
+def test_commands_without_a_stack_say_how_to_start_one(tmp_path: Path) -> None:
     for verb in ("stop", "start", "kill"):
         answer = run(verb, "listener-a", cwd=tmp_path)
         assert answer.returncode == 1

@@ -63,9 +63,7 @@ async def health(address: str) -> dict[str, object]:
             return {}
 
 
-async def test_a_listener_that_lacks_a_handler_of_its_group_stands_by_and_ends_nothing(
-    stack_of: StackOf, tmp_path: Path
-) -> None:
+async def test_a_listener_that_lacks_a_handler_of_its_group_is_on_standby(stack_of: StackOf, tmp_path: Path) -> None:
     async with stack_of(**APP, listeners=1) as stack, Publisher(stack.publish_url) as publisher:
         async with another_listener(stack, tmp_path / "bare") as address:
 
@@ -88,7 +86,7 @@ async def test_a_listener_that_lacks_a_handler_of_its_group_stands_by_and_ends_n
         assert await rows(stack, "select count(*) from public.reserved") == [(1,)]
 
 
-async def test_a_listener_at_work_gives_way_to_an_application_with_more_handlers_and_takes_over_when_told(
+async def test_a_listener_yields_to_an_application_with_more_handlers_and_returns_with_force_handlers(
     stack_of: StackOf, tmp_path: Path
 ) -> None:
     async with stack_of(listeners=1) as stack, Publisher(stack.publish_url) as publisher:

@@ -46,7 +46,7 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, list[s
     return process.returncode, out.decode().splitlines(), err.decode().splitlines()
 
 
-async def test_a_start_that_fails_is_tried_so_many_times_and_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
+async def test_a_failing_start_is_retried_and_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         async with starting(tmp_path, "producer", PORT=str(port)) as process:
@@ -90,7 +90,7 @@ async def test_a_listener_tries_its_database_first_and_names_the_setting_but_no_
     assert "hunter2" not in "".join(out + err)
 
 
-async def test_a_role_that_may_not_make_its_schema_is_told_what_to_grant(
+async def test_a_role_that_may_not_create_its_schema_gets_the_missing_grant(
     tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
     database = urlsplit(postgres_url)
@@ -146,7 +146,7 @@ async def test_an_example_that_cannot_know_its_database_says_what_to_set(
     assert (status, err) == (1, [f"oncecast: lifespan tables.<locals>.made: ConfigError: {told}"])
 
 
-async def test_a_process_that_waits_for_its_start_can_be_told_to_stop(tmp_path: Path) -> None:
+async def test_a_process_that_waits_for_its_start_can_be_stopped(tmp_path: Path) -> None:
     url = f"postgres://127.0.0.1:{free_port()}/db"
     environment = {"PORT": "0", "DATABASE_URL": url, "DB_CONNECT_ATTEMPTS": "1000", "DB_CONNECT_DELAY": "1h"}
     async with starting(tmp_path, "listener", **environment) as process:
@@ -180,7 +180,7 @@ async def said(process: asyncio.subprocess.Process, text: str) -> None:
             assert line, "it ended"
 
 
-async def test_a_lifespan_that_hangs_while_it_begins_can_be_told_to_stop(
+async def test_a_lifespan_that_hangs_at_its_start_can_be_stopped(
     tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
     connect = "print('connecting', flush=True); await asyncio.Event().wait()"
@@ -194,7 +194,7 @@ async def test_a_lifespan_that_hangs_while_it_begins_can_be_told_to_stop(
     assert "never" not in out
 
 
-async def test_a_lifespan_that_does_not_end_is_cut_short_and_that_is_told(
+async def test_a_lifespan_that_does_not_end_is_cancelled_and_logged(
     tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
     (tmp_path / "shop.py").write_text(HANGING.format(start="pass", end="await asyncio.Event().wait()"))
@@ -207,7 +207,7 @@ async def test_a_lifespan_that_does_not_end_is_cut_short_and_that_is_told(
     assert out[-1].endswith("⚠️ Lifespan lifespan of it did not end within 0.3 s (DRAIN_TIMEOUT): it was cut short")
 
 
-async def test_wrong_settings_are_told_at_once_one_line_each(tmp_path: Path) -> None:
+async def test_invalid_settings_are_reported_together_one_line_each(tmp_path: Path) -> None:
     async with starting(tmp_path, "producer", PORT="x", EVENT_MAX_BYTES="lots", HOST="0.0.0.0") as process:
         status, out, err = await ended(process)
     assert (status, out, len(err)) == (1, [], 2)

@@ -96,7 +96,7 @@ def producer_process(folder: Path, **environment: str) -> Iterator[ProducerProce
 
 
 def ignore(_fact: TelemetryEvent) -> None:
-    """An observer that nobody listens to."""
+    """Ignore a telemetry event."""
 
 
 @asynccontextmanager

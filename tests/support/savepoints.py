@@ -1,4 +1,4 @@
-"""Two tasks of one handler, side by side."""
+"""Two concurrent tasks of one handler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oncecast.core.transaction import Transaction
 
 
 async def beside_a_savepoint_that_is_rolled_back(tx: Transaction, act: Callable[[], Awaitable[object]]) -> None:
-    """Have one task do `act` while another is in a savepoint, whose error it survives afterwards."""
+    """Run `act` in one task while another task is in a savepoint, which is rolled back."""
     opened, done = asyncio.Event(), asyncio.Event()
 
     async def survives() -> None:

@@ -1,4 +1,4 @@
-"""An application one of whose events always brings about an error that is the database's."""
+"""An application with an event that always causes an error of the database."""
 
 from oncecast import App, Event, Transaction
 

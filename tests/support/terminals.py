@@ -110,33 +110,33 @@ class Terminal:
         )
 
 
-def told_commands(example: str) -> list[str]:
-    """The commands that the docstring of `examples/EXAMPLE.py` tells to type, each on one line."""
+def commands_of(example: str) -> list[str]:
+    """Return the commands in the docstring of `examples/EXAMPLE.py`, each on one line."""
     text = (ROOT / f"examples/{example}.py").read_text("utf-8")
     lines = re.findall(r"^    (.+(?:\n {10,}.+)*)", text.split('"""')[1], re.M)
     return [" ".join(line.split()) for line in lines]
 
 
 class Example(Terminal):
-    """An example that runs as its docstring tells."""
+    """An example that runs as its docstring says."""
 
     def __init__(self, name: str, folder: Path, environment: dict[str, str]) -> None:
         super().__init__(folder, environment)
         (folder / "examples").symlink_to(ROOT / "examples")
-        self.commands = told_commands(name)
+        self.commands = commands_of(name)
 
-    def told(self, begin: str) -> list[str]:
-        """Those of its commands that begin so."""
+    def commands_with(self, begin: str) -> list[str]:
+        """Return the commands that start with `begin`."""
         return [command for command in self.commands if command.startswith(begin)]
 
     async def send(self) -> None:
-        """Do what it tells to send."""
-        for command in self.told("oncecast send"):
+        """Run its `oncecast send` commands."""
+        for command in self.commands_with("oncecast send"):
             await self.run(command)
 
     async def shown(self) -> list[list[Any]]:
-        """The rows that the query shows which it tells to ask."""
-        (query,) = self.told("oncecast sql")
+        """Return the rows of its `oncecast sql` command."""
+        (query,) = self.commands_with("oncecast sql")
         return await self.answer(query)
 
     async def answer(self, query: str) -> list[list[Any]]:
@@ -154,7 +154,7 @@ def example_of(tmp_path: Path) -> ExampleOf:
     @asynccontextmanager
     async def make(name: str, **environment: str) -> AsyncIterator[Example]:
         example = Example(name, tmp_path, {"EVENT_RETRY_DELAY": "100ms", **environment})
-        (up,) = example.told("oncecast up")
+        (up,) = example.commands_with("oncecast up")
         async with example.up(up):
             yield example
 

@@ -96,7 +96,7 @@ def test_a_listener_presents_one_token_to_all_producers_or_to_each_its_own() -> 
         presented("hunter2hunter2,hunter3hunter3,hunter4hunter4")
 
 
-def test_all_wrong_values_are_told_together_and_secrets_are_not() -> None:
+def test_all_invalid_values_are_reported_together_without_secrets() -> None:
     with pytest.raises(ConfigError) as caught:
         load(ListenerConfig, {"PORT": "x", "LEASE_TTL": "y", "DATABASE_URL": "mysql://user:hunter2@host/db"})
     assert len(str(caught.value).splitlines()) == 3

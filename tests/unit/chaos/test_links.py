@@ -62,7 +62,7 @@ async def test_connections_end_when_it_is_cut_or_reset(kind: str) -> None:
         assert await ask(ends, b"again\n") == b""
 
 
-async def test_while_it_is_cut_no_connection_comes_about_and_healed_it_carries_again() -> None:
+async def test_a_cut_link_refuses_connections_until_it_is_cleared() -> None:
     async with echo_behind() as link:
         link.inject("cut", "both")
         async with connection(link) as ends:
@@ -73,7 +73,7 @@ async def test_while_it_is_cut_no_connection_comes_about_and_healed_it_carries_a
 
 
 @pytest.mark.parametrize("way", ["up", "down", "both"])
-async def test_frozen_it_holds_back_and_loses_nothing(way: str) -> None:
+async def test_a_frozen_link_delays_bytes_and_loses_none(way: str) -> None:
     async with echo_behind() as link, connection(link) as ends:
         reader, writer = ends
         await ask(ends, b"hello\n")

@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_named_and_said_how_it_should_be(attributes: dict
         ),
     ],
 )
-def test_a_file_that_has_no_events_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_without_events_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "orders.ndjson"
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -112,7 +112,7 @@ def test_a_file_that_has_no_events_is_told_with_its_line(tmp_path: Path, text: s
     assert str(caught.value) == message.format(file=file)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*No such file"):
         subject(tmp_path / "none.ndjson")
 

@@ -36,7 +36,7 @@ def test_data_is_the_folder_of_a_stack_wherever_it_is_a_flag() -> None:
     assert [name for name, flags_ in found.items() if "--stack" in flags_] == []
 
 
-def test_mended_data_may_be_standard_input_or_begin_with_a_hyphen() -> None:
+def test_edited_data_may_be_standard_input_or_start_with_a_hyphen() -> None:
     for text in ("-", "-5"):
         _, edit, _ = command_line().parse_args(["dead-letters", "edit", "o-1", "--with", text], exit_on_error=False)
         assert edit.arguments["with_"] == text

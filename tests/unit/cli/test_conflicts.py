@@ -31,7 +31,7 @@ NOBODY = {"listener": "http://127.0.0.1:1", "json": False}
         (conflicts.list_, (), {"replayed": True, "discarded": True}, "exclude each other"),
     ],
 )
-def test_arguments_that_name_no_conflict_are_refused_with_what_would_do(
+def test_arguments_that_are_not_conflicts_are_refused_with_the_expected_form(
     command: Callable[..., Any], cursors: tuple[str, ...], flags: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=said):

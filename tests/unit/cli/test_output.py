@@ -5,7 +5,7 @@ import pytest
 from oncecast.cli import output
 
 
-def test_json_is_for_programs_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_printed_without_a_terminal_unless_a_flag_says_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal the output is JSON; the flag decides over that."""
     assert output.wants_json(None)
     assert not output.wants_json(False)

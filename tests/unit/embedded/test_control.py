@@ -10,7 +10,7 @@ from oncecast.core.errors import StartError
 from oncecast.embedded.control import NAME, Command, serve_control
 
 
-async def test_a_folder_in_which_no_socket_can_be_made_is_told_with_what_to_do(tmp_path: Path) -> None:
+async def test_a_folder_without_sockets_is_reported_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
 
     async def handle(_: Command) -> None:

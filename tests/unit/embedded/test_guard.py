@@ -53,7 +53,7 @@ def test_it_removes_temporary_folders_whatever_their_names(tmp_path: Path) -> No
     assert not folder.exists()
 
 
-def test_that_it_was_killed_hinders_nobody() -> None:
+def test_a_killed_guard_does_not_prevent_the_stop() -> None:
     guard = Guard()
     guard._process.kill()
     guard._process.wait()

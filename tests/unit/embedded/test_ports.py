@@ -51,7 +51,7 @@ def test_a_free_port_is_one_that_the_system_hands_to_nobody_while_its_server_is_
     assert max(wanted_ports(0, 100, "--port")) < min(system)
 
 
-def test_whoever_has_seeded_chance_alike_gets_other_free_ports() -> None:
+def test_processes_with_the_same_random_seed_get_different_free_ports() -> None:
     before, found = random.getstate(), []
     for _ in range(2):
         random.seed(0)
@@ -60,7 +60,7 @@ def test_whoever_has_seeded_chance_alike_gets_other_free_ports() -> None:
     assert found[0] != found[1]
 
 
-def test_no_free_port_is_a_clear_word() -> None:
+def test_no_free_port_is_a_clear_error() -> None:
     with pytest.raises(StartError, match="no free port from 20000 to 31999"):
         free_ports(1, QUIET_PORTS)
 

@@ -47,7 +47,7 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     os.close(read)
 
 
-async def test_begun_twice_at_once_it_is_one_child(begin: Begin) -> None:
+async def test_two_concurrent_starts_create_one_child(begin: Begin) -> None:
     pids: list[int | None] = []
     process = await begin(GENTLE, lambda process: pids.append(process.pid))
     assert pids == [process.pid]

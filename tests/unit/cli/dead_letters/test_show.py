@@ -42,7 +42,7 @@ def test_a_rate_is_events_a_second_a_minute_or_an_hour() -> None:
             _per_s(wrong)
 
 
-def test_a_pace_lets_no_more_begin_than_its_rate_and_does_not_catch_up() -> None:
+def test_a_pace_keeps_its_rate_and_does_not_catch_up() -> None:
     clock = Clock()
     pace = Pace(5.0, clock=clock, sleep=clock.sleep)
     began = []
@@ -57,7 +57,7 @@ def test_a_pace_lets_no_more_begin_than_its_rate_and_does_not_catch_up() -> None
     assert clock.now_s == 163.0
 
 
-def test_a_pace_below_one_a_second_lets_one_begin_at_a_time() -> None:
+def test_a_pace_below_one_per_second_sends_one_event_at_a_time() -> None:
     clock = Clock()
     pace = Pace(0.5, clock=clock, sleep=clock.sleep)
     pace.wait(pace.at_once)
@@ -69,7 +69,7 @@ def result(outcome: str, number: int = 1) -> dict[str, str]:
     return {"id": f"e{number}", "source": "/s", "outcome": outcome, "error": "why"}
 
 
-def test_a_run_tells_what_became_of_each_and_fails_unless_all_are_stored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_each_result_and_fails_unless_all_are_stored(capsys: pytest.CaptureFixture[str]) -> None:
     run = ReplayRun(4, as_json=False)
     run.note([result("stored"), result("failed", 2), result("not_dead", 3), result("unknown", 4)])
     assert run.end() == 1
@@ -81,7 +81,7 @@ def test_a_run_tells_what_became_of_each_and_fails_unless_all_are_stored(capsys:
     assert (run.end(), capsys.readouterr().out) == (0, "1 of 1 stored.\n")
 
 
-def test_of_many_failures_some_are_told_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_some_of_many_failures_are_printed_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     run = ReplayRun(1000, as_json=False)
     run.note([result("failed", n) for n in range(1000)])
     assert run.end() == 1
@@ -155,7 +155,7 @@ def test_many_ids_are_asked_for_in_parts_and_each_once() -> None:
         (Choice(cause="nonsense"), "--cause"),
     ],
 )
-def test_a_flag_that_will_not_do_is_named(choice: Choice, flag: str) -> None:
+def test_an_invalid_flag_is_named(choice: Choice, flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
         choice.selections()
 
@@ -172,6 +172,6 @@ def test_a_flag_that_will_not_do_is_named(choice: Choice, flag: str) -> None:
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_told_with_its_place(content: bytes, fault: str | None) -> None:
+def test_invalid_json_is_reported_with_its_position(content: bytes, fault: str | None) -> None:
     told = fault_of(content)
     assert told is None if fault is None else told is not None and fault in told

@@ -16,7 +16,7 @@ from oncecast.core.errors import ConfigError
 from tests.support.scripted_producer import Producer, Request, accept, refuse, when
 
 
-def test_send_tells_how_many_were_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_prints_the_number_of_accepted_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that is accepted as a whole exits with 0 and its count."""
     file = tmp_path / "events.ndjson"
     file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
@@ -109,7 +109,7 @@ def test_send_names_the_line_of_a_refused_event(tmp_path: Path, capsys: pytest.C
     assert captured.out == "No event was acknowledged.\n"
 
 
-def test_send_tells_why_nothing_comes_through_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_prints_why_nothing_is_accepted_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Otherwise somebody with a wrong address would look at nothing for a minute."""
     file = tmp_path / "events.ndjson"
     file.write_bytes(b'{"id":"a"}\n')

@@ -55,7 +55,7 @@ def test_a_process_that_is_named_is_asked_instead_of_a_stack(
         ({}, "ok", "", 0),
     ],
 )
-def test_health_is_told_in_a_few_words(
+def test_health_is_summarised_in_a_few_words(
     health: dict[str, object], state: str, told: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The table shows what `/health` answers, and leaves out what it does not say."""
@@ -91,7 +91,7 @@ def test_a_stack_file_that_cannot_be_read_is_named(
     assert error.count("\n") == 1
 
 
-def test_an_address_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_address_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """An invalid address is reported before any request."""
     assert status(producer="nowhere") == 1
     assert "address is like" in capsys.readouterr().err
