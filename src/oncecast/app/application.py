@@ -211,7 +211,7 @@ class App:
         return plan
 
     def check_threads(self, plan: Plan, abandoned_max: int) -> None:
-        """Raise NoThread if `plan` needs a thread and `abandoned_max` threads still run after their time-out."""
+        """Fail if `plan` needs a thread and `abandoned_max` threads still run after their time-out."""
         if plan.in_threads:
             self._threads.check(abandoned_max)
 
@@ -234,8 +234,7 @@ class App:
     async def handle(self, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions) -> None:
         """Run the handlers of `arrivals`, all of one plan, in order. Raises what they raise.
 
-        Raises HandlerTimeout if all together take longer than `options.timeout_s`, and NoThread as `check_threads`
-        does, before anything runs.
+        All together may take `options.timeout_s`. Fails before anything runs if `check_threads` does.
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan, options.abandoned_threads_max)
