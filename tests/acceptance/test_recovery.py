@@ -102,7 +102,12 @@ async def test_dead_letters_are_grouped_by_cause_and_one_cause_is_discarded_and_
         where = ("--data", str(stack.data))
         status, out, _ = await oncecast("dead-letters", "causes", *where, "--json")
         largest, *others = map(json.loads, out.splitlines())
-        assert (status, largest["error"], largest["letters"], largest["types"]) == (0, "KeyError: '#'", 3, ["order"])
+        assert (status, largest["error"], largest["dead_letters"], largest["types"]) == (
+            0,
+            "KeyError: '#'",
+            3,
+            ["order"],
+        )
         assert sorted(cause["error"] for cause in others) == ["KeyError: 'coffee'", "KeyError: 'x'"]
         by_cause = ("--cause", largest["cause"])
 

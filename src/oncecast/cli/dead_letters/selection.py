@@ -130,12 +130,12 @@ def count(asked: AdminClient, selections: Sequence[Selection], *, limit: int = C
             known = by_cause.setdefault(cause["cause"], cause)
             if known is not cause:
                 _add(known, cause)
-    counted.causes = sorted(by_cause.values(), key=lambda cause: cause["letters"], reverse=True)
+    counted.causes = sorted(by_cause.values(), key=lambda cause: cause["dead_letters"], reverse=True)
     return counted
 
 
 def _add(known: dict[str, Any], cause: dict[str, Any]) -> None:
-    known["letters"] += cause["letters"]
+    known["dead_letters"] += cause["dead_letters"]
     known["types"] = list(dict.fromkeys([*known["types"], *cause["types"]]))
     if cause["newest_at"] > known["newest_at"]:
         known["newest_at"], known["example"] = cause["newest_at"], cause["example"]
@@ -144,9 +144,11 @@ def _add(known: dict[str, Any], cause: dict[str, Any]) -> None:
 def print_causes(counted: Counted, *, limit: int = CAUSES_SHOWN) -> None:
     """Print the causes as a table."""
     shown = counted.causes[:limit]
-    rows = [(c["letters"], c["cause"], _types(c), c["newest_at"][:19], c["example"]["id"], c["error"]) for c in shown]
+    rows = [
+        (c["dead_letters"], c["cause"], _types(c), c["newest_at"][:19], c["example"]["id"], c["error"]) for c in shown
+    ]
     if rows:
-        output.table("", ("letters", "cause", "type", "newest (UTC)", "such as", "error"), rows)
+        output.table("", ("dead letters", "cause", "type", "newest (UTC)", "such as", "error"), rows)
     if left_out := counted.left_out + len(counted.causes) - len(shown):
         output.line(f"{left_out:,} smaller causes are not shown.")
 
