@@ -161,7 +161,7 @@ async def test_accounts_tell_what_happened_out_of_order_within_an_opening_or_ove
 
     await connection.execute("insert into public.accounts values ('a', 5, 25)")
     assert await happened(0, 1, 2, 3, 4) == []
-    assert await happened(2, 0, 1, 4, 3) == [], "a lost future has no order with what came instead of it"
+    assert await happened(2, 0, 1, 4, 3) == [], "a divergent history has no order with the events that replaced it"
     within, over = "order within an opening", "order within a journal as it is now"
     assert await happened(1, 0, 2, 3, 4) == [within, over]
     assert await happened(0, 1, 3, 2, 4) == [within]

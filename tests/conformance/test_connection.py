@@ -170,11 +170,11 @@ async def test_a_caller_that_is_cancelled_twice_is_let_go_at_once_and_its_connec
 ) -> None:
     cancelling = asyncio.Event()
 
-    async def wait_for_ever(**_: Any) -> None:
+    async def never_answer(**_: Any) -> None:
         cancelling.set()
         await asyncio.Event().wait()
 
-    with patch.object(connection, "cancel_safe", wait_for_ever):
+    with patch.object(connection, "cancel_safe", never_answer):
         task = await sleeping(connection)
         task.cancel()
         await cancelling.wait()

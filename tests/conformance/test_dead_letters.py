@@ -1,4 +1,4 @@
-"""What every store of dead letters must do for operators: list, group by cause, mend, discard, replay once."""
+"""What every store of dead letters must do for operators: list, group by cause, edit, discard, replay once."""
 
 from __future__ import annotations
 
@@ -445,14 +445,14 @@ async def test_an_event_whose_payload_postgresql_refused_is_stored_whole_once_it
     await store.dead_letter(dead, DataRefused("no"))
     with pytest.raises(DataRefused):
         await dead_letters.replay(dead.source, dead.id, nothing)
-    assert await dead_letters.edit(dead.source, dead.id, b'"mended"')
+    assert await dead_letters.edit(dead.source, dead.id, b'"edited"')
     assert await dead_letters.replay(dead.source, dead.id, nothing)
     database = database_of()
     await database.open()
     [row] = await EventReader(database).newest(limit=10)
     await database.close()
     event = msgspec.json.decode(msgspec.json.encode(row["event"]))
-    assert (row["status"], event["data"], event["subject"], event["x"]) == ("stored", "mended", "s", "y")
+    assert (row["status"], event["data"], event["subject"], event["x"]) == ("stored", "edited", "s", "y")
 
 
 async def test_an_event_that_cannot_be_read_is_stored_once_its_data_is_edited(
@@ -465,7 +465,7 @@ async def test_an_event_that_cannot_be_read_is_stored_once_its_data_is_edited(
     await store.dead_letter(dead, Unstorable("no"))
     with pytest.raises(DataRefused, match="base64"):
         await dead_letters.replay(dead.source, dead.id, nothing)
-    assert await dead_letters.edit(dead.source, dead.id, b'"mended"')
+    assert await dead_letters.edit(dead.source, dead.id, b'"edited"')
     assert await dead_letters.replay(dead.source, dead.id, nothing)
     rows = await values(sql, "select status, data, data_bytes, extensions from events")
-    assert rows == [("stored", "mended", None, {"x": "y"})]
+    assert rows == [("stored", "edited", None, {"x": "y"})]

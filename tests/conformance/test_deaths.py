@@ -1,4 +1,4 @@
-"""What processes died of is counted by whoever comes next under the same name, and by the whole group."""
+"""Crashes are counted by the next process of the same listener, for the whole group."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_what_was_survived_is_charged_with_nothing(deaths_of: DeathsOf) ->
     assert await deaths.begin_isolated(EVENT) == 0
 
 
-async def test_only_what_was_accused_last_is_charged_for_an_acquittal_may_be_lost(deaths_of: DeathsOf) -> None:
+async def test_only_the_last_event_begun_alone_is_charged_because_its_end_may_be_lost(deaths_of: DeathsOf) -> None:
     deaths = await deaths_of("a")
     before, last = arrivals(2)
     await deaths.register_process()

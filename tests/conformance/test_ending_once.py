@@ -154,7 +154,7 @@ async def test_a_transaction_is_dead_once_its_attempt_is_over(server: Server) ->
 
 
 class Held:
-    """A handler that has written, and returns when it is let go."""
+    """A handler that has written, and returns when it is released."""
 
     def __init__(self, server: Server, id: str) -> None:
         self.began, self.let_go = asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""Whatever somebody else has put under keys of ours in Redis: it is as if nothing stood there."""
+"""A foreign value under a key of Oncecast in Redis counts as no value."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ async def relay(server: Server, publish: Publish, limit: int = 9, token: str = "
 
 
 class Producer:
-    """Takes what is published, or raises what it is told to."""
+    """Accepts publications, or raises a given error."""
 
     def __init__(self) -> None:
         self.has: list[bytes] = []

@@ -43,7 +43,7 @@ async def ids(sql: psycopg.AsyncConnection[Any]) -> list[str]:
 
 
 class Queue:
-    """A handler that runs until it is told to go on, and what waits behind it."""
+    """A handler that runs until it is released, and the events that wait behind it."""
 
     def __init__(self, store: PostgresEvents) -> None:
         self._store = store

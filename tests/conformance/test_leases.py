@@ -119,7 +119,7 @@ async def test_release_and_settle_touch_only_ones_own(leases_of: LeasesOf) -> No
     assert await b.release(batch) == 0
     await b.settle(batch)
     assert [holder for _, holder in (await b.peek(batch)).taken] == [A, A]
-    assert await b.take_over(batch[:1], A, died=True) == 1  # a rescue names the dead holder
+    assert await b.take_over(batch[:1], A, died=True) == 1  # a takeover names the dead owner
     assert (await b.peek(batch)).free == batch[:1]
 
 
@@ -192,7 +192,7 @@ async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_
     assert (await a.peek(batch)).ended == batch
 
 
-async def test_a_suspects_rescue_counts_only_if_it_was_being_attempted_alone(
+async def test_a_takeover_of_a_quarantined_event_counts_only_if_it_was_running(
     leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)

@@ -1,4 +1,4 @@
-"""A TestListener tells of an application the same in memory as on a real PostgreSQL."""
+"""A TestListener gives the same results in memory as on a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ async def test_what_died_before_there_was_a_broker_is_not_sent_and_all_that_dies
     [second, third] = await dead_letters.claim(10)
     assert (second.id, second.error, second.attempts, second.listener) == ("id-2", "Reject: no", 1, "a")
     assert third.id == "id-3"
-    _, again = await server.of("a")  # the process begins anew
+    _, again = await server.of("a")  # the process restarts
     await again.begin()
     await dead_letter(store, 4)
     assert (await ids(again), await again.count()) == (["id-4"], 3)
