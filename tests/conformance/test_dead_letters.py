@@ -24,11 +24,11 @@ from oncecast.core.transaction import Transaction
 from oncecast.stores import postgres
 from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.queries import in_schema
-from tests.conformance.test_event_store import database_of, effect, sql, store, values
+from tests.conformance.test_event_store import database_of, effect, limits, sql, store, values
 from tests.support.event_stores import Server
 from tests.support.places import arrival
 
-__all__ = ["database_of", "sql", "store"]
+__all__ = ["database_of", "limits", "sql", "store"]
 
 
 @pytest.fixture
