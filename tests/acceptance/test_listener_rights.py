@@ -107,7 +107,7 @@ async def test_reports_of_a_reader_do_not_move_the_retention(producer: ProducerP
 async def test_an_invalid_group_name_is_refused(producer: ProducerProcess, group: str) -> None:
     async with as_group(producer, group, ADMIN) as (connection, _welcome):
         code, reason = await closed(connection)
-    assert (code, reason) == (1008, "a group's name has a-z, 0-9 and _, and at most 40 characters")
+    assert (code, reason) == (1008, "invalid group name: use a-z, 0-9 and _, at most 40 characters")
 
 
 async def test_groups_are_bounded_and_those_that_are_known_come_back(tmp_path: Path) -> None:

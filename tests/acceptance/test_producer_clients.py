@@ -252,7 +252,7 @@ async def test_a_reader_that_never_reads_is_closed_for_good(tmp_path: Path) -> N
             await until(gone, within_s=10)
             received = b""
             async with asyncio.timeout(120):  # what is left in the buffers, then why it is closed
-                while b"too slow; go on with ?after=" not in received[-200:]:
+                while b"too slow; continue with ?after=" not in received[-200:]:
                     received += await reader.read(2**16)
 
 

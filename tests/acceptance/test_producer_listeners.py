@@ -193,7 +193,7 @@ async def test_a_listener_that_does_not_keep_to_the_protocol_is_closed_with_a_re
     [
         ('{"verb":"credit","bytes":1}', "first frame must be a resume"),
         ('{"verb":"resume","instance":"l","group":"g"}', "credit"),
-        ('{"verb":"resume","instance":"l","group":"g","credit":0}', "credit is 1 to"),
+        ('{"verb":"resume","instance":"l","group":"g","credit":0}', "credit must be 1 to"),
         ('{"verb":"resume","instance":"l","group":"g","credit":9,"after":"e:-1"}', "EPOCH:OFFSET"),
         ('{"verb":"resume","instance":"l","group":"g","credit":9,"after":"' + "x" * 9_000 + '"}', "EPOCH:OFFSET"),
         (b"binary", "not binary"),

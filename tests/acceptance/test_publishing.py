@@ -89,5 +89,5 @@ def test_a_refused_token_names_the_producer_and_the_setting(tmp_path: Path) -> N
             publisher.publish_many([Event.new("tick")])
         with SyncPublisher(producer.http, token=TOKEN) as publisher:
             assert publisher.publish(Event.new("tick")).offset == 1
-    assert str(refused.value).startswith(f"refused: {producer.http}: this needs the publish token")
+    assert str(refused.value).startswith(f"refused: {producer.http}: this request needs the publish token")
     assert "another-token" not in str(refused.value)

@@ -185,7 +185,7 @@ class World:
                 retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
             process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", emit=lambda _fact: None)
-            begin(process.service.retention.run_for_ever())
+            begin(process.service.retention.run())
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
     def start_listener(self, process: Process) -> None:

@@ -133,7 +133,7 @@ def why_not_connected(error: Exception, producer: str, proxy: Proxy | None, toke
         case ValueError() if proxy:
             return f"{proxy} is no address of a proxy: correct or unset {proxy.variable}"
         case ConnectionResetError() | ConnectionAbortedError() if broadcast_url(producer).startswith("wss:"):
-            return f"the connection was closed during the TLS hand-shake{through}; use ws:// if it does not speak TLS"
+            return f"the connection was closed during the TLS handshake{through}; use ws:// if it does not speak TLS"
         case WebSocketException():
             return f"{type(error).__name__}: {error}{through}"
         case TimeoutError():

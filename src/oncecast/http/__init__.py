@@ -1,1 +1,1 @@
-"""What both HTTP faces share: serving, problems, who may call, health."""
+"""What the HTTP APIs of producers and listeners share: serving, problems, access control, health."""

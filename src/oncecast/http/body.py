@@ -15,7 +15,7 @@ RATE_MIN_BYTES_S = 16 * 1024
 
 
 def _nothing(_count: int) -> None:
-    """Count nothing."""
+    """Ignore the count."""
 
 
 async def read_body(
@@ -37,7 +37,7 @@ async def read_body(
             async with asyncio.timeout_at(begun_s + grace_s + len(body) / RATE_MIN_BYTES_S):
                 message = await receive()
         except TimeoutError:
-            raise Problem(408, f"the body came too slowly: {len(body)} bytes in {grace_s:.0f} s and more") from None
+            raise Problem(408, f"the body arrived too slowly: {len(body)} bytes in over {grace_s:.0f} s") from None
         if message["type"] == "http.disconnect":
             raise Problem(400, "the request ended before its body did")
         chunk: bytes = message.get("body", b"")
@@ -50,5 +50,5 @@ async def read_body(
 
 
 def too_large(max_bytes: int, hint: str = "") -> Problem:
-    """The refusal of a body that is too large."""
+    """Return the refusal of a body that is too large."""
     return Problem(413, f"a request may have at most {max_bytes} bytes" + hint)

@@ -1,4 +1,4 @@
-"""What `/api/conflicts…` does, for the documents of both faces: a producer relays to a listener."""
+"""The OpenAPI paths and schemas of `/api/conflicts…`, for listeners and for producers, which relay to them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CONFLICT_SCHEMAS = {
 def conflicts_paths(
     further: Mapping[str, Any] | None = None, problems: Mapping[int, str] | None = None
 ) -> dict[str, dict[str, Operation]]:
-    """The paths; `further` is a parameter of each, `problems` are further ones of each."""
+    """Return the paths. `further` is a parameter, and `problems` are problems, that each operation also has."""
     also = [further] if further else []
     refusals = {400: "A parameter or the body cannot be read.", **AWAY, **(problems or {})}
     posted = {

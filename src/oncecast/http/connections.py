@@ -1,4 +1,4 @@
-"""The open connections of a server: how many there may be, and which one goes where there is no room for another."""
+"""The open connections of a server: their limits, and which idle one is closed for a new one."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from oncecast.core.telemetry import ConnectionRefused, Emit
 from oncecast.http.problems import Problem
 
 DESCRIPTORS_RESERVED = 64
-"""File descriptors that no connection takes: for the journal, PostgreSQL, Redis and producers."""
+"""File descriptors reserved for the journal, PostgreSQL, Redis and producers."""
 HEADERS_MAX = 100
-"""A hand-shake with more than 128 is nothing that `websockets` reads."""
+"""`websockets` does not read handshakes with more than 128 headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """What one client may take of a server before any token is looked at; see the table of settings."""
+    """The resources that one client may use before its token is checked; see the table of settings."""
 
     head_max_bytes: int = 16 * 1024
     head_timeout_s: float = 10.0
     connections_max: int = 1_000
     connections_per_address: int = 500
     rest_of_body_s: float = 5.0
-    """How long a client may go on sending the body of a request that is answered already."""
+    """How long a client may continue to send the body of an answered request."""
     idle_frames_burst: float = 2_000.0
-    """WebSocket frames that bring nothing (pings, pongs, empty frames, small fragments) at a time."""
+    """WebSocket frames without content (pings, pongs, empty frames, small fragments) in a burst."""
 
 
 class Idle(Protocol):
-    """A connection that may be closed without a loss: no request is under way on it."""
+    """A connection without a request in progress, which may be closed."""
 
     def make_room(self) -> None:
         """Close at once, without an answer."""
 
 
 class Connections:
-    """Admits connections, and closes the oldest idle one where there is no room for another.
+    """Admits connections, and closes the oldest idle one if there is no room for another.
 
-    One that has never sent a whole request head goes before one that waits for its next request. One with a request
-    under way, and a WebSocket, stays. Where all are such, the new connection is refused.
+    A connection that has never sent a whole request head is closed before one that waits for its next request.
+    WebSockets, and connections with a request in progress, stay. If there are no others, the new one is refused.
     """
 
     def __init__(self, limits: HttpLimits, clock: Clock, emit: Emit) -> None:
@@ -57,7 +57,7 @@ class Connections:
         self._kept: dict[Idle, None] = {}
 
     def admit(self, connection: Idle, address: str) -> Problem | None:
-        """Take in a new connection, or return why not."""
+        """Admit a new connection, or return why not."""
         problem = self._find_room(address)
         if problem is not None:
             return problem
@@ -66,12 +66,12 @@ class Connections:
         return None
 
     def join(self, connection: object, address: str) -> None:
-        """Count a connection that was admitted before, as a WebSocket is when its hand-shake was a request."""
+        """Count a connection that was admitted before, such as a WebSocket, admitted with its handshake."""
         self._addresses[connection] = address
         self._counts[address] += 1
 
     def leave(self, connection: object) -> None:
-        """Forget a connection. A second time does nothing."""
+        """Stop counting a connection. Safe to call twice."""
         address = self._addresses.pop(connection, None)
         if address is None:
             return
@@ -82,17 +82,17 @@ class Connections:
             del self._counts[address]
 
     def begin_request(self, connection: Idle) -> None:
-        """A request's head is complete: the connection is not closed for others' sake."""
+        """Mark a connection as busy, after a complete head: it is not closed for others."""
         if self._kept.pop(connection, connection) is connection:
             self._new.pop(connection, None)
 
     def end_request(self, connection: Idle) -> None:
-        """The request is answered."""
+        """Mark a connection as idle, after an answer."""
         if connection in self._addresses:
             self._kept[connection] = None
 
     def refused(self, problem: Problem) -> None:
-        """Say what a connection was refused for."""
+        """Emit why a connection was refused."""
         self._emit(ConnectionRefused(problem.status, problem.detail))
 
     def _find_room(self, address: str) -> Problem | None:
@@ -100,7 +100,7 @@ class Connections:
             what = f"{self._max_per_address} connections of one address are open (CONNECTIONS_PER_ADDRESS)"
             return Problem(429, what, headers={"Retry-After": "1"})
         if len(self._addresses) >= self._max and not self._close_idle():
-            what = f"{self._max} connections are open (CONNECTIONS_MAX, or what 'ulimit -n' leaves)"
+            what = f"{self._max} connections are open (CONNECTIONS_MAX, or the limit of 'ulimit -n')"
             return Problem(503, what, headers={"Retry-After": "1"})
         return None
 
@@ -111,13 +111,13 @@ class Connections:
                 if address is None or self._addresses[connection] == address:
                     self.leave(connection)
                     connection.make_room()
-                    self._emit(ConnectionRefused(408, "closed while idle: others needed the room"))
+                    self._emit(ConnectionRefused(408, "closed while idle to make room for another connection"))
                     return True
         return False
 
 
 def _connections_max(wanted: int) -> int:
-    """As many as the limit of open files leaves; half of it where it is very low."""
+    """Return the limit of connections that the open-files limit allows; half of that if it is very low."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return wanted

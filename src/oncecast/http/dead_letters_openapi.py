@@ -1,4 +1,4 @@
-"""What `/api/dead-letters…` does, for the documents of both faces: a producer relays to a listener."""
+"""The OpenAPI paths and schemas of `/api/dead-letters…`, for listeners and for producers, which relay to them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _FILTERS = {
     "until": (MOMENT, "Only events that died before this time or age."),
 }
 
-_LETTER = {
+_DEAD_LETTER = {
     "source": TEXT,
     "id": TEXT,
     "type": TEXT,
@@ -69,7 +69,7 @@ _NAMED = {
 
 
 def _chosen(maximum: int, default: int) -> dict[str, Any]:
-    """The body that says which letters an operation is about."""
+    """Return the schema of a body that selects dead letters."""
     limit = {"type": ["integer", "null"], "minimum": 1, "maximum": maximum, "description": f"By default {default}."}
     return {
         "description": "Either the named dead letters, or the next `limit` of those that `select` selects: newest"
@@ -120,10 +120,10 @@ SCHEMAS = {
             "maximum": 2**31 - 1,
         },
     },
-    "DeadLetter": record("An event that Oncecast has given up on.", **_LETTER),
+    "DeadLetter": record("An event that Oncecast has given up on.", **_DEAD_LETTER),
     "WholeDeadLetter": record(
         "A dead letter with its cause, the event as it was received, and the edited data.",
-        **_LETTER,
+        **_DEAD_LETTER,
         trace=TEXT,
         event=ref("Event"),
         edited_data=ANY,
@@ -177,7 +177,7 @@ SCHEMAS = {
 def dead_letter_paths(
     further: Mapping[str, Any] | None = None, problems: Mapping[int, str] | None = None
 ) -> dict[str, dict[str, Operation]]:
-    """The paths; `further` is a parameter of each, `problems` are further ones of each."""
+    """Return the paths. `further` is a parameter, and `problems` are problems, that each operation also has."""
     also = [further] if further else []
     refusals = {400: "A parameter or the body cannot be read.", **AWAY, **(problems or {})}
     one = {

@@ -1,6 +1,6 @@
-"""Who may call: Host against DNS rebinding, Origin against foreign pages, headers for the page's own safety.
+"""Check Host (against DNS rebinding) and Origin (against foreign pages), and add security headers.
 
-A request without `Origin` does not come from a page, and passes. Middleware around a whole ASGI application.
+A request without `Origin` does not come from a page, and passes. Middleware for a whole ASGI application.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECURITY_HEADERS = (
 
 
 class OriginGuard:
-    """Lets pass what names an allowed host and, where a page writes or opens a socket, an allowed origin."""
+    """Passes requests to an allowed host; a page's writes and WebSockets also need an allowed origin."""
 
     def __init__(
         self,
@@ -42,16 +42,16 @@ class OriginGuard:
     ) -> None:
         self._app = app
         self._emit = emit
-        self._any_host = bound_host in ("0.0.0.0", "::")  # bound wider on purpose: the names are not ours to know
+        self._any_host = bound_host in ("0.0.0.0", "::")  # bound to all addresses: the host's names are unknown
         self._hosts = LOCAL_HOSTS | {bound_host.lower()} | {host.lower() for host in allowed_hosts}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on with the security headers added."""
+        """Refuse the request, or pass it on and add the security headers."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        problem = self._judge(scope)
+        problem = self._check(scope)
         if problem is None:
             await self._app(scope, receive, _with_security_headers(send) if scope["type"] == "http" else send)
             return
@@ -61,16 +61,16 @@ class OriginGuard:
         else:
             await refuse_handshake(scope, problem, send)
 
-    def _judge(self, scope: Scope) -> Problem | None:
+    def _check(self, scope: Scope) -> Problem | None:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._any_host and _host_name(host) not in self._hosts:
-            return Problem(421, "this host name is not one of ours; ALLOWED_HOSTS adds to them")
+            return Problem(421, "this host name is not allowed; add it to ALLOWED_HOSTS")
         origin = headers.get(b"origin")
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
         if origin is None or not writes or self._is_own(origin.decode("latin-1"), host):
             return None
-        return Problem(403, "pages of this origin may not write here; ALLOWED_ORIGINS adds to those that may")
+        return Problem(403, "pages of this origin may not write; add it to ALLOWED_ORIGINS")
 
     def _is_own(self, origin: str, host: str) -> bool:
         _, _, authority = origin.lower().rstrip("/").partition("://")
@@ -79,7 +79,7 @@ class OriginGuard:
 
 @lru_cache(64)
 def _host_name(host: str) -> str:
-    """Without port and brackets."""
+    """Return the host name without port and brackets."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""The parts that an OpenAPI 3.1 document is put together from, and the routes that serve documents and their page."""
+"""Building blocks of OpenAPI 3.1 documents, and the routes that serve documents and their page."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r
 
 
 def maybe(schema: Schema) -> Schema:
-    """It, or null."""
+    """Return the schema of a nullable value."""
     if "$ref" in schema:
         return {"anyOf": [schema, {"type": "null"}]}
     return {**schema, "type": [schema["type"], "null"]}
 
 
 def listing(items: Schema, **limits: int) -> Schema:
-    """An array."""
+    """Return the schema of an array."""
     return {"type": "array", "items": items, **limits}
 
 
 def record(_about: str = "", /, **members: Schema) -> Schema:
-    """An object that has all of `members`, and perhaps others."""
+    """Return the schema of an object that has all of `members`, and perhaps others."""
     about = {"description": _about} if _about else {}
     return {"type": "object", **about, "properties": members, "required": list(members)}
 
 
 def ref(name: str) -> Schema:
-    """A schema of the document's own."""
+    """Return a reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def query(name: str, about: str, schema: Schema = TEXT) -> dict[str, Any]:
-    """A parameter behind the `?`."""
+    """Return a query parameter."""
     return {"name": name, "in": "query", "description": about, "schema": schema}
 
 
 def in_path(name: str, about: str, schema: Schema = NAME) -> dict[str, Any]:
-    """A parameter in the path."""
+    """Return a path parameter."""
     return {"name": name, "in": "path", "required": True, "description": about, "schema": schema}
 
 
 def json_body(schema: Schema, about: str = "", example: object = None) -> dict[str, Any]:
-    """A request's JSON body."""
+    """Return the description of a JSON request body."""
     content = {"schema": schema, **({"example": example} if example is not None else {})}
     return {"required": True, "description": about, "content": {"application/json": content}}
 
@@ -82,7 +82,7 @@ def operation(
     problems: Mapping[int, str] | None = None,
     right: Right | None = None,
 ) -> Operation:
-    """What one method of one path does; `problems` says what each status means here."""
+    """Return the description of one method of one path; `problems` describes each error status."""
     refusals = {
         421: "The process does not answer this `Host`.",
         431: "The head is larger than `REQUEST_HEAD_MAX_BYTES`, or has too many headers.",
@@ -120,7 +120,7 @@ def _problem(about: str) -> dict[str, Any]:
 def openapi(
     title: str, about: str, paths: Mapping[str, Mapping[str, Operation]], schemas: Mapping[str, Schema]
 ) -> dict[str, Any]:
-    """The whole document."""
+    """Return a whole document."""
     problem = record("A problem as RFC 9457 describes it.", title=TEXT, status={"type": "integer"}, detail=TEXT)
     return {
         "openapi": "3.1.0",
@@ -141,7 +141,7 @@ def openapi(
 
 
 def document_routes(**documents: Mapping[str, Any]) -> list[BaseRoute]:
-    """`/openapi.json` and the like, `/docs` which shows them, and `/web`, where the pages' files are."""
+    """Return the routes of the documents, of `/docs`, which shows them, and of `/web`, the files of the pages."""
     web = resources.files("oncecast").joinpath("web")
 
     def serve(document: Mapping[str, Any]) -> Any:
@@ -170,7 +170,7 @@ STATUS: Mapping[str, Schema] = {
     **_STATUS,
     "parts": {"type": "object", "additionalProperties": record(**_STATUS)},
 }
-"""How a process is: the whole as its worst part, and each part."""
+"""The health of a process, which is that of its worst part, and of each part."""
 HEALTH = {
     "/livez": {
         "get": operation(
@@ -191,7 +191,7 @@ HEALTH = {
         ),
     },
 }
-"""What both faces have."""
+"""The health paths of producers and listeners."""
 
 DOCUMENTS = {
     "/openapi.json": {

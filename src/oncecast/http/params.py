@@ -1,4 +1,4 @@
-"""What callers put into queries and bodies, read and judged."""
+"""Read and check query parameters and bodies."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ StructT = TypeVar("StructT")
 
 
 def client_of(request: Request) -> str:
-    """Return the address that asks, for the log."""
+    """Return the client's address, for the log."""
     return request.client.host if request.client else ""
 
 
 def whole_number(request: Request, name: str, *, default: int, maximum: int) -> int:
-    """The query's `name`, from 1 to `maximum`; raises Problem 400."""
+    """Return the query parameter `name`, from 1 to `maximum`; raises Problem 400."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= maximum):
-        raise Problem(400, f"{name} is a whole number from 1 to {maximum}")
+        raise Problem(400, f"invalid {name}: expected a whole number from 1 to {maximum}")
     return int(text)
 
 
 def texts(request: Request, names: Iterable[str]) -> dict[str, str | None]:
-    """The query's texts of these names; raises Problem 400 for one that no event can have."""
+    """Return the query parameters `names`; raises Problem 400 for a value that no event can have."""
     values = {name: request.query_params.get(name) for name in names}
     for name, value in values.items():
         if value is not None and not (0 < len(value) <= TEXT_MAX_CHARS and _is_text(value)):
-            raise Problem(400, f"{name} is 1 to {TEXT_MAX_CHARS} characters long, without control characters")
+            raise Problem(
+                400, f"invalid {name}: expected 1 to {TEXT_MAX_CHARS} characters without control characters"
+            )
     return values
 
 
 async def body(request: Request) -> bytes:
-    """The request's body; raises Problem 400, 408 or 413."""
+    """Return the request's body; raises Problem 400, 408 or 413."""
     return await read_body(request.receive, max_bytes=BODY_MAX_BYTES, hint=" here")
 
 
 async def struct(request: Request, kind: type[StructT]) -> StructT:
-    """The request's JSON body as `kind`; raises Problem 400, 413 or 422."""
+    """Return the request's JSON body as `kind`; raises Problem 400, 408, 413 or 422."""
     content = await body(request)
     try:
         return msgspec.json.decode(content, type=kind)

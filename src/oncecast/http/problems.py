@@ -1,4 +1,4 @@
-"""Errors over HTTP: RFC 9457 problem JSON, for people and programs."""
+"""HTTP errors as problem JSON (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """A request that is refused: `status`, and what was wrong, where, what to do."""
+    """A refused request: the status, and `detail` with what is wrong, where, and what to do."""
 
     def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -24,20 +24,20 @@ class Problem(Exception):
 
     @property
     def title(self) -> str:
-        """The status in words."""
+        """Return the name of the status."""
         return HTTPStatus(self.status).phrase
 
     def body(self) -> bytes:
-        """The problem as JSON; text of others is escaped by being JSON."""
+        """Return the problem as JSON, which escapes foreign text."""
         return msgspec.json.encode({"title": self.title, "status": self.status, "detail": self.detail})
 
     def response(self) -> Response:
-        """The problem as a response."""
+        """Return the problem as a response."""
         return Response(self.body(), self.status, self.headers, PROBLEM_TYPE)
 
 
 async def refuse_handshake(scope: Scope, problem: Problem, send: Send) -> None:
-    """Answer a WebSocket hand-shake with `problem`; where the server cannot, it answers 403 without the reason."""
+    """Answer a WebSocket handshake with `problem`, or with a plain 403 if the server supports nothing else."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
         return
@@ -48,13 +48,13 @@ async def refuse_handshake(scope: Scope, problem: Problem, send: Send) -> None:
 
 
 async def on_problem(_request: Request, error: Exception) -> Response:
-    """Starlette's handler for Problem."""
+    """Answer a Problem, as an exception handler of Starlette."""
     assert isinstance(error, Problem)  # noqa: S101 - it is registered for nothing else
     return error.response()
 
 
 async def on_http_error(_request: Request, error: Exception) -> Response:
-    """Starlette's handler for its own 404 and 405."""
+    """Answer Starlette's 404 and 405 as problems."""
     status = getattr(error, "status_code", 500)
     headers = getattr(error, "headers", None)
     hint = {404: "there is nothing here", 405: "this address does not take this method"}
@@ -62,5 +62,5 @@ async def on_http_error(_request: Request, error: Exception) -> Response:
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """`content` as JSON; `msgspec.Raw` within goes through as it is."""
+    """Return `content` as a JSON response; `msgspec.Raw` values pass unchanged."""
     return Response(msgspec.json.encode(content), status, headers, "application/json")

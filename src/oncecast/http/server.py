@@ -1,4 +1,4 @@
-"""Serving an ASGI application: the port first, then uvicorn, until told to stop."""
+"""Serve an ASGI application: bind the port, then run uvicorn until it is stopped."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from oncecast.tasks import cancel_all
 GRACEFUL_SHUTDOWN_S = 3
 BACKLOG = 2048
 ACCEPTED_PER_TURN = 16
-"""asyncio accepts as many connections at a time as its backlog says: more would take all descriptors at once."""
+"""asyncio accepts up to its backlog of connections at once; more would exhaust the file descriptors."""
 UNREAD_TIMEOUT_MS = 30_000
-"""After so long the system drops a connection whose other side takes nothing, closed by us or not (Linux only)."""
+"""The time after which Linux drops a connection whose peer acknowledges nothing, even a closed one."""
 
 
 def bind(host: str, port: int, *, unread_timeout_ms: int = UNREAD_TIMEOUT_MS) -> socket.socket:
-    """A listening socket; raises StartError naming the port and the option that chooses another."""
+    """Return a listening socket; raises StartError with the port and the setting that changes it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)  # asyncio sends at once only what it knows to be TCP
+        listening = socket.socket(family, kind, protocol)  # with an explicit protocol, asyncio sets TCP_NODELAY
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StartError(f"cannot listen on {host}: {reason}; HOST names the address") from None
+        raise StartError(f"cannot listen on {host}: {reason}; check HOST") from None
     forks.silence_in_children(listening)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -52,9 +52,9 @@ def bind(host: str, port: int, *, unread_timeout_ms: int = UNREAD_TIMEOUT_MS) ->
 
 
 def _reason(error: OSError) -> str:
-    """Why the system refuses, and which setting helps."""
+    """Return the system's reason, and which setting helps."""
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{error.strerror}; HOST names an address of this machine"
+        return f"{error.strerror}; set HOST to an address of this machine"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{error.strerror}; ports below 1024 need a privilege: choose another with --port or PORT"
     return f"{error.strerror}; choose another with --port or PORT"
@@ -70,10 +70,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or ():
-            listening.listen(BACKLOG)  # what waits in the kernel is not bounded by what is accepted at a time
+            listening.listen(BACKLOG)  # the kernel's queue may be longer than one round of accepts
 
 
-def _unobserved(_fact: TelemetryEvent) -> None:
+def _ignore(_event: TelemetryEvent) -> None:
     """Ignore the telemetry event."""
 
 
@@ -85,11 +85,11 @@ async def serve(
     *,
     ws_max_bytes: int,
     limits: HttpLimits | None = None,
-    emit: Emit = _unobserved,
+    emit: Emit = _ignore,
 ) -> None:
-    """Serve `app` until `stop` is set, then let what is under way finish for a few seconds.
+    """Serve `app` until `stop` is set, then give requests in progress a few seconds to finish.
 
-    `limits` bound what clients may take; `observe` is told of those that were refused.
+    `limits` bound the resources of clients; `emit` gets an event for each refused connection.
     """
     connections = Connections(limits or HttpLimits(), clock, emit)
 
@@ -98,7 +98,7 @@ async def serve(
             await app(scope, receive, send)
         except asyncio.CancelledError:
             if not stop.is_set():
-                raise  # otherwise its few seconds are over, which is no error of the application's
+                raise  # after `stop`, the few seconds are over, which is not an error
 
     config = uvicorn.Config(
         until_stopped,
@@ -131,4 +131,4 @@ async def serve(
     finally:
         await cancel_all([watcher])
     if not stop.is_set():
-        raise OncecastError("the HTTP server ended by itself")
+        raise OncecastError("the HTTP server ended unexpectedly")

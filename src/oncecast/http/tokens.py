@@ -1,7 +1,7 @@
-"""Who may do what: bearer tokens for publishing, reading, listening and operating. Middleware around an application.
+"""Access rights: bearer tokens for publishing, reading, listening and operating. Middleware for an application.
 
-A right without a token belongs to everybody who reaches the port; without tokens of listeners, to every reader. The
-operator's token grants everything. A listener's token grants reading, too: a listener gets every event.
+Every client has a right for which no token is set. Without listener tokens, every reader may be a listener. The
+operator's token grants everything. A listener's token also grants reading, because a listener gets every event.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from oncecast.http.problems import Problem, refuse_handshake
 
 Right = Literal["publish", "subscribe", "admin"]
 GRANTED = "oncecast.granted"
-"""Under this name the scope has the rights of whoever asks."""
+"""The key of the client's rights in the scope."""
 _LISTEN = "listen:"
-"""Before a group's name: the right to be a listener of that group."""
+"""The prefix of a group's name in the right to be a listener of that group."""
 _EVERYTHING = frozenset(("publish", "subscribe", "admin", _LISTEN + ANY_GROUP))
 _OFFERED = "bearer."
-"""A page's WebSocket cannot send headers: it offers the subprotocol `bearer.` + base64url of its token."""
+"""A page's WebSocket cannot send headers; it offers the subprotocol `bearer.` + base64url of its token."""
 
 
 class Tokens:
-    """The tokens that are set, by right; `listeners` are pairs of a group, or ANY_GROUP, and a token."""
+    """The configured tokens by right; `listeners` are pairs of a group (or ANY_GROUP) and a token."""
 
     def __init__(self, *, listeners: Sequence[tuple[str, str]] = (), **tokens: str | None) -> None:
         self._tokens = [(right, token.encode()) for right, token in tokens.items() if token]
@@ -43,12 +43,12 @@ class Tokens:
         return bool(self._tokens)
 
     def granted(self, presented: Iterable[str]) -> frozenset[str]:
-        """The rights of whoever presents these."""
+        """Return the rights of a client that presents these tokens."""
         texts = [text.encode() for text in presented]
         shown = {
             right
             for right, token in self._tokens
-            if any([hmac.compare_digest(token, text) for text in texts])  # noqa: C419 - each is compared
+            if any([hmac.compare_digest(token, text) for text in texts])  # noqa: C419 - compare all, in constant time
         }
         if "admin" in shown:
             return _EVERYTHING
@@ -61,7 +61,7 @@ class Tokens:
 
 
 class TokenMiddleware:
-    """Lets pass who has the right that `needs(scope)` names; None is for everybody."""
+    """Passes requests with the right that `needs(scope)` returns; None means no right is needed."""
 
     def __init__(
         self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None], emit: Emit = ignore
@@ -72,7 +72,7 @@ class TokenMiddleware:
         self._needs = needs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 401, or pass on with the rights in the scope."""
+        """Refuse the request with 401, or pass it on with the client's rights in the scope."""
         right = self._needs(scope)
         granted = self._tokens.granted(presented(scope))
         if right is None or right in granted:
@@ -80,7 +80,7 @@ class TokenMiddleware:
             return
         problem = Problem(
             401,
-            f"this needs the {right} token: 'Authorization: Bearer …' ({right.upper()}_TOKEN of who asks)",
+            f"this request needs the {right} token: 'Authorization: Bearer …' ({right.upper()}_TOKEN of the client)",
             headers={"WWW-Authenticate": "Bearer"},
         )
         self._emit(AccessRefused(problem.status, problem.detail))
@@ -91,12 +91,12 @@ class TokenMiddleware:
 
 
 def may(scope: Scope, right: Right) -> bool:
-    """Whether whoever asks has `right`; without a gatekeeper everybody has every right."""
+    """Return whether the client has `right`. Without TokenMiddleware, every client has every right."""
     return GRANTED not in scope or right in scope[GRANTED]
 
 
 def may_listen(scope: Scope, group: str | None = None) -> bool:
-    """Whether the sender may be a listener of `group`, or of any group at all."""
+    """Return whether the client may be a listener of `group`, or of any group if None."""
     if GRANTED not in scope:
         return True
     granted = scope[GRANTED]
@@ -106,7 +106,7 @@ def may_listen(scope: Scope, group: str | None = None) -> bool:
 
 
 def presented(scope: Scope) -> Iterator[str]:
-    """The tokens that come with a request or a hand-shake."""
+    """Yield the tokens of a request or a handshake."""
     for name, value in scope["headers"]:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             yield value[7:].strip().decode("latin-1")

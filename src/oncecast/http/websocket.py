@@ -1,6 +1,6 @@
-"""A WebSocket whose client gets only so much of the event loop at a time.
+"""A WebSocket that bounds each client's share of the event loop.
 
-uvicorn reads all frames of what was received at once: a flood of small ones would keep everybody waiting.
+uvicorn parses all received frames at once: a flood of small frames would block all other clients.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from oncecast.http.connections import Connections
 from oncecast.http.problems import Problem
 
 PIECE_BYTES = 4 * 1024
-"""Of what was received: some hundred of the smallest frames."""
+"""The input that is parsed at a time: a few hundred of the smallest frames."""
 TURN_S = 0.005
-"""How long the frames of one client are read before others have their turn."""
+"""How long one client's frames are parsed before other clients have a turn."""
 IDLE_FRAME_BYTES = 64
 IDLE_FRAMES_PER_S = 100.0
-"""In the long run; see HttpLimits for how many at a time."""
+"""The average rate; see HttpLimits for the burst."""
 
 
 class Socket(WebSocketsSansIOProtocol):
-    """See WebSocketsSansIOProtocol."""
+    """uvicorn's WebSocket protocol, which parses input in turns and limits frames without content."""
 
     def __init__(self, connections: Connections, **given: Any) -> None:
         super().__init__(**given)
         self._connections = connections
         self._unread = bytearray()
         self._is_reading = False
-        """Whether the next turn is asked for."""
+        """Whether the next turn is scheduled."""
         self._is_refused = False
         self._monotonic_s = connections.clock.monotonic_s
         self._burst = self._allowance = connections.limits.idle_frames_burst
         self._counted_at_s = self._monotonic_s()
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Take the place of the HTTP connection."""
+        """Replace the HTTP connection."""
         super().connection_made(transport)
         self._connections.join(self, self.client[0] if self.client else "")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the room back."""
+        """Leave the count of connections."""
         self._connections.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read a little at once; more of it piece by piece."""
+        """Parse a small input at once, a larger one piece by piece."""
         if self._is_refused:
             return
         if len(data) <= PIECE_BYTES and not self._unread:
@@ -62,13 +62,13 @@ class Socket(WebSocketsSansIOProtocol):
     def _read(self, piece: bytes) -> None:
         super().data_received(piece)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            problem = Problem(400, f"the hand-shake cannot be read: {self.conn.handshake_exc}")
+            problem = Problem(400, f"invalid handshake: {self.conn.handshake_exc}")
             self._connections.refused(problem)
             self.transport.write(raw_response(problem))
             self.transport.close()
 
     def _read_on(self) -> None:
-        """Read pieces for one turn, or until the application has a message to take."""
+        """Parse pieces for one turn, or until the application has a message to receive."""
         self._is_reading = False
         until_s = self._monotonic_s() + TURN_S
         while self._unread and not self._is_full() and self._monotonic_s() < until_s:
@@ -96,7 +96,7 @@ class Socket(WebSocketsSansIOProtocol):
             self.loop.call_soon(self._read_on)
 
     async def receive(self) -> Any:
-        """Give the application the next message; when it has them all, go on with what is not read yet."""
+        """Return the next message to the application; when none are left, continue with unread input."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self.read_paused = False
@@ -107,7 +107,7 @@ class Socket(WebSocketsSansIOProtocol):
         return message
 
     def send_receive_event_to_app(self) -> None:
-        """Give the application a whole message; one that is no UTF-8 ends the connection, without a traceback."""
+        """Pass a whole message to the application; invalid UTF-8 closes the connection without a traceback."""
         if self.curr_msg_data_type == "text" and not self.close_sent:
             text = b"".join(self.frames)
             self.frames = [text]
@@ -119,28 +119,28 @@ class Socket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
-        """Answer it."""
+        """Answer a ping."""
         self._count()
         super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
-        """Take the answer to a ping."""
+        """Accept a pong."""
         self._count()
         super().handle_pong(event)
 
     def handle_cont(self, event: Frame) -> None:
-        """Take a message's next part."""
+        """Accept the next part of a message."""
         if len(event.data) < IDLE_FRAME_BYTES:
             self._count()
         super().handle_cont(event)
 
     def handle_text(self, event: Frame) -> None:
-        """Take a text, or its first part."""
+        """Accept a text, or its first part."""
         self._count_if_idle(event)
         super().handle_text(event)
 
     def handle_bytes(self, event: Frame) -> None:
-        """Take bytes, or their first part."""
+        """Accept bytes, or their first part."""
         self._count_if_idle(event)
         super().handle_bytes(event)
 
@@ -149,7 +149,7 @@ class Socket(WebSocketsSansIOProtocol):
             self._count()
 
     def _count(self) -> None:
-        """One more frame that brings nothing."""
+        """Count a frame without content."""
         now_s = self._monotonic_s()
         allowance = self._allowance + (now_s - self._counted_at_s) * IDLE_FRAMES_PER_S - 1
         self._allowance, self._counted_at_s = min(self._burst, allowance), now_s
@@ -157,7 +157,7 @@ class Socket(WebSocketsSansIOProtocol):
             self._refuse(f"more than {IDLE_FRAMES_PER_S:g} pings, pongs, empty frames or small fragments a second")
 
     def _refuse(self, reason: str, *, code: int = 1008, status: int = 429) -> None:
-        """Close, and drop what still comes until the client may have read why."""
+        """Close with a reason, and drop further input until the client could read it."""
         self._is_refused = True
         self._connections.refused(Problem(status, f"WebSocket closed with {code}: {reason}"))
         self._unread.clear()

@@ -1,1 +1,1 @@
-"""The producer: takes events in, keeps them in its journal, and broadcasts them to whoever listens."""
+"""The producer: accepts events, writes them to its journal, and broadcasts them."""

@@ -138,7 +138,7 @@ _PUBLICATION: dict[str, Any] = {
 
 
 def producer_document() -> dict[str, Any]:
-    """What a producer's HTTP face does."""
+    """Return the OpenAPI document of a producer."""
     accepted = record(accepted=WHOLE, events=listing(record(id=TEXT, source=TEXT, cursor=TEXT)))
     group = query("group", "The group; needed if the producer serves several.", NAME)
     relayed = {
@@ -278,7 +278,7 @@ def producer_document() -> dict[str, Any]:
 
 
 def websocket_document() -> dict[str, Any]:
-    """What is said on the WebSocket, as AsyncAPI 3. The frames' schemas are made from those of `core.wire`."""
+    """Return the AsyncAPI 3 document of the WebSocket. The schemas of its frames are made from `core.wire`."""
     frames = (Welcome, Resume, Events, Gap, Credit, ListenerReport, Ask, Answer)
     schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")[1]
     messages = {
@@ -314,9 +314,9 @@ def websocket_document() -> dict[str, Any]:
                 "address": "/",
                 "title": "Plain clients",
                 "description": f"Without a subprotocol, or with `{PLAIN_SUBPROTOCOL}`. `?after=EPOCH:OFFSET` goes on"
-                " there, `?from=earliest` begins with the oldest event kept. `?id=`, `?type=` and the like mean what"
-                " they mean at `POST /events`, but for headers. A client that is too slow is closed; the reason has"
-                " the cursor to go on from.",
+                " after that event, `?from=earliest` begins with the oldest event kept. `?id=`, `?type=` etc. mean"
+                " the same as at `POST /events`, except for headers. A client that is too slow is closed; the reason"
+                " has the cursor to continue from.",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in plain},
                 "bindings": {
                     "ws": {
@@ -334,11 +334,11 @@ def websocket_document() -> dict[str, Any]:
             "listeners": {
                 "address": "/",
                 "title": f"Listeners, {SUBPROTOCOL}",
-                "description": "The producer opens with `welcome`, the listener answers `resume`; then `events`, and"
-                " a `gap` where they are gone, come for as long as its credit lasts. A `resume` with a `group`"
-                " needs the right to be a listener of that group (LISTENER_TOKENS). Without a group the client only"
-                " reads: its reports are ignored, and it receives no `ask`. A client without the right to be a"
-                " listener gets no `key`. Credit counts the bytes of whole frames, and the `event_cost` of each"
+                "description": "The producer sends `welcome`, the listener answers `resume`. Then the producer sends"
+                " `events`, and a `gap` for deleted events, as long as the listener's credit lasts. A `resume` with"
+                " a `group` needs the right to be a listener of that group (LISTENER_TOKENS). Without a group the"
+                " client only reads: its reports are ignored, and it receives no `ask`. A client without the right to"
+                " be a listener gets no `key`. Credit counts the bytes of whole frames, and the `event_cost` of each"
                 " event.",
                 "messages": {f.__name__: {"$ref": f"#/components/messages/{f.__name__}"} for f in frames},
             },
@@ -354,7 +354,7 @@ def websocket_document() -> dict[str, Any]:
 
 
 def _does(action: str, channel: str, *messages: str) -> dict[str, Any]:
-    """An operation of the producer's."""
+    """Return the description of an operation of the producer."""
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},

@@ -1,4 +1,4 @@
-"""The producer's HTTP face: publishing, reading back, health, the page; and the WebSocket at `/`."""
+"""The producer's ASGI application: publishing, reading back, health, the page, and the WebSocket at `/`."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ EVENTS = "/events"
 API = "/api/"
 PAGE_MAX_EVENTS = 1_000
 REQUEST_S = 0.001
-"""What a page costs besides its events."""
+"""The cost of a page in addition to its events."""
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerSettings:
-    """Plain values; see the table of settings for what each means."""
+    """The settings of a producer; see the table of settings."""
 
     instance: str
     drain_timeout_s: float = 10.0
@@ -65,7 +65,7 @@ class ProducerSettings:
 
 
 def right_for(scope: Scope) -> Right | None:
-    """What a request to a producer needs: publishing, reading, or operating; the page and health are everybody's."""
+    """Return the right that a request needs; the page and health need none."""
     if scope["type"] == "websocket":
         return "subscribe"
     path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
@@ -110,23 +110,23 @@ class Producer:
         )
         self._clients = ClientHub(journal, self._ring, self._budget, self._intake.publishing, settings.sockets, emit)
         self.stop: asyncio.Event | None = None
-        """Set when it is to drain."""
+        """Set when the producer must drain."""
         checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
         self._board = Board(checks, essential=checks, now=lambda: utc_now(clock))
         self._relay = Relay(self._listeners, self.retention.knows)
 
     async def run(self, serving: Coroutine[Any, Any, None]) -> None:
-        """Serve until `serving` has ended; raises the error of an essential task that ends before."""
+        """Serve until `serving` has ended; raises the error of an essential task that ends earlier."""
 
         async def serve() -> None:
             await serving
             await self._essentials.end([retention])
 
-        retention = self._essentials.start(self.retention.run_for_ever(), "retention")
+        retention = self._essentials.start(self.retention.run(), "retention")
         await self._essentials.run(serve())
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application. What is hot, and what is no page, goes past the router."""
+        """Handle a request, as an ASGI application. Publishing and WebSockets bypass the router for speed."""
         if scope["type"] == "websocket":
             await self._socket(WebSocket(scope, receive, send))
         elif scope["path"] == EVENTS and scope["method"] == "POST":
@@ -136,7 +136,7 @@ class Producer:
 
     @cached_property
     def pages(self) -> Starlette:
-        """All but publishing and the WebSocket."""
+        """The routes except for publishing and the WebSocket."""
         return Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -158,13 +158,13 @@ class Producer:
     # --- reading -------------------------------------------------------------------------------------------
 
     async def _get_events(self, request: Request) -> Response:
-        """`GET /events?after=&limit=`: from the journal, in order."""
+        """Answer `GET /events?after=&limit=` from the journal, in order."""
         limit = _number(request.query_params.get("limit", "100"), "limit", PAGE_MAX_EVENTS)
         try:
             after = request.query_params.get("after")
             offset = start_after(self._journal, Cursor.parse(after)) if after is not None else self._journal.first - 1
         except ValueError as error:
-            raise Problem(400, f"after: {error}") from None
+            raise Problem(400, f"invalid after: {error}") from None
         with self._event_pages.reserved() as max_bytes:
             batches = await self._batches(offset, max_bytes, limit)
             events, last = await self._page_of(batches, offset, limit, max_bytes)
@@ -179,12 +179,14 @@ class Producer:
         except JournalCorrupt as error:
             raise Problem(500, str(error)) from None
         except (JournalUnavailable, TimeoutError) as error:
-            raise Problem(503, str(error) or "the disk is slow", headers=RETRY_AFTER) from None
+            raise Problem(
+                503, str(error) or "the disk of the journal does not respond", headers=RETRY_AFTER
+            ) from None
 
     async def _page_of(
         self, batches: Sequence[JournalBatch], offset: int, limit: int, max_bytes: int
     ) -> tuple[list[msgspec.Raw], int]:
-        """The first events after `offset`, up to `limit` and `max_bytes` but at least one; the offset of the last."""
+        """Return the first events after `offset`, at least one, within both limits, and the last offset."""
         events: list[msgspec.Raw] = []
         last = offset
         for batch in batches:
@@ -210,19 +212,19 @@ class Producer:
         else:
             await self._clients.serve(socket)
 
-    # --- how it is doing -----------------------------------------------------------------------------------
+    # --- health and status---------------------------------------------------------------------------------
 
     def look(self) -> Health:
-        """How it is at this moment."""
+        """Return the current health."""
         return self._board.check()
 
     def _find_process(self) -> Finding:
         if self.stop is not None and self.stop.is_set():
-            return Finding(Status.DRAINING, "it is stopping: it finishes the requests that have begun")
+            return Finding(Status.DRAINING, "it is stopping: requests in progress finish first")
         return FINE
 
     def status(self) -> dict[str, Any]:
-        """What `/health` and the page show."""
+        """Return the status that `/health` and the page show."""
         return {
             **msgspec.structs.asdict(self.look()),
             "instance": self._settings.instance,
@@ -252,7 +254,7 @@ class Producer:
     async def _health(self, _request: Request) -> Response:
         status = self.status()
         for listener in status["listeners"]:
-            del listener["failures"]  # what failed is for those who may read events
+            del listener["failures"]  # failures contain event data, for readers only
         return json_response(status)
 
     async def _ready(self, request: Request) -> Response:
@@ -273,5 +275,5 @@ class Producer:
 
 def _number(text: str, name: str, maximum: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= maximum):
-        raise Problem(400, f"{name} is a whole number from 1 to {maximum}")
+        raise Problem(400, f"invalid {name}: expected a whole number from 1 to {maximum}")
     return int(text)

@@ -1,4 +1,4 @@
-"""`POST /events`: one request's body read, judged, journalled and answered. Plain ASGI: this is the hot path."""
+"""`POST /events`: read, check, journal and answer a request. Plain ASGI, because this is the hot path."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from oncecast.producer.cloudevents.parse import STRUCTURED, Publication, read_in
 RETRY_AFTER = {"Retry-After": "1"}
 SEVERAL = "; send the events in several"
 SMALL_BYTES = 32 * 1024
-"""A body that is read at once: some hundred events."""
+"""A body up to this size is parsed at once: a few hundred events."""
 SLICE_EVENTS = 2_000
 """The number of events whose acknowledgements are built at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeLimits:
-    """What an event, a request, and all requests under way may be; see the table of settings."""
+    """The limits of an event, a request, and all requests in progress; see the table of settings."""
 
     event_max_bytes: int = 1024 * 1024
     request_max_bytes: int = 16 * 1024 * 1024
     request_max_events: int = 100_000
     requests_max_bytes: int = 64 * 1024 * 1024
     body_grace_s: float = GRACE_S
-    """See read_body."""
+    """As in `read_body`."""
 
 
 class Intake:
-    """Accepts events: they are on disk when it has answered. `check_room()` raises Problem where there is none."""
+    """Accepts events: they are on disk before it answers. `check_room()` raises Problem if the journal is full."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class Intake:
         self._bare = Bare(source=source)
         self._limits = limits
         self._requests_max_bytes = max(limits.requests_max_bytes, limits.request_max_bytes)
-        self._under_way_bytes = 0
+        self._in_progress_bytes = 0
         self._check_room = check_room
         self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request: 202 with ids and cursors, or a problem."""
+        """Answer a request: 202 with ids and cursors, or a problem."""
         taken_bytes = 0
 
         def take(count: int) -> None:
@@ -83,7 +83,7 @@ class Intake:
             await problem.response()(scope, receive, send)
             return
         finally:
-            self._under_way_bytes -= taken_bytes
+            self._in_progress_bytes -= taken_bytes
         length = (b"content-length", b"%d" % len(content))
         await send(
             {"type": "http.response.start", "status": 202, "headers": [(b"content-type", JSON.encode()), length]}
@@ -107,11 +107,11 @@ class Intake:
         return await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
 
     def publishing(self, query_string: bytes) -> Callable[[bytes], Awaitable[dict[str, Any]]]:
-        """Return `publish` with what an address says about its bare events; raises Problem 400 or 422."""
+        """Return `publish` with the query's places for bare events; raises Problem 400 or 422."""
         return partial(self.publish, bare=bare_of(query_string, {}, self._bare))
 
     async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
-        """Validate, journal, and say so: the ids, and their cursors; raises Problem."""
+        """Validate and journal events, and return their ids and cursors; raises Problem."""
         with self._budget.publishing():
             return await self._publish(body, content_type, bare)
 
@@ -135,7 +135,7 @@ class Intake:
         return {"accepted": len(identities), "events": await self._acknowledged(identities, first)}
 
     async def _read(self, body: bytes, content_type: str, bare: Bare) -> Publication:
-        """The events of a body. A large one is worked on between others' requests."""
+        """Return the events of a body. A large one is parsed in slices, so that other requests can run."""
         limits = {"event_max_bytes": self._limits.event_max_bytes, "max_events": self._limits.request_max_events}
         if len(body) <= SMALL_BYTES:
             return read_publication(body, content_type, bare, **limits)
@@ -162,15 +162,15 @@ class Intake:
 
     def _check_headers(self, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise Problem(415, "compressed bodies are not taken")
+            raise Problem(415, "compressed bodies are not accepted")
         length = headers.get(b"content-length", b"")
         max_bytes = self._limits.request_max_bytes
         if length.isdigit() and (len(length) > 18 or int(length) > max_bytes):
             raise too_large(max_bytes, SEVERAL)
 
     def _take(self, count: int) -> None:
-        """Count what a request holds; raise Problem where all of them hold too much."""
-        if self._under_way_bytes and self._under_way_bytes + count > self._requests_max_bytes:
-            what = f"requests under way hold {self._requests_max_bytes} bytes (REQUESTS_MAX_BYTES)"
-            raise Problem(503, f"{what}; nothing of this one was accepted", headers=RETRY_AFTER)
-        self._under_way_bytes += count
+        """Count the bytes of a request; raise Problem if all requests together exceed their limit."""
+        if self._in_progress_bytes and self._in_progress_bytes + count > self._requests_max_bytes:
+            what = f"the requests in progress hold {self._requests_max_bytes} bytes (REQUESTS_MAX_BYTES)"
+            raise Problem(503, f"{what}; nothing of this request was accepted", headers=RETRY_AFTER)
+        self._in_progress_bytes += count

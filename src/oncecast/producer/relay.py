@@ -1,4 +1,4 @@
-"""What operators ask of a group at the producer's door: relayed to one of its live listeners, and answered by it."""
+"""Operators' requests about a group, which the producer relays to one of the group's connected listeners."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Relay:
         self._ids = count(1)
 
     def routes(self) -> list[Route]:
-        """For the producer's application."""
+        """Return the routes for the producer's application."""
         return [
             Route(PATH, self._relay, methods=["GET"]),
             Route(CAUSES_PATH, self._relay, methods=["GET"]),
@@ -56,19 +56,19 @@ class Relay:
             async with asyncio.timeout(ANSWER_DEADLINE_S):
                 answer = await reader.ask(ask)
         except (TimeoutError, ConnectionError):
-            reason = f"{reader.instance} did not answer: whether it was done is unknown; asking again is safe"
+            reason = f"{reader.instance} did not answer; the outcome is unknown, and a retry is safe"
             raise Problem(504, reason) from None
         content_type = "application/json" if answer.status < 400 else PROBLEM_TYPE
         headers = RETRY_AFTER if answer.status == 503 else None
         return Response(answer.body, answer.status, headers, content_type)
 
     def _choose(self, group: str | None) -> ListenerReader:
-        """A live listener of `group`, or of the only one there is; raises Problem."""
+        """Return a connected listener of `group`, or of the only group; raises Problem."""
         readers = [reader for reader in self._hub.readers if reader.group and group in (None, reader.group)]
         if not readers and group is not None and not self._is_known(group):
             raise Problem(404, f"there is no group {group[:40]!r}")
         if not readers:
             raise Problem(503, f"no listener{f' of {group!r}' if group else ''} is connected", headers=RETRY_AFTER)
         if len({reader.group for reader in readers}) > 1:
-            raise Problem(400, "several groups listen: name one with ?group=")
+            raise Problem(400, "there are several groups: name one with ?group=")
         return min(readers, key=lambda reader: (not reader.health.status.is_ready, -reader.reported_at_s))

@@ -1,8 +1,8 @@
-"""How long the journal keeps events: by age and size, but never past the saved cursor of a group that is known.
+"""Delete old events from the journal, by age and size, but never past the saved cursor of a known group.
 
-A group is known from the start (`INITIAL_GROUPS`), or since a listener of it joined. It holds back what it has not
-processed, until an operator forgets it, or no listener of it was seen for `GROUP_EXPIRES`. When such events fill the
-journal, publishing is refused: rather say no than lose. Until the first group joins, everything is kept for it.
+A group is known from the start (`INITIAL_GROUPS`) or once a listener of it joins. Events that it has not processed
+are kept until an operator forgets the group, or no listener of it has joined for `GROUP_EXPIRES`. If such events
+fill the journal, publishing is refused, and no event is lost. All events are kept until the first group joins.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from oncecast.tasks import STALL_S, working
 TICK_S = 2.0
 KEEP_INTERVAL_S = 30.0
 PASSED_MAX_S = 60.0
-"""Between two looks; of a longer time this process was frozen, and could have seen nobody."""
+"""The time counted between two ticks at most: a longer pause means that this process was frozen."""
 FULL_AT = 0.95
-"""Of the cap: what has to go, goes from here on."""
+"""The part of `max_bytes` from which events that no group needs are deleted."""
 EMPTY_TO = 0.9
 WARN_AT_PERCENT = 70
 WARN_EVERY_PERCENT = 5
-DISK = "make room on the disk of JOURNAL_PATH, or repair it; the producer tries again by itself"
+DISK = "make room on the disk of JOURNAL_PATH, or repair it; the producer retries automatically"
 PLACE = (
     "stop the producer and put the file back; if it is gone, let the listeners catch up, then restart the producer"
 )
@@ -46,7 +46,7 @@ RETRY_AFTER = {"Retry-After": "5"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionLimits:
-    """How much, how old, for whom, and for how long after a group was last seen."""
+    """The size and age of kept events, the initial groups, and when an absent group expires."""
 
     max_bytes: int = 10 * 1024**3
     max_age_s: float = 7 * 86_400.0
@@ -55,7 +55,7 @@ class RetentionLimits:
 
 
 class Retention:
-    """Lets go of what nobody needs any more, and says no when there is no room."""
+    """Deletes events that no group needs, and refuses publishing when the journal is full."""
 
     def __init__(self, journal: Journal, hub: ListenerHub, clock: Clock, limits: RetentionLimits, emit: Emit) -> None:
         self._journal = journal
@@ -67,7 +67,7 @@ class Retention:
         self._kept_at_s = self._ticked_at_s = clock.monotonic_s()
         self._full = asyncio.Event()
         self._warned_percent = 0
-        journal.on_commit(lambda _batches: self._look())
+        journal.on_commit(lambda _batches: self._check_full())
 
     # --- room ----------------------------------------------------------------------------------------------
 
@@ -76,55 +76,55 @@ class Retention:
         if self._journal.used_bytes < self._limits.max_bytes:
             return
         self._full.set()
-        reason, remedy = self._full_because(self.holder())
+        reason, remedy = self._full_because(self.slowest_group())
         detail = f"the journal is full: {reason}; nothing was accepted; {remedy}"
         raise Problem(503, detail, headers=RETRY_AFTER)
 
-    def _full_because(self, holder: KnownGroup | None) -> tuple[str, str]:
-        return self._hold_up(holder) if holder else ("old events are being deleted", "try again")
+    def _full_because(self, slowest: KnownGroup | None) -> tuple[str, str]:
+        return self._explain(slowest) if slowest else ("old events are being deleted", "try again")
 
-    def _hold_up(self, holder: KnownGroup) -> tuple[str, str]:
-        """Why there is no room, and what an operator can do."""
-        count = self._behind(holder)
-        if holder.name == FIRST_TO_JOIN:
+    def _explain(self, slowest: KnownGroup) -> tuple[str, str]:
+        """Return why there is no room, and what an operator can do."""
+        count = self._behind(slowest)
+        if slowest.name == FIRST_TO_JOIN:
             reason = f"{count:,} events are kept for the first group to join, and no listener has joined"
             return (
                 reason,
                 f"start a listener, raise JOURNAL_MAX_BYTES, or run: oncecast groups forget {FIRST_TO_JOIN}",
             )
-        reason = f"the group {holder.name!r} has not processed {count:,} events"
-        forget = f"oncecast groups forget {shlex.quote(holder.name)}"
+        reason = f"the group {slowest.name!r} has not processed {count:,} events"
+        forget = f"oncecast groups forget {shlex.quote(slowest.name)}"
         return reason, f"start its listeners, raise JOURNAL_MAX_BYTES, or give the group up: {forget}"
 
     def find_journal(self) -> Finding:
-        """Whether the journal takes events, and gives all that it holds."""
-        journal, holder = self._journal, self.holder()
+        """Return the journal's health: whether it accepts events, and all its events can be read."""
+        journal, slowest = self._journal, self.slowest_group()
         if (failing := journal.failing) is not None:
             remedy = PLACE if isinstance(failing, JournalMisplaced) else DISK
             return Finding(Status.DOWN, str(failing), remedy)
         if journal.used_bytes >= self._limits.max_bytes:
-            reason, remedy = self._full_because(holder)
+            reason, remedy = self._full_because(slowest)
             return Finding(Status.DOWN, f"the journal is full: {reason}", remedy)
         if journal.damage is not None:
             return Finding(Status.DEGRADED, journal.damage, DAMAGE)
-        percent = self.unsettled_percent(holder)
-        if holder is not None and percent >= WARN_AT_PERCENT:
-            reason, remedy = self._hold_up(holder)
+        percent = self.unsettled_percent(slowest)
+        if slowest is not None and percent >= WARN_AT_PERCENT:
+            reason, remedy = self._explain(slowest)
             return Finding(Status.DEGRADED, f"{percent} % of JOURNAL_MAX_BYTES is in use: {reason}", remedy)
         return FINE
 
-    def holder(self) -> KnownGroup | None:
-        """Of the groups that hold something back, the one that is furthest behind."""
+    def slowest_group(self) -> KnownGroup | None:
+        """Return the group that is furthest behind, if any group holds events back."""
         holding = [group for group in self._groups.values() if self._holds(group)]
         furthest = min(holding, key=lambda group: group.saved, default=None)
         return furthest if furthest is not None and furthest.saved < self._journal.last else None
 
-    def _look(self) -> None:
+    def _check_full(self) -> None:
         if self._journal.used_bytes >= self._limits.max_bytes * FULL_AT:
             self._full.set()
 
     def _known_groups(self) -> dict[str, KnownGroup]:
-        """Those that the journal remembers; nobody waits for the first to join any more if one has joined."""
+        """Return the saved groups. Once a group has joined, FIRST_TO_JOIN holds nothing back."""
         known = dict(self._journal.groups)
         if FIRST_TO_JOIN not in self._limits.initial_groups:
             known.pop(FIRST_TO_JOIN, None)
@@ -142,13 +142,13 @@ class Retention:
     def _behind(self, group: KnownGroup) -> int:
         return max(0, self._journal.last - max(group.saved, self._journal.first - 1))
 
-    # --- upkeep --------------------------------------------------------------------------------------------
+    # --- maintenance------------------------------------------------------------------------------------------
 
-    async def run_for_ever(self) -> None:
-        """Look every now and then, and at once when the journal is nearly full."""
+    async def run(self) -> None:
+        """Tick every TICK_S, and at once when the journal is nearly full."""
         while True:
             working(STALL_S)
-            with contextlib.suppress(JournalUnavailable):  # it has said so, and is tried again
+            with contextlib.suppress(JournalUnavailable):  # already reported; the next tick retries
                 await self.tick()
             try:
                 async with asyncio.timeout(TICK_S):
@@ -158,28 +158,28 @@ class Retention:
                 continue
 
     async def tick(self) -> None:
-        """Note who was seen and how far they are, then let go of what is old or too much."""
+        """Save the groups' cursors, then delete events that are too old or too many."""
         self._full.clear()
-        if self._look_around():
+        if self._update_groups():
             await self._journal.keep_groups(list(self._groups.values()))
             self._kept_at_s = self._ticked_at_s
-        holder = self.holder()
+        slowest = self.slowest_group()
         await self._journal.retire(
             # rule: retention never passes the saved cursor of a group
-            self._journal.last if holder is None else holder.saved,
+            self._journal.last if slowest is None else slowest.saved,
             before_us=int((self._clock.unix_s() - self._limits.max_age_s) * 1e6),
             keep_bytes=int(self._limits.max_bytes * EMPTY_TO) if self._is_nearly_full else 2**62,
         )
-        self._warn(holder)
+        self._warn(slowest)
 
     @property
     def _is_nearly_full(self) -> bool:
         return self._journal.used_bytes >= self._limits.max_bytes * FULL_AT
 
-    def _look_around(self) -> bool:
-        """See who is there and how far they are; whether that is worth being kept at once.
+    def _update_groups(self) -> bool:
+        """Update the groups from connected listeners; return whether to save them now.
 
-        What is kept may be older than what is true: a group is then held to be further behind, which is safe.
+        Saved cursors may be outdated: then a group holds more events back, which is safe.
         """
         now_s = self._clock.monotonic_s()
         passed_s, self._ticked_at_s = min(now_s - self._ticked_at_s, PASSED_MAX_S), now_s
@@ -201,7 +201,7 @@ class Retention:
         return is_news
 
     def _saved(self, group: KnownGroup) -> int:
-        """What all of its listeners know to be saved; they may say less than before, after a database's restore."""
+        """Return the smallest saved offset of the group's listeners; it decreases after a restore of PostgreSQL."""
         reported = []
         for reader in self._hub.readers:
             if reader.group == group.name and reader.report.cursor is not None:
@@ -211,27 +211,27 @@ class Retention:
                     continue
         return min(reported, default=group.saved)
 
-    def _warn(self, holder: KnownGroup | None) -> None:
-        percent = self.unsettled_percent(holder)
+    def _warn(self, slowest: KnownGroup | None) -> None:
+        percent = self.unsettled_percent(slowest)
         if percent < WARN_AT_PERCENT:
             self._warned_percent = 0
-        elif holder is not None and percent >= self._warned_percent + WARN_EVERY_PERCENT:
+        elif slowest is not None and percent >= self._warned_percent + WARN_EVERY_PERCENT:
             self._warned_percent = percent
-            self._emit(JournalFilling(percent, holder.name))
+            self._emit(JournalFilling(percent, slowest.name))
 
-    def unsettled_percent(self, holder: KnownGroup | None) -> int:
-        """How much of the cap is taken by what is held back, about: events are taken to be of one size."""
+    def unsettled_percent(self, slowest: KnownGroup | None) -> int:
+        """Estimate the part of `max_bytes` that is held back, as if all events had one size."""
         count = self._journal.last - self._journal.first + 1
-        if holder is None or count <= 0:
+        if slowest is None or count <= 0:
             return 0
-        return round(100 * self._journal.used_bytes * self._behind(holder) / count / self._limits.max_bytes)
+        return round(100 * self._journal.used_bytes * self._behind(slowest) / count / self._limits.max_bytes)
 
     # --- for operators -------------------------------------------------------------------------------------
 
     def journal_status(self) -> dict[str, Any]:
-        """What `/api/journal` shows; `held_back_by` names a group once its events take up much of the cap."""
-        journal, holder = self._journal, self.holder()
-        percent = self.unsettled_percent(holder)
+        """Return the answer of `/api/journal`; `held_back_by` names a group whose events use much of `max_bytes`."""
+        journal, slowest = self._journal, self.slowest_group()
+        percent = self.unsettled_percent(slowest)
         return {
             "name": journal.name,
             "epoch": journal.epochs[-1].epoch,
@@ -241,11 +241,11 @@ class Retention:
             "max_bytes": self._limits.max_bytes,
             "max_age_s": self._limits.max_age_s,
             "unsettled_percent": percent,
-            "held_back_by": holder.name if holder is not None and percent >= WARN_AT_PERCENT else None,
+            "held_back_by": slowest.name if slowest is not None and percent >= WARN_AT_PERCENT else None,
         }
 
     def groups_status(self) -> list[dict[str, Any]]:
-        """What `/api/groups` shows."""
+        """Return the answer of `/api/groups`."""
         return [
             {
                 "name": group.name,
@@ -261,11 +261,11 @@ class Retention:
         ]
 
     def knows(self, name: str) -> bool:
-        """Whether there is, or was, such a group."""
+        """Return whether there is, or was, such a group."""
         return name in self._groups
 
     async def forget(self, name: str) -> None:
-        """Have a group hold nothing back until it comes again; raises Problem 404 or 409, or JournalUnavailable."""
+        """Keep no events for a group until it joins again; raises Problem 404 or 409, or JournalUnavailable."""
         group = self._groups.get(name)
         if group is None:
             raise Problem(404, f"there is no group {name[:100]!r}")

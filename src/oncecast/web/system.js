@@ -97,13 +97,13 @@ function showHealth({ status, since, reason, remedy }) {
 }
 
 /** If the journal is nearly full, show the group that holds it back and what happens when it is full. */
-function showFill({ bytes: used, max_bytes: most, held_back_by: holder }) {
+function showFill({ bytes: used, max_bytes: most, held_back_by: group }) {
   const isNews = used > most * NEARLY_FULL;
   byId("fill").hidden = !isNews;
   if (!isNews) return;
   byId("fill-bar").value = used / most;
   const full = `The journal is ${Math.floor((100 * used) / most)} % full: ${bytes(used)} of ${bytes(most)}.`;
-  const why = holder ? ` It keeps the events that the group ${holder} has not processed; when it is full, publishing is refused.` : "";
+  const why = group ? ` It keeps the events that the group ${group} has not processed; when it is full, publishing is refused.` : "";
   setText(byId("fill-text"), full + why);
 }
 

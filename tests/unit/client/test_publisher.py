@@ -482,8 +482,8 @@ async def test_trouble_is_reported_once_for_each_outage(caplog: pytest.LogCaptur
     async with Producer(answers).running() as producer, quick(producer.url) as p:
         await p.publish({"id": "a"})
         await p.publish({"id": "b"})
-    told = [record.getMessage() for record in caplog.records if record.name == "oncecast.publisher"]
-    assert told == ["cannot publish yet, trying again: full", "cannot publish yet, trying again: full again"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "oncecast.publisher"]
+    assert messages == ["cannot publish yet, trying again: full", "cannot publish yet, trying again: full again"]
 
 
 class Order(pydantic.BaseModel):

@@ -41,7 +41,7 @@ class Broadcast:
         async with serve(session, "127.0.0.1", 0, subprotocols=[Subprotocol(subprotocol)]) as server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
-    async def hear(self, connection: ServerConnection) -> Any:
+    async def receive(self, connection: ServerConnection) -> Any:
         """Return the client's next frame."""
         self.heard.append(frame := decode_client_frame(await connection.recv()))
         return frame
@@ -58,10 +58,10 @@ def sends(*frames: bytes, epochs: tuple[Epoch, ...] = (Epoch("aa", 1),), last: i
     async def session(broadcast: Broadcast, connection: ServerConnection) -> None:
         welcome = Welcome(journal="j", epochs=list(epochs), first=1, last=last)
         await connection.send(encode(welcome), text=True)
-        await broadcast.hear(connection)
+        await broadcast.receive(connection)
         for frame in frames:
             await connection.send(frame, text=True)
-            await broadcast.hear(connection)
+            await broadcast.receive(connection)
         if stay:
             await connection.wait_closed()
 

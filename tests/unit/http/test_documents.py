@@ -1,4 +1,4 @@
-"""The documents of both faces are valid, and tell every route, and no other."""
+"""The documents of producers and listeners are valid, and describe exactly the routes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.tasks import Essentials
 from oncecast.testing.memory.journal import MemoryJournal
 
-NOTHING: Any = SimpleNamespace()
+UNUSED: Any = SimpleNamespace()
 ANYTHING: Any = Mock()
 PAGES = {"/", "/docs"}
-"""For people; they describe themselves."""
+"""Routes for browsers, which need no description."""
 
 
 def producer_routes() -> Iterable[BaseRoute]:
@@ -36,19 +36,19 @@ def producer_routes() -> Iterable[BaseRoute]:
         ProducerSettings(instance="p"),
         SYSTEM_CLOCK,
         metrics=bytes,
-        emit=lambda _fact: None,
+        emit=lambda _event: None,
     )
     return made.pages.routes
 
 
 def listener_routes() -> Iterable[BaseRoute]:
     dead_letters = dead_letter_routes(
-        ANYTHING, NOTHING, SYSTEM_CLOCK, standby_reason=lambda: None, emit=lambda _fact: None
+        ANYTHING, UNUSED, SYSTEM_CLOCK, standby_reason=lambda: None, emit=lambda _event: None
     )
-    conflicts = conflicts_routes(ANYTHING, NOTHING, standby_reason=lambda: None, emit=lambda _fact: None)
-    further = [*dead_letters, *conflicts, *pruning_routes(NOTHING)]
+    conflicts = conflicts_routes(ANYTHING, UNUSED, standby_reason=lambda: None, emit=lambda _event: None)
+    further = [*dead_letters, *conflicts, *pruning_routes(UNUSED)]
     return listener_app(
-        NOTHING, NOTHING, further, health=dict, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes
+        UNUSED, UNUSED, further, health=dict, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes
     ).routes
 
 
@@ -66,10 +66,10 @@ def served(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:
     [(producer_routes, producer_document), (listener_routes, listener_document)],
     ids=["producer", "listener"],
 )
-async def test_a_document_is_valid_and_tells_every_route_and_no_other(routes: Any, document: Any) -> None:
-    told = document()
-    validate(told)
-    assert {(path, method) for path, methods in told["paths"].items() for method in methods} == served(routes())
+async def test_a_document_is_valid_and_has_exactly_the_routes(routes: Any, document: Any) -> None:
+    described = document()
+    validate(described)
+    assert {(path, method) for path, methods in described["paths"].items() for method in methods} == served(routes())
 
 
 def references(value: Any) -> Iterator[str]:
@@ -85,22 +85,22 @@ def references(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("document", [producer_document, listener_document, websocket_document])
-def test_every_reference_leads_somewhere(document: Any) -> None:
-    told = document()
-    for reference in references(told):
-        found = told
+def test_every_reference_resolves(document: Any) -> None:
+    described = document()
+    for reference in references(described):
+        found = described
         for part in reference.removeprefix("#/").split("/"):
             found = found[part]
         assert found
 
 
-def test_the_websocket_document_tells_every_frame_of_the_protocol_and_what_it_holds() -> None:
-    told = websocket_document()
-    assert told["asyncapi"].startswith("3.")
+def test_the_websocket_document_describes_every_frame() -> None:
+    described = websocket_document()
+    assert described["asyncapi"].startswith("3.")
     frames = [*wire.ServerFrame.__args__, *wire.ClientFrame.__args__]
-    assert set(told["channels"]["listeners"]["messages"]) == {frame.__name__ for frame in frames}
+    assert set(described["channels"]["listeners"]["messages"]) == {frame.__name__ for frame in frames}
     for frame in frames:
-        schema = told["components"]["schemas"][frame.__name__]
+        schema = described["components"]["schemas"][frame.__name__]
         assert set(schema["properties"]) == {"verb", *frame.__struct_fields__}
-    said = [message["$ref"] for name in ("feed", "follow") for message in told["operations"][name]["messages"]]
+    said = [message["$ref"] for name in ("feed", "follow") for message in described["operations"][name]["messages"]]
     assert {reference.rpartition("/")[2] for reference in said} == {frame.__name__ for frame in frames}

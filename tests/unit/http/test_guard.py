@@ -1,4 +1,4 @@
-"""The guard lets in who names an allowed host and, where a page writes, comes from an allowed origin."""
+"""OriginGuard passes requests to allowed hosts and, if a page writes, from allowed origins."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ async def test_own_and_allowed_hosts_pass_with_any_port(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "", "[", "localhost.evil.example", "localhost@evil.example", "é"])
-async def test_other_hosts_are_misdirected_whatever_the_method(host: str) -> None:
+async def test_other_hosts_are_refused_for_every_method(host: str) -> None:
     guard = OriginGuard(passed, bound_host="127.0.0.1")
     assert [await status(guard, method=method, host=host) for method in ("GET", "POST")] == [421, 421]
 
 
 @pytest.mark.parametrize("bound_host", ["0.0.0.0", "::"])
-async def test_bound_to_all_addresses_every_host_is_ours(bound_host: str) -> None:
+async def test_bound_to_all_addresses_every_host_is_allowed(bound_host: str) -> None:
     assert await status(OriginGuard(passed, bound_host=bound_host), host="any.example") == PASSED
 
 
@@ -72,24 +72,24 @@ async def test_bound_to_all_addresses_every_host_is_ours(bound_host: str) -> Non
         ("http://localhost:8080@evil.example", 403),
     ],
 )
-async def test_a_page_may_write_from_our_own_origin_or_an_allowed_one(origin: str, answer: int) -> None:
+async def test_a_page_may_write_from_its_own_or_an_allowed_origin(origin: str, answer: int) -> None:
     guard = OriginGuard(passed, bound_host="127.0.0.1", allowed_origins=["https://Allowed.example/"])
     assert await status(guard, host="localhost:8080", origin=origin) == answer
     assert await status(guard, method="GET", host="localhost:8080", origin=origin) == PASSED
 
 
-async def test_a_socket_of_a_foreign_page_is_closed_before_it_is_open() -> None:
+async def test_a_socket_of_a_foreign_page_is_refused() -> None:
     guard = OriginGuard(passed, bound_host="127.0.0.1")
     (close,) = await messages(guard, type="websocket", host="localhost", origin="http://evil.example")
     assert (close["type"], close["code"]) == ("websocket.close", 1008)
 
 
-async def test_every_answer_carries_the_security_headers_beside_its_own() -> None:
+async def test_every_answer_has_the_security_headers() -> None:
     start, _ = await messages(OriginGuard(passed, bound_host="127.0.0.1"), host="localhost")
     assert start["headers"] == [(b"x-own", b"1"), *SECURITY_HEADERS]
     start, _ = await messages(OriginGuard(passed, bound_host="127.0.0.1"), host="evil.example")
     assert set(SECURITY_HEADERS) <= set(start["headers"])
 
 
-async def test_what_is_neither_request_nor_socket_goes_through() -> None:
+async def test_other_scopes_pass() -> None:
     assert await status(OriginGuard(passed, bound_host="127.0.0.1"), type="lifespan") == PASSED

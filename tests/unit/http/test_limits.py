@@ -1,4 +1,4 @@
-"""What one client may take of a server before its request is read: beyond that it is answered why, and closed."""
+"""Limits of one client before its request is read: beyond them, it gets the reason and is closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAKE = (
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers requests when their body is there, except `/early`; echoes the sizes of WebSocket messages."""
+    """Answer requests after their body, except for `/early`; echo the sizes of WebSocket messages."""
     if scope["type"] == "http":
         while scope["path"] != "/early" and (message := await receive()).get("more_body"):
             assert message["type"] == "http.request"
@@ -43,7 +43,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Server:
-    """A server on `port`, and what it has refused."""
+    """A server on `port`, and its refusals."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -63,7 +63,7 @@ class Server:
             writer.transport.abort()
 
     async def answer(self, *pieces: bytes) -> bytes:
-        """All that the server says to these, until it closes."""
+        """Return everything that the server sends until it closes."""
         async with self.client() as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
@@ -98,7 +98,7 @@ async def serving(**limits: float) -> AsyncIterator[Server]:
 
 @pytest.fixture(autouse=True)
 def lingers_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an answer to a client that does not close by itself."""
+    """Shorten the wait for clients that do not close."""
     monkeypatch.setattr(connection, "LINGER_S", 0.1)
 
 
@@ -127,7 +127,7 @@ async def server() -> AsyncIterator[Server]:
     ],
     ids=lambda value: value[:24] if isinstance(value, bytes) else None,
 )
-async def test_a_head_that_is_too_large_or_none_is_answered_why_and_closed(
+async def test_an_invalid_head_is_answered_with_the_reason_and_closed(
     server: Server, head: bytes, status: int
 ) -> None:
     said = await server.answer(head)
@@ -136,13 +136,13 @@ async def test_a_head_that_is_too_large_or_none_is_answered_why_and_closed(
     assert server.refused == [status]
 
 
-async def test_a_head_of_the_size_that_is_allowed_is_read_in_whatever_pieces_it_comes(server: Server) -> None:
+async def test_a_head_of_the_maximum_size_is_read_in_any_pieces(server: Server) -> None:
     head = b"GET /ok HTTP/1.1\r\nConnection: close\r\nX: " + b"x" * 16_000 + b"\r\n\r\n"
     said = await server.answer(*(head[at : at + 100] for at in range(0, len(head), 100)))
     assert said.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_client_that_still_sends_when_it_is_refused_can_read_the_answer(
+async def test_a_refused_client_that_still_sends_can_read_the_answer(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_S", 1.0)
@@ -154,14 +154,14 @@ async def test_a_client_that_still_sends_when_it_is_refused_can_read_the_answer(
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n", REQUEST + b"GET /"])
-async def test_a_head_has_a_deadline_at_whatever_place_it_stops(begin: bytes) -> None:
+async def test_a_head_has_a_deadline_wherever_it_stops(begin: bytes) -> None:
     async with serving(head_timeout_s=0.2) as server:
         said = await server.answer(begin)
     assert (b"408" in said) == bool(begin)
     assert said.startswith(b"HTTP/1.1 200") == begin.startswith(REQUEST)
 
 
-async def test_a_head_that_trickles_in_is_not_given_more_time_for_that() -> None:
+async def test_a_trickling_head_has_the_same_deadline() -> None:
     async with serving(head_timeout_s=0.3) as server, server.client() as (reader, writer):
         begun_s = time.monotonic()
         reading = asyncio.create_task(reader.read())
@@ -171,7 +171,7 @@ async def test_a_head_that_trickles_in_is_not_given_more_time_for_that() -> None
         assert time.monotonic() - begun_s < 5
 
 
-async def test_a_connection_that_waits_for_its_next_request_is_kept_and_answers_it(server: Server) -> None:
+async def test_an_idle_connection_is_kept_and_answers_its_next_request(server: Server) -> None:
     async with server.client() as (reader, writer):
         for _ in range(3):
             writer.write(REQUEST)
@@ -186,13 +186,13 @@ async def test_a_thousand_requests_in_one_segment_are_answered_in_order(server: 
             assert (await reader.readuntil(b"}")).endswith(b'{"path":"/%d"}' % n)
 
 
-async def test_the_rest_of_a_body_that_nobody_reads_has_a_deadline() -> None:
+async def test_the_unread_rest_of_a_body_has_a_deadline() -> None:
     async with serving(rest_of_body_s=0.2) as server:
         said = await server.answer(b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
     assert said.startswith(b"HTTP/1.1 200")
 
 
-async def test_who_sends_the_rest_of_an_unread_body_may_go_on(server: Server) -> None:
+async def test_a_connection_continues_after_the_rest_of_an_unread_body(server: Server) -> None:
     async with server.client() as (reader, writer):
         writer.write(b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
         assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
@@ -215,7 +215,7 @@ def few_descriptors() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-async def test_half_open_connections_give_way_to_those_that_send_a_request(server: Server) -> None:
+async def test_half_open_connections_are_closed_for_those_that_send_a_request(server: Server) -> None:
     async with serving(connections_max=50, connections_per_address=1_000) as server:
         idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(300)]
         for _, writer in idle:
@@ -227,7 +227,7 @@ async def test_half_open_connections_give_way_to_those_that_send_a_request(serve
             writer.transport.abort()
 
 
-async def test_an_address_has_its_share_of_the_connections_and_a_request_under_way_keeps_its_own() -> None:
+async def test_an_address_has_a_limit_and_busy_connections_stay() -> None:
     async with serving(connections_max=8, connections_per_address=1_000) as server:
         open_ = [await connect(server.url) for _ in range(6)]
         said = await server.answer(REQUEST)
@@ -251,7 +251,7 @@ def test_the_limit_of_open_files_leaves_room_for_the_journal(few_descriptors: Ca
 
 
 def frame(opcode: int, payload: bytes = b"") -> bytes:
-    """As a client sends it, masked with zeros."""
+    """Return a client's frame, masked with zeros."""
     return bytes([opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
 
 
@@ -260,7 +260,7 @@ def frame(opcode: int, payload: bytes = b"") -> bytes:
     [frame(0x8A) * 9_000, frame(0x89) * 9_000, frame(0x81) * 9_000, frame(0x01, b"x") + frame(0x00) * 9_000],
     ids=["pongs", "pings", "empty texts", "empty fragments"],
 )
-async def test_a_flood_of_frames_that_bring_nothing_is_closed_with_a_reason(server: Server, flood: bytes) -> None:
+async def test_a_flood_of_frames_without_content_is_closed_with_a_reason(server: Server, flood: bytes) -> None:
     async with server.client() as (reader, writer):
         writer.write(SHAKE + b"\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -271,7 +271,7 @@ async def test_a_flood_of_frames_that_bring_nothing_is_closed_with_a_reason(serv
     assert server.refused == [429]
 
 
-async def test_others_are_answered_while_a_client_floods() -> None:
+async def test_other_clients_are_answered_during_a_flood() -> None:
     async with (
         serving(idle_frames_burst=1e9) as server,
         server.client() as (reader, flooding),
@@ -287,7 +287,7 @@ async def test_others_are_answered_while_a_client_floods() -> None:
             assert time.monotonic() - begun_s < 1.0
 
 
-async def test_messages_of_any_size_and_number_arrive_whole(server: Server) -> None:
+async def test_messages_of_any_size_and_number_arrive(server: Server) -> None:
     sizes = [0, 1, 63, 64, 4_095, 4_097, 70_000, 1_000_000] + [10] * 500
     async with connect(server.url) as client:
         sending = asyncio.create_task(_send_all(client, sizes))
@@ -303,7 +303,7 @@ async def _send_all(client: object, sizes: list[int]) -> None:
         await client.send("x" * size)  # type: ignore[attr-defined]
 
 
-async def test_a_closing_handshake_ends_as_it_should(server: Server) -> None:
+async def test_a_closing_handshake_completes(server: Server) -> None:
     async with connect(server.url) as client:
         await client.send("x" * 300_000)
         await client.close()

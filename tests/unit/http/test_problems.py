@@ -1,4 +1,4 @@
-"""Problems are RFC 9457 JSON that programs can read and nobody can write into."""
+"""Problems are RFC 9457 JSON, and escape foreign text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem
 
 
-def test_a_problem_says_its_status_in_words_what_is_wrong_and_when_to_come_back() -> None:
+def test_a_problem_has_status_title_detail_and_headers() -> None:
     response = Problem(503, "the disk is slow", headers={"Retry-After": "1"}).response()
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.headers["content-type"] == "application/problem+json"
@@ -22,7 +22,7 @@ def test_a_problem_says_its_status_in_words_what_is_wrong_and_when_to_come_back(
 
 
 @pytest.mark.parametrize("text", ['"}\n<script>', "\x1b[2J", "\u2028"])
-def test_text_of_others_stays_text(text: str) -> None:
+def test_foreign_text_is_escaped(text: str) -> None:
     body = Problem(422, text).body()
     assert msgspec.json.decode(body)["detail"] == text
     assert not set(body) & {0x0A, 0x1B}
@@ -40,5 +40,5 @@ async def test_starlettes_own_errors_become_problems_with_their_headers() -> Non
     assert (await on_problem(request, Problem(404, "no"))).status_code == 404
 
 
-def test_json_goes_out_as_it_came_in() -> None:
+def test_raw_json_passes_unchanged() -> None:
     assert json_response({"n": msgspec.Raw(b"1.50")}).body == b'{"n":1.50}'

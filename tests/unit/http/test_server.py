@@ -1,4 +1,4 @@
-"""Serving: the port is taken first and named where that fails; a server ends when it is told to, and not before."""
+"""The port is bound first, and named in errors; a server runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def test_a_port_in_use_is_named_with_the_option_that_chooses_another() -> None:
         bind("127.0.0.1", first.getsockname()[1])
 
 
-def test_an_address_that_is_none_is_named() -> None:
+def test_an_invalid_address_is_named() -> None:
     with pytest.raises(StartError, match="cannot listen on no such host"):
         bind("no such host", 0)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the option is Linux's")
-def test_connections_inherit_the_deadline_for_those_who_take_nothing() -> None:
+def test_connections_inherit_the_deadline_for_unacknowledged_data() -> None:
     with bind("127.0.0.1", 0) as listening:
         listening.setblocking(True)
         with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
 
 
-async def test_answers_are_sent_at_once_and_wait_for_no_acknowledgement_of_the_network() -> None:
+async def test_answers_are_sent_without_delay() -> None:
     without_delay: list[int] = []
 
     def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +54,7 @@ async def test_answers_are_sent_at_once_and_wait_for_no_acknowledgement_of_the_n
     assert without_delay == [1]
 
 
-async def test_a_server_serves_until_it_is_told_to_stop_and_believes_no_header_about_who_calls() -> None:
+async def test_a_server_serves_until_stopped_and_ignores_forwarded_headers() -> None:
     stop = asyncio.Event()
     listening = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

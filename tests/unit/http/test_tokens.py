@@ -1,4 +1,4 @@
-"""A right that has a token is granted to who presents it; the operator's token grants everything."""
+"""A token grants its right; the operator's token grants every right."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_token_grants_its_right(shown: list[str], rights: set[str]) -> None
     assert TOKENS.granted(shown) == rights
 
 
-def test_a_right_without_a_token_is_everybodys() -> None:
+def test_a_right_without_a_token_is_granted_to_all() -> None:
     assert Tokens(publish="p" * 8, subscribe=None, admin=None).granted([]) == {"subscribe", "admin", "listen:*"}
     without_listeners = Tokens(publish="p" * 8, subscribe="s" * 8, admin=None)
     assert without_listeners.granted([]) == {"admin"}, "who may not read may not listen"
@@ -41,17 +41,17 @@ def test_a_right_without_a_token_is_everybodys() -> None:
 
 
 @given(st.text(st.characters(codec="latin-1")))
-def test_nothing_else_is_ever_granted_a_right(shown: str) -> None:
+def test_no_other_text_grants_a_right(shown: str) -> None:
     assert not TOKENS.granted([shown]) or shown in {dead_letter * 8 for dead_letter in "psaonl"}
 
 
 @given(st.binary(), st.lists(st.text(st.characters(codec="ascii"))))
-def test_whatever_is_sent_is_read_without_an_error(header: bytes, offered: list[str]) -> None:
+def test_any_headers_are_read_without_an_error(header: bytes, offered: list[str]) -> None:
     offered += [f"bearer.{text}" for text in offered]
     list(presented({"headers": [(b"authorization", header)], "subprotocols": offered}))
 
 
-def test_a_token_comes_in_a_header_or_as_a_subprotocol_that_is_offered() -> None:
+def test_a_token_is_read_from_a_header_or_a_subprotocol() -> None:
     offered = "bearer." + urlsafe_b64encode(b"to?ken+/").decode().rstrip("=")
     scope = {"headers": [(b"authorization", b"bEARER  abc")], "subprotocols": ["cloudevents.json", offered]}
     assert list(presented(scope)) == ["abc", "to?ken+/"]
@@ -65,13 +65,13 @@ def test_a_token_comes_in_a_header_or_as_a_subprotocol_that_is_offered() -> None
         ({"listen:shopping"}, False, False, True),
     ],
 )  # fmt: skip
-def test_a_listener_is_one_of_its_own_group(granted: set[str], shop: bool, audit: bool, any_group: bool) -> None:
+def test_a_listener_token_is_for_its_group(granted: set[str], shop: bool, audit: bool, any_group: bool) -> None:
     scope = {GRANTED: frozenset(granted)}
     assert (may_listen(scope, "shop"), may_listen(scope, "audit"), may_listen(scope)) == (shop, audit, any_group)
-    assert may_listen({}, "shop"), "without a gatekeeper everybody has every right"
+    assert may_listen({}, "shop"), "without TokenMiddleware every client has every right"
 
 
-async def test_who_lacks_the_right_is_told_which_token_and_never_what_it_is() -> None:
+async def test_a_refusal_names_the_token_but_never_its_value() -> None:
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:

@@ -1,4 +1,4 @@
-"""Large requests: counted before they are built, worked on between others' requests, and bounded in memory."""
+"""Large requests are counted before they are decoded, parsed in slices, and bounded in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMITS = {"event_max_bytes": MIB, "max_events": 1_000}
 
 
 class Journal:
-    """Keeps what it is given."""
+    """A journal that keeps events in memory."""
 
     epochs = (Epoch("e", 1),)
 
@@ -56,7 +56,7 @@ def intake(journal: Journal, **limits: int) -> Intake:
     ],
     ids=["lines", "array", "large array", "numbers", "blank lines"],
 )
-def test_a_request_with_too_many_events_is_refused_before_they_are_all_built(body: bytes, content_type: str) -> None:
+def test_a_request_with_too_many_events_is_refused_before_decoding_them(body: bytes, content_type: str) -> None:
     reading = read_in_slices(body, content_type, Bare(), **LIMITS)
     with pytest.raises(Problem, match="REQUEST_MAX_EVENTS") as refused:
         for turns, _ in enumerate(reading):
@@ -67,11 +67,11 @@ def test_a_request_with_too_many_events_is_refused_before_they_are_all_built(bod
 @pytest.mark.parametrize(
     "body", [b"[" + b"{}," * 999 + b"{}]", b"[" + (b'{"x":[' + b"1," * 450_000 + b"1]},") * 3 + b"{}]"]
 )
-def test_as_many_events_as_are_allowed_are_read_however_many_commas_they_have(body: bytes) -> None:
+def test_the_maximum_of_events_is_read_with_any_number_of_commas(body: bytes) -> None:
     assert read_publication(body, JSON, Bare(), **LIMITS).events
 
 
-def test_a_large_body_is_read_in_slices_and_the_place_that_is_wrong_is_named_as_in_a_small_one() -> None:
+def test_a_large_body_is_read_in_slices_and_names_the_invalid_place() -> None:
     lines = [b'{"n":%d,"x":"%s"}' % (n, b"x" * 900) for n in range(900)]
     whole = read_publication(b"\n".join(lines), NDJSON[0], Bare(), **LIMITS)
     slices = read_in_slices(b"[" + b",".join(lines) + b"]", JSON, Bare(), **LIMITS)
@@ -87,13 +87,13 @@ def test_a_large_body_is_read_in_slices_and_the_place_that_is_wrong_is_named_as_
     assert gc.isenabled()
 
 
-def test_bare_events_of_one_idempotency_key_have_ids_by_their_place_in_the_whole_request() -> None:
+def test_ids_from_an_idempotency_key_depend_on_the_position_in_the_request() -> None:
     body = b"[" + b",".join([b'{"x":"%s"}' % (b"y" * 1_000)] * 900) + b"]"
     publication = read_publication(body, JSON, Bare(idempotency_key="k"), **LIMITS)
     assert len(set(publication.identities)) == 900
 
 
-async def test_others_have_their_turn_while_a_large_request_is_worked_on() -> None:
+async def test_other_tasks_run_while_a_large_request_is_parsed() -> None:
     journal = Journal()
     body = b"\n".join([b'{"x":"%s"}' % (b"y" * 1_000)] * 1_000)
     working = asyncio.create_task(intake(journal).publish(body, NDJSON[0]))
@@ -105,7 +105,7 @@ async def test_others_have_their_turn_while_a_large_request_is_worked_on() -> No
 
 
 async def answered(intake: Intake, chunks: Sequence[bytes], **headers: str) -> tuple[int, bytes]:
-    """The answer to a request whose body comes in these chunks."""
+    """Return the answer to a request whose body arrives in these chunks."""
     said: list[Any] = []
     messages = iter(
         [{"type": "http.request", "body": chunk, "more_body": n + 1 < len(chunks)} for n, chunk in enumerate(chunks)]
@@ -122,7 +122,7 @@ async def answered(intake: Intake, chunks: Sequence[bytes], **headers: str) -> t
     return said[0]["status"], said[1]["body"]
 
 
-async def test_bodies_under_way_are_bounded_together_and_what_is_refused_takes_no_room_any_more() -> None:
+async def test_bodies_in_progress_are_bounded_and_refused_ones_free_their_room() -> None:
     station = intake(Journal(), request_max_bytes=1_000, requests_max_bytes=1_000)
     gate = asyncio.Event()
 
@@ -133,7 +133,7 @@ async def test_bodies_under_way_are_bounded_together_and_what_is_refused_takes_n
         return await asyncio.Event().wait()
 
     async def send(_message: Any) -> None:
-        """Nobody listens."""
+        """Ignore the message."""
 
     scope = {"type": "http", "method": "POST", "headers": [], "query_string": b""}
     slow = asyncio.create_task(station(scope, receive, send))
@@ -146,7 +146,7 @@ async def test_bodies_under_way_are_bounded_together_and_what_is_refused_takes_n
     assert (await answered(station, [b'{"x":"' + b"y" * 500 + b'"}']))[0] == 202
 
 
-async def test_a_body_in_very_many_pieces_is_kept_as_one() -> None:
+async def test_a_body_in_many_pieces_is_joined() -> None:
     journal = Journal()
     status, _ = await answered(intake(journal), [b'{"x":"', *[b"y"] * 20_000, b'"}'])
     assert (status, len(journal.events)) == (202, 1)
@@ -158,7 +158,7 @@ async def test_a_binary_event_that_is_too_large_is_refused_before_it_is_decoded(
     assert (status, b"an event may have" in said) == (413, True)
 
 
-async def test_a_body_that_trickles_is_ended_by_its_rate() -> None:
+async def test_a_trickling_body_is_refused() -> None:
     async def receive() -> Any:
         await asyncio.sleep(0.005)
         return {"type": "http.request", "body": b"x", "more_body": True}
@@ -167,7 +167,7 @@ async def test_a_body_that_trickles_is_ended_by_its_rate() -> None:
         await read_body(receive, max_bytes=MIB, grace_s=0.05)
 
 
-async def test_a_commit_whose_news_is_late_because_the_event_loop_was_is_no_unknown_outcome(
+async def test_a_late_event_loop_does_not_make_a_commit_unknown(
     tmp_path: Path,
 ) -> None:
     limits = JournalLimits(append_deadline_s=0.05)
@@ -175,7 +175,7 @@ async def test_a_commit_whose_news_is_late_because_the_event_loop_was_is_no_unkn
     try:
         appending = asyncio.create_task(journal.append([b"{}"]))
         await asyncio.sleep(0)
-        while journal._written < 1:  # the event loop stands still meanwhile, and beyond the deadline
+        while journal._written < 1:  # block the event loop until after the deadline
             pass
         deadline = asyncio.get_running_loop().time() + 0.1
         while asyncio.get_running_loop().time() < deadline:

@@ -1,4 +1,4 @@
-"""The journal lets go of what nobody needs, keeps what somebody has not processed, and says no rather than lose."""
+"""Retention deletes events that no group needs, keeps the others, and refuses publishing rather than lose one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from oncecast.testing.memory.journal import Kept, MemoryJournal
 from tests.support.clock import ManualClock
 
 EVENT = b'"' + b"x" * 96 + b'"'
-"""In a batch of its own it takes 100 bytes."""
+"""An event whose batch has 100 bytes."""
 CAP_BYTES = 2_000
 WIRE = asyncio.Queue[Any]()
 SOCKET = WebSocket({"type": "websocket"}, WIRE.get, WIRE.put)
-"""Nobody is at its other end."""
+"""A socket without a peer."""
 
 
 class Harness:
@@ -75,7 +75,7 @@ class Harness:
         return None
 
 
-async def test_a_group_that_has_never_come_holds_everything_back_until_publishing_is_refused() -> None:
+async def test_an_absent_initial_group_holds_back_events_until_publishing_is_refused() -> None:
     at = Harness()
     await at.publish(20)
     await at.retention.tick()
@@ -86,7 +86,7 @@ async def test_a_group_that_has_never_come_holds_everything_back_until_publishin
     )
 
 
-async def test_everything_is_kept_for_the_first_group_to_join_whichever_it_is_and_no_longer_than_that() -> None:
+async def test_all_events_are_kept_until_the_first_group_joins() -> None:
     at = Harness(initial_groups=(FIRST_TO_JOIN,))
     await at.publish(20)
     await at.retention.tick()
@@ -104,7 +104,7 @@ async def test_everything_is_kept_for_the_first_group_to_join_whichever_it_is_an
     assert [group["name"] for group in at.retention.groups_status()] == ["shop"]
 
 
-async def test_after_a_restart_nobody_waits_for_the_first_group_again() -> None:
+async def test_a_restart_does_not_wait_for_a_first_group_again() -> None:
     kept = Kept.new(SYSTEM_CLOCK)
     first = Harness(kept, initial_groups=(FIRST_TO_JOIN,))
     first.connect("shop", None)
@@ -116,7 +116,7 @@ async def test_after_a_restart_nobody_waits_for_the_first_group_again() -> None:
     assert again.journal.first == 3
 
 
-async def test_the_first_group_is_waited_for_until_it_expires_or_an_operator_gives_it_up() -> None:
+async def test_the_wait_for_the_first_group_ends_on_expiry_or_by_an_operator() -> None:
     for expires in (True, False):
         at = Harness(initial_groups=(FIRST_TO_JOIN,), group_expires_s=100.0)
         await at.publish(20)
@@ -127,14 +127,14 @@ async def test_the_first_group_is_waited_for_until_it_expires_or_an_operator_giv
         assert (at.journal.first, at.refusal()) == (3, None)
 
 
-async def test_events_are_kept_for_no_group_where_that_is_said() -> None:
+async def test_events_are_kept_for_no_group_by_configuration() -> None:
     at = Harness(initial_groups=())
     await at.publish(20)
     await at.retention.tick()
     assert (at.journal.first, at.refusal()) == (3, None)
 
 
-async def test_who_was_waited_for_by_another_setting_is_waited_for_no_more() -> None:
+async def test_a_changed_setting_ends_the_wait_for_the_first_group() -> None:
     kept = Kept.new(SYSTEM_CLOCK)
     await Harness(kept, initial_groups=(FIRST_TO_JOIN,)).retention.tick()
     at = Harness(kept, initial_groups=("shop",))
@@ -144,7 +144,7 @@ async def test_who_was_waited_for_by_another_setting_is_waited_for_no_more() -> 
     assert at.journal.first == 3
 
 
-async def test_what_every_group_has_goes_when_the_journal_is_nearly_full_oldest_first() -> None:
+async def test_a_nearly_full_journal_deletes_the_oldest_processed_events() -> None:
     at = Harness()
     await at.publish(20)
     at.connect("oncecast", 15)
@@ -158,8 +158,8 @@ async def test_what_every_group_has_goes_when_the_journal_is_nearly_full_oldest_
     assert at.refusal() is not None
 
 
-async def test_retention_goes_by_what_the_most_ignorant_of_a_groups_listeners_knows_to_be_saved() -> None:
-    """After a database's restore a listener may report less than another did a moment before."""
+async def test_retention_uses_the_smallest_saved_cursor_of_a_group() -> None:
+    """After a restore of PostgreSQL, a listener may report a smaller cursor than another one did before."""
     at = Harness()
     await at.publish(20)
     at.connect("oncecast", 18)
@@ -169,7 +169,7 @@ async def test_retention_goes_by_what_the_most_ignorant_of_a_groups_listeners_kn
     assert at.journal.first == 3
 
 
-async def test_what_is_older_than_the_greatest_age_goes_once_every_group_has_it() -> None:
+async def test_old_events_are_deleted_once_every_group_has_processed_them() -> None:
     at = Harness(max_age_s=10.0)
     await at.publish(5)
     at.connect("oncecast", 3)
@@ -177,7 +177,7 @@ async def test_what_is_older_than_the_greatest_age_goes_once_every_group_has_it(
     assert at.journal.first == 4
 
 
-async def test_a_group_that_is_unseen_for_too_long_holds_nothing_back_and_that_is_told() -> None:
+async def test_an_expired_group_holds_nothing_back_and_is_reported() -> None:
     at = Harness(group_expires_s=100.0)
     await at.publish(20)
     await at.retention.tick()
@@ -191,7 +191,7 @@ async def test_a_group_that_is_unseen_for_too_long_holds_nothing_back_and_that_i
     assert at.refusal() is None
 
 
-async def test_a_producer_that_was_frozen_for_long_could_have_seen_nobody_and_lets_go_of_nothing() -> None:
+async def test_a_frozen_producer_expires_no_group() -> None:
     at = Harness(group_expires_s=100.0)
     await at.publish(20)
     await at.retention.tick()
@@ -200,7 +200,7 @@ async def test_a_producer_that_was_frozen_for_long_could_have_seen_nobody_and_le
     assert at.journal.first == 1
 
 
-async def test_the_time_for_which_a_group_is_unseen_goes_on_after_a_restart_and_ends_when_it_comes() -> None:
+async def test_the_absence_of_a_group_survives_a_restart_and_ends_when_it_joins() -> None:
     kept = Kept.new(SYSTEM_CLOCK)
     first = Harness(kept, group_expires_s=100.0)
     await first.publish(20)
@@ -217,7 +217,7 @@ async def test_the_time_for_which_a_group_is_unseen_goes_on_after_a_restart_and_
     assert again.journal.first == 4, "it holds back again what it has not processed"
 
 
-async def test_a_forgotten_group_blocks_nobody_until_it_comes_again() -> None:
+async def test_a_forgotten_group_holds_nothing_back_until_it_joins_again() -> None:
     at = Harness()
     await at.publish(20)
     await at.retention.tick()
@@ -236,17 +236,17 @@ async def test_a_forgotten_group_blocks_nobody_until_it_comes_again() -> None:
     assert raised.value.status == 404
 
 
-async def test_a_filling_journal_is_told_from_seventy_percent_on_with_the_group_that_holds_it_back() -> None:
+async def test_a_filling_journal_is_reported_with_the_slowest_group() -> None:
     at = Harness()
-    told: list[tuple[int, str]] = []
+    reported: list[tuple[int, str]] = []
     for _ in range(20):
         await at.publish(1)
         await at.retention.tick()
-        told = [
+        reported = [
             (telemetry.percent, telemetry.group)
             for telemetry in at.telemetry_events
             if isinstance(telemetry, JournalFilling)
         ]
-    assert told == [(n, "oncecast") for n in (70, 75, 80, 85, 90, 95, 100)]
+    assert reported == [(n, "oncecast") for n in (70, 75, 80, 85, 90, 95, 100)]
     status = at.retention.journal_status()
     assert (status["held_back_by"], status["bytes"], status["max_bytes"]) == ("oncecast", 2000, CAP_BYTES)

@@ -1,4 +1,4 @@
-"""Readers that speak `oncecast.v1`: welcome, resume, then frames for as long as their credit lasts."""
+"""Readers that use `oncecast.v1`: welcome, resume, then frames as long as their credit lasts."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from oncecast.tasks import run_until_first_end
 
 SILENT_AFTER_S = 2.8
 """Listeners report every second."""
-_SILENT = "see whether the process and the network to it are alive; its events go on at the other listeners"
+_SILENT = "check the process and the network; the other listeners process its events"
 READ_AHEAD_BYTES = 1024 * 1024
 LISTENER_WEIGHT = 0.5
-"""A listener that reads from the journal's file pays half of what others pay; one that is not far behind, nothing."""
+"""Reading for a listener costs half; reading from the ring costs nothing."""
 CREDIT_MAX_BYTES = 2**40
 
 
 class ProtocolError(Exception):
-    """The reader does not keep to `oncecast.v1`; the text is the reason of the close."""
+    """The reader violates `oncecast.v1`; the text is the reason of the close."""
 
 
 class Reopened(Exception):
-    """The journal has an epoch that the reader has not been told; two readers must not name a place differently."""
+    """The journal has a new epoch, which the reader must learn: cursors must be the same for all readers."""
 
 
 @dataclass(slots=True, eq=False)
 class ListenerReader:
-    """A connected listener, and what it last said of itself."""
+    """A connected listener and its last report."""
 
     socket: WebSocket
     instance: str
@@ -69,17 +69,17 @@ class ListenerReader:
         self.reported_at_s = self.clock.monotonic_s()
 
     def reported(self, report: ListenerReport) -> None:
-        """Take its newest report."""
+        """Record the listener's newest report."""
         self.report, self.reported_at_s = report, self.clock.monotonic_s()
 
     @property
     def silent_s(self) -> float:
-        """How long ago its newest report came."""
+        """Return the age of the newest report."""
         return self.clock.monotonic_s() - self.reported_at_s
 
     @property
     def health(self) -> Health:
-        """How it last said that it is; one that says nothing for SILENT_AFTER_S is down."""
+        """Return the reported health; down if there was no report for SILENT_AFTER_S."""
         now, silent_s = utc_now(self.clock), self.silent_s
         if silent_s > SILENT_AFTER_S:
             since = now - timedelta(seconds=silent_s)
@@ -88,12 +88,12 @@ class ListenerReader:
         return self.report.health or Health(status=Status.OK, since=now)
 
     async def send(self, text: str) -> None:
-        """Send a frame; raises TimeoutError if it does not take it in time."""
+        """Send a frame; raises TimeoutError if the listener does not receive it in time."""
         async with asyncio.timeout(self.send_deadline_s):
             await self.socket.send_text(text)
 
     async def ask(self, ask: Ask) -> Answer:
-        """Its answer; raises ConnectionError if it leaves before, or TimeoutError. The caller sets the deadline."""
+        """Return the listener's answer; raises ConnectionError if it leaves first. The caller sets the deadline."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[ask.id] = answer
         try:
@@ -105,20 +105,20 @@ class ListenerReader:
             del self._asked[ask.id]
 
     def answered(self, answer: Answer) -> None:
-        """It has answered; nobody may be waiting any more."""
+        """Pass an answer to the waiting request, if it still waits."""
         waiting = self._asked.get(answer.id)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
 
     def left(self) -> None:
-        """It is gone, with what it was asked."""
+        """Fail the waiting requests, because the listener has left."""
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_exception(ConnectionResetError("the listener left"))
 
 
 class ListenerHub:
-    """All listeners that are connected."""
+    """All connected listeners."""
 
     def __init__(
         self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, emit: Emit
@@ -132,7 +132,7 @@ class ListenerHub:
         self.readers: list[ListenerReader] = []
 
     async def serve(self, socket: WebSocket) -> None:
-        """One listener, from its hand-shake to its end."""
+        """Serve one listener from its handshake to its end."""
         await socket.accept(subprotocol=SUBPROTOCOL)
         name, reason = "", "closed"
         try:
@@ -190,7 +190,7 @@ class ListenerHub:
     def _check_group(self, socket: WebSocket, group: str) -> None:
         """Raise ProtocolError unless the client may be a listener of `group`."""
         if not is_group_name(group):
-            raise ProtocolError("a group's name has a-z, 0-9 and _, and at most 40 characters")
+            raise ProtocolError("invalid group name: use a-z, 0-9 and _, at most 40 characters")
         if not may_listen(socket.scope, group):
             raise ProtocolError(f"LISTENER_TOKEN is not that of the group {group!r}")
         known = {known.name for known in self._journal.groups.values() if not known.forgotten}
@@ -209,7 +209,7 @@ class ListenerHub:
         return start_after(self._journal, cursor)
 
     def status(self) -> list[dict[str, object]]:
-        """Each listener's last report, for the page and `/health`."""
+        """Return each listener's last report, for the page and `/health`."""
         return [
             {
                 "instance": reader.instance,
@@ -221,12 +221,12 @@ class ListenerHub:
                 "age_s": round(reader.silent_s, 1),
             }
             for reader in self.readers
-            if reader.group  # one without a group only looks on, as `oncecast tail` does
+            if reader.group  # a reader without a group only reads, as `oncecast tail` does
         ]
 
 
 class _Session:
-    """What runs while a listener is connected: one task sends, the other hears."""
+    """The two tasks of a connected listener: one sends, the other receives."""
 
     def __init__(
         self,
@@ -248,13 +248,13 @@ class _Session:
         self._credited = asyncio.Event()
 
     async def run(self) -> None:
-        await run_until_first_end(self._send_for_ever(), self._hear_for_ever())
+        await run_until_first_end(self._send_loop(), self._receive_loop())
 
-    async def _send_for_ever(self) -> None:
+    async def _send_loop(self) -> None:
         while True:
             await self._ring.wait_beyond(self._reader.offset)
             if self._journal.epochs[-1] != self._epoch:
-                raise Reopened("the journal was opened anew: connect again to hear of its epoch")
+                raise Reopened("the journal has a new epoch: connect again")
             is_behind = not self._ring.holds(self._reader.offset + 1)
             for count, frame in enumerate(await self._ring.after(self._reader.offset, READ_AHEAD_BYTES), 1):
                 while self._credit_bytes <= 0:
@@ -271,7 +271,7 @@ class _Session:
                 elif count % SLICE_EVENTS == 0:
                     await self._clock.sleep(0)
 
-    async def _hear_for_ever(self) -> None:
+    async def _receive_loop(self) -> None:
         while True:
             frame = read_frame(await _receive_text(self._reader.socket))
             if isinstance(frame, Credit):
@@ -283,7 +283,7 @@ class _Session:
             elif isinstance(frame, Answer):
                 self._reader.answered(frame)
             else:
-                raise ProtocolError("a connection resumes once")
+                raise ProtocolError("a connection may send only one resume")
 
 
 async def _receive_text(socket: WebSocket) -> str:
@@ -292,23 +292,23 @@ async def _receive_text(socket: WebSocket) -> str:
         raise WebSocketDisconnect(message.get("code", 1000))
     text: str | None = message.get("text")
     if text is None:
-        raise ProtocolError("frames are JSON text, not binary")
+        raise ProtocolError("frames must be JSON text, not binary")
     return text
 
 
 def read_frame(text: str) -> ClientFrame:
-    """A client's frame; raises ProtocolError."""
+    """Decode a client's frame; raises ProtocolError."""
     try:
         frame: ClientFrame = decode_client_frame(text)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProtocolError(f"a frame that cannot be read: {error}") from None
+        raise ProtocolError(f"invalid frame: {error}") from None
     return frame
 
 
 def check_credit(credit_bytes: int) -> None:
-    """Raise ProtocolError for credit that nobody can mean."""
+    """Raise ProtocolError for credit out of range."""
     if not 0 < credit_bytes <= CREDIT_MAX_BYTES:
-        raise ProtocolError(f"credit is 1 to {CREDIT_MAX_BYTES} bytes")
+        raise ProtocolError(f"credit must be 1 to {CREDIT_MAX_BYTES} bytes")
 
 
 def _offset(cursor: str | None) -> int:

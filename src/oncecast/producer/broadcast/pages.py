@@ -1,4 +1,4 @@
-"""Pages of events on their way to clients, who may be slow to take them: all of them together have a bound."""
+"""Pages of events that are being read or sent; a limit bounds their total size, because clients may be slow."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 CHUNK_BYTES = 64 * 1024
-"""Written at a time: what is not written yet is still counted."""
+"""The size of one write; unwritten bytes still count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageLimits:
-    """How large a page of events may be."""
+    """The limits of pages of events."""
 
     max_bytes: int = 4 * 1024 * 1024
     min_bytes: int = 64 * 1024
-    """What a page may have in any case, or one larger event."""
+    """The size that every page may have, or one larger event."""
     all_max_bytes: int = 64 * 1024 * 1024
-    """What all pages may have that clients have not taken yet; beyond, further pages are small."""
+    """The total size of unsent pages; beyond it, further pages are small."""
 
 
 class Pages:
-    """The pages of a producer that are being read or sent."""
+    """The pages that a producer is reading or sending."""
 
     def __init__(self, limits: PageLimits) -> None:
         self._limits = limits
@@ -34,7 +34,7 @@ class Pages:
 
     @contextmanager
     def reserved(self) -> Iterator[int]:
-        """Reserve room for a page while it is read; yields how many bytes it may have."""
+        """Reserve room for a page while it is read; yields its maximum size in bytes."""
         limits = self._limits
         free_bytes = limits.all_max_bytes - self.held_bytes
         size_bytes = max(limits.min_bytes, min(limits.max_bytes, free_bytes))
@@ -45,12 +45,12 @@ class Pages:
             self.held_bytes -= size_bytes
 
     def answer(self, content: bytes) -> Response:
-        """Return the response with a page's JSON; it has to be sent."""
+        """Return the response with a page's JSON, which must be sent."""
         return _Page(content, self)
 
 
 class _Page(Response):
-    """A response that is written in chunks, each when the client has taken those before."""
+    """A response in chunks; each is written when the client has received the previous ones."""
 
     media_type = "application/json"
 
@@ -60,7 +60,7 @@ class _Page(Response):
         pages.held_bytes += len(content)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; where the client has left, that ends at once."""
+        """Send the page; stop if the client has left."""
         size_bytes = len(self.body)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -73,7 +73,7 @@ class _Page(Response):
 
 
 def fitting(events: list[msgspec.Raw], room_bytes: int) -> int:
-    """Return how many of `events`, from the first on, have room; one more byte goes to the comma behind each."""
+    """Return how many of the first `events` fit, with a comma after each."""
     for count, event in enumerate(events):
         room_bytes -= len(event) + 1
         if room_bytes < 0:

@@ -1,6 +1,6 @@
-"""What readers may take of the event loop: while events are being published, a tenth; otherwise what nobody needs.
+"""The readers' share of the event loop: a tenth while events are published, otherwise all idle time.
 
-All readers take from one budget, in slices of about a millisecond and in turn, so that none gets ahead of the others.
+All readers share one budget, in turns of about a millisecond.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from oncecast.core.clock import Clock
 
 SHARE = 0.1
-"""Of the event loop's time, while events are being published."""
+"""The readers' share of the event loop while events are published."""
 AFTERWARDS_S = 0.003
-"""So long after a publication its publisher may be about to send the next."""
+"""How long after a publication the next one is expected."""
 SLICE_EVENTS = 16
 SLICE_BYTES = 64 * 1024
-"""What a reader sends at a time."""
+"""The amount that a reader sends in one turn."""
 EVENT_MAX_S = 0.0002
-"""What an event costs at most: a reader that had to wait for its own network has not worked meanwhile."""
+"""The maximum cost of an event, so that a reader does not pay for the time of its network."""
 
 
 class ReadBudget:
-    """The budget of all readers of a producer; their work is measured by `monotonic_s`."""
+    """The budget of all readers of a producer, in seconds of `monotonic_s`."""
 
     def __init__(self, clock: Clock) -> None:
         self.monotonic_s = clock.monotonic_s
@@ -33,7 +33,7 @@ class ReadBudget:
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
-        """While this lasts, readers keep to their share."""
+        """Limit readers to their share while the block runs."""
         self._publications += 1
         try:
             yield
@@ -42,7 +42,7 @@ class ReadBudget:
             self._published_at_s = self.monotonic_s()
 
     async def spend(self, worked_s: float) -> None:
-        """Wait until a reader that has worked for `worked_s` may go on; let other tasks run in any case."""
+        """Wait until a reader that has worked for `worked_s` may continue; always yields to other tasks."""
         now_s = self.monotonic_s()
         is_busy = self._publications > 0 or now_s < self._published_at_s + AFTERWARDS_S
         cost_s = worked_s / SHARE if is_busy else worked_s
@@ -50,5 +50,5 @@ class ReadBudget:
         await self._sleep(max(0.0, self._free_at_s - now_s))
 
     async def spend_since(self, begun_s: float, events: int, *, weight: float = 1.0) -> None:
-        """Spend the time since `begun_s` (of `monotonic_s`), in which a slice of `events` events was sent."""
+        """Spend the time since `begun_s` (of `monotonic_s`), in which `events` events were sent."""
         await self.spend(weight * min(self.monotonic_s() - begun_s, (events + 1) * EVENT_MAX_S))

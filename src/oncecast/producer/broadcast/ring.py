@@ -1,7 +1,7 @@
-"""The newest batches in memory, and who waits for the next.
+"""A ring buffer of the newest batches, and the readers that wait for the next.
 
-A reader that is not far behind is served from here; one that is reads from the journal until it has caught up.
-Slow readers cost no memory: what leaves the ring is still in the journal.
+A reader that is not far behind is served from here; a slower one reads from the journal until it has caught up.
+Slow readers cost no memory, because batches that leave the ring are still in the journal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from oncecast.core.wire import Gap, encode, events_frame
 
 
 class Frame:
-    """A batch as it goes to listeners: made once, when the first of them needs it, and shared by all."""
+    """A batch as a frame for listeners: encoded once, on first use, and shared by all."""
 
     __slots__ = ("_text", "batch", "event_count", "size_bytes")
 
@@ -32,14 +32,14 @@ class Frame:
 
     @property
     def text(self) -> str:
-        """What is sent."""
+        """The encoded frame."""
         if self._text is None:
             self._text = events_frame(self.batch.first_offset, self.batch.at_us, self.batch.body).decode()
         return self._text
 
 
 class Ring:
-    """Frames of the journal's newest batches, up to `max_bytes`."""
+    """The frames of the journal's newest batches, up to `max_bytes`."""
 
     def __init__(self, journal: Journal, max_bytes: int) -> None:
         self._journal = journal
@@ -53,7 +53,7 @@ class Ring:
 
     def _commit(self, batches: Sequence[JournalBatch]) -> None:
         if self._frames and batches[0].first_offset != self.last + 1:
-            self._frames.clear()  # a refused commit turned out to be on disk: the journal has it
+            self._frames.clear()  # a refused commit is on disk after all: read it from the journal
             self._firsts.clear()
             self._size_bytes = 0
         for batch in batches:
@@ -72,16 +72,16 @@ class Ring:
         self._more = asyncio.Event()
 
     def holds(self, offset: int) -> bool:
-        """Whether what begins at `offset` is in memory, if it is anywhere yet."""
+        """Return whether offsets from `offset` on are in memory, or not written yet."""
         return offset > self.last or (bool(self._firsts) and self._firsts[0] <= offset)
 
     async def wait_beyond(self, offset: int) -> None:
-        """Until something after `offset` is committed."""
+        """Wait until an event after `offset` is committed."""
         while self.last <= offset:
             await self._more.wait()
 
     async def after(self, offset: int, max_bytes: int) -> list[Frame]:
-        """The next frames after `offset`, about `max_bytes` of them but at least one; empty if there is none.
+        """Return the next frames after `offset`, about `max_bytes` but at least one frame if there is any.
 
         The first may begin at or before `offset`. Raises JournalUnavailable or JournalCorrupt.
         """

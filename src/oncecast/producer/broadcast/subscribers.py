@@ -1,4 +1,4 @@
-"""Plain clients: any WebSocket receives each event as one frame, and publishes by sending one."""
+"""Plain clients: any WebSocket client receives each event as one frame, and publishes by sending one."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from oncecast.tasks import run_until_first_end
 READ_AHEAD_BYTES = 256 * 1024
 
 
-_NO_RIGHT = Problem(401, "publishing here needs the publish token; this connection came without it")
+_NO_RIGHT = Problem(401, "publishing needs the publish token, which this connection does not have")
 
 PublishFrame = Callable[[bytes], Awaitable[dict[str, object]]]
 _decode_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class ClientHub:
-    """All plain clients that are connected.
+    """All connected plain clients.
 
-    `publishing(query)` returns what takes a client's frames, and answers as `POST /events?query` does.
+    `publishing(query)` returns the function that publishes a client's frames, as `POST /events?query` does.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ClientHub:
         self.count = 0
 
     async def serve(self, socket: WebSocket) -> None:
-        """One client, from its hand-shake to its end."""
+        """Serve one client from its handshake to its end."""
         offered = socket.scope.get("subprotocols", ())
         try:
             offset = self._start(socket)
@@ -90,37 +90,37 @@ class ClientHub:
             except ValueError as error:
                 raise Problem(400, str(error)) from None
         if begin not in (None, "earliest", "latest"):
-            raise Problem(400, "?from= is earliest or latest")
+            raise Problem(400, "invalid from: expected earliest or latest")
         return self._journal.first - 1 if begin == "earliest" else self._journal.last
 
     async def frames_after(self, offset: int) -> list[Frame]:
-        """What comes after `offset`, once there is something."""
+        """Wait for frames after `offset`, and return them."""
         await self._ring.wait_beyond(offset)
         return await self._ring.after(offset, READ_AHEAD_BYTES)
 
     def cursor(self, offset: int) -> Cursor:
-        """The cursor of an offset."""
+        """Return the cursor of an offset."""
         return Cursor(epoch_of(self._journal.epochs, max(1, offset)), offset)
 
     async def answer(self, text: str, publish: PublishFrame) -> bytes:
-        """Have `publish` take what a client sent; the acknowledgement or refusal as an event of its own."""
+        """Publish a client's frame; return the acknowledgement or refusal as an event."""
         try:
             accepted = await publish(text.encode("utf-8", "surrogatepass"))
         except Problem as problem:
             return self.refuse(problem)
-        if not accepted["accepted"]:  # a frame is an event: without one it is a mistake
-            return self.refuse(Problem(422, "there is no event in this frame"))
+        if not accepted["accepted"]:  # a frame must contain an event
+            return self.refuse(Problem(422, "the frame contains no event"))
         return Event.new(ACCEPTED, accepted, source=PRODUCER_SOURCE).to_json()
 
     def refuse(self, problem: Problem) -> bytes:
-        """The refusal of what a client sent, as an event."""
+        """Return the refusal of a client's frame as an event."""
         self._emit(PublicationRefused(problem.status, problem.detail))
         refusal = msgspec.json.decode(problem.body())
         return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
 
 
 class TooSlow(Exception):
-    """A client did not take what it was sent; names the cursor from which it may go on."""
+    """A client did not receive a frame in time; the text has the cursor to continue from."""
 
 
 class NotText(Exception):
@@ -137,15 +137,15 @@ class _Session:
         self._may_publish = may(socket.scope, "publish")
 
     async def run(self) -> None:
-        await run_until_first_end(self._send_for_ever(), self._hear_for_ever())
+        await run_until_first_end(self._send_loop(), self._receive_loop())
 
-    async def _send_for_ever(self) -> None:
+    async def _send_loop(self) -> None:
         while True:
             for frame in await self._hub.frames_after(self._offset):
                 await self._send_batch(frame.batch)
 
     async def _send_batch(self, batch: JournalBatch) -> None:
-        """Send a batch's events behind our offset, in slices that the budget of all readers pays for."""
+        """Send the batch's events after the offset, in slices within the budget of all readers."""
         budget, monotonic_s = self._hub.budget, self._hub.budget.monotonic_s
         begun_s = monotonic_s()
         events = _decode_events(batch.body)
@@ -158,10 +158,10 @@ class _Session:
             if count >= SLICE_EVENTS or size_bytes >= SLICE_BYTES:
                 await budget.spend_since(begun_s, count)
                 begun_s, count, size_bytes = monotonic_s(), 0, 0
-        self._offset = max(self._offset, batch.last_offset)  # of a gap there was nothing to send
+        self._offset = max(self._offset, batch.last_offset)  # a gap has no events to send
         await budget.spend_since(begun_s, count)
 
-    async def _hear_for_ever(self) -> None:
+    async def _receive_loop(self) -> None:
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
@@ -171,7 +171,7 @@ class _Session:
                 await self._send(self._hub.refuse(_NO_RIGHT).decode())
                 continue
             if text is None:
-                raise NotText("events are JSON in text frames, not binary ones")
+                raise NotText("events must be JSON in text frames, not binary frames")
             await self._send((await self._hub.answer(text, self._publish)).decode())
 
     async def _send(self, text: str) -> None:
@@ -179,4 +179,4 @@ class _Session:
             async with asyncio.timeout(self._hub.limits.client_send_deadline_s), self._one_at_a_time:
                 await self._socket.send_text(text)
         except TimeoutError:
-            raise TooSlow(f"too slow; go on with ?after={self._hub.cursor(self._offset)}") from None
+            raise TooSlow(f"too slow; continue with ?after={self._hub.cursor(self._offset)}") from None

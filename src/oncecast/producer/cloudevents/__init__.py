@@ -1,1 +1,1 @@
-"""Requests' bodies as CloudEvents: parse, check, complete."""
+"""Parse, check and complete the CloudEvents of request bodies."""

@@ -1,4 +1,4 @@
-"""What CloudEvents 1.0 and our own limits ask of an event's attributes."""
+"""Check an event's attributes against CloudEvents 1.0 and Oncecast's limits."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ _TIME = re.compile(
 )
 _OFFSET_MAX_HOURS = 15
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
-"""Together with a length that is a multiple of four; Python's own decoder takes padding behind a full quad, too."""
+"""Also needs a length that is a multiple of four; Python's decoder accepts excess padding."""
 
 
 def check_text(text: str, place: str) -> None:
-    """An identifying text: 1 to IDENTITY_MAX_BYTES bytes, no control characters."""
+    """Raise Problem 422 unless `text` has 1 to IDENTITY_MAX_BYTES bytes and no control characters."""
     if text.isprintable() and 0 < len(text) <= IDENTITY_MAX_BYTES // 4:
-        return  # so it is nearly always: no character has more than four bytes
+        return  # the usual case: no character has more than four bytes
     if not text:
         raise Problem(422, f"{place} is empty")
     if len(text.encode()) > IDENTITY_MAX_BYTES:
         raise Problem(422, f"{place} has more than {IDENTITY_MAX_BYTES} bytes")
     if _CONTROL.search(text):
-        raise Problem(422, f"{place} holds a control character")
+        raise Problem(422, f"{place} contains a control character")
 
 
 def is_reserved(source: str, type: object) -> bool:
-    """Whether only a producer itself says this: its answers to plain clients could be forged otherwise."""
+    """Return whether only a producer may send this event, so that its answers to plain clients cannot be forged."""
     return type in _RESERVED_TYPES or source == PRODUCER_SOURCE or source.startswith(PRODUCER_SOURCE + "/")
 
 
 def reserved(place: str) -> Problem:
-    """Return why an event that is reserved is refused."""
+    """Return the refusal of a reserved event."""
     names = f"the source {PRODUCER_SOURCE} and the types {' and '.join(_RESERVED_TYPES)}"
     return Problem(422, f"{place}: {names} are reserved for the answers of producers")
 
 
 class _Members(msgspec.Struct, gc=False):
-    """The types that everybody behind us decodes an event's members to."""
+    """The types to which later readers decode an event's members."""
 
     id: str
     source: str
@@ -67,14 +67,14 @@ _decode_members = msgspec.json.Decoder(_Members).decode
 
 
 def check_members(raw: bytes | msgspec.Raw, index: int, place: Callable[[int], str]) -> None:
-    """Raise Problem 422 where a member is there twice, and the one that is overruled has no right type.
+    """Raise Problem 422 if a member is given twice, and an earlier value has a wrong type.
 
-    Of members with one name the last one counts, here as in PostgreSQL; but typed readers look at all.
+    The last of several members with one name counts, as in PostgreSQL, but typed readers decode all of them.
     """
     try:
         _decode_members(raw)
     except msgspec.ValidationError as error:
-        raise Problem(422, f"{place(index)}: a member is there twice, once as something else: {error}") from None
+        raise Problem(422, f"{place(index)}: a member is given twice, once with a wrong type: {error}") from None
 
 
 def check_structured(value: dict[str, Any], index: int, place: Callable[[int], str]) -> None:
@@ -84,7 +84,7 @@ def check_structured(value: dict[str, Any], index: int, place: Callable[[int], s
     for name in ("id", "source", "type"):
         text = value.get(name)
         if type(text) is not str:
-            raise Problem(422, f'{place(index)}: "{name}" must be a text')
+            raise Problem(422, f'{place(index)}: "{name}" must be a string')
         if not text.isprintable() or not 0 < len(text) <= IDENTITY_MAX_BYTES // 4:
             check_text(text, f'{place(index)}: "{name}"')
     if is_reserved(value["source"], value["type"]):
@@ -98,7 +98,7 @@ def _check_optional(value: dict[str, Any], place: str) -> None:
         text = value.get(name)
         if text is not None:
             if type(text) is not str:
-                raise Problem(422, f'{place}: "{name}" must be a text')
+                raise Problem(422, f'{place}: "{name}" must be a string')
             check_text(text, f'{place}: "{name}"')
     if (time := value.get("time")) is not None:
         check_time(time, f'{place}: "time"')
@@ -110,21 +110,21 @@ def _check_optional(value: dict[str, Any], place: str) -> None:
 
 
 def check_time(time: object, place: str) -> None:
-    """RFC 3339, and an instant of the years 1 to 9999 in UTC."""
+    """Raise Problem 422 unless `time` is an RFC 3339 time in the years 1 to 9999 in UTC."""
     match = _TIME.fullmatch(time) if isinstance(time, str) else None
     if match is None or int(match["hours"] or 0) > _OFFSET_MAX_HOURS:
         raise Problem(422, f"{place} must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z")
-    leap = match["second"] == "60"  # PostgreSQL counts it to the next minute, but takes no fraction of it
+    leap = match["second"] == "60"  # PostgreSQL reads it as the next minute, but rejects a fraction of it
     second = "59" if leap else match["second"]
     try:
         if leap and (match["fraction"] or "").strip("0"):
             raise ValueError("a fraction of a leap second")
         instant = datetime.fromisoformat(f"{match['minute']}{second}{match['zone']}".upper())
-        # What PostgreSQL rounds up must still be of the year 9999.
+        # PostgreSQL may round up, and the result must still be in the year 9999.
         (instant + timedelta(seconds=leap or bool(match["fraction"]))).astimezone(UTC)
         instant.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Problem(422, f"{place} is no time of this calendar's years 1 to 9999") from None
+        raise Problem(422, f"{place} is not a time in the years 1 to 9999") from None
 
 
 def _check_base64(base64: object, place: str, *, beside_data: bool) -> None:
@@ -144,6 +144,6 @@ def _check_extension(name: str, value: object, place: str) -> None:
         return
     if isinstance(value, str):
         if len(value) > 64 * 1024 or _CONTROL.search(value):
-            raise Problem(422, f'{place}: "{name}" is too long or holds a control character')
+            raise Problem(422, f'{place}: "{name}" is too long or contains a control character')
     elif not (isinstance(value, int) and -(2**31) <= value < 2**31):
-        raise Problem(422, f'{place}: "{name}" must be a text, a boolean or a 32-bit whole number')
+        raise Problem(422, f'{place}: "{name}" must be a string, a boolean or a 32-bit integer')

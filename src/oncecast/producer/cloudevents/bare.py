@@ -1,4 +1,4 @@
-"""Bare events: JSON objects that are no CloudEvents become the data of such, with attributes from the request."""
+"""Bare events: JSON objects that become the data of CloudEvents, with attributes from the request."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _PARAMETERS = ("id", "preset", *_ATTRIBUTES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bare:
-    """How a request's bare events get their attributes: what the request says, or the defaults."""
+    """Where a request's bare events get their attributes: from the request, or the defaults."""
 
     source: str = DEFAULT_SOURCE
     type: str | None = None
     subject: str | None = None
     idempotency_key: str | None = None
     ids: tuple[Template, ...] | None = None
-    """Where the id is, in parts; without any, each event gets a fresh one. None: the request does not say."""
+    """The parts of the id; if empty, each event gets a random id. None if the request does not say."""
     places: Mapping[str, Template] = field(default_factory=dict)
-    """Where other attributes are, by name; before what is given for them here."""
+    """The places of other attributes by name; they precede the values given here."""
 
 
 def bare_of(query_string: bytes, headers: Mapping[bytes, bytes], default: Bare) -> Bare:
-    """What a request says about its bare events; raises Problem 400 or 422."""
+    """Return the request's places for bare events; raises Problem 400 or 422."""
     key = headers.get(b"idempotency-key")
     if not query_string and key is None:
         return default
@@ -57,9 +57,9 @@ def bare_of(query_string: bytes, headers: Mapping[bytes, bytes], default: Bare) 
 def wrap(
     value: dict[str, Any], raw: bytes | msgspec.Raw, bare: Bare, index: int | None, place: str
 ) -> tuple[bytes, tuple[str, str]]:
-    """A bare event as the data of a structured one, and its identity.
+    """Return a bare event as the data of a structured event, and its identity.
 
-    `index` is its position in the request; None where the request is this one event.
+    `index` is its position in the request; None if the request is this one event.
     """
     id_ = _id_of(value, bare, index, place)
     source, type_, subject, time = bare.source, bare.type or value.get("type"), bare.subject, None
@@ -91,7 +91,7 @@ def wrap(
 
 
 def _id_of(value: dict[str, Any], bare: Bare, index: int | None, place: str) -> str:
-    """The place that the request names; else its Idempotency-Key; else the member `id`; else a fresh one."""
+    """Return the id from the request's place, else its Idempotency-Key, else the member `id`, else a random id."""
     if bare.ids is not None:
         return _placed_id(value, bare, index, place) if bare.ids else new_id()
     if bare.idempotency_key is not None:
@@ -112,10 +112,10 @@ def _placed_id(value: dict[str, Any], bare: Bare, index: int | None, place: str)
         if bare.idempotency_key is None:
             raise
         return _derived(bare.idempotency_key, index)
-    # Escaped as in a JSON Pointer, so that different parts never make the same id.
+    # Escaped as in a JSON Pointer, so that different parts never give the same id.
     id_ = parts[0] if len(parts) == 1 else "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
     if index is not None and all(isinstance(part, str) for template in templates for part in template):
-        return _derived(id_, index)  # a header names the request, which has several events
+        return _derived(id_, index)  # a header belongs to the request, which has several events
     check_text(id_, f'{place}: "id"')
     return id_
 
@@ -125,7 +125,7 @@ def _derived(key: str, index: int | None) -> str:
 
 
 def _words(query_string: bytes) -> dict[str, list[str]]:
-    """The query's words by name; raises Problem 400 for an attribute that is given twice."""
+    """Return the query's values by name; raises Problem 400 for an attribute that is given twice."""
     words: dict[str, list[str]] = {}
     for name, word in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
         if name in _PARAMETERS:
@@ -139,7 +139,7 @@ def _words(query_string: bytes) -> dict[str, list[str]]:
 def _with_preset(bare: Bare, name: str, headers: Mapping[bytes, bytes]) -> Bare:
     preset = PRESETS.get(name)
     if preset is None:
-        raise Problem(400, f"there is no preset {name[:40]!r}; there are {', '.join(sorted(PRESETS))}")
+        raise Problem(400, f"unknown preset {name[:40]!r}; known presets: {', '.join(sorted(PRESETS))}")
     ids = next((found for one in preset.ids if (found := resolve(one, headers)) is not None), None)
     if ids is None:
         wanted = " or ".join(part.name for one in preset.ids for part in one[:1] if isinstance(part, Header))
@@ -154,14 +154,14 @@ def _ids(words: list[str], headers: Mapping[bytes, bytes]) -> tuple[Template, ..
         if not word.startswith(("/", "body:", "header:")):
             raise Problem(
                 400,
-                f"id: {word[:80]!r} is no place; it takes a JSON Pointer into the body such as /order/number,"
-                " header:NAME, or new. The id itself is given as the header Idempotency-Key, or in a CloudEvent",
+                f"id: {word[:80]!r} is not a place: use a JSON Pointer into the body such as /order/number,"
+                " header:NAME, or new. Give the id itself in the header Idempotency-Key, or in a CloudEvent",
             )
     return tuple(_template("id", f"body:{word}" if word.startswith("/") else word, headers) for word in words)
 
 
 def _template(name: str, word: str, headers: Mapping[bytes, bytes]) -> Template:
-    """`body:POINTER`, `header:NAME`, or the attribute itself; raises Problem 400 or 422."""
+    """Parse `body:POINTER`, `header:NAME`, or the attribute itself; raises Problem 400 or 422."""
     kind, _, rest = word.partition(":")
     try:
         if kind == "header":

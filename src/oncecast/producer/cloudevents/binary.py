@@ -1,6 +1,6 @@
-"""CloudEvents' binary mode over HTTP: the attributes are headers (`ce-id`, …), the body is the data.
+"""The binary mode of CloudEvents over HTTP: the attributes are headers (`ce-id`, …), the body is the data.
 
-Made into a structured event, which is then read and judged like any other.
+A binary event is converted to a structured event, which is then parsed like any other.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _NOT_HEADERS = frozenset(("data", "data_base64", "datacontenttype"))
 
 
 def is_binary(content_type: str, header_names: Container[bytes]) -> bool:
-    """Whether a request carries its event's attributes in its headers; structured content wins over them."""
+    """Return whether the headers carry an event's attributes; a structured content type takes precedence."""
     return b"ce-specversion" in header_names and not content_type.lower().startswith("application/cloudevents")
 
 
 def to_structured(body: bytes, content_type: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The structured form of a binary event; raises Problem 400 or 422 where headers or JSON cannot be read."""
+    """Return the structured form of a binary event; raises Problem 400 or 422 for invalid headers or JSON."""
     members: dict[str, Any] = {}
     for header, value in headers:
         if not header.startswith(_PREFIX):
             continue
         name = header.removeprefix(_PREFIX).decode("latin-1")
         if name in members or name in _NOT_HEADERS:
-            raise Problem(400, f"header {_shown(header)}: given twice, or no attribute that is a header")
+            raise Problem(400, f"header {_shown(header)}: given twice, or not an attribute that may be a header")
         members[name] = _unescape(value.decode("latin-1"), header)
     if content_type:
         members["datacontenttype"] = content_type
@@ -50,9 +50,9 @@ def to_structured(body: bytes, content_type: str, headers: Iterable[tuple[bytes,
 
 
 def _text(body: bytes, content_type: str) -> str | None:
-    """A body of text in UTF-8, which is a JSON text in structured mode; None for anything else.
+    """Return a UTF-8 text body, which is a JSON string in structured mode; None for any other body.
 
-    A NUL, which PostgreSQL's `jsonb` cannot hold, makes it binary data.
+    Text with a NUL, which PostgreSQL's `jsonb` cannot store, is binary data.
     """
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
@@ -68,7 +68,7 @@ def _text(body: bytes, content_type: str) -> str | None:
 
 
 def _unescape(value: str, header: bytes) -> str:
-    """A header's value as the HTTP binding has it: perhaps quoted, then percent-encoded UTF-8."""
+    """Decode a header's value as the HTTP binding says: unquote it, then decode percent-encoded UTF-8."""
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = _ESCAPED.sub(r"\1", value[1:-1])
     try:
@@ -82,7 +82,7 @@ def _shown(header: bytes) -> str:
 
 
 def _check_json(body: bytes) -> None:
-    """Before it becomes part of something else: `1,"id":"x"` must not pass for data."""
+    """Check the body before it is embedded: `1,"id":"x"` must not pass as data."""
     try:
         msgspec.json.decode(body)
     except RecursionError:

@@ -1,7 +1,7 @@
-"""Ingest: what came in is either a list of valid events or refused as a whole, with the place that is wrong.
+"""Parse requests: a body is either a list of valid events or refused as a whole, with the invalid place.
 
-Pure functions of the bytes. A structured event is kept byte for byte as it came; what PostgreSQL's `jsonb`
-could not hold is refused here, before anything is acknowledged.
+Pure functions of the bytes. A structured event is kept byte for byte. Events that PostgreSQL's `jsonb` cannot store
+are refused here, before the acknowledgement.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Publication(NamedTuple):
 
     events: list[bytes]
     identities: list[tuple[str, str]]
-    """`(source, id)`."""
+    """`(source, id)` of each event."""
 
 
 def read_publication(
     body: bytes, content_type: str, bare: Bare, *, event_max_bytes: int, max_events: int = MAX_EVENTS
 ) -> Publication:
-    """The events of a request's `body`; raises Problem 400, 413, 415 or 422 naming what is wrong and where."""
+    """Parse a request's `body`; raises Problem 400, 413, 415 or 422 with the invalid place."""
     publication = Publication([], [])
     media_type = _begin(body, content_type, bare)
     for part in split(body, media_type, event_max_bytes=event_max_bytes, max_events=max_events):
@@ -47,7 +47,7 @@ def read_publication(
 def read_in_slices(
     body: bytes, content_type: str, bare: Bare, *, event_max_bytes: int, max_events: int
 ) -> Generator[None, None, Publication]:
-    """As `read_publication`, but yields after some milliseconds of work, so that others can have their turn."""
+    """As `read_publication`, but yields every few milliseconds, so that other tasks can run."""
     publication = Publication([], [])
     media_type = _begin(body, content_type, bare)
     parts = iter(split(body, media_type, event_max_bytes=event_max_bytes, max_events=max_events))
@@ -60,7 +60,7 @@ def read_in_slices(
 
 
 def _begin(body: bytes, content_type: str, bare: Bare) -> str:
-    """The media type of a body that may be read."""
+    """Return the media type of a body; raises Problem for a body that cannot be parsed."""
     if body.startswith(b"\xef\xbb\xbf"):
         raise Problem(400, "the body begins with a byte order mark; send UTF-8 without one")
     _check_bare(bare)
@@ -69,7 +69,7 @@ def _begin(body: bytes, content_type: str, bare: Bare) -> str:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from looking at a large body's values again and again: they are freed here."""
+    """Pause the garbage collector, which would scan a large body's values repeatedly."""
     paused = gc.isenabled()
     if paused:
         gc.disable()
@@ -81,7 +81,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _read_next_part(publication: Publication, parts: Iterator[BodyPart | None], bare: Bare, media_type: str) -> bool:
-    """Add the events of the next part; False if there is none."""
+    """Add the events of the next part; return False if there is none."""
     try:
         part = next(parts)
     except StopIteration:
@@ -114,7 +114,7 @@ def _media_type(content_type: str) -> str:
     media_type, _, parameters = content_type.partition(";")
     charset = _CHARSET.search(parameters)
     if charset and charset.group(1).lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise Problem(415, f"charset {charset.group(1)} is not taken; send UTF-8")
+        raise Problem(415, f"charset {charset.group(1)} is not accepted; send UTF-8")
     return media_type.strip().lower() or JSON
 
 

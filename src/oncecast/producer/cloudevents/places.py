@@ -1,6 +1,6 @@
-"""Where the attributes of a bare event are: in its body, by a JSON Pointer, or in a header of its request.
+"""The places of a bare event's attributes: a JSON Pointer into its body, or a header of its request.
 
-An attribute's place is written as a template: parts whose texts are joined. Headers are the same for all events of a
+A template is a list of parts whose texts are joined. Headers are the same for all events of a
 request, so `resolve` reads them once; `fill` reads the pointers, for each event.
 """
 
@@ -19,7 +19,7 @@ _MISSING = object()
 
 
 class Pointer(NamedTuple):
-    """A place in the body (RFC 6901). One that is not needed may be missing: then its `prefix` is left out, too."""
+    """A JSON Pointer into the body (RFC 6901). An optional one may be missing: then its `prefix` is omitted, too."""
 
     text: str
     keys: tuple[str, ...]
@@ -28,18 +28,18 @@ class Pointer(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, *, is_needed: bool = True, prefix: str = "") -> Self:
-        """Read `/order/number`; raises ValueError that says what is wrong."""
+        """Parse `/order/number`; raises ValueError."""
         if not text.startswith("/"):
-            raise ValueError("a JSON Pointer begins with a slash, as in /order/number")
+            raise ValueError("a JSON Pointer must begin with a slash, as in /order/number")
         if _BAD_ESCAPE.search(text):
             raise ValueError("in a JSON Pointer ~ is written ~0, and / in a name ~1")
         keys = tuple(key.replace("~1", "/").replace("~0", "~") for key in text[1:].split("/"))
         return cls(text, keys, is_needed, prefix)
 
     def find(self, body: Any) -> str | None:
-        """The text or whole number at the place, as text; None where nothing is.
+        """Return the string or integer at the place, as text; None if it is missing.
 
-        Raises ValueError, which says what is there, for anything else.
+        Raises ValueError for any other value.
         """
         value = body
         for key in self.keys:
@@ -54,19 +54,19 @@ class Pointer(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A header of the request, by its name."""
+    """A header of the request."""
 
     name: str
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Raises ValueError for what no header can be called."""
+        """Check a header's name; raises ValueError."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name[:40]!r} is not the name of a header")
         return cls(name)
 
     def find(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """Its value; None where it is missing or empty."""
+        """Return the header's value; None if it is missing or empty."""
         return headers.get(self.name.lower().encode(), b"").decode("latin-1").strip() or None
 
 
@@ -75,7 +75,7 @@ Unresolved = tuple[str | Pointer | Header, ...]
 
 
 def resolve(template: Unresolved, headers: Mapping[bytes, bytes]) -> Template | None:
-    """The template with the headers' values in it; None where one of them is missing."""
+    """Return the template with the headers' values; None if a header is missing."""
     parts: list[str | Pointer] = []
     for part in template:
         text = part.find(headers) if isinstance(part, Header) else part
@@ -86,9 +86,9 @@ def resolve(template: Unresolved, headers: Mapping[bytes, bytes]) -> Template | 
 
 
 def fill(template: Template, body: Any, name: str, place: str) -> str | None:
-    """The attribute `name` of the event `body`, which is at `place`; None where nothing is found of it.
+    """Return the attribute `name` of the event `body` at `place`; None if no part is found.
 
-    Raises Problem 422 where a pointer leads to what is no text, or a needed one to nothing.
+    Raises Problem 422 if a value is not a string or integer, or a required one is missing.
     """
     texts: list[str] = []
     for part in template:
@@ -98,11 +98,11 @@ def fill(template: Template, body: Any, name: str, place: str) -> str | None:
         try:
             text = part.find(body)
         except ValueError as error:
-            raise Problem(422, f"{place}: {error}; {_a(name)} is a text or a whole number") from None
+            raise Problem(422, f"{place}: {error}; {_a(name)} must be a string or an integer") from None
         if text or (text == "" and part.is_needed):
             texts.append(part.prefix + text)
         elif part.is_needed:
-            raise Problem(422, f"{place}: there is no {part.text[:80]!r}, where its {name} should be")
+            raise Problem(422, f"{place}: there is no {part.text[:80]!r}, the place of its {name}")
     return "".join(texts) if texts else None
 
 

@@ -1,6 +1,6 @@
-"""Senders of webhooks whose deliveries are known: where each has an event's id, type, source and subject.
+"""Known senders of webhooks, and where each has an event's id, type, source and subject.
 
-`?preset=NAME` is all that goes into the address on a sender's configuration page.
+Add `?preset=NAME` to the address on the sender's configuration page.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from oncecast.producer.cloudevents.places import Header, Pointer, Unresolved
 
 
 class Preset(NamedTuple):
-    """`ids` are tried in order: the first whose headers are all there is used."""
+    """The first of `ids` whose headers are all present is used."""
 
     ids: tuple[Unresolved, ...]
     attributes: Mapping[str, Unresolved]
@@ -24,7 +24,7 @@ def _perhaps(pointer: str, prefix: str = "") -> Pointer:
 
 PRESETS: Mapping[str, Preset] = {
     "github": Preset(
-        ids=((Header("X-GitHub-Delivery"),),),  # a redelivery has that of the first delivery
+        ids=((Header("X-GitHub-Delivery"),),),  # a redelivery has the id of the first delivery
         attributes={
             "source": ("https://github.com/webhooks",),
             "type": ("com.github.", Header("X-GitHub-Event"), _perhaps("/action", ".")),
@@ -32,7 +32,7 @@ PRESETS: Mapping[str, Preset] = {
         },
     ),
     "shopify": Preset(
-        # One event is delivered for each topic that it concerns, with the same event id.
+        # An event is delivered once for each of its topics, with the same event id.
         ids=(
             (Header("X-Shopify-Event-Id"), " ", Header("X-Shopify-Topic")),
             (Header("X-Shopify-Webhook-Id"),),
@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Preset] = {
         },
     ),
     "stripe": Preset(
-        ids=((Pointer.parse("/id"),),),  # evt_…: of the event, not of the object that it is about
+        ids=((Pointer.parse("/id"),),),  # evt_…: the id of the event, not of its object
         attributes={
             "source": ("https://api.stripe.com",),
             "type": ("com.stripe.", Pointer.parse("/type")),

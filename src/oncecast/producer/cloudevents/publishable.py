@@ -1,4 +1,4 @@
-"""Whether a producer would accept an event: asked when a handler emits one, so that its attempt is what fails."""
+"""Check emitted events as a producer would, so that an invalid event fails the handler's attempt."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from oncecast.producer.cloudevents.bare import Bare
 from oncecast.producer.cloudevents.parse import STRUCTURED, read_publication
 
 EVENT_MAX_BYTES = 1024 * 1024
-"""A producer that takes less refuses later."""
+"""A producer with a lower limit refuses the event later."""
 
 
 def check_publishable(event: bytes) -> None:
-    """Raise ValueError, saying why, if no producer would accept this structured event."""
+    """Raise ValueError with the reason if no producer would accept this structured event."""
     try:
         read_publication(event, STRUCTURED, Bare(), event_max_bytes=EVENT_MAX_BYTES)
     except Problem as problem:

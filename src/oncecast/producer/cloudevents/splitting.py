@@ -1,7 +1,7 @@
-"""A request's body in parts: some events at a time, each decoded and as its bytes.
+"""Split a request's body into parts of a few events, each decoded and as bytes.
 
-A small body is one part. A large one is never decoded as a whole: that would hold up the event loop, and a body of
-nothing but `{}` would become millions of objects before anybody had counted them.
+A small body is one part. A large body is never decoded as a whole, which would block the event loop: a body of
+nothing but `{}` would become millions of objects before they are counted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ BATCHED = "application/cloudevents-batch+json"
 
 PART_BYTES = 256 * 1024
 PART_EVENTS = 500
-"""What is worked on at a time: a few milliseconds."""
+"""The size of a part: a few milliseconds of work."""
 COMMAS_MAX = 1_000_000
-"""An array with more may have so many elements that they are counted first, one by one."""
+"""The elements of an array with more commas are counted before it is decoded."""
 
 _decode = msgspec.json.decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -39,24 +39,24 @@ Raw = bytes | msgspec.Raw
 
 
 class BodyPart(NamedTuple):
-    """Some events that stand together in a body."""
+    """Consecutive events of a body."""
 
     text: bytes
-    """Where all of them are in."""
+    """The bytes that contain all of them."""
     values: Sequence[Any]
     raws: Sequence[Raw]
     first: int | None
-    """How many events come before; None where the request is this one event."""
+    """The number of earlier events; None if the request is this one event."""
     place: BodyPlace
-    """The words for where the n-th of the part stands."""
+    """Returns the place of the part's n-th event, in words."""
 
     def number(self, index: int) -> int | None:
-        """The position of the n-th of the part in the request; None where the request is this one event."""
+        """Return the position of the part's n-th event in the request; None if the request is this one event."""
         return None if self.first is None else self.first + index
 
 
 def split(body: bytes, media_type: str, *, event_max_bytes: int, max_events: int) -> Iterable[BodyPart | None]:
-    """The parts of `body`; None after work that brought none. Raises Problem 400, 413, 415 or 422."""
+    """Yield the parts of `body`, or None after work without a part. Raises Problem 400, 413, 415 or 422."""
     if media_type in NDJSON:
         return _split_lines(body, event_max_bytes, max_events)
     if media_type not in (JSON, STRUCTURED, BATCHED):
@@ -75,7 +75,7 @@ def _single(body: bytes, media_type: str, event_max_bytes: int) -> Iterable[Body
     _check_size(body, "the event", event_max_bytes)
     value = decoded(body, "the body")
     if media_type == BATCHED:
-        raise Problem(422, f"a batch is a JSON array, not {kind_of(value)}")
+        raise Problem(422, f"a batch must be a JSON array, not {kind_of(value)}")
     return (BodyPart(body, (value,), (_decode_raw(body),), None, _the_event),)
 
 
@@ -111,7 +111,7 @@ def _part_of_array(raws: Sequence[Raw], first: int) -> BodyPart:
 
 
 def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[BodyPart]:
-    if body.count(b"\n") > 2 * max_events:  # blank ones would take time, too
+    if body.count(b"\n") > 2 * max_events:  # blank lines would take time, too
         raise too_many(max_events)
     first = 0
     for numbers, raws in _lines(body):
@@ -129,13 +129,13 @@ def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator
 
 
 def _part_of_lines(raws: Sequence[bytes], first: int, place: BodyPlace) -> BodyPart:
-    # Line by line: a decoder of lines would also take two values of one line, or one value of two.
+    # Line by line: a line decoder would also accept two values on one line, or one value on two lines.
     values = [decoded(raw, partial(place, index)) for index, raw in enumerate(raws)]
     return BodyPart(b"\n".join(raws), values, raws, first, place)
 
 
 def _lines(body: bytes) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Lines that are not blank, with their numbers, some at a time."""
+    """Yield lists of lines that are not blank, and their numbers."""
     numbers: list[int] = []
     raws: list[bytes] = []
     begin = size_bytes = 0
@@ -155,7 +155,7 @@ def _lines(body: bytes) -> Iterator[tuple[list[int], list[bytes]]]:
 
 
 def _count_elements(text: str, max_events: int) -> Iterator[None]:
-    """Raise Problem 413 if an array has too many elements; whatever is wrong with it is left to others to say."""
+    """Raise Problem 413 if an array has too many elements; other errors are found later."""
     scan = json.JSONDecoder().raw_decode
     at, found = 1, 0
     while True:
@@ -186,12 +186,12 @@ def _raws(body: bytes) -> list[msgspec.Raw]:
 
 
 def decoded(text: Raw, place: str | Callable[[], str]) -> Any:
-    """The value of JSON; raises Problem 400 or 422 that says where it stands."""
+    """Decode JSON; raises Problem 400 or 422 with its place."""
     try:
         return _decode(text)
     except RecursionError:
         raise Problem(422, f"{_said(place)}: nested too deeply") from None
-    except msgspec.ValidationError as error:  # valid JSON that no computer's numbers can hold
+    except msgspec.ValidationError as error:  # valid JSON with a number that is out of range
         raise Problem(422, f"{_said(place)}: {error}") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise Problem(400, f"{_said(place)} is not JSON in UTF-8: {error}") from None
@@ -212,7 +212,7 @@ def too_many(max_events: int) -> Problem:
 
 
 def kind_of(value: object) -> str:
-    """What a decoded value is, in words."""
+    """Return the kind of a decoded value, in words."""
     kinds: Iterable[tuple[type, str]] = (
         (dict, "an object"),
         (list, "an array"),

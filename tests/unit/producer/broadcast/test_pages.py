@@ -1,4 +1,4 @@
-"""Pages that clients do not take hold a bounded part of a producer's memory, and nobody misses an event for that."""
+"""Unsent pages use bounded memory, and clients still get every event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def producer(limits: PageLimits) -> Producer:
     journal = MemoryJournal(SYSTEM_CLOCK, frame_max_bytes=100_000)
     await journal.append([EVENT % n for n in range(300)])
     settings = ProducerSettings(instance="p", pages=limits)
-    return Producer(journal, settings, SYSTEM_CLOCK, metrics=bytes, emit=lambda _fact: None)
+    return Producer(journal, settings, SYSTEM_CLOCK, metrics=bytes, emit=lambda _event: None)
 
 
 def asking(limit: int) -> Scope:
@@ -46,9 +46,7 @@ async def nothing() -> Message:
 
 
 @pytest.mark.parametrize("limits", [PageLimits(all_max_bytes=300_000)])
-async def test_pages_that_nobody_takes_leave_small_ones_to_others_until_they_are_taken(
-    producer: Producer, limits: PageLimits
-) -> None:
+async def test_unsent_pages_leave_small_pages_to_others(producer: Producer, limits: PageLimits) -> None:
     taken, begun = asyncio.Event(), asyncio.Event()
     sent: list[Message] = []
 
@@ -73,7 +71,7 @@ async def test_pages_that_nobody_takes_leave_small_ones_to_others_until_they_are
 
 
 @pytest.mark.parametrize("limits", [PageLimits(min_bytes=500, all_max_bytes=0)])
-async def test_small_pages_lead_through_every_event_and_a_larger_one_is_a_page_of_its_own(producer: Producer) -> None:
+async def test_small_pages_reach_every_event_and_a_larger_event_has_its_own_page(producer: Producer) -> None:
     found: list[str] = []
     transport = httpx2.ASGITransport(producer.app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -1,4 +1,4 @@
-"""Readers keep to their share of the event loop while events are published, and have all of it otherwise."""
+"""Readers get a limited share of the event loop while events are published, and all of it otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLICE_S = 0.001
 
 
 async def slices(budget: ReadBudget, until_s: float) -> int:
-    """How many slices of work a reader does until then; each is charged, none is really worked."""
+    """Return how many slices a reader may do until then; each is charged but takes no real time."""
     count = 0
     while time.monotonic() < until_s:
         await budget.spend(SLICE_S)
@@ -25,7 +25,7 @@ async def slices(budget: ReadBudget, until_s: float) -> int:
     return count
 
 
-async def test_while_events_are_published_all_readers_together_have_a_tenth_of_the_time_and_share_it_fairly() -> None:
+async def test_readers_share_a_tenth_of_the_time_while_events_are_published() -> None:
     budget = ReadBudget(SYSTEM_CLOCK)
     begun_s = time.monotonic()
     with budget.publishing():
@@ -35,7 +35,7 @@ async def test_while_events_are_published_all_readers_together_have_a_tenth_of_t
     assert max(done) - min(done) <= 1
 
 
-async def test_when_nothing_is_published_readers_have_all_the_time_that_they_work_for() -> None:
+async def test_readers_have_all_the_time_when_nothing_is_published() -> None:
     budget = ReadBudget(SYSTEM_CLOCK)
     with budget.publishing():
         pass
@@ -46,14 +46,14 @@ async def test_when_nothing_is_published_readers_have_all_the_time_that_they_wor
     assert time.monotonic() - begun_s < 1
 
 
-async def test_a_reader_that_waits_for_its_network_is_not_charged_for_that_time() -> None:
+async def test_a_reader_does_not_pay_for_the_time_of_its_network() -> None:
     budget = ReadBudget(SYSTEM_CLOCK)
     with budget.publishing():
         async with asyncio.timeout(120):
             await budget.spend_since(time.monotonic() - 3_600, 10)
 
 
-async def test_a_publication_that_fails_is_over_too() -> None:
+async def test_a_failed_publication_ends_the_limit() -> None:
     budget = ReadBudget(SYSTEM_CLOCK)
     with pytest.raises(ValueError, match="no"), budget.publishing():
         raise ValueError("no")
@@ -63,7 +63,7 @@ async def test_a_publication_that_fails_is_over_too() -> None:
 
 
 @pytest.mark.parametrize("batch", [JournalBatch(7, 2, 123, b'["\xc3\xbc",2]'), JournalBatch(7, 2, 123, b"[]")])
-def test_a_frame_is_as_large_as_it_says_before_it_is_made(batch: JournalBatch) -> None:
+def test_the_size_of_a_frame_is_known_before_it_is_encoded(batch: JournalBatch) -> None:
     frame = Frame(batch)
     size_bytes = frame.size_bytes
     assert len(frame.text.encode()) == size_bytes

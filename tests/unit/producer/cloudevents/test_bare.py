@@ -1,4 +1,4 @@
-"""A request says where its bare events' ids and other attributes are, all of it in the address."""
+"""The query of a request gives the places of its bare events' ids and other attributes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDER = {"id": 7, "order": {"number": "A-1", "lines": [{"sku": "x/y~z"}, {"sku":
 
 
 def published(body: Any, query: str = "", content_type: str = "application/json", **headers: str) -> list[Any]:
-    """The events that a request becomes."""
+    """Return the events of a request."""
     named = {name.replace("_", "-").lower().encode(): value.encode("latin-1") for name, value in headers.items()}
     bare = bare_of(query.encode(), named, Bare(source="/default"))
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -49,7 +49,7 @@ def refusal(body: Any, query: str = "", **headers: str) -> tuple[int, str]:
         ("body:/order/number", "A-1"),
     ],
 )
-def test_the_id_is_where_a_json_pointer_says(pointer: str, id_: str) -> None:
+def test_a_json_pointer_gives_the_place_of_the_id(pointer: str, id_: str) -> None:
     assert ids(ORDER, f"id={quote(pointer)}") == [id_]
     assert ids(ORDER, f"id={pointer}") == [id_]
     (event,) = published(ORDER, f"id={pointer}")
@@ -64,62 +64,62 @@ def test_a_whole_number_of_any_size_keeps_its_digits_as_an_id() -> None:
 @pytest.mark.parametrize(
     ("query", "status", "said"),
     [
-        ("id=/missing", 422, "the event: there is no '/missing', where its id should be"),
-        ("id=/order", 422, "is an object; an id is a text or a whole number"),
+        ("id=/missing", 422, "the event: there is no '/missing', the place of its id"),
+        ("id=/order", 422, "is an object; an id must be a string or an integer"),
         ("id=/order/lines", 422, "is an array"),
         ("id=/order/lines/2/sku", 422, "there is no"),
         ("id=/order/lines/-/sku", 422, "there is no"),
         ("id=/order/lines/00/sku", 422, "there is no"),
         ("id=/order/number/x", 422, "there is no"),
         ("id=/~2", 400, "~ is written ~0"),
-        ("id=", 400, "is no place"),
-        ("id=o-1", 400, "is no place"),
-        ("id=body:x", 400, "begins with a slash"),
+        ("id=", 400, "is not a place"),
+        ("id=o-1", 400, "is not a place"),
+        ("id=body:x", 400, "must begin with a slash"),
         ("id=header:", 400, "not the name of a header"),
         ("id=header:a%20b", 400, "not the name of a header"),
         ("id=header:X-Delivery", 422, "no header X-Delivery"),
         ("type=header:X-Event", 422, "no header X-Event"),
-        ("type=body:/order", 422, "a type is a text"),
+        ("type=body:/order", 422, "a type must be a string"),
         ("type=", 422, "type is empty"),
         ("time=body:/order/number", 422, "RFC 3339"),
         ("type=a&type=b", 400, "type is given twice"),
-        ("preset=gitbub", 400, "there is no preset 'gitbub'; there are github, shopify, standard-webhooks, stripe"),
+        ("preset=gitbub", 400, "unknown preset 'gitbub'; known presets: github, shopify, standard-webhooks, stripe"),
         ("preset=github", 422, "no header X-GitHub-Delivery"),
         ("preset=shopify", 422, "no header X-Shopify-Event-Id or X-Shopify-Webhook-Id"),
     ],
 )
-def test_a_place_that_leads_to_no_attribute_is_refused_with_its_name(query: str, status: int, said: str) -> None:
+def test_a_place_without_an_attribute_is_refused_with_its_name(query: str, status: int, said: str) -> None:
     found, detail = refusal(ORDER, query)
     assert (found, said in detail) == (status, True), detail
 
 
 @pytest.mark.parametrize("value", [True, 1.0, 1.5, [], {}, None, "", "x" * 513, "a\nb"])
-def test_what_can_be_no_id_is_refused_where_the_request_says_that_the_id_is_there(value: Any) -> None:
+def test_an_invalid_id_at_the_named_place_is_refused(value: Any) -> None:
     status, detail = refusal([{"n": 1}, {"n": value}], "id=/n")
     assert (status, detail.startswith("event 2: ")) == (422, True), detail
 
 
-def test_each_event_of_a_batch_and_of_ndjson_has_the_id_that_the_pointer_finds_in_it() -> None:
+def test_a_pointer_gives_each_event_of_a_batch_or_ndjson_its_id() -> None:
     orders = [{"n": {"o": 1}}, {"n": {"o": "b"}}]
     assert ids(orders, "id=/n/o") == ["1", "b"]
     lines = b"\n".join(json.dumps(order).encode() for order in orders)
     assert ids(lines, "id=/n/o", "application/x-ndjson") == ["1", "b"]
 
 
-def test_several_places_together_are_one_id_that_differs_where_any_part_does() -> None:
+def test_several_places_are_one_id_that_differs_in_any_part() -> None:
     query = "id=/id&id=/status"
     assert ids([{"id": 7, "status": "paid"}, {"id": 7, "status": "refunded"}], query) == ["7/paid", "7/refunded"]
     assert ids({"id": "a/b", "status": "c"}, query) != ids({"id": "a", "status": "b/c"}, query)
 
 
-def test_a_header_by_name_is_the_id_of_a_delivery_every_time_that_it_is_sent() -> None:
+def test_a_header_gives_the_same_id_to_each_redelivery() -> None:
     assert ids({"a": 1}, "id=header:X-Delivery", x_delivery="d-1") == ["d-1"]
     first, again = (ids([{"a": 1}, {"a": 2}], "id=header:X-Delivery", x_delivery="d-1") for _ in range(2))
     assert first == again
     assert len(set(first)) == 2, "a batch's events have ids of their own"
 
 
-def test_the_idempotency_key_comes_before_the_body_and_the_address_before_both() -> None:
+def test_the_address_precedes_the_idempotency_key_and_the_body() -> None:
     statuses = [{"id": 820982911946154508, "status": status} for status in ("pending", "paid", "refunded")]
     by_key = [ids(body, Idempotency_Key=f"k-{n}") for n, body in enumerate(statuses)]
     assert len({id_ for (id_,) in by_key}) == 3
@@ -135,7 +135,7 @@ def test_one_idempotency_key_gives_a_batch_the_same_distinct_ids_again() -> None
     assert len(set(first)) == 3
 
 
-def test_new_draws_an_id_whatever_the_body_calls_so() -> None:
+def test_new_draws_a_random_id() -> None:
     (first,), (second,) = (ids({"id": 7}, "id=new") for _ in range(2))
     assert first.startswith("evt_")
     assert first != second
@@ -214,5 +214,5 @@ def test_standard_webhooks_send_their_message_id_in_a_header(header: str) -> Non
     assert (event["id"], event["type"], event["source"]) == ("msg_1", "user.created", "/default")
 
 
-def test_what_the_address_says_is_percent_decoded_as_utf8() -> None:
+def test_the_query_is_percent_decoded_as_utf8() -> None:
     assert ids({"ü/n": "x"}, urlencode({"id": "/ü~1n"})) == ["x"]

@@ -1,4 +1,4 @@
-"""What a request's address and headers say about its events reaches the journal."""
+"""Attributes from a request's query and headers reach the journal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_an_empty_batch_is_accepted_and_writes_nothing(
         assert await last_offset(client) == 0
 
 
-async def test_three_changes_of_one_order_are_three_events_where_the_address_says_so(producer: Address) -> None:
+async def test_several_id_places_make_each_change_of_an_order_an_event(producer: Address) -> None:
     changes = [{"id": 820982911946154508, "status": status} for status in ("pending", "paid", "refunded")]
     async with producer.client() as client:
         for number, change in enumerate(changes):
@@ -57,7 +57,7 @@ async def test_three_changes_of_one_order_are_three_events_where_the_address_say
         ]
 
 
-async def test_a_place_that_leads_nowhere_is_refused_and_nothing_is_accepted(producer: Address) -> None:
+async def test_a_missing_place_is_refused_and_nothing_is_accepted(producer: Address) -> None:
     async with producer.client() as client:
         answer = await client.post("/events?id=/order/number", json=[{"order": {"number": 1}}, {}])
         assert (answer.status_code, "event 2" in answer.json()["detail"]) == (422, True)
@@ -90,7 +90,7 @@ async def test_a_publisher_names_the_place_of_its_mappings_ids(producer: Address
     assert second["id"].startswith("evt_")
 
 
-async def test_a_request_that_is_sent_again_under_its_idempotency_key_has_the_same_ids(producer: Address) -> None:
+async def test_a_retry_with_the_same_idempotency_key_has_the_same_ids(producer: Address) -> None:
     async with httpx2.AsyncClient(base_url=producer.http) as client:
         answers = [await client.post("/events", json=[{"id": 1}, {}], headers={"idempotency-key": "k"}) for _ in "12"]
     first, again = ([event["id"] for event in answer.json()["events"]] for answer in answers)

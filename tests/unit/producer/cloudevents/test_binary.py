@@ -21,7 +21,7 @@ def read(body: bytes, content_type: str, *more: tuple[str, str]) -> dict[str, An
     return json.loads(read_publication(event, STRUCTURED, Bare(), event_max_bytes=10_000).events[0])  # type: ignore[no-any-return]
 
 
-def test_json_is_the_data_as_it_came() -> None:
+def test_json_data_is_kept_unchanged() -> None:
     assert read(b'{"x" : 1.50}', "application/json", ("ce-subject", "x")) == {
         "specversion": "1.0",
         "id": "1",
@@ -75,7 +75,7 @@ def test_header_values_are_unquoted_and_percent_decoded() -> None:
         (b"", "", ("ce-trace-parent", "x"), 422, "trace-parent"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_with_the_place(
+def test_invalid_input_is_refused_with_the_place(
     body: bytes, content_type: str, header: tuple[str, str], status: int, said: str
 ) -> None:
     with pytest.raises(Problem) as caught:
@@ -83,7 +83,7 @@ def test_what_cannot_be_taken_is_refused_with_the_place(
     assert (caught.value.status, said in caught.value.detail) == (status, True), caught.value.detail
 
 
-def test_the_headers_say_whether_it_is_binary_mode_but_structured_content_wins() -> None:
+def test_headers_choose_binary_mode_unless_the_content_is_structured() -> None:
     assert is_binary("application/json", HEADERS)
     assert not is_binary("application/json", {b"ce-id": b"1"})
     assert not is_binary("Application/CloudEvents+json", HEADERS)

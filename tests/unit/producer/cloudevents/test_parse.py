@@ -1,4 +1,4 @@
-"""Ingest takes events whole and as they are, or refuses the request and says where it is wrong."""
+"""A request is accepted whole and unchanged, or refused with the invalid place."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_an_idempotency_key_makes_the_same_ids_again() -> None:
         ("{}", "Application/CloudEvents+JSON", 422, "specversion"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_with_the_place(
+def test_invalid_input_is_refused_with_the_place(
     body: bytes | str, content_type: str, status: int, said: str
 ) -> None:
     problem = refusal(body, content_type)
@@ -134,12 +134,12 @@ def test_what_cannot_be_taken_is_refused_with_the_place(
     [
         ({"specversion": "0.3"}, "specversion"),
         ({"id": ""}, '"id" is empty'),
-        ({"id": 7}, '"id" must be a text'),
+        ({"id": 7}, '"id" must be a string'),
         ({"id": "x" * 513}, "512 bytes"),
         ({"id": "é" * 257}, "512 bytes"),
         ({"id": "a\nb"}, "control character"),
         ({"source": "\x1b[2J"}, "control character"),
-        ({"type": None}, '"type" must be a text'),
+        ({"type": None}, '"type" must be a string'),
         ({"subject": 1}, '"subject"'),
         ({"time": "yesterday"}, '"time"'),
         ({"time": "10000-01-01T00:00:00Z"}, '"time"'),
@@ -160,9 +160,7 @@ def test_what_cannot_be_taken_is_refused_with_the_place(
         ({"ext": {}}, '"ext"'),
     ],
 )
-def test_attributes_that_cloudevents_or_postgresql_would_not_take_are_named(
-    attributes: dict[str, Any], said: str
-) -> None:
+def test_invalid_attributes_are_named(attributes: dict[str, Any], said: str) -> None:
     problem = refusal(json.dumps([structured(), structured(**attributes)]))
     assert problem.status == 422
     assert problem.detail.startswith("event 2: ")
@@ -189,18 +187,18 @@ def test_attributes_that_cloudevents_or_postgresql_would_not_take_are_named(
         {"data": 1e-300},
     ],
 )
-def test_unusual_but_valid_events_are_taken(attributes: dict[str, Any]) -> None:
+def test_unusual_but_valid_events_are_accepted(attributes: dict[str, Any]) -> None:
     assert json.loads(read(json.dumps(structured(**attributes))).events[0]) == structured(**attributes)
 
 
 @pytest.mark.parametrize("member", ["id", "source", "type", "specversion", "subject", "time", "data_base64"])
-def test_a_member_given_twice_is_refused_where_the_first_would_mislead_typed_readers(member: str) -> None:
+def test_a_member_given_twice_with_a_wrong_type_is_refused(member: str) -> None:
     event = structured(subject="s", time="2026-01-01T00:00:00Z", data_base64="AAAA")
     problem = refusal(json.dumps(event).replace("{", f'{{"{member}":7,', 1))
     assert (problem.status, "twice" in problem.detail) == (422, True), problem.detail
 
 
-def test_of_members_of_one_name_the_last_counts() -> None:
+def test_the_last_of_several_members_with_one_name_counts() -> None:
     body = '{"id":"first","specversion":"1.0","source":"/s","type":"t","\\u0069d":"last"}'
     publication = read(body)
     assert publication.identities == [("/s", "last")]
@@ -220,7 +218,7 @@ attributes_or_not = st.dictionaries(
 
 
 @given(json_values | attributes_or_not | st.lists(attributes_or_not, max_size=3), st.booleans())
-def test_any_json_is_taken_with_its_value_or_refused_with_a_status(value: object, ascii: bool) -> None:
+def test_any_json_is_accepted_unchanged_or_refused_with_a_status(value: object, ascii: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
     try:
         publication = read(body)
@@ -244,7 +242,7 @@ json_shreds = st.lists(
 
 @given(st.binary(max_size=200) | json_shreds, st.sampled_from(["application/json", "application/x-ndjson"]))
 @example(b'{} {}\n{"a":\n1}', "application/x-ndjson")
-def test_any_bytes_are_refused_or_become_events_that_every_reader_can_read(body: bytes, content_type: str) -> None:
+def test_any_bytes_are_refused_or_become_readable_events(body: bytes, content_type: str) -> None:
     try:
         publication = read(body, content_type)
     except Problem as problem:
