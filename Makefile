@@ -32,6 +32,7 @@ lint: setup ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python tools/check_words.py
 	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
 test: lint ## lint and all tests, against a real PostgreSQL and Valkey; without ARGS, coverage has a floor

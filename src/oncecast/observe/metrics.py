@@ -124,7 +124,10 @@ _COUNTED: dict[type[TelemetryEvent], tuple[str, str]] = {
         "oncecast_gaps_total",
         "Gaps: parts of a journal that were deleted before they were read.",
     ),
-    telemetry_events.Quarantined: ("oncecast_suspects_total", "Attempts of quarantined events, each made alone."),
+    telemetry_events.Quarantined: (
+        "oncecast_quarantined_attempts_total",
+        "Attempts of quarantined events, each made alone.",
+    ),
     telemetry_events.EmissionsRelayed: ("oncecast_emitted_total", "Emitted events that a producer has accepted."),
     telemetry_events.EmissionDropped: (
         "oncecast_refused_emissions_total",
@@ -138,7 +141,7 @@ _COUNTED: dict[type[TelemetryEvent], tuple[str, str]] = {
         "oncecast_foreign_values_total",
         "Redis keys of Oncecast whose value another application wrote, and which were overwritten.",
     ),
-    telemetry_events.TakenOver: ("oncecast_rescued_total", "Events taken over from dead listeners."),
+    telemetry_events.TakenOver: ("oncecast_taken_over_total", "Events taken over from dead listeners."),
     telemetry_events.Reconnecting: ("oncecast_reconnects_total", "Attempts to reconnect to a producer."),
 }
 GAUGES = {

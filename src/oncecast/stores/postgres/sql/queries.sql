@@ -466,7 +466,7 @@ returning true
 
 -- name: count_deaths
 -- Charge the crash of a process to the event that it ran alone.
-update {schema}.suspects set attempting = false, deaths = deaths + 1 where listener = %(listener)s and attempting
+update {schema}.quarantined set attempting = false, deaths = deaths + 1 where listener = %(listener)s and attempting
 
 -- name: unregister_process
 delete from {schema}.running where listener = %(listener)s
@@ -475,16 +475,16 @@ delete from {schema}.running where listener = %(listener)s
 -- Returns how many processes of the group have died of the event so far; a statement does not see its own row. Ends any
 -- other event of this listener, whose end may not have been recorded.
 with ended as (
-    update {schema}.suspects set attempting = false
+    update {schema}.quarantined set attempting = false
     where listener = %(listener)s and attempting and (source, id) <> (%(source)s, %(id)s)),
 begun as (
-    insert into {schema}.suspects (source, id, listener, attempting)
+    insert into {schema}.quarantined (source, id, listener, attempting)
     values (%(source)s, %(id)s, %(listener)s, true)
     on conflict (source, id, listener) do update set attempting = true)
-select coalesce(sum(deaths), 0)::integer from {schema}.suspects where source = %(source)s and id = %(id)s
+select coalesce(sum(deaths), 0)::integer from {schema}.quarantined where source = %(source)s and id = %(id)s
 
 -- name: end_isolated
-delete from {schema}.suspects where source = %(source)s and id = %(id)s and listener = %(listener)s
+delete from {schema}.quarantined where source = %(source)s and id = %(id)s and listener = %(listener)s
 
 -- name: take_turn
 -- Whether no other event of the key is in progress, and the place of the previous event's row, if there is one.

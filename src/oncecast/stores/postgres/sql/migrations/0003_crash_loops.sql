@@ -6,7 +6,7 @@ create table {schema}.running (
 
 -- Quarantined events that ran alone while Redis could not count, and how many processes died of each; `attempting` is
 -- true while one runs.
-create table {schema}.suspects (
+create table {schema}.quarantined (
     source     text not null,
     id         text not null,
     listener   text not null,
