@@ -53,7 +53,7 @@ async def is_well(stack: Stack) -> None:
 
 
 async def in_time(telemetry: Callable[[], Awaitable[Any]], began_s: float) -> Any:
-    """The true answer of `fact`, which must have come within WITHIN_S of `began_s`."""
+    """Return the answer of `telemetry`, which must come within WITHIN_S of `began_s`."""
     answer = await until(telemetry, within_s=20.0)
     took_s = time.monotonic() - began_s
     assert took_s < WITHIN_S, f"{telemetry.__name__} after {took_s:.1f} s"

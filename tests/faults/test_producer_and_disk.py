@@ -86,6 +86,10 @@ async def test_a_flipped_byte_is_named_and_not_served_and_what_an_operator_skips
         await stack.start("producer")
         damaged = await client.get("/events", params={"after": f"{await epoch(client)}:20"})
         assert (damaged.status_code, "offsets 21 to 30 fail their checksum" in damaged.text) == (500, True)
+        health = (await client.get("/health")).json()
+        assert (health["status"], "offsets 21 to 30 fail their checksum" in health["reason"]) == ("degraded", True)
+        assert "oncecast journal check" in health["remedy"]
+        assert "offsets 21 to 30 fail their checksum" in (stack.folder("producer") / "output.log").read_text()
         for name in stack.listeners:
             await stack.start(name)
         await client.post("/events", json=[{"id": "still-taken"}])
