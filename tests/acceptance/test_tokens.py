@@ -111,7 +111,7 @@ async def test_commands_show_the_tokens_of_their_environment(
             status, _, error = await oncecast(*words, "--data", str(stack.data))
             assert (status, error) == (0, ""), words
         status, _, error = await oncecast("groups", "forget", "other", "--data", str(stack.data))
-        assert (status, "(ADMIN_TOKEN of who asks)" in error) == (1, True)
+        assert (status, "(ADMIN_TOKEN of the client)" in error) == (1, True)
         assert error.endswith("; ADMIN_TOKEN is not set here; SUBSCRIBE_TOKEN was sent instead\n")
         monkeypatch.setitem(os.environ, "ADMIN_TOKEN", "another-stacks")
         status, _, error = await oncecast(*listing)
