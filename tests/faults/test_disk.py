@@ -145,7 +145,7 @@ async def test_after_closing_an_append_is_refused_rather_than_left_waiting(journ
 async def test_too_much_waiting_for_the_disk_is_refused(journal: SqliteJournal) -> None:
     results = await asyncio.gather(*(journal.append([event(n)]) for n in range(5)), return_exceptions=True)
     assert results[0] == 1
-    assert any(isinstance(result, JournalUnavailable) and "behind" in str(result) for result in results)
+    assert any(isinstance(result, JournalUnavailable) and "overloaded" in str(result) for result in results)
     assert await journal.append([b"{}" * 100])  # alone, one of any size
 
 
