@@ -63,7 +63,7 @@ async def test_a_dead_letter_is_listed_edited_and_replayed_by_command(stack_of: 
         assert (status, out.count("RuntimeError: this event was sent to fail")) == (0, 3)
         status, out, _ = await oncecast("dead-letters", "show", "f1", *data, "--no-json")
         assert status == 0
-        assert "demonstration.py" in out
+        assert "demo.py" in out
 
         status, out, error = await oncecast("dead-letters", "replay", "f1", *data, "--json")
         result, summary = map(json.loads, out.splitlines())
