@@ -262,9 +262,9 @@ def is_healthy(port: str) -> bool:
     return subprocess.run(health_check(), env=environment, capture_output=True, timeout=30).returncode == 0
 
 
-def wait_for(telemetry: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + READY_WITHIN_S
-    while not telemetry():
+    while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
 

@@ -128,13 +128,13 @@ def test_every_console_line_that_is_quoted_can_be_said(document: Path) -> None:
 async def test_recovery_shows_what_it_says_step_by_step(stack_of: StackOf, tmp_path: Path) -> None:
     async with stack_of(environment={"EVENT_RETRY_DELAY": "100ms"}) as stack:
         (tmp_path / ".oncecast").symlink_to(stack.data)
-        for block, told in pairs(RECOVERY):
+        for block, reported in pairs(RECOVERY):
             seen = ""
 
-            async def as_told(block: Block = block, told: str = told) -> bool:
+            async def as_told(block: Block = block, reported: str = reported) -> bool:
                 nonlocal seen
                 seen = await shown(addressed(block.text, stack), tmp_path)
-                return looks_like(seen, told)
+                return looks_like(seen, reported)
 
             tries = until(as_told, 20.0) if "again" in block.mark else as_told()
             assert await tries, f"{block.text}\n{seen}"

@@ -38,9 +38,9 @@ async def dead(example: Example, group: str) -> dict[str, str]:
 
 
 def test_every_example_is_run_here() -> None:
-    told = Path(__file__).read_text("utf-8")
+    reported = Path(__file__).read_text("utf-8")
     for file in (ROOT / "examples").glob("*.py"):
-        assert file.stem == "tables" or f'example_of("{file.stem}"' in told, file.name
+        assert file.stem == "tables" or f'example_of("{file.stem}"' in reported, file.name
 
 
 async def test_stock_is_reserved_once_and_never_below_zero(example_of: ExampleOf) -> None:

@@ -45,8 +45,8 @@ async def test_a_handler_that_exits_fails_its_event_alone_and_the_listener_goes_
         await until(ended)
         dead = await rows(stack, "select id, attempts from oncecast.events where status = 'dead' order by id")
         assert dead == [(type, 3) for type in sorted(EXITS)]
-        told = await rows(stack, "select distinct error from oncecast.dead_letters order by error")
-        assert told == [
+        reported = await rows(stack, "select distinct error from oncecast.dead_letters order by error")
+        assert reported == [
             ("AttemptFailed: the handler raised KeyboardInterrupt",),
             ("AttemptFailed: the handler raised SystemExit: 3",),
         ]

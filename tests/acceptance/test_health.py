@@ -52,11 +52,11 @@ async def is_well(stack: Stack) -> None:
     await until(well)
 
 
-async def in_time(telemetry: Callable[[], Awaitable[Any]], began_s: float) -> Any:
-    """Return the answer of `telemetry`, which must come within WITHIN_S of `began_s`."""
-    answer = await until(telemetry, within_s=20.0)
+async def in_time(condition: Callable[[], Awaitable[Any]], began_s: float) -> Any:
+    """Return the answer of `condition`, which must come within WITHIN_S of `began_s`."""
+    answer = await until(condition, within_s=20.0)
     took_s = time.monotonic() - began_s
-    assert took_s < WITHIN_S, f"{telemetry.__name__} after {took_s:.1f} s"
+    assert took_s < WITHIN_S, f"{condition.__name__} after {took_s:.1f} s"
     return answer
 
 

@@ -45,9 +45,9 @@ def test_no_plugin_for_coroutines_is_needed_and_nothing_is_left_over(tmp_path: P
         "def test_it(test_listener):\n"
         "    assert test_listener(app).send({'type': 't'}).is_stored\n"
     )
-    told = run_pytest(tmp_path, test=test)
-    assert "1 passed" in told, told
-    assert "warning" not in told.lower(), told
+    reported = run_pytest(tmp_path, test=test)
+    assert "1 passed" in reported, reported
+    assert "warning" not in reported.lower(), reported
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -60,8 +60,8 @@ async def test_a_full_journal_refuses_names_who_holds_it_back_and_takes_again_on
         assert f"the journal is full: the group 'oncecast' has not processed {accepted} events" in log.read_text()
 
         async def is_told() -> bool:
-            told = "full of events that oncecast has not processed"
-            return told in log.read_text()
+            reported = "full of events that oncecast has not processed"
+            return reported in log.read_text()
 
         await until(is_told)
         status, out, _ = await oncecast("journal", "--data", str(stack.data), "--no-json")

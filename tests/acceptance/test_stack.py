@@ -80,10 +80,10 @@ async def test_a_process_that_ends_without_a_request_is_reported_and_not_restart
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
-        async def told() -> object:
+        async def reported() -> object:
             return said
 
-        await until(told)
+        await until(reported)
         assert said == ["listener-a ended with status -9; start it with: oncecast start listener-a"]
 
 
@@ -184,9 +184,9 @@ async def test_as_root_it_runs_in_a_folder_that_only_root_may_enter(monkeypatch:
 
 async def test_commands_to_a_stack_say_what_they_did(stack_of: StackOf) -> None:
     async with stack_of() as stack:
-        for verb, told in (("stop", "has stopped"), ("start", "is ready"), ("kill", "is killed")):
+        for verb, reported in (("stop", "has stopped"), ("start", "is ready"), ("kill", "is killed")):
             status, out, _ = await oncecast(verb, "listener-b", "--data", str(stack.data))
-            assert (status, out.startswith(f"listener-b {told}"), len(out.splitlines())) == (0, True, 1)
+            assert (status, out.startswith(f"listener-b {reported}"), len(out.splitlines())) == (0, True, 1)
         status, out, _ = await oncecast("dead-letters", "list", "--no-json", "--producer", stack.publish_url)
         assert (status, out) == (0, "There is no dead letter.\n")
         status, out, _ = await oncecast("status", "--data", str(stack.data), "--json")

@@ -142,8 +142,8 @@ async def test_an_example_that_cannot_know_its_database_says_what_to_set(
     flags = ("--app-dir", examples, "--database-url", postgres_url, "--listener-group", schema, "--port", "0")
     async with starting(tmp_path, "listener", "stock:app", *flags, START_ATTEMPTS="1") as process:
         status, _, err = await ended(process)
-    told = "set DATABASE_URL, or DATABASE_URL_FILE: of --database-url only the listener hears, not this example"
-    assert (status, err) == (1, [f"oncecast: lifespan tables.<locals>.made: ConfigError: {told}"])
+    reported = "set DATABASE_URL, or DATABASE_URL_FILE: of --database-url only the listener hears, not this example"
+    assert (status, err) == (1, [f"oncecast: lifespan tables.<locals>.made: ConfigError: {reported}"])
 
 
 async def test_a_process_that_waits_for_its_start_can_be_stopped(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def test_every_block_of_the_page_runs(tmp_path: Path) -> None:
         (tmp_path / block.mark.removeprefix("run ")).write_text(block.text)
     command = [sys.executable, "-m", "pytest", "-v", "-p", "pytest_oncecast", "-p", "pytest_asyncio.plugin"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170).stdout
-    assert "9 passed" in told, told
-    assert "warning" not in told.lower(), told
+    reported = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170
+    ).stdout
+    assert "9 passed" in reported, reported
+    assert "warning" not in reported.lower(), reported

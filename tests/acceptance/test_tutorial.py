@@ -28,23 +28,23 @@ def test_every_block_is_done_or_is_what_one_shows() -> None:
 async def test_the_tutorial_shows_what_it_says_step_by_step(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, {})
     async with AsyncExitStack() as first_terminal:
-        for block, told in pairs(TUTORIAL):
+        for block, reported in pairs(TUTORIAL):
             if written := re.search(r"written to (\S+)", block.mark):
                 (tmp_path / written[1]).write_text(block.text)
             elif "in the first terminal" in block.mark:
                 await first_terminal.aclose()
                 await first_terminal.enter_async_context(terminal.up(block.text.strip()))
             else:
-                await assert_shows(block, told, terminal)
+                await assert_shows(block, reported, terminal)
 
 
-async def assert_shows(block: Block, told: str, terminal: Terminal) -> None:
+async def assert_shows(block: Block, reported: str, terminal: Terminal) -> None:
     seen = ""
 
     async def as_told() -> bool:
         nonlocal seen
         seen = await shown(terminal.addressed(block.text), terminal.folder, status=0)
-        return looks_like(seen, told)
+        return looks_like(seen, reported)
 
     tries = until(as_told, 60.0) if "again" in block.mark else as_told()
     assert await tries, f"{block.text}\n{seen}"

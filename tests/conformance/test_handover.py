@@ -119,8 +119,8 @@ async def test_a_commit_that_was_never_run_is_not_believed(
     second = await queue.join(large, nothing)
     queue.go_on.set()
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
-    told = [id_ for id_, outcome in zip(("first", "large"), outcomes, strict=True) if outcome is Outcome.STORED]
-    assert await ids(sql) == told
+    reported = [id_ for id_, outcome in zip(("first", "large"), outcomes, strict=True) if outcome is Outcome.STORED]
+    assert await ids(sql) == reported
 
 
 async def test_an_event_whose_handler_changes_the_encoding_leaves_the_next_as_it_is(
@@ -318,10 +318,10 @@ async def test_whoever_is_cancelled_takes_no_place_and_no_row_with_it(
         for task in draw.sample(waiting, min(len(waiting), draw.randrange(3))):
             task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    told = {f"{n:03}" for n, result in enumerate(results, 1) if result is Outcome.STORED}
+    reported = {f"{n:03}" for n, result in enumerate(results, 1) if result is Outcome.STORED}
     maybe = {f"{n:03}" for n, result in enumerate(results, 1) if isinstance(result, asyncio.CancelledError)}
     stored = set(await ids(sql))
-    assert told <= stored <= told | maybe
+    assert reported <= stored <= reported | maybe
     assert Counter(map(type, results)).keys() <= {Outcome, ValueError, asyncio.CancelledError}
     async with asyncio.timeout(120):
         assert await store.process(arrival(500, "last"), nothing) is Outcome.STORED

@@ -143,11 +143,11 @@ async def test_appends_that_wait_together_share_a_commit(open_journal: OpenJourn
 
 async def test_commits_are_told_in_order_before_their_appends_return(open_journal: OpenJournal) -> None:
     journal = await open_journal()
-    told: list[JournalBatch] = []
-    journal.on_commit(told.extend)
+    reported: list[JournalBatch] = []
+    journal.on_commit(reported.extend)
     for n in range(1, 6):
         await journal.append(events(1))
-        assert told[-1].last_offset == n
+        assert reported[-1].last_offset == n
 
 
 async def test_rows_never_have_more_bytes_than_a_frame_may(open_journal: OpenJournal) -> None:

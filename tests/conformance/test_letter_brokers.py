@@ -166,9 +166,9 @@ async def test_what_rabbitmq_refuses_is_told_without_the_password(
     rabbitmq: RabbitMQServer, given: dict[str, str], said: str
 ) -> None:
     async with used(rabbitmq.url(**given)) as broker:
-        told = await failure(broker)
-        assert said in told
-        assert not any(secret in told + str(broker) + repr(broker) for secret in ("hunter2", rabbitmq.password))
+        reported = await failure(broker)
+        assert said in reported
+        assert not any(secret in reported + str(broker) + repr(broker) for secret in ("hunter2", rabbitmq.password))
 
 
 async def test_a_frozen_rabbitmq_is_found_and_used_again_once_it_goes_on(rabbitmq: RabbitMQServer) -> None:

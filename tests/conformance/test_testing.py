@@ -134,7 +134,7 @@ def in_memory() -> SyncTestListener:
     return t
 
 
-def told(results: Sequence[Result]) -> list[tuple[object, ...]]:
+def reported(results: Sequence[Result]) -> list[tuple[object, ...]]:
     """Everything that can be the same."""
     return [
         (
@@ -179,7 +179,7 @@ def test_the_same_application_gives_the_same_results_in_memory_as_on_postgresql(
         for sending in sendings:
             events = [Event.new(type, steps, id=id, subject=id) for type, id, steps in sending]
             expected = real.send_all(events)
-            assert told(memory.send_all(events)) == told(expected)
+            assert reported(memory.send_all(events)) == reported(expected)
         assert memory.emitted == real.emitted
         assert memory.statements == real.statements
         rows = real.fetch_all("select id, count(*) as n from effects where id <> 'first' group by 1")

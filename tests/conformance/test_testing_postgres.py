@@ -205,5 +205,5 @@ def test_where_the_extra_is_missing_one_line_says_what_to_install() -> None:
         "try: SyncTestListener(App(), postgres=True).__enter__()\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
-    assert told.strip() == ("StartError the embedded servers are not installed: pip install 'oncecast[embedded]'")
+    reported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    assert reported.strip() == ("StartError the embedded servers are not installed: pip install 'oncecast[embedded]'")

@@ -53,9 +53,9 @@ async def test_an_event_whose_handler_blocks_is_begun_once_and_stored_when_it_re
         assert await rows(stack, "select min(count), max(count) from public.effects") == [(1, 1)]
         log = logs(stack)
         assert "TakenOver" not in log
-        (told,) = [line for line in log.splitlines() if "blocked the event loop" in line]
-        assert "handler be_in_the_way of event b" in told
-        assert "tests/support/blocking.py:" in told
+        (reported,) = [line for line in log.splitlines() if "blocked the event loop" in line]
+        assert "handler be_in_the_way of event b" in reported
+        assert "tests/support/blocking.py:" in reported
         assert 'block(event.data["how"], event.data["seconds"])' in log, "its stack"
 
 
@@ -79,8 +79,8 @@ async def test_a_handler_that_blocks_beyond_its_time_fails_by_its_time_out_and_p
         assert ended.pop("b") == ("dead", 2)
         assert {status for status, _ in ended.values()} == {"stored"}
         assert Counter(begun.read_text().split())["b"] == 2
-        told = "TimeoutError: the handler took longer than HANDLER_TIMEOUT, 1 s"
-        assert await rows(stack, "select id, error from oncecast.dead_letters") == [("b", told)]
+        reported = "TimeoutError: the handler took longer than HANDLER_TIMEOUT, 1 s"
+        assert await rows(stack, "select id, error from oncecast.dead_letters") == [("b", reported)]
         log = logs(stack)
         assert "PostgreSQL unavailable" not in log
         assert "TakenOver" not in log

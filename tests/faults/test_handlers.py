@@ -42,5 +42,5 @@ async def test_a_handler_that_never_returns_is_ended_by_its_time_out(stack_of: S
 
         assert await until(both_have_ended) == [("c", "stored", 1), ("s", "dead", 2)]
         assert await rows(stack, "select id, count from public.effects") == [("c", 1)]
-        told = "TimeoutError: the handler took longer than HANDLER_TIMEOUT, 0.5 s"
-        assert await rows(stack, "select error from oncecast.dead_letters") == [(told,)]
+        reported = "TimeoutError: the handler took longer than HANDLER_TIMEOUT, 0.5 s"
+        assert await rows(stack, "select error from oncecast.dead_letters") == [(reported,)]

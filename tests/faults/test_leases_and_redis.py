@@ -137,7 +137,7 @@ async def freeze(stack: Stack) -> None:
     stack.resume("valkey")
 
 
-def told(*commands: Callable[[redis.Redis], Awaitable[object]]) -> Fault:
+def reported(*commands: Callable[[redis.Redis], Awaitable[object]]) -> Fault:
     """Return a fault: an outage of two seconds between two commands."""
 
     async def tell(stack: Stack) -> None:
@@ -161,12 +161,12 @@ async def change_password(stack: Stack) -> None:
 
 REDIS_FAULTS: dict[str, Fault] = {
     "killed, and empty when it is back": kill_and_start,
-    "emptied": told(lambda valkey: valkey.flushall()),
+    "emptied": reported(lambda valkey: valkey.flushall()),
     "frozen": freeze,
-    "out of memory": told(
+    "out of memory": reported(
         lambda valkey: valkey.config_set("maxmemory", "1"), lambda valkey: valkey.config_set("maxmemory", MAXMEMORY)
     ),
-    "read-only": told(
+    "read-only": reported(
         lambda valkey: valkey.replicaof("127.0.0.1", "1"), lambda valkey: valkey.replicaof("no", "one")
     ),
     "with another password for good": change_password,

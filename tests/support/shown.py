@@ -55,9 +55,9 @@ def read_all(descriptor: int) -> str:
     return re.sub(rf"\x1b\[[0-9;?]*[A-Za-z]|\r|{progress}", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()))
 
 
-def looks_like(seen: str, told: str) -> bool:
+def looks_like(seen: str, reported: str) -> bool:
     """`…` stands for anything; rulers, blank lines and how many spaces there are do not count."""
-    pattern = ".*".join(re.escape(part) for part in "\n".join(_lines(told)).split("…"))
+    pattern = ".*".join(re.escape(part) for part in "\n".join(_lines(reported)).split("…"))
     return re.fullmatch(pattern, "\n".join(_lines(seen)), re.S) is not None
 
 

@@ -23,8 +23,8 @@ ERRORS = {
 def test_every_error_that_a_public_docstring_names_is_public(name: str) -> None:
     member = getattr(oncecast, name)
     of_it = [member, *vars(member).values()] if isinstance(member, type) else []
-    told = " ".join(inspect.getdoc(each) or "" for each in of_it if callable(each))
-    assert set(re.findall(r"\w+", told)) & ERRORS <= set(oncecast.__all__)
+    reported = " ".join(inspect.getdoc(each) or "" for each in of_it if callable(each))
+    assert set(re.findall(r"\w+", reported)) & ERRORS <= set(oncecast.__all__)
 
 
 @pytest.mark.parametrize("name", ["Cursor", "Middleware", "OncecastError", "ConfigError", "DataInvalid"])

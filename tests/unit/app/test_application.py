@@ -319,10 +319,10 @@ async def test_a_handler_time_out_differs_from_a_time_out_inside_the_handler(bat
         async def handler(event: Event) -> None:
             await runs[event.type]()
 
-    for type_, told in (("long", OUT_OF_TIME), ("own", ""), ("own late", OUT_OF_TIME)):
+    for type_, reported in (("long", OUT_OF_TIME), ("own", ""), ("own late", OUT_OF_TIME)):
         with pytest.raises(TimeoutError) as raised:
             await handled(app, Event.new(type_), timeout_s=0.01 if type_ != "own" else 10.0)
-        assert (type(raised.value).__name__, str(raised.value)) == ("TimeoutError", told)
+        assert (type(raised.value).__name__, str(raised.value)) == ("TimeoutError", reported)
         assert classify(raised.value) is Cost.RETRY
 
 

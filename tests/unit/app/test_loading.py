@@ -27,7 +27,7 @@ def test_an_application_is_found_in_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         ("def broken(:\n    pass\n", "shop_b.py:3: SyntaxError: invalid syntax"),
         (
@@ -40,12 +40,12 @@ def test_an_application_is_found_in_its_folder(tmp_path: Path) -> None:
         ("@app.on()\nasync def handle(event: Event): ...\n", "shop_b.py:3: a handler needs event types"),
     ],
 )
-def test_an_error_is_reported_with_its_line(tmp_path: Path, code: str, told: str) -> None:
+def test_an_error_is_reported_with_its_line(tmp_path: Path, code: str, reported: str) -> None:
     """The innermost line of the application itself, not of a library."""
     (tmp_path / "shop_b.py").write_text(APP + code)
     with pytest.raises(ConfigError) as wrong:
         load_app("shop_b:app", tmp_path)
-    assert str(wrong.value).startswith(told), str(wrong.value)
+    assert str(wrong.value).startswith(reported), str(wrong.value)
 
 
 def test_the_error_names_the_broken_module_of_the_application(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ def loop_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "oncecast-publisher"]
 
 
-def until(telemetry: Callable[[], object]) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + WITHIN_S
-    while not telemetry():
+    while not condition():
         assert time.monotonic() < deadline_s, "it never came true"
         time.sleep(0.01)
 

@@ -130,7 +130,7 @@ class Running:
         await self.run
         return self.clock.monotonic_s() - began_s
 
-    def told(self, kind: type[TelemetryEvent]) -> list[TelemetryEvent]:
+    def reported(self, kind: type[TelemetryEvent]) -> list[TelemetryEvent]:
         return [telemetry for telemetry in self.servers.telemetry_events if isinstance(telemetry, kind)]
 
     @property
@@ -161,7 +161,7 @@ async def test_a_handler_that_is_running_finishes_before_the_listener_stops(cloc
     at.orders.may_end.set()
     assert await at.drained() < 0.5
     assert (at.orders.ended, at.statuses) == (["x"], {"x": "stored"})
-    assert (at.told(Stopping), at.told(Stopped)) == ([Stopping(1)], [Stopped(0)])
+    assert (at.reported(Stopping), at.reported(Stopped)) == ([Stopping(1)], [Stopped(0)])
 
 
 @in_virtual_time
@@ -185,7 +185,7 @@ async def test_a_handler_that_does_not_finish_in_time_is_rolled_back_and_its_lea
     at.stop.set()
     assert DRAIN_TIMEOUT_S <= await at.drained() < DRAIN_TIMEOUT_S + 1.0
     assert (at.orders.ended, at.statuses, at.servers.postgres.tables.effects) == ([], {}, {})
-    assert at.told(Stopped) == [Stopped(1)]
+    assert at.reported(Stopped) == [Stopped(1)]
     assert at.servers.redis.leases == {}
 
 
@@ -290,7 +290,7 @@ async def test_a_listener_at_work_drains_when_the_group_needs_a_handler_that_it_
     await at.accept("x")
     await at.need_more_handlers()
     await clock.sleep(RECHECK_S)
-    assert at.told(Stopping) == [Stopping(1)]
+    assert at.reported(Stopping) == [Stopping(1)]
     at.orders.may_end.set()
     await at.drained()
     assert at.statuses == {"x": "stored"}, "its transaction began when the listener had all handlers"

@@ -73,9 +73,9 @@ def test_a_run_reports_each_result_and_fails_unless_all_are_stored(capsys: pytes
     run = ReplayRun(4, as_json=False)
     run.note([result("stored"), result("failed", 2), result("not_dead", 3), result("unknown", 4)])
     assert run.end() == 1
-    told = capsys.readouterr()
-    assert told.out == "1 of 4 stored; 1 failed, 1 not dead, 1 unknown.\n"
-    assert told.err == "e2: failed: why\ne3: not dead: why\ne4: unknown: why\n"
+    reported = capsys.readouterr()
+    assert reported.out == "1 of 4 stored; 1 failed, 1 not dead, 1 unknown.\n"
+    assert reported.err == "e2: failed: why\ne3: not dead: why\ne4: unknown: why\n"
     run = ReplayRun(1, as_json=False)
     run.note([result("stored")])
     assert (run.end(), capsys.readouterr().out) == (0, "1 of 1 stored.\n")
@@ -85,8 +85,8 @@ def test_some_of_many_failures_are_printed_and_all_are_counted(capsys: pytest.Ca
     run = ReplayRun(1000, as_json=False)
     run.note([result("failed", n) for n in range(1000)])
     assert run.end() == 1
-    told = capsys.readouterr()
-    assert (told.out, told.err.count(": failed: "), told.err.count("only counted")) == (
+    reported = capsys.readouterr()
+    assert (reported.out, reported.err.count(": failed: "), reported.err.count("only counted")) == (
         "0 of 1,000 stored; 1,000 failed.\n",
         20,
         1,
@@ -173,5 +173,5 @@ def test_an_invalid_flag_is_named(choice: Choice, flag: str) -> None:
     ],
 )
 def test_invalid_json_is_reported_with_its_position(content: bytes, fault: str | None) -> None:
-    told = fault_of(content)
-    assert told is None if fault is None else told is not None and fault in told
+    reported = fault_of(content)
+    assert reported is None if fault is None else reported is not None and fault in reported

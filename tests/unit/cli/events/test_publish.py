@@ -65,9 +65,9 @@ def test_a_producer_of_a_stack_that_is_stopped_for_now_is_waited_for_and_not_mis
 def test_tail_finds_the_producer_of_a_stack_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = stack_of(tmp_path, producer=("http://", "running"))
     assert tail(data=data) == 1
-    told = capsys.readouterr().err
-    assert f"The producer is http://, of the stack in {tmp_path}.\n" in told
-    assert "a producer's address is like http://localhost:8080, not 'http://'" in told
+    reported = capsys.readouterr().err
+    assert f"The producer is http://, of the stack in {tmp_path}.\n" in reported
+    assert "a producer's address is like http://localhost:8080, not 'http://'" in reported
 
 
 def test_send_keeps_the_order_of_its_file(tmp_path: Path) -> None:
@@ -187,11 +187,12 @@ def test_the_token_comes_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "cannot read '{}': No such file or directory"), (b"\xff\xfe", "'{}' is not UTF-8")]
+    ("content", "reported"),
+    [(None, "cannot read '{}': No such file or directory"), (b"\xff\xfe", "'{}' is not UTF-8")],
 )
 def test_a_token_file_that_cannot_be_read_is_one_line(
     content: bytes | None,
-    told: str,
+    reported: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -205,7 +206,7 @@ def test_a_token_file_that_cannot_be_read_is_one_line(
         monkeypatch.delenv(f"{right}_TOKEN", raising=False)
         monkeypatch.setenv(f"{right}_TOKEN_FILE", str(file))
     assert (send(str(tmp_path / "events")), tail()) == (1, 1)
-    lines = [f"oncecast: {right}_TOKEN_FILE: {told.format(file)}" for right in ("PUBLISH", "SUBSCRIBE")]
+    lines = [f"oncecast: {right}_TOKEN_FILE: {reported.format(file)}" for right in ("PUBLISH", "SUBSCRIBE")]
     assert capsys.readouterr().err.splitlines() == lines
     with pytest.raises(ConfigError, match=r"^ADMIN_TOKEN_FILE: "), operator("producer", "http://localhost", tmp_path):
         raise AssertionError("nobody is asked")

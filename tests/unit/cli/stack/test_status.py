@@ -22,8 +22,8 @@ def test_processes_that_do_not_run_are_shown_as_the_stack_left_them(
     ]
     (tmp_path / "stack.json").write_bytes(msgspec.json.encode(processes))
     assert status(data=tmp_path) == 1
-    told = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(entry["name"], entry["state"]) for entry in told] == [
+    output = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(entry["name"], entry["state"]) for entry in output] == [
         ("listener-a", "stopped"),
         ("producer", "down"),
         ("postgres", "down"),
@@ -42,7 +42,7 @@ def test_a_process_that_is_named_is_asked_instead_of_a_stack(
 
 
 @pytest.mark.parametrize(
-    ("health", "state", "told", "code"),
+    ("health", "state", "output", "code"),
     [
         ({"status": "ok", "journal": {"last": 1234}, "listeners": [{}, {}]}, "ok", "1,234 events, 2 listeners", 0),
         (
@@ -56,14 +56,14 @@ def test_a_process_that_is_named_is_asked_instead_of_a_stack(
     ],
 )
 def test_health_is_summarised_in_a_few_words(
-    health: dict[str, object], state: str, told: str, code: int, capsys: pytest.CaptureFixture[str]
+    health: dict[str, object], state: str, output: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The table shows what `/health` answers, and leaves out what it does not say."""
     with Producer(health=health).in_a_thread() as url:
         assert status(listener=[url], json=False) == code
     text = " ".join(capsys.readouterr().out.split())
     assert f"listener {state} {url}" in text
-    assert told in text
+    assert output in text
 
 
 async def test_a_server_that_takes_connections_but_stands_still_is_down(monkeypatch: pytest.MonkeyPatch) -> None:

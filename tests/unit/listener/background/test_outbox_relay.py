@@ -98,8 +98,8 @@ async def test_a_slow_producer_gets_smaller_chunks(clock: VirtualClock) -> None:
     async with running(at.station.relay_loop()):
         await clock.sleep(20 * LIMITS.publish_s)
     assert at.published == emitted
-    (told,) = [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, OutboxBlocked)][:1]
-    assert told == OutboxBlocked("no producer took 8 events within 15 s")
+    (reported,) = [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, OutboxBlocked)][:1]
+    assert reported == OutboxBlocked("no producer took 8 events within 15 s")
 
 
 @in_virtual_time

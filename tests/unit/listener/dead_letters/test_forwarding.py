@@ -70,12 +70,12 @@ class Bench:
         for offset in offsets:
             await self.store.dead_letter(arrival(offset), Reject("no"))
 
-    def told(self, *kinds: type[TelemetryEvent]) -> list[str]:
+    def output(self, *kinds: type[TelemetryEvent]) -> list[str]:
         return [type(telemetry).__name__ for telemetry in self.telemetry_events if isinstance(telemetry, kinds)]
 
     async def until_sent(self, count: int) -> None:
         async with asyncio.timeout(120):
-            while len(self.told(Sent)) < count:
+            while len(self.output(Sent)) < count:
                 await asyncio.sleep(0.001)
 
 
@@ -93,7 +93,11 @@ async def test_all_unsent_dead_letters_are_sent_and_counted(bench: Bench) -> Non
     await bench.dead_letter(*range(1, 46))
     assert await bench.forwarder.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(1, 46))
-    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.told(*STATES)) == (0, True, ["DependencyReady"])
+    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.output(*STATES)) == (
+        0,
+        True,
+        ["DependencyReady"],
+    )
     assert await bench.forwarder.send()
     assert len(bench.broker.got) == 45
 
@@ -113,10 +117,14 @@ async def test_an_outage_of_the_broker_and_its_end_are_each_reported_once(
     async with asyncio.timeout(120):
         while bench.broker.opened < opened + 4:
             await asyncio.sleep(0.001)
-    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.told(*STATES)) == (3, False, ["DependencyLost"])
+    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.output(*STATES)) == (
+        3,
+        False,
+        ["DependencyLost"],
+    )
     setattr(bench.broker, trouble, False)
     await bench.until_sent(3)
-    assert bench.told(*STATES) == ["DependencyLost", "DependencyReady"]
+    assert bench.output(*STATES) == ["DependencyLost", "DependencyReady"]
     running.cancel()
 
 
@@ -125,7 +133,7 @@ async def test_a_refused_dead_letter_does_not_delay_the_others(bench: Bench) -> 
     await bench.dead_letter(*range(1, 31))
     assert await bench.forwarder.send()
     assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(2, 31))
-    assert (bench.told(ForwardingRefused), bench.forwarder.unforwarded) == (["ForwardingRefused"], 1)
+    assert (bench.output(ForwardingRefused), bench.forwarder.unforwarded) == (["ForwardingRefused"], 1)
     assert bench.forwarder.is_up
 
 

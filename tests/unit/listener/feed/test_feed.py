@@ -104,7 +104,7 @@ class Harness:
         await self.may_answer.wait()
         return Answer(id=ask.id, status=200, body=ask.path)
 
-    def told(self, kind: type[TelemetryEvent]) -> list[Any]:
+    def reported(self, kind: type[TelemetryEvent]) -> list[Any]:
         return [telemetry for telemetry in self.telemetry_events if isinstance(telemetry, kind)]
 
     async def has_arrived(self, count: int) -> list[str]:
@@ -214,7 +214,7 @@ async def test_a_cursor_is_of_a_divergent_history_only_if_a_later_welcome_does_n
         at.store.saved = SavedCursor(Cursor("e9", 41), lost)
         await some(resumed)
         assert at.store.saved == SavedCursor(Cursor("e1", 9), journals)
-        assert len(at.told(Disconnected)) == 1, "the first welcome might have been older than the cursor"
+        assert len(at.reported(Disconnected)) == 1, "the first welcome might have been older than the cursor"
     assert resumed == ["e1:9"]
 
 
@@ -301,8 +301,8 @@ async def test_credit_is_returned_in_portions_as_events_end_and_are_saved() -> N
 async def test_invalid_frames_end_the_connection_with_a_reason_and_the_next_one_works(text: str) -> None:
     async with producer(sends(text), sends(frame(1, "fine"))) as at:
         assert await at.has_arrived(1) == ["fine"]
-    assert len(at.told(Connected)) == 2
-    assert "sent" in at.told(Disconnected)[0].reason
+    assert len(at.reported(Connected)) == 2
+    assert "sent" in at.reported(Disconnected)[0].reason
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ async def test_a_welcome_with_impossible_offsets_ends_the_connection_before_a_sa
     async with producer(says, sends(frame(1, "fine"))) as at:
         assert await at.has_arrived(1) == ["fine"]
     assert saved == [None]
-    assert "invalid frame" in at.told(Disconnected)[0].reason
+    assert "invalid frame" in at.reported(Disconnected)[0].reason
 
 
 async def test_a_broken_frame_keeps_no_credit() -> None:
@@ -370,7 +370,7 @@ async def test_a_full_window_accepts_no_more_even_over_new_connections() -> None
             return at.feed.used_bytes >= WINDOW_BYTES
 
         await until(full)
-        taken, told = len(sent), len(at.told(Disconnected))
+        taken, reported = len(sent), len(at.reported(Disconnected))
         track = at.feed.track
         assert track is not None
         track.end(at.arrived)
@@ -380,7 +380,7 @@ async def test_a_full_window_accepts_no_more_even_over_new_connections() -> None
             return len(sent) > taken
 
         await until(goes_on)
-    assert told <= taken
+    assert reported <= taken
     assert taken <= 3
 
 
@@ -397,7 +397,7 @@ async def test_a_track_superseded_twice_is_counted_once() -> None:
         at.feed.reread()
         at.is_ready.set()
         await at.has_arrived(2)
-    assert len(at.told(Disconnected)) == 1
+    assert len(at.reported(Disconnected)) == 1
 
 
 async def test_arrivals_on_a_superseded_track_are_left_to_its_successor() -> None:
@@ -435,7 +435,7 @@ async def test_a_full_window_of_a_superseded_track_does_not_block_its_successor(
         await at.has_arrived(40)
 
         async def is_alone() -> bool:
-            return bool(at.told(ConnectingAgain))
+            return bool(at.reported(ConnectingAgain))
 
         await until(is_alone)
         assert at.feed.used_bytes >= WINDOW_BYTES
@@ -486,10 +486,10 @@ async def test_a_server_without_the_protocol_is_reported_plainly() -> None:
         at = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
         running = asyncio.create_task(at.feed.run())
 
-        async def told() -> list[Any]:
-            return at.told(Disconnected)
+        async def reported() -> list[Any]:
+            return at.reported(Disconnected)
 
-        (first, *_) = await until(told)
+        (first, *_) = await until(reported)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert "oncecast.v1" in first.reason
@@ -525,10 +525,10 @@ async def test_a_producer_that_floods_with_requests_is_disconnected() -> None:
     flood = [encode(Ask(id=n, method="GET", path="/")) for n in range(200)]
     async with producer(sends(*flood)) as at:
 
-        async def told() -> bool:
-            return any("without waiting for answers" in telemetry.reason for telemetry in at.told(Disconnected))
+        async def reported() -> bool:
+            return any("without waiting for answers" in telemetry.reason for telemetry in at.reported(Disconnected))
 
-        await until(told)
+        await until(reported)
 
 
 async def test_a_feed_that_is_cancelled_ends_though_its_connection_breaks_in_the_same_turn() -> None:
@@ -538,8 +538,8 @@ async def test_a_feed_that_is_cancelled_ends_though_its_connection_breaks_in_the
     async with producer(hang_up) as at:
         for turns in range(150):
             feed = asyncio.create_task(at.feed.run())
-            before = len(at.told(Connected))
-            while len(at.told(Connected)) == before:
+            before = len(at.reported(Connected))
+            while len(at.reported(Connected)) == before:
                 await asyncio.sleep(0)
             for _ in range(turns % 30):
                 await asyncio.sleep(0)
@@ -560,7 +560,7 @@ async def test_a_producer_that_sends_beyond_its_credit_is_disconnected_with_the_
     async with producer(ignores_credit) as at:
 
         async def disconnected() -> list[Disconnected]:
-            return at.told(Disconnected)
+            return at.reported(Disconnected)
 
         (first, *_) = await until(disconnected)
         held = at.feed.used_bytes
@@ -581,7 +581,7 @@ async def test_small_events_take_up_the_window_with_the_objects_that_they_become
 async def test_an_event_larger_than_the_window_arrives_alone() -> None:
     async with producer(sends(frame(1, "large", size_bytes=3 * WINDOW_BYTES))) as at:
         assert await at.has_arrived(1) == ["large"]
-        assert not at.told(Disconnected)
+        assert not at.reported(Disconnected)
 
 
 async def test_the_back_off_grows_until_a_connection_has_received_a_frame() -> None:
@@ -597,10 +597,10 @@ async def test_the_back_off_grows_until_a_connection_has_received_a_frame() -> N
     async with producer(hangs_up, hangs_up, hangs_up, brings) as at:
 
         async def tried_often() -> bool:
-            return len(at.told(Reconnecting)) >= 5
+            return len(at.reported(Reconnecting)) >= 5
 
         await until(tried_often)
-    assert [telemetry.attempt for telemetry in at.told(Reconnecting)][:5] == [1, 2, 3, 1, 1]
+    assert [telemetry.attempt for telemetry in at.reported(Reconnecting)][:5] == [1, 2, 3, 1, 1]
 
 
 async def test_a_producer_without_the_key_of_its_journal_is_refused_and_moves_no_cursor() -> None:
@@ -620,13 +620,13 @@ async def test_a_producer_without_the_key_of_its_journal_is_refused_and_moves_no
         saved = at.store.saved = SavedCursor(Cursor("e1", 7), EPOCHS)
 
         async def is_refused() -> bool:
-            return any("does not show its key" in told.reason for told in at.told(Disconnected))
+            return any("does not show its key" in reported.reason for reported in at.reported(Disconnected))
 
         await until(is_refused)
         assert (at.store.saved, at.arrived) == (saved, [])
-        told = next(told.reason for told in at.told(Disconnected) if "key" in told.reason)
-        assert "names the journal j" in told
-        assert "delete the journal's row from g.journals" in told
+        reported = next(reported.reason for reported in at.reported(Disconnected) if "key" in reported.reason)
+        assert "names the journal j" in reported
+        assert "delete the journal's row from g.journals" in reported
 
 
 async def test_without_the_journal_key_the_reason_names_the_wrong_token() -> None:
@@ -637,7 +637,7 @@ async def test_without_the_journal_key_the_reason_names_the_wrong_token() -> Non
     async with producer(script) as at:
 
         async def is_told() -> bool:
-            return any("LISTENER_TOKEN is missing" in told.reason for told in at.told(Disconnected))
+            return any("LISTENER_TOKEN is missing" in reported.reason for reported in at.reported(Disconnected))
 
         await until(is_told)
     assert at.store.key_hash is None, "nothing is remembered of it"
@@ -666,7 +666,10 @@ async def test_only_one_feed_reads_a_journal_and_the_second_continues_when_the_f
         async with producer(second, beside=at) as other:
 
             async def is_told() -> bool:
-                return any("serve the same journal, j: name one" in told.reason for told in other.told(Disconnected))
+                return any(
+                    "serve the same journal, j: name one" in reported.reason
+                    for reported in other.reported(Disconnected)
+                )
 
             await until(is_told)
             assert resumed == [None]

@@ -106,14 +106,14 @@ class CrashLog:
 
     def __init__(self) -> None:
         self.count = 0
-        self.told: list[tuple[str, bool]] = []
+        self.reported: list[tuple[str, bool]] = []
 
     async def begin_isolated(self, arrival: Arrival) -> int:
-        self.told.append((arrival.id, True))
+        self.reported.append((arrival.id, True))
         return self.count
 
     async def end_isolated(self, arrival: Arrival) -> None:
-        self.told.append((arrival.id, False))
+        self.reported.append((arrival.id, False))
 
 
 class Harness:
@@ -166,7 +166,7 @@ class Harness:
     def _paused(self) -> None:
         self.pauses += 1
 
-    def told(self, kind: type[TelemetryEvent]) -> list[int]:
+    def reported(self, kind: type[TelemetryEvent]) -> list[int]:
         return [telemetry.retries_left for telemetry in self.telemetry_events if isinstance(telemetry, kind)]  # type: ignore[attr-defined]
 
 
@@ -176,7 +176,7 @@ async def test_a_transient_error_of_the_database_is_tried_again_within_the_attem
     (arrival,) = arrivals(1)
     await at.station.attempt([arrival])
     assert (at.settled, at.back, arrival.attempts) == (["1"], [], 1)
-    assert at.told(InsertFailed) == [2, 1]
+    assert at.reported(InsertFailed) == [2, 1]
     assert at.database.is_up
 
 
@@ -195,7 +195,7 @@ async def test_no_retry_is_made_while_the_database_is_known_to_be_down() -> None
     at.database.lost(Unavailable("told by another lane"))
     at.store.refusals = [Unavailable("x")]
     await at.station.attempt(arrivals(1))
-    assert at.told(InsertFailed) == [2]
+    assert at.reported(InsertFailed) == [2]
 
 
 async def test_an_event_that_alone_causes_database_errors_spends_attempts_after_the_limit() -> None:
@@ -207,7 +207,7 @@ async def test_an_event_that_alone_causes_database_errors_spends_attempts_after_
         assert arrival.attempts == paid
         at.store.refusals = []
         await at.station.attempt(arrivals(1))
-    assert at.told(ProcessingFailed) == [2]
+    assert at.reported(ProcessingFailed) == [2]
 
 
 async def test_while_no_event_ends_database_errors_spend_no_attempt_even_if_probes_succeed() -> None:
@@ -253,7 +253,7 @@ async def test_an_event_becomes_a_dead_letter_with_its_error_after_the_last_atte
     arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
     for _ in range(3):
         await at.station.attempt([arrival])
-    assert at.told(ProcessingFailed) == [2, 1, 0]
+    assert at.reported(ProcessingFailed) == [2, 1, 0]
     assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
     assert (at.settled, at.store.dead_lettered) == ([], [])
     await at.station.attempt([arrival])
@@ -318,7 +318,7 @@ def suspect_of(takeovers: int, *, leased: bool) -> Arrival:
 async def test_a_quarantined_event_runs_alone_and_its_lease_records_it() -> None:
     at = Harness()
     await at.station.attempt([suspect_of(2, leased=True)])
-    assert (at.isolated, at.crash_log.told, at.settled) == ([("1", True), ("1", False)], [], ["1"])
+    assert (at.isolated, at.crash_log.reported, at.settled) == ([("1", True), ("1", False)], [], ["1"])
     assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, Quarantined)] == [
         Quarantined("1", 2)
     ]
@@ -339,7 +339,7 @@ async def test_without_redis_a_running_quarantined_event_is_recorded_in_postgres
     at = Harness()
     at.is_up = redis_is_up
     await at.station.attempt([suspect_of(2, leased=leased)])
-    assert (at.isolated, at.crash_log.told, at.settled) == ([], [("1", True), ("1", False)], ["1"])
+    assert (at.isolated, at.crash_log.reported, at.settled) == ([], [("1", True), ("1", False)], ["1"])
 
 
 async def test_without_redis_an_event_over_the_crash_limit_becomes_a_dead_letter_too() -> None:
@@ -403,7 +403,7 @@ async def test_events_of_a_deadlock_are_retried_one_by_one_at_once_without_spend
     work = handled_by(app, 3)
     await at.station.attempt(work)
     assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
-    assert at.told(InsertFailed) == []
+    assert at.reported(InsertFailed) == []
 
 
 def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> App:

@@ -45,7 +45,7 @@ async def test_the_count_over_all_processes_determines_the_last_attempt() -> Non
     at, arrival = failing_with(ValueError("no"))
     at.store.counts = [3]
     await at.station.attempt([arrival])
-    assert at.told(ProcessingFailed) == [0]
+    assert at.reported(ProcessingFailed) == [0]
     await at.station.attempt([arrival])
     assert [(id_, str(cause)) for id_, cause in at.store.dead_lettered] == [("1", "no")]
     assert arrival.attempts == 3
@@ -59,7 +59,7 @@ async def test_an_event_that_failed_elsewhere_is_requeued_when_due_with_its_coun
     assert (at.back, at.store.counted, at.telemetry_events[1:]) == ([(["1"], 240.0)], [], [])
     await at.station.attempt([arrival])
     assert [failure.arrival.attempts for failure in at.store.counted] == [2]
-    assert at.told(ProcessingFailed) == [1]
+    assert at.reported(ProcessingFailed) == [1]
 
 
 async def test_no_schedule_of_another_process_lasts_longer_than_a_handler_could_ask_for() -> None:
@@ -102,4 +102,4 @@ async def test_where_another_listener_attempts_the_event_the_count_in_memory_goe
         at.store.counts = [RowLocked("x")]
         await at.station.attempt([arrival])
         assert arrival.attempts == number
-    assert at.told(ProcessingFailed) == [2, 1, 0]
+    assert at.reported(ProcessingFailed) == [2, 1, 0]
