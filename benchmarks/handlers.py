@@ -62,8 +62,8 @@ async def rate_by_hand(url: str, kind: str, count: int) -> float:
         ]
         half = count // 2
         for n, writer in enumerate(writers):
-            told = {"url": url, "kind": kind, "first": n * half, "count": half}
-            writer.stdin.write(json.dumps(told).encode() + b"\n")  # type: ignore[union-attr]
+            reported = {"url": url, "kind": kind, "first": n * half, "count": half}
+            writer.stdin.write(json.dumps(reported).encode() + b"\n")  # type: ignore[union-attr]
             await writer.stdout.readline()  # type: ignore[union-attr]
         began_s = time.monotonic()
         for writer in writers:

@@ -85,7 +85,7 @@ class Producer:
 
     @contextmanager
     def in_a_thread(self) -> Iterator[str]:
-        """Serve beside a command that runs an event loop of its own; gives the address."""
+        """Serve alongside a command that runs an event loop of its own; gives the address."""
         loop, started, stopping = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
         async def serve() -> None:

@@ -1,4 +1,4 @@
-"""What stands beside a user's application says how it is tried; what cannot be used is one clear line."""
+"""What stands alongside a user's application says how it is tried; what cannot be used is one clear line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child is begun once, known to be ready, ended the way it likes, and told of when it ends unasked."""
+"""A child is begun once, known to be ready, ended the way it likes, and reported when it ends by itself."""
 
 from __future__ import annotations
 

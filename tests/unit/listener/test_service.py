@@ -59,16 +59,16 @@ class Orders:
 
 
 class Running:
-    """A listener that consumes the journal of a producer, all of it in this process; `beside` is one of its group."""
+    """A listener that consumes the journal of a producer, all of it in this process; `alongside` is one of its group."""
 
     def __init__(
-        self, clock: VirtualClock, name: str = "a", *, handler_concurrency: int = 8, beside: Running | None = None
+        self, clock: VirtualClock, name: str = "a", *, handler_concurrency: int = 8, alongside: Running | None = None
     ) -> None:
         self.clock = clock
         self.name = name
         self.orders = Orders()
-        self.servers: MemoryServers = beside.servers if beside else MemoryServers(clock)
-        self.journal: MemoryJournal = beside.journal if beside else MemoryJournal(clock)
+        self.servers: MemoryServers = alongside.servers if alongside else MemoryServers(clock)
+        self.journal: MemoryJournal = alongside.journal if alongside else MemoryJournal(clock)
         self.producer = Producer(
             self.journal, ProducerSettings(instance="producer"), clock, metrics=bytes, emit=lambda _fact: None
         )
@@ -265,7 +265,7 @@ async def test_what_a_listener_could_not_finish_another_one_takes_over_at_once(c
     await at.accept("x", "y", "z")
     at.stop.set()
     await at.drained()
-    successor = Running(clock, "b", beside=at)
+    successor = Running(clock, "b", alongside=at)
     successor.orders.may_end.set()
     await clock.sleep(RECHECK_S)
     assert successor.orders.ended == ["x", "y", "z"]
@@ -276,7 +276,7 @@ async def test_what_a_listener_could_not_finish_another_one_takes_over_at_once(c
 async def test_a_listener_on_standby_stops_at_once(clock: VirtualClock) -> None:
     at = await started(clock)
     await at.need_more_handlers()
-    on_standby = Running(clock, "b", beside=at)
+    on_standby = Running(clock, "b", alongside=at)
     await clock.sleep(RECHECK_S)
     assert on_standby.service.health()["on_standby"]
     on_standby.stop.set()

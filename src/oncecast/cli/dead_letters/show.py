@@ -159,6 +159,6 @@ def _edited(dead_letter: dict[str, Any]) -> str:
 
 
 def indented(value: Any) -> str:
-    """Return JSON, indented to stand beside a first column of ten characters."""
+    """Return JSON, indented to stand next to a first column of ten characters."""
     lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().splitlines()
     return "\n          ".join(output.printable(line) for line in lines)

@@ -1,4 +1,4 @@
-"""What the commands about dead letters make of their flags, and how a replay is paced and told."""
+"""What the commands about dead letters make of their flags, and how a replay is paced and reported."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_send_gives_up_after_its_deadline(tmp_path: Path, capsys: pytest.Capture
     with Producer([refuse(503, {"detail": "the journal is full"})] * 1000).in_a_thread() as url:
         assert send(str(file), to=url, deadline="300ms") == 1
     assert "not acknowledged within 0.3 s" in (error := capsys.readouterr().err)
-    assert error.count("\n") == 2, "what is the matter, told at once, and the end of it"
+    assert error.count("\n") == 2, "what is the matter, reported at once, and the end of it"
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,11 @@ class Store:
 class Harness:
     """A feed, and what it brought."""
 
-    def __init__(self, url: str, window_bytes: int = WINDOW_BYTES, beside: Harness | None = None) -> None:
+    def __init__(self, url: str, window_bytes: int = WINDOW_BYTES, alongside: Harness | None = None) -> None:
         self.telemetry_events: list[TelemetryEvent] = []
         self.arrived: list[Arrival] = []
-        self.store: Store = beside.store if beside else Store()
-        self.journals: Journals = beside.journals if beside else Journals(self.store, "g")  # type: ignore[arg-type]
+        self.store: Store = alongside.store if alongside else Store()
+        self.journals: Journals = alongside.journals if alongside else Journals(self.store, "g")  # type: ignore[arg-type]
         self.may_answer = asyncio.Event()
         self.is_ready = asyncio.Event()
         self.is_ready.set()
@@ -116,10 +116,10 @@ class Harness:
 
 
 @asynccontextmanager
-async def producer(*scripts: Script, beside: Harness | None = None) -> AsyncIterator[Harness]:
+async def producer(*scripts: Script, alongside: Harness | None = None) -> AsyncIterator[Harness]:
     """A producer whose n-th connection follows the n-th script, further ones the last; and a feed that runs.
 
-    The feed is in one process with the one of `beside`.
+    The feed is in one process with the one of `alongside`.
     """
     left = list(scripts)
 
@@ -127,7 +127,7 @@ async def producer(*scripts: Script, beside: Harness | None = None) -> AsyncIter
         await (left.pop(0) if len(left) > 1 else left[0])(connection)
 
     async with serve(follow, "127.0.0.1", 0, subprotocols=[Subprotocol("oncecast.v1")]) as server:
-        harness = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", beside=beside)
+        harness = Harness(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", alongside=alongside)
         running = asyncio.create_task(harness.feed.run())
         try:
             yield harness
@@ -663,7 +663,7 @@ async def test_only_one_feed_reads_a_journal_and_the_second_continues_when_the_f
     async with producer(first, gone) as at:
         await at.has_arrived(2)
         track = at.feed.track
-        async with producer(second, beside=at) as other:
+        async with producer(second, alongside=at) as other:
 
             async def is_told() -> bool:
                 return any(

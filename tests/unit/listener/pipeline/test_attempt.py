@@ -192,7 +192,7 @@ async def test_after_the_last_database_retry_the_listener_pauses_and_spends_no_a
 
 async def test_no_retry_is_made_while_the_database_is_known_to_be_down() -> None:
     at = Harness()
-    at.database.lost(Unavailable("told by another lane"))
+    at.database.lost(Unavailable("seen by another worker"))
     at.store.refusals = [Unavailable("x")]
     await at.station.attempt(arrivals(1))
     assert at.reported(InsertFailed) == [2]
