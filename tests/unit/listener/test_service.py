@@ -59,7 +59,7 @@ class Orders:
 
 
 class Running:
-    """A listener that consumes the journal of a producer, all of it in this process; `alongside` is one of its group."""
+    """A listener that consumes the journal of a producer in this process; `alongside` is another one of its group."""
 
     def __init__(
         self, clock: VirtualClock, name: str = "a", *, handler_concurrency: int = 8, alongside: Running | None = None
