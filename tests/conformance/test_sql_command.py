@@ -66,8 +66,9 @@ def test_what_brings_no_rows_tells_how_many_it_touched(
     sql(f"insert into {table} (n) values (1), (2)", data=data, json=False)
     sql(f"delete from {table} where n = 1", data=data, json=False)
     sql(f"update {table} set n = 3", data=data, json=True)
+    sql(f"alter table {table} add extra text", data=data, json=True)
     sql(f"drop table {table}", data=data, json=False)
-    assert capsys.readouterr().out.splitlines() == ["2 rows.", "1 row.", '{"rows":1}', "Done."]
+    assert capsys.readouterr().out.splitlines() == ["2 rows.", "1 row.", '{"rows":1}', '{"rows":null}', "Done."]
 
 
 def test_several_statements_are_one_transaction_and_each_is_told(

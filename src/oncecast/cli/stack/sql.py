@@ -86,7 +86,7 @@ async def _result(cursor: psycopg.AsyncCursor[Any]) -> QueryResult:
 
 def _print(result: QueryResult, *, as_json: bool) -> None:
     if as_json:
-        for row in result.rows if result.columns else [(result.touched,)]:
+        for row in result.rows if result.columns else [(result.touched if result.touched >= 0 else None,)]:
             named = dict(zip(result.columns or ["rows"], row, strict=True))
             output.line(msgspec.json.encode(named, enc_hook=str).decode())
     elif result.columns:
