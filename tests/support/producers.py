@@ -62,6 +62,7 @@ class ProducerProcess(Address):
         while not self._answers():
             assert time.monotonic() < deadline_s, self.log.read_text()
             time.sleep(0.02)
+        assert self._process.poll() is None, self.log.read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send it a signal, and wait for its end; a second time does nothing."""

@@ -66,8 +66,10 @@ async def run_isolated(handling: Coroutine[Any, Any, None], options: RunOptions)
     users may swallow a cancellation. Code that was cancelled or timed out never returns normally here. SystemExit and
     KeyboardInterrupt, which would end the event loop, become AttemptFailed.
     """
-    own = OwnTime(_contained(handling), options.clock.monotonic_s)
+    contained = _contained(handling)
+    own = OwnTime(contained, options.clock.monotonic_s)
     task = asyncio.get_running_loop().create_task(own.run())
+    task.add_done_callback(partial(_close, contained, handling))
     in_time = False
     try:
         in_time = await _ends_in_time(task, own, options)
@@ -89,6 +91,12 @@ async def _contained(handling: Coroutine[Any, Any, None]) -> None:
         await handling
     except (SystemExit, KeyboardInterrupt) as error:
         raise failed_attempt(error) from error
+
+
+def _close(contained: Coroutine[Any, Any, None], handling: Coroutine[Any, Any, None], _: object) -> None:
+    # A task that is cancelled before its first step never starts them, and Python warns of that.
+    contained.close()
+    handling.close()
 
 
 def failed_attempt(error: BaseException) -> AttemptFailed:

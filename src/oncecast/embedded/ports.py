@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,12 +25,21 @@ def free_port() -> int:
 
 def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
     """Return `count` free ports of QUIET_PORTS, none in `avoid`. Raises StartError if there are too few."""
-    # The system's randomness: processes that seed Python's generator alike still get different ports.
-    shuffled = random.SystemRandom().sample(QUIET_PORTS, len(QUIET_PORTS))
-    found = list(itertools.islice((port for port in shuffled if port not in avoid and is_free(port)), count))
+    candidates = itertools.islice(_next_ports, len(QUIET_PORTS))
+    found = list(itertools.islice((port for port in candidates if port not in avoid and is_free(port)), count))
     if len(found) < count:
         raise StartError(f"no free port from {QUIET_PORTS.start} to {QUIET_PORTS.stop - 1}")
     return found
+
+
+def _ports_in_turn() -> Iterator[int]:
+    # A port comes again only after all others: its server may not have started yet, or may be restarting.
+    # The system's randomness: processes that seed Python's generator alike still get different ports.
+    first = random.SystemRandom().randrange(len(QUIET_PORTS))
+    return itertools.cycle((*QUIET_PORTS[first:], *QUIET_PORTS[:first]))
+
+
+_next_ports = _ports_in_turn()
 
 
 def is_free(port: int) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 
 import pytest
 
-from oncecast.app.isolation import cancel_on
+from oncecast.app.isolation import RunOptions, cancel_on, run_isolated
+from oncecast.clock import SYSTEM_CLOCK
 from oncecast.tasks import cancel_all
 
 
@@ -52,3 +55,25 @@ async def test_errors_of_a_cancelled_block_are_suppressed() -> None:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             raise ConnectionError("no connection") from None
+
+
+async def test_a_handler_that_is_cancelled_before_its_first_step_leaves_no_warning() -> None:
+    async def handle() -> None:
+        raise AssertionError
+
+    def cancel_others(test: asyncio.Task[None] | None) -> None:
+        for task in asyncio.all_tasks() - {test}:
+            task.cancel()
+
+    async def run() -> None:
+        await run_isolated(handle(), RunOptions(timeout_s=1.0, cancel_again_s=1.0, clock=SYSTEM_CLOCK))
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        task = asyncio.create_task(run())
+        asyncio.get_running_loop().call_soon(cancel_others, asyncio.current_task())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        gc.collect()
+    assert not warned

@@ -44,6 +44,11 @@ def test_ports_are_those_of_last_time(tmp_path: Path) -> None:
     assert remembered_ports(tmp_path / "ports.json", ("postgres", "valkey")) == before
 
 
+def test_a_free_port_is_not_returned_again_soon_because_its_server_may_be_starting() -> None:
+    first = free_ports(50)
+    assert not set(first) & {port for _ in range(100) for port in free_ports(50)}
+
+
 def test_a_free_port_is_one_that_the_system_hands_to_nobody_while_its_server_is_away() -> None:
     with contextlib.ExitStack() as held:
         handed_out = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(100)]
