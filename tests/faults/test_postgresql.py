@@ -54,6 +54,7 @@ async def test_when_the_answer_to_commit_is_lost_the_row_is_looked_up(tmp_path: 
     async with running(tmp_path / "stack", listeners=2, producers=1, temporary=True) as system:
         async with await psycopg.AsyncConnection.connect(system.stack.database_url, autocommit=True) as connection:
             await connection.execute(EFFECTS)
+        await drained(system.stack)  # both have connected, which confirms a statement too
         for name in ("listener-a>postgres", "listener-b>postgres"):
             system.links[name].inject("drop", "both")
         async with Publisher(system.stack.publish_url) as publisher:
