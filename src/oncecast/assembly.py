@@ -22,7 +22,7 @@ from oncecast.core.dead_letter_ports import DeadLetterBroker
 from oncecast.core.dead_letter_url import RabbitMQAddress, SqsAddress
 from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable, StartError, Unavailable
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import Emit, ProcessStarted, StartFailed
+from oncecast.core.telemetry import ProcessStarted, Record, StartFailed
 from oncecast.core.wire import ANSWER_MAX_BYTES
 from oncecast.http.connections import HttpLimits
 from oncecast.http.guard import LOCAL_HOSTS, OriginGuard
@@ -81,14 +81,14 @@ async def run_producer(config: ProducerConfig) -> None:
     )
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
-    emit = all_of(metrics.emit, log_of(config))
+    record = all_of(metrics.record, log_of(config))
     last_resort = LastResort()
     async with _stop_on_signals(config, last_resort) as stop:
-        await _start_patiently(lambda: _produce(config, metrics, emit, stop, last_resort), config, emit, stop)
+        await _start_patiently(lambda: _produce(config, metrics, record, stop, last_resort), config, record, stop)
 
 
 async def _produce(
-    config: ProducerConfig, metrics: Metrics, emit: Emit, stop: asyncio.Event, last_resort: LastResort
+    config: ProducerConfig, metrics: Metrics, record: Record, stop: asyncio.Event, last_resort: LastResort
 ) -> None:
     with closing(bind(config.host, config.port)) as listening:
         try:
@@ -96,14 +96,14 @@ async def _produce(
                 config.journal_path,
                 SYSTEM_CLOCK,
                 limits=JournalLimits(frame_max_bytes=config.frame_max_bytes),
-                emit=emit,
+                record=record,
             )
         except JournalCorrupt as error:
             what = f"{config.journal_path}: {error}"
             raise StartError(f"{what}; 'oncecast journal check' tells what can be done") from error
         except JournalUnavailable as error:
             raise StartError(str(error)) from error
-        emit(_started("producer", listening, f"journal {config.journal_path} ({journal.name})"))
+        record(_started("producer", listening, f"journal {config.journal_path} ({journal.name})"))
         try:
             settings = ProducerSettings(
                 instance=config.instance_id,
@@ -124,7 +124,7 @@ async def _produce(
                 ),
             )
             producer = Producer(
-                journal, settings, SYSTEM_CLOCK, metrics=metrics.text, emit=emit, last_resort=last_resort
+                journal, settings, SYSTEM_CLOCK, metrics=metrics.text, record=record, last_resort=last_resort
             )
             producer.stop = stop
             metrics.show_health(producer.look)
@@ -136,16 +136,16 @@ async def _produce(
                 admin=config.admin_token,
                 listeners=config.listener_tokens,
             )
-            app = TokenMiddleware(producer.app, tokens, producer_needs, emit) if tokens else producer.app
+            app = TokenMiddleware(producer.app, tokens, producer_needs, record) if tokens else producer.app
             limits, frame_max_bytes = _http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
             face = serve(
-                _guarded(app, config, emit),
+                _guarded(app, config, record),
                 listening,
                 stop,
                 SYSTEM_CLOCK,
                 ws_max_bytes=frame_max_bytes + WS_MARGIN_BYTES,
                 limits=limits,
-                emit=emit,
+                record=record,
             )
             await producer.run(face)
         finally:
@@ -158,30 +158,30 @@ async def run_listener(config: ListenerConfig, app: App) -> None:
     dead_letter_broker(config.dead_letter_url, config.instance_id)  # raises ConfigError before anything starts
     forks.guard(asyncio.get_running_loop())
     metrics = Metrics()
-    emit = all_of(metrics.emit, log_of(config, app.packages))
+    record = all_of(metrics.record, log_of(config, app.packages))
     last_resort = LastResort()
     async with _stop_on_signals(config, last_resort) as stop:
 
         async def listen() -> None:
-            await _listen(config, app, metrics, emit, stop, last_resort)
+            await _listen(config, app, metrics, record, stop, last_resort)
             while not stop.is_set():  # the group has another application by now: restart on standby, without force
-                await _listen(replace(config, force_handlers=False), app, metrics, emit, stop, last_resort)
+                await _listen(replace(config, force_handlers=False), app, metrics, record, stop, last_resort)
 
-        with loop_watched(emit, SYSTEM_CLOCK):
-            await _start_patiently(listen, config, emit, stop)
+        with loop_watched(record, SYSTEM_CLOCK):
+            await _start_patiently(listen, config, record, stop)
 
 
 async def _listen(
     config: ListenerConfig,
     app: App,
     metrics: Metrics,
-    emit: Emit,
+    record: Record,
     stop: asyncio.Event,
     last_resort: LastResort,
 ) -> None:
     token = SYSTEM_CLOCK.new_token(8)
     with closing(bind(config.host, config.port)) as listening:
-        emit(_started("listener", listening, f"group {config.listener_group}"))
+        record(_started("listener", listening, f"group {config.listener_group}"))
         database = _database(config, token)
         leases = RedisLeases(
             config.redis_url,
@@ -195,7 +195,7 @@ async def _listen(
         dead_letters = PostgresDeadLetters(database)
         conflicts = PostgresConflicts(database)
         open_conflicts = OpenConflicts(conflicts, SYSTEM_CLOCK)
-        emit = all_of(open_conflicts.emit, emit)
+        record = all_of(open_conflicts.record, record)
         dead_letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         broker = dead_letter_broker(config.dead_letter_url, config.instance_id)
@@ -212,7 +212,7 @@ async def _listen(
             settings,
             relayed.answer,
             publisher.publish,
-            emit,
+            record,
             SYSTEM_CLOCK,
             check_emitted=check_publishable,
             sending=None if broker is None else (PostgresUnforwarded(database), broker),
@@ -227,12 +227,12 @@ async def _listen(
                     service.replays,
                     SYSTEM_CLOCK,
                     standby_reason=lambda: service.standby_reason,
-                    emit=emit,
+                    record=record,
                 ),
                 *conflicts_routes(
-                    conflicts, service.replays, standby_reason=lambda: service.standby_reason, emit=emit
+                    conflicts, service.replays, standby_reason=lambda: service.standby_reason, record=record
                 ),
-                *pruning_routes(store, emit),
+                *pruning_routes(store, record),
             ],
             health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
             essentials=service.essentials,
@@ -244,11 +244,11 @@ async def _listen(
         if (forwarder := service.forwarder) is not None:
             metrics.gauge("oncecast_dead_letters_unsent", lambda: forwarder.unforwarded or 0)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
-        door = TokenMiddleware(face, tokens, listener_needs, emit) if tokens else face
+        door = TokenMiddleware(face, tokens, listener_needs, record) if tokens else face
         drained = asyncio.Event()
         face_ends = Essentials(SYSTEM_CLOCK, end_within_s=config.drain_timeout, last_resort=last_resort)
         limits = _http_limits(config)
-        guarded = _guarded(door, config, emit)
+        guarded = _guarded(door, config, record)
         served = serve(
             guarded,
             listening,
@@ -256,14 +256,14 @@ async def _listen(
             SYSTEM_CLOCK,
             ws_max_bytes=WS_MARGIN_BYTES,
             limits=limits,
-            emit=emit,
+            record=record,
         )
         serving = face_ends.start(served, "HTTP server")
         counting: list[asyncio.Task[None]] = []
 
         async def listen_and_close() -> None:
             try:
-                if await _prepare(database, config, all_of(service.troubles.emit, emit), stop):
+                if await _prepare(database, config, all_of(service.troubles.record, record), stop):
                     counting.append(face_ends.start(open_conflicts.run(), "count of open conflicts"))
                     await service.run(stop)
                 else:
@@ -306,7 +306,7 @@ def dead_letter_broker(address: RabbitMQAddress | SqsAddress | None, instance: s
 
 
 async def _start_patiently(
-    start: Callable[[], Awaitable[None]], config: Common, emit: Emit, stop: asyncio.Event
+    start: Callable[[], Awaitable[None]], config: Common, record: Record, stop: asyncio.Event
 ) -> None:
     """Run the whole application; try START_ATTEMPTS times to start it. Raises the last StartError."""
     for left in range(config.start_attempts - 1, -1, -1):
@@ -315,7 +315,7 @@ async def _start_patiently(
         except StartError as error:
             if not left or stop.is_set():
                 raise
-            emit(StartFailed(str(error), left, config.start_retry_delay))
+            record(StartFailed(str(error), left, config.start_retry_delay))
         if await _stopped_within(stop, config.start_retry_delay):
             return None
     return None
@@ -385,7 +385,7 @@ def _listener_settings(config: ListenerConfig) -> ListenerSettings:
     )
 
 
-async def _prepare(database: Database, config: ListenerConfig, emit: Emit, stop: asyncio.Event) -> bool:
+async def _prepare(database: Database, config: ListenerConfig, record: Record, stop: asyncio.Event) -> bool:
     """Connect to PostgreSQL and migrate the schema; return False if `stop` is set meanwhile.
 
     Tries DB_CONNECT_ATTEMPTS times. Raises StartError after the last one.
@@ -398,7 +398,7 @@ async def _prepare(database: Database, config: ListenerConfig, emit: Emit, stop:
             if not left:
                 await database.close()
                 raise StartError(f"{error} (tried {config.db_connect_attempts} times); check DATABASE_URL") from error
-            emit(StartFailed(str(error), left, config.db_connect_delay))
+            record(StartFailed(str(error), left, config.db_connect_delay))
             if await _stopped_within(stop, config.db_connect_delay):
                 return False
         except StartError:
@@ -418,17 +418,17 @@ def _check_exposure(config: Common, **tokens: object) -> None:
         )
 
 
-def _guarded(app: ASGIApp, config: Common, emit: Emit) -> OriginGuard:
+def _guarded(app: ASGIApp, config: Common, record: Record) -> OriginGuard:
     return OriginGuard(
         app,
         bound_host=config.host,
         allowed_hosts=config.allowed_hosts,
         allowed_origins=config.allowed_origins,
-        emit=emit,
+        record=record,
     )
 
 
-def log_of(config: Common, packages: Iterable[str] = ()) -> Emit:
+def log_of(config: Common, packages: Iterable[str] = ()) -> Record:
     """Configure logging, also for users' code and libraries; return the function that logs telemetry events."""
     return start_logging(config.instance_id, format=config.log_format, level=config.log_level, packages=packages)
 

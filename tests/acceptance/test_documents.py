@@ -104,7 +104,7 @@ def sayings() -> Iterator[re.Pattern[str]]:
                         try:
                             lines = console_lines(telemetry(**values), "VALUE")
                         except (TypeError, AttributeError):
-                            continue  # a fact with something else in it, or one that the console never says
+                            continue  # it has other values, or the console never shows it
                         for line in lines:
                             yield re.compile(re.sub(r"VALUE|98765(?:\.0|000)?", ".+", re.escape(line)))
 

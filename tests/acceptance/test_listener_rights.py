@@ -157,7 +157,7 @@ async def test_a_producer_whose_readers_need_a_token_wants_one_of_its_listeners_
 
 async def test_groups_of_odd_names_that_are_there_can_be_forgotten(tmp_path: Path) -> None:
     names = ("..", ".", "a/b", "a b", "%2E%2E", "ü")
-    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)
     await journal.keep_groups([KnownGroup(name, 0) for name in names])
     await journal.close()
     with producer_process(tmp_path) as producer:

@@ -24,7 +24,7 @@ IDS = ["tick:1", "tick:2", "tick:3"]
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
     """With three events."""
-    opened = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+    opened = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)
     await opened.append([msgspec.json.encode(Event.new("tick", {}, id=id_, source="/oncecast")) for id_ in IDS])
     yield opened
     await opened.close()

@@ -104,7 +104,7 @@ async def test_a_heartbeat_that_is_no_number_is_as_none_and_the_next_beat_overwr
 
 async def test_foreign_values_are_warned_of_once_and_redis_stays_up(server: Redis) -> None:
     telemetry_events: list[TelemetryEvent] = []
-    gate = LeaseGate(server.a, SYSTEM_CLOCK, lease_ttl_s=30.0, emit=telemetry_events.append)
+    gate = LeaseGate(server.a, SYSTEM_CLOCK, lease_ttl_s=30.0, record=telemetry_events.append)
     batch = arrivals(3)
     for key in server.a._keys(batch)[:2]:
         await server.client.set(key, b"")

@@ -17,7 +17,7 @@ from oncecast.journal import JournalLimits, SqliteJournal, file
 from oncecast.testing.memory.journal import Kept, MemoryJournal
 
 
-def ignore(_fact: TelemetryEvent) -> None:
+def ignore(_telemetry: TelemetryEvent) -> None:
     pass
 
 
@@ -37,7 +37,9 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
             opened[:] = [MemoryJournal(SYSTEM_CLOCK, kept, frame_max_bytes=1_000)]
         else:
             limits = JournalLimits(frame_max_bytes=1_000)
-            opened[:] = [await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, emit=ignore)]
+            opened[:] = [
+                await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, record=ignore)
+            ]
         return opened[0]
 
     yield make
@@ -46,7 +48,7 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
 
 
 async def open_file(tmp_path: Path) -> SqliteJournal:
-    return await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, emit=ignore)
+    return await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, record=ignore)
 
 
 def events(count: int, size_bytes: int = 20) -> list[bytes]:
@@ -224,7 +226,7 @@ async def test_a_foreign_database_is_refused_plainly(tmp_path: Path) -> None:
     database.execute("create table t (x)")
     database.close()
     with pytest.raises(StartError, match="not a journal"):
-        await SqliteJournal.open(tmp_path / "other.db", SYSTEM_CLOCK, emit=ignore)
+        await SqliteJournal.open(tmp_path / "other.db", SYSTEM_CLOCK, record=ignore)
 
 
 async def test_what_was_said_of_groups_is_known_after_a_restart(open_journal: OpenJournal) -> None:

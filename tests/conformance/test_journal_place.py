@@ -37,7 +37,7 @@ async def journal(
 ) -> AsyncIterator[SqliteJournal]:
     """In `data`, which a test may remove."""
     path = tmp_path / "data" / "journal.db"
-    journal = await SqliteJournal.open(path, SYSTEM_CLOCK, limits=limits, emit=telemetry_events.append)
+    journal = await SqliteJournal.open(path, SYSTEM_CLOCK, limits=limits, record=telemetry_events.append)
     yield journal
     await journal.close()
 
@@ -74,7 +74,7 @@ async def test_a_journal_that_is_open_is_refused_to_others_by_whatever_name(
 ) -> None:
     path = named(tmp_path / "data" / "journal.db", other)
     with pytest.raises(StartError) as refused:
-        await SqliteJournal.open(path, SYSTEM_CLOCK, emit=lambda _fact: None)
+        await SqliteJournal.open(path, SYSTEM_CLOCK, record=lambda _telemetry: None)
     message = f"the journal {path} is in use by another process: give each producer a journal of its own"
     assert str(refused.value) == message
 
@@ -91,7 +91,9 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
 async def test_a_descriptor_as_a_path_leads_to_the_file_itself_with_its_log_next_to_it(
     tmp_path: Path, descriptor: int
 ) -> None:
-    journal = await SqliteJournal.open(Path(f"/proc/self/fd/{descriptor}"), SYSTEM_CLOCK, emit=lambda _fact: None)
+    journal = await SqliteJournal.open(
+        Path(f"/proc/self/fd/{descriptor}"), SYSTEM_CLOCK, record=lambda _telemetry: None
+    )
     await journal.append([b"1"])
     assert (tmp_path / "journal.db-wal").exists()
     await journal.close()
@@ -102,7 +104,7 @@ async def test_a_journal_with_two_names_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "journal.db").touch()
     hard_link(tmp_path / "journal.db", tmp_path)
     with pytest.raises(StartError, match=r"has 2 names \(hard links\).*: remove all names but one"):
-        await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+        await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)
 
 
 def test_a_file_that_is_mounted_by_itself_is_known(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ async def test_what_was_accepted_is_saved_from_a_deleted_log_before_the_process_
     with pytest.raises(JournalUnavailable, match=REFUSED):
         await journal.append([b"2"])
     shutil.copy(tmp_path / "data" / "journal.db", tmp_path / "left.db")
-    left = await SqliteJournal.open(tmp_path / "left.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+    left = await SqliteJournal.open(tmp_path / "left.db", SYSTEM_CLOCK, record=lambda _telemetry: None)
     assert left.last >= 20
     assert [batch.body for batch in await left.read(0, 10**6)][:20] == [b"[1]"] * 20
     await left.close()
@@ -222,11 +224,11 @@ async def test_another_reader_of_the_file_ends_none_of_its_locks(journal: Sqlite
     reader = file.open_file(tmp_path / "data" / "journal.db", read_only=True)
     reader.close()
     with pytest.raises(StartError, match="in use"):
-        await SqliteJournal.open(tmp_path / "data" / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+        await SqliteJournal.open(tmp_path / "data" / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)
     assert (tmp_path / "data" / "journal.db-wal").exists()
 
 
 async def test_a_path_that_cannot_be_used_is_told_with_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"^cannot use the journal .*; JOURNAL_PATH names its file$"):
-        await SqliteJournal.open(tmp_path / "file" / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+        await SqliteJournal.open(tmp_path / "file" / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)

@@ -38,7 +38,7 @@ async def journal(
     disk: Disk, telemetry_events: list[TelemetryEvent], tmp_path: Path, limits: JournalLimits
 ) -> AsyncIterator[SqliteJournal]:
     journal = await SqliteJournal.open(
-        tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, emit=telemetry_events.append
+        tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, record=telemetry_events.append
     )
     yield journal
     disk.sync_fails = disk.full = False
@@ -58,7 +58,7 @@ async def events(journal: SqliteJournal) -> list[bytes]:
 
 async def after_power_cut(disk: Disk, folder: Path, left: Path) -> list[bytes]:
     disk.cut_power(folder, left)
-    restarted = await SqliteJournal.open(left / "journal.db", SYSTEM_CLOCK, emit=lambda _fact: None)
+    restarted = await SqliteJournal.open(left / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)
     try:
         return await events(restarted)
     finally:

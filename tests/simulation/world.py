@@ -184,7 +184,9 @@ class World:
                 ring_max_bytes=self._ring_bytes,
                 retention=RetentionLimits(max_age_s=self._max_age_s, initial_groups=(GROUP,)),
             )
-            process.service = Producer(journal, settings, self.clock, metrics=lambda: b"", emit=lambda _fact: None)
+            process.service = Producer(
+                journal, settings, self.clock, metrics=lambda: b"", record=lambda _telemetry: None
+            )
             begin(process.service.retention.run())
         self.tell(f"{process.name} begins, epoch {journal.epochs[-1]}")
 
@@ -222,7 +224,7 @@ class World:
         async def answer(ask: Ask) -> Answer:
             return Answer(id=ask.id, status=404, body="{}")
 
-        def emit(telemetry: TelemetryEvent) -> None:
+        def record(telemetry: TelemetryEvent) -> None:
             if self._history_wanted:
                 self.tell(f"{process.name}: {telemetry}")
 
@@ -244,7 +246,7 @@ class World:
             ),
             answer,
             self.publishers.relay,
-            emit,
+            record,
             self.clock,
             dial=self.dial,
         )

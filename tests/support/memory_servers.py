@@ -59,7 +59,7 @@ class MemoryServers:
     def lease_gate(self, kind: Callable[..., MemoryLeases]) -> LeaseGate:
         """A gate in front of leases of this kind."""
         leases = kind(self.redis, token="a", lease_ttl_s=LEASE_TTL_S, mark_ttl_s=MARK_TTL_S, call=self.to_redis.call)
-        return LeaseGate(leases, self.clock, lease_ttl_s=LEASE_TTL_S, emit=self.telemetry_events.append)
+        return LeaseGate(leases, self.clock, lease_ttl_s=LEASE_TTL_S, record=self.telemetry_events.append)
 
     def database_gate(self, events: MemoryEvents) -> DatabaseGate:
         """A gate in front of these events."""
@@ -68,7 +68,7 @@ class MemoryServers:
             self.clock,
             probe_interval_s=PROBE_INTERVAL_S,
             paused=self._pause,
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
 
     def _pause(self) -> None:

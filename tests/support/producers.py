@@ -96,7 +96,7 @@ def producer_process(folder: Path, **environment: str) -> Iterator[ProducerProce
     assert "Traceback" not in producer.log.read_text(), producer.log.read_text()[-5_000:]
 
 
-def ignore(_fact: TelemetryEvent) -> None:
+def ignore(_telemetry: TelemetryEvent) -> None:
     """Ignore a telemetry event."""
 
 
@@ -106,11 +106,11 @@ async def producer_here(
 ) -> AsyncIterator[Address]:
     """A producer that is served by this process, as its own process would."""
     address = Address(free_port())
-    journal = await SqliteJournal.open(folder / "journal.db", SYSTEM_CLOCK, emit=ignore)
+    journal = await SqliteJournal.open(folder / "journal.db", SYSTEM_CLOCK, record=ignore)
     stop = asyncio.Event()
     try:
         given = ProducerSettings(instance="here", **settings)
-        made = Producer(journal, given, SYSTEM_CLOCK, metrics=bytes, emit=ignore)
+        made = Producer(journal, given, SYSTEM_CLOCK, metrics=bytes, record=ignore)
         app = OriginGuard(made.app, bound_host="127.0.0.1")
         with bind("127.0.0.1", address.port, unread_timeout_ms=unread_timeout_ms) as listening:
             async with asyncio.TaskGroup() as group:

@@ -14,7 +14,7 @@ from typing import Any
 from oncecast.app.isolation import cancel_on
 from oncecast.app.type_hints import named
 from oncecast.core.errors import ConfigError, OncecastError, StartError
-from oncecast.core.telemetry import Emit, LifespanCutShort
+from oncecast.core.telemetry import LifespanCutShort, Record
 
 _DATA_MODULES = ("builtins", "typing", "collections", "collections.abc", "datetime", "decimal", "uuid")
 
@@ -25,7 +25,7 @@ class Bounds:
 
     stop: asyncio.Event
     end_within_s: float
-    emit: Emit
+    record: Record
 
 
 class Lifespan:
@@ -108,7 +108,7 @@ class Lifespan:
             if not deadline.expired():
                 raise
         if deadline.expired():
-            bounds.emit(LifespanCutShort(self._name, bounds.end_within_s))
+            bounds.record(LifespanCutShort(self._name, bounds.end_within_s))
 
 
 def _may_be_data(wanted: Any) -> bool:

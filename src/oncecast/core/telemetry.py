@@ -1,6 +1,6 @@
 """Telemetry events: what a service reports about itself, one per batch, for logs, metrics, the page and tests.
 
-A service gets one `Emit` function and calls it with each telemetry event. Counts are of events, times are in seconds,
+A service calls its one `Record` function with each telemetry event. Counts are of events, times are in seconds,
 and ids are those of the first and last event of a batch.
 """
 
@@ -16,7 +16,7 @@ class TelemetryEvent:
     """The base class of all telemetry events."""
 
 
-Emit = Callable[[TelemetryEvent], None]
+Record = Callable[[TelemetryEvent], None]
 
 
 def ignore(_event: TelemetryEvent) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oncecast.core.clock import Clock
-from oncecast.core.telemetry import ConnectionRefused, Emit
+from oncecast.core.telemetry import ConnectionRefused, Record
 from oncecast.http.problems import Problem
 
 DESCRIPTORS_RESERVED = 64
@@ -45,10 +45,10 @@ class Connections:
     WebSockets, and connections with a request in progress, stay. If there are no others, the new one is refused.
     """
 
-    def __init__(self, limits: HttpLimits, clock: Clock, emit: Emit) -> None:
+    def __init__(self, limits: HttpLimits, clock: Clock, record: Record) -> None:
         self.limits = limits
         self.clock = clock
-        self._emit = emit
+        self._record = record
         self._max = _connections_max(limits.connections_max)
         self._max_per_address = min(limits.connections_per_address, max(1, self._max * 3 // 4))
         self._addresses: dict[object, str] = {}
@@ -92,8 +92,8 @@ class Connections:
             self._kept[connection] = None
 
     def refused(self, problem: Problem) -> None:
-        """Emit why a connection was refused."""
-        self._emit(ConnectionRefused(problem.status, problem.detail))
+        """Record why a connection was refused."""
+        self._record(ConnectionRefused(problem.status, problem.detail))
 
     def _find_room(self, address: str) -> Problem | None:
         if self._counts[address] >= self._max_per_address and not self._close_idle(address):
@@ -111,7 +111,7 @@ class Connections:
                 if address is None or self._addresses[connection] == address:
                     self.leave(connection)
                     connection.make_room()
-                    self._emit(ConnectionRefused(408, "closed while idle to make room for another connection"))
+                    self._record(ConnectionRefused(408, "closed while idle to make room for another connection"))
                     return True
         return False
 

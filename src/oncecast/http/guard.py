@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oncecast.core.telemetry import AccessRefused, Emit, ignore
+from oncecast.core.telemetry import AccessRefused, Record, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -38,10 +38,10 @@ class OriginGuard:
         bound_host: str,
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
-        emit: Emit = ignore,
+        record: Record = ignore,
     ) -> None:
         self._app = app
-        self._emit = emit
+        self._record = record
         self._any_host = bound_host in ("0.0.0.0", "::")  # bound to all addresses: the host's names are unknown
         self._hosts = LOCAL_HOSTS | {bound_host.lower()} | {host.lower() for host in allowed_hosts}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
@@ -55,7 +55,7 @@ class OriginGuard:
         if problem is None:
             await self._app(scope, receive, _with_security_headers(send) if scope["type"] == "http" else send)
             return
-        self._emit(AccessRefused(problem.status, problem.detail))
+        self._record(AccessRefused(problem.status, problem.detail))
         if scope["type"] == "http":
             await problem.response()(scope, receive, _with_security_headers(send))
         else:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from oncecast import forks
 from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError, StartError
-from oncecast.core.telemetry import Emit, TelemetryEvent
+from oncecast.core.telemetry import Record, TelemetryEvent
 from oncecast.http.connection import HttpConnection
 from oncecast.http.connections import Connections, HttpLimits
 from oncecast.http.websocket import Socket
@@ -85,13 +85,13 @@ async def serve(
     *,
     ws_max_bytes: int,
     limits: HttpLimits | None = None,
-    emit: Emit = _ignore,
+    record: Record = _ignore,
 ) -> None:
     """Serve `app` until `stop` is set, then give requests in progress a few seconds to finish.
 
-    `limits` bound the resources of clients; `emit` gets an event for each refused connection.
+    `limits` bound the resources of clients; `record` gets a telemetry event for each refused connection.
     """
-    connections = Connections(limits or HttpLimits(), clock, emit)
+    connections = Connections(limits or HttpLimits(), clock, record)
 
     async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -14,7 +14,7 @@ from typing import Literal
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oncecast.core.groups import ANY_GROUP
-from oncecast.core.telemetry import AccessRefused, Emit, ignore
+from oncecast.core.telemetry import AccessRefused, Record, ignore
 from oncecast.http.problems import Problem, refuse_handshake
 
 Right = Literal["publish", "subscribe", "admin"]
@@ -64,10 +64,10 @@ class TokenMiddleware:
     """Passes requests with the right that `needs(scope)` returns; None means no right is needed."""
 
     def __init__(
-        self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None], emit: Emit = ignore
+        self, app: ASGIApp, tokens: Tokens, needs: Callable[[Scope], Right | None], record: Record = ignore
     ) -> None:
         self._app = app
-        self._emit = emit
+        self._record = record
         self._tokens = tokens
         self._needs = needs
 
@@ -83,7 +83,7 @@ class TokenMiddleware:
             f"this request needs the {right} token: 'Authorization: Bearer …' ({right.upper()}_TOKEN of the client)",
             headers={"WWW-Authenticate": "Bearer"},
         )
-        self._emit(AccessRefused(problem.status, problem.detail))
+        self._record(AccessRefused(problem.status, problem.detail))
         if scope["type"] == "websocket":
             await refuse_handshake(scope, problem, send)
         else:

@@ -18,7 +18,7 @@ import apsw
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalMisplaced, JournalUnavailable
 from oncecast.core.ports import JournalBatch, KnownGroup
-from oncecast.core.telemetry import Emit, JournalDamaged, JournalFailed, JournalOpened
+from oncecast.core.telemetry import JournalDamaged, JournalFailed, JournalOpened, Record
 from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
 from oncecast.journal import file
 from oncecast.journal.place import JournalPlace
@@ -66,12 +66,12 @@ class SqliteJournal:
     connections stay open, so that readers still get accepted events.
     """
 
-    def __init__(self, path: Path, clock: Clock, limits: JournalLimits, emit: Emit) -> None:
+    def __init__(self, path: Path, clock: Clock, limits: JournalLimits, record: Record) -> None:
         self._path = path
         self._clock = clock
         self._limits = limits
         self._place = JournalPlace(path)
-        self._emit = emit
+        self._record = record
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[OnCommit] = []
         self._appends: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
@@ -97,10 +97,10 @@ class SqliteJournal:
 
     @classmethod
     async def open(
-        cls, path: Path, clock: Clock, *, limits: JournalLimits = JournalLimits(), emit: Emit
+        cls, path: Path, clock: Clock, *, limits: JournalLimits = JournalLimits(), record: Record
     ) -> SqliteJournal:
         """Open the journal, or create it; raises StartError or JournalUnavailable."""
-        journal = cls(path, clock, limits, emit)
+        journal = cls(path, clock, limits, record)
         try:
             await asyncio.to_thread(journal._open)
             await journal._loop.run_in_executor(journal._reading, journal._open_reader)
@@ -151,7 +151,7 @@ class SqliteJournal:
                 return await self._loop.run_in_executor(self._reading, self._read, after, max_bytes, max_events)
         except JournalCorrupt as error:
             if self._damage is None or str(self._damage) != str(error):
-                self._emit(JournalDamaged(str(error)))
+                self._record(JournalDamaged(str(error)))
             self._damage = error
             raise
         except TimeoutError:
@@ -384,7 +384,7 @@ class SqliteJournal:
         self.name, self.key, self.epochs, self.first, self.last, self.used_bytes, groups = extent
         self.groups = {group.name: group for group in groups}
         self.failing = None
-        self._emit(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
+        self._record(JournalOpened(extent.name, extent.epochs[-1].epoch, extent.first, extent.last))
 
     def _committed(self, group: list[_Append], batches: list[JournalBatch]) -> None:
         offset = batches[0].first_offset
@@ -399,7 +399,7 @@ class SqliteJournal:
 
     def _refused(self, group: list[_Append], error: JournalUnavailable) -> None:
         self.failing = error
-        self._emit(JournalFailed(str(error)))
+        self._record(JournalFailed(str(error)))
         for append in group:
             self._pending_bytes -= append.size_bytes
             _fail(append.done, error)

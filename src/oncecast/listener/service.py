@@ -27,7 +27,7 @@ from oncecast.core.health import Health
 from oncecast.core.leases import Claims
 from oncecast.core.ports import CrashLog, EventStore, Leases, Outbox, Publish
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import Emit, Stopped, Stopping, TelemetryEvent
+from oncecast.core.telemetry import Record, Stopped, Stopping, TelemetryEvent
 from oncecast.core.wire import Answer, Ask, ListenerReport
 from oncecast.listener.background.health_checks import Troubles, board_of, shown_feed
 from oncecast.listener.background.outbox_relay import Emissions
@@ -96,7 +96,7 @@ class ListenerService:
         settings: ListenerSettings,
         answer: Callable[[Ask], Awaitable[Answer]],
         publish: Publish,
-        emit: Emit,
+        record: Record,
         clock: Clock,
         *,
         dial: Dial | None = None,
@@ -107,8 +107,8 @@ class ListenerService:
         self._clock = clock
         self.essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._dial = dial or websocket_dial(settings.tokens)
-        self.stats = Stats(clock, emit)
-        self.standby = Standby(store, app.selectors, clock, force=settings.force_handlers, emit=emit)
+        self.stats = Stats(clock, record)
+        self.standby = Standby(store, app.selectors, clock, force=settings.force_handlers, record=record)
         self.settings = settings
         self._app = app
         self._leases = leases
@@ -118,13 +118,13 @@ class ListenerService:
         self._draining = asyncio.Event()
         self._previous_crashed: bool | None = None
         self._paused = asyncio.Event()
-        self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, emit=self._emit)
+        self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, record=self._record)
         self.database = DatabaseGate(
             store,
             clock,
             probe_interval_s=settings.probe_interval_s,
             paused=self._paused.set,
-            emit=self._emit,
+            record=self._record,
         )
         self.recent = Recent(settings.instance, clock)
         self._order = Order(app, release=self._come_back_one, let_go=lambda arrival: self.settlement.let_go(arrival))
@@ -135,17 +135,17 @@ class ListenerService:
             release=self._order.let_second_through,
             ended=self._order.ended,
             was_let_go=self._order.was_let_go,
-            emit=self._emit,
+            record=self._record,
         )
         self._repeats = Repeats(store, self.database, self.settlement)
-        self._emissions = Emissions(outbox, publish, self.database, clock, emit=self._emit)
+        self._emissions = Emissions(outbox, publish, self.database, clock, record=self._record)
         self._watch = Takeovers(
             self.redis,
             store,
             clock,
             ended=self.settlement.ended_elsewhere,
             come_back=self._come_back,
-            emit=self._emit,
+            record=self._record,
         )
         exclusive_run = ExclusiveRun()
         options = RunOptions(clock=clock, timeout_s=settings.attempts.handler_timeout_s, check_emitted=check_emitted)
@@ -161,7 +161,7 @@ class ListenerService:
             paused=self._paused.set,
             quarantine=Quarantine(self.redis, crash_log),
             exclusive_run=exclusive_run,
-            emit=self._emit,
+            record=self._record,
             emitted=self._emissions.wake,
             dead_lettered=self._wake_dead_letter_tasks,
         )
@@ -171,7 +171,7 @@ class ListenerService:
             options,
             attempt=self._attempts.attempt,
             come_back=self._come_back,
-            emit=self._emit,
+            record=self._record,
         )
         self._lines = Lines(
             app,
@@ -185,12 +185,12 @@ class ListenerService:
         )
         self._journals = Journals(store, settings.group)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
-        self._dead_letter_logger = DeadLetterLogger(store, dead_letter_log, self.database, clock, emit=self._emit)
-        self.forwarder = DeadLetterForwarder(*sending, self.database, clock, emit=self._emit) if sending else None
-        self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, emit=self._emit)
-        self.replays = Replays(app, dead_letters, exclusive_run, options, emit=self._emit)
+        self._dead_letter_logger = DeadLetterLogger(store, dead_letter_log, self.database, clock, record=self._record)
+        self.forwarder = DeadLetterForwarder(*sending, self.database, clock, record=self._record) if sending else None
+        self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, record=self._record)
+        self.replays = Replays(app, dead_letters, exclusive_run, options, record=self._record)
         self._cursors = CursorSaver(
-            store, self.database, clock, tracks=self._tracks, reread=self._reread, emit=self._emit
+            store, self.database, clock, tracks=self._tracks, reread=self._reread, record=self._record
         )
 
         self.troubles = Troubles()
@@ -224,7 +224,7 @@ class ListenerService:
             receive=self._receive,
             report=self.report,
             answer=self._answer,
-            emit=self._emit,
+            record=self._record,
         )
 
     async def _ready(self) -> bool:
@@ -286,7 +286,7 @@ class ListenerService:
 
     async def _live(self, stop: asyncio.Event) -> None:
         try:
-            async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._emit)):
+            async with self._app.alive(Bounds(stop, self.settings.drain_timeout_s, self._record)):
                 try:
                     if not stop.is_set():
                         await self._work_when_allowed(stop)
@@ -332,7 +332,7 @@ class ListenerService:
         self._draining.set()
         self.replays.draining = True
         ends_at_s = self._clock.monotonic_s() + self.settings.drain_timeout_s
-        self._emit(Stopping(self.settlement.in_flight))
+        self._record(Stopping(self.settlement.in_flight))
         await self.essentials.end(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
@@ -352,7 +352,7 @@ class ListenerService:
             await self._crash_log.unregister_process()
         if self.forwarder:
             await self.forwarder.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))
-        self._emit(Stopped(len(left)))
+        self._record(Stopped(len(left)))
 
     async def _close(self) -> None:
         if self.forwarder:
@@ -382,9 +382,9 @@ class ListenerService:
 
     # --- health and reports --------------------------------------------------------------------------------
 
-    def _emit(self, telemetry: TelemetryEvent) -> None:
-        self.troubles.emit(telemetry)
-        self.stats.emit(telemetry)
+    def _record(self, telemetry: TelemetryEvent) -> None:
+        self.troubles.record(telemetry)
+        self.stats.record(telemetry)
 
     def _wake_dead_letter_tasks(self) -> None:
         self._dead_letter_logger.wake()

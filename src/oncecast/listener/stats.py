@@ -9,10 +9,10 @@ from oncecast.core.telemetry import (
     ConflictsFound,
     DeadLettered,
     Duplicates,
-    Emit,
     Persisted,
     ProcessingFailed,
     Received,
+    Record,
     TelemetryEvent,
 )
 from oncecast.core.wire import PublishFailure
@@ -25,7 +25,7 @@ RATE_OVER_S = 0.9
 class Stats:
     """Counts events by outcome, keeps the newest failures, and passes every telemetry event on."""
 
-    def __init__(self, clock: Clock, emit: Emit) -> None:
+    def __init__(self, clock: Clock, record: Record) -> None:
         self._clock = clock
         self.received = 0
         self.stored = 0
@@ -33,12 +33,12 @@ class Stats:
         self.dead = 0
         self.conflicts = 0
         self.failures: deque[PublishFailure] = deque(maxlen=FAILURES_KEPT)
-        self._emit = emit
+        self._record = record
         self._rate = 0.0
         self._rated_at_s = self._clock.monotonic_s()
         self._rated_stored = 0
 
-    def emit(self, telemetry: TelemetryEvent) -> None:
+    def record(self, telemetry: TelemetryEvent) -> None:
         """Count one telemetry event and pass it on."""
         match telemetry:
             case Received():
@@ -61,7 +61,7 @@ class Stats:
                         at=self._clock.unix_s(),
                     )
                 )
-        self._emit(telemetry)
+        self._record(telemetry)
 
     @property
     def rate(self) -> float:

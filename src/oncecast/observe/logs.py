@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from oncecast.core import telemetry as telemetry_events
-from oncecast.core.telemetry import Emit, TelemetryEvent
+from oncecast.core.telemetry import Record, TelemetryEvent
 from oncecast.observe.output import LogEntry, Write, printable, writer
 from oncecast.observe.standard import capture
 
@@ -124,25 +124,25 @@ _DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the brok
 
 def start_logging(
     instance: str, *, format: str = "console", level: str = "info", packages: Iterable[str] = ()
-) -> Emit:
-    """Return an `emit` as `log_telemetry` does; also write log lines of the application and libraries in this format.
+) -> Record:
+    """Return what `log_telemetry` does; also write log lines of the application and libraries in this format.
 
     `packages` are the names of the application's own packages.
     """
     write = writer(instance, format)
     capture(write, logging.getLevelNamesMapping()[level.upper()], packages)
-    return _emitter(write, instance, level)
+    return _log_function(write, instance, level)
 
 
-def log_telemetry(instance: str, *, format: str = "console", level: str = "info") -> Emit:
-    """Return an `emit` that writes each telemetry event as a line to standard output."""
-    return _emitter(writer(instance, format), instance, level)
+def log_telemetry(instance: str, *, format: str = "console", level: str = "info") -> Record:
+    """Return a function that writes each telemetry event as a line to standard output."""
+    return _log_function(writer(instance, format), instance, level)
 
 
-def _emitter(write: Write, instance: str, level: str) -> Emit:
+def _log_function(write: Write, instance: str, level: str) -> Record:
     minimum = logging.getLevelNamesMapping()[level.upper()]
 
-    def emit(telemetry: TelemetryEvent) -> None:
+    def record(telemetry: TelemetryEvent) -> None:
         severity = _severity(telemetry)
         if severity >= minimum:
             values = {name: value for name, value in dataclasses.asdict(telemetry).items() if name != "event"}
@@ -159,7 +159,7 @@ def _emitter(write: Write, instance: str, level: str) -> Emit:
                 )
             )
 
-    return emit
+    return record
 
 
 def _component(telemetry: TelemetryEvent) -> str:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from oncecast.core import telemetry as telemetry_events
 from oncecast.core.health import PROCESS, Health, Status
-from oncecast.core.telemetry import Emit, TelemetryEvent
+from oncecast.core.telemetry import Record, TelemetryEvent
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,7 +26,7 @@ class Metrics(Collector):
         self._gauges: dict[str, Gauge] = {}
         self._check_health: Callable[[], Health] | None = None
 
-    def emit(self, telemetry: TelemetryEvent) -> None:
+    def record(self, telemetry: TelemetryEvent) -> None:
         """Count one telemetry event."""
         kind = type(telemetry)
         if kind in self._counts:
@@ -170,11 +170,11 @@ def _health_metrics(health: Health) -> Iterator[Metric]:
     yield up
 
 
-def all_of(*observers: Emit) -> Emit:
-    """Return an `emit` that calls each of `observers`."""
+def all_of(*recorders: Record) -> Record:
+    """Return a function that calls each of `recorders`."""
 
-    def emit(telemetry: TelemetryEvent) -> None:
-        for observer in observers:
-            observer(telemetry)
+    def record(telemetry: TelemetryEvent) -> None:
+        for recorder in recorders:
+            recorder(telemetry)
 
-    return emit
+    return record

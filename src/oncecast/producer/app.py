@@ -23,7 +23,7 @@ from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
 from oncecast.core.ports import Journal, JournalBatch
-from oncecast.core.telemetry import Emit, OperatorActed
+from oncecast.core.telemetry import OperatorActed, Record
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness
 from oncecast.http.openapi import document_routes
@@ -86,29 +86,31 @@ class Producer:
         clock: Clock,
         *,
         metrics: Callable[[], bytes],
-        emit: Emit,
+        record: Record,
         last_resort: LastResort | None = None,
     ) -> None:
         self._journal = journal
-        self._emit = emit
+        self._record = record
         self._settings = settings
         self._essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._metrics = metrics
         self._ring = Ring(journal, settings.ring_max_bytes)
         self._budget = ReadBudget(clock)
         self._event_pages = Pages(settings.pages)
-        self._listeners = ListenerHub(journal, self._ring, self._budget, clock, settings.sockets, emit)
-        self.retention = Retention(journal, self._listeners, clock, settings.retention, emit)
+        self._listeners = ListenerHub(journal, self._ring, self._budget, clock, settings.sockets, record)
+        self.retention = Retention(journal, self._listeners, clock, settings.retention, record)
         self._intake = Intake(
             journal,
             clock,
-            emit,
+            record,
             source=settings.source,
             limits=settings.intake,
             check_room=self.retention.check_room,
             budget=self._budget,
         )
-        self._clients = ClientHub(journal, self._ring, self._budget, self._intake.publishing, settings.sockets, emit)
+        self._clients = ClientHub(
+            journal, self._ring, self._budget, self._intake.publishing, settings.sockets, record
+        )
         self.stop: asyncio.Event | None = None
         """Set when the producer must drain."""
         checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
@@ -248,7 +250,7 @@ class Producer:
             await self.retention.forget(name)
         except JournalUnavailable as error:
             raise Problem(503, str(error), headers=RETRY_AFTER) from None
-        self._emit(OperatorActed(f"forget the group {name}", 1, client_of(request)))
+        self._record(OperatorActed(f"forget the group {name}", 1, client_of(request)))
         return json_response({"forgotten": name})
 
     async def _health(self, _request: Request) -> Response:

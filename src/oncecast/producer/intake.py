@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalFull, JournalUnavailable
 from oncecast.core.ports import Journal
-from oncecast.core.telemetry import Accepted, Emit, PublicationRefused
+from oncecast.core.telemetry import Accepted, PublicationRefused, Record
 from oncecast.core.wire import epoch_of
 from oncecast.http.body import GRACE_S, read_body, too_large
 from oncecast.http.problems import Problem
@@ -49,7 +49,7 @@ class Intake:
         self,
         journal: Journal,
         clock: Clock,
-        emit: Emit,
+        record: Record,
         *,
         source: str,
         limits: IntakeLimits,
@@ -59,7 +59,7 @@ class Intake:
         self._journal = journal
         self._sleep = clock.sleep
         self._monotonic_s = clock.monotonic_s  # called for every request
-        self._emit = emit
+        self._record = record
         self._bare = Bare(source=source)
         self._limits = limits
         self._requests_max_bytes = max(limits.requests_max_bytes, limits.request_max_bytes)
@@ -79,7 +79,7 @@ class Intake:
         try:
             content = msgspec.json.encode(await self._accept(scope, receive, take))
         except Problem as problem:
-            self._emit(PublicationRefused(problem.status, problem.detail))
+            self._record(PublicationRefused(problem.status, problem.detail))
             await problem.response()(scope, receive, send)
             return
         finally:
@@ -131,7 +131,7 @@ class Intake:
             raise Problem(503, f"{error}; nothing was acknowledged", headers=RETRY_AFTER) from None
         identities = publication.identities
         commit_s = self._monotonic_s() - started_s
-        self._emit(Accepted(len(identities), identities[0][1], identities[-1][1], len(body), commit_s))
+        self._record(Accepted(len(identities), identities[0][1], identities[-1][1], len(body), commit_s))
         return {"accepted": len(identities), "events": await self._acknowledged(identities, first)}
 
     async def _read(self, body: bytes, content_type: str, bare: Bare) -> Publication:

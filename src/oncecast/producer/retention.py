@@ -20,7 +20,7 @@ from oncecast.core.event import Cursor
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.health import FINE, Finding, Status
 from oncecast.core.ports import Journal, KnownGroup
-from oncecast.core.telemetry import Emit, GroupExpired, JournalFilling
+from oncecast.core.telemetry import GroupExpired, JournalFilling, Record
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem
 from oncecast.producer.broadcast.listeners import ListenerHub
@@ -57,12 +57,14 @@ class RetentionLimits:
 class Retention:
     """Deletes events that no group needs, and refuses publishing when the journal is full."""
 
-    def __init__(self, journal: Journal, hub: ListenerHub, clock: Clock, limits: RetentionLimits, emit: Emit) -> None:
+    def __init__(
+        self, journal: Journal, hub: ListenerHub, clock: Clock, limits: RetentionLimits, record: Record
+    ) -> None:
         self._journal = journal
         self._clock = clock
         self._hub = hub
         self._limits = limits
-        self._emit = emit
+        self._record = record
         self._groups = self._known_groups()
         self._kept_at_s = self._ticked_at_s = clock.monotonic_s()
         self._full = asyncio.Event()
@@ -195,7 +197,7 @@ class Retention:
             else:
                 group = replace(group, unseen_s=group.unseen_s + passed_s)
             if self._expired(group) and before is not None and not self._expired(before):
-                self._emit(GroupExpired(name))
+                self._record(GroupExpired(name))
             is_news |= before is None or before.forgotten != group.forgotten
             self._groups[name] = group
         return is_news
@@ -217,7 +219,7 @@ class Retention:
             self._warned_percent = 0
         elif slowest is not None and percent >= self._warned_percent + WARN_EVERY_PERCENT:
             self._warned_percent = percent
-            self._emit(JournalFilling(percent, slowest.name))
+            self._record(JournalFilling(percent, slowest.name))
 
     def unsettled_percent(self, slowest: KnownGroup | None) -> int:
         """Estimate the part of `max_bytes` that is held back, as if all events had one size."""

@@ -83,7 +83,7 @@ class TestPipeline:
             MemoryLeases(MemoryRedis(clock.monotonic_s), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
             clock,
             lease_ttl_s=TTL_S,
-            emit=self._emit,
+            record=self._record,
         )
         self._spared: dict[int, tuple[int, int]] = {}
         """By offset: the spent attempts at the last requeue, and how often it was requeued with this number."""
@@ -99,9 +99,9 @@ class TestPipeline:
             release=self._order.let_second_through,
             ended=self._order.ended,
             was_let_go=self._order.was_let_go,
-            emit=self._emit,
+            record=self._record,
         )
-        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, emit=self._emit)
+        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, record=self._record)
         attempts = Attempts(
             self._app,
             store,
@@ -116,7 +116,7 @@ class TestPipeline:
             dead_lettered=_nothing,
             quarantine=Quarantine(leases, self._stores.crash_log),
             exclusive_run=ExclusiveRun(),
-            emit=self._emit,
+            record=self._record,
         )
         self._line = Line(
             lanes=1,
@@ -226,7 +226,7 @@ class TestPipeline:
         self._next_round.extend(work)
         self._over(work)
 
-    def _emit(self, telemetry: TelemetryEvent) -> None:
+    def _record(self, telemetry: TelemetryEvent) -> None:
         if isinstance(telemetry, ProcessingFailed):
             of_identity = (
                 result

@@ -14,7 +14,7 @@ from oncecast.journal import SqliteJournal
 
 async def append(path: Path, *batches: list[str]) -> None:
     """By a process that ends then."""
-    journal = await SqliteJournal.open(path, SYSTEM_CLOCK, emit=lambda _fact: None)
+    journal = await SqliteJournal.open(path, SYSTEM_CLOCK, record=lambda _telemetry: None)
     for ids in batches:
         await journal.append([msgspec.json.encode(Event.new("tick", id=id_)) for id_ in ids])
     await journal.close()

@@ -36,16 +36,16 @@ def producer_routes() -> Iterable[BaseRoute]:
         ProducerSettings(instance="p"),
         SYSTEM_CLOCK,
         metrics=bytes,
-        emit=lambda _event: None,
+        record=lambda _event: None,
     )
     return made.pages.routes
 
 
 def listener_routes() -> Iterable[BaseRoute]:
     dead_letters = dead_letter_routes(
-        ANYTHING, UNUSED, SYSTEM_CLOCK, standby_reason=lambda: None, emit=lambda _event: None
+        ANYTHING, UNUSED, SYSTEM_CLOCK, standby_reason=lambda: None, record=lambda _event: None
     )
-    conflicts = conflicts_routes(ANYTHING, UNUSED, standby_reason=lambda: None, emit=lambda _event: None)
+    conflicts = conflicts_routes(ANYTHING, UNUSED, standby_reason=lambda: None, record=lambda _event: None)
     further = [*dead_letters, *conflicts, *pruning_routes(UNUSED)]
     return listener_app(
         UNUSED, UNUSED, further, health=dict, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes

@@ -87,7 +87,7 @@ async def serving(**limits: float) -> AsyncIterator[Server]:
                     SYSTEM_CLOCK,
                     ws_max_bytes=2**20,
                     limits=given,
-                    emit=server.telemetry_events.append,
+                    record=server.telemetry_events.append,
                 )
             )
             try:

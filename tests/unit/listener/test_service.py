@@ -70,7 +70,7 @@ class Running:
         self.servers: MemoryServers = alongside.servers if alongside else MemoryServers(clock)
         self.journal: MemoryJournal = alongside.journal if alongside else MemoryJournal(clock)
         self.producer = Producer(
-            self.journal, ProducerSettings(instance="producer"), clock, metrics=bytes, emit=lambda _fact: None
+            self.journal, ProducerSettings(instance="producer"), clock, metrics=bytes, record=lambda _telemetry: None
         )
         self.stop = asyncio.Event()
         settings = ListenerSettings(

@@ -34,8 +34,8 @@ HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 def test_a_full_disk_under_the_log_stops_no_process(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         monkeypatch.setattr(sys, "stdout", _Text(full))
-        emit = log_telemetry("here", format=format)
-        emit(DependencyReady("redis"))
+        record = log_telemetry("here", format=format)
+        record(DependencyReady("redis"))
 
 
 async def test_lines_of_one_loop_turn_are_written_together_before_any_wait(
@@ -43,9 +43,9 @@ async def test_lines_of_one_loop_turn_are_written_together_before_any_wait(
 ) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stdout, "write", written.append)
-    emit = log_telemetry("here")
-    emit(DependencyReady("redis"))
-    emit(DependencyReady("database"))
+    record = log_telemetry("here")
+    record(DependencyReady("redis"))
+    record(DependencyReady("database"))
     await asyncio.sleep(0)
     [text] = written
     redis = rf"{HEAD} INFO here \[redis\] ✅ Redis ready in here\n"
@@ -59,9 +59,9 @@ def test_a_stream_that_lacks_characters_gets_every_line_with_them_escaped(
 ) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", stream)
-    emit = log_telemetry("here", format=format)
-    emit(DependencyReady("redis"))
-    emit(ProcessingFailed("é-1", "ValueError: \udcff", 0))
+    record = log_telemetry("here", format=format)
+    record(DependencyReady("redis"))
+    record(ProcessingFailed("é-1", "ValueError: \udcff", 0))
     first, second = stream.buffer.getvalue().decode(encoding).splitlines()
     assert r"\u2705 Redis ready in here" in first
     assert "Processing failed for event" in second

@@ -171,7 +171,7 @@ async def test_a_late_event_loop_does_not_make_a_commit_unknown(
     tmp_path: Path,
 ) -> None:
     limits = JournalLimits(append_deadline_s=0.05)
-    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, emit=ignore)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", SYSTEM_CLOCK, limits=limits, record=ignore)
     try:
         appending = asyncio.create_task(journal.append([b"{}"]))
         await asyncio.sleep(0)

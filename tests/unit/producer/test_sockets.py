@@ -34,7 +34,7 @@ class Served:
             ProducerSettings(instance="p"),
             SYSTEM_CLOCK,
             metrics=lambda: b"",
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
         self.listening = bind("127.0.0.1", 0)
         self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"

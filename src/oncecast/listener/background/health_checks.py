@@ -34,7 +34,7 @@ class Troubles:
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
-    def emit(self, telemetry: TelemetryEvent) -> None:
+    def record(self, telemetry: TelemetryEvent) -> None:
         """Keep the reason that a telemetry event gives."""
         if isinstance(telemetry, Disconnected):
             self._reasons[telemetry.producer] = telemetry.reason

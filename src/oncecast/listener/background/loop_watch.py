@@ -12,7 +12,7 @@ from types import FrameType
 
 from oncecast.app.application import App
 from oncecast.core.clock import Clock
-from oncecast.core.telemetry import Emit, LoopBlocked
+from oncecast.core.telemetry import LoopBlocked, Record
 from oncecast.observe.tracebacks import is_library
 
 BLOCKED_AFTER_S = 3.0
@@ -20,12 +20,12 @@ CHECK_INTERVAL_S = 0.5
 
 
 @contextmanager
-def loop_watched(emit: Emit, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
-    """Emit LoopBlocked once each time that code of the application blocks the running loop for `blocked_after_s`.
+def loop_watched(record: Record, clock: Clock, blocked_after_s: float = BLOCKED_AFTER_S) -> Iterator[None]:
+    """Record LoopBlocked once each time that code of the application blocks the running loop for `blocked_after_s`.
 
-    `emit` is called in a thread. If the code holds the GIL, the report waits for its release.
+    `record` is called in a thread. If the code holds the GIL, the report waits for its release.
     """
-    watch = _LoopWatch(asyncio.get_running_loop(), emit, clock, blocked_after_s)
+    watch = _LoopWatch(asyncio.get_running_loop(), record, clock, blocked_after_s)
     watch.begin()
     try:
         yield
@@ -34,9 +34,9 @@ def loop_watched(emit: Emit, clock: Clock, blocked_after_s: float = BLOCKED_AFTE
 
 
 class _LoopWatch:
-    def __init__(self, loop: asyncio.AbstractEventLoop, emit: Emit, clock: Clock, blocked_after_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, record: Record, clock: Clock, blocked_after_s: float) -> None:
         self._loop = loop
-        self._emit = emit
+        self._record = record
         self._clock = clock
         self._blocked_after_s = blocked_after_s
         self._loop_thread = threading.get_ident()
@@ -69,7 +69,7 @@ class _LoopWatch:
             frame = sys._current_frames().get(self._loop_thread)
             blocked = None if frame is None else _blocked_by(frame, blocked_s)
             if blocked is not None:
-                self._emit(blocked)
+                self._record(blocked)
 
 
 def _blocked_by(innermost: FrameType, blocked_s: float) -> LoopBlocked | None:

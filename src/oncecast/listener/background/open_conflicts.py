@@ -26,7 +26,7 @@ class OpenConflicts:
         self._changed = asyncio.Event()
         self.count: int | None = None
 
-    def emit(self, telemetry: telemetry_events.TelemetryEvent) -> None:
+    def record(self, telemetry: telemetry_events.TelemetryEvent) -> None:
         """Count soon if this listener has kept or closed a conflict."""
         if isinstance(telemetry, _CHANGES):
             self._changed.set()

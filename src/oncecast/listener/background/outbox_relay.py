@@ -15,7 +15,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import EmissionRefused, RowLocked, Unavailable
 from oncecast.core.ports import Outbox, Publish
 from oncecast.core.retry import Backoff
-from oncecast.core.telemetry import EmissionDropped, EmissionsRelayed, Emit, OutboxBlocked
+from oncecast.core.telemetry import EmissionDropped, EmissionsRelayed, OutboxBlocked, Record
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
@@ -51,14 +51,14 @@ class Emissions:
         clock: Clock,
         *,
         limits: RelayLimits = RelayLimits(),
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._outbox = outbox
         self._publish = publish
         self._database = database
         self._clock = clock
         self._limits = limits
-        self._emit = emit
+        self._record = record
         self._woken = asyncio.Event()
         self._failures = 0
         self._chunk = limits.chunk_events
@@ -96,9 +96,9 @@ class Emissions:
                 count += relayed
                 self._failures = 0
                 self._chunk = min(2 * self._chunk, self._limits.chunk_events)
-                self._emit(EmissionsRelayed(relayed))
+                self._record(EmissionsRelayed(relayed))
         except EmissionRefused as error:
-            self._emit(EmissionDropped(str(error)))
+            self._record(EmissionDropped(str(error)))
             self._woken.set()
         except (Unavailable, RowLocked) as error:
             await self._hold_up(error)
@@ -125,7 +125,7 @@ class Emissions:
     async def _hold_up(self, error: Exception) -> None:
         if isinstance(error, NotPublished):  # outages of PostgreSQL are reported elsewhere
             if self.blocked is None:
-                self._emit(OutboxBlocked(str(error)))
+                self._record(OutboxBlocked(str(error)))
             self.blocked = str(error)
         self._failures += 1
         self._chunk = max(1, self._chunk // 2)  # a smaller chunk may fit into the time

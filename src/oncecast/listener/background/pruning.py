@@ -13,7 +13,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
 from oncecast.core.retry import jittered
-from oncecast.core.telemetry import Emit, Pruned
+from oncecast.core.telemetry import Pruned, Record
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
@@ -29,13 +29,13 @@ class Pruner:
     """Deletes rows that are older than `keep_s`; None keeps all rows."""
 
     def __init__(
-        self, store: EventStore, database: DatabaseGate, clock: Clock, *, keep_s: float | None, emit: Emit
+        self, store: EventStore, database: DatabaseGate, clock: Clock, *, keep_s: float | None, record: Record
     ) -> None:
         self._store = store
         self._clock = clock
         self._database = database
         self._keep_s = keep_s
-        self._emit = emit
+        self._record = record
 
     async def prune_loop(self) -> None:
         """Prune every INTERVAL_S, with jitter to keep the listeners of a group apart."""
@@ -57,4 +57,4 @@ class Pruner:
             working(2 * STALL_S)
             await self._clock.sleep(CHUNK_PAUSE_S)
         if count:
-            self._emit(Pruned(count))
+            self._record(Pruned(count))

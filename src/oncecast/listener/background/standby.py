@@ -12,7 +12,7 @@ import asyncio
 from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import Emit, StandbyEntered
+from oncecast.core.telemetry import Record, StandbyEntered
 from oncecast.tasks import STALL_S, working
 
 INTERVAL_S = 1.0
@@ -22,13 +22,13 @@ class Standby:
     """Asks every INTERVAL_S. `force` records this application once, even if it lacks handlers."""
 
     def __init__(
-        self, store: EventStore, selectors: frozenset[str], clock: Clock, *, force: bool, emit: Emit
+        self, store: EventStore, selectors: frozenset[str], clock: Clock, *, force: bool, record: Record
     ) -> None:
         self._store = store
         self._clock = clock
         self._selectors = selectors
         self._force = force
-        self._emit = emit
+        self._record = record
         self._reported: str | None = None
         self.reason: str | None = None
         """Why this listener is on standby; None if it is not."""
@@ -65,4 +65,4 @@ class Standby:
             self.lost.set()
         if self.reason != self._reported:
             self._reported = self.reason
-            self._emit(StandbyEntered(self.reason))
+            self._record(StandbyEntered(self.reason))

@@ -14,7 +14,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import DeadLetter, DeadLetterBroker, UnforwardedDeadLetters
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.retry import Backoff, jittered
-from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, Emit, ForwardingRefused, Sent
+from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForwardingRefused, Record, Sent
 from oncecast.listener.dead_letters.line import message_of
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
@@ -47,7 +47,7 @@ class DeadLetterForwarder:
         clock: Clock,
         *,
         times: SendingTimes = SendingTimes(),
-        emit: Emit,
+        record: Record,
     ) -> None:
         self.unforwarded: int | None = None
         """The number of unsent dead letters of the group at the last check; None before it."""
@@ -56,7 +56,7 @@ class DeadLetterForwarder:
         self._database = database
         self._clock = clock
         self._times = times
-        self._emit = emit
+        self._record = record
         self._is_up: bool | None = None
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -80,7 +80,7 @@ class DeadLetterForwarder:
     async def send_loop(self) -> None:
         """Forward dead letters until cancelled; after failures, retry with an increasing delay."""
         failures = 0
-        self._emit(DependencyTried(NAME))
+        self._record(DependencyTried(NAME))
         while True:
             idle()
             await self._database.wait()
@@ -156,17 +156,17 @@ class DeadLetterForwarder:
         self._back()
         for dead_letter, refusal in zip(dead_letters, refusals, strict=True):
             if refusal is None:
-                self._emit(Sent(dead_letter.id, str(self._broker)))
+                self._record(Sent(dead_letter.id, str(self._broker)))
             else:
-                self._emit(ForwardingRefused(dead_letter.id, str(self._broker), refusal))
+                self._record(ForwardingRefused(dead_letter.id, str(self._broker), refusal))
         return True
 
     def _lost(self, error: str) -> None:
         if self._is_up is not False:
             self._is_up = False
-            self._emit(DependencyLost(NAME, error))
+            self._record(DependencyLost(NAME, error))
 
     def _back(self) -> None:
         if not self._is_up:
             self._is_up = True
-            self._emit(DependencyReady(NAME))
+            self._record(DependencyReady(NAME))

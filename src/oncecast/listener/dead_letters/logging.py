@@ -12,7 +12,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import DeadLetterLog
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import DeadLetterLogFailed, DeadLettersLogged, Emit
+from oncecast.core.telemetry import DeadLetterLogFailed, DeadLettersLogged, Record
 from oncecast.listener.dead_letters.line import line_of
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
@@ -25,13 +25,13 @@ class DeadLetterLogger:
     """Logs the dead letters that `store` has as unlogged: at the start, when woken, and again after a failure."""
 
     def __init__(
-        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, emit: Emit
+        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, record: Record
     ) -> None:
         self._store = store
         self._clock = clock
         self._log = log
         self._database = database
-        self._emit = emit
+        self._record = record
         self._woken = asyncio.Event()
         self._woken.set()
 
@@ -44,7 +44,7 @@ class DeadLetterLogger:
         try:
             await self._log.append([])
         except Unavailable as error:
-            self._emit(DeadLetterLogFailed(str(error)))
+            self._record(DeadLetterLogFailed(str(error)))
         while True:
             idle()
             await self._woken.wait()
@@ -64,11 +64,11 @@ class DeadLetterLogger:
                 try:
                     await self._log.append([line_of(dead_letter) for dead_letter in dead_letters])
                 except Unavailable as error:
-                    self._emit(DeadLetterLogFailed(str(error)))
+                    self._record(DeadLetterLogFailed(str(error)))
                     return False
                 await self._store.mark_logged(dead_letters)
                 for dead_letter in dead_letters:
-                    self._emit(DeadLettersLogged(dead_letter.id, str(self._log)))
+                    self._record(DeadLettersLogged(dead_letter.id, str(self._log)))
         except (Unavailable, RowLocked):
             return False  # DatabaseGate reports it; the row is still there
         return True

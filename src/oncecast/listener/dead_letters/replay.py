@@ -18,7 +18,7 @@ from oncecast.app.isolation import RunOptions
 from oncecast.core.dead_letter_ports import DeadLetters, ReplayWork
 from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.telemetry import Emit, Replayed, ReplayFailed
+from oncecast.core.telemetry import Record, Replayed, ReplayFailed
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.observe.tracebacks import users_traceback
@@ -61,13 +61,13 @@ class Replays:
         exclusive_run: ExclusiveRun,
         options: RunOptions,
         *,
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._app = app
         self._dead_letters = dead_letters
         self._exclusive_run = exclusive_run
         self._options = options
-        self._emit = emit
+        self._record = record
         self._one_at_a_time = asyncio.Lock()
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
@@ -111,7 +111,7 @@ class Replays:
         except Exception as error:  # of a handler or the data: the dead letter stays, with the new error
             return await self._failed(source, id, error)
         if stored:
-            self._emit(Replayed(id))
+            self._record(Replayed(id))
             return ReplayResult(Replay.STORED)
         return ReplayResult(Replay.NOT_DEAD, await self._why_not(source, id))
 
@@ -133,7 +133,7 @@ class Replays:
     async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
         reason = f"{type(error).__name__}: {error}"
         trace = "" if isinstance(error, Reject | Retry) else users_traceback(error)
-        self._emit(ReplayFailed(id, reason, trace))
+        self._record(ReplayFailed(id, reason, trace))
         with contextlib.suppress(Unavailable, RowLocked):  # the earlier error stays
             await self._dead_letters.note_failure(source, id, error)
         return ReplayResult(Replay.FAILED, reason)

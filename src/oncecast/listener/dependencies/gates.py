@@ -16,7 +16,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.leases import Claims
 from oncecast.core.ports import EventStore, Leases
-from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, Emit, ForeignValues
+from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Record
 from oncecast.tasks import STALL_S, working
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -41,12 +41,12 @@ class LeaseGate:
     Each heartbeat is the breaker's probe.
     """
 
-    def __init__(self, leases: Leases, clock: Clock, *, lease_ttl_s: float, emit: Emit) -> None:
+    def __init__(self, leases: Leases, clock: Clock, *, lease_ttl_s: float, record: Record) -> None:
         self.leases = leases
         self._clock = clock
         self.breaker = Breaker(threshold=1, probe_interval_s=HEARTBEAT_INTERVAL_S / 2)
         self._renew_after_s = lease_ttl_s / 3
-        self._emit = emit
+        self._record = record
         self._announced = self._tried = False
         self._warn_again_at_s = 0.0
         self.fault: str | None = None
@@ -91,7 +91,7 @@ class LeaseGate:
         if foreign and self._clock.monotonic_s() >= self._warn_again_at_s:
             self._warn_again_at_s = self._clock.monotonic_s() + WARN_INTERVAL_S
             key, value = foreign[0]
-            self._emit(ForeignValues(len(foreign), key, repr(value)[1:]))
+            self._record(ForeignValues(len(foreign), key, repr(value)[1:]))
 
     async def _reclaim(self, claims: Claims) -> None:
         """Reclaim events that have a done marker, but whose rows PostgreSQL may have lost.
@@ -183,7 +183,7 @@ class LeaseGate:
     async def _heartbeat(self) -> None:
         if not self._tried:
             self._tried = True
-            self._emit(DependencyTried("redis"))
+            self._record(DependencyTried("redis"))
         try:
             async with asyncio.timeout(HEARTBEAT_DEADLINE_S):
                 await self.leases.heartbeat()
@@ -195,13 +195,13 @@ class LeaseGate:
             self.fault = None
             if self.breaker.succeeded() or not self._announced:
                 self._announced = True
-                self._emit(DependencyReady("redis"))
+                self._record(DependencyReady("redis"))
 
     def _lost(self, error: Unavailable) -> None:
         self.fault = str(error)
         if self.breaker.failed(self._clock.monotonic_s()):
             self._announced, self._tried = True, False
-            self._emit(DependencyLost("redis", str(error)))
+            self._record(DependencyLost("redis", str(error)))
 
 
 def _with_takeovers(claims: Claims) -> Claims:
@@ -225,14 +225,14 @@ class DatabaseGate:
         *,
         probe_interval_s: float,
         paused: Callable[[], None],
-        emit: Emit,
+        record: Record,
     ) -> None:
         self.breaker = Breaker(threshold=1, probe_interval_s=probe_interval_s)
         self._store = store
         self._sleep = clock.sleep
         self._monotonic_s = clock.monotonic_s  # called for every attempt
         self._paused = paused
-        self._emit = emit
+        self._record = record
         self._up = asyncio.Event()
         self._up.set()
         self._down = asyncio.Event()
@@ -308,13 +308,13 @@ class DatabaseGate:
         is_news = self.fault is None
         self.fault = str(error)
         if is_news:
-            self._emit(DependencyLost("database", self.fault))
+            self._record(DependencyLost("database", self.fault))
 
     def report_up(self) -> None:
         """Report that PostgreSQL is ready again, once."""
         if self.fault is not None and self.is_up:
             self.fault = None
-            self._emit(DependencyReady("database"))
+            self._record(DependencyReady("database"))
 
     def lost(self, error: Exception) -> None:
         """Open the breaker after the last retry: start nothing until a probe has written."""
@@ -334,7 +334,7 @@ class DatabaseGate:
                 self.lost(error)
 
     async def _probe_until_up(self) -> None:
-        self._emit(DependencyTried("database"))
+        self._record(DependencyTried("database"))
         while not self.is_up:
             working(STALL_S)
             await self._sleep(max(0.0, self.breaker.probe_at_s - self._monotonic_s()))

@@ -15,7 +15,7 @@ from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import LeaseOwners
 from oncecast.core.ports import EventStore, Sessions
-from oncecast.core.telemetry import Emit, TakenOver
+from oncecast.core.telemetry import Record, TakenOver
 from oncecast.listener.dependencies.gates import HEARTBEAT_INTERVAL_S, LeaseGate
 from oncecast.tasks import STALL_S, working
 
@@ -36,14 +36,14 @@ class Takeovers:
         *,
         ended: Callable[[Sequence[Arrival]], None],
         come_back: Callable[[list[Arrival]], None],
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._leases = leases
         self._store = store
         self._clock = clock
         self._ended = ended
         self._come_back = come_back
-        self._emit = emit
+        self._record = record
         self._taken: list[tuple[Arrival, str]] = []
         self._owners = LeaseOwners(DEAD_AFTER_S)
 
@@ -100,5 +100,5 @@ class Takeovers:
         # rule: only a proven death is charged
         died = sessions is Sessions.NONE
         await self._leases.take_over(arrivals, token, died=died)
-        self._emit(TakenOver(len(arrivals), token))
+        self._record(TakenOver(len(arrivals), token))
         self._come_back(arrivals)

@@ -24,10 +24,10 @@ from oncecast.core.telemetry import (
     Connected,
     ConnectingAgain,
     Disconnected,
-    Emit,
     GapNoted,
     Received,
     Reconnecting,
+    Record,
 )
 from oncecast.core.wire import (
     FRAME_MAX_EVENTS,
@@ -91,7 +91,7 @@ class Feed:
         receive: Callable[[list[Arrival]], None],
         report: Callable[[], ListenerReport],
         answer: Callable[[Ask], Awaitable[Answer]],
-        emit: Emit,
+        record: Record,
     ) -> None:
         self.url = url
         self.shown_url = without_credentials(url)
@@ -110,7 +110,7 @@ class Feed:
         self._receive = receive
         self._report = report
         self._answer = answer
-        self._emit = emit
+        self._record = record
         self.used_bytes = 0
         """Bytes of this producer's events in memory."""
         self._abandoned: weakref.WeakSet[Track] = weakref.WeakSet()
@@ -159,13 +159,13 @@ class Feed:
             if self._brought_something or lasted_s >= self._reconnect.max_s:
                 attempt = 1
             self.connected = False
-            self._emit(Disconnected(self.shown_url, reason))
+            self._record(Disconnected(self.shown_url, reason))
             attempt += 1
             delay_s = self._reconnect.delay_s(attempt, self._clock.random())
-            self._emit(Reconnecting(self.shown_url, delay_s, attempt - 1))
+            self._record(Reconnecting(self.shown_url, delay_s, attempt - 1))
             # rule: a feed connects again after its connection broke
             await self._clock.sleep(delay_s)
-            self._emit(ConnectingAgain(self.shown_url))
+            self._record(ConnectingAgain(self.shown_url))
 
     async def _has_room(self) -> None:
         """Wait for free memory, so that repeated connections do not receive more than the window.
@@ -197,7 +197,7 @@ class Feed:
 
     async def _converse(self, connection: FeedConnection, track: Track) -> None:
         self.connected = True
-        self._emit(Connected(self.shown_url, track.watermark.received))
+        self._record(Connected(self.shown_url, track.watermark.received))
         answers = _Answers()
         try:
             await run_until_first_end(
@@ -272,7 +272,7 @@ class Feed:
             if passed is None:
                 raise Lost("the group's cursor has changed meanwhile: reconnecting")
             if passed.offset > after:
-                self._emit(GapNoted(journal, after + 1, passed.offset))
+                self._record(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset
         return after
 
@@ -335,7 +335,7 @@ class Feed:
             raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
         self._brought_something = True
         if arrivals:
-            self._emit(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
+            self._record(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
             self._receive(arrivals)
 
     def _spend(self, count: int) -> None:

@@ -14,7 +14,7 @@ from oncecast.core.conflicts import Conflicts, ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import NoThread, RowLocked, Unavailable
 from oncecast.core.event import IDENTITY_MAX_BYTES, Cursor, new_id
-from oncecast.core.telemetry import ConflictReplayed, ConflictReplayFailed, ConflictsDiscarded, Emit, TelemetryEvent
+from oncecast.core.telemetry import ConflictReplayed, ConflictReplayFailed, ConflictsDiscarded, Record, TelemetryEvent
 from oncecast.http.params import struct, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.dead_letters.replay import Replay, ReplayResult, Replays
@@ -51,7 +51,7 @@ ConflictChange = Callable[[Sequence[Cursor]], Awaitable[set[Cursor]]]
 
 
 def conflicts_routes(
-    conflicts: Conflicts, replays: Replays, *, standby_reason: Callable[[], str | None], emit: Emit
+    conflicts: Conflicts, replays: Replays, *, standby_reason: Callable[[], str | None], record: Record
 ) -> list[BaseRoute]:
     """Return the routes about conflicts; replays are refused while `standby_reason()` returns one."""
 
@@ -80,7 +80,7 @@ def conflicts_routes(
         named = [(_place(one.cursor), new_id() if one.id is None else _checked(one.id)) for one in body.conflicts]
         results = []
         for place, id_ in named:
-            result = await _replay(conflicts, replays, place, id_, emit)
+            result = await _replay(conflicts, replays, place, id_, record)
             outcome = "not_open" if result.outcome is Replay.NOT_DEAD else result.outcome.value
             results.append({"cursor": str(place), "id": id_, "outcome": outcome, "error": result.error})
         return json_response({"results": results})
@@ -90,7 +90,7 @@ def conflicts_routes(
             places = list(dict.fromkeys(map(_place, (await struct(request, ChangeBody)).cursors)))
             done = await change(places)
             if done and telemetry is not None:
-                emit(telemetry(len(done)))
+                record(telemetry(len(done)))
             not_done = [{"cursor": str(place), "error": reason} for place in places if place not in done]
             return json_response({"done": len(done), "not_done": not_done})
 
@@ -105,7 +105,7 @@ def conflicts_routes(
     ]
 
 
-async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: str, emit: Emit) -> ReplayResult:
+async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: str, record: Record) -> ReplayResult:
     async def attempt(work: ReplayWork) -> ReplayResult:
         try:
             stored = await conflicts.replay(place, id_, work)
@@ -113,11 +113,11 @@ async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: st
             raise
         except Exception as error:  # of a handler or the data, or the id is in use: the conflict stays open
             reason = f"{type(error).__name__}: {error}"
-            emit(ConflictReplayFailed(str(place), reason))
+            record(ConflictReplayFailed(str(place), reason))
             return ReplayResult(Replay.FAILED, reason)
         if not stored:
             return ReplayResult(Replay.NOT_DEAD, NOT_OPEN)
-        emit(ConflictReplayed(id_, str(place)))
+        record(ConflictReplayed(id_, str(place)))
         return ReplayResult(Replay.STORED)
 
     return await replays.run(attempt)

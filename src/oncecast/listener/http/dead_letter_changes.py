@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from oncecast.core.clock import Clock, utc_now
 from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.dead_letters import Identity, Selection
-from oncecast.core.telemetry import DeadLettersDiscarded, Emit, OperatorActed, Restored, TelemetryEvent
+from oncecast.core.telemetry import DeadLettersDiscarded, OperatorActed, Record, Restored, TelemetryEvent
 from oncecast.http.params import client_of, struct
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.dead_letters.replay import Replays
@@ -72,7 +72,7 @@ def changing_routes(
     path: str,
     *,
     standby_reason: Callable[[], str | None],
-    emit: Emit,
+    record: Record,
 ) -> list[BaseRoute]:
     """Return the routes under `path`; replays are refused while `standby_reason()` returns one."""
 
@@ -88,7 +88,7 @@ def changing_routes(
         for source, id_ in batch.dead_letters:
             result = await replays.replay(source, id_)
             results.append({"id": id_, "source": source, "outcome": result.outcome.value, "error": result.error})
-        emit(OperatorActed("replay dead letters", len(batch.dead_letters), client_of(request)))
+        record(OperatorActed("replay dead letters", len(batch.dead_letters), client_of(request)))
         return json_response({"results": results, "next": batch.next})
 
     def changing(
@@ -100,9 +100,9 @@ def changing_routes(
             )
             done = await change(batch.dead_letters) if batch.dead_letters else set()
             if done and telemetry is not None:
-                emit(telemetry(len(done)))
+                record(telemetry(len(done)))
             verb = request.url.path.rpartition("/")[2]
-            emit(OperatorActed(f"{verb} dead letters", len(done), client_of(request)))
+            record(OperatorActed(f"{verb} dead letters", len(done), client_of(request)))
             reason = NOT_DISCARDED if discarded else NOT_THERE
             others = [
                 ChangeFailure(x.id, x.source, reason) for x in dict.fromkeys(batch.dead_letters) if x not in done

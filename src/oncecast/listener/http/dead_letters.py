@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import Cause, DeadLetters
 from oncecast.core.dead_letters import Identity
-from oncecast.core.telemetry import Emit, OperatorActed
+from oncecast.core.telemetry import OperatorActed, Record
 from oncecast.http.params import body, client_of, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.dead_letters.replay import Replays
@@ -29,7 +29,12 @@ WHOLE_MAX_BYTES = 256 * 1024
 
 
 def dead_letter_routes(
-    dead_letters: DeadLetters, replays: Replays, clock: Clock, *, standby_reason: Callable[[], str | None], emit: Emit
+    dead_letters: DeadLetters,
+    replays: Replays,
+    clock: Clock,
+    *,
+    standby_reason: Callable[[], str | None],
+    record: Record,
 ) -> list[BaseRoute]:
     """Return the routes about dead letters; replays are refused while `standby_reason()` returns one."""
 
@@ -77,7 +82,7 @@ def dead_letter_routes(
             if (await found(dead_letter))["discarded_at"] is not None:
                 raise Problem(409, f"{dead_letter.id[:100]!r} was discarded: restore it first")
             raise not_dead(dead_letter.id)
-        emit(OperatorActed(f"edit the dead letter {dead_letter.id}", 1, client_of(request)))
+        record(OperatorActed(f"edit the dead letter {dead_letter.id}", 1, client_of(request)))
         return json_response(await found(dead_letter))
 
     async def identity(request: Request) -> Identity:
@@ -92,7 +97,7 @@ def dead_letter_routes(
     return [
         route(PATH, listing),
         route(CAUSES_PATH, causes),
-        *changing_routes(dead_letters, replays, clock, PATH, standby_reason=standby_reason, emit=emit),
+        *changing_routes(dead_letters, replays, clock, PATH, standby_reason=standby_reason, record=record),
         route(f"{PATH}/{{id:path}}", one, "GET", "PUT"),
     ]
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import Emit, OperatorActed, ignore
+from oncecast.core.telemetry import OperatorActed, Record, ignore
 from oncecast.http.params import client_of, struct
 from oncecast.http.problems import json_response
 from oncecast.listener.background.pruning import CHUNK_ROWS
@@ -26,7 +26,7 @@ class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
-def pruning_routes(store: EventStore, emit: Emit = ignore) -> list[BaseRoute]:
+def pruning_routes(store: EventStore, record: Record = ignore) -> list[BaseRoute]:
     """Return the route `POST /api/prune`, which answers how many rows it deleted, and whether there are more."""
 
     async def prune(request: Request) -> Response:
@@ -40,7 +40,7 @@ def pruning_routes(store: EventStore, emit: Emit = ignore) -> list[BaseRoute]:
             rows += chunk
             if chunk < CHUNK_ROWS:
                 break
-        emit(OperatorActed(f"prune rows older than {asked.older_than_s:g} s", rows, client_of(request)))
+        record(OperatorActed(f"prune rows older than {asked.older_than_s:g} s", rows, client_of(request)))
         return json_response({"rows": rows, "more": chunk == CHUNK_ROWS, "dry_run": False})
 
     return [route("/api/prune", prune, "POST")]

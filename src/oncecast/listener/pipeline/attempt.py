@@ -33,7 +33,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import Emit, InsertFailed, ProcessingFailed, Quarantined, Started
+from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, Record, Started
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
@@ -90,7 +90,7 @@ class Attempts:
         paused: Callable[[], None],
         quarantine: Quarantine,
         exclusive_run: ExclusiveRun,
-        emit: Emit,
+        record: Record,
         emitted: Callable[[], None],
         dead_lettered: Callable[[], None],
     ) -> None:
@@ -106,7 +106,7 @@ class Attempts:
         self._paused = paused
         self._quarantine = quarantine
         self._exclusive_run = exclusive_run
-        self._emit = emit
+        self._record = record
         self._emitted = emitted
         self._dead_lettered = dead_lettered
         self._process = self._clock.new_token(8)
@@ -145,7 +145,7 @@ class Attempts:
                 f"{self._limits.crashes_per_event_max} processes died while handling it alone"
             )
         else:
-            self._emit(Quarantined(quarantined.id, quarantined.takeovers))
+            self._record(Quarantined(quarantined.id, quarantined.takeovers))
         await self._attempt([quarantined])
         await self._quarantine.end(quarantined)
 
@@ -230,7 +230,7 @@ class Attempts:
                 self._announce(work)
                 for arrival in work:
                     arrival.retried = True
-                self._emit(InsertFailed(work[0].id, str(error), tries))
+                self._record(InsertFailed(work[0].id, str(error), tries))
                 if not tries or await self._database.wait_down(self._limits.db_retry_delay_s):
                     raise
             else:
@@ -267,7 +267,7 @@ class Attempts:
         """Report once per attempt that events are being processed; duplicates are never reported."""
         if new := [arrival for arrival in arrivals if arrival in self._unannounced]:
             self._unannounced.difference_update(new)
-            self._emit(Started(len(new), new[0].id, new[-1].id))
+            self._record(Started(len(new), new[0].id, new[-1].id))
 
     async def _failed(self, work: WorkItem, error: Exception) -> None:
         cost = classify(error)
@@ -317,7 +317,7 @@ class Attempts:
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
         trace = "" if isinstance(error, Reject | Retry | CrashLoop) else users_traceback(error)
         self._announce([arrival])
-        self._emit(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
+        self._record(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
         arrival.pauses = 0
         arrival.held_up = False
         arrival.raw = arrival.raw.copy()  # it waits; a slice would keep the whole frame in memory

@@ -12,7 +12,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import EventStore
 from oncecast.core.retry import jittered
-from oncecast.core.telemetry import CursorSaved, Emit, GapNoted, RowsMissing
+from oncecast.core.telemetry import CursorSaved, GapNoted, Record, RowsMissing
 from oncecast.core.wire import Gap
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.feed.track import Track
@@ -33,14 +33,14 @@ class CursorSaver:
         *,
         tracks: Callable[[], Iterable[Track]],
         reread: Callable[[Track], None],
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._store = store
         self._database = database
         self._clock = clock
         self._tracks = tracks
         self._reread = reread
-        self._emit = emit
+        self._record = record
         self._checked_at_s = self._clock.monotonic_s()
 
     async def save_loop(self) -> None:
@@ -76,10 +76,10 @@ class CursorSaver:
         if save.saved is not None:
             track.save(save.saved)
         if track.saved != before:
-            self._emit(CursorSaved(track.journal, str(track.saved)))
+            self._record(CursorSaved(track.journal, str(track.saved)))
         # rule: events whose rows are missing are read again
         if save.missing:
-            self._emit(RowsMissing(track.journal, track.saved.offset))
+            self._record(RowsMissing(track.journal, track.saved.offset))
             self._reread(track)
         elif track.gaps and track.saved.offset + 1 >= track.gaps[0].first:
             await self._pass(track, track.gaps[0])
@@ -93,4 +93,4 @@ class CursorSaver:
             self._reread(track)
         elif passed.offset >= gap.last:
             track.save(passed)
-            self._emit(GapNoted(track.journal, gap.first, gap.last))
+            self._record(GapNoted(track.journal, gap.first, gap.last))

@@ -15,7 +15,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
-from oncecast.core.telemetry import ConflictsFound, DeadLettered, Duplicates, Emit, Persisted, TerminalCause
+from oncecast.core.telemetry import ConflictsFound, DeadLettered, Duplicates, Persisted, Record, TerminalCause
 from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.listener.recent import Recent
 from oncecast.tasks import STALL_S, idle, working
@@ -43,7 +43,7 @@ class Settlement:
         release: Callable[[Arrival], None],
         ended: Callable[[Arrival], None],
         was_let_go: Callable[[Arrival], Arrival | None],
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._leases = leases
         self._recent = recent
@@ -51,7 +51,7 @@ class Settlement:
         self._release = release
         self._ended = ended
         self._was_let_go = was_let_go
-        self._emit = emit
+        self._record = record
         self._in_flight: dict[str, Arrival] = {}
         self._behind: dict[str, deque[Arrival]] = {}
         self._repeated: dict[str, None] = {}
@@ -97,7 +97,7 @@ class Settlement:
         if arrivals:
             place = attrgetter("at_us", "offset")
             first, last = min(arrivals, key=place), max(arrivals, key=place)
-            self._emit(Duplicates(len(arrivals), first.id, last.id))
+            self._record(Duplicates(len(arrivals), first.id, last.id))
             self._end(arrivals)
 
     def take_repeated(self, count: int, max_bytes: int) -> list[Arrival]:
@@ -220,13 +220,13 @@ class Settlement:
             batch = (len(group), group[0].id, group[-1].id)
             match outcome:
                 case Outcome.STORED if group[0].terminal_error is not None:
-                    self._emit(_dead_lettered(group[0].id, group[0].terminal_error))
+                    self._record(_dead_lettered(group[0].id, group[0].terminal_error))
                 case Outcome.STORED:
-                    self._emit(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
+                    self._record(Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group)))
                 case Outcome.CONFLICT:
-                    self._emit(ConflictsFound(*batch))
+                    self._record(ConflictsFound(*batch))
                 case _:
-                    self._emit(Duplicates(*batch))
+                    self._record(Duplicates(*batch))
 
 
 def _dead_lettered(id: str, error: BaseException) -> DeadLettered:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.errors import NoThread
-from oncecast.core.telemetry import Emit, HandlersBlocked
+from oncecast.core.telemetry import HandlersBlocked, Record
 from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.listener.pipeline.claim import WorkItem
 
@@ -30,14 +30,14 @@ class ThreadGate:
         *,
         attempt: Callable[[WorkItem], Awaitable[None]],
         come_back: Callable[[WorkItem, float], None],
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._app = app
         self._leases = leases
         self._abandoned_max = options.abandoned_threads_max
         self._attempt = attempt
         self._come_back = come_back
-        self._emit = emit
+        self._record = record
         self._reported = False
 
     async def attempt(self, work: WorkItem) -> None:
@@ -56,6 +56,6 @@ class ThreadGate:
     async def _hold_up(self, work: WorkItem, error: NoThread) -> None:
         if not self._reported:
             self._reported = True
-            self._emit(HandlersBlocked(str(error)))
+            self._record(HandlersBlocked(str(error)))
         await self._leases.release(work)
         self._come_back(work, WAIT_S)

@@ -15,7 +15,7 @@ from oncecast.core.event import Cursor
 from oncecast.core.groups import is_group_name
 from oncecast.core.health import Health, Status
 from oncecast.core.ports import Journal
-from oncecast.core.telemetry import Emit, SubscriberJoined, SubscriberLeft
+from oncecast.core.telemetry import Record, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import (
     SUBPROTOCOL,
     Answer,
@@ -121,14 +121,14 @@ class ListenerHub:
     """All connected listeners."""
 
     def __init__(
-        self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, emit: Emit
+        self, journal: Journal, ring: Ring, budget: ReadBudget, clock: Clock, limits: SocketLimits, record: Record
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._limits = limits
         self._ring = ring
         self._budget = budget
-        self._emit = emit
+        self._record = record
         self.readers: list[ListenerReader] = []
 
     async def serve(self, socket: WebSocket) -> None:
@@ -138,7 +138,7 @@ class ListenerHub:
         try:
             resume, reader = await self._greet(socket)
             name = reader.instance
-            self._emit(SubscriberJoined("listener", name, reader.offset))
+            self._record(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
             try:
                 await _Session(self._clock, self._journal, self._ring, self._budget, reader, resume).run()
@@ -159,7 +159,7 @@ class ListenerHub:
             await self._close(socket, 1001, "no answer in time")
         finally:
             if name:
-                self._emit(SubscriberLeft("listener", name, reason))
+                self._record(SubscriberLeft("listener", name, reason))
 
     async def _close(self, socket: WebSocket, code: int, reason: str) -> None:
         await close(socket, code, reason, self._limits.close_deadline_s)

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor, Event
 from oncecast.core.ports import Journal, JournalBatch
-from oncecast.core.telemetry import Emit, PublicationRefused, SubscriberJoined, SubscriberLeft
+from oncecast.core.telemetry import PublicationRefused, Record, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
@@ -43,14 +43,14 @@ class ClientHub:
         budget: ReadBudget,
         publishing: Callable[[bytes], PublishFrame],
         limits: SocketLimits,
-        emit: Emit,
+        record: Record,
     ) -> None:
         self._journal = journal
         self._ring = ring
         self.budget = budget
         self._publishing = publishing
         self.limits = limits
-        self._emit = emit
+        self._record = record
         self.count = 0
 
     async def serve(self, socket: WebSocket) -> None:
@@ -65,7 +65,7 @@ class ClientHub:
         await socket.accept(subprotocol=PLAIN_SUBPROTOCOL if PLAIN_SUBPROTOCOL in offered else None)
         name = socket.client.host if socket.client else "?"
         self.count += 1
-        self._emit(SubscriberJoined("client", name, offset))
+        self._record(SubscriberJoined("client", name, offset))
         code, reason = 0, "gone"
         try:
             await _Session(socket, self, offset, publish).run()
@@ -79,7 +79,7 @@ class ClientHub:
             code, reason = 1011, str(error)
         finally:
             self.count -= 1
-            self._emit(SubscriberLeft("client", name, reason))
+            self._record(SubscriberLeft("client", name, reason))
         await close(socket, code, reason, self.limits.close_deadline_s)
 
     def _start(self, socket: WebSocket) -> int:
@@ -114,7 +114,7 @@ class ClientHub:
 
     def refuse(self, problem: Problem) -> bytes:
         """Return the refusal of a client's frame as an event."""
-        self._emit(PublicationRefused(problem.status, problem.detail))
+        self._record(PublicationRefused(problem.status, problem.detail))
         refusal = msgspec.json.decode(problem.body())
         return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
 

@@ -30,5 +30,5 @@ def test_the_reason_of_a_lost_producer_is_shown_where_its_url_has_credentials_to
         troubles=troubles,
     )
     assert board.check().reason == "producers: 1 of 1 not connected: it is connecting"
-    troubles.emit(Disconnected(feed.shown_url, "HTTP 401"))
+    troubles.record(Disconnected(feed.shown_url, "HTTP 401"))
     assert board.check().reason == "producers: 1 of 1 not connected: HTTP 401"

@@ -30,7 +30,7 @@ class Harness:
         self.can_take = 500
         outbox = MemoryOutbox(self.servers.postgres, instance="a", token="a")
         self.station = Emissions(
-            outbox, self._publish, self.servers.database, clock, limits=limits, emit=self.telemetry_events.append
+            outbox, self._publish, self.servers.database, clock, limits=limits, record=self.telemetry_events.append
         )
 
     @property

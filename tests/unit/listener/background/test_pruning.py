@@ -46,8 +46,8 @@ class Pruning:
         self.servers = MemoryServers(clock)
         self.link = self.servers.to_postgres
         self.events = AgedEvents(self.servers, old_rows)
-        gate, emit = self.servers.database, self.servers.telemetry_events.append
-        self.pruner = Pruner(self.events, gate, clock, keep_s=keep_s, emit=emit)
+        gate, record = self.servers.database, self.servers.telemetry_events.append
+        self.pruner = Pruner(self.events, gate, clock, keep_s=keep_s, record=record)
 
 
 @in_virtual_time

@@ -25,8 +25,8 @@ class Group:
         """A listener whose application has these handlers."""
         self.link = Link()
         events = MemoryEvents(self.servers.postgres, instance="a", token="a", call=self.link.call)
-        clock, emit = self.servers.clock, self.servers.telemetry_events.append
-        return Standby(events, frozenset(handlers), clock, force=force, emit=emit)
+        clock, record = self.servers.clock, self.servers.telemetry_events.append
+        return Standby(events, frozenset(handlers), clock, force=force, record=record)
 
 
 @in_virtual_time

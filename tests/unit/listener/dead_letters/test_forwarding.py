@@ -60,10 +60,10 @@ class Bench:
         self.broker = Broker()
         self.telemetry_events: list[TelemetryEvent] = []
         gate = DatabaseGate(
-            self.store, SYSTEM_CLOCK, probe_interval_s=0.1, paused=lambda: None, emit=self.telemetry_events.append
+            self.store, SYSTEM_CLOCK, probe_interval_s=0.1, paused=lambda: None, record=self.telemetry_events.append
         )
         self.forwarder = DeadLetterForwarder(
-            self.dead_letters, self.broker, gate, SYSTEM_CLOCK, times=TIMES, emit=self.telemetry_events.append
+            self.dead_letters, self.broker, gate, SYSTEM_CLOCK, times=TIMES, record=self.telemetry_events.append
         )
 
     async def dead_letter(self, *offsets: int) -> None:

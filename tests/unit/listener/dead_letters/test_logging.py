@@ -43,8 +43,8 @@ class Filing:
         self.link = self.servers.to_postgres
         self.other = MemoryEvents(self.servers.postgres, instance="b", token="b")
         self.log = Log()
-        events, gate, emit = self.servers.events, self.servers.database, self.servers.telemetry_events.append
-        self.logger = DeadLetterLogger(events, self.log, gate, clock, emit=emit)
+        events, gate, record = self.servers.events, self.servers.database, self.servers.telemetry_events.append
+        self.logger = DeadLetterLogger(events, self.log, gate, clock, record=record)
 
     @property
     def telemetry_events(self) -> list[TelemetryEvent]:

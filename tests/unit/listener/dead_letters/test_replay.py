@@ -30,7 +30,7 @@ class Harness:
         app = App()
         app.on("tick")(self._handle)
         dead_letters = MemoryDeadLetters(self.server, instance="a", token="a")
-        self.replays = Replays(app, dead_letters, ExclusiveRun(), OPTIONS, emit=self.telemetry_events.append)
+        self.replays = Replays(app, dead_letters, ExclusiveRun(), OPTIONS, record=self.telemetry_events.append)
 
     async def _handle(self, event: Event) -> None:
         self.began.set()
@@ -99,7 +99,11 @@ async def test_a_replay_whose_handler_finds_no_free_thread_changes_nothing() -> 
 
     dead_letters = MemoryDeadLetters(at.server, instance="a", token="a")
     replays = Replays(
-        app, dead_letters, ExclusiveRun(), replace(OPTIONS, abandoned_threads_max=0), emit=at.telemetry_events.append
+        app,
+        dead_letters,
+        ExclusiveRun(),
+        replace(OPTIONS, abandoned_threads_max=0),
+        record=at.telemetry_events.append,
     )
     result = await replays.replay(SOURCE, "id-1")
     assert (result.outcome, at.telemetry_events) == (Replay.UNKNOWN, [])

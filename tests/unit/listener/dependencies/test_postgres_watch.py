@@ -41,7 +41,7 @@ class Watched:
         self.postgres = Postgres()
         store: Any = self.postgres
         self.gate = DatabaseGate(
-            store, self.clock, probe_interval_s=1.0, paused=lambda: None, emit=self.telemetry_events.append
+            store, self.clock, probe_interval_s=1.0, paused=lambda: None, record=self.telemetry_events.append
         )
         self.watch = DatabaseWatch(store, self.gate, self.clock, turn_s=turn_s)
 

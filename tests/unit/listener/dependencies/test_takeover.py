@@ -63,7 +63,7 @@ class Harness:
             self.clock,
             ended=lambda batch: self.over.extend(x.id for x in batch),
             come_back=lambda batch: self.back.extend(x.id for x in batch),
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
         self.taken = arrivals(2)
         self.watch.add((x, "holder") for x in self.taken)

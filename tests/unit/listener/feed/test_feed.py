@@ -92,7 +92,7 @@ class Harness:
             receive=self.arrived.extend,
             report=ListenerReport,
             answer=self._answer,
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
 
     async def _ready(self) -> bool:

@@ -135,7 +135,7 @@ class Harness:
             SYSTEM_CLOCK,
             probe_interval_s=1.0,
             paused=lambda: None,
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
         self.station = Attempts(
             app or App(),
@@ -149,7 +149,7 @@ class Harness:
             paused=self._paused,
             quarantine=Quarantine(self, self.crash_log),  # type: ignore[arg-type]
             exclusive_run=ExclusiveRun(),
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
             emitted=self._wake,
             dead_lettered=self._bury,
         )

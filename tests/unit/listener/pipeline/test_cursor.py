@@ -31,7 +31,7 @@ class Saving:
             clock,
             tracks=lambda: [self.track, self.other],
             reread=self.reread.append,
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
 
     @property

@@ -50,7 +50,7 @@ class Member:
             release=self.order.let_second_through,
             ended=self.order.ended,
             was_let_go=self.order.was_let_go,
-            emit=lambda _fact: None,
+            record=lambda _telemetry: None,
         )
         self.tracks = {name: Track(name, [Epoch("e", 1)], 0, lambda _count: None) for name in "ab"}
 

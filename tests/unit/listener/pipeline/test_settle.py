@@ -43,7 +43,7 @@ class Harness:
             release=self.released.append,
             ended=self.ended.append,
             was_let_go=lambda _arrival: None,
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         )
 
 

@@ -41,7 +41,7 @@ class Gate:
             OPTIONS,
             attempt=self.at.station.attempt,
             come_back=lambda work, delay_s: self.at.back.append(([x.id for x in work], delay_s)),
-            emit=self.telemetry_events.append,
+            record=self.telemetry_events.append,
         ).attempt
 
     def _wait(self) -> None:

@@ -21,7 +21,7 @@ async def producer(limits: PageLimits) -> Producer:
     journal = MemoryJournal(SYSTEM_CLOCK, frame_max_bytes=100_000)
     await journal.append([EVENT % n for n in range(300)])
     settings = ProducerSettings(instance="p", pages=limits)
-    return Producer(journal, settings, SYSTEM_CLOCK, metrics=bytes, emit=lambda _event: None)
+    return Producer(journal, settings, SYSTEM_CLOCK, metrics=bytes, record=lambda _event: None)
 
 
 def asking(limit: int) -> Scope:
