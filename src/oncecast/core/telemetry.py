@@ -7,12 +7,12 @@ and ids are those of the first and last event of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class TelemetryEvent:
+
+class TelemetryEvent(msgspec.Struct, frozen=True):
     """The base class of all telemetry events."""
 
 
@@ -27,8 +27,7 @@ TerminalCause = Literal["retries", "rejected", "data", "crashes"]
 """Why an event is dead: its attempts failed, its handler rejected it, its data is invalid, it crashed processes."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchEvent(TelemetryEvent):
+class BatchEvent(TelemetryEvent, frozen=True):
     """A telemetry event about `count` events."""
 
     count: int
@@ -36,8 +35,7 @@ class BatchEvent(TelemetryEvent):
     last_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed(TelemetryEvent):
+class StartFailed(TelemetryEvent, frozen=True):
     """The start failed, because of the application or its database; it is tried again after `delay_s`."""
 
     error: str
@@ -45,8 +43,7 @@ class StartFailed(TelemetryEvent):
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStarted(TelemetryEvent):
+class ProcessStarted(TelemetryEvent, frozen=True):
     """A producer or listener serves `address`; `serving` is its journal, or its group."""
 
     what: str
@@ -59,8 +56,7 @@ class ProcessStarted(TelemetryEvent):
 # --- producer ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class JournalOpened(TelemetryEvent):
+class JournalOpened(TelemetryEvent, frozen=True):
     """The journal is open, with its name, the new epoch and the kept offsets."""
 
     journal: str
@@ -69,32 +65,28 @@ class JournalOpened(TelemetryEvent):
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted(BatchEvent):
+class Accepted(BatchEvent, frozen=True):
     """Events are on disk and acknowledged; their common commit took `commit_s`."""
 
     bytes: int
     commit_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class PublicationRefused(TelemetryEvent):
+class PublicationRefused(TelemetryEvent, frozen=True):
     """A publication was refused with this HTTP status; none of its events was accepted."""
 
     status: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRefused(TelemetryEvent):
+class AccessRefused(TelemetryEvent, frozen=True):
     """A request or handshake had no valid token (401), a foreign origin (403) or another host (421)."""
 
     status: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class OperatorActed(TelemetryEvent):
+class OperatorActed(TelemetryEvent, frozen=True):
     """An operator changed something over HTTP, from the address `client`."""
 
     action: str
@@ -102,45 +94,39 @@ class OperatorActed(TelemetryEvent):
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionRefused(TelemetryEvent):
+class ConnectionRefused(TelemetryEvent, frozen=True):
     """A connection exceeded a limit of the server before its request was read; `status` is the answer."""
 
     status: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class JournalFailed(TelemetryEvent):
+class JournalFailed(TelemetryEvent, frozen=True):
     """The journal failed to write a batch; it is reopened and checked before the next."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class JournalDamaged(TelemetryEvent):
+class JournalDamaged(TelemetryEvent, frozen=True):
     """Offsets of the journal cannot be read; reported once for all readers."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class JournalFilling(TelemetryEvent):
+class JournalFilling(TelemetryEvent, frozen=True):
     """Events that `group` has not processed use this percentage of the journal's maximum size."""
 
     percent: int
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class GroupExpired(TelemetryEvent):
+class GroupExpired(TelemetryEvent, frozen=True):
     """No listener of the group has joined for GROUP_EXPIRES: it no longer holds back retention."""
 
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriberJoined(TelemetryEvent):
+class SubscriberJoined(TelemetryEvent, frozen=True):
     """A reader connected: `kind` is `listener` or `client`."""
 
     kind: str
@@ -148,8 +134,7 @@ class SubscriberJoined(TelemetryEvent):
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriberLeft(TelemetryEvent):
+class SubscriberLeft(TelemetryEvent, frozen=True):
     """A reader disconnected, for this reason."""
 
     kind: str
@@ -160,24 +145,21 @@ class SubscriberLeft(TelemetryEvent):
 # --- listener: feed -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Connected(TelemetryEvent):
+class Connected(TelemetryEvent, frozen=True):
     """The feed of a producer is connected; events after `after` follow."""
 
     producer: str
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected(TelemetryEvent):
+class Disconnected(TelemetryEvent, frozen=True):
     """The feed of a producer broke."""
 
     producer: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reconnecting(TelemetryEvent):
+class Reconnecting(TelemetryEvent, frozen=True):
     """The feed reconnects after `delay_s`."""
 
     producer: str
@@ -185,53 +167,45 @@ class Reconnecting(TelemetryEvent):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectingAgain(TelemetryEvent):
+class ConnectingAgain(TelemetryEvent, frozen=True):
     """The feed reconnects now, after its delay."""
 
     producer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Received(BatchEvent):
+class Received(BatchEvent, frozen=True):
     """Events arrived from a producer."""
 
 
 # --- listener: work -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Started(BatchEvent):
+class Started(BatchEvent, frozen=True):
     """This listener begins an attempt at these events."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined(TelemetryEvent):
+class Quarantined(TelemetryEvent, frozen=True):
     """A quarantined event is attempted alone: it was taken over from `takeovers` dead lease owners."""
 
     id: str
     takeovers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Persisted(BatchEvent):
+class Persisted(BatchEvent, frozen=True):
     """This listener committed the rows."""
 
     after_retry: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicates(BatchEvent):
+class Duplicates(BatchEvent, frozen=True):
     """These events had ended before, by another listener or from an earlier publication."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConflictsFound(BatchEvent):
+class ConflictsFound(BatchEvent, frozen=True):
     """Events with other content under a used identity: kept in `conflicts`, not processed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessingFailed(TelemetryEvent):
+class ProcessingFailed(TelemetryEvent, frozen=True):
     """An attempt at one event failed; without retries left it was the last."""
 
     id: str
@@ -242,15 +216,13 @@ class ProcessingFailed(TelemetryEvent):
     """The traceback from the user's first frame on; empty if the error is not from the user's code."""
 
 
-@dataclass(frozen=True, slots=True)
-class HandlersBlocked(TelemetryEvent):
+class HandlersBlocked(TelemetryEvent, frozen=True):
     """Too many `def` handlers run after their time-out: no other begins until one of them ends, and events wait."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignValues(TelemetryEvent):
+class ForeignValues(TelemetryEvent, frozen=True):
     """Keys of Oncecast in Redis had foreign values, which were overwritten."""
 
     count: int
@@ -260,8 +232,7 @@ class ForeignValues(TelemetryEvent):
     """The first bytes of its value."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoopBlocked(TelemetryEvent):
+class LoopBlocked(TelemetryEvent, frozen=True):
     """Users' code blocked the event loop. Without a `handler` it was a task or the lifespan."""
 
     handler: str
@@ -272,8 +243,7 @@ class LoopBlocked(TelemetryEvent):
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class InsertFailed(TelemetryEvent):
+class InsertFailed(TelemetryEvent, frozen=True):
     """The database failed for these events; they are tried again."""
 
     id: str
@@ -281,8 +251,7 @@ class InsertFailed(TelemetryEvent):
     retries_left: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettered(TelemetryEvent):
+class DeadLettered(TelemetryEvent, frozen=True):
     """An event became a dead letter."""
 
     id: str
@@ -290,31 +259,27 @@ class DeadLettered(TelemetryEvent):
     cause: TerminalCause = "retries"
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettersLogged(TelemetryEvent):
+class DeadLettersLogged(TelemetryEvent, frozen=True):
     """A dead letter was written to the dead-letter log."""
 
     id: str
     file: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterLogFailed(TelemetryEvent):
+class DeadLetterLogFailed(TelemetryEvent, frozen=True):
     """The dead-letter log cannot be written; the rows are stored, and the lines follow later."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sent(TelemetryEvent):
+class Sent(TelemetryEvent, frozen=True):
     """The broker has confirmed a dead letter."""
 
     id: str
     broker: str
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardingRefused(TelemetryEvent):
+class ForwardingRefused(TelemetryEvent, frozen=True):
     """The broker refuses this dead letter, but accepts others; it is sent again later."""
 
     id: str
@@ -322,15 +287,13 @@ class ForwardingRefused(TelemetryEvent):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed(TelemetryEvent):
+class Replayed(TelemetryEvent, frozen=True):
     """A replayed dead letter is stored now."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayFailed(TelemetryEvent):
+class ReplayFailed(TelemetryEvent, frozen=True):
     """A replay failed; the event stays dead."""
 
     id: str
@@ -338,82 +301,71 @@ class ReplayFailed(TelemetryEvent):
     traceback: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettersDiscarded(TelemetryEvent):
+class DeadLettersDiscarded(TelemetryEvent, frozen=True):
     """An operator discarded dead letters: they are no longer listed or replayed; their rows are kept."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Restored(TelemetryEvent):
+class Restored(TelemetryEvent, frozen=True):
     """An operator restored discarded dead letters."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConflictReplayed(TelemetryEvent):
+class ConflictReplayed(TelemetryEvent, frozen=True):
     """The event of the conflict at `cursor` is stored as `id`."""
 
     id: str
     cursor: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConflictReplayFailed(TelemetryEvent):
+class ConflictReplayFailed(TelemetryEvent, frozen=True):
     """A conflict replay failed; the conflict stays open."""
 
     cursor: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConflictsDiscarded(TelemetryEvent):
+class ConflictsDiscarded(TelemetryEvent, frozen=True):
     """An operator closed conflicts without processing them; their rows are kept."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class EmissionsRelayed(TelemetryEvent):
+class EmissionsRelayed(TelemetryEvent, frozen=True):
     """A producer accepted `count` events of the outbox."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class EmissionDropped(TelemetryEvent):
+class EmissionDropped(TelemetryEvent, frozen=True):
     """A producer refuses an emitted event for good: it stays in the table `outbox`, with the reason."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxBlocked(TelemetryEvent):
+class OutboxBlocked(TelemetryEvent, frozen=True):
     """Emitted events wait in the outbox; they are published again until a producer accepts them."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakenOver(TelemetryEvent):
+class TakenOver(TelemetryEvent, frozen=True):
     """Events were taken over from a dead lease owner, and are free again."""
 
     count: int
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
-class CursorSaved(TelemetryEvent):
+class CursorSaved(TelemetryEvent, frozen=True):
     """The group's cursor was saved: every event up to it has a row."""
 
     journal: str
     cursor: str
 
 
-@dataclass(frozen=True, slots=True)
-class GapNoted(TelemetryEvent):
+class GapNoted(TelemetryEvent, frozen=True):
     """The journal deleted these offsets before the group read them; the gap is recorded, and the cursor passes it."""
 
     journal: str
@@ -421,22 +373,19 @@ class GapNoted(TelemetryEvent):
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned(TelemetryEvent):
+class Pruned(TelemetryEvent, frozen=True):
     """Rows older than the retention period were deleted."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class StandbyEntered(TelemetryEvent):
+class StandbyEntered(TelemetryEvent, frozen=True):
     """This listener is on standby, because it lacks handlers of the group's application."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RowsMissing(TelemetryEvent):
+class RowsMissing(TelemetryEvent, frozen=True):
     """Ended events have no row, because PostgreSQL went back to an older state; they are read again."""
 
     journal: str
@@ -446,45 +395,39 @@ class RowsMissing(TelemetryEvent):
 # --- dependencies -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DependencyLost(TelemetryEvent):
+class DependencyLost(TelemetryEvent, frozen=True):
     """`name` (`redis`, `database`, `broker`) is unreachable, or refuses everything."""
 
     name: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class DependencyTried(TelemetryEvent):
+class DependencyTried(TelemetryEvent, frozen=True):
     """This process connects to `name` (`redis`, `database`, `broker`); reported once per outage."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class DependencyReady(TelemetryEvent):
+class DependencyReady(TelemetryEvent, frozen=True):
     """`name` (`redis`, `database`, `broker`) answers."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping(TelemetryEvent):
+class Stopping(TelemetryEvent, frozen=True):
     """The process drains: it begins no new work."""
 
     in_flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class LifespanCutShort(TelemetryEvent):
+class LifespanCutShort(TelemetryEvent, frozen=True):
     """The end of the application's lifespan took too long and was cancelled."""
 
     name: str
     after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped(TelemetryEvent):
+class Stopped(TelemetryEvent, frozen=True):
     """The process has drained, and has released the events that had not ended."""
 
     released: int

@@ -2,124 +2,133 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Iterable
+from logging import DEBUG, ERROR, INFO, WARNING, getLevelNamesMapping
+from typing import Any
 
-from oncecast.core import telemetry as telemetry_events
+import msgspec
+
+from oncecast.core import telemetry as events
 from oncecast.core.telemetry import Record, TelemetryEvent
 from oncecast.observe.output import LogEntry, Write, printable, writer
 from oncecast.observe.standard import capture
 
-_QUIET = (
-    telemetry_events.CursorSaved,
-    telemetry_events.Accepted,
-    telemetry_events.SubscriberJoined,
-    telemetry_events.SubscriberLeft,
-    telemetry_events.ConnectionRefused,
-    telemetry_events.AccessRefused,
-)
-"""Logged at level debug: frequent, or of interest to few."""
-
-_LOUD = (
-    telemetry_events.DependencyLost,
-    telemetry_events.DeadLettered,
-    telemetry_events.EmissionDropped,
-    telemetry_events.DeadLetterLogFailed,
-    telemetry_events.JournalDamaged,
-    telemetry_events.JournalFailed,
-    telemetry_events.RowsMissing,
-)
-_WARNING = (
-    telemetry_events.StartFailed,
-    telemetry_events.Quarantined,
-    telemetry_events.ProcessingFailed,
-    telemetry_events.ReplayFailed,
-    telemetry_events.ConflictReplayFailed,
-    telemetry_events.ForwardingRefused,
-    telemetry_events.InsertFailed,
-    telemetry_events.Disconnected,
-    telemetry_events.Reconnecting,
-    telemetry_events.ConflictsFound,
-    telemetry_events.TakenOver,
-    telemetry_events.PublicationRefused,
-    telemetry_events.JournalFilling,
-    telemetry_events.GroupExpired,
-    telemetry_events.GapNoted,
-    telemetry_events.StandbyEntered,
-    telemetry_events.OutboxBlocked,
-    telemetry_events.HandlersBlocked,
-    telemetry_events.LifespanCutShort,
-    telemetry_events.LoopBlocked,
-    telemetry_events.ForeignValues,
-)
-_SEVERITIES = {
-    **dict.fromkeys(_QUIET, logging.DEBUG),
-    **dict.fromkeys(_WARNING, logging.WARNING),
-    **dict.fromkeys(_LOUD, logging.ERROR),
+_LINES: dict[tuple[str, int], dict[type[TelemetryEvent], str]] = {
+    ("process", INFO): {
+        events.ProcessStarted: "▶️ Oncecast {what} {version} started in {instance}: pid {pid}, {address}, {serving}",
+        events.Stopping: "",
+        events.Stopped: "",
+    },
+    ("process", WARNING): {
+        events.StartFailed: "❌ Cannot start {instance} yet: {error}; trying again in {delay_s:g} s,"
+        " retries left: {retries_left}",
+        events.StandbyEntered: "⏸️ Standby in {instance}: {reason}",
+        events.LifespanCutShort: "⚠️ Lifespan {name} of {instance} did not end within {after_s:g} s (DRAIN_TIMEOUT):"
+        " it was cut short",
+        events.LoopBlocked: "⚠️ {code} has blocked the event loop of {instance} for {blocked_s:g} s, at {at};"
+        " make it a plain 'def', which runs in a thread, or call asyncio.to_thread",
+    },
+    ("journal", DEBUG): {events.Accepted: ""},
+    ("journal", INFO): {events.JournalOpened: ""},
+    ("journal", WARNING): {
+        events.JournalFilling: "⚠️ Journal of {instance} is {percent} % full of events that {group} has not processed;"
+        " see 'oncecast groups list'",
+        events.GroupExpired: "⚠️ Group {group} expired in {instance}: no listener joined it for GROUP_EXPIRES;"
+        " it holds no events back any more",
+    },
+    ("journal", ERROR): {
+        events.JournalFailed: "❌ Journal of {instance} accepts nothing: {error}",
+        events.JournalDamaged: "❌ Journal of {instance} is damaged: {error}; run 'oncecast journal check'",
+    },
+    ("http", DEBUG): {
+        events.AccessRefused: "⚠️ Refused access at {instance} with {status}: {reason}",
+        events.ConnectionRefused: "⚠️ Refused a connection at {instance} with {status}: {reason}",
+    },
+    ("http", INFO): {events.OperatorActed: "· Operator at {client} asked {instance} to {action}: {count} done"},
+    ("http", WARNING): {events.PublicationRefused: ""},
+    ("redis", WARNING): {
+        events.ForeignValues: "⚠️ {count} keys in Redis had values that are not Oncecast's: {instance} has overwritten"
+        " them (the first is {key!r} with {value}); does another application use REDIS_URL?",
+    },
+    ("broadcast", DEBUG): {events.SubscriberJoined: "", events.SubscriberLeft: ""},
+    ("feed", INFO): {
+        events.Connected: "✅ Connected to producer in {instance}",
+        events.ConnectingAgain: "🔄 Reconnecting to WebSocket in {instance}...",
+        events.Received: "✅ Received {events} in {instance}",
+    },
+    ("feed", WARNING): {
+        events.Disconnected: "❌ Disconnected from producer in {instance} ({reason})",
+        events.Reconnecting: "🔄 Attempting to reconnect in {delay_ms}ms (attempt {attempt}) in {instance}",
+    },
+    ("events", INFO): {
+        events.Started: "✅ Event processing started for {events} at {instance}",
+        events.Persisted: "✅ Persisted {subject} in instance {instance}{range}{retried}",
+        events.Duplicates: "⚠️ Duplicate {events} at {instance}",
+        events.ConflictReplayed: "✅ Replayed the conflict {cursor} as event {id}: stored by {instance}",
+        events.ConflictsDiscarded: "· Discarded {count} conflicts in {instance}; their rows are kept",
+    },
+    ("events", WARNING): {
+        events.Quarantined: "⚠️ Quarantined event {id} at {instance}: {takeovers} processes died while handling it;"
+        " running it alone",
+        events.ConflictsFound: "⚠️ Conflict: other content under a used identity, {events} at {instance}",
+        events.ProcessingFailed: "❌ Processing failed for event {id} at {instance}, retries left: {retries_left}"
+        " ({error})",
+        events.InsertFailed: "❌ DB insert failed for {id}, retries left: {retries_left} ({error})",
+        events.HandlersBlocked: "⚠️ Events for plain 'def' handlers wait in {instance}: {error}",
+        events.ConflictReplayFailed: "❌ Replay of the conflict {cursor} failed at {instance}: it stays open"
+        " ({error})",
+        events.TakenOver: "✅ Took over {count} events of dead process {owner} in {instance}",
+    },
+    ("events", ERROR): {events.DeadLettered: "❌ Event {id} {what_happened} in {instance} ({error})"},
+    ("cursor", DEBUG): {events.CursorSaved: ""},
+    ("cursor", WARNING): {
+        events.GapNoted: "⚠️ Events {first} to {last} of journal {journal} were deleted before {instance} could read"
+        " them",
+    },
+    ("cursor", ERROR): {events.RowsMissing: ""},
+    ("outbox", INFO): {events.EmissionsRelayed: "✅ Published {count} emitted events from {instance}"},
+    ("outbox", WARNING): {events.OutboxBlocked: "⚠️ Emitted events wait in the outbox of {instance}: {error}"},
+    ("outbox", ERROR): {
+        events.EmissionDropped: "❌ No producer accepts an emitted event: {error}; it stays in the table outbox",
+    },
+    ("dead-letters", INFO): {
+        events.DeadLettersLogged: "📝 Logged failed event {id} to {file}",
+        events.Sent: "📤 Sent dead letter {id} to {broker}",
+        events.Replayed: "✅ Replayed {id}: stored by {instance}",
+        events.DeadLettersDiscarded: "· Discarded {count} dead letters in {instance}; their rows are kept",
+        events.Restored: "· Restored {count} dead letters in {instance}",
+    },
+    ("dead-letters", WARNING): {
+        events.ForwardingRefused: "⚠️ {broker} refused dead letter {id} of {instance} ({error}); it will be retried",
+        events.ReplayFailed: "❌ Replay of {id} failed at {instance}: it remains a dead letter ({error})",
+    },
+    ("dead-letters", ERROR): {
+        events.DeadLetterLogFailed: "❌ Dead letters cannot be logged in {instance}: {error}; their rows are safe",
+    },
+    ("", INFO): {
+        events.DependencyTried: "🔄 Connecting to {dependency} in {instance}...",
+        events.DependencyReady: "✅ {dependency} ready in {instance}",
+    },
+    ("retention", INFO): {events.Pruned: "· Pruned {count} old events in {instance}"},
 }
-_UNDER_LOAD = (telemetry_events.Received, telemetry_events.Started, telemetry_events.Duplicates)
-"""Logged at level debug if they are about several events: then "Persisted" is the line that counts."""
+"""The console line of each telemetry event, by component and severity. An empty text lists the fields.
 
-_COMPONENTS: dict[str, tuple[type[TelemetryEvent], ...]] = {
-    "process": (
-        telemetry_events.ProcessStarted,
-        telemetry_events.StartFailed,
-        telemetry_events.StandbyEntered,
-        telemetry_events.Stopping,
-        telemetry_events.Stopped,
-        telemetry_events.LifespanCutShort,
-        telemetry_events.LoopBlocked,
-    ),
-    "journal": (
-        telemetry_events.JournalDamaged,
-        telemetry_events.JournalOpened,
-        telemetry_events.Accepted,
-        telemetry_events.JournalFailed,
-        telemetry_events.JournalFilling,
-        telemetry_events.GroupExpired,
-    ),
-    "http": (
-        telemetry_events.PublicationRefused,
-        telemetry_events.AccessRefused,
-        telemetry_events.ConnectionRefused,
-        telemetry_events.OperatorActed,
-    ),
-    "redis": (telemetry_events.ForeignValues,),
-    "broadcast": (telemetry_events.SubscriberJoined, telemetry_events.SubscriberLeft),
-    "feed": (
-        telemetry_events.Connected,
-        telemetry_events.Disconnected,
-        telemetry_events.Reconnecting,
-        telemetry_events.ConnectingAgain,
-        telemetry_events.Received,
-    ),
-    "cursor": (telemetry_events.CursorSaved, telemetry_events.RowsMissing, telemetry_events.GapNoted),
-    "outbox": (telemetry_events.EmissionsRelayed, telemetry_events.OutboxBlocked, telemetry_events.EmissionDropped),
-    "dead-letters": (
-        telemetry_events.DeadLettersLogged,
-        telemetry_events.DeadLetterLogFailed,
-        telemetry_events.Sent,
-        telemetry_events.ForwardingRefused,
-        telemetry_events.Replayed,
-        telemetry_events.ReplayFailed,
-        telemetry_events.DeadLettersDiscarded,
-        telemetry_events.Restored,
-    ),
-    "retention": (telemetry_events.Pruned,),
+A text names fields of the event and values of `_values`. Dependencies have their names as components.
+"""
+_LINE_OF = {kind: (*place, text) for place, texts in _LINES.items() for kind, text in texts.items()}
+_LOST = {
+    "redis": "⚠️ Redis unavailable in {instance}: duplicate risk ({error})",
+    "database": "❌ PostgreSQL unavailable in {instance}: events wait ({error})",
+    "broker": "❌ Dead letters cannot be sent in {instance}: {error}; they wait in PostgreSQL",
 }
-_COMPONENT_OF = {kind: component for component, kinds in _COMPONENTS.items() for kind in kinds}
-_OF_EVENTS = "events"
-"""The component of all other telemetry events: what happens to events in a listener."""
-
-_TERMINAL_CAUSES: dict[telemetry_events.TerminalCause, str] = {
+_DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "Broker of dead letters"}
+_TERMINAL_CAUSES: dict[events.TerminalCause, str] = {
     "retries": "failed after all retries",
     "rejected": "was rejected by its handler",
     "data": "has data that does not fit its handler",
     "crashes": "crashed the processes that handled it, and is not tried again",
 }
 """The reason in the log line of a dead letter, by its cause."""
-_DEPENDENCIES = {"redis": "Redis", "database": "PostgreSQL", "broker": "the broker of dead letters"}
 
 
 def start_logging(
@@ -130,7 +139,7 @@ def start_logging(
     `packages` are the names of the application's own packages.
     """
     write = writer(instance, format)
-    capture(write, logging.getLevelNamesMapping()[level.upper()], packages)
+    capture(write, getLevelNamesMapping()[level.upper()], packages)
     return _log_function(write, instance, level)
 
 
@@ -140,212 +149,67 @@ def log_telemetry(instance: str, *, format: str = "console", level: str = "info"
 
 
 def _log_function(write: Write, instance: str, level: str) -> Record:
-    minimum = logging.getLevelNamesMapping()[level.upper()]
+    minimum = getLevelNamesMapping()[level.upper()]
 
     def record(telemetry: TelemetryEvent) -> None:
-        severity = _severity(telemetry)
+        component, severity, _ = _line_of(telemetry)
         if severity >= minimum:
-            values = {name: value for name, value in dataclasses.asdict(telemetry).items() if name != "event"}
+            values = msgspec.structs.asdict(telemetry)
             traceback = values.pop("traceback", "")
-            message = " ".join(console_lines(telemetry, instance))
-            write(
-                LogEntry(
-                    severity=severity,
-                    component=_component(telemetry),
-                    kind=type(telemetry).__name__,
-                    message=message,
-                    traceback=traceback,
-                    values=values,
-                )
-            )
+            kind, message = type(telemetry).__name__, console_line(telemetry, instance)
+            write(LogEntry(severity, component, kind, message, traceback=traceback, values=values))
 
     return record
 
 
-def _component(telemetry: TelemetryEvent) -> str:
-    if isinstance(
-        telemetry,
-        telemetry_events.DependencyLost | telemetry_events.DependencyTried | telemetry_events.DependencyReady,
-    ):
-        return telemetry.name
-    return _COMPONENT_OF.get(type(telemetry), _OF_EVENTS)
+def _line_of(telemetry: TelemetryEvent) -> tuple[str, int, str]:
+    """Return the component, the severity and the text of the line."""
+    if isinstance(telemetry, events.DependencyLost):
+        return telemetry.name, ERROR, _LOST[telemetry.name]
+    component, severity, text = _LINE_OF[type(telemetry)]
+    if isinstance(telemetry, events.DependencyTried | events.DependencyReady):
+        component = telemetry.name
+    if isinstance(telemetry, events.Received | events.Started | events.Duplicates) and telemetry.count > 1:
+        severity = DEBUG  # under load, "Persisted" is the line that counts
+    return component, severity, text
 
 
-def _severity(telemetry: TelemetryEvent) -> int:
-    if isinstance(telemetry, _UNDER_LOAD) and telemetry.count > 1:
-        return logging.DEBUG
-    return _SEVERITIES.get(type(telemetry), logging.INFO)
+def console_line(telemetry: TelemetryEvent, instance: str) -> str:
+    """Return the console line of a telemetry event, without control characters."""
+    values = msgspec.structs.asdict(telemetry)
+    if text := _line_of(telemetry)[2]:
+        error = values.get("error", "").partition("\n")[0]
+        text = text.format(**{**values, "instance": instance, "error": error, **_values(telemetry)})
+    else:
+        listed = ", ".join(f"{name} {value}" for name, value in values.items())
+        text = f"· {_words(type(telemetry).__name__)} in {instance}" + (f": {listed}" if listed else "")
+    return printable(text.partition("\n")[0])
 
 
-def console_lines(telemetry: TelemetryEvent, at: str) -> list[str]:
-    """Return the console lines of a telemetry event of instance `at`, without control characters."""
-    error = getattr(telemetry, "error", "")
-    if "\n" in error:
-        telemetry = dataclasses.replace(telemetry, error=error.partition("\n")[0])  # type: ignore[call-arg]
-    return [_printable(line) for line in _lines(telemetry, at)]
-
-
-def _lines(telemetry: TelemetryEvent, at: str) -> list[str]:
-    match telemetry:  # the most frequent first
-        case telemetry_events.Received():
-            return [f"✅ Received {_events(telemetry, 'event ')} in {at}"]
-        case telemetry_events.Started():
-            return [f"✅ Event processing started for {_events(telemetry, 'event ')} at {at}"]
-        case telemetry_events.Persisted():
-            retried = " (after retry)" if telemetry.after_retry else ""
-            return [f"✅ Persisted {_count(telemetry)} in instance {at}{_range(telemetry)}{retried}"]
-        case telemetry_events.Duplicates():
-            return [f"⚠️ Duplicate {_events(telemetry, 'event ')} at {at}"]
-        case telemetry_events.ProcessStarted():
-            where = f"pid {telemetry.pid}, {telemetry.address}, {telemetry.serving}"
-            return [f"▶️ Oncecast {telemetry.what} {telemetry.version} started in {at}: {where}"]
-        case telemetry_events.StartFailed():
-            wait = f"trying again in {telemetry.delay_s:g} s, retries left: {telemetry.retries_left}"
-            return [f"❌ Cannot start {at} yet: {telemetry.error}; {wait}"]
-        case telemetry_events.JournalDamaged():
-            return [f"❌ Journal of {at} is damaged: {telemetry.error}; run 'oncecast journal check'"]
-        case telemetry_events.JournalFailed():
-            return [f"❌ Journal of {at} accepts nothing: {telemetry.error}"]
-        case telemetry_events.JournalFilling():
-            hint = "see 'oncecast groups list'"
-            return [
-                f"⚠️ Journal of {at} is {telemetry.percent} % full of events that {telemetry.group}"
-                f" has not processed; {hint}"
-            ]
-        case telemetry_events.AccessRefused():
-            return [f"⚠️ Refused access at {at} with {telemetry.status}: {telemetry.reason}"]
-        case telemetry_events.OperatorActed():
-            return [
-                f"· Operator at {telemetry.client or '?'} asked {at} to {telemetry.action}: {telemetry.count} done"
-            ]
-        case telemetry_events.ConnectionRefused():
-            return [f"⚠️ Refused a connection at {at} with {telemetry.status}: {telemetry.reason}"]
-        case telemetry_events.GroupExpired():
-            why = "no listener joined it for GROUP_EXPIRES"
-            return [f"⚠️ Group {telemetry.group} expired in {at}: {why}; it holds no events back any more"]
-        case telemetry_events.GapNoted():
-            gone = f"{telemetry.first} to {telemetry.last} of journal {telemetry.journal}"
-            return [f"⚠️ Events {gone} were deleted before {at} could read them"]
-        case telemetry_events.Pruned():
-            return [f"· Pruned {telemetry.count} old events in {at}"]
-        case telemetry_events.StandbyEntered():
-            return [f"⏸️ Standby in {at}: {telemetry.reason}"]
-        case telemetry_events.Connected():
-            return [f"✅ Connected to producer in {at}"]
-        case telemetry_events.Disconnected():
-            return [f"❌ Disconnected from producer in {at} ({telemetry.reason})"]
-        case telemetry_events.Reconnecting():
-            delay_ms = round(telemetry.delay_s * 1000)
-            return [f"🔄 Attempting to reconnect in {delay_ms}ms (attempt {telemetry.attempt}) in {at}"]
-        case telemetry_events.ConnectingAgain():
-            return [f"🔄 Reconnecting to WebSocket in {at}..."]
-        case telemetry_events.Quarantined():
-            died = f"{telemetry.takeovers} processes died while handling it"
-            return [f"⚠️ Quarantined event {telemetry.id} at {at}: {died}; running it alone"]
-        case telemetry_events.ConflictsFound():
-            return [f"⚠️ Conflict: other content under a used identity, {_events(telemetry, 'event ')} at {at}"]
-        case telemetry_events.ProcessingFailed():
-            left = f"retries left: {telemetry.retries_left}"
-            return [f"❌ Processing failed for event {telemetry.id} at {at}, {left} ({telemetry.error})"]
-        case telemetry_events.HandlersBlocked():
-            return [f"⚠️ Events for plain 'def' handlers wait in {at}: {telemetry.error}"]
-        case telemetry_events.ForeignValues():
-            what = f"{telemetry.count} keys in Redis had values that are not Oncecast's"
-            where = f"the first is {telemetry.key!r} with {telemetry.value}"
-            return [f"⚠️ {what}: {at} has overwritten them ({where}); does another application use REDIS_URL?"]
-        case telemetry_events.LoopBlocked():
-            what = (
-                f"handler {telemetry.handler} of event {telemetry.id}"
-                if telemetry.handler
-                else "code of the application"
-            )
-            remedy = "make it a plain 'def', which runs in a thread, or call asyncio.to_thread"
-            return [
-                f"⚠️ {what} has blocked the event loop of {at} for {telemetry.blocked_s:g} s,"
-                f" at {telemetry.at}; {remedy}"
-            ]
-        case telemetry_events.InsertFailed():
-            return [
-                f"❌ DB insert failed for {telemetry.id}, retries left: {telemetry.retries_left} ({telemetry.error})"
-            ]
-        case telemetry_events.DeadLettered():
-            return [
-                f"❌ Event {telemetry.id} {_TERMINAL_CAUSES.get(telemetry.cause, _TERMINAL_CAUSES['retries'])}"
-                f" in {at} ({telemetry.error})"
-            ]
-        case telemetry_events.DeadLettersLogged():
-            return [f"📝 Logged failed event {telemetry.id} to {telemetry.file}"]
-        case telemetry_events.DeadLetterLogFailed():
-            return [f"❌ Dead letters cannot be logged in {at}: {telemetry.error}; their rows are safe"]
-        case telemetry_events.Sent():
-            return [f"📤 Sent dead letter {telemetry.id} to {telemetry.broker}"]
-        case telemetry_events.ForwardingRefused():
-            return [
-                f"⚠️ {telemetry.broker} refused dead letter {telemetry.id} of {at} ({telemetry.error});"
-                " it will be retried"
-            ]
-        case telemetry_events.Replayed():
-            return [f"✅ Replayed {telemetry.id}: stored by {at}"]
-        case telemetry_events.ReplayFailed():
-            return [f"❌ Replay of {telemetry.id} failed at {at}: it remains a dead letter ({telemetry.error})"]
-        case telemetry_events.ConflictReplayed():
-            return [f"✅ Replayed the conflict {telemetry.cursor} as event {telemetry.id}: stored by {at}"]
-        case telemetry_events.ConflictReplayFailed():
-            return [f"❌ Replay of the conflict {telemetry.cursor} failed at {at}: it stays open ({telemetry.error})"]
-        case telemetry_events.ConflictsDiscarded():
-            return [f"· Discarded {telemetry.count} conflicts in {at}; their rows are kept"]
-        case telemetry_events.EmissionsRelayed():
-            return [f"✅ Published {telemetry.count} emitted events from {at}"]
-        case telemetry_events.OutboxBlocked():
-            return [f"⚠️ Emitted events wait in the outbox of {at}: {telemetry.error}"]
-        case telemetry_events.EmissionDropped():
-            return [f"❌ No producer accepts an emitted event: {telemetry.error}; it stays in the table outbox"]
-        case telemetry_events.DeadLettersDiscarded():
-            return [f"· Discarded {telemetry.count} dead letters in {at}; their rows are kept"]
-        case telemetry_events.Restored():
-            return [f"· Restored {telemetry.count} dead letters in {at}"]
-        case telemetry_events.LifespanCutShort():
-            within = f"within {telemetry.after_s:g} s (DRAIN_TIMEOUT)"
-            return [f"⚠️ Lifespan {telemetry.name} of {at} did not end {within}: it was cut short"]
-        case telemetry_events.TakenOver():
-            return [f"✅ Took over {telemetry.count} events of dead process {telemetry.owner} in {at}"]
-        case telemetry_events.DependencyTried():
-            return [f"🔄 Connecting to {_DEPENDENCIES.get(telemetry.name, telemetry.name)} in {at}..."]
-        case telemetry_events.DependencyLost(name="redis"):
-            return [f"⚠️ Redis unavailable in {at}: duplicate risk ({telemetry.error})"]
-        case telemetry_events.DependencyReady(name="redis"):
-            return [f"✅ Redis ready in {at}"]
-        case telemetry_events.DependencyLost(name="broker"):
-            return [f"❌ Dead letters cannot be sent in {at}: {telemetry.error}; they wait in PostgreSQL"]
-        case telemetry_events.DependencyReady(name="broker"):
-            return [f"✅ Broker of dead letters ready in {at}"]
-        case telemetry_events.DependencyLost():
-            return [f"❌ PostgreSQL unavailable in {at}: events wait ({telemetry.error})"]
-        case telemetry_events.DependencyReady():
-            return [f"✅ PostgreSQL ready in {at}"]
+def _values(telemetry: TelemetryEvent) -> dict[str, Any]:
+    """Return values for a text in addition to the fields."""
+    match telemetry:
+        case events.BatchEvent():
+            is_one = telemetry.count == 1
+            subject = telemetry.first_id if is_one else f"{telemetry.count} events"
+            ids = "" if is_one else f" ({telemetry.first_id} … {telemetry.last_id})"
+            retried = " (after retry)" if getattr(telemetry, "after_retry", False) else ""
+            batch = f"event {subject}" if is_one else subject + ids
+            return {"subject": subject, "range": ids, "events": batch, "retried": retried}
+        case events.DependencyTried(name=name) | events.DependencyReady(name=name):
+            return {"dependency": _DEPENDENCIES[name]}
+        case events.OperatorActed(client=""):
+            return {"client": "?"}
+        case events.LoopBlocked(handler=handler, id=id):
+            return {"code": f"handler {handler} of event {id}" if handler else "code of the application"}
+        case events.Reconnecting(delay_s=delay_s):
+            return {"delay_ms": round(delay_s * 1000)}
+        case events.DeadLettered(cause=cause):
+            return {"what_happened": _TERMINAL_CAUSES[cause]}
         case _:
-            values = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(telemetry).items())
-            return [f"· {_words(type(telemetry).__name__)} in {at}" + (f": {values}" if values else "")]
-
-
-def _count(telemetry: telemetry_events.BatchEvent) -> str:
-    return telemetry.first_id if telemetry.count == 1 else f"{telemetry.count} events"
-
-
-def _range(telemetry: telemetry_events.BatchEvent) -> str:
-    return "" if telemetry.count == 1 else f" ({telemetry.first_id} … {telemetry.last_id})"
-
-
-def _events(telemetry: telemetry_events.BatchEvent, single: str) -> str:
-    return f"{single}{telemetry.first_id}" if telemetry.count == 1 else f"{telemetry.count} events{_range(telemetry)}"
+            return {}
 
 
 def _words(name: str) -> str:
     """`CursorSaved` → `Cursor saved`."""
-    words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
-    return words[:1].upper() + words[1:]
-
-
-def _printable(text: str) -> str:
-    """Return the first line of `text`, without control characters."""
-    return printable(text.partition("\n")[0])
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip().capitalize()

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oncecast.core import telemetry as telemetry_events
+from oncecast.core import telemetry as events
 from oncecast.core.health import PROCESS, Health, Status
 from oncecast.core.telemetry import Record, TelemetryEvent
 
@@ -31,7 +31,7 @@ class Metrics(Collector):
         kind = type(telemetry)
         if kind in self._counts:
             self._counts[kind] += getattr(telemetry, "count", 1)
-        elif isinstance(telemetry, telemetry_events.AccessRefused) and telemetry.status in _REASONS:
+        elif isinstance(telemetry, events.AccessRefused) and telemetry.status in _REASONS:
             self._access_refused[_REASONS[telemetry.status]] += 1
 
     def show_health(self, check: Callable[[], Health]) -> None:
@@ -64,85 +64,46 @@ class Metrics(Collector):
 _REASONS = {401: "unauthorized", 403: "forbidden_origin", 421: "unknown_host"}
 """The label of a refused access, by HTTP status."""
 _COUNTED: dict[type[TelemetryEvent], tuple[str, str]] = {
-    telemetry_events.Accepted: ("oncecast_accepted_total", "Events that are on disk and acknowledged."),
-    telemetry_events.PublicationRefused: (
+    events.Accepted: ("oncecast_accepted_total", "Events that are on disk and acknowledged."),
+    events.PublicationRefused: (
         "oncecast_refused_total",
         "Publications that were refused before anything was accepted.",
     ),
-    telemetry_events.ConnectionRefused: (
+    events.ConnectionRefused: (
         "oncecast_connections_refused_total",
         "Connections that were refused or closed because of a limit before a request was read.",
     ),
-    telemetry_events.JournalFailed: (
-        "oncecast_journal_failures_total",
-        "Commits of the journal that the disk refused.",
-    ),
-    telemetry_events.Received: ("oncecast_received_total", "Events received from producers."),
-    telemetry_events.Persisted: ("oncecast_stored_total", "Events that this listener stored."),
-    telemetry_events.Duplicates: (
-        "oncecast_duplicates_total",
-        "Arrivals of events that had already ended, at any listener.",
-    ),
-    telemetry_events.ConflictsFound: ("oncecast_conflicts_total", "Events with other content under a used identity."),
-    telemetry_events.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
-    telemetry_events.InsertFailed: (
-        "oncecast_database_failures_total",
-        "Database operations for events that failed.",
-    ),
-    telemetry_events.DeadLettered: ("oncecast_dead_total", "Events that became dead letters at this listener."),
-    telemetry_events.DeadLettersLogged: ("oncecast_filed_total", "Dead letters whose line is in the log file."),
-    telemetry_events.DeadLetterLogFailed: (
-        "oncecast_filing_failures_total",
-        "Failed writes to the log file of dead letters.",
-    ),
-    telemetry_events.Sent: ("oncecast_dead_letters_sent_total", "Dead letters that the broker has confirmed."),
-    telemetry_events.ForwardingRefused: (
-        "oncecast_dead_letters_refused_total",
-        "Dead letters that the broker refused.",
-    ),
-    telemetry_events.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
-    telemetry_events.ReplayFailed: ("oncecast_failed_replays_total", "Replays of dead letters that failed."),
-    telemetry_events.DeadLettersDiscarded: (
-        "oncecast_discarded_total",
-        "Dead letters that operators have discarded.",
-    ),
-    telemetry_events.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have restored."),
-    telemetry_events.ConflictReplayed: (
-        "oncecast_conflicts_replayed_total",
-        "Conflicts whose event is stored under a new id.",
-    ),
-    telemetry_events.ConflictReplayFailed: (
-        "oncecast_failed_conflict_replays_total",
-        "Replays of conflicts that failed.",
-    ),
-    telemetry_events.ConflictsDiscarded: (
-        "oncecast_conflicts_discarded_total",
-        "Conflicts that operators have discarded.",
-    ),
-    telemetry_events.Pruned: ("oncecast_pruned_total", "Rows deleted because of their age."),
-    telemetry_events.GapNoted: (
-        "oncecast_gaps_total",
-        "Gaps: parts of a journal that were deleted before they were read.",
-    ),
-    telemetry_events.Quarantined: (
-        "oncecast_quarantined_attempts_total",
-        "Attempts of quarantined events, each made alone.",
-    ),
-    telemetry_events.EmissionsRelayed: ("oncecast_emitted_total", "Emitted events that a producer has accepted."),
-    telemetry_events.EmissionDropped: (
-        "oncecast_refused_emissions_total",
-        "Emitted events that no producer will accept.",
-    ),
-    telemetry_events.LoopBlocked: (
-        "oncecast_loop_blocked_total",
-        "Times that a handler blocked the event loop for 3 s.",
-    ),
-    telemetry_events.ForeignValues: (
+    events.JournalFailed: ("oncecast_journal_failures_total", "Commits of the journal that the disk refused."),
+    events.Received: ("oncecast_received_total", "Events received from producers."),
+    events.Persisted: ("oncecast_stored_total", "Events that this listener stored."),
+    events.Duplicates: ("oncecast_duplicates_total", "Arrivals of events that had already ended, at any listener."),
+    events.ConflictsFound: ("oncecast_conflicts_total", "Events with other content under a used identity."),
+    events.ProcessingFailed: ("oncecast_failed_attempts_total", "Attempts that failed."),
+    events.InsertFailed: ("oncecast_database_failures_total", "Database operations for events that failed."),
+    events.DeadLettered: ("oncecast_dead_total", "Events that became dead letters at this listener."),
+    events.DeadLettersLogged: ("oncecast_filed_total", "Dead letters whose line is in the log file."),
+    events.DeadLetterLogFailed: ("oncecast_filing_failures_total", "Failed writes to the log file of dead letters."),
+    events.Sent: ("oncecast_dead_letters_sent_total", "Dead letters that the broker has confirmed."),
+    events.ForwardingRefused: ("oncecast_dead_letters_refused_total", "Dead letters that the broker refused."),
+    events.Replayed: ("oncecast_replayed_total", "Dead letters that a replay has stored."),
+    events.ReplayFailed: ("oncecast_failed_replays_total", "Replays of dead letters that failed."),
+    events.DeadLettersDiscarded: ("oncecast_discarded_total", "Dead letters that operators have discarded."),
+    events.Restored: ("oncecast_restored_total", "Discarded dead letters that operators have restored."),
+    events.ConflictReplayed: ("oncecast_conflicts_replayed_total", "Conflicts whose event is stored under a new id."),
+    events.ConflictReplayFailed: ("oncecast_failed_conflict_replays_total", "Replays of conflicts that failed."),
+    events.ConflictsDiscarded: ("oncecast_conflicts_discarded_total", "Conflicts that operators have discarded."),
+    events.Pruned: ("oncecast_pruned_total", "Rows deleted because of their age."),
+    events.GapNoted: ("oncecast_gaps_total", "Gaps: parts of a journal that were deleted before they were read."),
+    events.Quarantined: ("oncecast_quarantined_attempts_total", "Attempts of quarantined events, each made alone."),
+    events.EmissionsRelayed: ("oncecast_emitted_total", "Emitted events that a producer has accepted."),
+    events.EmissionDropped: ("oncecast_refused_emissions_total", "Emitted events that no producer will accept."),
+    events.LoopBlocked: ("oncecast_loop_blocked_total", "Times that a handler blocked the event loop for 3 s."),
+    events.ForeignValues: (
         "oncecast_foreign_values_total",
         "Redis keys of Oncecast whose value another application wrote, and which were overwritten.",
     ),
-    telemetry_events.TakenOver: ("oncecast_taken_over_total", "Events taken over from dead listeners."),
-    telemetry_events.Reconnecting: ("oncecast_reconnects_total", "Attempts to reconnect to a producer."),
+    events.TakenOver: ("oncecast_taken_over_total", "Events taken over from dead listeners."),
+    events.Reconnecting: ("oncecast_reconnects_total", "Attempts to reconnect to a producer."),
 }
 GAUGES = {
     "oncecast_journal_last_offset": "The newest offset of the journal (producer).",

@@ -20,7 +20,7 @@ _INDENT = "    "
 """Before further lines of an entry: only its first line begins with a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """A log entry. `kind` names the telemetry event; `event` is the id of the event in progress."""
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import re
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args, get_type_hints
 
 import pytest
 
+from oncecast.core import telemetry
 from oncecast.core.telemetry import (
     AccessRefused,
+    BatchEvent,
     ConnectionRefused,
     DeadLettered,
     DependencyReady,
@@ -24,7 +27,7 @@ from oncecast.core.telemetry import (
     ProcessStarted,
     TelemetryEvent,
 )
-from oncecast.observe.logs import console_lines, log_telemetry
+from oncecast.observe.logs import console_line, log_telemetry
 
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -108,20 +111,31 @@ def test_lines_about_http_and_connections_have_their_own_component(
 )
 def test_a_dead_event_is_logged_with_what_happened(cause: Any, text: str) -> None:
     died = DeadLettered("o-1", "Reject: sold out", cause)
-    assert console_lines(died, "here") == [f"❌ Event o-1 {text} in here (Reject: sold out)"]
+    assert console_line(died, "here") == f"❌ Event o-1 {text} in here (Reject: sold out)"
 
 
 def test_the_first_line_names_what_started_its_version_pid_address_and_what_it_serves() -> None:
     started = ProcessStarted("producer", "1.2.3", 77, "http://127.0.0.1:8080", "journal journal.db (1f)")
-    assert console_lines(started, "here") == [
+    assert console_line(started, "here") == (
         "▶️ Oncecast producer 1.2.3 started in here: pid 77, http://127.0.0.1:8080, journal journal.db (1f)"
-    ]
+    )
+
+
+def test_every_telemetry_event_has_a_line_with_its_values() -> None:
+    samples: dict[Any, list[Any]] = {str: ["redis"], int: [1, 2], float: [1.5], bool: [True]}
+    kinds = [kind for kind in vars(telemetry).values() if isinstance(kind, type) and issubclass(kind, TelemetryEvent)]
+    for kind in kinds:
+        if kind not in (TelemetryEvent, BatchEvent):
+            hints = get_type_hints(kind)
+            values = [samples.get(hints[name]) or get_args(hints[name]) for name in kind.__struct_fields__]
+            for combination in itertools.product(*values):
+                assert re.fullmatch(r"[^{}]+", console_line(kind(*combination), "here"))
 
 
 def test_an_error_of_several_lines_is_logged_by_its_first() -> None:
-    assert console_lines(InsertFailed("1", "disk\nERROR forged", 2), "here") == [
+    assert console_line(InsertFailed("1", "disk\nERROR forged", 2), "here") == (
         "❌ DB insert failed for 1, retries left: 2 (disk)"
-    ]
+    )
 
 
 class _Text:
