@@ -13,7 +13,7 @@ from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import AttemptFailed, Reject, RowLocked, TransactionClosed, Unavailable
 from oncecast.core.event import Cursor
 from oncecast.core.outcomes import EarlierAttempts, Outcome
-from oncecast.core.ports import EventStore, Sessions
+from oncecast.core.ports import ListenerStore, Sessions
 from oncecast.core.transaction import Transaction
 from oncecast.core.wire import Epoch
 from tests.support.event_stores import Server
@@ -255,7 +255,7 @@ async def test_listeners_that_meet_a_journal_at_the_same_time_agree_on_its_key(s
 # --- cursors and gaps ----------------------------------------------------------------------------------------
 
 
-async def cursor_of(store: EventStore) -> Cursor | None:
+async def cursor_of(store: ListenerStore) -> Cursor | None:
     """As it stands."""
     saved = await store.load_cursor(JOURNAL)
     return saved.cursor if saved is not None else None
@@ -289,7 +289,7 @@ async def test_a_group_without_a_cursor_can_begin_anywhere_and_one_that_has_it_s
     assert await cursor_of(store) == Cursor("e1", 41)
 
 
-async def stored_up_to_5(store: EventStore, *, saved: int = 5) -> None:
+async def stored_up_to_5(store: ListenerStore, *, saved: int = 5) -> None:
     """Five events, and a cursor over the first `saved` of them."""
     batch = [arrival(n) for n in range(1, 6)]
     await store.insert(batch)

@@ -11,7 +11,7 @@ import pytest
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.dead_letter_ports import DeadLetters
-from oncecast.core.ports import EventStore, Outbox
+from oncecast.core.ports import ListenerStore, Outbox
 from oncecast.core.transaction import Transaction
 from oncecast.stores.postgres import Database, PostgresConflicts, PostgresDeadLetters, PostgresEvents, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
@@ -28,7 +28,7 @@ class Postgres:
         self.outboxes: dict[str, Outbox] = {}
         self.operated: dict[str, Conflicts] = {}
 
-    async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
+    async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[ListenerStore, DeadLetters]:
         limits = Limits(lock_s=0.3, statement_s=5.0, idle_in_transaction_s=idle_in_transaction_s)
         database = Database(self._url, SYSTEM_CLOCK, schema=self._schema, instance=token, token=token, limits=limits)
         await database.open()
@@ -94,7 +94,7 @@ class Memory:
         self.outboxes: dict[str, Outbox] = {}
         self.operated: dict[str, Conflicts] = {}
 
-    async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[EventStore, DeadLetters]:
+    async def of(self, token: str, *, idle_in_transaction_s: float = 65.0) -> tuple[ListenerStore, DeadLetters]:
         self.outboxes[token] = MemoryOutbox(self._server, instance=token, token=token)
         self.operated[token] = MemoryConflicts(self._server, instance=token, token=token)
         return (

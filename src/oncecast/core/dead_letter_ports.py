@@ -114,6 +114,16 @@ class DeadLetters(Protocol):
         """Record a failed replay: keep the newest cause, and count the attempt."""
 
 
+class UnloggedDeadLetters(Protocol):
+    """This listener's dead letters that are not in the dead-letter log yet. All calls raise Unavailable."""
+
+    async def unlogged(self, limit: int) -> list[DeadLetter]:
+        """Return up to `limit` of the oldest."""
+
+    async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """Record that these dead letters are in the dead-letter log."""
+
+
 class DeadLetterLog(Protocol):
     """A log that gets a line for every dead letter, after its row. Its `str` is a name for people."""
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.cursors import Save, SavedCursor
-from oncecast.core.dead_letter_ports import DeadLetter
+from oncecast.core.dead_letter_ports import UnloggedDeadLetters
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.leases import Claims
@@ -242,9 +242,10 @@ class Outbox(Protocol):
 
 
 class EventStore(Protocol):
-    """The store in which events end. Exactly-once processing rests on it.
+    """The transactions in which events end. Exactly-once processing rests on them.
 
-    All calls raise Unavailable if PostgreSQL is down or slow; the outcome of a write is then unknown.
+    All calls of this and the following ports raise Unavailable if PostgreSQL is down or slow; the outcome of a write
+    is then unknown.
     """
 
     @property
@@ -282,17 +283,12 @@ class EventStore(Protocol):
         The count is deleted when the event ends. Raises RowLocked while another session attempts the event.
         """
 
-    async def prune_attempts(self, *, overdue_s: float) -> int:
-        """Delete the counts of events that have ended, or whose next attempt is overdue by more; return how many."""
-
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         """End one event as dead, with its cause, unless it has ended before. Raises NotNext as `process` does."""
 
-    async def unlogged(self, limit: int) -> list[DeadLetter]:
-        """Return this listener's oldest dead letters that are not in the dead-letter log yet."""
 
-    async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """Record that these dead letters are in the dead-letter log."""
+class HandlerRegistry(Protocol):
+    """The newest handlers of the group."""
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
         """Record `selectors` as the group's handlers if `decide_registration` says so; return the missing ones.
@@ -300,6 +296,10 @@ class EventStore(Protocol):
         If another record becomes the newest later, inserts of this listener raise RowLocked. Raises RowLocked if
         another listener wrote a record at the same time.
         """
+
+
+class Cursors(Protocol):
+    """The group's cursors, one per journal."""
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
         """Return the hash of the key with which the group first met this journal; save `key_hash` if it is new."""
@@ -340,11 +340,22 @@ class EventStore(Protocol):
         group has no cursor, or one saved with an epoch that the caller does not know. Raises RowLocked too.
         """
 
+
+class Retention(Protocol):
+    """Deletion of what is no longer needed."""
+
     async def prune(self, *, older_than_s: float, limit: int) -> int:
         """Delete up to `limit` of the oldest stored rows of that age below the saved cursors; return the number."""
 
     async def count_prunable(self, *, older_than_s: float) -> int:
         """Return how many rows `prune` would delete."""
+
+    async def prune_attempts(self, *, overdue_s: float) -> int:
+        """Delete the counts of events that have ended, or whose next attempt is overdue by more; return how many."""
+
+
+class Connections(Protocol):
+    """The connections to PostgreSQL, and the sessions of other listeners."""
 
     async def probe(self, *, writes: bool = True) -> None:
         """Check on a new connection that PostgreSQL accepts writes; with `writes`, write. Raises RowLocked too."""
@@ -360,3 +371,7 @@ class EventStore(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+
+class ListenerStore(EventStore, UnloggedDeadLetters, HandlerRegistry, Cursors, Retention, Connections, Protocol):
+    """All that a listener needs of its group's schema to process events."""

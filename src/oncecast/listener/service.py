@@ -25,7 +25,7 @@ from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.health import Health
 from oncecast.core.leases import Claims
-from oncecast.core.ports import CrashLog, EventStore, Leases, Outbox, Publish
+from oncecast.core.ports import CrashLog, Leases, ListenerStore, Outbox, Publish
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Record, Stopped, Stopping, TelemetryEvent
 from oncecast.core.wire import Answer, Ask, ListenerReport
@@ -88,7 +88,7 @@ class ListenerService:
         self,
         app: App,
         leases: Leases,
-        store: EventStore,
+        store: ListenerStore,
         crash_log: CrashLog,
         dead_letters: DeadLetters,
         dead_letter_log: DeadLetterLog,

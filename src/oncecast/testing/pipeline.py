@@ -101,7 +101,9 @@ class TestPipeline:
             was_let_go=self._order.was_let_go,
             record=self._record,
         )
-        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, record=self._record)
+        self._database = DatabaseGate(
+            self._stores.events, clock, probe_interval_s=0.0, paused=_nothing, record=self._record
+        )
         attempts = Attempts(
             self._app,
             store,

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import StartError
-from oncecast.core.ports import CrashLog, EventStore, Outbox
+from oncecast.core.ports import CrashLog, ListenerStore, Outbox
 from oncecast.core.transaction import Params
 from oncecast.stores.postgres import Database, PostgresCrashLog, PostgresEvents, PostgresOutbox
 from oncecast.stores.postgres.database import Limits
@@ -35,7 +35,7 @@ class MemoryStores:
     def __init__(self) -> None:
         self.server = ScriptedPostgres()
         client: dict[str, Any] = {"instance": NAME, "token": NAME.ljust(TOKEN_CHARS, ".")}
-        self.events: EventStore = MemoryEvents(self.server, **client)
+        self.events: ListenerStore = MemoryEvents(self.server, **client)
         self.crash_log: CrashLog = MemoryCrashLog(self.server, **client)
         self.outbox: Outbox = MemoryOutbox(self.server, **client)
 
@@ -88,7 +88,7 @@ class PostgresStores:
         self._connection = await psycopg.AsyncConnection.connect(self.url, autocommit=True, row_factory=dict_row)
         await self._connection.execute(READABLE.encode())
         await self._database.open()
-        self.events: EventStore = PostgresEvents(self._database)
+        self.events: ListenerStore = PostgresEvents(self._database)
         self.crash_log: CrashLog = PostgresCrashLog(self._database)
         self.outbox: Outbox = PostgresOutbox(self._database)
 

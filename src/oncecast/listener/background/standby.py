@@ -11,7 +11,7 @@ import asyncio
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import HandlerRegistry
 from oncecast.core.telemetry import Record, StandbyEntered
 from oncecast.tasks import STALL_S, working
 
@@ -22,7 +22,7 @@ class Standby:
     """Asks every INTERVAL_S. `force` records this application once, even if it lacks handlers."""
 
     def __init__(
-        self, store: EventStore, selectors: frozenset[str], clock: Clock, *, force: bool, record: Record
+        self, store: HandlerRegistry, selectors: frozenset[str], clock: Clock, *, force: bool, record: Record
     ) -> None:
         self._store = store
         self._clock = clock

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from oncecast.core.clock import Clock
-from oncecast.core.dead_letter_ports import DeadLetterLog
+from oncecast.core.dead_letter_ports import DeadLetterLog, UnloggedDeadLetters
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.ports import EventStore
 from oncecast.core.telemetry import DeadLetterLogFailed, DeadLettersLogged, Record
 from oncecast.listener.dead_letters.line import line_of
 from oncecast.listener.dependencies.gates import DatabaseGate
@@ -25,7 +24,7 @@ class DeadLetterLogger:
     """Logs the dead letters that `store` has as unlogged: at the start, when woken, and again after a failure."""
 
     def __init__(
-        self, store: EventStore, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, record: Record
+        self, store: UnloggedDeadLetters, log: DeadLetterLog, database: DatabaseGate, clock: Clock, *, record: Record
     ) -> None:
         self._store = store
         self._clock = clock

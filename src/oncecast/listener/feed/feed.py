@@ -18,7 +18,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor, cursor_at, offset_in
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.event import Arrival
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import Cursors
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import (
     Connected,
@@ -85,7 +85,7 @@ class Feed:
         reconnect: Backoff,
         from_latest: bool,
         clock: Clock,
-        store: EventStore,
+        store: Cursors,
         journals: Journals,
         ready: Callable[[], Awaitable[bool]],
         receive: Callable[[list[Arrival]], None],

@@ -11,7 +11,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import Cursors
 from oncecast.core.wire import Welcome
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ProducerError(Exception):
 class Journals:
     """The journals that the feeds of this process read; each is read by one feed at a time."""
 
-    def __init__(self, store: EventStore, group: str) -> None:
+    def __init__(self, store: Cursors, group: str) -> None:
         self._store = store
         self._group = group
         self._hashes: dict[str, str] = {}

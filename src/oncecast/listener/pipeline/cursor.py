@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import Cursors
 from oncecast.core.retry import jittered
 from oncecast.core.telemetry import CursorSaved, GapNoted, Record, RowsMissing
 from oncecast.core.wire import Gap
@@ -27,7 +27,7 @@ class CursorSaver:
 
     def __init__(
         self,
-        store: EventStore,
+        store: Cursors,
         database: DatabaseGate,
         clock: Clock,
         *,
