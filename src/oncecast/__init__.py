@@ -11,8 +11,9 @@ from oncecast.core.errors import (
     Retry,
     StartError,
 )
-from oncecast.core.event import Cursor, Event
+from oncecast.core.event import Cursor
 from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.event import Event
 
 __all__ = [
     "App",

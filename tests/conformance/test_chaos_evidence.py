@@ -20,7 +20,8 @@ from oncecast.chaos.publishing import Publications
 from oncecast.chaos.subject import Subject
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Event, follow_up_id
+from oncecast.core.event import follow_up_id
+from oncecast.event import Event
 from oncecast.stores.postgres import Database
 
 Connection = psycopg.AsyncConnection[Any]

@@ -10,10 +10,11 @@ import pytest
 
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.errors import IdentityTaken, InvalidPageMark, Reject
-from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.event import Arrival, Cursor
 from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import EventStore
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event
 from tests.support.event_stores import Server, server
 from tests.support.places import arrival
 

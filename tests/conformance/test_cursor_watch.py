@@ -14,7 +14,7 @@ from psycopg import sql
 
 from oncecast.chaos.watching import CursorWatch
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Event
+from oncecast.event import Event
 from oncecast.journal import SqliteJournal
 from oncecast.stores.postgres import Database
 

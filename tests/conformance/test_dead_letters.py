@@ -17,10 +17,11 @@ from oncecast.core.causes import cause_of, error_pattern
 from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject, RowLocked, Unstorable
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import EventStore
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event
 from oncecast.stores import postgres
 from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.queries import in_schema

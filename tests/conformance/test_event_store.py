@@ -28,10 +28,11 @@ from oncecast.core.errors import (
     Unavailable,
     classify,
 )
-from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.event import Arrival, Cursor
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import RAISED_KEPT, Transaction
 from oncecast.core.wire import AT_MAX_US, Epoch
+from oncecast.event import Event
 from oncecast.listener.http.app import page
 from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.database import Limits

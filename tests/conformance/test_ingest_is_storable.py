@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Arrival, Event, new_id
+from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import OpenTransaction
+from oncecast.event import Event, new_id
 from oncecast.http.problems import Problem
 from oncecast.producer.cloudevents.bare import JSON, Bare
 from oncecast.producer.cloudevents.binary import to_structured

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from oncecast.app.application import App
 from oncecast.chaos.judge import Rules
 from oncecast.core.errors import Retry
-from oncecast.core.event import DEFAULT_SOURCE, Event, follow_up_id
+from oncecast.core.event import DEFAULT_SOURCE, follow_up_id
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event
 from oncecast.testing.memory.postgres import EFFECT
 from tests.simulation.loop import sleep
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import DEFAULT_SOURCE, Event
+from oncecast.core.event import DEFAULT_SOURCE
+from oncecast.event import Event
 from oncecast.producer.app import Producer
 from tests.simulation.loop import begin, owned_by, owner_name, sleep
 

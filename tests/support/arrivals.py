@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
+from oncecast.event import Event
 from oncecast.listener.feed.track import Track
 
 

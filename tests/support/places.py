@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival
 from oncecast.core.wire import Epoch
+from oncecast.event import Event
 
 JOURNAL = "j0"
 EPOCHS = [Epoch("e1", 1)]

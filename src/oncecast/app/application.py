@@ -22,8 +22,9 @@ from oncecast.app.plan import STORE_ONLY, Handler, Plan, check_place
 from oncecast.app.selectors import selectors_of
 from oncecast.app.threads import Threads, ThreadTransaction
 from oncecast.core.errors import CalledNextTwice, ConfigError, DataInvalid
-from oncecast.core.event import Arrival, Event, follow_up_id
+from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.transaction import OpenTransaction
+from oncecast.event import Event
 from oncecast.observe.context import handling
 
 OWN_TYPES = "oncecast."

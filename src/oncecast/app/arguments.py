@@ -18,8 +18,8 @@ from oncecast.app.functions import bound_in, name_of, written
 from oncecast.app.payload import decoder_of
 from oncecast.app.type_hints import bare, checks_of, named
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Event
 from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.event import Event
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from oncecast.app.application import App
-from oncecast.core.event import Event
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event
 
 FAILING = "oncecast.failing"
 

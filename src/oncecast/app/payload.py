@@ -9,8 +9,8 @@ import msgspec
 
 from oncecast.app.type_hints import bare, checks_of, is_pydantic, named, parts_of, unserved
 from oncecast.core.errors import DataInvalid
-from oncecast.core.event import Event
 from oncecast.core.transaction import SyncTransaction, Transaction
+from oncecast.event import Event
 
 Decode = Callable[[Event], Any]
 ERRORS_SHOWN_MAX = 3

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import psycopg
 
 from oncecast.app.application import App
-from oncecast.core.event import Event, new_id
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event, new_id
 
 EFFECTS = "create table if not exists public.effects (id text primary key, count integer not null)"
 WEIGHTS = {"tick": 840, "counted": 130, "flaky": 10, "slow": 4, "failing": 8, "swallowing": 8}

@@ -10,7 +10,7 @@ from itertools import islice
 from oncecast.chaos.judge import identity
 from oncecast.client.errors import NotAcknowledged
 from oncecast.client.publisher import Publisher
-from oncecast.core.event import Event
+from oncecast.event import Event
 
 INTERVAL_S = 0.05
 DEADLINE_S = 600.0

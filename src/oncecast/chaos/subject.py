@@ -19,7 +19,7 @@ from oncecast.app.application import App
 from oncecast.chaos import application
 from oncecast.chaos.judge import OWN_RULES, Rules
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Event, new_id
+from oncecast.event import Event, new_id
 
 EVENTS = "chaos_events"
 SETUP = "chaos_setup"

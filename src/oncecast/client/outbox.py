@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from oncecast.core.event import Event, encode, new_id
+from oncecast.event import Event, encode, new_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from oncecast.client.singles import Singles
 from oncecast.client.transport import HttpTransport, RequestTimes
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
-from oncecast.core.event import Cursor, Event
+from oncecast.core.event import Cursor
+from oncecast.event import Event
 
 CHUNK_EVENTS = 100
 CHUNK_BYTES = 1024 * 1024

@@ -19,7 +19,7 @@ from oncecast.client.connecting import websocket_proxy, why_not_connected
 from oncecast.client.errors import ProducerRefused
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
-from oncecast.core.event import Cursor, Event
+from oncecast.core.event import Cursor
 from oncecast.core.retry import Backoff
 from oncecast.core.wire import (
     FRAME_LIMIT_BYTES,
@@ -37,6 +37,7 @@ from oncecast.core.wire import (
     epoch_of,
     resume_after,
 )
+from oncecast.event import Event
 
 DEADLINE_S = 10.0
 """The deadline of the handshake, of each write, and of a pong."""

@@ -19,8 +19,8 @@ from oncecast.client.connecting import http_options, http_proxy
 from oncecast.client.errors import NotAcknowledged, PublisherClosed, PublishRefused
 from oncecast.client.outbox import SendBatch
 from oncecast.core.clock import Clock
-from oncecast.core.event import new_id
 from oncecast.core.retry import Backoff
+from oncecast.event import new_id
 
 CONNECT_DEADLINE_S = 5.0
 CONNECTIONS_MAX = 32

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 
 from oncecast.core.dead_letters import Identity
-from oncecast.core.event import Arrival, Cursor, Event, with_data
+from oncecast.core.event import Arrival, Cursor, with_data, with_id
+from oncecast.core.wire import Head
 
 
 def dead_letter_to_replay(
@@ -39,15 +38,15 @@ def dead_letter_to_replay(
 
 def conflict_to_replay(raw: bytes, new_id: str, *, place: Cursor, journal: str, at_us: int) -> Arrival:
     """Return the event of a conflict as the first attempt at a new event with the id `new_id`."""
-    event = replace(Event.from_json(raw), id=new_id)
+    head = msgspec.json.decode(raw, type=Head)
     return Arrival(
         track=None,
         offset=place.offset,
         at_us=at_us,
         id=new_id,
-        source=event.source,
-        type=event.type,
-        raw=msgspec.Raw(event.to_json()),
+        source=head.source,
+        type=head.type,
+        raw=msgspec.Raw(with_id(raw, new_id)),
         cost_bytes=0,
         attempts=1,
         epoch=place.epoch,

@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 
 from oncecast.app.application import App
 from oncecast.core.errors import OncecastError
-from oncecast.core.event import Event
 from oncecast.core.transaction import Params
+from oncecast.event import Event
 from oncecast.testing.listener import FROM_LIFESPAN, EventLike, TestListener
 from oncecast.testing.results import Result, Statement
 from oncecast.testing.scripted import ScriptedAnswer

@@ -11,8 +11,8 @@ from oncecast.app.application import App
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.clock import Clock
 from oncecast.core.errors import OncecastError
-from oncecast.core.event import Event, encode
 from oncecast.core.transaction import Params
+from oncecast.event import Event, encode
 from oncecast.http.problems import Problem
 from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.producer.cloudevents.bare import JSON, Bare

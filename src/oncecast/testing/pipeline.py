@@ -14,11 +14,12 @@ from typing import Any, cast
 from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.clock import Clock, unix_us
-from oncecast.core.event import Arrival, Event, follow_up_id
+from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import EventStore
 from oncecast.core.telemetry import ProcessingFailed, TelemetryEvent
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
+from oncecast.event import Event
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.quarantine import Quarantine

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from oncecast.core.errors import OncecastError
-from oncecast.core.event import Event
 from oncecast.core.transaction import Params
+from oncecast.event import Event
 
 Ending = Literal["stored", "dead", "duplicate", "conflict"]
 ERROR_SHOWN_MAX = 200

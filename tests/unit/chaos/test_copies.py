@@ -8,7 +8,7 @@ import msgspec
 
 from oncecast.chaos.copies import copy_journal, events_behind, last_offset
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Event
+from oncecast.event import Event
 from oncecast.journal import SqliteJournal
 
 

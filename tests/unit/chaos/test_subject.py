@@ -14,7 +14,8 @@ from oncecast.app.application import App
 from oncecast.chaos.evidence import derived_ids
 from oncecast.chaos.subject import Subject, of_user
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Event, follow_up_id
+from oncecast.core.event import follow_up_id
+from oncecast.event import Event
 
 
 def subject(file: Path | None = None, **attributes: Any) -> Subject:

@@ -13,9 +13,10 @@ import pytest
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, publisher
 from oncecast.client.transport import RequestTimes
 from oncecast.core.errors import ConfigError
-from oncecast.core.event import Cursor, Event
+from oncecast.core.event import Cursor
 from oncecast.core.retry import Backoff
 from oncecast.embedded.ports import free_port
+from oncecast.event import Event
 from tests.support.scripted_producer import Producer, Request, accept_but_hang_up, fall_silent, refuse, when
 from tests.support.scripted_producer import accept as acknowledge
 

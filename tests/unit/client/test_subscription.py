@@ -15,9 +15,10 @@ from websockets.typing import Subprotocol
 
 from oncecast.client import ProducerRefused
 from oncecast.client.subscription import BroadcastEvent, Tail
-from oncecast.core.event import Cursor, Event
+from oncecast.core.event import Cursor
 from oncecast.core.retry import Backoff
 from oncecast.core.wire import SUBPROTOCOL, Epoch, Welcome, decode_client_frame, encode, events_frame
+from oncecast.event import Event
 
 Session = Callable[["Broadcast", ServerConnection], Awaitable[None]]
 

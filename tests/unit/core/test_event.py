@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.core.event import Event
+from oncecast.event import Event
 
 json_values = st.recursive(
     st.none()

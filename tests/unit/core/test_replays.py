@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from oncecast.core.dead_letters import Identity
-from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import conflict_to_replay, dead_letter_to_replay
+from oncecast.event import Event
 
 EVENT = Event.new("order.created", {"n": 1}, id="o-1", source="/shop")
 PLACE = Cursor("e1", 7)

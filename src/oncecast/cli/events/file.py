@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from oncecast.core.errors import OncecastError
-from oncecast.core.event import new_id
+from oncecast.event import new_id
 
 BLOCK_BYTES = 512 * 1024
 LINE_BYTES_MAX = 16 * 1024 * 1024

@@ -13,8 +13,9 @@ from starlette.routing import BaseRoute
 from oncecast.core.conflicts import Conflicts, ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import NoThread, RowLocked, Unavailable
-from oncecast.core.event import IDENTITY_MAX_BYTES, Cursor, new_id
+from oncecast.core.event import IDENTITY_MAX_BYTES, Cursor
 from oncecast.core.telemetry import ConflictReplayed, ConflictReplayFailed, ConflictsDiscarded, Record, TelemetryEvent
+from oncecast.event import new_id
 from oncecast.http.params import struct, texts, whole_number
 from oncecast.http.problems import Problem, json_response
 from oncecast.listener.dead_letters.replay import Replay, ReplayResult, Replays

@@ -10,10 +10,11 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor, Event
+from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor
 from oncecast.core.ports import Journal, JournalBatch
 from oncecast.core.telemetry import PublicationRefused, Record, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
+from oncecast.event import Event
 from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
 from oncecast.producer.broadcast.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget

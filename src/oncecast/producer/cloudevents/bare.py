@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from oncecast.core.event import DEFAULT_SOURCE, new_id
+from oncecast.core.event import DEFAULT_SOURCE
+from oncecast.event import new_id
 from oncecast.http.problems import Problem
 from oncecast.producer.cloudevents.attributes import check_text, check_time, is_reserved, reserved
 from oncecast.producer.cloudevents.places import Header, Pointer, Template, Unresolved, fill, resolve

@@ -12,7 +12,8 @@ from psycopg.adapt import Dumper
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.dead_letters import Identity
 from oncecast.core.errors import Unstorable
-from oncecast.core.event import KNOWN_MEMBERS, Arrival, Known
+from oncecast.core.event import KNOWN_MEMBERS, Arrival
+from oncecast.event import Known
 from oncecast.stores.postgres.database import rfc3339
 
 _JSON_OID = 114

@@ -10,9 +10,10 @@ import msgspec
 from oncecast.core.conflicts import ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import IdentityTaken, InvalidPageMark, RowLocked, Unavailable
-from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import conflict_to_replay
 from oncecast.core.transaction import OpenTransaction
+from oncecast.event import Event
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import BEGINNING, StoredRow, row_of
 

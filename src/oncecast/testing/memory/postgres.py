@@ -13,8 +13,9 @@ from oncecast.core.attempts import CountedFailures
 from oncecast.core.crash_counts import CrashCounts
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import RowLocked
-from oncecast.core.event import Arrival, Cursor, Event
+from oncecast.core.event import Arrival, Cursor
 from oncecast.core.transaction import Params
+from oncecast.event import Event
 
 LOCK_TIMEOUT_S = 2.0
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)

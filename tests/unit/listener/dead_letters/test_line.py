@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from oncecast.core.dead_letter_ports import DeadLetter
-from oncecast.core.event import Event
+from oncecast.event import Event
 from oncecast.listener.dead_letters.line import line_of, message_of
 
 

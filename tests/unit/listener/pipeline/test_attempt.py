@@ -24,11 +24,12 @@ from oncecast.core.errors import (
     Unavailable,
     Unstorable,
 )
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.ports import Work, WorkTogether
 from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, TelemetryEvent
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.dependencies.quarantine import Quarantine

@@ -6,10 +6,11 @@ import pytest
 
 from oncecast.app.application import App
 from oncecast.core.errors import AttemptsSpent, Reject, Retry, RowLocked, TransactionConflict, Unavailable
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival
 from oncecast.core.outcomes import EarlierAttempts
 from oncecast.core.telemetry import ProcessingFailed
 from oncecast.core.transaction import Transaction
+from oncecast.event import Event
 from tests.support.arrivals import arrivals
 from tests.unit.listener.pipeline.test_attempt import LIMITS, Harness
 

@@ -13,8 +13,9 @@ from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import Cost, NoThread, classify
-from oncecast.core.event import Arrival, Event
+from oncecast.core.event import Arrival
 from oncecast.core.telemetry import HandlersBlocked, TelemetryEvent
+from oncecast.event import Event
 from oncecast.listener.pipeline.claim import WorkItem
 from oncecast.listener.pipeline.thread_gate import WAIT_S, ThreadGate
 from tests.support.arrivals import arrivals
