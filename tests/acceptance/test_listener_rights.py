@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 
 from oncecast import Event, Publisher
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.ports import KnownGroup
+from oncecast.core.journal import KnownGroup
 from oncecast.core.wire import ListenerReport, Resume, Welcome, decode_server_frame, encode, events_frame
 from oncecast.embedded import Stack
 from oncecast.journal import SqliteJournal

@@ -11,7 +11,7 @@ import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import JournalCorrupt, StartError
-from oncecast.core.ports import JournalBatch, KnownGroup
+from oncecast.core.journal import JournalBatch, KnownGroup
 from oncecast.core.telemetry import TelemetryEvent
 from oncecast.journal import JournalLimits, SqliteJournal, file
 from oncecast.testing.memory.journal import Kept, MemoryJournal

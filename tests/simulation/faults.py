@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.ports import JournalBatch
+from oncecast.core.journal import JournalBatch
 from oncecast.http.problems import Problem
 from tests.simulation.application import GROUP
 from tests.simulation.loop import begin, owned_by, sleep
@@ -217,9 +217,9 @@ async def _refuse(world: World, action: Action) -> bool:
     producer = world.producer(action.which)
     before = world.publishers.refusals[producer.name]
     journal = producer.journal
-    journal.failure = JournalUnavailable("the disk is full")
+    journal.failing = JournalUnavailable("the disk is full")
     await sleep(action.length_s)
-    journal.failure = None
+    journal.failing = None
     return world.publishers.refusals[producer.name] > before
 
 

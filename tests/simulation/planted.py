@@ -83,7 +83,13 @@ DECISIONS = [
     Mutant("an older state of PostgreSQL is noticed", never(), by=CURSOR),
     Mutant("an event leased by another listener is watched until it ends", skip()),
     Mutant("a batch that fails spends no attempt of its events", skip()),
-    Mutant("a retry that the handler asks for spends an attempt", always(when="isinstance(error, Retry)")),
+    Mutant(
+        "a retry that the handler asks for spends an attempt",
+        instead(
+            "await (self._spare(work, error, delay_s=WAIT_S) if isinstance(error, Retry)"
+            " else self._spend(work[0], error, last=cost is Cost.DEAD))"
+        ),
+    ),
     Mutant("the delay that a handler asks for has a limit", argument()),
     Mutant("the next event of a key runs when the one before it has ended", never()),
     Mutant("an ordered event names the event before it", skip()),

@@ -9,7 +9,7 @@ from oncecast.core.attempts import FailedAttempt
 from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import DEFAULT_SOURCE
-from oncecast.core.ports import JournalBatch
+from oncecast.core.journal import JournalBatch
 from oncecast.core.wire import decode_heads, events_frame, resume_after
 from oncecast.testing.memory import MemoryEvents
 from oncecast.testing.memory.call import Act, ServerCall

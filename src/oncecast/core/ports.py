@@ -7,7 +7,6 @@ libraries into those of `core.errors`, and limit every call by a deadline.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -16,49 +15,13 @@ from oncecast.core.cursors import Save, SavedCursor
 from oncecast.core.dead_letter_ports import UnloggedDeadLetters
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.journal import JournalBatch, KnownGroup
 from oncecast.core.leases import Claims
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
 
 # --- journal ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JournalBatch:
-    """A row of the journal: `count` consecutive events from `first_offset` on; `body` is their JSON array.
-
-    The array of a *gap* is empty: an operator has skipped events that could not be read.
-    """
-
-    first_offset: int
-    count: int
-    at_us: int
-    body: bytes
-
-    @property
-    def last_offset(self) -> int:
-        """The offset of the last event."""
-        return self.first_offset + self.count - 1
-
-    @property
-    def is_gap(self) -> bool:
-        """Whether the events are gone."""
-        return self.body == b"[]"
-
-
-@dataclass(frozen=True, slots=True)
-class KnownGroup:
-    """A group that reads the journal and has rows for all offsets up to `saved`.
-
-    `unseen_s` is how long the producer has run without a listener of the group. A `forgotten` group does not hold
-    back retention.
-    """
-
-    name: str
-    saved: int
-    unseen_s: float = 0.0
-    forgotten: bool = False
 
 
 class Journal(Protocol):

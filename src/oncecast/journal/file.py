@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import apsw
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable, StartError
-from oncecast.core.ports import JournalBatch, KnownGroup
+from oncecast.core.journal import JournalBatch, KnownGroup, retired_to
 from oncecast.core.wire import Epoch
 
 FORMAT = 1
@@ -151,16 +151,12 @@ def retire(connection: apsw.Connection, upto: int, *, before_us: int, keep_bytes
         "select first_offset + count - 1, at, length(body) from batches"
         " where first_offset < (select max(first_offset) from batches) order by first_offset limit ?"
     )
-    last, count = 0, 0
-    for offset, at_us, size_bytes in connection.execute(query, (_RETIRE_MAX_BATCHES,)):
-        if offset > upto or (at_us >= before_us and surplus_bytes <= 0):
-            break
-        last, count = offset, count + 1
-        surplus_bytes -= size_bytes
-    if count:
+    oldest: list[Any] = connection.execute(query, (_RETIRE_MAX_BATCHES,)).fetchall()
+    last = retired_to(oldest, upto, before_us=before_us, surplus_bytes=surplus_bytes)
+    if last is not None:
         connection.execute("delete from batches where first_offset <= ?", (last,))
     first = connection.execute("select min(first_offset) from batches").get or 1
-    return first, used_bytes(connection), count == _RETIRE_MAX_BATCHES
+    return first, used_bytes(connection), len(oldest) == _RETIRE_MAX_BATCHES and last == oldest[-1][0]
 
 
 def read(connection: apsw.Connection, after: int) -> Iterator[JournalBatch]:

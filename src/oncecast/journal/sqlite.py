@@ -17,9 +17,9 @@ import apsw
 
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalCorrupt, JournalFull, JournalMisplaced, JournalUnavailable
-from oncecast.core.ports import JournalBatch, KnownGroup
+from oncecast.core.journal import JournalBatch, KnownGroup, divide, up_to
 from oncecast.core.telemetry import JournalDamaged, JournalFailed, JournalOpened, Record
-from oncecast.core.wire import FRAME_MAX_EVENTS, Epoch
+from oncecast.core.wire import Epoch
 from oncecast.journal import file
 from oncecast.journal.place import JournalPlace
 
@@ -43,17 +43,17 @@ class JournalLimits:
 
 @dataclass(slots=True, eq=False)
 class _Append:
+    done: asyncio.Future[Any]
     events: Sequence[bytes]
     size_bytes: int
-    done: asyncio.Future[int]
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     """A maintenance job for the writing thread."""
 
-    run: Callable[[apsw.Connection], Any]
     done: asyncio.Future[Any]
+    run: Callable[[apsw.Connection], Any]
 
 
 class SqliteJournal:
@@ -74,7 +74,7 @@ class SqliteJournal:
         self._record = record
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[OnCommit] = []
-        self._appends: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
         self._pending_bytes = 0
         self._closing = False
         self._failed_at_s: float | None = None
@@ -125,22 +125,11 @@ class SqliteJournal:
         size_bytes = sum(map(len, events))
         if self._pending_bytes and self._pending_bytes + size_bytes > self._limits.pending_max_bytes:
             raise JournalUnavailable("the journal is overloaded: too many bytes wait for the disk")
-        append = _Append(events, size_bytes, self._loop.create_future())
+        append = _Append(self._loop.create_future(), events, size_bytes)
         self._pending_bytes += size_bytes
-        self._appends.put(append)
-        try:
-            await asyncio.wait([append.done], timeout=self._limits.append_deadline_s)
-            if not append.done.done():
-                # If the event loop is late, the outcome is queued behind the deadline.
-                await self._clock.sleep(0)
-            if append.done.done():
-                return append.done.result()
-        finally:
-            append.done.cancel()  # the caller no longer waits
         # A commit cannot be undone, so its outcome is unknown to a caller that stops waiting.
-        raise JournalUnavailable(
-            f"the disk of the journal {self._path} does not respond; whether these events were written is unknown"
-        )
+        first: int = await self._outcome(append, "; whether these events were written is unknown")
+        return first
 
     async def read(self, after: int, max_bytes: int, max_events: int | None = None) -> list[JournalBatch]:
         """Read batches after an offset; raises JournalUnavailable or JournalCorrupt."""
@@ -173,13 +162,21 @@ class SqliteJournal:
     async def _do(self, run: Callable[[apsw.Connection], Any]) -> Any:
         if self._closing:
             raise JournalUnavailable(f"the journal {self._path} is closed")
-        job = _Job(run, self._loop.create_future())
-        self._appends.put(job)
+        return await self._outcome(_Job(self._loop.create_future(), run))
+
+    async def _outcome(self, work: _Append | _Job, consequence: str = "") -> Any:
+        """Give `work` to the writing thread, and wait for its result until the deadline."""
+        self._work.put(work)
         try:
-            async with asyncio.timeout(self._limits.append_deadline_s):
-                return await job.done
-        except TimeoutError:
-            raise JournalUnavailable(f"the disk of the journal {self._path} does not respond") from None
+            await asyncio.wait([work.done], timeout=self._limits.append_deadline_s)
+            if not work.done.done():
+                # If the event loop is late, the outcome is queued behind the deadline.
+                await self._clock.sleep(0)
+            if work.done.done():
+                return work.done.result()
+        finally:
+            work.done.cancel()  # the caller no longer waits
+        raise JournalUnavailable(f"the disk of the journal {self._path} does not respond{consequence}")
 
     def on_commit(self, callback: OnCommit) -> None:
         """Call `callback` on the event loop after each commit."""
@@ -190,7 +187,7 @@ class SqliteJournal:
         if self._closing:
             return
         self._closing = True
-        self._appends.put(None)
+        self._work.put(None)
         await self._loop.run_in_executor(self._reading, self._close_reader)
         self._reading.shutdown()
         await asyncio.to_thread(self._writer.join)  # the writer must close last, because that cleans up
@@ -207,15 +204,9 @@ class SqliteJournal:
 
     def _read(self, after: int, max_bytes: int, max_events: int | None) -> list[JournalBatch]:
         batches: list[JournalBatch] = []
-        size_bytes = 0
         try:
-            for batch in file.read(self._open_reader(), after):
-                size_bytes += len(batch.body)
-                if batches and size_bytes > max_bytes:
-                    break
+            for batch in up_to(file.read(self._open_reader(), after), after, max_bytes, max_events):
                 batches.append(batch)
-                if max_events is not None and batch.last_offset >= after + max_events:
-                    break
         except (apsw.Error, OSError) as error:
             self._close_reader()
             raise _as_unavailable(error, self._path) from error
@@ -274,14 +265,14 @@ class SqliteJournal:
         """
         group: list[_Append] = []
         jobs: list[_Job] = []
-        item = self._appends.get(timeout=self._limits.check_interval_s)
+        item = self._work.get(timeout=self._limits.check_interval_s)
         while item is not None:
             if isinstance(item, _Append):
                 group.append(item)
             else:
                 jobs.append(item)
             try:
-                item = self._appends.get_nowait()
+                item = self._work.get_nowait()
             except queue.Empty:
                 return group, jobs, False
         return group, jobs, True
@@ -413,24 +404,6 @@ def _succeed(done: asyncio.Future[Any], result: object) -> None:
 def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
     if not done.done():
         done.set_exception(error)
-
-
-def divide(events: Sequence[bytes], first_offset: int, at_us: int, frame_max_bytes: int) -> list[JournalBatch]:
-    """Divide events into batches of at most `frame_max_bytes` (or one larger event) and FRAME_MAX_EVENTS."""
-    batches: list[JournalBatch] = []
-    begin = size_bytes = 0
-    for index, event in enumerate(events):
-        is_full = index - begin == FRAME_MAX_EVENTS or size_bytes + len(event) + 2 > frame_max_bytes
-        if size_bytes and is_full:
-            batches.append(_batch(events[begin:index], first_offset + begin, at_us))
-            begin, size_bytes = index, 0
-        size_bytes += len(event) + 1
-    batches.append(_batch(events[begin:], first_offset + begin, at_us))
-    return batches
-
-
-def _batch(events: Sequence[bytes], first_offset: int, at_us: int) -> JournalBatch:
-    return JournalBatch(first_offset, len(events), at_us, b"[" + b",".join(events) + b"]")
 
 
 def _as_unavailable(error: BaseException, path: Path) -> JournalUnavailable:

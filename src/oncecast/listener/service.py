@@ -69,7 +69,7 @@ class ListenerSettings:
     producer_urls: Sequence[str]
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The token for each producer, by its URL."""
-    window_bytes: int = 32 * 1024 * 1024
+    window_bytes: int = 64 * 1024 * 1024
     attempts: AttemptLimits = field(default_factory=AttemptLimits)
     lease_ttl_s: float = 30.0
     probe_interval_s: float = 1.0

@@ -22,7 +22,8 @@ from oncecast.core.clock import Clock, utc_now
 from oncecast.core.errors import JournalCorrupt, JournalUnavailable
 from oncecast.core.event import DEFAULT_SOURCE, Cursor
 from oncecast.core.health import FINE, PROCESS, Board, Finding, Health, Status
-from oncecast.core.ports import Journal, JournalBatch
+from oncecast.core.journal import JournalBatch
+from oncecast.core.ports import Journal
 from oncecast.core.telemetry import OperatorActed, Record
 from oncecast.core.wire import SUBPROTOCOL, epoch_of
 from oncecast.http.liveness import liveness

@@ -19,7 +19,8 @@ from oncecast.core.errors import JournalMisplaced, JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.health import FINE, Finding, Status
-from oncecast.core.ports import Journal, KnownGroup
+from oncecast.core.journal import KnownGroup
+from oncecast.core.ports import Journal
 from oncecast.core.telemetry import GroupExpired, JournalFilling, Record
 from oncecast.core.wire import epoch_of
 from oncecast.http.problems import Problem

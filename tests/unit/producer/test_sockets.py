@@ -94,10 +94,10 @@ async def test_a_failing_journal_answers_retry_after_and_reads_continue(
     served: Served, client: httpx2.AsyncClient, failure: JournalUnavailable, status: int
 ) -> None:
     assert (await client.post("/events", content=b"{}")).status_code == 202
-    served.journal.failure = failure
+    served.journal.failing = failure
     answer = await client.post("/events", content=b"{}")
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert int(answer.headers["retry-after"]) >= 1
     assert len((await client.get("/events")).json()["events"]) == 1
-    served.journal.failure = None
+    served.journal.failing = None
     assert (await client.post("/events", content=b"{}")).status_code == 202

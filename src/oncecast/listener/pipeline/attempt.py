@@ -281,12 +281,12 @@ class Attempts:
             self._database.lost(error)
             self._paused()  # every time: a concurrent claim may have added leases since the last release
             await self._spare(work, error)
-        # rule: a retry that the handler asks for spends an attempt
         elif cost is Cost.WAIT:
             if len(work) == 1:
                 work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, NotNext)
             await self._spare(work, error, delay_s=WAIT_S)
         else:
+            # rule: a retry that the handler asks for spends an attempt
             await self._spend(work[0], error, last=cost is Cost.DEAD)
 
     async def _spare(self, work: WorkItem, error: Exception, *, delay_s: float = 0.0) -> None:

@@ -10,7 +10,8 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from oncecast.core.ports import Journal, JournalBatch
+from oncecast.core.journal import JournalBatch
+from oncecast.core.ports import Journal
 from oncecast.core.wire import Gap, encode, events_frame
 
 

@@ -11,7 +11,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import ACCEPTED, PRODUCER_SOURCE, REFUSED, Cursor
-from oncecast.core.ports import Journal, JournalBatch
+from oncecast.core.journal import JournalBatch
+from oncecast.core.ports import Journal
 from oncecast.core.telemetry import PublicationRefused, Record, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.event import Event

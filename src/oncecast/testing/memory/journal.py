@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.errors import JournalUnavailable
-from oncecast.core.ports import JournalBatch, KnownGroup
+from oncecast.core.journal import JournalBatch, KnownGroup, divide, retired_to, up_to
 from oncecast.core.wire import Epoch
-from oncecast.journal.sqlite import divide
 
 
 @dataclass(slots=True)
@@ -31,36 +31,18 @@ class Kept:
 
 
 class MemoryJournal:
-    """A Journal over `kept`. While `failure` is set, appends raise it."""
+    """A Journal over `kept`. While `failing` is set, appends raise it."""
 
     def __init__(self, clock: Clock, kept: Kept | None = None, *, frame_max_bytes: int = 1024 * 1024) -> None:
         self._clock = clock
-        self._kept = kept or Kept.new(clock)
+        self._kept = kept = kept or Kept.new(clock)
         self._frame_max_bytes = frame_max_bytes
         self._callbacks: list[Callable[[Sequence[JournalBatch]], None]] = []
         self._waiting: list[tuple[Sequence[bytes], asyncio.Future[int]]] = []
-        self.failure: JournalUnavailable | None = None
-        self._kept.epochs.append(Epoch(clock.new_token(8), self.last + 1))
-
-    @property
-    def damage(self) -> str | None:
-        """None: memory cannot be damaged."""
-        return None
-
-    @property
-    def name(self) -> str:
-        """The random name of the journal."""
-        return self._kept.name
-
-    @property
-    def key(self) -> str:
-        """The secret key of the journal."""
-        return self._kept.key
-
-    @property
-    def epochs(self) -> Sequence[Epoch]:
-        """All epochs with their first offsets."""
-        return self._kept.epochs
+        self.failing: JournalUnavailable | None = None
+        self.damage: str | None = None
+        self.name, self.key, self.epochs, self.groups = kept.name, kept.key, kept.epochs, kept.groups
+        self.epochs.append(Epoch(clock.new_token(8), self.last + 1))
 
     @property
     def first(self) -> int:
@@ -77,28 +59,17 @@ class MemoryJournal:
         """The size of the kept events."""
         return sum(len(batch.body) for batch in self._kept.batches)
 
-    @property
-    def groups(self) -> Mapping[str, KnownGroup]:
-        """The known groups by name."""
-        return self._kept.groups
-
-    @property
-    def failing(self) -> JournalUnavailable | None:
-        """The error of the last commit; None after a success."""
-        return self.failure
-
     async def keep_groups(self, groups: Sequence[KnownGroup]) -> None:
         """Store the known groups."""
-        self._kept.groups |= {group.name: group for group in groups}
+        self.groups |= {group.name: group for group in groups}
 
     async def retire(self, upto: int, *, before_us: int, keep_bytes: int) -> None:
         """Delete old batches up to `upto`, but keep `keep_bytes`."""
         batches = self._kept.batches
-        surplus_bytes = self.used_bytes - keep_bytes
-        while len(batches) > 1 and batches[0].last_offset <= upto:
-            if batches[0].at_us >= before_us and surplus_bytes <= 0:
-                return
-            surplus_bytes -= len(batches.pop(0).body)
+        oldest = [(batch.last_offset, batch.at_us, len(batch.body)) for batch in batches[:-1]]
+        last = retired_to(oldest, upto, before_us=before_us, surplus_bytes=self.used_bytes - keep_bytes)
+        if last is not None:
+            del batches[: bisect_right(batches, last, key=lambda batch: batch.last_offset)]
 
     async def append(self, events: Sequence[bytes]) -> int:
         """Append events as one batch; return the last offset."""
@@ -112,13 +83,7 @@ class MemoryJournal:
         """Return batches after an offset."""
         batches = self._kept.batches
         begin = bisect_right(batches, after, key=lambda batch: batch.last_offset)
-        size_bytes, end = 0, begin
-        while end < len(batches) and (end == begin or size_bytes + len(batches[end].body) <= max_bytes):
-            size_bytes += len(batches[end].body)
-            end += 1
-            if max_events is not None and batches[end - 1].last_offset >= after + max_events:
-                break
-        return batches[begin:end]
+        return list(up_to(islice(batches, begin, None), after, max_bytes, max_events))
 
     def on_commit(self, callback: Callable[[Sequence[JournalBatch]], None]) -> None:
         """Register a callback for committed batches."""
@@ -131,10 +96,10 @@ class MemoryJournal:
 
     def _commit(self) -> None:
         group, self._waiting = self._waiting, []
-        if self.failure is not None:
+        if self.failing is not None:
             for _, done in group:
                 if not done.done():
-                    done.set_exception(self.failure)
+                    done.set_exception(self.failing)
             return
         first = self.last + 1
         events = [event for appended, _ in group for event in appended]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.ports import JournalBatch
+from oncecast.core.journal import JournalBatch
 from oncecast.core.wire import events_frame
 from oncecast.producer.broadcast.reading import SHARE, ReadBudget
 from oncecast.producer.broadcast.ring import Frame
