@@ -3,7 +3,6 @@
 from oncecast.app.application import App, Call, CallNext, Middleware
 from oncecast.client import NotAcknowledged, Publisher, PublisherClosed, PublishRefused, SyncPublisher
 from oncecast.core.errors import (
-    CalledNextTwice,
     ConfigError,
     DataInvalid,
     OncecastError,
@@ -19,7 +18,6 @@ __all__ = [
     "App",
     "Call",
     "CallNext",
-    "CalledNextTwice",
     "ConfigError",
     "Cursor",
     "DataInvalid",

@@ -21,7 +21,7 @@ from oncecast.app.lifespan import Bounds, Lifespan
 from oncecast.app.plan import STORE_ONLY, Handler, Plan, check_place
 from oncecast.app.selectors import selectors_of
 from oncecast.app.threads import Threads, ThreadTransaction
-from oncecast.core.errors import CalledNextTwice, ConfigError, DataInvalid
+from oncecast.core.errors import ConfigError, DataInvalid
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.transaction import OpenTransaction
 from oncecast.event import Event
@@ -120,7 +120,7 @@ class App:
         """Run the decorated `async def middleware(call, call_next)` around every call of a handler.
 
         The middleware awaits `call_next()` once. An exception of `call_next()` fails the attempt, unless the
-        middleware catches it. A second `call_next()` raises CalledNextTwice. The middleware defined first is
+        middleware catches it. A second `call_next()` raises RuntimeError. The middleware defined first is
         outermost.
         """
         if not inspect.iscoroutinefunction(middleware) or len(inspect.signature(middleware).parameters) != 2:
@@ -330,9 +330,9 @@ def _once(call_next: CallNext, middleware: Middleware, handler: Handler) -> Call
     async def call_next_once() -> None:
         nonlocal called_next
         if called_next:
-            raise CalledNextTwice(
-                f"middleware {name_of(middleware)} awaited call_next() twice around handler {handler.name};"
-                " to try again, let the error propagate or raise Retry"
+            raise RuntimeError(
+                f"middleware {name_of(middleware)} called call_next() twice for handler {handler.name};"
+                " call it once: to try again, let the error propagate or raise oncecast.Retry"
             )
         called_next = True
         await call_next()

@@ -101,10 +101,6 @@ class CrashLoop(OncecastError):
     """Several processes died while they attempted this event alone."""
 
 
-class CalledNextTwice(OncecastError):
-    """Middleware awaited `call_next()` a second time, which would run the handler twice."""
-
-
 class TransactionClosed(OncecastError):
     """A handler used its transaction after its attempt, or tried to end it."""
 
