@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oncecast.app.application import App
 from oncecast.core.causes import cause_of, error_pattern
 from oncecast.core.dead_letter_ports import DeadLetters
 from oncecast.core.dead_letters import Identity, Selection
@@ -28,6 +29,7 @@ from oncecast.stores.postgres.queries import in_schema
 from tests.conformance.test_event_store import database_of, effect, limits, sql, store, values
 from tests.support.event_stores import Server
 from tests.support.places import arrival
+from tests.unit.core.test_tracebacks import raised_by
 
 __all__ = ["database_of", "limits", "sql", "store"]
 
@@ -140,7 +142,7 @@ async def test_one_cause_has_the_errors_that_differ_in_numbers_and_ids_alone(
     assert largest.newest_at == next(row["died_at"] for row in newest if row["id"] == "id-3")
 
 
-async def test_causes_are_counted_within_a_selection_and_the_largest_told(
+async def test_causes_are_counted_within_a_selection_and_the_largest_returned(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
     store, dead_letters = both
@@ -174,7 +176,29 @@ async def test_one_dead_letter_comes_with_its_cause_and_the_event_as_it_was_rece
     assert await dead_letters.get("/other", dead.id) is None
 
 
-async def test_whole_letters_come_in_pages_that_end_where_they_become_large(
+@pytest.mark.parametrize("is_replay", [False, True])
+async def test_the_trace_of_a_dead_letter_begins_at_the_first_frame_of_the_handler(
+    store: PostgresEvents, dead_letters: PostgresDeadLetters, is_replay: bool
+) -> None:
+    app = App()
+
+    @app.on("order")
+    async def reserve() -> None:
+        raise ValueError("out of stock")
+
+    error = await raised_by(app)
+    (dead,) = await dead_letter(store, ["no" if is_replay else error])
+    if is_replay:
+        await dead_letters.note_failure(dead.source, dead.id, error)
+    chosen = await dead_letters.get(dead.source, dead.id)
+    assert chosen is not None
+    lines = chosen["trace"].splitlines()
+    assert lines[0].startswith(f'  File "{__file__}", line ')
+    assert [line for line in lines if line.startswith("  File ")] == lines[:1]
+    assert lines[-1] == "ValueError: out of stock"
+
+
+async def test_pages_of_whole_dead_letters_end_early_when_they_become_large(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
     store, dead_letters = both
@@ -197,7 +221,7 @@ async def test_whole_letters_come_in_pages_that_end_where_they_become_large(
     assert (len(page), has_more) == (1, True)
 
 
-async def test_what_is_discarded_is_neither_listed_nor_mended_nor_replayed_until_it_is_restored(
+async def test_a_discarded_dead_letter_is_neither_listed_nor_edited_nor_replayed_until_it_is_restored(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
     store, dead_letters = both
@@ -221,7 +245,7 @@ async def test_what_is_discarded_is_neither_listed_nor_mended_nor_replayed_until
     assert await dead_letters.restore([one]) == set()
 
 
-async def test_a_letter_that_is_being_replayed_is_not_discarded(both: tuple[EventStore, DeadLetters]) -> None:
+async def test_a_dead_letter_that_is_being_replayed_is_not_discarded(both: tuple[EventStore, DeadLetters]) -> None:
     store, dead_letters = both
     one, two = await dead_letter(store, ["no"] * 2)
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -238,7 +262,7 @@ async def test_a_letter_that_is_being_replayed_is_not_discarded(both: tuple[Even
     assert await all_of(dead_letters, discarded=None) == ["id-2"]
 
 
-async def test_a_letter_whose_line_is_being_filed_is_changed_all_the_same(
+async def test_a_dead_letter_can_be_changed_while_its_line_is_being_logged(
     store: PostgresEvents, dead_letters: PostgresDeadLetters, postgres_url: str, schema: str
 ) -> None:
     one, two = await dead_letter(store, ["no"] * 2)
@@ -257,7 +281,7 @@ async def _waits_for(session: psycopg.AsyncConnection[Any]) -> bool:
     return await (await session.execute(waiting)).fetchone() is not None
 
 
-async def test_a_failed_replay_moves_no_letter_in_the_list_but_changes_its_cause(
+async def test_a_failed_replay_changes_the_cause_of_a_dead_letter_but_not_its_place_in_the_list(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
     store, dead_letters = both
@@ -275,7 +299,7 @@ async def test_a_failed_replay_moves_no_letter_in_the_list_but_changes_its_cause
     ]
 
 
-async def test_a_mended_letter_goes_back_to_the_event_as_it_was_received(
+async def test_resetting_an_edited_dead_letter_restores_the_event_as_received(
     both: tuple[EventStore, DeadLetters],
 ) -> None:
     store, dead_letters = both
@@ -364,7 +388,7 @@ async def test_a_replay_stores_the_event_with_what_its_handler_writes_and_happen
     assert await store.insert([dead]) == [Outcome.PRESENT]
 
 
-async def test_a_replay_that_fails_leaves_the_letter_dead_and_no_effect(
+async def test_a_replay_that_fails_leaves_the_event_dead_and_has_no_effect(
     store: PostgresEvents, dead_letters: PostgresDeadLetters, sql: Any, schema: str
 ) -> None:
     dead = arrival(1)
@@ -382,7 +406,7 @@ async def test_a_replay_that_fails_leaves_the_letter_dead_and_no_effect(
     assert await values(sql, "select error, attempts from dead_letters") == [("Reject: still not", 2)]
 
 
-async def test_a_second_replay_beside_one_that_is_slow_is_told_to_wait(
+async def test_a_replay_during_another_slow_replay_of_the_same_event_is_refused(
     store: PostgresEvents, dead_letters: PostgresDeadLetters
 ) -> None:
     dead = arrival(1)
@@ -401,7 +425,7 @@ async def test_a_second_replay_beside_one_that_is_slow_is_told_to_wait(
     assert await first is True
 
 
-async def test_mended_data_is_what_a_replay_sees_and_stores_and_the_original_is_kept(
+async def test_a_replay_handles_and_stores_the_edited_data_and_the_original_is_kept(
     store: PostgresEvents, dead_letters: PostgresDeadLetters, sql: Any
 ) -> None:
     dead = arrival(1, data={"sku": "tae"}, subject="order")
@@ -422,7 +446,7 @@ async def test_mended_data_is_what_a_replay_sees_and_stores_and_the_original_is_
     assert await values(sql, "select raw from dead_letters") == [bytes(dead.raw)]
 
 
-async def test_only_a_dead_letter_can_be_mended_and_only_with_what_can_be_stored(
+async def test_only_a_dead_letter_can_be_edited_and_only_with_storable_data(
     store: PostgresEvents, dead_letters: PostgresDeadLetters
 ) -> None:
     await store.insert([arrival(1)])
@@ -435,7 +459,7 @@ async def test_only_a_dead_letter_can_be_mended_and_only_with_what_can_be_stored
             await dead_letters.edit(dead.source, dead.id, data)
 
 
-async def test_an_event_whose_payload_postgresql_refused_is_stored_whole_once_it_is_mended(
+async def test_an_event_whose_payload_postgresql_refused_is_stored_whole_after_its_data_is_edited(
     store: PostgresEvents, dead_letters: PostgresDeadLetters, database_of: Callable[..., Database]
 ) -> None:
     dead = arrival(1)

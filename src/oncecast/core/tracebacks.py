@@ -31,6 +31,11 @@ def users_traceback(error: BaseException) -> str:
     return "\n".join(_shortened([line for line in lines if line.strip(" +|-") not in _HEADERS]))
 
 
+def trace_of(error: BaseException) -> str:
+    """Return the traceback of the application's code, or Python's whole traceback if the error has no such frame."""
+    return users_traceback(error) or "".join(traceback.format_exception(error))
+
+
 def is_library(file: str) -> bool:
     """Whether a file belongs to Python, to Oncecast or to another installed package."""
     return file.startswith((_ONCECAST, "<frozen ", *_STANDARD)) or any(part in file for part in _INSTALLED)

@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+from oncecast.core.tracebacks import is_library, trace_of
 from oncecast.observe.context import current_event
 from oncecast.observe.output import LogEntry, Write
-from oncecast.observe.tracebacks import is_library, users_traceback
 
 _CHATTY = (
     "asyncio", "aiobotocore", "aio_pika", "aiormq", "botocore", "boto3", "httpcore", "httpx2", "psycopg", "redis",
@@ -55,8 +55,7 @@ class LinesHandler(logging.Handler):
     def _traceback(self, record: logging.LogRecord, error: BaseException | None) -> str:
         if error is None:
             return record.stack_info or ""
-        own = "" if self._is_of_library(record) else users_traceback(error)
-        return own or "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(error)) if self._is_of_library(record) else trace_of(error)
 
     def _is_of_library(self, record: logging.LogRecord) -> bool:
         own = record.name.partition(".")[0] in self._packages or record.name.startswith("oncecast.")

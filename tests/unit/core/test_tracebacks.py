@@ -11,8 +11,8 @@ from oncecast import Event
 from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.tracebacks import LINES_MAX, trace_of, users_traceback
 from oncecast.core.transaction import OpenTransaction
-from oncecast.observe.tracebacks import LINES_MAX, users_traceback
 from tests.support.arrivals import arrivals
 
 THIS = f'File "{__file__}"'
@@ -92,6 +92,7 @@ async def test_every_error_of_a_group_is_shown_from_the_users_frame_on() -> None
 
 def test_an_error_without_a_users_frame_has_none() -> None:
     assert users_traceback(ValueError("never raised")) == ""
+    assert trace_of(ValueError("never raised")) == "ValueError: never raised\n"
 
 
 def test_a_traceback_without_end_is_shortened_in_its_middle() -> None:

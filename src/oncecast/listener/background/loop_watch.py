@@ -13,7 +13,7 @@ from types import FrameType
 from oncecast.app.application import App
 from oncecast.core.clock import Clock
 from oncecast.core.telemetry import LoopBlocked, Record
-from oncecast.observe.tracebacks import is_library
+from oncecast.core.tracebacks import is_library
 
 BLOCKED_AFTER_S = 3.0
 CHECK_INTERVAL_S = 0.5

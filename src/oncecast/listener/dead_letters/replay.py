@@ -19,9 +19,9 @@ from oncecast.core.dead_letter_ports import DeadLetters, ReplayWork
 from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.telemetry import Record, Replayed, ReplayFailed
+from oncecast.core.tracebacks import users_traceback
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
-from oncecast.observe.tracebacks import users_traceback
 from oncecast.tasks import cancel_all
 
 

@@ -34,12 +34,12 @@ from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import EventStore
 from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, Record, Started
+from oncecast.core.tracebacks import users_traceback
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.dependencies.quarantine import Quarantine
 from oncecast.listener.pipeline.claim import WorkItem
-from oncecast.observe.tracebacks import users_traceback
 from oncecast.tasks import STALL_S, working
 
 AnswerT = TypeVar("AnswerT")

@@ -6,7 +6,6 @@ The row of `events` decides whether an event is dead; `dead_letters.replayed_at`
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
+from oncecast.core.tracebacks import trace_of
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.message import BEGIN, begin_with
@@ -56,13 +56,13 @@ class PostgresDeadLetters:
         async with self._db.ask("read", "count_causes", {**_chosen(selection), "limit": limit}) as cursor:
             rows = await cursor.fetchall()
         return Causes(
-            dead_letters=rows[0]["all_letters"] if rows else 0,
+            dead_letters=rows[0]["all_dead_letters"] if rows else 0,
             causes=rows[0]["all_causes"] if rows else 0,
             largest=[
                 Cause(
                     cause=row["cause"],
                     error=row["error"],
-                    dead_letters=row["letters"],
+                    dead_letters=row["dead_letters"],
                     types=row["types"],
                     newest_at=rfc3339(row["newest_at"]),
                     example=Identity(row["source"], row["id"]),
@@ -128,7 +128,7 @@ class PostgresDeadLetters:
             "source": source,
             "id": id,
             "error": storable(f"{type(cause).__name__}: {cause}"),
-            "trace": storable("".join(traceback.format_exception(cause))),
+            "trace": storable(trace_of(cause)),
         }
         async with self._db.ask("upkeep", "note_failed_replay", values):
             return

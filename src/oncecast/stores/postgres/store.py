@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -18,6 +17,7 @@ from oncecast.core.event import Arrival, Turn
 from oncecast.core.membership import decide_registration
 from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
 from oncecast.core.ports import Sessions, Work, WorkTogether
+from oncecast.core.tracebacks import trace_of
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison
 from oncecast.stores.postgres.connection import PostgresConnection
@@ -186,7 +186,7 @@ class PostgresEvents(PostgresComparison):
                     "id": arrival.id,
                     "type": arrival.type,
                     "error": storable(error_text(cause)),
-                    "trace": storable("".join(traceback.format_exception(cause))),
+                    "trace": storable(trace_of(cause)),
                     "attempts": attempts,
                     "raw": bytes(arrival.raw),
                     "listener": self._db.instance,

@@ -367,19 +367,19 @@ order by d.died_at desc, d.source desc, d.id desc
 -- name: count_causes
 -- The largest first, each with its newest dead letter as an example.
 with counted as (
-    select d.cause, d.type, count(*) as letters, max(d.died_at) as newest_at
+    select d.cause, d.type, count(*) as dead_letters, max(d.died_at) as newest_at
     from {schema}.dead_letters d
     where {chosen}
     group by d.cause, d.type),
 causes as (
-    select cause, sum(letters)::bigint as letters, max(newest_at) as newest_at,
-        (array_agg(type order by letters desc, type))[1:5] as types,
-        count(*) over () as all_causes, (sum(sum(letters)) over ())::bigint as all_letters
+    select cause, sum(dead_letters)::bigint as dead_letters, max(newest_at) as newest_at,
+        (array_agg(type order by dead_letters desc, type))[1:5] as types,
+        count(*) over () as all_causes, (sum(sum(dead_letters)) over ())::bigint as all_dead_letters
     from counted
     group by cause
-    order by letters desc, newest_at desc, cause
+    order by dead_letters desc, newest_at desc, cause
     limit %(limit)s)
-select c.cause, c.letters, c.newest_at, c.types, c.all_causes, c.all_letters, example.source, example.id,
+select c.cause, c.dead_letters, c.newest_at, c.types, c.all_causes, c.all_dead_letters, example.source, example.id,
     {schema}.error_pattern(example.error) as error
 from causes c cross join lateral (
     select d.source, d.id, d.error
@@ -387,7 +387,7 @@ from causes c cross join lateral (
     where d.cause = c.cause and d.died_at = c.newest_at and {chosen}
     order by d.source desc, d.id desc
     limit 1) example
-order by c.letters desc, c.newest_at desc, c.cause
+order by c.dead_letters desc, c.newest_at desc, c.cause
 
 -- name: get_dead_letter
 select d.source, d.id, d.type, d.error, d.cause, d.attempts, d.listener, d.died_at,
