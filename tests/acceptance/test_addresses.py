@@ -95,7 +95,7 @@ async def test_a_producer_behind_a_path_of_nginx_is_reached_with_and_without_a_s
                 await until(stored)
 
 
-async def test_a_listener_that_is_led_to_a_listener_or_to_an_unknown_name_says_so(stack_of: StackOf) -> None:
+async def test_a_listener_that_connects_to_a_listener_or_to_an_unknown_name_reports_it(stack_of: StackOf) -> None:
     async with stack_of(listeners=1) as stack:
         listener = stack.listener_urls["listener-a"].replace("http", "ws")
         with pytest.raises(Lost, match="this is a listener"):

@@ -100,13 +100,13 @@ async def test_while_the_broker_is_away_everything_goes_on_and_afterwards_all_ar
         await are_dead(stack, 61)
         await drained(stack)
 
-        async def is_told() -> bool:
+        async def is_reported() -> bool:
             now = await health(stack)
             parts = now["parts"]
             states = (parts["broker"]["status"], parts["database"]["status"])
             return bool((states, now["unsent"]) == (("down", "ok"), 60))
 
-        await until(is_told)
+        await until(is_reported)
 
         async def cursor_has_gone_on() -> bool:
             return int((await health(stack))["producers"][0]["cursor"].rpartition(":")[2]) == 161

@@ -125,10 +125,10 @@ async def test_recovery_shows_what_it_says_step_by_step(stack_of: StackOf, tmp_p
         for block, reported in pairs(RECOVERY):
             seen = ""
 
-            async def as_told(block: Block = block, reported: str = reported) -> bool:
+            async def as_documented(block: Block = block, reported: str = reported) -> bool:
                 nonlocal seen
                 seen = await shown(addressed(block.text, stack), tmp_path)
                 return looks_like(seen, reported)
 
-            tries = until(as_told, 20.0) if "again" in block.mark else as_told()
+            tries = until(as_documented, 20.0) if "again" in block.mark else as_documented()
             assert await tries, f"{block.text}\n{seen}"

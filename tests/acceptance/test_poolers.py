@@ -94,7 +94,7 @@ async def test_a_pooler_of_sessions_does_whatever_a_listener_asks(
         await sql.execute("drop schema if exists shop cascade; drop table public.effects")
 
 
-async def test_a_pool_that_is_too_small_is_said_to_be(pooler_of: PoolerOf, schema: str) -> None:
+async def test_a_pool_that_is_too_small_is_reported(pooler_of: PoolerOf, schema: str) -> None:
     limits = Limits(connect_s=0.5)
     url = pooler_of("session", size=1).url
     database = Database(url, SYSTEM_CLOCK, schema=schema, instance="a", token="a" * 16, limits=limits)

@@ -127,7 +127,7 @@ async def test_what_is_refused_is_a_problem_that_names_the_place_and_accepts_not
     ("size_bytes", "said"),
     [(EVENT_MAX_BYTES, "an event may have"), (REQUEST_MAX_BYTES, "a request may have")],
 )
-async def test_an_emitted_event_that_is_too_large_for_it_is_refused_by_its_own_word(
+async def test_a_producer_refuses_an_emitted_event_that_is_too_large_for_it(
     producer: ProducerProcess, client: httpx2.AsyncClient, begin: int, size_bytes: int, said: str
 ) -> None:
     emitted = [msgspec.json.encode({**STRUCTURED, "id": id_}) for id_ in ("before", "large")]
@@ -170,7 +170,7 @@ async def test_a_body_without_a_length_is_bounded_while_it_is_read(producer: Pro
     await writer.wait_closed()
 
 
-async def test_a_body_that_does_not_end_is_accepted_by_nobody(
+async def test_a_body_that_does_not_end_is_never_accepted(
     producer: ProducerProcess, client: httpx2.AsyncClient, begin: int
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", producer.port)

@@ -59,11 +59,11 @@ async def test_a_full_journal_refuses_names_who_holds_it_back_and_takes_again_on
         log = stack.data / "producer" / "output.log"
         assert f"the journal is full: the group 'oncecast' has not processed {accepted} events" in log.read_text()
 
-        async def is_told() -> bool:
+        async def is_reported() -> bool:
             reported = "full of events that oncecast has not processed"
             return reported in log.read_text()
 
-        await until(is_told)
+        await until(is_reported)
         status, out, _ = await oncecast("journal", "--data", str(stack.data), "--no-json")
         assert status == 0
         assert "held back by            oncecast" in out
@@ -117,11 +117,11 @@ async def test_a_group_that_was_forgotten_finds_a_gap_with_its_bounds_and_goes_o
         status, out, _ = await oncecast("groups", "forget", "oncecast", "--data", str(stack.data), "--no-json")
         assert (status, out) == (0, "oncecast does not hold back retention any more.\n")
 
-        async def has_let_go() -> bool:
+        async def are_deleted() -> bool:
             await fill(stack, rounds=1)
             return bool((await ask(stack, "/api/journal"))["first"] > 101)
 
-        await until(has_let_go)
+        await until(are_deleted)
         first = (await ask(stack, "/api/journal"))["first"]
         await stack.start("listener-a")
         await stack.start("listener-b")

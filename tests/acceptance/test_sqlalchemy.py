@@ -188,7 +188,7 @@ async def test_update_delete_and_upsert_return_what_they_wrote(tx: HandlerTransa
     assert await tx.fetch_all(*sql(gone)) == [{"id": 1}]
 
 
-async def test_joins_subqueries_and_functions_work_and_two_columns_of_one_name_are_told_apart(
+async def test_joins_subqueries_and_functions_work_and_two_columns_of_one_name_are_distinguished(
     tx: HandlerTransaction, sql: Sql
 ) -> None:
     await tx.execute(*sql(sa.insert(things).values([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}])))

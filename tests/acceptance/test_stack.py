@@ -190,5 +190,5 @@ async def test_commands_to_a_stack_say_what_they_did(stack_of: StackOf) -> None:
         status, out, _ = await oncecast("dead-letters", "list", "--no-json", "--producer", stack.publish_url)
         assert (status, out) == (0, "There is no dead letter.\n")
         status, out, _ = await oncecast("status", "--data", str(stack.data), "--json")
-        told_of = {entry["name"]: entry["state"] for entry in map(msgspec.json.decode, out.splitlines())}
-        assert (status, told_of["listener-a"], told_of["listener-b"]) == (1, "ok", "stopped")
+        states = {entry["name"]: entry["state"] for entry in map(msgspec.json.decode, out.splitlines())}
+        assert (status, states["listener-a"], states["listener-b"]) == (1, "ok", "stopped")

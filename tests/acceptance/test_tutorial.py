@@ -41,10 +41,10 @@ async def test_the_tutorial_shows_what_it_says_step_by_step(tmp_path: Path) -> N
 async def assert_shows(block: Block, reported: str, terminal: Terminal) -> None:
     seen = ""
 
-    async def as_told() -> bool:
+    async def as_documented() -> bool:
         nonlocal seen
         seen = await shown(terminal.addressed(block.text), terminal.folder, status=0)
         return looks_like(seen, reported)
 
-    tries = until(as_told, 60.0) if "again" in block.mark else as_told()
+    tries = until(as_documented, 60.0) if "again" in block.mark else as_documented()
     assert await tries, f"{block.text}\n{seen}"

@@ -100,7 +100,7 @@ async def test_follow_ups_are_recorded_with_the_transaction_that_emits_them_and_
     assert (found.rows, found.left_in_outbox) == ({order.id: "stored", caused.id: "stored"}, 0)
 
 
-async def test_a_check_that_is_no_query_is_told_by_its_name_and_none_can_write(connection: Connection) -> None:
+async def test_a_check_that_is_not_a_query_is_reported_by_name_and_no_check_can_write(connection: Connection) -> None:
     await connection.execute("create table t (n integer)")
     for query, message in {
         "selec 1": "PostgreSQL does not take chaos_checks['c']: syntax error",
@@ -140,7 +140,7 @@ async def test_stock_tells_a_reservation_too_many_or_too_few(database_url: str, 
         assert await failed(connection, stock) == found
 
 
-async def test_accounts_tell_what_happened_out_of_order_within_an_opening_or_over_two(
+async def test_accounts_report_changes_out_of_order_within_an_epoch_and_across_two(
     database_url: str, connection: Connection
 ) -> None:
     await connection.execute(accounts.chaos_setup.encode())

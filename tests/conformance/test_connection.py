@@ -98,7 +98,7 @@ async def test_a_statement_that_takes_too_long_ends_and_the_connection_answers_t
 
 
 @on_each_loop
-async def test_a_deadline_that_was_kept_befalls_nobody_after(
+async def test_a_deadline_that_was_met_interrupts_nothing_later(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     await send(connection, b"select 1", 0.05)
@@ -165,7 +165,7 @@ async def test_a_statement_that_cannot_be_ended_breaks_its_connection(
 
 
 @on_each_loop
-async def test_a_caller_that_is_cancelled_twice_is_let_go_at_once_and_its_connection_is_broken(
+async def test_a_caller_that_is_cancelled_twice_returns_at_once_and_its_connection_is_broken(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     cancelling = asyncio.Event()
@@ -200,7 +200,7 @@ async def test_a_statement_that_is_cancelled_while_it_is_sent_leaves_its_connect
 
 
 @on_each_loop
-async def test_whoever_waits_on_a_socket_that_is_reset_is_told(
+async def test_a_task_that_waits_on_a_socket_gets_an_error_when_it_is_reset(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     async with Link("postgresql", operator.info.port) as link:
@@ -265,7 +265,7 @@ async def serves_the_next(
 
 
 @on_each_loop
-async def test_whoever_waits_on_a_connection_that_is_closed_is_told(
+async def test_a_task_that_waits_on_a_connection_gets_an_error_when_it_is_closed(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
     task = await sleeping(connection)

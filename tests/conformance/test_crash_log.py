@@ -14,12 +14,12 @@ from oncecast.stores.postgres import Database, PostgresCrashLog
 from oncecast.testing.memory import MemoryCrashLog, MemoryPostgres
 from tests.support.arrivals import arrivals
 
-DeathsOf = Callable[[str], Awaitable[CrashLog]]
+CrashLogOf = Callable[[str], Awaitable[CrashLog]]
 (EVENT,) = arrivals(1)
 
 
 @pytest.fixture(params=["postgres", "memory"])
-async def deaths_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[DeathsOf]:
+async def crash_log_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterator[CrashLogOf]:
     databases: list[Database] = []
     server = MemoryPostgres()
 
@@ -38,54 +38,56 @@ async def deaths_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterato
         await database.close()
 
 
-async def test_who_comes_after_one_that_ended_in_order_has_nothing_to_doubt(deaths_of: DeathsOf) -> None:
-    deaths = await deaths_of("a")
-    assert not await deaths.register_process()
-    await deaths.unregister_process()
-    assert not await deaths.register_process()
+async def test_after_an_orderly_end_the_next_process_of_the_listener_finds_no_crash(crash_log_of: CrashLogOf) -> None:
+    crash_log = await crash_log_of("a")
+    assert not await crash_log.register_process()
+    await crash_log.unregister_process()
+    assert not await crash_log.register_process()
 
 
-async def test_who_comes_after_one_that_ended_without_a_word_is_told(deaths_of: DeathsOf) -> None:
-    deaths = await deaths_of("a")
-    await deaths.register_process()
-    assert await deaths.register_process()
-    assert not await (await deaths_of("b")).register_process()
+async def test_after_a_crash_the_next_process_of_the_listener_finds_it(crash_log_of: CrashLogOf) -> None:
+    crash_log = await crash_log_of("a")
+    await crash_log.register_process()
+    assert await crash_log.register_process()
+    assert not await (await crash_log_of("b")).register_process()
 
 
-async def test_what_was_attempted_alone_when_its_process_died_is_charged_with_it_for_the_whole_group(
-    deaths_of: DeathsOf,
+async def test_an_event_that_ran_alone_when_its_process_died_is_charged_for_the_whole_group(
+    crash_log_of: CrashLogOf,
 ) -> None:
-    a, b = await deaths_of("a"), await deaths_of("b")
-    for died, deaths in enumerate((a, b)):
-        await deaths.register_process()
-        assert await deaths.begin_isolated(EVENT) == died
-        await deaths.register_process()
+    a, b = await crash_log_of("a"), await crash_log_of("b")
+    for died, crash_log in enumerate((a, b)):
+        await crash_log.register_process()
+        assert await crash_log.begin_isolated(EVENT) == died
+        await crash_log.register_process()
     assert await a.begin_isolated(EVENT) == 2
 
 
-async def test_what_was_survived_is_charged_with_nothing(deaths_of: DeathsOf) -> None:
-    deaths = await deaths_of("a")
-    await deaths.register_process()
-    await deaths.begin_isolated(EVENT)
-    await deaths.end_isolated(EVENT)
-    await deaths.register_process()
-    assert await deaths.begin_isolated(EVENT) == 0
+async def test_what_was_survived_is_charged_with_nothing(crash_log_of: CrashLogOf) -> None:
+    crash_log = await crash_log_of("a")
+    await crash_log.register_process()
+    await crash_log.begin_isolated(EVENT)
+    await crash_log.end_isolated(EVENT)
+    await crash_log.register_process()
+    assert await crash_log.begin_isolated(EVENT) == 0
 
 
-async def test_only_the_last_event_begun_alone_is_charged_because_its_end_may_be_lost(deaths_of: DeathsOf) -> None:
-    deaths = await deaths_of("a")
+async def test_only_the_last_event_begun_alone_is_charged_because_its_end_may_be_lost(
+    crash_log_of: CrashLogOf,
+) -> None:
+    crash_log = await crash_log_of("a")
     before, last = arrivals(2)
-    await deaths.register_process()
-    await deaths.begin_isolated(before)
-    await deaths.begin_isolated(last)
-    await deaths.register_process()
-    assert await deaths.begin_isolated(last) == 1
-    assert await deaths.begin_isolated(before) == 0
+    await crash_log.register_process()
+    await crash_log.begin_isolated(before)
+    await crash_log.begin_isolated(last)
+    await crash_log.register_process()
+    assert await crash_log.begin_isolated(last) == 1
+    assert await crash_log.begin_isolated(before) == 0
 
 
-async def test_every_store_counts_as_the_core_does(deaths_of: DeathsOf) -> None:
+async def test_every_store_counts_as_the_core_does(crash_log_of: CrashLogOf) -> None:
     """PostgreSQL counts in one statement, which nothing else proves to be the same rule."""
-    listeners = {name: await deaths_of(name) for name in "ab"}
+    listeners = {name: await crash_log_of(name) for name in "ab"}
     counts: CrashCounts = {}
     events, draw = arrivals(2), random.Random(1)
     for name in "ab":
@@ -97,8 +99,8 @@ async def test_every_store_counts_as_the_core_does(deaths_of: DeathsOf) -> None:
                 assert await listeners[name].register_process()
                 counts = after_crash(counts, name)
             case 1:
-                counts, deaths = begin_alone(counts, event.identity, name)
-                assert await listeners[name].begin_isolated(event) == deaths
+                counts, crashes = begin_alone(counts, event.identity, name)
+                assert await listeners[name].begin_isolated(event) == crashes
             case _:
                 counts = end_alone(counts, event.identity, name)
                 await listeners[name].end_isolated(event)

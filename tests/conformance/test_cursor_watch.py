@@ -62,7 +62,7 @@ async def test_a_cursor_over_rows_is_as_it_should_be_and_each_event_is_events_ch
     assert (watch.events_checked, watch.ahead) == (2, set())
 
 
-async def test_a_cursor_that_was_saved_too_far_is_told_with_what_it_passed(
+async def test_a_cursor_that_was_saved_too_far_is_reported_with_the_events_it_passed(
     journal: SqliteJournal, tmp_path: Path, postgres_url: str, schema: str
 ) -> None:
     watch = await look(journal, tmp_path / "journal.db", postgres_url, schema, offset=3, rows=["tick:1", "tick:3"])

@@ -109,12 +109,14 @@ async def test_the_default_queue_is_made_durable_and_one_that_is_there_is_taken_
             await channel.declare_queue("oncecast.dead-letters", durable=True)  # refused were it anything else
 
 
-async def test_an_exchange_takes_the_routing_key_and_one_that_leads_nowhere_is_told(rabbitmq: RabbitMQServer) -> None:
-    url = rabbitmq.url(exchange="letters", routing_key="dead.shop")
+async def test_an_exchange_gets_the_routing_key_and_an_unroutable_message_is_reported(
+    rabbitmq: RabbitMQServer,
+) -> None:
+    url = rabbitmq.url(exchange="dead_letters", routing_key="dead.shop")
     async with used(url) as broker:
-        assert "no exchange 'letters'" in await failure(broker)
+        assert "no exchange 'dead_letters'" in await failure(broker)
         async with rabbitmq.channel() as channel:
-            exchange = await channel.declare_exchange("letters", "topic", durable=True)
+            exchange = await channel.declare_exchange("dead_letters", "topic", durable=True)
             [refusal] = await broker.send([message("a")])
             assert refusal is not None
             assert "cannot route it: no queue is bound for routing key 'dead.shop'" in refusal
@@ -162,7 +164,7 @@ async def test_one_message_that_rabbitmq_does_not_bear_does_not_take_the_others_
         ({"user": "nobody", "password": "hunter2"}, "ACCESS_REFUSED"),
     ],
 )
-async def test_what_rabbitmq_refuses_is_told_without_the_password(
+async def test_an_error_of_rabbitmq_is_reported_without_the_password(
     rabbitmq: RabbitMQServer, given: dict[str, str], said: str
 ) -> None:
     async with used(rabbitmq.url(**given)) as broker:
@@ -209,12 +211,14 @@ async def test_a_message_reaches_sqs_with_its_identity(sqs: SqsServer) -> None:
     assert found["x\\ufffe"]["Body"] == '"\\uffff"'
 
 
-async def test_a_fifo_queue_knows_what_is_sent_twice_and_no_letter_waits_for_another(sqs: SqsServer) -> None:
-    await sqs.create("letters.fifo", FifoQueue="true")
-    async with used(sqs.url("letters.fifo")) as broker:
+async def test_a_fifo_queue_drops_a_message_that_is_sent_twice_and_no_dead_letter_waits_for_another(
+    sqs: SqsServer,
+) -> None:
+    await sqs.create("dead_letters.fifo", FifoQueue="true")
+    async with used(sqs.url("dead_letters.fifo")) as broker:
         for _ in range(2):
             assert await broker.send([message("a"), message("b")]) == [None, None]
-    found = await sqs.messages("letters.fifo")
+    found = await sqs.messages("dead_letters.fifo")
     assert sorted(m["MessageAttributes"]["id"]["StringValue"] for m in found) == ["a", "b"]
     assert len({m["Attributes"]["MessageGroupId"] for m in found}) == 2
 
@@ -238,7 +242,7 @@ async def test_one_message_that_sqs_refuses_does_not_take_the_others_along(sqs: 
     assert len(await sqs.messages("small")) == 2
 
 
-async def test_a_queue_that_is_not_there_is_told_and_found_once_it_is(sqs: SqsServer) -> None:
+async def test_a_missing_queue_is_reported_and_used_once_it_exists(sqs: SqsServer) -> None:
     async with used(sqs.url("not-yet")) as broker:
         assert "queue not-yet of SQS in eu-central-1: there is no such queue" in await failure(broker)
         await sqs.create("not-yet")
@@ -259,7 +263,7 @@ async def test_an_sqs_that_is_away_or_frozen_is_found(sqs: SqsServer) -> None:
         assert await broker.send([message("c")]) == [None]
 
 
-async def test_missing_credentials_are_told_by_name(sqs: SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_credentials_are_reported_by_name(sqs: SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent")

@@ -181,7 +181,7 @@ async def test_a_row_in_anothers_open_transaction_is_waited_for_and_never_decide
     assert await server.effects() == {"x": 1}
 
 
-async def test_a_dead_holders_sessions_end_and_its_row_is_free(server: Server) -> None:
+async def test_the_sessions_of_a_dead_lease_owner_end_and_its_row_is_unlocked(server: Server) -> None:
     a, _ = await server.of("a" * 16)
     b, _ = await server.of("b" * 16)
     held = Held(server, "x")
@@ -202,7 +202,7 @@ async def _outcome(attempt: Awaitable[Outcome | EarlierAttempts]) -> object:
         return error
 
 
-async def test_an_event_is_buried_once_and_filed_once(server: Server) -> None:
+async def test_an_event_is_dead_lettered_once_and_logged_once(server: Server) -> None:
     store, _ = await server.of("a")
     assert (await store.dead_letter(arrival(1, "a"), Reject("no"))).outcome is Outcome.STORED
     assert (await store.dead_letter(arrival(1, "a"), Reject("no"))).outcome is Outcome.PRESENT
@@ -213,7 +213,7 @@ async def test_an_event_is_buried_once_and_filed_once(server: Server) -> None:
     assert await store.unlogged(10) == []
 
 
-async def test_an_event_that_was_stored_is_never_buried(server: Server) -> None:
+async def test_a_stored_event_never_becomes_a_dead_letter(server: Server) -> None:
     store, _ = await server.of("a")
     await store.insert([arrival(1, "a")])
     assert (await store.dead_letter(arrival(1, "a"), ValueError("late"))).outcome is Outcome.PRESENT
@@ -325,7 +325,7 @@ async def test_a_group_that_is_new_or_only_lags_sees_no_gap(server: Server) -> N
 
 
 @pytest.mark.parametrize("known", [EPOCHS, [*EPOCHS, Epoch("e9", 3)]], ids=["behind", "elsewhere"])
-async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_not_move_it(
+async def test_a_listener_that_does_not_know_the_epoch_of_the_cursor_does_not_move_it(
     server: Server, known: list[Epoch]
 ) -> None:
     """It may know a future of the journal that is lost: what ends there is no place in what came instead."""
@@ -341,7 +341,7 @@ async def test_who_has_not_heard_of_the_opening_in_which_the_cursor_stands_does_
     assert await server.gaps() == []
 
 
-async def test_a_cursor_of_a_lost_future_is_put_in_terms_of_the_journal_as_it_is(server: Server) -> None:
+async def test_a_cursor_in_a_divergent_history_is_translated_to_the_current_journal(server: Server) -> None:
     store, _ = await server.of("a")
     lost, journals = [*EPOCHS, Epoch("e9", 3)], [*EPOCHS, Epoch("e2", 4)]
     await store.begin_cursor(JOURNAL, lost, Cursor("e9", 5))
@@ -354,7 +354,7 @@ async def test_a_cursor_of_a_lost_future_is_put_in_terms_of_the_journal_as_it_is
 # --- one application per group -------------------------------------------------------------------------------
 
 
-async def test_the_groups_newest_application_is_the_one_with_all_handlers_unless_another_is_adopted(
+async def test_the_newest_application_of_a_group_is_the_one_with_all_handlers_unless_another_is_forced(
     server: Server,
 ) -> None:
     store, _ = await server.of("a")

@@ -294,7 +294,7 @@ async def test_a_statement_that_waits_its_turn_when_its_handler_returns_is_the_e
     assert await values(sql, "select id from effects order by 1") == ["a", "waited"]
 
 
-async def test_a_statement_that_is_under_way_when_its_handler_returns_is_the_events_still(
+async def test_a_statement_that_runs_when_its_handler_returns_still_belongs_to_the_event(
     store: PostgresEvents, sql: Any, schema: str
 ) -> None:
     under_way: list[asyncio.Task[int]] = []
@@ -380,7 +380,7 @@ async def test_another_database_of_the_handlers_that_is_away_is_not_taken_for_ou
         await store.process(arrival(1), work)
 
 
-async def test_a_dead_letter_that_postgresql_refuses_is_buried_once_however_often_it_is_tried(
+async def test_an_event_that_postgresql_refuses_becomes_one_dead_letter_even_after_several_tries(
     store: PostgresEvents, sql: Any
 ) -> None:
     def bad(offset: int) -> Arrival:
@@ -469,7 +469,9 @@ async def test_one_bad_row_refuses_its_batch_and_says_that_it_is_the_data(store:
     assert await values(sql, "select id from events") == []
 
 
-async def test_bury_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(store: PostgresEvents, sql: Any) -> None:
+async def test_dead_lettering_keeps_the_row_as_dead_with_its_cause_and_raw_bytes(
+    store: PostgresEvents, sql: Any
+) -> None:
     good, bad = arrival(1, "a"), arrival(2, "b")
     bad.raw = msgspec.Raw(b'{"specversion":"1.0","id":"b","source":"/oncecast","type":"tick","data":"\\u0000"}')
     cause = ValueError("no such \0 stock")
@@ -489,7 +491,7 @@ async def test_another_listeners_saved_cursor_is_taken_over(store: PostgresEvent
     assert (save.saved, save.missing) == (Cursor("e1", 10), False)
 
 
-async def test_a_cursor_that_went_back_with_the_database_is_told(store: PostgresEvents, sql: Any) -> None:
+async def test_a_cursor_that_went_back_with_the_database_is_reported(store: PostgresEvents, sql: Any) -> None:
     ended = [arrival(n) for n in range(1, 11)]
     await store.insert(ended)
     await store.save_cursor(JOURNAL, EPOCHS, ended[:5], position=Cursor("e1", 0))
@@ -570,7 +572,7 @@ async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_
     assert await values(sql, 'select "offset" from events order by 1') == [9, 10, 11, 12, 13]
 
 
-async def test_an_error_of_another_postgresql_is_the_handlers_and_one_of_ours_the_databases(
+async def test_an_error_of_another_postgresql_is_raised_as_it_is_and_a_deadlock_of_this_one_as_a_conflict(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
 ) -> None:
     async def of_another(tx: Transaction) -> None:

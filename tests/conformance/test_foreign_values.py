@@ -44,7 +44,7 @@ class Redis:
         )
         self.client = redis.Redis.from_url(url)
         self.key = f"oncecast:{{{group}}}:e:/s\0001"
-        self.beats = f"oncecast:{{{group}}}:h:"
+        self.heartbeats = f"oncecast:{{{group}}}:h:"
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ async def test_no_call_fails_of_a_foreign_value_that_comes_later(server: Redis, 
 
 
 @pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
-async def test_a_heartbeat_that_is_no_number_is_as_none_and_the_next_beat_overwrites_it(
+async def test_a_heartbeat_that_is_not_a_number_counts_as_missing_and_the_next_one_overwrites_it(
     server: Redis, write: Write
 ) -> None:
-    await write(server.client, server.beats + A)
+    await write(server.client, server.heartbeats + A)
     assert await server.b.counters([A]) == {A: None}
     await server.a.heartbeat()
     assert (await server.b.counters([A]))[A] is not None

@@ -102,7 +102,7 @@ async def test_a_dead_predecessor_has_a_row_too(server: Server) -> None:
     assert await store.process(in_turn(2, "second", "first"), work) is Outcome.STORED
 
 
-async def test_to_be_buried_an_event_waits_for_its_turn_too(server: Server) -> None:
+async def test_an_ordered_event_becomes_a_dead_letter_only_in_its_turn(server: Server) -> None:
     """What comes after it would be let through by its row."""
     store, _ = await server.of("a")
     second = in_turn(2, "second", "first")
@@ -226,7 +226,7 @@ class Producer:
         self.has.extend(events)
 
 
-async def test_what_is_emitted_is_relayed_in_order_and_once(server: Server) -> None:
+async def test_emitted_events_are_relayed_in_order_and_once(server: Server) -> None:
     store, _ = await server.of("a")
     producer = Producer()
     await store.process_together([arrival(1, "1")], emitting(b"1", b"2"))
@@ -261,7 +261,7 @@ async def test_a_producer_may_take_longer_than_a_handler_may_and_the_relay_holds
     assert await server.outboxes["a"].relay(slowly, limit=9, max_bytes=100, within_s=30.0) == 1
 
 
-async def test_what_a_failed_attempt_has_emitted_is_never_relayed(server: Server) -> None:
+async def test_the_emitted_events_of_a_failed_attempt_are_never_relayed(server: Server) -> None:
     store, _ = await server.of("a")
 
     async def fail(tx: OpenTransaction, _new: Sequence[Arrival]) -> None:
@@ -291,7 +291,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_emissions_with_it(serve
     assert producer.has == [b"1", b"3"]
 
 
-async def test_who_swallows_an_sql_error_and_emits_has_a_failed_attempt_like_everybody(server: Server) -> None:
+async def test_a_handler_that_swallows_an_sql_error_and_emits_an_event_fails_its_attempt(server: Server) -> None:
     store, _ = await server.of("a")
 
     async def work(tx: OpenTransaction) -> None:
@@ -304,7 +304,7 @@ async def test_who_swallows_an_sql_error_and_emits_has_a_failed_attempt_like_eve
     assert await relay(server, Producer().publish) == 0
 
 
-async def test_nobody_emits_once_the_attempt_is_over(server: Server) -> None:
+async def test_nothing_can_be_emitted_after_the_attempt(server: Server) -> None:
     store, _ = await server.of("a")
     kept: list[OpenTransaction] = []
 
@@ -326,7 +326,7 @@ async def test_what_was_not_acknowledged_is_published_again(server: Server) -> N
     assert await relay(server, producer.publish) == 1
 
 
-async def test_an_event_that_is_refused_is_put_aside_and_holds_up_nobody(server: Server) -> None:
+async def test_a_refused_event_is_set_aside_and_delays_no_other(server: Server) -> None:
     store, _ = await server.of("a")
     producer = Producer()
     producer.errors = [EmissionRefused("too large", 1)]
@@ -369,7 +369,7 @@ async def test_one_listener_relays_at_a_time(server: Server) -> None:
     assert relaying.result() == 1
 
 
-async def test_a_replay_relays_what_its_handlers_emit(server: Server) -> None:
+async def test_a_replay_relays_the_events_that_its_handlers_emit(server: Server) -> None:
     store, dead_letters = await server.of("a")
     producer = Producer()
     dead_lettered = arrival(1, "1")

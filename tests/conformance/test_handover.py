@@ -136,7 +136,7 @@ async def test_an_event_whose_handler_changes_the_encoding_leaves_the_next_as_it
     assert await (await sql.execute("select data from events where id = 'second'")).fetchone() == ("ä€",)
 
 
-async def test_a_session_that_a_handler_leaves_in_another_encoding_is_nobody_elses(store: PostgresEvents) -> None:
+async def test_an_encoding_that_a_handler_sets_does_not_reach_the_next_event(store: PostgresEvents) -> None:
     encodings = []
 
     async def change(tx: Transaction) -> None:

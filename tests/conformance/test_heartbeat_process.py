@@ -1,4 +1,4 @@
-"""The process that beats for a listener: for as long as that lives and is not stopped, by whatever address."""
+"""The process that sends a listener's heartbeats, as long as the listener lives and is not stopped."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAKE_CERTIFICATE = [
     "-addext",
     "subjectAltName=DNS:localhost,IP:127.0.0.1",
 ]
-HOLDER = """
+LEASE_OWNER = """
 import asyncio, ctypes, sys, time
 from oncecast.stores.redis import RedisLeases
 
@@ -56,7 +56,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def observed(redis_url: str, schema: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """What the holder's counter is."""
+    """What the lease_owner's counter is."""
     leases = RedisLeases(redis_url, group=schema, token="b" * 16, lease_ttl_s=30.0, mark_ttl_s=15.0)
 
     async def counter() -> object:
@@ -83,13 +83,15 @@ def is_there(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_it_beats_while_the_interpreter_is_held_not_while_it_is_stopped_and_ends_with_its_listener(
+async def test_heartbeats_continue_while_the_gil_is_held_and_stop_while_the_listener_is_stopped_or_gone(
     redis_url: str, schema: str
 ) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, redis_url, schema], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    with holder.stdout:
-        beating = int(await asyncio.to_thread(holder.stdout.readline))
+    lease_owner = subprocess.Popen(
+        [sys.executable, "-c", LEASE_OWNER, redis_url, schema], stdout=subprocess.PIPE, text=True
+    )
+    assert lease_owner.stdout is not None
+    with lease_owner.stdout:
+        beating = int(await asyncio.to_thread(lease_owner.stdout.readline))
     try:
         async with observed(redis_url, schema) as counter:
             for _ in range(3):
@@ -97,13 +99,13 @@ async def test_it_beats_while_the_interpreter_is_held_not_while_it_is_stopped_an
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 os.kill(beating, number)
             await moves(counter)
-            holder.send_signal(signal.SIGSTOP)
+            lease_owner.send_signal(signal.SIGSTOP)
             await stands_still(counter)
-            holder.send_signal(signal.SIGCONT)
+            lease_owner.send_signal(signal.SIGCONT)
             await moves(counter)
     finally:
-        holder.kill()
-        holder.wait()
+        lease_owner.kill()
+        lease_owner.wait()
 
     async def has_ended() -> bool:
         return not is_there(beating)
@@ -112,7 +114,7 @@ async def test_it_beats_while_the_interpreter_is_held_not_while_it_is_stopped_an
 
 
 async def stands_still(counter: Callable[[], Awaitable[object]]) -> None:
-    """Until two looks, two beats apart, find the same."""
+    """Wait until two readings of the counter, two heartbeats apart, are equal."""
     seen: list[object] = []
 
     async def is_the_same_for_long() -> bool:
@@ -122,9 +124,7 @@ async def stands_still(counter: Callable[[], Awaitable[object]]) -> None:
     await until(is_the_same_for_long, within_s=15.0)
 
 
-async def test_a_beat_of_the_event_loop_starts_another_process_where_one_has_ended(
-    redis_url: str, schema: str
-) -> None:
+async def test_the_event_loop_restarts_a_heartbeat_process_that_has_ended(redis_url: str, schema: str) -> None:
     leases = RedisLeases(redis_url, group=schema, token=TOKEN, lease_ttl_s=30.0, mark_ttl_s=15.0)
     await leases.heartbeat()
     first = leases._pulse._process
@@ -169,7 +169,7 @@ async def forwarded(redis_url: str, serve: Callable[..., Awaitable[asyncio.Serve
         await asyncio.wait(passing, timeout=10.0)
 
 
-async def beats_at(address: str, redis_url: str, schema: str) -> None:
+async def sends_heartbeats_at(address: str, redis_url: str, schema: str) -> None:
     options = redis.Redis.from_url(address)
     key = f"oncecast:{{{schema}}}:h:{TOKEN}"
     pool = options.connection_pool
@@ -185,15 +185,17 @@ async def beats_at(address: str, redis_url: str, schema: str) -> None:
         await options.aclose()
 
 
-async def test_it_beats_over_a_unix_socket_with_a_password(redis_url: str, schema: str, tmp_path: Path) -> None:
+async def test_it_sends_heartbeats_over_a_unix_socket_with_a_password(
+    redis_url: str, schema: str, tmp_path: Path
+) -> None:
     path = tmp_path / "redis.sock"
     password = urlsplit(redis_url).password
     async with forwarded(redis_url, lambda accept: asyncio.start_unix_server(accept, str(path))):
-        await beats_at(f"unix://:{password}@{path}?db=0", redis_url, schema)
+        await sends_heartbeats_at(f"unix://:{password}@{path}?db=0", redis_url, schema)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
-async def test_it_beats_over_tls_that_is_verified(redis_url: str, schema: str, tmp_path: Path) -> None:
+async def test_it_sends_heartbeats_over_verified_tls(redis_url: str, schema: str, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         [*MAKE_CERTIFICATE, "-keyout", key, "-out", certificate],
@@ -207,4 +209,6 @@ async def test_it_beats_over_tls_that_is_verified(redis_url: str, schema: str, t
         redis_url, lambda accept: asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
     ) as server:
         port = server.sockets[0].getsockname()[1]
-        await beats_at(f"rediss://:{password}@127.0.0.1:{port}/0?ssl_ca_certs={certificate}", redis_url, schema)
+        await sends_heartbeats_at(
+            f"rediss://:{password}@127.0.0.1:{port}/0?ssl_ca_certs={certificate}", redis_url, schema
+        )

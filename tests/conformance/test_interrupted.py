@@ -145,7 +145,7 @@ def test_in_other_languages_a_statement_that_ended_before_its_time_was_cancelled
     ],
 )
 @pytest.mark.parametrize("in_savepoint", [False, True])
-async def test_a_handler_that_takes_the_row_of_its_own_event_away_has_failed(
+async def test_a_handler_that_deletes_the_row_of_its_own_event_fails(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, statement: str, in_savepoint: bool
 ) -> None:
     await sql.execute("create table effects (id text)")

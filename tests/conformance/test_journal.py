@@ -78,7 +78,7 @@ async def test_the_key_of_a_journal_is_secret_and_stays_with_it(open_journal: Op
     assert (journal.key, key in journal.name) == (key, False)
 
 
-async def test_every_opening_draws_a_new_epoch_with_its_first_offset(open_journal: OpenJournal) -> None:
+async def test_every_start_of_a_journal_draws_a_new_epoch_with_its_first_offset(open_journal: OpenJournal) -> None:
     journal = await open_journal()
     await journal.append(events(3))
     journal = await open_journal()
@@ -143,7 +143,7 @@ async def test_appends_that_wait_together_share_a_commit(open_journal: OpenJourn
     assert len(commits) < 50
 
 
-async def test_commits_are_told_in_order_before_their_appends_return(open_journal: OpenJournal) -> None:
+async def test_commits_are_reported_in_order_before_their_appends_return(open_journal: OpenJournal) -> None:
     journal = await open_journal()
     reported: list[JournalBatch] = []
     journal.on_commit(reported.extend)

@@ -228,7 +228,7 @@ async def test_another_reader_of_the_file_ends_none_of_its_locks(journal: Sqlite
     assert (tmp_path / "data" / "journal.db-wal").exists()
 
 
-async def test_a_path_that_cannot_be_used_is_told_with_the_setting(tmp_path: Path) -> None:
+async def test_the_error_about_an_unusable_path_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"^cannot use the journal .*; JOURNAL_PATH names its file$"):
         await SqliteJournal.open(tmp_path / "file" / "journal.db", SYSTEM_CLOCK, record=lambda _telemetry: None)

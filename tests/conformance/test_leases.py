@@ -81,7 +81,7 @@ async def test_an_event_is_claimed_by_the_first_and_taken_for_the_second(
     assert (await a.claim(batch[:1])).mine == batch[:1]  # one's own stays one's own
 
 
-async def test_a_mark_ends_only_the_place_that_it_names(leases_of: LeasesOf) -> None:
+async def test_a_done_marker_ends_only_the_place_that_it_names(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     batch = arrivals("1", "2")
     await a.claim(batch)
@@ -123,21 +123,21 @@ async def test_release_and_settle_touch_only_ones_own(leases_of: LeasesOf) -> No
     assert (await b.peek(batch)).free == batch[:1]
 
 
-async def test_a_counter_moves_with_each_beat(leases_of: LeasesOf) -> None:
+async def test_each_heartbeat_increments_the_counter(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
     assert await b.counters([A]) == {A: None}
-    seen = [await counter_after_beat(a, b) for _ in range(3)]
+    seen = [await counter_after_heartbeat(a, b) for _ in range(3)]
     assert len(set(seen)) == 3
     assert None not in seen
     assert (await b.counters([A, B]))[B] is None
 
 
-async def counter_after_beat(holder: Leases, observer: Leases) -> int | None:
+async def counter_after_heartbeat(holder: Leases, observer: Leases) -> int | None:
     await holder.heartbeat()
     return (await observer.counters([A]))[A]
 
 
-async def test_an_event_that_is_taken_from_a_holder_that_may_live_is_free_and_charged_with_nothing(
+async def test_an_event_taken_over_from_an_owner_that_may_be_alive_is_free_and_not_charged(
     leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
@@ -170,7 +170,7 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
     await leases.close()
 
 
-async def test_each_rescue_is_counted_until_the_event_has_ended_and_a_hand_back_is_none(
+async def test_each_takeover_is_counted_until_the_event_has_ended_and_a_release_is_not_counted(
     leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)

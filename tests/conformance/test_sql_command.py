@@ -71,7 +71,7 @@ def test_what_brings_no_rows_tells_how_many_it_touched(
     assert capsys.readouterr().out.splitlines() == ["2 rows.", "1 row.", '{"rows":1}', '{"rows":null}', "Done."]
 
 
-def test_several_statements_are_one_transaction_and_each_is_told(
+def test_several_statements_are_one_transaction_and_the_result_of_each_is_shown(
     data: Path, table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One that fails leaves nothing of those before it."""

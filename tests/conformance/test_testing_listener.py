@@ -110,14 +110,14 @@ async def t(request: pytest.FixtureRequest) -> AsyncIterator[TestListener]:
         yield listener
 
 
-async def test_an_event_that_its_handler_takes_is_stored_with_what_it_emits(t: TestListener) -> None:
+async def test_a_handled_event_is_stored_with_the_events_it_emits(t: TestListener) -> None:
     result = await t.send(Event.new("order.created", {"sku": "A"}))
     assert (result.outcome, result.attempts, result.error, result.waits_s) == ("stored", 1, None, [])
     assert [(event.type, event.data) for event in result.emitted] == [("order.reserved", {"sku": "A"})]
     assert t.emitted == result.emitted
 
 
-async def test_what_is_emitted_is_followed_where_that_is_asked_for(t: TestListener) -> None:
+async def test_emitted_events_are_processed_if_follow_is_set(t: TestListener) -> None:
     await t.send({"type": "order.created", "sku": "A"}, follow=True)
     assert [event.type for event in t.emitted] == ["order.reserved", "order.confirmed"]
 
@@ -205,7 +205,7 @@ async def test_parameters_that_do_not_fit_the_placeholders_are_refused(t: TestLi
     )
 
 
-async def test_how_many_rows_a_statement_touched_is_told(t: TestListener) -> None:
+async def test_the_row_count_of_a_statement_is_returned(t: TestListener) -> None:
     assert (await t.send(Event.new("no row"))).error == "Reject: there is no such thing"
 
 

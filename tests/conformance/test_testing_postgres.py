@@ -45,7 +45,7 @@ async def test_effects_are_there_once_and_only_of_what_was_stored(t: TestListene
     assert statuses == [{"status": "dead", "n": 1}, {"status": "stored", "n": 1}]
 
 
-async def test_a_test_has_sql_of_its_own(t: TestListener) -> None:
+async def test_a_test_can_run_its_own_sql(t: TestListener) -> None:
     assert await t.execute("insert into stock values (%s, %s), ('C', 3)", ("B", 2)) == 2
     assert await t.execute("update stock set free = 9; delete from stock where sku = 'A'") == 1
     assert await t.fetch_one("select free from stock where sku = %(sku)s", {"sku": "B"}) == {"free": 9}
@@ -101,7 +101,7 @@ async def databases(url: str) -> set[str]:
         return {name for (name,) in await cursor.fetchall()}
 
 
-async def test_a_server_that_is_not_there_is_one_clear_line_without_the_password() -> None:
+async def test_an_unreachable_server_is_reported_on_one_line_without_the_password() -> None:
     with pytest.raises(StartError) as raised:
         async with TestListener(SHOP, postgres="postgres://me:secret@127.0.0.1:1/x"):
             pass
@@ -110,7 +110,9 @@ async def test_a_server_that_is_not_there_is_one_clear_line_without_the_password
     assert "\n" not in str(raised.value)
 
 
-async def test_a_role_that_may_not_make_databases_is_told_so(postgres_url: str, schema: str) -> None:
+async def test_a_role_that_may_not_create_databases_gets_an_error_that_says_so(
+    postgres_url: str, schema: str
+) -> None:
     parts = urlsplit(postgres_url)
     weak = parts._replace(netloc=f"{schema}:weak@{parts.hostname}:{parts.port}").geturl()
     async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
@@ -140,7 +142,7 @@ async def answers(url: str) -> bool:
         return await (await connection.execute("select 1")).fetchone() == (1,)
 
 
-async def test_a_test_that_gives_up_while_the_embedded_server_begins_takes_it_from_nobody() -> None:
+async def test_a_test_that_is_cancelled_while_the_embedded_server_starts_does_not_stop_it_for_others() -> None:
     await asyncio.to_thread(servers.end_server)
     waiting = [asyncio.create_task(servers.embedded_postgres_url()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -152,7 +154,7 @@ async def test_a_test_that_gives_up_while_the_embedded_server_begins_takes_it_fr
     assert await answers(url)
 
 
-async def test_a_start_that_failed_is_told_to_who_waited_and_tried_again_by_the_next() -> None:
+async def test_callers_that_wait_for_a_failed_start_get_its_error_and_the_next_caller_starts_again() -> None:
     await asyncio.to_thread(servers.end_server)
     with pytest.raises(StartError, match=r"postgres ended with status 1: .*no_such_setting"):
         await servers.embedded_postgres_url({"no_such_setting": "on"})

@@ -127,7 +127,7 @@ async def test_what_could_not_be_sent_is_given_out_again_at_once(server: Server)
     assert await ids(dead_letters) == ["id-1"]
 
 
-async def test_letters_of_a_listener_that_does_not_come_back_are_anybodys_after_a_minute(server: Server) -> None:
+async def test_any_listener_may_send_the_dead_letters_of_a_listener_that_is_gone_for_a_minute(server: Server) -> None:
     gone, its = await server.of("gone")
     store, dead_letters = await server.of("a")
     await its.begin()
@@ -138,7 +138,7 @@ async def test_letters_of_a_listener_that_does_not_come_back_are_anybodys_after_
     assert await ids(dead_letters) == ["id-1", "id-2"]
 
 
-async def test_two_that_ask_at_the_same_time_are_given_different_letters(server: Server) -> None:
+async def test_two_concurrent_senders_get_different_dead_letters(server: Server) -> None:
     store, dead_letters = await server.of("a")
     _, others = await server.of("b")
     await dead_letters.begin()
@@ -164,7 +164,7 @@ async def test_a_row_that_somebody_is_at_for_a_moment_is_marked_all_the_same(pos
     await server.close()
 
 
-async def test_a_row_that_somebody_keeps_locked_costs_no_other_letter_its_mark(
+async def test_a_locked_row_does_not_keep_other_dead_letters_from_being_marked_as_forwarded(
     postgres_url: str, schema: str
 ) -> None:
     server = Postgres(postgres_url, schema)

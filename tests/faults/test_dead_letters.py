@@ -72,11 +72,11 @@ async def test_killed_between_any_two_steps_of_dead_lettering_an_event_is_in_one
             await stack.kill("listener-a")
             await stack.start("listener-a")
 
-        async def all_are_filed() -> bool:
+        async def all_are_logged() -> bool:
             query = "select count(*) from oncecast.dead_letters where logged_at is not null"
             return await rows(stack, query) == [(len(ids),)]
 
-        await until(all_are_filed, within_s=90)
+        await until(all_are_logged, within_s=90)
         assert await rows(stack, "select status, count(*) from oncecast.events group by 1") == [("dead", len(ids))]
         lines = (stack.folder("listener-a") / "failed_events.log").read_text().splitlines()
         assert {json.loads(line)["event"]["id"] for line in lines} == set(ids)

@@ -48,7 +48,7 @@ def test_every_schedule_keeps_the_promise_and_comes_to_rest(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("seed", FOUND, ids=FOUND.values())
-def test_what_was_found_stays_mended(seed: int) -> None:
+def test_faults_that_were_found_stay_fixed(seed: int) -> None:
     ended = _run("-m", "tests.simulation", "--json", "--seed", str(seed))
     assert json.loads(ended.stdout) == {"seed": seed, "violations": []}
 

@@ -150,7 +150,7 @@ async def _dead(database: Database) -> dict[str, Any]:
     answers = {
         "dead_lettered": dead_lettered,
         "unlogged": [msgspec.to_builtins(dead_letter) | {"raw": dead_letter.raw} for dead_letter in unlogged],
-        "filed": await store.unlogged(10),
+        "logged": await store.unlogged(10),
         "pages": [first, await dead_letters.newest(chosen, limit=2, after=first[-1]["mark"])],
         "read": await dead_letters.read(Selection(since="2020-01-01T00:00:00Z"), limit=5, max_bytes=10**6),
         "causes": msgspec.to_builtins(await dead_letters.causes(Selection(error="c:\\TEMP"), limit=5)),
@@ -170,7 +170,7 @@ async def _dead(database: Database) -> dict[str, Any]:
 
 
 async def _upkeep(database: Database) -> dict[str, Any]:
-    store, deaths, published = PostgresEvents(database), PostgresCrashLog(database), list[bytes]()
+    store, crash_log, published = PostgresEvents(database), PostgresCrashLog(database), list[bytes]()
 
     async def publish(events: Sequence[bytes]) -> None:
         published.extend(events)
@@ -187,9 +187,9 @@ async def _upkeep(database: Database) -> dict[str, Any]:
     finally:
         await session.close()
     await store.probe()
-    begun, isolated = await deaths.register_process(), await deaths.begin_isolated(arrival(9))
-    await deaths.end_isolated(arrival(9))
-    await deaths.unregister_process()
+    begun, isolated = await crash_log.register_process(), await crash_log.begin_isolated(arrival(9))
+    await crash_log.end_isolated(arrival(9))
+    await crash_log.unregister_process()
     return {
         "begun": begun,
         "isolated": isolated,

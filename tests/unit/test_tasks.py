@@ -134,7 +134,7 @@ async def test_the_error_of_main_comes_out_and_ends_the_essential_tasks() -> Non
     assert stubborn.ended
 
 
-async def test_a_task_that_has_not_come_round_in_the_time_it_gave_stands_still() -> None:
+async def test_a_task_that_misses_its_own_deadline_is_stalled() -> None:
     essentials, round_over = Essentials(SYSTEM_CLOCK, end_within_s=10), asyncio.Event()
 
     async def rounds() -> None:

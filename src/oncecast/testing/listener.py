@@ -117,9 +117,9 @@ class TestListener:
                 cause.followed.append(result)
 
     async def _end(self, raws: Sequence[bytes]) -> list[Result]:
-        bench = self._begun()
+        pipeline = self._begun()
         try:
-            return await bench.end(raws)
+            return await pipeline.end(raws)
         finally:
             if isinstance(self._stores, MemoryStores):
                 self._stores.raise_unanswered()

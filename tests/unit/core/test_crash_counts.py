@@ -19,7 +19,7 @@ def test_the_crash_of_another_listener_charges_nothing() -> None:
     assert after_crash(counts, "b") == counts
 
 
-def test_deaths_count_for_the_whole_group() -> None:
+def test_crashes_count_for_the_whole_group() -> None:
     counts: CrashCounts = {}
     for died, listener in enumerate("abab"):
         counts, deaths = begin_alone(counts, "x", listener)
@@ -39,7 +39,7 @@ def test_a_listener_runs_one_event_alone_even_if_the_end_of_the_one_before_was_n
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.sampled_from(["run", "crash", "end"]))))
-def test_each_death_charges_at_most_one_event_and_only_one_that_ran(steps: list[tuple[str, str, str]]) -> None:
+def test_each_crash_charges_at_most_one_event_and_only_one_that_ran(steps: list[tuple[str, str, str]]) -> None:
     counts: CrashCounts = {}
     running: dict[str, str] = {}
     for listener, event, step in steps:

@@ -88,7 +88,7 @@ def test_a_cursor_of_a_divergent_history_goes_back_to_the_common_part() -> None:
     assert decide_adoption(saved, LATER, instead_of=DIVERGED) == SavedCursor(Cursor("e1", 2), LATER)
 
 
-def test_a_cursor_that_has_other_epochs_by_now_is_not_adopted() -> None:
+def test_a_cursor_whose_epochs_have_changed_is_not_adopted() -> None:
     assert decide_adoption(AT_5, LATER, instead_of=DIVERGED) is None
     assert decide_adoption(None, LATER, instead_of=DIVERGED) is None
 

@@ -49,7 +49,7 @@ def test_a_free_port_is_not_returned_again_soon_because_its_server_may_be_starti
     assert not set(first) & {port for _ in range(100) for port in free_ports(50)}
 
 
-def test_a_free_port_is_one_that_the_system_hands_to_nobody_while_its_server_is_away() -> None:
+def test_a_chosen_port_is_below_every_port_that_the_system_assigns() -> None:
     with contextlib.ExitStack() as held:
         handed_out = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(100)]
         system = {server.getsockname()[1] for server in handed_out}

@@ -214,12 +214,12 @@ def _progress(run: ReplayRun) -> Iterator[Callable[[], None]]:
 
 
 def _plain(run: ReplayRun) -> Callable[[], None]:
-    told_at_s = time.monotonic()
+    reported_at_s = time.monotonic()
 
     def tell() -> None:
-        nonlocal told_at_s
-        if time.monotonic() - told_at_s >= PLAIN_INTERVAL_S:
-            told_at_s = time.monotonic()
+        nonlocal reported_at_s
+        if time.monotonic() - reported_at_s >= PLAIN_INTERVAL_S:
+            reported_at_s = time.monotonic()
             output.note(f"{run.tried:,} of {dead_letters(run.total)} replayed, {run.outcomes['stored']:,} stored")
 
     return tell

@@ -50,7 +50,7 @@ class Broker:
         """Nothing is open."""
 
 
-class Bench:
+class Forwarding:
     """A forwarder with all that it needs."""
 
     def __init__(self, others_after_s: float = OTHERS_AFTER_S) -> None:
@@ -80,93 +80,93 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> Bench:
-    bench = Bench()
-    assert await bench.forwarder.send()
-    return bench
+async def forwarding() -> Forwarding:
+    forwarding = Forwarding()
+    assert await forwarding.forwarder.send()
+    return forwarding
 
 
 STATES = (DependencyLost, DependencyReady)
 
 
-async def test_all_unsent_dead_letters_are_sent_and_counted(bench: Bench) -> None:
-    await bench.dead_letter(*range(1, 46))
-    assert await bench.forwarder.send()
-    assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(1, 46))
-    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.output(*STATES)) == (
+async def test_all_unsent_dead_letters_are_sent_and_counted(forwarding: Forwarding) -> None:
+    await forwarding.dead_letter(*range(1, 46))
+    assert await forwarding.forwarder.send()
+    assert sorted(forwarding.broker.got) == sorted(f"id-{n}" for n in range(1, 46))
+    assert (forwarding.forwarder.unforwarded, forwarding.forwarder.is_up, forwarding.output(*STATES)) == (
         0,
         True,
         ["DependencyReady"],
     )
-    assert await bench.forwarder.send()
-    assert len(bench.broker.got) == 45
+    assert await forwarding.forwarder.send()
+    assert len(forwarding.broker.got) == 45
 
 
 @pytest.mark.parametrize("trouble", ["away", "frozen", "full"])
 async def test_an_outage_of_the_broker_and_its_end_are_each_reported_once(
     trouble: str,
 ) -> None:
-    bench = Bench(others_after_s=0.0)
-    assert await bench.forwarder.send()
-    setattr(bench.broker, trouble, True)
-    bench.telemetry_events.clear()
-    running = asyncio.create_task(bench.forwarder.send_loop())
-    await bench.dead_letter(1, 2, 3)
-    bench.forwarder.wake()
-    opened = bench.broker.opened
+    forwarding = Forwarding(others_after_s=0.0)
+    assert await forwarding.forwarder.send()
+    setattr(forwarding.broker, trouble, True)
+    forwarding.telemetry_events.clear()
+    running = asyncio.create_task(forwarding.forwarder.send_loop())
+    await forwarding.dead_letter(1, 2, 3)
+    forwarding.forwarder.wake()
+    opened = forwarding.broker.opened
     async with asyncio.timeout(120):
-        while bench.broker.opened < opened + 4:
+        while forwarding.broker.opened < opened + 4:
             await asyncio.sleep(0.001)
-    assert (bench.forwarder.unforwarded, bench.forwarder.is_up, bench.output(*STATES)) == (
+    assert (forwarding.forwarder.unforwarded, forwarding.forwarder.is_up, forwarding.output(*STATES)) == (
         3,
         False,
         ["DependencyLost"],
     )
-    setattr(bench.broker, trouble, False)
-    await bench.until_sent(3)
-    assert bench.output(*STATES) == ["DependencyLost", "DependencyReady"]
+    setattr(forwarding.broker, trouble, False)
+    await forwarding.until_sent(3)
+    assert forwarding.output(*STATES) == ["DependencyLost", "DependencyReady"]
     running.cancel()
 
 
-async def test_a_refused_dead_letter_does_not_delay_the_others(bench: Bench) -> None:
-    bench.broker.bad = {"id-1"}
-    await bench.dead_letter(*range(1, 31))
-    assert await bench.forwarder.send()
-    assert sorted(bench.broker.got) == sorted(f"id-{n}" for n in range(2, 31))
-    assert (bench.output(ForwardingRefused), bench.forwarder.unforwarded) == (["ForwardingRefused"], 1)
-    assert bench.forwarder.is_up
+async def test_a_refused_dead_letter_does_not_delay_the_others(forwarding: Forwarding) -> None:
+    forwarding.broker.bad = {"id-1"}
+    await forwarding.dead_letter(*range(1, 31))
+    assert await forwarding.forwarder.send()
+    assert sorted(forwarding.broker.got) == sorted(f"id-{n}" for n in range(2, 31))
+    assert (forwarding.output(ForwardingRefused), forwarding.forwarder.unforwarded) == (["ForwardingRefused"], 1)
+    assert forwarding.forwarder.is_up
 
 
-async def test_after_a_refused_chunk_the_next_one_is_sent(bench: Bench) -> None:
-    bench.broker.bad = {f"id-{n}" for n in range(1, CHUNK_SIZE + 1)}
-    await bench.dead_letter(*range(1, CHUNK_SIZE + 2))
-    assert not await bench.forwarder.send()
-    assert not bench.forwarder.is_up
-    assert await bench.forwarder.send()
-    assert bench.broker.got == [f"id-{CHUNK_SIZE + 1}"]
-    assert bench.forwarder.is_up
+async def test_after_a_refused_chunk_the_next_one_is_sent(forwarding: Forwarding) -> None:
+    forwarding.broker.bad = {f"id-{n}" for n in range(1, CHUNK_SIZE + 1)}
+    await forwarding.dead_letter(*range(1, CHUNK_SIZE + 2))
+    assert not await forwarding.forwarder.send()
+    assert not forwarding.forwarder.is_up
+    assert await forwarding.forwarder.send()
+    assert forwarding.broker.got == [f"id-{CHUNK_SIZE + 1}"]
+    assert forwarding.forwarder.is_up
 
 
-async def test_a_new_dead_letter_is_sent_at_once(bench: Bench) -> None:
-    running = asyncio.create_task(bench.forwarder.send_loop())
+async def test_a_new_dead_letter_is_sent_at_once(forwarding: Forwarding) -> None:
+    running = asyncio.create_task(forwarding.forwarder.send_loop())
     for n in range(1, 4):
-        await bench.dead_letter(n)
-        bench.forwarder.wake()
-        await bench.until_sent(n)
+        await forwarding.dead_letter(n)
+        forwarding.forwarder.wake()
+        await forwarding.until_sent(n)
     running.cancel()
 
 
-async def test_a_drain_sends_all_unsent_dead_letters_within_its_time(bench: Bench) -> None:
-    await bench.dead_letter(1)
-    await bench.forwarder.drain(5.0)
-    assert bench.broker.got == ["id-1"]
-    await bench.dead_letter(2)
+async def test_a_drain_sends_all_unsent_dead_letters_within_its_time(forwarding: Forwarding) -> None:
+    await forwarding.dead_letter(1)
+    await forwarding.forwarder.drain(5.0)
+    assert forwarding.broker.got == ["id-1"]
+    await forwarding.dead_letter(2)
     never = asyncio.Event()
 
     async def hang(messages: Sequence[DeadLetterMessage]) -> list[str | None]:
         await never.wait()
         return []
 
-    bench.broker.send = hang  # type: ignore[method-assign]
+    forwarding.broker.send = hang  # type: ignore[method-assign]
     async with asyncio.timeout(120):
-        await bench.forwarder.drain(0.05)
+        await forwarding.forwarder.drain(0.05)

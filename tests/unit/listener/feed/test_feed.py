@@ -636,10 +636,10 @@ async def test_without_the_journal_key_the_reason_names_the_wrong_token() -> Non
 
     async with producer(script) as at:
 
-        async def is_told() -> bool:
+        async def is_reported() -> bool:
             return any("LISTENER_TOKEN is missing" in reported.reason for reported in at.reported(Disconnected))
 
-        await until(is_told)
+        await until(is_reported)
     assert at.store.key_hash is None, "nothing is remembered of it"
 
 
@@ -665,13 +665,13 @@ async def test_only_one_feed_reads_a_journal_and_the_second_continues_when_the_f
         track = at.feed.track
         async with producer(second, alongside=at) as other:
 
-            async def is_told() -> bool:
+            async def is_reported() -> bool:
                 return any(
                     "serve the same journal, j: name one" in reported.reason
                     for reported in other.reported(Disconnected)
                 )
 
-            await until(is_told)
+            await until(is_reported)
             assert resumed == [None]
             first_may_end.set()
 

@@ -46,7 +46,7 @@ def client_of(error: Exception) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=transport, base_url="http://localhost")
 
 
-async def test_a_mark_that_no_page_has_given_is_refused_as_such() -> None:
+async def test_a_page_mark_that_no_page_returned_is_refused() -> None:
     async with client_of(InvalidPageMark("no mark")) as client:
         answer = await client.get("/api/events?after=x")
     assert (answer.status_code, "invalid `after`" in answer.text) == (400, True)

@@ -152,13 +152,13 @@ class Harness:
             exclusive_run=ExclusiveRun(),
             record=self.telemetry_events.append,
             emitted=self._wake,
-            dead_lettered=self._bury,
+            dead_lettered=self._record_dead_letter,
         )
 
     async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
         self.isolated.append((arrival.id, isolated))
 
-    def _bury(self) -> None:
+    def _record_dead_letter(self) -> None:
         self.dead_lettered += 1
 
     def _wake(self) -> None:
@@ -310,7 +310,7 @@ async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
     assert (at.settled, at.back, arrival.terminal_error) == ([], [], None)
 
 
-def suspect_of(takeovers: int, *, leased: bool) -> Arrival:
+def quarantined(takeovers: int, *, leased: bool) -> Arrival:
     (quarantined,) = arrivals(1)
     quarantined.takeovers, quarantined.leased = takeovers, leased
     return quarantined
@@ -318,7 +318,7 @@ def suspect_of(takeovers: int, *, leased: bool) -> Arrival:
 
 async def test_a_quarantined_event_runs_alone_and_its_lease_records_it() -> None:
     at = Harness()
-    await at.station.attempt([suspect_of(2, leased=True)])
+    await at.station.attempt([quarantined(2, leased=True)])
     assert (at.isolated, at.crash_log.reported, at.settled) == ([("1", True), ("1", False)], [], ["1"])
     assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, Quarantined)] == [
         Quarantined("1", 2)
@@ -327,7 +327,7 @@ async def test_a_quarantined_event_runs_alone_and_its_lease_records_it() -> None
 
 async def test_an_event_over_the_crash_limit_becomes_a_dead_letter_without_an_attempt() -> None:
     at = Harness()
-    event = suspect_of(4, leased=True)
+    event = quarantined(4, leased=True)
     await at.station.attempt([event])
     assert isinstance(event.terminal_error, CrashLoop)
     assert (at.settled, event.attempts) == (["1"], 0)
@@ -339,14 +339,14 @@ async def test_without_redis_a_running_quarantined_event_is_recorded_in_postgres
 ) -> None:
     at = Harness()
     at.is_up = redis_is_up
-    await at.station.attempt([suspect_of(2, leased=leased)])
+    await at.station.attempt([quarantined(2, leased=leased)])
     assert (at.isolated, at.crash_log.reported, at.settled) == ([], [("1", True), ("1", False)], ["1"])
 
 
 async def test_without_redis_an_event_over_the_crash_limit_becomes_a_dead_letter_too() -> None:
     at = Harness()
     at.crash_log.count = 2
-    event = suspect_of(2, leased=False)
+    event = quarantined(2, leased=False)
     await at.station.attempt([event])
     assert isinstance(event.terminal_error, CrashLoop)
     assert (at.settled, event.attempts) == (["1"], 0)
