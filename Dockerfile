@@ -1,4 +1,4 @@
-# oncecast producer and oncecast listener. What a process keeps (journal.db, failed_events.log) is in its working folder.
+# oncecast producer and oncecast listener. The working folder has the files of the process (journal.db, failed_events.log).
 FROM python:3.13-slim AS build
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
@@ -18,8 +18,8 @@ WORKDIR /var/lib/oncecast
 VOLUME /var/lib/oncecast
 EXPOSE 8080 3001
 
-# Alive, not ready: a listener whose PostgreSQL is down keeps its events and needs no restart. A listener that
-# still waits for its first PostgreSQL does not answer yet: that takes up to two minutes. No proxy is asked.
+# Liveness, not readiness: a listener whose PostgreSQL is down keeps its events and needs no restart. A listener that
+# waits for PostgreSQL at its first start does not answer, for up to two minutes. The request uses no proxy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; face = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT', 8080)), timeout=3); face.request('GET', '/livez'); sys.exit(face.getresponse().status != 200)"]
 

@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml
 demo: setup ## run the demo with 1,707 real earthquakes; ARGS=--exit exits at the end
 	@$(BIN)/oncecast demo examples/earthquakes.ndjson $(ARGS)
 
-lint: setup ## ruff, mypy strict, import contracts
+lint: setup ## ruff, mypy strict, import contracts, the list of words to avoid
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
