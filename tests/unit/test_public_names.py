@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +39,11 @@ def test_what_public_calls_return_take_and_raise_is_public(name: str) -> None:
 def test_all_is_in_order_and_there() -> None:
     assert sorted(oncecast.__all__) == oncecast.__all__
     assert [name for name in oncecast.__all__ if not hasattr(oncecast, name)] == []
+
+
+def test_no_two_modules_have_public_classes_of_one_name() -> None:
+    """The applications of `oncecast chaos` are excluded: each has its own events."""
+    files = [path for path in Path(oncecast.__file__).parent.rglob("*.py") if path.parent.name != "applications"]
+    nodes = [node for path in files for node in ast.parse(path.read_text("utf-8")).body]
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
+    assert [name for name, count in names.items() if count > 1] == []

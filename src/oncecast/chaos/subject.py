@@ -21,7 +21,7 @@ from oncecast.chaos.judge import OWN_RULES, Rules
 from oncecast.core.errors import ConfigError
 from oncecast.event import Event, new_id
 
-EVENTS = "chaos_events"
+GENERATOR = "chaos_events"
 SETUP = "chaos_setup"
 CHECKS = "chaos_checks"
 MAY_DIE = "chaos_may_die"
@@ -101,12 +101,12 @@ def of_user(app: App, module: ModuleType, target: str, app_dir: Path, file: Path
 
 
 def _of_module(module: ModuleType) -> Draw:
-    make = getattr(module, EVENTS, None)
-    name = f"{module.__name__}.{EVENTS}"
+    make = getattr(module, GENERATOR, None)
+    name = f"{module.__name__}.{GENERATOR}"
     if not callable(make):
         raise ConfigError(
-            f"there are no events to publish: write 'def {EVENTS}(draw: random.Random) -> Iterator[Event]' in module"
-            f" {module.__name__}, or name a file with --events"
+            f"there are no events to publish: write 'def {GENERATOR}(draw: random.Random) -> Iterator[Event]' in"
+            f" module {module.__name__}, or name a file with --events"
         )
 
     def draw_events(draw: random.Random) -> Iterator[Event]:

@@ -38,7 +38,7 @@ def check(file: File = Path("journal.db"), /, *, json: Json = None) -> int:
     else:
         for first, last in reversed(found):
             output.line(f"offsets {first} to {last} cannot be read: {last - first + 1:,} events")
-        output.line(f"To go on without these: oncecast journal skip {name} {first} {last}")
+        output.line(f"To skip these events: oncecast journal skip {name} {first} {last}")
     return 1 if found else 0
 
 

@@ -134,7 +134,7 @@ def show(
     for name, value in rows:
         output.line(output.printable(f"{name:24}{value}"))
     if holder:
-        output.line(f"'oncecast groups list' tells how far {output.printable(holder)} is.")
+        output.line(f"'oncecast groups list' shows how far {output.printable(holder)} has read.")
 
 
 def prune(

@@ -151,7 +151,7 @@ def _answered(error: InvalidStatus, token_setting: str) -> str:
         403: "check the address, and the producer's ALLOWED_ORIGINS",
         404: "check the address and its path: is it a producer?",
         421: "add the host name to the producer's ALLOWED_HOSTS",
-    }.get(status, "is it a producer?" if status < 500 else "the producer, or what stands before it, is not ready")
+    }.get(status, "is it a producer?" if status < 500 else "the producer, or a proxy in front of it, is not ready")
     return f"HTTP {status}" + (f" ({detail})" if detail else "") + f": {remedy}"
 
 

@@ -30,7 +30,7 @@ class EarlierAttempts(NamedTuple):
     """The error of the newest failed attempt."""
 
 
-class DeadLettered(NamedTuple):
+class DeadLetterResult(NamedTuple):
     """The outcome of writing a dead letter, and the number of attempts by all processes."""
 
     outcome: Outcome

@@ -17,7 +17,7 @@ from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.journal import JournalBatch, KnownGroup
 from oncecast.core.leases import Claims
-from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
+from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
 
@@ -246,7 +246,7 @@ class EventStore(Protocol):
         The count is deleted when the event ends. Raises RowLocked while another session attempts the event.
         """
 
-    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         """End one event as dead, with its cause, unless it has ended before. Raises NotNext as `process` does."""
 
 
@@ -304,7 +304,7 @@ class Cursors(Protocol):
         """
 
 
-class Retention(Protocol):
+class RowRetention(Protocol):
     """Deletion of what is no longer needed."""
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
@@ -317,7 +317,7 @@ class Retention(Protocol):
         """Delete the counts of events that have ended, or whose next attempt is overdue by more; return how many."""
 
 
-class Connections(Protocol):
+class DatabaseConnections(Protocol):
     """The connections to PostgreSQL, and the sessions of other listeners."""
 
     async def probe(self, *, writes: bool = True) -> None:
@@ -336,5 +336,7 @@ class Connections(Protocol):
         """Close all connections."""
 
 
-class ListenerStore(EventStore, UnloggedDeadLetters, HandlerRegistry, Cursors, Retention, Connections, Protocol):
+class ListenerStore(
+    EventStore, UnloggedDeadLetters, HandlerRegistry, Cursors, RowRetention, DatabaseConnections, Protocol
+):
     """All that a listener needs of its group's schema to process events."""

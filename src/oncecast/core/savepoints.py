@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 CURRENT_SAVEPOINTS: ContextVar[tuple[int, ...]] = ContextVar("current_savepoints", default=())
 """The savepoints whose blocks the current task is in, outermost first; tasks that it starts inherit them."""
-MIXED = "a savepoint was rolled back with what another task wrote meanwhile"
+MIXED = "a savepoint was rolled back together with writes of another task"
 STILL_OPEN = "a savepoint was still open at the end"
 
 _READS = re.compile(

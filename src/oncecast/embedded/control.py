@@ -17,7 +17,7 @@ import msgspec
 
 from oncecast.core.errors import OncecastError, StartError
 
-NAME = "control.sock"
+SOCKET_NAME = "control.sock"
 ANSWER_DEADLINE_S = 90.0
 
 
@@ -58,10 +58,10 @@ async def serve_control(folder: Path, handle: Handle) -> asyncio.Server:
 
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        (folder / NAME).unlink(missing_ok=True)
+        (folder / SOCKET_NAME).unlink(missing_ok=True)
         with _within(folder):
-            listening.bind(NAME)
-        (folder / NAME).chmod(0o600)
+            listening.bind(SOCKET_NAME)
+        (folder / SOCKET_NAME).chmod(0o600)
     except OSError as error:  # some file systems have no sockets
         listening.close()
         raise StartError(f"cannot make a socket in {folder}: {error.strerror}; --data names another folder") from None
@@ -75,7 +75,7 @@ def send_command(folder: Path, command: Command) -> None:
     with asking:
         try:
             with _within(folder):
-                asking.connect(NAME)
+                asking.connect(SOCKET_NAME)
             asking.sendall(msgspec.json.encode(command) + b"\n")
             with asking.makefile("rb") as stream:
                 answer = msgspec.json.decode(stream.readline(), type=Reply)

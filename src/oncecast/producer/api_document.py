@@ -313,10 +313,10 @@ def websocket_document() -> dict[str, Any]:
             "broadcast": {
                 "address": "/",
                 "title": "Plain clients",
-                "description": f"Without a subprotocol, or with `{PLAIN_SUBPROTOCOL}`. `?after=EPOCH:OFFSET` goes on"
-                " after that event, `?from=earliest` begins with the oldest event kept. `?id=`, `?type=` etc. mean"
-                " the same as at `POST /events`, except for headers. A client that is too slow is closed; the reason"
-                " has the cursor to continue from.",
+                "description": f"Without a subprotocol, or with `{PLAIN_SUBPROTOCOL}`. `?after=EPOCH:OFFSET`"
+                " continues after that event, `?from=earliest` starts with the oldest kept event. `?id=`, `?type=`"
+                " and so on mean the same as at `POST /events`, except for headers. A client that is too slow is"
+                " closed; the reason has the cursor to continue from.",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in plain},
                 "bindings": {
                     "ws": {

@@ -43,7 +43,7 @@ from oncecast.producer.relay import Relay
 from oncecast.producer.retention import Retention, RetentionLimits
 from oncecast.tasks import Essentials, LastResort
 
-EVENTS = "/events"
+EVENTS_PATH = "/events"
 API = "/api/"
 PAGE_MAX_EVENTS = 1_000
 REQUEST_S = 0.001
@@ -70,7 +70,7 @@ def right_for(scope: Scope) -> Right | None:
     if scope["type"] == "websocket":
         return "subscribe"
     path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
-    if path == EVENTS:
+    if path == EVENTS_PATH:
         return "subscribe" if reads else "publish"
     if path.startswith(API):
         return "subscribe" if reads else "admin"
@@ -132,7 +132,7 @@ class Producer:
         """Handle a request, as an ASGI application. Publishing and WebSockets bypass the router for speed."""
         if scope["type"] == "websocket":
             await self._socket(WebSocket(scope, receive, send))
-        elif scope["path"] == EVENTS and scope["method"] == "POST":
+        elif scope["path"] == EVENTS_PATH and scope["method"] == "POST":
             await self._intake(scope, receive, send)
         else:
             await self.pages(scope, receive, send)
@@ -143,7 +143,7 @@ class Producer:
         return Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
-                Route(EVENTS, self._get_events, methods=["GET", "POST"]),
+                Route(EVENTS_PATH, self._get_events, methods=["GET", "POST"]),
                 Route("/api/status", self._status, methods=["GET"]),
                 Route("/api/journal", self._journal_status, methods=["GET"]),
                 Route("/api/groups", self._groups, methods=["GET"]),

@@ -34,7 +34,7 @@ from oncecast.producer.cloudevents.publishable import check_publishable
 from oncecast.tasks import cancel_all
 from oncecast.testing.memory import MemoryLeases, MemoryRedis
 from oncecast.testing.results import Ending, NotEnded, Result
-from oncecast.testing.stores import NAME, Stores
+from oncecast.testing.stores import TEST_NAME, Stores
 from oncecast.testing.watched import WatchedEvents
 
 SPARED_MAX = 25
@@ -81,7 +81,7 @@ class TestPipeline:
         """Create empty stages."""
         store, clock = cast("EventStore", self.watched), self._clock
         leases = LeaseGate(
-            MemoryLeases(MemoryRedis(clock.monotonic_s), token=NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
+            MemoryLeases(MemoryRedis(clock.monotonic_s), token=TEST_NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
             clock,
             lease_ttl_s=TTL_S,
             record=self._record,
@@ -89,13 +89,13 @@ class TestPipeline:
         self._spared: dict[int, tuple[int, int]] = {}
         """By offset: the spent attempts at the last requeue, and how often it was requeued with this number."""
         self._next_round: list[Arrival] = []
-        self._track = Track(NAME, [Epoch(NAME, 1)], self._offset, _nothing)
+        self._track = Track(TEST_NAME, [Epoch(TEST_NAME, 1)], self._offset, _nothing)
         self._order = Order(
             self._app, release=self._next_round.append, let_go=lambda arrival: self._settlement.let_go(arrival)
         )
         self._settlement = Settlement(
             leases,
-            Recent(NAME, clock),
+            Recent(TEST_NAME, clock),
             clock,
             release=self._order.let_second_through,
             ended=self._order.ended,
@@ -223,8 +223,8 @@ class TestPipeline:
             self._spared[arrival.offset] = (arrival.attempts, times)
             if times > SPARED_MAX:
                 self._stuck = NotEnded(
-                    f"{arrival.type} {arrival.id} does not end: a listener keeps it, and spends no attempt, as long"
-                    f" as this goes on: {self.watched.last_error}"
+                    f"{arrival.type} {arrival.id} does not end: a listener keeps it, and spends no attempt, while"
+                    f" this error persists: {self.watched.last_error}"
                 )
         self._next_round.extend(work)
         self._over(work)

@@ -20,7 +20,7 @@ from oncecast.testing.memory import MemoryCrashLog, MemoryEvents, MemoryOutbox
 from oncecast.testing.scripted import ScriptedPostgres
 from oncecast.testing.servers import embedded_postgres_url
 
-NAME = "test"
+TEST_NAME = "test"
 SCHEMA = "oncecast"
 TOKEN_CHARS = 16
 LOCK_TIMEOUT_S = 0.2
@@ -34,7 +34,7 @@ class MemoryStores:
 
     def __init__(self) -> None:
         self.server = ScriptedPostgres()
-        client: dict[str, Any] = {"instance": NAME, "token": NAME.ljust(TOKEN_CHARS, ".")}
+        client: dict[str, Any] = {"instance": TEST_NAME, "token": TEST_NAME.ljust(TOKEN_CHARS, ".")}
         self.events: ListenerStore = MemoryEvents(self.server, **client)
         self.crash_log: CrashLog = MemoryCrashLog(self.server, **client)
         self.outbox: Outbox = MemoryOutbox(self.server, **client)
@@ -80,8 +80,8 @@ class PostgresStores:
             self.url,
             self._clock,
             schema=SCHEMA,
-            instance=NAME,
-            token=NAME.ljust(TOKEN_CHARS, "."),
+            instance=TEST_NAME,
+            token=TEST_NAME.ljust(TOKEN_CHARS, "."),
             limits=self._limits,
         )
         await self._database.migrate()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from oncecast.core.errors import StartError
-from oncecast.embedded.control import NAME, Command, serve_control
+from oncecast.embedded.control import SOCKET_NAME, Command, serve_control
 
 
 async def test_a_folder_without_sockets_is_reported_with_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / NAME).mkdir()
+    (tmp_path / SOCKET_NAME).mkdir()
 
     async def handle(_: Command) -> None:
         raise AssertionError("nobody asks")

@@ -236,7 +236,7 @@ def test_database_errors_spend_no_attempt_and_lasting_ones_raise(
     result = t.send({"type": "t"})
     assert (result.outcome, result.attempts, result.waits_s) == ("stored", 1, [])
     t.answer("insert", error)
-    with pytest.raises(NotEnded, match=f"spends no attempt, as long as this goes on: PostgreSQL: {error}"):
+    with pytest.raises(NotEnded, match=f"spends no attempt, while this error persists: PostgreSQL: {error}"):
         t.send({"type": "t", "id": "1"})
     t.answer("insert", 1)
     assert t.send({"type": "t", "id": "1"}).is_stored, "it was never ended"

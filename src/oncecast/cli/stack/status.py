@@ -54,7 +54,7 @@ def status(
             output.json(entry)
     else:
         rows = [(entry.name, entry.state, entry.address, str(entry.pid or "–"), _summary(entry)) for entry in entries]
-        output.table("", ("name", "state", "address", "pid", "tells"), rows)
+        output.table("", ("name", "state", "address", "pid", "details"), rows)
     return 0 if all(entry.is_well for entry in entries) else 1
 
 

@@ -11,7 +11,7 @@ from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
 from oncecast.core.telemetry import DependencyLost, Disconnected, StartFailed, TelemetryEvent
 from oncecast.listener.background.outbox_relay import Emissions
 from oncecast.listener.background.standby import Standby
-from oncecast.listener.dead_letters.forwarding import NAME as BROKER
+from oncecast.listener.dead_letters.forwarding import DEPENDENCY as BROKER
 from oncecast.listener.dead_letters.forwarding import DeadLetterForwarder
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.feed.feed import Feed
@@ -21,7 +21,7 @@ START = "start"
 REMEDIES = {
     DATABASE: "start PostgreSQL, or check DATABASE_URL; events wait until then, and are not lost",
     "redis": "start Redis, or check REDIS_URL; meanwhile every listener tries every event, and PostgreSQL decides",
-    "producers": "start the producer, or check WS_URL; the listener connects again by itself",
+    "producers": "start the producer, or check WS_URL; the listener reconnects automatically",
     BROKER: "start the broker, or check DEAD_LETTER_URL; dead letters wait in PostgreSQL",
     "outbox": "start a producer that accepts them, or check PUBLISH_TOKEN; emitted events wait in the table outbox",
     "standby": "start the release that has these handlers; or, if they were removed on purpose, set FORCE_HANDLERS=1",

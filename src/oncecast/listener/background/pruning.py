@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.ports import Retention
+from oncecast.core.ports import RowRetention
 from oncecast.core.retry import jittered
 from oncecast.core.telemetry import Pruned, Record
 from oncecast.listener.dependencies.gates import DatabaseGate
@@ -29,7 +29,7 @@ class Pruner:
     """Deletes rows that are older than `keep_s`; None keeps all rows."""
 
     def __init__(
-        self, store: Retention, database: DatabaseGate, clock: Clock, *, keep_s: float | None, record: Record
+        self, store: RowRetention, database: DatabaseGate, clock: Clock, *, keep_s: float | None, record: Record
     ) -> None:
         self._store = store
         self._clock = clock

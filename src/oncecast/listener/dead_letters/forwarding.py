@@ -19,7 +19,7 @@ from oncecast.listener.dead_letters.line import message_of
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.tasks import STALL_S, idle, working
 
-NAME = "broker"
+DEPENDENCY = "broker"
 CHUNK_SIZE = 20
 """The maximum number of dead letters in memory at a time."""
 
@@ -80,7 +80,7 @@ class DeadLetterForwarder:
     async def send_loop(self) -> None:
         """Forward dead letters until cancelled; after failures, retry with an increasing delay."""
         failures = 0
-        self._record(DependencyTried(NAME))
+        self._record(DependencyTried(DEPENDENCY))
         while True:
             idle()
             await self._database.wait()
@@ -164,9 +164,9 @@ class DeadLetterForwarder:
     def _lost(self, error: str) -> None:
         if self._is_up is not False:
             self._is_up = False
-            self._record(DependencyLost(NAME, error))
+            self._record(DependencyLost(DEPENDENCY, error))
 
     def _back(self) -> None:
         if not self._is_up:
             self._is_up = True
-            self._record(DependencyReady(NAME))
+            self._record(DependencyReady(DEPENDENCY))

@@ -15,7 +15,7 @@ from oncecast.core.errors import RowLocked, TransactionConflict, Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.leases import Claims
-from oncecast.core.ports import Connections, Leases
+from oncecast.core.ports import DatabaseConnections, Leases
 from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Record
 from oncecast.tasks import STALL_S, working
 
@@ -220,7 +220,7 @@ class DatabaseGate:
 
     def __init__(
         self,
-        store: Connections,
+        store: DatabaseConnections,
         clock: Clock,
         *,
         probe_interval_s: float,

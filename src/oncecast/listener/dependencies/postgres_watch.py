@@ -10,7 +10,7 @@ import asyncio
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.ports import Connections
+from oncecast.core.ports import DatabaseConnections
 from oncecast.listener.dependencies.gates import DatabaseGate
 
 CHECK_INTERVAL_S = 0.5
@@ -32,7 +32,9 @@ class DatabaseWatch:
     of an idle server. While an attempt waits for PostgreSQL, the ping writes.
     """
 
-    def __init__(self, store: Connections, gate: DatabaseGate, clock: Clock, *, turn_s: float = TURN_S) -> None:
+    def __init__(
+        self, store: DatabaseConnections, gate: DatabaseGate, clock: Clock, *, turn_s: float = TURN_S
+    ) -> None:
         self._store = store
         self._gate = gate
         self._clock = clock

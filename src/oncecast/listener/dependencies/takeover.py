@@ -14,7 +14,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import Unavailable
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import LeaseOwners
-from oncecast.core.ports import Connections, Sessions
+from oncecast.core.ports import DatabaseConnections, Sessions
 from oncecast.core.telemetry import Record, TakenOver
 from oncecast.listener.dependencies.gates import HEARTBEAT_INTERVAL_S, LeaseGate
 from oncecast.tasks import STALL_S, working
@@ -31,7 +31,7 @@ class Takeovers:
     def __init__(
         self,
         leases: LeaseGate,
-        store: Connections,
+        store: DatabaseConnections,
         clock: Clock,
         *,
         ended: Callable[[Sequence[Arrival]], None],

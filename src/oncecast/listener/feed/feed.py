@@ -270,7 +270,7 @@ class Feed:
         if after + 1 < welcome.first:
             passed = await self._store.pass_gap(journal, epochs, first=welcome.first, reason="retention")
             if passed is None:
-                raise Lost("the group's cursor has changed meanwhile: reconnecting")
+                raise Lost("the group's cursor has changed: reconnecting")
             if passed.offset > after:
                 self._record(GapNoted(journal, after + 1, passed.offset))
                 after = passed.offset

@@ -36,7 +36,7 @@ def _check_identities(heads: Sequence[Head], text: bytes) -> None:
             if "\0" in name:
                 raise ValueError(f"{name[:20]!r} holds a NUL")
             if len(name.encode()) > IDENTITY_MAX_BYTES:
-                raise ValueError(f"{name[:20]!r} goes on beyond {IDENTITY_MAX_BYTES} bytes")
+                raise ValueError(f"{name[:20]!r} is longer than {IDENTITY_MAX_BYTES} bytes")
 
 
 def cost_bytes(frame: Events, text: bytes) -> int:

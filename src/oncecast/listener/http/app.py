@@ -100,7 +100,7 @@ def listener_app(
     ) -> tuple[list[dict[str, Any]], bool]:
         try:
             if after is None and health()["parts"]["database"].status is not Status.OK:
-                raise Unavailable("PostgreSQL is away")
+                raise Unavailable("PostgreSQL is down")
             return await reader.newest(limit=limit, after=after, **filters), False
         except Unavailable:
             if after is not None:
@@ -115,7 +115,7 @@ def listener_app(
             raise Problem(409, "events of several sources have this id: name one with ?source=")
         if not rows:
             if stale:
-                raise Unavailable("PostgreSQL is away")
+                raise Unavailable("PostgreSQL is down")
             raise Problem(404, "no event with this id has ended")
         return json_response({**without_mark(rows[0]), "stale": stale})
 

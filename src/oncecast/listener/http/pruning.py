@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from oncecast.core.ports import Retention
+from oncecast.core.ports import RowRetention
 from oncecast.core.telemetry import OperatorActed, Record, ignore
 from oncecast.http.params import client_of, struct
 from oncecast.http.problems import json_response
@@ -26,7 +26,7 @@ class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
-def pruning_routes(store: Retention, record: Record = ignore) -> list[BaseRoute]:
+def pruning_routes(store: RowRetention, record: Record = ignore) -> list[BaseRoute]:
     """Return the route `POST /api/prune`, which answers how many rows it deleted, and whether there are more."""
 
     async def prune(request: Request) -> Response:

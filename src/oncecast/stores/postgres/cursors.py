@@ -24,7 +24,7 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.wire import Epoch
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.rows import Json
+from oncecast.stores.postgres.rows import RawJson
 
 _LOOK_UP_MAX = 5_000
 
@@ -150,7 +150,7 @@ class PostgresCursors:
         return len(candidates)
 
     async def _missing(self, connection: PostgresConnection, source: str, ids: set[str]) -> Iterable[str]:
-        parameters = {"source": source, "ids": Json(msgspec.json.encode(list(ids)))}
+        parameters = {"source": source, "ids": RawJson(msgspec.json.encode(list(ids)))}
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["count_present"], parameters)
             # rule: a cursor passes only committed rows
@@ -161,4 +161,4 @@ class PostgresCursors:
 
 
 def _values(journal: str, saved: SavedCursor) -> dict[str, Any]:
-    return {"journal": journal, **saved.cursor._asdict(), "epochs": Json(msgspec.json.encode(saved.epochs))}
+    return {"journal": journal, **saved.cursor._asdict(), "epochs": RawJson(msgspec.json.encode(saved.epochs))}

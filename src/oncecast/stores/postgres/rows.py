@@ -19,18 +19,18 @@ from oncecast.stores.postgres.database import rfc3339
 _JSON_OID = 114
 
 
-class Json(bytes):
+class RawJson(bytes):
     """JSON text that is sent to PostgreSQL unchanged."""
 
 
 class _JsonDumper(Dumper):
     oid = _JSON_OID
 
-    def dump(self, obj: Json) -> bytes:
+    def dump(self, obj: RawJson) -> bytes:
         return obj  # not copied: it may be large
 
 
-psycopg.adapters.register_dumper(Json, _JsonDumper)
+psycopg.adapters.register_dumper(RawJson, _JsonDumper)
 
 
 _decode_known = msgspec.json.Decoder(list[Known]).decode
@@ -69,9 +69,9 @@ def row_values(arrival: Arrival, listener: str, revision: int) -> dict[bytes, by
     }
 
 
-def json_array(arrivals: Sequence[Arrival]) -> Json:
+def json_array(arrivals: Sequence[Arrival]) -> RawJson:
     """Return the events as one JSON array."""
-    return Json(b"[%b]" % b",".join([a.raw for a in arrivals]))
+    return RawJson(b"[%b]" % b",".join([a.raw for a in arrivals]))
 
 
 def _extensions(events: bytes) -> list[str | None]:

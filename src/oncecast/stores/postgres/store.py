@@ -15,7 +15,7 @@ from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import DataRefused, NotNext, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Turn
 from oncecast.core.membership import decide_registration
-from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
+from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.tracebacks import trace_of
 from oncecast.core.transaction import OpenTransaction
@@ -164,7 +164,7 @@ class PostgresEvents(PostgresComparison):
             overdue = await connection.execute(self._db.queries["prune_overdue_attempts"], values)
             return ended.rowcount + overdue.rowcount
 
-    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         """Insert the row as dead and its dead letter, in one transaction."""
         async with (
             self._db.connection("upkeep") as connection,
@@ -178,7 +178,7 @@ class PostgresEvents(PostgresComparison):
             attempts = await self._end_attempts(connection, arrival)
             if not await self._insert_dead(connection, arrival, attempts):
                 await connection.execute("rollback")
-                return DeadLettered(await self._compare_dead(connection, arrival), attempts)
+                return DeadLetterResult(await self._compare_dead(connection, arrival), attempts)
             await connection.execute(
                 self._db.queries["keep_dead_letter"],
                 {
@@ -193,7 +193,7 @@ class PostgresEvents(PostgresComparison):
                 },
             )
             await commit(connection, self._deadline_s)
-        return DeadLettered(Outcome.STORED, attempts)
+        return DeadLetterResult(Outcome.STORED, attempts)
 
     async def unlogged(self, limit: int) -> list[DeadLetter]:
         """Return this listener's oldest dead letters that are not in the dead-letter log yet."""

@@ -72,7 +72,7 @@ def state_from_ps(pid: int) -> bytes:
 def connect(job: dict[str, Any]) -> Any:
     """Return an authenticated connection to Redis, with its database selected. Raises OSError."""
     error: OSError = ConnectionError("the name has no address")
-    for family, address in addresses(job):
+    for family, address in server_addresses(job):
         connection: Any = _socket.socket(family, _socket.SOCK_STREAM)
         try:
             connection.settimeout(DEADLINE_S)
@@ -91,7 +91,7 @@ def connect(job: dict[str, Any]) -> Any:
     raise error
 
 
-def addresses(job: dict[str, Any]) -> list[tuple[int, Any]]:
+def server_addresses(job: dict[str, Any]) -> list[tuple[int, Any]]:
     """Return the addresses of Redis to try."""
     if job["path"]:
         return [(_socket.AF_UNIX, job["path"])]

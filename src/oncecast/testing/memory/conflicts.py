@@ -15,7 +15,7 @@ from oncecast.core.replays import conflict_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.event import Event
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import BEGINNING, StoredRow, row_of
+from oncecast.testing.memory.postgres import BEGINNING, StoredRow, stored_row
 
 _BEGINNING = BEGINNING.isoformat().replace("+00:00", "Z")
 
@@ -114,7 +114,7 @@ class MemoryConflicts(Client):
             if arrival.identity in self._tables.rows:
                 self._server.roll_back(session)
                 raise IdentityTaken(f"{arrival.source} already has an event {new_id!r}")
-            session.rows[arrival.identity] = row_of(arrival, self._instance)
+            session.rows[arrival.identity] = stored_row(arrival, self._instance)
             session.closed_conflicts[place] = new_id
             return arrival
 

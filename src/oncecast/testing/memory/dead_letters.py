@@ -17,7 +17,7 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, row_of
+from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, stored_row
 
 
 class MemoryDeadLetters(Client):
@@ -181,7 +181,7 @@ class MemoryDeadLetters(Client):
                 journal=row.journal,
                 at_us=0,
             )
-            session.rows[identity] = row_of(arrival, self._instance)
+            session.rows[identity] = stored_row(arrival, self._instance)
             return arrival
 
         try:

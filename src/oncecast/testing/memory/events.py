@@ -18,11 +18,11 @@ from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import NotNext, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
-from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome, compared, obstacle
+from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.client import Client
-from oncecast.testing.memory.postgres import Session, StoredDeadLetter, row_of
+from oncecast.testing.memory.postgres import Session, StoredDeadLetter, stored_row
 
 
 class MemoryEvents(Client):
@@ -137,10 +137,10 @@ class MemoryEvents(Client):
         count: int = await self._do(prune)
         return count
 
-    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         """Insert the row of a dead letter, with its error."""
 
-        async def dead_letter() -> DeadLettered:
+        async def dead_letter() -> DeadLetterResult:
             session = self._server.begin(self._token)
             # rule: an ordered event becomes a dead letter only in its turn
             if arrival.turn is not None:
@@ -149,7 +149,7 @@ class MemoryEvents(Client):
             attempts = attempts_in_all(arrival, 0 if counted is None else counted.attempts)
             if not await self._insert(session, [arrival], heeds_earlier=False):
                 self._server.roll_back(session)
-                return DeadLettered(obstacle(self._compare(arrival), arrival.id), attempts)
+                return DeadLetterResult(obstacle(self._compare(arrival), arrival.id), attempts)
             row = session.rows[arrival.identity]
             row.status, row.attempts = "dead", attempts
             error = error_text(cause)
@@ -157,9 +157,9 @@ class MemoryEvents(Client):
             dead_letter = StoredDeadLetter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
             session.dead_letters[arrival.identity] = dead_letter
             self._server.commit(session)
-            return DeadLettered(Outcome.STORED, attempts)
+            return DeadLetterResult(Outcome.STORED, attempts)
 
-        ended: DeadLettered = await self._do(dead_letter)
+        ended: DeadLetterResult = await self._do(dead_letter)
         return ended
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
@@ -175,7 +175,7 @@ class MemoryEvents(Client):
             stays_out = heeds_earlier and (fails_elsewhere or self._failed_before(arrival) is not None)
             # rule: an identity is inserted once
             if arrival.identity not in self._tables.rows and not stays_out:
-                session.rows.setdefault(arrival.identity, row_of(arrival, self._instance))
+                session.rows.setdefault(arrival.identity, stored_row(arrival, self._instance))
         return set(session.rows)
 
     def _failed_before(self, arrival: Arrival) -> EarlierAttempts | None:
@@ -186,7 +186,7 @@ class MemoryEvents(Client):
 
     def _compare(self, arrival: Arrival) -> Outcome | None:
         """Compare an arrival with the row of its identity, and keep a conflict; None without a row."""
-        row, given = self._tables.rows.get(arrival.identity), row_of(arrival, self._instance)
+        row, given = self._tables.rows.get(arrival.identity), stored_row(arrival, self._instance)
         if row is None:
             return None
         same_place = (row.epoch, row.offset) == (given.epoch, given.offset)

@@ -37,7 +37,7 @@ class StoredRow:
     status: str = "stored"
 
 
-def row_of(arrival: Arrival, instance: str) -> StoredRow:
+def stored_row(arrival: Arrival, instance: str) -> StoredRow:
     """Return the row of an event that `instance` stores."""
     return StoredRow(
         arrival.source,

@@ -25,7 +25,7 @@ from oncecast.core.errors import (
     Unstorable,
 )
 from oncecast.core.event import Arrival
-from oncecast.core.outcomes import DeadLettered, EarlierAttempts, Outcome
+from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
 from oncecast.core.ports import Work, WorkTogether
 from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, TelemetryEvent
 from oncecast.core.transaction import Transaction
@@ -85,10 +85,10 @@ class Store:
         self.stored += [x.id for x in batch]
         return [Outcome.STORED] * len(batch)
 
-    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
+    async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         self._refuse()
         self.dead_lettered.append((arrival.id, cause))
-        return DeadLettered(self.dead_letter_outcome, arrival.attempts)
+        return DeadLetterResult(self.dead_letter_outcome, arrival.attempts)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         self.counted.append(failure)
