@@ -179,7 +179,6 @@ class ListenerService:
             ready_ahead=store.ready_ahead,
             leases=self.redis,
             database=self.database,
-            clock=clock,
             attempt=threads.attempt,
             sort_out=self._sort_out,
         )

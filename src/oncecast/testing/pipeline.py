@@ -127,7 +127,6 @@ class TestPipeline:
             work_of=self._work_of,
             leases=leases,
             database=self._database,
-            clock=clock,
             attempt=attempts.attempt,
             sort_out=_nothing,
         )

@@ -14,7 +14,6 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
-from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.leases import Claims
@@ -22,8 +21,6 @@ from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.tasks import STALL_S, idle, working
 
 WorkItem = list[Arrival]
-CLAIM_S = 0.1
-"""One claim may cover what the workers finish in this time: calls to Redis for few events cost nearly as much."""
 WORK_MAX_BYTES = 4 * 1024 * 1024
 """The maximum credit of a work item of several events: an insert holds their text several times."""
 _OFFSET = attrgetter("offset")
@@ -50,9 +47,8 @@ def _of_bounded_size(work: WorkItem) -> Iterable[WorkItem]:
 class Line:
     """A queue of events before `attempt`, with `lanes` workers, and `ready_ahead` that prepare attempts.
 
-    `claim_max` bounds the events of a claim, and `pieces_max` its work items. While workers finish more events in
-    CLAIM_S, a claim may cover that number, up to `claim_fast_max`. `work_of(arrival)` returns the key of events that
-    may share a work item, and its maximum size. `sort_out` receives every answer to a claim.
+    `claim_max` bounds the events of a claim, and `pieces_max` its work items. `work_of(arrival)` returns the key of
+    events that may share a work item, and its maximum size. `sort_out` receives every answer to a claim.
     """
 
     def __init__(
@@ -60,13 +56,11 @@ class Line:
         *,
         lanes: int,
         claim_max: int,
-        claim_fast_max: int = 0,
         pieces_max: int | None = None,
         ready_ahead: int = 0,
         work_of: Callable[[Arrival], tuple[Any, int]],
         leases: LeaseGate,
         database: DatabaseGate,
-        clock: Clock,
         attempt: Callable[[WorkItem], Awaitable[None]],
         sort_out: Callable[[Claims], None],
     ) -> None:
@@ -74,11 +68,7 @@ class Line:
         self._arrived = asyncio.Event()
         self._work: asyncio.Queue[WorkItem] = asyncio.Queue(maxsize=lanes)
         self._lanes = lanes + ready_ahead
-        self._claim_max = self._claim_size = claim_max
-        self._claim_fast_max = max(claim_max, claim_fast_max)
-        self._worked_off = 0
-        self._monotonic_s = clock.monotonic_s
-        self._fitted_at_s = clock.monotonic_s()
+        self._claim_max = claim_max
         self._pieces_max = pieces_max
         self._work_of = work_of
         self._leases = leases
@@ -132,7 +122,6 @@ class Line:
             try:
                 await self._attempt(work)
             finally:
-                self._worked_off += 1
                 self._ended()
 
     async def idle(self) -> None:
@@ -144,18 +133,8 @@ class Line:
         """The maximum number of concurrent attempts."""
         return self._lanes
 
-    def _fit(self) -> None:
-        """Set the size of a claim, within its bounds, to what the workers finished lately per CLAIM_S."""
-        now_s = self._monotonic_s()
-        since_s = now_s - self._fitted_at_s
-        if since_s >= CLAIM_S:
-            in_time = int(self._worked_off * CLAIM_S / since_s)
-            self._claim_size = min(max(self._claim_max, in_time), self._claim_fast_max)
-            self._worked_off, self._fitted_at_s = 0, now_s
-
     def _take(self) -> WorkItem:
-        self._fit()
-        count = min(self._claim_size, len(self._pending))
+        count = min(self._claim_max, len(self._pending))
         if self._pieces_max is not None:
             count = self._that_make_up(self._pieces_max, count)
         batch = [self._pending.popleft() for _ in range(count)]

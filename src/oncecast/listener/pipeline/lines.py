@@ -21,8 +21,6 @@ TOGETHER_PIECES = 2
 CLAIM_MAX_EVENTS = 1_000
 HELD_UP_SHARE = 4
 """Workers for one-by-one events per worker for events after a lock timeout."""
-FAST_LANE_CLAIM = 16
-"""The maximum number of one-by-one events per worker in a claim, while attempts are fast."""
 
 
 class Lines:
@@ -45,7 +43,6 @@ class Lines:
             lanes=lanes,
             ready_ahead=ready_ahead,
             claim_max=min(max(lanes, 4 * lanes - ready_ahead), CLAIM_MAX_EVENTS),
-            claim_fast_max=min(FAST_LANE_CLAIM * lanes, CLAIM_MAX_EVENTS),
             work_of=lambda _: (None, 1),
             **join,
         )

@@ -9,14 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from oncecast import App, Event
-from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.leases import Claims
 from oncecast.listener.pipeline.claim import WorkItem
-from oncecast.listener.pipeline.lines import FAST_LANE_CLAIM, Lines
+from oncecast.listener.pipeline.lines import Lines
 from tests.support.arrivals import arrivals
-from tests.support.clock import ManualClock
 
 LANES = 2
 """The queue for batched events."""
@@ -29,7 +26,7 @@ async def shared_handler(event: Event) -> None: ...
 class Harness:
     """Lines whose leases are all free, and whose attempts never end."""
 
-    def __init__(self, app: App, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, app: App) -> None:
         self.claimed: list[int] = []
         self.attempted: list[WorkItem] = []
         self.lines = Lines(
@@ -38,7 +35,6 @@ class Harness:
             ready_ahead=0,
             leases=self,
             database=self,
-            clock=clock,
             attempt=self._attempt,
             sort_out=lambda _claims: None,
         )
@@ -135,57 +131,7 @@ async def test_an_event_after_a_lock_timeout_waits_behind_the_others_of_its_queu
         assert at.attempted == [[first], [second]]
 
 
-class Timed(Harness):
-    """Queues whose attempts take the given time, by their own clock."""
-
-    def __init__(self, *, is_ours: bool = True) -> None:
-        self.clock = ManualClock()
-        self.attempt_s = 0.0
-        self._is_ours = is_ours
-        app = App()
-        app.on("tick")(single_handler)
-        super().__init__(app, self.clock)
-
-    async def claim(self, batch: Sequence[Arrival]) -> Claims:
-        claims = await super().claim(batch)
-        self.clock.now_s += 0.001
-        return claims if self._is_ours else Claims(taken=[(arrival, "another") for arrival in batch])
-
-    async def _attempt(self, work: WorkItem) -> None:
-        await asyncio.sleep(0)
-        self.clock.now_s += self.attempt_s
-
-    async def work_off(self, count: int, *, attempt_s: float) -> list[int]:
-        """Return the sizes of the claims for the given number of events."""
-        self.attempt_s = attempt_s
-        self.claimed.clear()
-        self.lines.push(arrivals(count))
-        while sum(self.claimed) < count:
-            await asyncio.sleep(0)
-        return self.claimed
-
-
-async def test_the_size_of_a_claim_follows_the_recent_throughput() -> None:
-    at = Timed()
-    async with at.running():
-        slow = await at.work_off(2_000, attempt_s=0.05)
-        assert max(slow) == 32
-        quick = await at.work_off(5_000, attempt_s=0.001)
-        assert quick[0] == 32
-        assert 90 <= max(quick) <= 100
-        quickest = await at.work_off(10_000, attempt_s=0.0001)
-        assert max(quickest) == 8 * FAST_LANE_CLAIM
-        slow_again = await at.work_off(2_000, attempt_s=0.05)
-        assert sum(count > 32 for count in slow_again) <= 3
-
-
-async def test_events_leased_elsewhere_do_not_enlarge_claims() -> None:
-    at = Timed(is_ours=False)
-    async with at.running():
-        assert set(await at.work_off(3_200, attempt_s=0.001)) == {32}
-
-
-async def test_without_throughput_claims_do_not_grow() -> None:
+async def test_a_claim_of_events_with_handlers_of_their_own_is_small() -> None:
     app = App()
     app.on("tick")(single_handler)
     at = Harness(app)
