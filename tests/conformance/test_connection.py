@@ -1,4 +1,4 @@
-"""A connection goes on watching its socket from answer to answer, and is to be relied on like psycopg's own."""
+"""A connection survives the cancellation of a statement, and never cancels a COMMIT."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_a_statement_that_is_cancelled_while_it_is_sent_leaves_its_connect
 ) -> None:
     with frozen(connection):  # it reads nothing, so that the message stands half way
         task = asyncio.create_task(send(connection, b"select '" + b"x" * LARGE + b"'"))
-        while connection._awaited is None:
+        while connection._unwatched.is_set():
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.sleep(0)
@@ -214,17 +214,11 @@ async def test_a_task_that_waits_on_a_socket_gets_an_error_when_it_is_reset(
 
 
 @on_each_loop
-async def test_a_session_that_the_server_ends_is_no_longer_watched_and_says_so(
+async def test_a_session_that_the_server_ends_says_so(
     connection: PostgresConnection, operator: PostgresConnection
 ) -> None:
-    connection.times = AnswerTimes(check_interval_s=3600.0)  # so that the server's message ends the watch
     await answer(connection, "select 1")
-    connection.times = AnswerTimes()
-    socket, loop = connection.pgconn.socket, asyncio.get_running_loop()
     await end_session(connection, operator)
-    while connection._watch is not None:
-        await asyncio.sleep(0)
-    assert not loop.remove_reader(socket)
     with pytest.raises(psycopg.OperationalError):
         await answer(connection, "select 1")
     assert connection.broken
@@ -254,7 +248,6 @@ async def serves_the_next(
         await end_session(connection, operator)
         with pytest.raises(psycopg.OperationalError):
             await lost
-        assert connection._watch is None
     else:
         await connection.close()
     async with await PostgresConnection.connect(

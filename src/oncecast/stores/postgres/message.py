@@ -5,13 +5,13 @@ psycopg's cursors can do this too, at several times the cost: see decision 022.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import generators
 from psycopg.abc import PQGen
+from psycopg.errors import _WaitTimeout as WaitTimeout
 from psycopg.pq import Escaping, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -44,13 +44,17 @@ class WireStatement:
 
 
 async def send(
-    connection: PostgresConnection, message: bytes, deadline_s: float = math.inf, *, commits: bool = False
+    connection: PostgresConnection, message: bytes, deadline_s: float | None = None, *, commits: bool = False
 ) -> list[PGresult]:
     """Return the results of the statements in order; after one that failed, none runs.
 
-    The caller must own the connection. Raises as `PostgresConnection.answer` does, also for `commits`.
+    The caller must own the connection. Raises TimeoutError after `deadline_s`. A message that `commits` is never
+    cancelled, see `PostgresConnection.wait`.
     """
-    return await connection.answer(_asked(connection.pgconn, message), deadline_s, commits=commits)
+    try:
+        return await connection.wait(_asked(connection.pgconn, message), timeout=deadline_s, commits=commits)
+    except WaitTimeout:
+        raise TimeoutError from None
 
 
 def _asked(pgconn: PGconn, message: bytes) -> PQGen[list[PGresult]]:
