@@ -35,11 +35,15 @@ async def stop_and_start(stack: Stack, publications: Publications, name: str, ou
     await acknowledged(publications, 200)
 
 
-async def until_a_handler_writes(stack: Stack) -> None:
-    """Wait until a handler has written its effect and not yet returned."""
-    query = "select 1 from pg_stat_activity where state = 'idle in transaction' and query like '%effects%'"
+async def until_a_handler_writes(stack: Stack) -> str:
+    """Wait until a handler has written its effect and not yet returned; return the name of its listener."""
+    query = (
+        "select split_part(application_name, ' ', 2) from pg_stat_activity"
+        " where state = 'idle in transaction' and query like '%effects%'"
+    )
 
-    async def is_writing() -> bool:
-        return bool(await rows(stack, query))
+    async def is_writing() -> list[tuple[str]]:
+        return await rows(stack, query)
 
-    await until(is_writing)
+    name: str = (await until(is_writing))[0][0]
+    return name
