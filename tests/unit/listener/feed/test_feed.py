@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.ranges import Range
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Connected, ConnectingAgain, Disconnected, Reconnecting, TelemetryEvent
 from oncecast.core.wire import (
@@ -83,13 +84,14 @@ class Harness:
             group="g",
             dial=websocket_dial({}),
             window_bytes=window_bytes,
+            range_size=2,
             reconnect=Backoff(base_s=0.01, max_s=0.02),
             from_latest=False,
             clock=SYSTEM_CLOCK,
             store=self.store,  # type: ignore[arg-type]
             journals=self.journals,
             ready=self._ready,
-            receive=self.arrived.extend,
+            receive=self._receive,
             report=ListenerReport,
             answer=self._answer,
             record=self.telemetry_events.append,
@@ -99,6 +101,12 @@ class Harness:
         self.asked_ready += 1
         await self.is_ready.wait()
         return False
+
+    def _receive(self, ranges: list[Range]) -> None:
+        for each in ranges:
+            for arrival in each.arrivals:
+                arrival.busy = True  # as if each were claimed at once
+                self.arrived.append(arrival)
 
     async def _answer(self, ask: Ask) -> Answer:
         await self.may_answer.wait()

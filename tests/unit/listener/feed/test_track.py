@@ -39,9 +39,12 @@ def test_a_superseded_track_keeps_nothing_in_memory() -> None:
     assert gone() is None
 
 
-def test_a_superseded_track_counts_arrivals_neither_ended_nor_dropped() -> None:
+def test_a_superseded_track_counts_busy_arrivals_neither_ended_nor_dropped() -> None:
     on = track()
-    ended, ends, dropped = receive(on, frame(1, "a", "b", "c"))
+    ended, ends, dropped, waiting = busy = receive(on, frame(1, "a", "b", "c", "d"))
+    for arrival in busy:
+        arrival.busy = arrival is not waiting
+    ended.gone = True
     on.end([ended])
     on.abandon()
     on.abandon()
@@ -49,7 +52,7 @@ def test_a_superseded_track_counts_arrivals_neither_ended_nor_dropped() -> None:
     on.end([ends])
     on.end([ends])
     assert on.abandoned_bytes == dropped.cost_bytes
-    on.drop([dropped])
+    on.drop(dropped)
     assert on.abandoned_bytes == 0
 
 
