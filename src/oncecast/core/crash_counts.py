@@ -32,6 +32,7 @@ def after_crash_of_owner(counts: CrashCounts, token: str) -> dict[tuple[str, str
 
 
 def _crashed(count: CrashCount) -> CrashCount:
+    # rule: a crash charges an event only if it was running
     return CrashCount(None, count.deaths + (count.running is not None))
 
 
