@@ -44,8 +44,7 @@ def receive_ranges(on: Track, text: bytes, size: int = RANGE_MAX_EVENTS) -> list
 
 def arrivals(count: int, **fields: Any) -> list[Arrival]:
     """The `count` arrivals of one range, with the ids 1, 2, …"""
-    (only,) = ranges(1, size=count, **fields)
-    return only.arrivals.copy()
+    return [arrival for each in ranges(min(count, 1), size=max(count, 1), **fields) for arrival in each.arrivals]
 
 
 def ranges(

@@ -359,7 +359,8 @@ def test_two_listeners_keep_the_order_of_each_journal_despite_duplicates_and_rer
         rereads = 2
         async with members[0].running(), members[1].running():
             while left := [key for key, on in tracks.items() if on.watermark.received < 12]:
-                key = member, name = draw.choice(left)
+                key = draw.choice(left)
+                member, name = key
                 on = tracks[key]
                 begin = on.watermark.received
                 member.receive(on, *ids[name][begin : begin + draw.randint(1, 4)], type="ordered", size=2)
@@ -373,8 +374,8 @@ def test_two_listeners_keep_the_order_of_each_journal_despite_duplicates_and_rer
                     await clock.sleep(1)
         assert Counter(handled) == Counter({id_ for journal in ids.values() for id_ in journal})
         for journal in ids.values():
-            for key in "xy":
-                ran = [id_ for id_ in handled if id_ in journal and id_[0] == key]
+            for letter in "xy":
+                ran = [id_ for id_ in handled if id_ in journal and id_[0] == letter]
                 assert ran == sorted(ran, key=journal.index)
 
     run()
