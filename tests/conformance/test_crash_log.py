@@ -20,7 +20,7 @@ from oncecast.stores.postgres import Database, PostgresCrashLog
 from oncecast.testing.memory import MemoryCrashLog, MemoryPostgres
 from tests.support.arrivals import arrivals
 
-DeathsOf = Callable[..., Awaitable[CrashLog]]
+CrashLogOf = Callable[..., Awaitable[CrashLog]]
 (EVENT,) = arrivals(1)
 
 
@@ -91,7 +91,7 @@ async def test_only_the_last_event_begun_alone_is_charged_because_its_end_may_be
     assert await crash_log.begin_isolated(before) == 0
 
 
-async def test_a_crash_is_charged_once_although_it_is_counted_repeatedly(deaths_of: DeathsOf) -> None:
+async def test_a_crash_is_charged_once_although_it_is_counted_repeatedly(deaths_of: CrashLogOf) -> None:
     crashed, other = await deaths_of("a", "token a"), await deaths_of("b", "token b")
     await crashed.register_process()
     await crashed.begin_isolated(EVENT)
@@ -101,7 +101,7 @@ async def test_a_crash_is_charged_once_although_it_is_counted_repeatedly(deaths_
     assert await other.begin_isolated(EVENT) == 1
 
 
-async def test_a_crash_is_not_charged_to_what_the_next_process_of_the_same_name_runs(deaths_of: DeathsOf) -> None:
+async def test_a_crash_is_not_charged_to_what_the_next_process_of_the_same_name_runs(deaths_of: CrashLogOf) -> None:
     crashed, after = await deaths_of("a", "token 1"), await deaths_of("a", "token 2")
     await crashed.begin_isolated(EVENT)
     await after.begin_isolated(EVENT)
@@ -109,7 +109,7 @@ async def test_a_crash_is_not_charged_to_what_the_next_process_of_the_same_name_
     assert await after.begin_isolated(EVENT) == 0
 
 
-async def test_every_store_counts_as_the_core_does(deaths_of: DeathsOf) -> None:
+async def test_every_store_counts_as_the_core_does(deaths_of: CrashLogOf) -> None:
     """PostgreSQL counts in one statement, which nothing else proves to be the same rule."""
     listeners = {name: await deaths_of(name, f"token {name}") for name in "ab"}
     counts: CrashCounts = {}

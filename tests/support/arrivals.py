@@ -53,9 +53,12 @@ def ranges(
     """`count` ranges of `size` arrivals each, with the ids 1, 2, …; `fields` are those of the ranges."""
     on = on or track(first - 1)
     on.watermark.arrive(first, first + count * size - 1)
-    made = [Range(on, "e1", n, n + size - 1, [], size, **fields) for n in range(first, first + count * size, size)]
-    for each in made:
-        each.arrivals += [_arrival(each, n, type) for n in range(each.first, each.last + 1)]
+    made = []
+    for n in range(first, first + count * size, size):
+        each = Range(on, "e1", n, n + size - 1, first_new=n, at_us=0, raws=[], unended=size, cost_bytes=0, **fields)
+        each.arrivals = [_arrival(each, offset, type) for offset in range(n, n + size)]
+        made.append(each)
+    on.ranges.update(made)
     return made
 
 

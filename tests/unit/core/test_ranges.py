@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncecast.core.ranges import HANDLED_RANGE_EVENTS, RANGE_MAX_EVENTS, cut, range_size
+from oncecast.core.ranges import HANDLED_RANGE_EVENTS, RANGE_MAX_EVENTS, RangeRules, cut, range_rules
 from tests.support.arrivals import frame, receive_ranges, track
 
 
@@ -44,4 +44,4 @@ def test_a_listener_that_resumes_within_a_frame_has_the_ranges_of_the_others(
     ],
 )
 def test_the_smallest_batches_of_the_application_determine_the_size(batch_sizes: list[int], size: int) -> None:
-    assert range_size(batch_sizes) == size
+    assert range_rules(batch_sizes) == RangeRules(size, decoded=bool(batch_sizes))

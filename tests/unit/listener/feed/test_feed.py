@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.ranges import Range
+from oncecast.core.ranges import Range, RangeRules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Connected, ConnectingAgain, Disconnected, Reconnecting, TelemetryEvent
 from oncecast.core.wire import (
@@ -84,7 +84,7 @@ class Harness:
             group="g",
             dial=websocket_dial({}),
             window_bytes=window_bytes,
-            range_size=2,
+            rules=RangeRules(2, decoded=True),
             reconnect=Backoff(base_s=0.01, max_s=0.02),
             from_latest=False,
             clock=SYSTEM_CLOCK,
@@ -396,13 +396,13 @@ async def test_a_track_superseded_twice_is_counted_once() -> None:
     async with producer(sends(frame(1, "a"))) as at:
         await at.has_arrived(1)
         at.is_ready.clear()
-        at.feed.reread()
+        at.feed.supersede()
 
         async def is_being_made() -> bool:
             return at.asked_ready == 2
 
         await until(is_being_made)
-        at.feed.reread()
+        at.feed.supersede()
         at.is_ready.set()
         await at.has_arrived(2)
     assert len(at.reported(Disconnected)) == 1
@@ -419,7 +419,7 @@ async def test_arrivals_on_a_superseded_track_are_left_to_its_successor() -> Non
 
         async def recv(self) -> bytes:
             if len(coming) == 1:
-                at.feed.reread()  # while the frame is on its way to the feed
+                at.feed.supersede()  # while the frame is on its way to the feed
             return coming.pop(0)
 
     @asynccontextmanager
@@ -447,7 +447,7 @@ async def test_a_full_window_of_a_superseded_track_does_not_block_its_successor(
 
         await until(is_alone)
         assert at.feed.used_bytes >= WINDOW_BYTES
-        at.feed.reread()
+        at.feed.supersede()
         await at.has_arrived(80)
 
 

@@ -86,7 +86,7 @@ class Store:
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         self._refuse()
         self.dead_lettered.append((arrival.id, cause))
-        return DeadLettered(Outcome.STORED, arrival.attempts)
+        return DeadLetterResult(Outcome.STORED, arrival.attempts)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         self.counted.append(failure)

@@ -113,7 +113,7 @@ class Member:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         of = self.pipeline
-        loops = [of.watch_loop(), of.mark_loop(), of.compare_loop(), of.renew_loop(), self.leases.heartbeat_loop()]
+        loops = [of.watch_loop(), of.record_loop(), of.compare_loop(), of.renew_loop(), self.leases.heartbeat_loop()]
         tasks = [asyncio.create_task(loop) for loop in (*loops, *of.claim_loops(), *of.work_loops())]
         try:
             yield
