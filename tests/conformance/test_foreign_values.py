@@ -42,7 +42,7 @@ class Redis:
             RedisLeases(url, group=group, token=token, lease_ttl_s=30.0, mark_ttl_s=15.0) for token in (A, B)
         )
         self.client = redis.Redis.from_url(url)
-        self.beats = f"oncecast:{{{group}}}:h:"
+        self.heartbeats = f"oncecast:{{{group}}}:h:"
 
 
 @pytest.fixture

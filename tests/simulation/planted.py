@@ -22,14 +22,14 @@ from tests.simulation.changes import (
 )
 
 POWER_CUT = "tests/faults/test_disk.py::test_what_was_acknowledged_survives_a_power_cut"
-ATTEMPT = "tests/unit/listener/pipeline/test_attempt.py"
 ATTEMPTS = "tests/conformance/test_attempts.py"
-DEATHS = "tests/conformance/test_deaths.py"
+DEATHS = "tests/conformance/test_crash_log.py"
 ENDING_ONCE = "tests/conformance/test_ending_once.py"
 FEED = "tests/unit/listener/feed/test_feed.py"
 EVENT_STORE = "tests/conformance/test_event_store.py"
 HANDLING = "tests/conformance/test_handling.py"
 CURSOR = "tests/unit/listener/pipeline/test_cursor.py"
+CURSORS = "tests/unit/core/test_cursors.py"
 HANDOVER = "tests/conformance/test_handover.py"
 HEARTBEATS = "tests/unit/core/test_lease_owners.py"
 INTERRUPTED = "tests/conformance/test_interrupted.py"
@@ -55,7 +55,10 @@ DECISIONS = [
     ),
     Mutant("an error with an unknown outcome makes no dead letter", replaced("PAUSE", "DEAD")),
     Mutant("an outage of PostgreSQL spends no attempt", never()),
-    Mutant("events whose rows are missing are read again", never()),
+    Mutant("events of missing ranges are read again", never(), by=CURSOR),
+    Mutant("after a restart of PostgreSQL, journals are read again from the saved cursor", never(), by=CURSOR),
+    Mutant("a cursor passes only recorded ranges", never()),
+    Mutant("a range of a divergent history proves nothing", always(), by=CURSORS),
     Mutant("an event with other content under a used identity is a conflict", replaced("CONFLICT", "DUPLICATE")),
     Mutant("an event that keeps killing its process becomes a dead letter", never()),
     Mutant("a listener reports its saved cursor, not what it has received", value("{} + '0'")),
@@ -71,11 +74,12 @@ DECISIONS = [
     Mutant("a feed connects again after its connection broke", hang()),
     Mutant("credit returns to the producer when events end", argument()),
     Mutant("a gap is recorded before the cursor passes it", skip()),
+    Mutant("a range is recorded once all its events have ended", unfiltered()),
     Mutant(
-        "a done marker is written after the commit",
-        instead("self._unmarked += self._ranges; self._has_unmarked.set()"),
+        "a done marker is written after the range is recorded",
+        instead("await self._leases.settle([*ended, *self._ranges()])"),
     ),
-    Mutant("a range of a superseded journal position gets no done marker", without(-1), by=PIPELINE),
+    Mutant("a range of a superseded journal position gets no done marker", unfiltered(), by=PIPELINE),
     Mutant("a quarantined event runs alone", body_only()),
     Mutant("a done marker proves nothing about a range that is read again", value("[]")),
     Mutant("a listener claims every range while Redis is away", value("type({})()")),
@@ -92,14 +96,13 @@ DECISIONS = [
     Mutant(
         "a retry that the handler asks for spends an attempt",
         instead(
-            "await (self._spare(work, error, delay_s=WAIT_S) if isinstance(error, Retry)"
+            "return await (self._keep_attempts(work, error, after_s=WAIT_S) if isinstance(error, Retry)"
             " else self._spend(work[0], error, last=cost is Cost.DEAD))"
         ),
     ),
     Mutant("the delay that a handler asks for has a limit", argument()),
     Mutant("the next event of a key runs when the one before it has ended", value("{} and None")),
     Mutant("an ordered event names the event before it", skip()),
-    Mutant("an ordered event whose journal position is superseded is abandoned", never(), by=ATTEMPT),
     Mutant("events of a superseded journal position are dropped", never(), "listener/pipeline", by=PIPELINE),
     Mutant("events of a superseded journal position are dropped", skip(), "listener/feed", by=PIPELINE),
     Mutant("events of a superseded journal position are left to its successor", never(), by=FEED),
@@ -109,7 +112,7 @@ DECISIONS = [
 """In the core: simulation runs this very code."""
 
 STORES = [
-    Mutant("a cursor passes only committed rows", without(-1), "testing/memory"),
+    Mutant("ranges are recorded by the server that has their events", always(), "testing/memory"),
     Mutant("only the COMMIT tag proves a commit", never(), "testing/memory"),
     Mutant("the row of an event and the effects of its handler commit together", skip()),
     Mutant("an identity is inserted once", without(0)),
@@ -153,7 +156,7 @@ ADAPTERS = [
     Mutant("a handler cannot remove the row of its own event", never(), by=INTERRUPTED),
     Mutant("a statement that an administrator cancels spends no attempt", never(), by=INTERRUPTED),
     Mutant("a handler runs only for an event that was inserted", never(), by=ENDING_ONCE),
-    Mutant("a cursor passes only committed rows", always(), "stores/postgres", by=ENDING_ONCE),
+    Mutant("ranges are recorded by the server that has their events", never(), "stores/postgres", by=ENDING_ONCE),
     Mutant("a gap and the cursor that passes it commit together", skip(), by=ENDING_ONCE),
     Mutant("a replay turns a dead letter into a stored event once", skip(), "stores/postgres", by=ENDING_ONCE),
     Mutant("a replaced application inserts nothing", always(), by=ENDING_ONCE),

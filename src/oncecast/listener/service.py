@@ -253,7 +253,7 @@ class ListenerService:
         await self.essentials.end(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
-                await self.pipeline.finish_running()
+                await self.pipeline.finish_claimed()
         except TimeoutError:
             pass  # unfinished attempts are rolled back; another listener claims their events
         await self.replays.drain(within_s=max(0.0, ends_at_s - self._clock.monotonic_s()))

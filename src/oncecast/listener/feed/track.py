@@ -110,6 +110,8 @@ class Track:
         Raises msgspec.DecodeError for invalid heads, and ValueError for a frame that skips offsets or has an
         identity that no producer accepts; without `decode`, `load` does.
         """
+        if self.abandoned.is_set():
+            return []
         due = max(self.watermark.received + 1, self.first)
         if frame.offset > due or not frame.events:
             raise ValueError(f"{len(frame.events)} events from offset {frame.offset}, where {due} is due")

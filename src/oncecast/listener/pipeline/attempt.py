@@ -85,14 +85,7 @@ class Requeue:
     after_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
-    """An event whose journal position is superseded: the new position brings it again."""
-
-    arrival: Arrival
-
-
-Disposition: TypeAlias = Ended | Requeue | Abandon
+Disposition: TypeAlias = Ended | Requeue
 """What becomes of events after an attempt."""
 
 
@@ -284,14 +277,11 @@ class Attempts:
             self._unannounced.difference_update(new)
             self._record(Started(len(new), new[0].id, new[-1].id))
 
-    async def _failed(self, work: WorkItem, error: Exception) -> Disposition:
+    async def _failed(self, work: WorkItem, error: Exception) -> Requeue:
         """Return what becomes of `work` after `error`."""
         cost = classify(error)
         if isinstance(error, TransactionConflict):
             return await self._keep_attempts(work, error, after_s=WAIT_S)
-        # rule: an ordered event whose journal position is superseded is abandoned
-        if isinstance(error, NotNext) and work[0].track.abandoned.is_set():
-            return Abandon(work[0])
         # rule: an outage of PostgreSQL spends no attempt
         if cost is Cost.PAUSE:
             self._database.lost(error)

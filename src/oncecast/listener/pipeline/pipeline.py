@@ -32,7 +32,7 @@ from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.takeover import CHECK_INTERVAL_S, Takeovers
 from oncecast.listener.feed.track import Track
-from oncecast.listener.pipeline.attempt import Abandon, AttemptLimits, Attempts, Ended, Requeue
+from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts, Ended, Requeue
 from oncecast.listener.pipeline.end import telemetry_of
 from oncecast.listener.pipeline.identities import Identities
 from oncecast.listener.pipeline.order import admit, next_in_order
@@ -113,8 +113,8 @@ class Pipeline:
         """Ranges that have ended here, and that PostgreSQL has not recorded."""
         self._has_unrecorded = asyncio.Event()
         self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._progressed = asyncio.Event()
+        """Set when a worker has finished a work item."""
         self._draining = False
         self._threads_reported = False
 
@@ -212,16 +212,16 @@ class Pipeline:
                     await self._attempt([arrival])
             elif ours:
                 await self._attempt(ours)
+            self._progressed.set()
 
     def _is_ours(self, arrival: Arrival) -> bool:
         """Whether this listener still has to attempt the event."""
         # rule: events of a superseded journal position are dropped
         superseded = arrival.track.abandoned.is_set()
-        return arrival.range.acquired and not (arrival.gone or superseded or self._draining)
+        return arrival.range.acquired and not (arrival.gone or superseded)
 
     async def _attempt(self, work: WorkItem) -> None:
         self._running += 1
-        self._idle.clear()
         try:
             if not self._has_threads(work[0]):
                 await self._release({arrival.range for arrival in work}, NO_THREAD_WAIT_S)
@@ -233,12 +233,8 @@ class Pipeline:
                         self._end(disposition)
                     case Requeue():
                         self._requeue(disposition.work, disposition.after_s)
-                    case Abandon():
-                        self._drop([disposition.arrival])
         finally:
             self._running -= 1
-            if not self._running:
-                self._idle.set()
 
     def _has_threads(self, first: Arrival) -> bool:
         """Whether an attempt may start: none does that needs a thread while too many timed-out threads still run."""
@@ -288,6 +284,7 @@ class Pipeline:
             self._identities.leave(arrival, has_ended=True)
         open_before = {arrival.range for arrival in ended.work if arrival.range.unended}
         self._finish(ended.work)
+        # rule: a range is recorded once all its events have ended
         self._unrecorded += [each for each in open_before if not each.unended]
         if self._unrecorded:
             self._has_unrecorded.set()
@@ -361,12 +358,12 @@ class Pipeline:
         """Record the ended ranges in PostgreSQL, and then by done markers in Redis."""
         ended, self._unrecorded = self._unrecorded, []
         self._has_unrecorded.clear()
+        # rule: a range of a superseded journal position gets no done marker
         for track in {each.track for each in ended if not each.track.abandoned.is_set()}:
             await self._record_ranges([each for each in ended if each.track is track], track.incarnation)
 
     async def _record_ranges(self, ended: list[Range], incarnation: str) -> None:
         try:
-            # rule: a range is recorded after its events
             if not await self._store.record_ranges([each.ended for each in ended], incarnation):
                 return  # the cursor saver has their journals read again
         except (Unavailable, RowLocked):  # the next round records them
@@ -403,10 +400,12 @@ class Pipeline:
 
     # --- drain ---------------------------------------------------------------------------------------------
 
-    async def finish_running(self) -> None:
-        """Start nothing new, and wait for the running attempts."""
+    async def finish_claimed(self) -> None:
+        """Finish the claimed events; leave those that must be attempted again to other listeners."""
         self._draining = True
-        await self._idle.wait()
+        while self._running or any(queue.next_offset is not None for queue in self.queues.all):
+            self._progressed.clear()
+            await self._progressed.wait()
 
     async def hand_over(self) -> int:
         """Record the ended ranges and release all leases; return the number of events that have not ended."""

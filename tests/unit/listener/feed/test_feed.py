@@ -47,6 +47,8 @@ Script = Callable[[ServerConnection], Awaitable[None]]
 class Store:
     """Knows one saved cursor."""
 
+    incarnation = "1"
+
     saved: SavedCursor | None = None
     key_hash: str | None = None
 

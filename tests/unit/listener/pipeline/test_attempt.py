@@ -31,7 +31,7 @@ from oncecast.core.transaction import Transaction
 from oncecast.event import Event
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
-from oncecast.listener.pipeline.attempt import LOCK_TIMEOUTS_MAX, Abandon, AttemptLimits, Attempts, Ended, Requeue
+from oncecast.listener.pipeline.attempt import LOCK_TIMEOUTS_MAX, AttemptLimits, Attempts, Ended, Requeue
 from oncecast.listener.pipeline.queues import WorkItem
 from tests.support.arrivals import arrivals
 
@@ -47,6 +47,8 @@ class Written:
 
 class Store:
     """Refuses what its script says, and keeps what it was given otherwise."""
+
+    incarnation = "1"
 
     ready_ahead = 0
 
@@ -126,7 +128,6 @@ class Harness:
         self.telemetry_events: list[TelemetryEvent] = []
         self.settled: list[str] = []
         self.back: list[tuple[list[str], float]] = []
-        self.abandoned: list[str] = []
         self.pauses = self.wakes = 0
         self.crash_log = CrashLog()
         self.database = DatabaseGate(
@@ -155,8 +156,6 @@ class Harness:
                     self.wakes += disposition.emitted
                 case Requeue():
                     self.back.append(([x.id for x in disposition.work], disposition.after_s))
-                case Abandon():
-                    self.abandoned.append(disposition.arrival.id)
 
     def _paused(self) -> None:
         self.pauses += 1
@@ -518,7 +517,7 @@ async def test_emitted_events_are_reported_after_the_commit() -> None:
     assert at.wakes == 1
 
 
-async def test_an_event_that_is_not_next_is_requeued_unless_its_journal_position_is_superseded() -> None:
+async def test_an_event_that_is_not_next_is_requeued_and_spends_no_attempt() -> None:
     app = App()
 
     @app.on("order", ordered_by="subject")
@@ -526,12 +525,9 @@ async def test_an_event_that_is_not_next_is_requeued_unless_its_journal_position
 
     at = Harness(app)
     (arrival,) = arrivals(1, type="order")
-    at.store.refusals = [NotNext("not yet"), NotNext("not yet")]
+    at.store.refusals = [NotNext("not yet")]
     await at.attempt([arrival])
-    assert (len(at.back), at.abandoned, arrival.attempts) == (1, [], 0)
-    arrival.track.abandon()
-    await at.attempt([arrival])
-    assert (len(at.back), at.abandoned) == (1, ["1"])
+    assert (len(at.back), arrival.attempts) == (1, 0)
 
 
 async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:

@@ -139,6 +139,7 @@ def test_a_busy_key_keeps_only_turns_above_the_saved_cursor() -> None:
         (newest,) = at.admit(receive(on, frame(offset, f"{offset}")))
         at.ended(newest)
         on.end([newest])
+        on.record(newest.range)
         on.save(Cursor("e1", offset - 3))
     turn = newest.turn
     while turn is not None:

@@ -316,14 +316,15 @@ def test_batched_events_run_one_by_one_once_they_are_quarantined(takeovers: int,
 
 
 @in_virtual_time
-async def test_a_drain_waits_for_running_attempts_and_releases_the_rest(clock: VirtualClock) -> None:
+async def test_a_drain_finishes_claimed_events_and_releases_the_rest(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     member, on = Member(at, concurrency=1), track()
     member.app.may_end.clear()
     async with member.running():
         ended, left = member.receive(on, "a", "b", size=1)
         await clock.sleep(1)
-        finish = asyncio.create_task(member.pipeline.finish_running())
+        left.acquired = False
+        finish = asyncio.create_task(member.pipeline.finish_claimed())
         await clock.sleep(1)
         assert not finish.done()
         member.app.may_end.set()
