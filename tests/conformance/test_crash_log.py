@@ -91,8 +91,8 @@ async def test_only_the_last_event_begun_alone_is_charged_because_its_end_may_be
     assert await crash_log.begin_isolated(before) == 0
 
 
-async def test_a_crash_is_charged_once_although_it_is_counted_repeatedly(deaths_of: CrashLogOf) -> None:
-    crashed, other = await deaths_of("a", "token a"), await deaths_of("b", "token b")
+async def test_a_crash_is_charged_once_although_it_is_counted_repeatedly(crash_log_of: CrashLogOf) -> None:
+    crashed, other = await crash_log_of("a", "token a"), await crash_log_of("b", "token b")
     await crashed.register_process()
     await crashed.begin_isolated(EVENT)
     await other.count_crash("token a")
@@ -101,17 +101,19 @@ async def test_a_crash_is_charged_once_although_it_is_counted_repeatedly(deaths_
     assert await other.begin_isolated(EVENT) == 1
 
 
-async def test_a_crash_is_not_charged_to_what_the_next_process_of_the_same_name_runs(deaths_of: CrashLogOf) -> None:
-    crashed, after = await deaths_of("a", "token 1"), await deaths_of("a", "token 2")
+async def test_a_crash_is_not_charged_to_what_the_next_process_of_the_same_name_runs(
+    crash_log_of: CrashLogOf,
+) -> None:
+    crashed, after = await crash_log_of("a", "token 1"), await crash_log_of("a", "token 2")
     await crashed.begin_isolated(EVENT)
     await after.begin_isolated(EVENT)
-    await (await deaths_of("b", "token b")).count_crash("token 1")
+    await (await crash_log_of("b", "token b")).count_crash("token 1")
     assert await after.begin_isolated(EVENT) == 0
 
 
-async def test_every_store_counts_as_the_core_does(deaths_of: CrashLogOf) -> None:
+async def test_every_store_counts_as_the_core_does(crash_log_of: CrashLogOf) -> None:
     """PostgreSQL counts in one statement, which nothing else proves to be the same rule."""
-    listeners = {name: await deaths_of(name, f"token {name}") for name in "ab"}
+    listeners = {name: await crash_log_of(name, f"token {name}") for name in "ab"}
     counts: CrashCounts = {}
     events, draw = arrivals(2), random.Random(1)
     for name in "ab":

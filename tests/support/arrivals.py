@@ -24,7 +24,7 @@ class Credit:
 
 
 def track(after: int = 0, credit: Credit | None = None) -> Track:
-    return Track("journal", [Epoch("e1", 1)], after, credit or Credit(), "1")
+    return Track("journal", [Epoch("e1", 1)], after, credit or Credit())
 
 
 def frame(first: int, *ids: str, size_bytes: int = 50) -> bytes:

@@ -66,7 +66,9 @@ class Track:
     ) -> None:
         self.journal = journal
         self.incarnation = incarnation
-        """The incarnation of PostgreSQL from which the saved cursor was read: rows of another one may be lost."""
+        """The incarnation of PostgreSQL from which the saved cursor was read: rows of another one may be lost.
+
+        None for any."""
         self.epochs = list(epochs)
         self.saved = self.cursor_at(after)
         self.watermark = Watermark(after)

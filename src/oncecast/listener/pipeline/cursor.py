@@ -57,7 +57,8 @@ class CursorSaver:
         is_check_due = self._clock.monotonic_s() - self._checked_at_s >= CHECK_INTERVAL_S
         for track in list(self._tracks()):
             # rule: after a restart of PostgreSQL, journals are read again from the saved cursor
-            if track.incarnation != self._store.incarnation and not track.abandoned.is_set():
+            replaced = track.incarnation not in (None, self._store.incarnation)
+            if replaced and not track.abandoned.is_set():
                 self._record(ServerReplaced(track.journal, track.saved.offset))
                 track.abandon()
             if track.abandoned.is_set():

@@ -360,7 +360,8 @@ class Pipeline:
         self._has_unrecorded.clear()
         # rule: a range of a superseded journal position gets no done marker
         for track in {each.track for each in ended if not each.track.abandoned.is_set()}:
-            await self._record_ranges([each for each in ended if each.track is track], track.incarnation)
+            of_track = [each for each in ended if each.track is track]
+            await self._record_ranges(of_track, track.incarnation or self._store.incarnation)
 
     async def _record_ranges(self, ended: list[Range], incarnation: str) -> None:
         try:
