@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.clock import Clock, utc_now
@@ -137,7 +137,7 @@ class ConnectedListener(Health, frozen=True, kw_only=True):
     rate: float
     demonstration: bool
     on_standby: str | None
-    failures: list[PublishFailure] | UnsetType
+    failures: list[PublishFailure] | UnsetType = UNSET
     age_s: float
 
 
