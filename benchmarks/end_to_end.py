@@ -26,7 +26,7 @@ import msgspec
 import psycopg
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Arrival
+from oncecast.core.event import Arrival, JournalPosition
 from oncecast.embedded import Stack
 from oncecast.stores.postgres import Database, PostgresEvents
 
@@ -123,8 +123,9 @@ async def postgresql_alone(stack: Stack, lines: list[bytes]) -> float:
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)
+    position = JournalPosition()
     arrivals = [
-        Arrival(None, n, 0, f"{n}", "/bench", "tick", msgspec.Raw(line), 0, attempts=1, epoch="e", journal="j")
+        Arrival(position, n, 0, f"{n}", "/bench", "tick", msgspec.Raw(line), 0, attempts=1, epoch="e", journal="j")
         for n, line in enumerate(lines, 1)
     ]
     batches = [arrivals[n : n + BATCH_EVENTS] for n in range(0, len(arrivals), BATCH_EVENTS)]

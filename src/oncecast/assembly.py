@@ -105,26 +105,13 @@ async def _produce(
             raise StartError(str(error)) from error
         record(_started("producer", listening, f"journal {config.journal_path} ({journal.name})"))
         try:
-            settings = ProducerSettings(
-                instance=config.instance_id,
-                source=config.event_source,
-                drain_timeout_s=config.drain_timeout,
-                ring_max_bytes=config.window_bytes,
-                intake=IntakeLimits(
-                    event_max_bytes=config.event_max_bytes,
-                    request_max_bytes=config.request_max_bytes,
-                    request_max_events=config.request_max_events,
-                    requests_max_bytes=config.requests_max_bytes,
-                ),
-                retention=RetentionLimits(
-                    max_bytes=config.journal_max_bytes,
-                    max_age_s=config.journal_max_age,
-                    initial_groups=config.initial_groups,
-                    group_expires_s=config.group_expires,
-                ),
-            )
             producer = Producer(
-                journal, settings, SYSTEM_CLOCK, metrics=metrics.text, record=record, last_resort=last_resort
+                journal,
+                producer_settings(config),
+                SYSTEM_CLOCK,
+                metrics=metrics.text,
+                record=record,
+                last_resort=last_resort,
             )
             producer.stop = stop
             metrics.show_health(producer.look)
@@ -137,7 +124,7 @@ async def _produce(
                 listeners=config.listener_tokens,
             )
             app = TokenMiddleware(producer.app, tokens, producer_needs, record) if tokens else producer.app
-            limits, frame_max_bytes = _http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
+            limits, frame_max_bytes = http_limits(config), max(config.event_max_bytes, ANSWER_MAX_BYTES)
             face = serve(
                 _guarded(app, config, record),
                 listening,
@@ -197,7 +184,7 @@ async def _listen(
         open_conflicts = OpenConflicts(conflicts, SYSTEM_CLOCK)
         record = all_of(open_conflicts.record, record)
         dead_letter_log = DeadLetterFile(config.dead_letter_path)
-        settings = _listener_settings(config)
+        settings = listener_settings(config)
         broker = dead_letter_broker(config.dead_letter_url, config.instance_id)
         relayed = AdminRelay()
         publisher = ProducersPublisher(config.ws_url, SYSTEM_CLOCK, token=config.publish_token)
@@ -247,7 +234,7 @@ async def _listen(
         door = TokenMiddleware(face, tokens, listener_needs, record) if tokens else face
         drained = asyncio.Event()
         face_ends = Essentials(SYSTEM_CLOCK, end_within_s=config.drain_timeout, last_resort=last_resort)
-        limits = _http_limits(config)
+        limits = http_limits(config)
         guarded = _guarded(door, config, record)
         served = serve(
             guarded,
@@ -278,7 +265,8 @@ async def _listen(
         await face_ends.run(listen_and_close())
 
 
-def _http_limits(config: Common) -> HttpLimits:
+def http_limits(config: Common) -> HttpLimits:
+    """Return the limits of the HTTP server."""
     return HttpLimits(
         head_max_bytes=config.request_head_max_bytes,
         head_timeout_s=config.request_head_timeout,
@@ -357,7 +345,30 @@ async def migration_script(config: ListenerConfig, *, grant_to: str | None) -> s
     return await _database(config, SYSTEM_CLOCK.new_token(8)).migration_script(grant_to=grant_to)
 
 
-def _listener_settings(config: ListenerConfig) -> ListenerSettings:
+def producer_settings(config: ProducerConfig) -> ProducerSettings:
+    """Return the settings of the producer's service."""
+    return ProducerSettings(
+        instance=config.instance_id,
+        source=config.event_source,
+        drain_timeout_s=config.drain_timeout,
+        ring_max_bytes=config.window_bytes,
+        intake=IntakeLimits(
+            event_max_bytes=config.event_max_bytes,
+            request_max_bytes=config.request_max_bytes,
+            request_max_events=config.request_max_events,
+            requests_max_bytes=config.requests_max_bytes,
+        ),
+        retention=RetentionLimits(
+            max_bytes=config.journal_max_bytes,
+            max_age_s=config.journal_max_age,
+            initial_groups=config.initial_groups,
+            group_expires_s=config.group_expires,
+        ),
+    )
+
+
+def listener_settings(config: ListenerConfig) -> ListenerSettings:
+    """Return the settings of the listener's service."""
     return ListenerSettings(
         instance=config.instance_id,
         group=config.listener_group,

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Arrival
+from oncecast.core.event import Arrival, JournalPosition
 from oncecast.core.outcomes import Outcome
 from oncecast.core.transaction import OpenTransaction
 from oncecast.event import Event, new_id
@@ -154,7 +154,10 @@ class Table:
         offset = next(self._offsets)
         type_ = json.loads(raw)["type"]
         arrival = Arrival(
-            *(None, offset, offset, id, source, type_, msgspec.Raw(raw), 0), attempts=1, epoch="e", journal="j"
+            *(JournalPosition(), offset, offset, id, source, type_, msgspec.Raw(raw), 0),
+            attempts=1,
+            epoch="e",
+            journal="j",
         )
         if offset % 2:
             [outcome] = self._runner.run(self._store.insert([arrival]))

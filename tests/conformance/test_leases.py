@@ -13,7 +13,7 @@ import pytest
 
 from oncecast.chaos.links import Link
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
+from oncecast.core.event import Arrival, JournalPosition
 from oncecast.core.leases import Claims
 from oncecast.core.ports import Leases
 from oncecast.stores.redis import RedisLeases
@@ -25,7 +25,7 @@ A, B = "a" * 16, "b" * 16
 def arrivals(*ids: str, offset: int = 1) -> list[Arrival]:
     return [
         Arrival(
-            track=None,
+            track=JournalPosition(),
             offset=offset + n,
             at_us=0,
             id=name,

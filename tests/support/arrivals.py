@@ -26,6 +26,11 @@ def track(after: int = 0, credit: Credit | None = None) -> Track:
     return Track("journal", [Epoch("e1", 1)], after, credit or Credit())
 
 
+def track_of(arrival: Arrival) -> Track:
+    assert isinstance(arrival.track, Track)
+    return arrival.track
+
+
 def frame(first: int, *ids: str, size_bytes: int = 50) -> bytes:
     bodies = [Event.new("tick", "ü" * size_bytes, id=id_).to_json() for id_ in ids]
     return events_frame(first, 1_700_000_000_000_000, b"[" + b",".join(bodies) + b"]")

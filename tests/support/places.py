@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from oncecast.core.event import Arrival
+from oncecast.core.event import Arrival, JournalPosition
 from oncecast.core.wire import Epoch
 from oncecast.event import Event
 
@@ -17,7 +17,7 @@ EPOCHS = [Epoch("e1", 1)]
 def arrival(offset: int, id: str | None = None, data: Any = None, *, epoch: str = "e1", **attributes: Any) -> Arrival:
     event = Event.new("tick", {"n": offset} if data is None else data, id=id or f"id-{offset}", **attributes)
     return Arrival(
-        track=None,
+        track=JournalPosition(),
         offset=offset,
         at_us=1_700_000_000_000_000,
         id=event.id,

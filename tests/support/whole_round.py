@@ -17,7 +17,7 @@ from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused, Reject
-from oncecast.core.event import Arrival, Cursor, Turn
+from oncecast.core.event import Arrival, Cursor, JournalPosition, Turn
 from oncecast.core.transaction import OpenTransaction, Transaction
 from oncecast.stores.postgres import (
     Database,
@@ -105,7 +105,7 @@ async def _events(database: Database) -> dict[str, Any]:
     for offset, one in zip((11, 12), twice, strict=True):
         one.offset = offset
     handled = arrival(4, "handled", time=NAMED_TIMES[2])
-    handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, None)
+    handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, JournalPosition())
 
     async def emitting(tx: OpenTransaction) -> None:
         await handler_error(found)(tx)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import msgspec
+
+from oncecast.core.outcomes import Outcome
 
 IDENTITY_MAX_BYTES = 512
 """Ids, sources, types and subjects are 1 to this many bytes of UTF-8, without control characters."""
@@ -67,6 +69,29 @@ def follow_up_id(source: str, id: str, app: str, handler: str, index: int) -> st
     return "evt_" + blake2b("\0".join((source, id, app, handler, str(index))).encode(), digest_size=16).hexdigest()
 
 
+class JournalPosition:
+    """How far a listener has come in one journal. The base class belongs to no journal, as replayed events."""
+
+    saved = Cursor("", 0)
+    """The saved cursor."""
+    distrusted_to = 0
+    """Up to this offset, done markers are ignored: PostgreSQL had lost rows of marked events."""
+    doubted_bytes = 0
+    """Bytes still to come that the previous process may have crashed on."""
+    is_superseded = False
+    """Whether the journal has a divergent history or rows are missing: another position replaces this one."""
+
+    def __init__(self) -> None:
+        self.newest_of_key: dict[str, Arrival] = {}
+        """The newest ordered event of each key, until the cursor has passed it."""
+
+    def drop(self, arrivals: Sequence[Arrival]) -> None:
+        """Stop counting arrivals of a superseded position that nothing references any more."""
+
+    def end(self, arrivals: Sequence[Arrival]) -> None:
+        """Record ended arrivals."""
+
+
 @dataclass(slots=True, eq=False)
 class Turn:
     """The position of an ordered event among the events of its key: it may begin when all `before` it have rows.
@@ -80,7 +105,7 @@ class Turn:
     id: str
     epoch: str
     offset: int
-    track: Any
+    track: JournalPosition
     before: Turn | None = None
     """The turn of the previous event of the key in the journal, if known."""
 
@@ -120,7 +145,7 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     credit. `track` is the listener's state of the journal that the event came from.
     """
 
-    track: Any
+    track: JournalPosition
     offset: int
     at_us: int
     id: str
@@ -150,7 +175,7 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """Set if a handler of the event is ordered."""
     retried: bool = False
     """Whether the database has failed for it."""
-    compared: Any = None
+    compared: Outcome | None = None
     """The outcome of comparing it with the row of its identity, while it waits to end with that outcome."""
     held_up: bool = False
     """Whether its last attempt failed because of another transaction's lock."""

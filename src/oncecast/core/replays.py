@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from oncecast.core.dead_letters import Identity
-from oncecast.core.event import Arrival, Cursor, with_data, with_id
+from oncecast.core.event import Arrival, Cursor, JournalPosition, with_data, with_id
 from oncecast.core.wire import Head
 
 
@@ -22,7 +22,7 @@ def dead_letter_to_replay(
 ) -> Arrival:
     """Return a dead letter as the next attempt at its event, with the data `edited` unless that is None."""
     return Arrival(
-        track=None,
+        track=JournalPosition(),
         offset=place.offset,
         at_us=at_us,
         id=identity.id,
@@ -40,7 +40,7 @@ def conflict_to_replay(raw: bytes, new_id: str, *, place: Cursor, journal: str, 
     """Return the event of a conflict as the first attempt at a new event with the id `new_id`."""
     head = msgspec.json.decode(raw, type=Head)
     return Arrival(
-        track=None,
+        track=JournalPosition(),
         offset=place.offset,
         at_us=at_us,
         id=new_id,

@@ -99,7 +99,7 @@ class LeaseGate:
         The lease makes one listener check each of them, and counts the listeners that crash on it.
         """
         # rule: a done marker proves nothing about an event that is read again
-        doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
+        doubtful = [a for a in claims.ended if a.offset <= a.track.distrusted_to]
         if not doubtful:
             return
         retaken = self._noted(await self.leases.reclaim(doubtful))

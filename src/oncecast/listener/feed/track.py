@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from oncecast.core.cursors import cursor_at
-from oncecast.core.event import IDENTITY_MAX_BYTES, Arrival, Cursor
+from oncecast.core.event import IDENTITY_MAX_BYTES, Arrival, Cursor, JournalPosition
 from oncecast.core.watermark import Watermark
 from oncecast.core.wire import Epoch, Events, Gap, Head, decode_heads, epoch_of
 
@@ -52,24 +52,19 @@ def _to_nobody(_count: int) -> None:
     """Ignore credit of a superseded track: its successor starts with the whole window."""
 
 
-class Track:
+class Track(JournalPosition):
     """The arrivals of one journal in order of offset, from the saved cursor on, and their credit."""
 
     def __init__(self, journal: str, epochs: Sequence[Epoch], after: int, on_credit: Callable[[int], None]) -> None:
+        super().__init__()
         self.journal = journal
         self.epochs = list(epochs)
         self.saved = self.cursor_at(after)
         self.watermark = Watermark(after)
         self.first = 1
         """The oldest offset that the producer still has."""
-        self.distrusted_to = 0
-        """Up to this offset, done markers are ignored: PostgreSQL had lost rows of marked events."""
-        self.doubted_bytes = 0
-        """Bytes still to come that the previous process may have crashed on."""
         self.abandoned = asyncio.Event()
-        """Set when the journal has a divergent history or rows are missing: another track replaces this one."""
-        self.newest_of_key: dict[str, Arrival] = {}
-        """The newest ordered event of each key, until the cursor has passed it."""
+        """Set when the track is superseded."""
         self._keys_pruned_at = KEYS_PRUNED_AT_MIN
         self.gaps: deque[Gap] = deque()
         """Gaps of the journal that the cursor has not passed yet."""
@@ -81,11 +76,6 @@ class Track:
     def cursor_at(self, offset: int) -> Cursor:
         """Return the cursor of `offset` in this journal's history."""
         return cursor_at(self.epochs, offset)
-
-    @property
-    def in_flight(self) -> int:
-        """Received offsets above the watermark."""
-        return self.watermark.received - self.watermark.value
 
     def receive(self, frame: Events, text: bytes) -> list[Arrival]:
         """Return the new arrivals of `frame`, whose undecoded form is `text`, without those received before.
@@ -142,6 +132,7 @@ class Track:
 
     def abandon(self) -> None:
         """Mark this track as superseded: its events in flight end on their own, and its cursor is no longer saved."""
+        self.is_superseded = True
         self.abandoned.set()
         self.abandoned_bytes += _unended_bytes(self._held)
         self._held.clear()  # they reference their track: a cycle that the garbage collector does not see
@@ -149,7 +140,6 @@ class Track:
         self._on_credit = _to_nobody
 
     def drop(self, arrivals: Sequence[Arrival]) -> None:
-        """Stop counting arrivals of a superseded track that nothing references any more."""
         if self.abandoned_bytes:
             self.abandoned_bytes = max(0, self.abandoned_bytes - _unended_bytes(arrivals))
 

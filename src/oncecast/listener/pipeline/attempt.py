@@ -274,7 +274,7 @@ class Attempts:
         if isinstance(error, TransactionConflict):
             await self._spare(work, error, delay_s=WAIT_S)
         # rule: an ordered event whose journal position is superseded is abandoned
-        elif isinstance(error, NotNext) and work[0].track.abandoned.is_set():
+        elif isinstance(error, NotNext) and work[0].track.is_superseded:
             self._let_go(work[0])
         # rule: an outage of PostgreSQL spends no attempt
         elif cost is Cost.PAUSE:

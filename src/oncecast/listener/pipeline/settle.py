@@ -148,7 +148,8 @@ class Settlement:
             return
         while self._compared:
             first = self._compared[0]
-            self.settle([first], [first.compared])
+            if first.compared is not None:
+                self.settle([first], [first.compared])
             del self._compared[0]
 
     def release_repeated(self) -> None:

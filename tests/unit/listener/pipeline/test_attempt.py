@@ -34,7 +34,7 @@ from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.dependencies.quarantine import Quarantine
 from oncecast.listener.pipeline.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
-from tests.support.arrivals import arrivals
+from tests.support.arrivals import arrivals, track_of
 
 LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, db_errors_per_event_max=3)
 
@@ -559,7 +559,7 @@ async def test_an_event_that_is_not_next_is_requeued_unless_its_track_is_superse
     at.store.refusals = [NotNext("not yet"), NotNext("not yet")]
     await at.station.attempt([arrival])
     assert (len(at.back), at.let_go, arrival.attempts) == (1, [], 0)
-    arrival.track.abandon()
+    track_of(arrival).abandon()
     await at.station.attempt([arrival])
     assert (len(at.back), at.let_go) == (1, ["1"])
 

@@ -94,11 +94,10 @@ class Member:
 
     def out_of_turn(self, arrival: Arrival) -> bool:
         """Its time has not come, or another listener has its key just now."""
-        is_abandoned: bool = arrival.track.abandoned.is_set()
-        if is_abandoned:
+        if arrival.track.is_superseded:
             self.ready.remove(arrival)
             self.settlement.let_go(arrival)
-        return is_abandoned
+        return arrival.track.is_superseded
 
     def begin_again(self, journal: str) -> None:
         """Its track is abandoned: everything comes once more."""

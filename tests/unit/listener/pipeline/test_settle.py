@@ -14,7 +14,7 @@ from oncecast.listener.pipeline.repeats import Repeats
 from oncecast.listener.pipeline.settle import Settlement
 from oncecast.listener.recent import Recent
 from oncecast.tasks import STALL_S, Essentials, cancel_all
-from tests.support.arrivals import arrivals, track
+from tests.support.arrivals import arrivals, track, track_of
 from tests.support.clock import ManualClock
 
 
@@ -53,7 +53,7 @@ async def test_ended_events_move_the_watermark_and_only_leased_ones_get_done_mar
     work[0].leased = work[2].leased = True
     assert at.settlement.enter(work) == work
     at.settlement.settle(work, [Outcome.STORED, Outcome.PRESENT, Outcome.CONFLICT])
-    assert work[0].track.watermark.value == 3
+    assert track_of(work[0]).watermark.value == 3
     assert at.settlement.in_flight == 0
     await at.settlement.mark()
     assert at.gate.marked == ["1", "3"]
@@ -83,13 +83,13 @@ async def test_a_second_arrival_waits_for_the_first_and_is_then_released() -> No
     assert at.released == []
     at.settlement.release_repeated()
     assert at.released == [second]
-    assert second.track.watermark.value == 0
+    assert track_of(second).watermark.value == 0
     at.settlement.settle([second], [Outcome.DUPLICATE])
     at.settlement.release_repeated()
     at.settlement.settle([third], [Outcome.CONFLICT])
     assert at.released == [second, third]
     assert at.settlement.in_flight == 0
-    assert {x.track.watermark.value for x in (first, second, third)} == {1}
+    assert {track_of(x).watermark.value for x in (first, second, third)} == {1}
 
 
 async def test_arrivals_of_several_journals_end_in_their_own() -> None:
@@ -123,7 +123,7 @@ async def test_all_arrivals_of_an_identity_that_has_ended_are_compared_together(
     assert at.settlement.take_repeated(1_000, 1_000_000) == others
     assert not at.settlement.has_repeated.is_set()
     at.settlement.end_repeated(others, [Outcome.DUPLICATE] * 4 + [Outcome.CONFLICT])
-    assert (at.settlement.in_flight, at.released, others[0].track.watermark.value) == (0, [], 6)
+    assert (at.settlement.in_flight, at.released, track_of(others[0]).watermark.value) == (0, [], 6)
     assert [type(telemetry) for telemetry in at.telemetry_events] == [Persisted, Duplicates, ConflictsFound]
 
 
@@ -161,7 +161,7 @@ async def test_an_arrival_that_comes_while_its_identity_is_compared_waits_for_th
     assert at.settlement.enter([late]) == []
     at.settlement.end_repeated(taken, [Outcome.DUPLICATE] * 2)
     assert at.settlement.take_repeated(1_000, 1_000_000) == [late]
-    assert others[0].track.watermark.value == 3
+    assert track_of(others[0]).watermark.value == 3
 
 
 async def test_a_comparison_without_an_answer_stops_the_comparisons() -> None:
