@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 Act = Callable[[], Any]
-"""What a call does at the server: at once, or, if it returns an awaitable, when that is done."""
-ServerCall = Callable[[Act], Awaitable[Any]]
-"""Runs an act and returns its result; raises OSError or TimeoutError if the result is unknown."""
+ResultT = TypeVar("ResultT")
 
 
-async def at_once(act: Act) -> Any:
+class ServerCall(Protocol):
+    """Runs an act at the server and returns its result; raises OSError or TimeoutError if the result is unknown.
+
+    The act ends at once, or, if it returns an awaitable, when that is done.
+    """
+
+    async def __call__(self, act: Callable[[], ResultT | Awaitable[ResultT]], /) -> ResultT:
+        """Run `act`."""
+
+
+async def at_once(act: Callable[[], ResultT | Awaitable[ResultT]], /) -> ResultT:
     """Run the act without faults."""
     result = act()
     return await result if isawaitable(result) else result

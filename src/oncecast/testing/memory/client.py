@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed, Unav
 from oncecast.core.ports import Work
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
-from oncecast.testing.memory.call import Act, ServerCall, at_once
+from oncecast.testing.memory.call import ResultT, ServerCall, at_once
 from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
 
 
@@ -46,7 +46,7 @@ class Client:
             listener=dead_letter.listener,
         )
 
-    async def _do(self, act: Act) -> Any:
+    async def _do(self, act: Callable[[], ResultT | Awaitable[ResultT]]) -> ResultT:
         try:
             return await self._call(act)
         except (TimeoutError, OSError) as error:
@@ -147,10 +147,9 @@ class MemoryTransaction:
                 raise
 
         self._savepoints.note(query)
-        answer: tuple[int, list[dict[str, Any]]] = await self._ask(run)
-        return answer
+        return await self._ask(run)
 
-    async def _ask(self, act: Act) -> Any:
+    async def _ask(self, act: Callable[[], ResultT]) -> ResultT:
         try:
             return await self._do(act)
         except Exception as error:

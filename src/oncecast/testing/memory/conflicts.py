@@ -50,8 +50,7 @@ class MemoryConflicts(Client):
             ]
             return chosen[:limit]
 
-        found: list[dict[str, Any]] = await self._do(newest)
-        return found
+        return await self._do(newest)
 
     async def get(self, place: Cursor) -> dict[str, Any] | None:
         """Return one conflict with both contents; None without one."""
@@ -64,13 +63,11 @@ class MemoryConflicts(Client):
             row = self._tables.rows.get(key[0])
             return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
 
-        found: dict[str, Any] | None = await self._do(get)
-        return found
+        return await self._do(get)
 
     async def count(self) -> int:
         """Return the number of open conflicts."""
-        found: int = await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
-        return found
+        return await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
 
     async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Discard open conflicts; return those."""
@@ -84,8 +81,7 @@ class MemoryConflicts(Client):
             self._tables.closed_conflicts |= dict.fromkeys(chosen)
             return chosen
 
-        changed: set[Cursor] = await self._do(discard)
-        return changed
+        return await self._do(discard)
 
     async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Reopen discarded conflicts; return those."""
@@ -96,8 +92,7 @@ class MemoryConflicts(Client):
                 del self._tables.closed_conflicts[place]
             return chosen
 
-        changed: set[Cursor] = await self._do(restore)
-        return changed
+        return await self._do(restore)
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
         """Process the event of an open conflict as `new_id`."""

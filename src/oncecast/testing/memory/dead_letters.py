@@ -25,12 +25,9 @@ class MemoryDeadLetters(Client):
 
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Return a page of dead letters, newest first."""
-
-        def newest() -> list[dict[str, Any]]:
-            return [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
-
-        found: list[dict[str, Any]] = await self._do(newest)
-        return found
+        return await self._do(
+            lambda: [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
+        )
 
     async def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
@@ -46,8 +43,7 @@ class MemoryDeadLetters(Client):
                 size_bytes += len(dead_letter.raw)
             return page, len(page) < len(chosen)
 
-        found: tuple[list[dict[str, Any]], bool] = await self._do(read)
-        return found
+        return await self._do(read)
 
     async def causes(self, selection: Selection, *, limit: int) -> Causes:
         """Count the selected dead letters by cause."""
@@ -61,8 +57,7 @@ class MemoryDeadLetters(Client):
             causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
             return Causes(len(chosen), len(causes), causes[:limit])
 
-        found: Causes = await self._do(count)
-        return found
+        return await self._do(count)
 
     def _chosen(self, selection: Selection, after: str | None) -> list[tuple[StoredRow, StoredDeadLetter]]:
         if after is not None and not after.isdigit():
@@ -87,8 +82,7 @@ class MemoryDeadLetters(Client):
             found = self._dead(Identity(source, id))
             return None if found is None else _whole(*found)
 
-        found: dict[str, Any] | None = await self._do(get)
-        return found
+        return await self._do(get)
 
     def _dead(self, dead_letter: Identity) -> tuple[StoredRow, StoredDeadLetter] | None:
         row = self._tables.rows.get("\0".join(dead_letter))
@@ -108,8 +102,7 @@ class MemoryDeadLetters(Client):
             found[1].edited = data
             return True
 
-        edited: bool = await self._do(edit)
-        return edited
+        return await self._do(edit)
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Discard dead letters; return those."""
@@ -152,8 +145,7 @@ class MemoryDeadLetters(Client):
             }
             return {dead_letter for dead_letter, both in found.items() if both is not None and change(both[1])}
 
-        changed: set[Identity] = await self._do(run)
-        return changed
+        return await self._do(run)
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """Process a dead letter again; return whether it is stored now."""

@@ -42,8 +42,7 @@ class MemoryEvents(Client):
             found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
             return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
-        found: list[Outcome | EarlierAttempts] = await self._do(insert)
-        return found
+        return await self._do(insert)
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Run `work` and insert the row of an event in one transaction."""
@@ -100,12 +99,7 @@ class MemoryEvents(Client):
 
     async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
         """Return the outcome of each repeated arrival; None without a row."""
-
-        def compare() -> list[Outcome | None]:
-            return [self._compare(arrival) for arrival in arrivals]
-
-        found: list[Outcome | None] = await self._do(compare)
-        return found
+        return await self._do(lambda: [self._compare(arrival) for arrival in arrivals])
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         """Count a failed attempt once; return the number of failed attempts."""
@@ -121,8 +115,7 @@ class MemoryEvents(Client):
             self._tables.attempts[identity] = counted
             return counted.attempts
 
-        attempts: int = await self._do(count)
-        return attempts
+        return await self._do(count)
 
     async def prune_attempts(self, *, overdue_s: float) -> int:
         """Delete overdue attempt counts; the commit that ends an event deletes its own."""
@@ -134,8 +127,7 @@ class MemoryEvents(Client):
                 del attempts[identity]
             return len(overdue)
 
-        count: int = await self._do(prune)
-        return count
+        return await self._do(prune)
 
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLettered:
         """Insert the row of a dead letter, with its error."""
@@ -159,8 +151,7 @@ class MemoryEvents(Client):
             self._server.commit(session)
             return DeadLettered(Outcome.STORED, attempts)
 
-        ended: DeadLettered = await self._do(dead_letter)
-        return ended
+        return await self._do(dead_letter)
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
         """Insert rows; return the new identities, and none if a newer application is recorded.
@@ -206,8 +197,7 @@ class MemoryEvents(Client):
                 if not dead_letter.logged and dead_letter.listener == self._instance
             ][:limit]
 
-        found: list[DeadLetter] = await self._do(unlogged)
-        return found
+        return await self._do(unlogged)
 
     async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Mark dead letters as logged."""
@@ -237,13 +227,11 @@ class MemoryEvents(Client):
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
         """Return the hash of the journal's key, recorded at its first use."""
-        known: str = await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
-        return known
+        return await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """Return the group's cursor in a journal."""
-        saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
-        return saved
+        return await self._do(lambda: self._tables.cursors.get(journal))
 
     async def save_cursor(
         self, journal: str, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
@@ -261,8 +249,7 @@ class MemoryEvents(Client):
             self._write_cursor(journal, decision.write)
             return decision.answer
 
-        result: Save = await self._do(save)
-        return result
+        return await self._do(save)
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """Save a first cursor, unless there is one."""
@@ -289,8 +276,7 @@ class MemoryEvents(Client):
             self._write_cursor(journal, decision.write)
             return decision.cursor
 
-        passed: Cursor | None = await self._do(pass_gap)
-        return passed
+        return await self._do(pass_gap)
 
     def _write_cursor(self, journal: str, to: SavedCursor | None) -> None:
         if to is not None:
