@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,7 +182,7 @@ def discard(
     with operator("listener", listener, data) as asked:
         chosen = _chosen(asked, cursors, "open", all=all, id=id, source=source)
         if len(chosen) > 1 and not yes:
-            _confirm(len(chosen))
+            output.confirm(f"{len(chosen):,} conflicts", "look at them first")
         return _change(asked, "discard", chosen, as_json=output.wants_json(json))
 
 
@@ -252,16 +251,6 @@ def _tell(result: dict[str, Any], *, as_json: bool) -> None:
         output.line(f"{result['cursor']} is stored as {output.printable(result['id'])}.")
     else:
         output.note(f"{result['cursor']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
-
-
-def _confirm(number: int) -> None:
-    """Ask for confirmation; raise ConfigError unless the answer is yes."""
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{number:,} conflicts would be discarded: say --yes, or look at them first")
-    sys.stderr.write(f"Discard {number:,} conflicts? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing is discarded")
 
 
 def _change(asked: AdminClient, what: str, cursors: Sequence[str], *, as_json: bool) -> int:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from oncecast.core.errors import ConfigError
+
 PREFIX = "oncecast: "
 """The prefix of an error line."""
 
@@ -92,3 +94,13 @@ def cell(value: object) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line, with control characters and escape sequences replaced."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def confirm(what: str, remedy: str) -> None:
+    """Ask whether to discard `what`. Raises ConfigError if not; without a terminal it names `remedy`."""
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what} would be discarded: say --yes, or {remedy}")
+    sys.stderr.write(f"Discard {what}? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfigError("nothing is discarded")

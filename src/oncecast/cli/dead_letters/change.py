@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +69,7 @@ def discard(
         if dry_run:
             return plan(counted, "discard", as_json=as_json)
         if counted.dead_letters > 1 and not yes:
-            _confirm(counted.dead_letters)
+            output.confirm(dead_letters(counted.dead_letters), "look first with --dry-run")
         return _change(asked, "discard", ids, choice, selections, as_json=as_json)
 
 
@@ -105,16 +104,6 @@ def restore(
         if dry_run:
             return plan(count(asked, selections), "restore", as_json=as_json)
         return _change(asked, "restore", ids, choice, selections, as_json=as_json)
-
-
-def _confirm(number: int) -> None:
-    """Ask for confirmation; raise ConfigError unless the answer is yes."""
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{dead_letters(number)} would be discarded: say --yes, or look first with --dry-run")
-    sys.stderr.write(f"Discard {dead_letters(number)}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing is discarded")
 
 
 def _change(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
 
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed, Unavailable, root_error
@@ -15,6 +16,10 @@ from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.testing.memory.call import ResultT, ServerCall, at_once
 from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
+
+P = ParamSpec("P")
+ClientT = TypeVar("ClientT", bound="Client")
+AwaitedAct: TypeAlias = Callable[Concatenate[ClientT, P], Coroutine[Any, Any, ResultT]]
 
 
 class Client:
@@ -78,6 +83,20 @@ class Client:
                 "the transaction was rolled back although the handler returned, because it swallowed an SQL error;"
                 " use 'async with tx.savepoint()' around statements that may fail"
             )
+
+
+@overload
+def at_server(act: AwaitedAct[ClientT, P, ResultT]) -> AwaitedAct[ClientT, P, ResultT]: ...
+@overload
+def at_server(act: Callable[Concatenate[ClientT, P], ResultT]) -> AwaitedAct[ClientT, P, ResultT]: ...
+def at_server(act: Callable[Concatenate[ClientT, P], Any]) -> AwaitedAct[ClientT, P, Any]:
+    """Make a method run at the server, in one call."""
+
+    @wraps(act)
+    async def call(client: ClientT, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return await client._do(lambda: act(client, *args, **kwargs))
+
+    return call
 
 
 async def _run(work: Work, facade: MemoryTransaction) -> None:

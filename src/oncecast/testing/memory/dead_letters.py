@@ -16,7 +16,7 @@ from oncecast.core.errors import InvalidPageMark, RowLocked, Unavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
 from oncecast.core.transaction import OpenTransaction
-from oncecast.testing.memory.client import Client
+from oncecast.testing.memory.client import Client, at_server
 from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, row_of
 
 
@@ -29,35 +29,29 @@ class MemoryDeadLetters(Client):
             lambda: [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
         )
 
-    async def read(
+    @at_server
+    def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
     ) -> tuple[list[dict[str, Any]], bool]:
         """Return a page of whole dead letters, bounded by `max_bytes`."""
+        chosen, page, size_bytes = self._chosen(selection, after), [], 0
+        for row, dead_letter in chosen[:limit]:
+            if size_bytes >= max_bytes:
+                break
+            page.append(_whole(row, dead_letter))
+            size_bytes += len(dead_letter.raw)
+        return page, len(page) < len(chosen)
 
-        def read() -> tuple[list[dict[str, Any]], bool]:
-            chosen, page, size_bytes = self._chosen(selection, after), [], 0
-            for row, dead_letter in chosen[:limit]:
-                if size_bytes >= max_bytes:
-                    break
-                page.append(_whole(row, dead_letter))
-                size_bytes += len(dead_letter.raw)
-            return page, len(page) < len(chosen)
-
-        return await self._do(read)
-
-    async def causes(self, selection: Selection, *, limit: int) -> Causes:
+    @at_server
+    def causes(self, selection: Selection, *, limit: int) -> Causes:
         """Count the selected dead letters by cause."""
-
-        def count() -> Causes:
-            by_cause: dict[str, list[tuple[StoredRow, StoredDeadLetter]]] = defaultdict(list)
-            chosen = self._chosen(selection, None)
-            for row, dead_letter in chosen:
-                by_cause[cause_of(dead_letter.error)].append((row, dead_letter))
-            causes = [_cause(cause, found) for cause, found in by_cause.items()]
-            causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
-            return Causes(len(chosen), len(causes), causes[:limit])
-
-        return await self._do(count)
+        by_cause: dict[str, list[tuple[StoredRow, StoredDeadLetter]]] = defaultdict(list)
+        chosen = self._chosen(selection, None)
+        for row, dead_letter in chosen:
+            by_cause[cause_of(dead_letter.error)].append((row, dead_letter))
+        causes = [_cause(cause, found) for cause, found in by_cause.items()]
+        causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
+        return Causes(len(chosen), len(causes), causes[:limit])
 
     def _chosen(self, selection: Selection, after: str | None) -> list[tuple[StoredRow, StoredDeadLetter]]:
         if after is not None and not after.isdigit():
@@ -75,14 +69,11 @@ class MemoryDeadLetters(Client):
         ]
         return sorted(found, key=lambda both: both[1].number, reverse=True)
 
-    async def get(self, source: str, id: str) -> dict[str, Any] | None:
+    @at_server
+    def get(self, source: str, id: str) -> dict[str, Any] | None:
         """Return one whole dead letter, discarded or not."""
-
-        def get() -> dict[str, Any] | None:
-            found = self._dead(Identity(source, id))
-            return None if found is None else _whole(*found)
-
-        return await self._do(get)
+        found = self._dead(Identity(source, id))
+        return None if found is None else _whole(*found)
 
     def _dead(self, dead_letter: Identity) -> tuple[StoredRow, StoredDeadLetter] | None:
         row = self._tables.rows.get("\0".join(dead_letter))
@@ -90,19 +81,16 @@ class MemoryDeadLetters(Client):
             None if row is None or row.status != "dead" else (row, self._tables.dead_letters["\0".join(dead_letter)])
         )
 
-    async def edit(self, source: str, id: str, data: bytes) -> bool:
+    @at_server
+    def edit(self, source: str, id: str, data: bytes) -> bool:
         """Store edited data; return whether the dead letter exists and is not discarded."""
-
-        def edit() -> bool:
-            found = self._dead(Identity(source, id))
-            if found is None or found[1].discarded:
-                return False
-            if self._server.is_locked(f"{source}\0{id}"):
-                raise RowLocked(f"another session has {id!r}")
-            found[1].edited = data
-            return True
-
-        return await self._do(edit)
+        found = self._dead(Identity(source, id))
+        if found is None or found[1].discarded:
+            return False
+        if self._server.is_locked(f"{source}\0{id}"):
+            raise RowLocked(f"another session has {id!r}")
+        found[1].edited = data
+        return True
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Discard dead letters; return those."""
@@ -190,15 +178,12 @@ class MemoryDeadLetters(Client):
         await self._finish(session, run)
         return True
 
-    async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
+    @at_server
+    def note_failure(self, source: str, id: str, cause: BaseException) -> None:
         """Record the error of a failed replay."""
-
-        def note() -> None:
-            if (dead_letter := self._tables.dead_letters.get(f"{source}\0{id}")) is not None:
-                dead_letter.error = f"{type(cause).__name__}: {cause}"
-                dead_letter.attempts += 1
-
-        await self._do(note)
+        if (dead_letter := self._tables.dead_letters.get(f"{source}\0{id}")) is not None:
+            dead_letter.error = f"{type(cause).__name__}: {cause}"
+            dead_letter.attempts += 1
 
 
 def _is_of(selection: Selection, row: StoredRow, dead_letter: StoredDeadLetter) -> bool:

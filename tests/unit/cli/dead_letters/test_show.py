@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from oncecast.cli.dead_letters.change import _confirm
+from oncecast.cli import output
 from oncecast.cli.dead_letters.edit import fault_of
 from oncecast.cli.dead_letters.replay import Pace, ReplayRun, _per_s
 from oncecast.cli.dead_letters.selection import Choice, nothing_chosen
@@ -122,7 +122,7 @@ def test_a_terminal_is_asked_before_many_are_discarded(
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     with nullcontext() if is_yes else pytest.raises(ConfigError, match="nothing is discarded"):
-        _confirm(12)
+        output.confirm("12 dead letters", "look first with --dry-run")
     assert capsys.readouterr().err == "Discard 12 dead letters? [y/N] "
 
 
