@@ -247,10 +247,6 @@ class EventStore(Protocol):
     All calls raise Unavailable if PostgreSQL is down or slow; the outcome of a write is then unknown.
     """
 
-    @property
-    def ready_ahead(self) -> int:
-        """How many calls of `process` should wait in addition to the running ones, so that they begin sooner."""
-
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """End a batch of events without handlers in one transaction; return the outcomes in the order of the batch.
 

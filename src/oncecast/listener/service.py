@@ -176,7 +176,6 @@ class ListenerService:
         self._lines = Lines(
             app,
             handler_concurrency=settings.attempts.handler_concurrency,
-            ready_ahead=store.ready_ahead,
             leases=self.redis,
             database=self.database,
             clock=clock,

@@ -111,7 +111,7 @@ class Attempts:
         self._dead_lettered = dead_lettered
         self._process = self._clock.new_token(8)
         self._failures = count(1)
-        self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
+        self._handler_places = asyncio.Semaphore(limits.handler_concurrency)
         self._ended = 0
         self._unannounced: set[Arrival] = set()
         """Events whose attempt has started, and which are not yet known to be new."""

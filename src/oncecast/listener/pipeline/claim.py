@@ -48,7 +48,7 @@ def _of_bounded_size(work: WorkItem) -> Iterable[WorkItem]:
 
 
 class Line:
-    """A queue of events before `attempt`, with `lanes` workers, and `ready_ahead` that prepare attempts.
+    """A queue of events before `attempt`, with `lanes` workers.
 
     `claim_max` bounds the events of a claim, and `pieces_max` its work items. While workers finish more events in
     CLAIM_S, a claim may cover that number, up to `claim_fast_max`. `work_of(arrival)` returns the key of events that
@@ -62,7 +62,6 @@ class Line:
         claim_max: int,
         claim_fast_max: int = 0,
         pieces_max: int | None = None,
-        ready_ahead: int = 0,
         work_of: Callable[[Arrival], tuple[Any, int]],
         leases: LeaseGate,
         database: DatabaseGate,
@@ -73,7 +72,7 @@ class Line:
         self._pending: deque[Arrival] = deque()
         self._arrived = asyncio.Event()
         self._work: asyncio.Queue[WorkItem] = asyncio.Queue(maxsize=lanes)
-        self._lanes = lanes + ready_ahead
+        self._lanes = lanes
         self._claim_max = self._claim_size = claim_max
         self._claim_fast_max = max(claim_max, claim_fast_max)
         self._worked_off = 0

@@ -21,14 +21,16 @@ TOGETHER_PIECES = 2
 CLAIM_MAX_EVENTS = 1_000
 HELD_UP_SHARE = 4
 """Workers for one-by-one events per worker for events after a lock timeout."""
+CLAIM_PER_LANE = 4
+"""The number of one-by-one events per worker in a claim."""
 FAST_LANE_CLAIM = 16
 """The maximum number of one-by-one events per worker in a claim, while attempts are fast."""
 
 
 class Lines:
-    """Sends events to their queues. `ready_ahead` is the store's; `join` has the arguments common to every Line."""
+    """Sends events to their queues. `join` has the arguments common to every Line."""
 
-    def __init__(self, app: App, *, handler_concurrency: int, ready_ahead: int, **join: Any) -> None:
+    def __init__(self, app: App, *, handler_concurrency: int, **join: Any) -> None:
         self._app = app
         lanes = handler_concurrency
         bulk_work = (None, CLAIM_MAX_EVENTS)
@@ -43,8 +45,7 @@ class Lines:
         )
         self._singles = Line(
             lanes=lanes,
-            ready_ahead=ready_ahead,
-            claim_max=min(max(lanes, 4 * lanes - ready_ahead), CLAIM_MAX_EVENTS),
+            claim_max=min(CLAIM_PER_LANE * lanes, CLAIM_MAX_EVENTS),
             claim_fast_max=min(FAST_LANE_CLAIM * lanes, CLAIM_MAX_EVENTS),
             work_of=lambda _: (None, 1),
             **join,

@@ -69,8 +69,7 @@ class PostgresConflicts:
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
         """Insert the event under `new_id`, run `work` and close the conflict, in one transaction."""
-        async with self._db.handling() as held:
-            connection = held.connection
+        async with self._db.handling() as connection:
             async with asyncio.timeout(self._deadline_s):
                 await begin_with(connection, BEGIN)
                 arrival = await self._lock(connection, place, new_id)
@@ -83,7 +82,7 @@ class PostgresConflicts:
                     raise IdentityTaken(f"{arrival.source} already has an event {new_id[:100]!r}")
                 values = {**place._asdict(), "id": new_id}
                 await connection.execute(self._db.queries["note_conflict_replayed"], values)
-            failure = await finish(self._db, held, partial(work, arrival))
+            failure = await finish(self._db, connection, partial(work, arrival))
         if failure is not None:
             raise failure
         return True

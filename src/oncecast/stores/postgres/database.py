@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg import AsyncCursor
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -20,8 +21,6 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, SessionShared, translate
-from oncecast.stores.postgres.handover import HandlerConnections, Handling
-from oncecast.stores.postgres.message import WireStatement
 from oncecast.stores.postgres.pooling import check_each_has_its_own
 from oncecast.stores.postgres.queries import load_queries
 from oncecast.stores.postgres.schema import bring_up_to_date, read_state, script
@@ -84,8 +83,9 @@ class Database:
         self._pool = self._make_pool(sum(OWN_CONNECTIONS.values()), self.set_up)
         pool_size = limits.pool_size
         self._handlers_pool = self._make_pool(pool_size, partial(self.set_up, for_handlers=True))
-        self.handlers_max = min(pool_size, limits.handlers_max or pool_size)
-        self._handlers = HandlerConnections(self._handlers_pool, self.handlers_max, clock)
+        self._handler_places = asyncio.Semaphore(min(pool_size, limits.handlers_max or pool_size))
+        self.renewed_at_s = 0.0
+        """When `renew` last replaced all connections, by `clock.monotonic_s`."""
         self._places = {purpose: asyncio.Semaphore(count) for purpose, count in OWN_CONNECTIONS.items()}
 
     def _make_pool(
@@ -185,9 +185,24 @@ class Database:
             await cursor.execute(self.queries[query], values, prepare=False)
             yield cursor
 
-    def handling(self, opening: WireStatement | None = None) -> Handling:
-        """Borrow a connection for a handler's transaction, which may have begun with `opening`."""
-        return Handling(self._handlers, opening)
+    @asynccontextmanager
+    async def handling(self) -> AsyncIterator[PostgresConnection]:
+        """Borrow a connection for a handler's transaction; close it if a transaction is open on it afterwards.
+
+        Up to `Limits.handlers_max` at a time, in the order of requests. Raises errors of `core.errors`.
+        """
+        try:
+            async with self._handler_places:
+                connection = await self._handlers_pool.getconn()
+                try:
+                    yield connection
+                finally:
+                    connection.writes = False
+                    if connection.pgconn.transaction_status != TransactionStatus.IDLE or not connection.is_clean:
+                        await connection.close()
+                    await self._handlers_pool.putconn(connection)
+        except DATABASE_ERRORS as error:
+            raise translate(error) from error
 
     @asynccontextmanager
     async def _place(self, purpose: Purpose) -> AsyncIterator[None]:
@@ -201,7 +216,7 @@ class Database:
 
     async def renew(self) -> None:
         """Replace all connections after an outage: idle ones now, the others when they are returned."""
-        self._handlers.renewed_at_s = self.clock.monotonic_s()
+        self.renewed_at_s = self.clock.monotonic_s()
         async with asyncio.timeout(self.limits.connect_s):
             await self._pool.drain()
             await self._handlers_pool.drain()
@@ -271,7 +286,7 @@ async def _undisturbed(connection: PostgresConnection, *, writes: bool) -> Async
     try:
         yield
     except (Exception, asyncio.CancelledError):
-        if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
             await connection.close()
         raise
     finally:

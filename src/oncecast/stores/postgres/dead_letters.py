@@ -107,8 +107,7 @@ class PostgresDeadLetters:
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """Lock the dead letter, store its event, and run `work`, in one transaction."""
-        async with self._db.handling() as held:
-            connection = held.connection
+        async with self._db.handling() as connection:
             async with asyncio.timeout(self._deadline_s):
                 await begin_with(connection, BEGIN)
                 arrival = await self._lock(connection, source, id)
@@ -117,7 +116,7 @@ class PostgresDeadLetters:
                     return False
                 await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
                 await connection.execute(self._db.queries["note_replayed"], {"source": source, "id": id})
-            failure = await finish(self._db, held, partial(work, arrival))
+            failure = await finish(self._db, connection, partial(work, arrival))
         if failure is not None:
             raise failure
         return True

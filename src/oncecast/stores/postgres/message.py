@@ -15,6 +15,7 @@ from psycopg.abc import PQGen
 from psycopg.pq import Escaping, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from oncecast.core.errors import AttemptFailed
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import SessionShared
 
@@ -87,6 +88,22 @@ def row_of(results: list[PGresult]) -> tuple[bytes | None, ...] | None:
     """Return the first row of the last statement as text, or None. Raises psycopg.Error if it failed."""
     raise_failure(last := results[-1])
     return tuple([last.get_value(0, n) for n in range(last.nfields)]) if last.ntuples else None
+
+
+async def commit(connection: PostgresConnection, deadline_s: float) -> None:
+    """COMMIT, and raise AttemptFailed unless PostgreSQL confirms it, or psycopg.Error if it failed.
+
+    Without an answer the outcome is unknown; the next attempt inserts the row first, which shows it.
+    """
+    # A server that is stopping may add a message to its answer.
+    committed, *_ = await send(connection, b"commit", deadline_s, commits=True)
+    raise_failure(committed)
+    # rule: only the COMMIT tag proves a commit
+    if committed.command_status != b"COMMIT":
+        raise AttemptFailed(
+            "the transaction was rolled back although the handler returned, because it swallowed an SQL error;"
+            " use 'async with tx.savepoint()' around statements that may fail"
+        )
 
 
 def raise_failure(result: PGresult) -> None:

@@ -10,7 +10,7 @@ from oncecast.core.errors import EmissionRefused
 from oncecast.core.ports import Publish
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
-from oncecast.stores.postgres.handover import commit
+from oncecast.stores.postgres.message import commit
 from oncecast.stores.postgres.rows import storable
 
 MARGIN_S = 5.0

@@ -23,8 +23,7 @@ from oncecast.stores.postgres.comparison import PostgresComparison
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, insert_error, translate
-from oncecast.stores.postgres.handover import Held, commit
-from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, own_row, send
+from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, commit, own_row, send
 from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_values, rows_of, storable
 from oncecast.stores.postgres.work import finish
 
@@ -42,11 +41,6 @@ class PostgresEvents(PostgresComparison):
         super().__init__(database)
         self._revision = ANY_REVISION
 
-    @property
-    def ready_ahead(self) -> int:
-        """One waiting call for each running one."""
-        return self._db.handlers_max
-
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """Insert arrivals of one epoch; compare those that already have rows."""
         rows = rows_of(arrivals, self._db.instance, self._revision)
@@ -61,18 +55,14 @@ class PostgresEvents(PostgresComparison):
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Insert the row and run `work` in one transaction."""
-        opening = WireStatement(
-            self._db.queries["begin_attempt"], row_values(arrival, self._db.instance, self._revision)
-        )
-        async with self._db.handling(opening if arrival.turn is None else None) as held:
-            if not held.opened:
-                async with asyncio.timeout(self._deadline_s):
-                    # rule: a handler runs only for an event that was inserted
-                    if not await self._begin_with(held, opening, arrival.turn):
-                        await held.connection.execute("rollback")
-                        held.connection.writes = True  # a conflict is inserted in a transaction of its own
-                        return (await self._compare(held.connection, [arrival]))[arrival.offset]
-            failure = await finish(self._db, held, work)
+        async with self._db.handling() as connection:
+            async with asyncio.timeout(self._deadline_s):
+                # rule: a handler runs only for an event that was inserted
+                if not await self._begin_with(connection, arrival):
+                    await connection.execute("rollback")
+                    connection.writes = True  # a conflict is inserted in a transaction of its own
+                    return (await self._compare(connection, [arrival]))[arrival.offset]
+            failure = await finish(self._db, connection, work)
         if failure is not None:
             raise failure
         return Outcome.STORED
@@ -81,8 +71,7 @@ class PostgresEvents(PostgresComparison):
         self, arrivals: Sequence[Arrival], work: WorkTogether
     ) -> list[Outcome | EarlierAttempts]:
         """Insert the rows and run `work` for the new ones in one transaction."""
-        async with self._db.handling() as held:
-            connection = held.connection
+        async with self._db.handling() as connection:
             async with asyncio.timeout(self._deadline_s):
                 await begin_with(connection, BEGIN)
                 inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
@@ -95,21 +84,21 @@ class PostgresEvents(PostgresComparison):
                 if new:
                     await work(tx, new)
 
-            failure = await finish(self._db, held, work_on_new)
+            failure = await finish(self._db, connection, work_on_new)
         if failure is not None:
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
 
-    async def _begin_with(self, held: Held, opening: WireStatement, turn: Turn | None) -> bool:
+    async def _begin_with(self, connection: PostgresConnection, arrival: Arrival) -> bool:
         """Begin a transaction with an event's row, in as few round trips as possible; return whether it is new."""
-        if held.opened is not None:
-            return held.opened
+        values = row_values(arrival, self._db.instance, self._revision)
+        opening = WireStatement(self._db.queries["begin_attempt"], values)
         try:
-            if turn is None:
-                return await begin_with(held.connection, opening) == (b"t",)
-            await self._begin_in_turn(held.connection, turn)
-            opened = await send(held.connection, opening.written_for(held.connection))
-            return own_row(held.connection, opened) == (b"t",)
+            if arrival.turn is None:
+                return await begin_with(connection, opening) == (b"t",)
+            await self._begin_in_turn(connection, arrival.turn)
+            opened = await send(connection, opening.written_for(connection))
+            return own_row(connection, opened) == (b"t",)
         except psycopg.Error as error:
             raise insert_error(error) from error
 

@@ -12,16 +12,16 @@ from oncecast.core.ports import Work
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import handler_error, is_stale_plan
-from oncecast.stores.postgres.handover import Held
+from oncecast.stores.postgres.message import commit
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
 
 
-async def finish(database: Database, held: Held, work: Work) -> Exception | None:
+async def finish(database: Database, connection: PostgresConnection, work: Work) -> Exception | None:
     """Run `work` in the open transaction, insert emitted events, and commit; or roll back and return the error."""
-    connection = held.connection
     limits, deadline_s = database.limits, database.limits.deadline_s
+    began_s = database.clock.monotonic_s()
     facade = HandlerTransaction(
         connection,
         database.queries["take_key"],
@@ -43,13 +43,13 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         if emitted and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
             async with asyncio.timeout(deadline_s):
                 await connection.execute(database.queries["emit"], {"events": emitted})
-        await held.commit(deadline_s)
+        await commit(connection, deadline_s)
         return None
     await _roll_back(connection, failure, deadline_s)
     translated = handler_error(failure, facade.raised, connection_broken=broken, interrupted=interrupted)
     if translated is not failure:
         translated.__cause__ = failure
-        if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:
+        if is_stale_plan(failure) and began_s >= database.renewed_at_s:
             await database.renew()  # other connections have prepared it, too
     return translated
 

@@ -29,7 +29,6 @@ class MemoryEvents(Client):
     """EventStore in memory."""
 
     _revision = 0
-    ready_ahead = 0
 
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """Insert rows of events without handlers; return their outcomes."""

@@ -48,8 +48,6 @@ class Written:
 class Store:
     """Refuses what its script says, and keeps what it was given otherwise."""
 
-    ready_ahead = 0
-
     def __init__(self) -> None:
         self.refusals: list[Exception] = []
         self.bad: set[str] = set()

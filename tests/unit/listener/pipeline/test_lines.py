@@ -35,7 +35,6 @@ class Harness:
         self.lines = Lines(
             app,
             handler_concurrency=8,
-            ready_ahead=0,
             leases=self,
             database=self,
             clock=clock,
