@@ -28,7 +28,6 @@ FEED = "tests/unit/listener/feed/test_feed.py"
 EVENT_STORE = "tests/conformance/test_event_store.py"
 HANDLING = "tests/conformance/test_handling.py"
 CURSOR = "tests/unit/listener/pipeline/test_cursor.py"
-HANDOVER = "tests/conformance/test_handover.py"
 HEARTBEATS = "tests/unit/core/test_lease_owners.py"
 INTERRUPTED = "tests/conformance/test_interrupted.py"
 LEASES = "tests/conformance/test_leases.py"
@@ -134,7 +133,6 @@ ADAPTERS = [
         "a process that dies charges a quarantined event only if it was running", always(), "stores/redis", by=LEASES
     ),
     Mutant("only the COMMIT tag proves a commit", never(), "stores/postgres", by=ENDING_ONCE),
-    Mutant("a commit that begins the next transaction is proven by its own tag", skip(), by=HANDOVER),
     Mutant("failed attempts count across processes", skip(), by=ATTEMPTS),
     Mutant("a failed attempt that is written again counts once", never(), by=ATTEMPTS),
     Mutant("a repeated arrival ends only if its identity has a row", replaced("join", "left join"), by=ENDING_ONCE),

@@ -1,8 +1,9 @@
-"""Handlers that wait for a connection are begun by the COMMIT of the one before, in a transaction of their own."""
+"""Handlers wait for a connection in the order of requests, and none meets what another left on it."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.errors import DataRefused, Unavailable
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.transaction import Transaction
-from oncecast.stores.postgres import Database, PostgresEvents, handover
+from oncecast.stores.postgres import Database, PostgresEvents, message
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.message import send
@@ -73,25 +74,6 @@ class Queue:
 
 
 async def nothing(tx: Transaction) -> None: ...
-
-
-async def test_the_commit_of_one_takes_along_how_the_next_begins(
-    store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
-) -> None:
-    queue, seen = Queue(store), list[Any]()
-    first = await queue.begin()
-
-    async def look(tx: Transaction) -> None:
-        query = "select query, state from pg_stat_activity where pid = %s"
-        seen.append(await (await sql.execute(query, (queue.pid,))).fetchone())
-
-    second = await queue.join(arrival(2, "second"), look)
-    queue.go_on.set()
-    assert (await first, await second) == (Outcome.STORED, Outcome.STORED)
-    [(query, state)] = seen
-    assert query.startswith("commit; begin; ")
-    assert state == "idle in transaction"
-    assert await ids(sql) == ["first", "second"]
 
 
 async def test_a_commit_that_fails_is_its_own_trouble_only(
@@ -172,12 +154,12 @@ async def test_what_a_server_says_behind_its_answer_to_commit_changes_nothing(
     store: PostgresEvents, sql: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def send_more(
-        connection: PostgresConnection, message: bytes, deadline_s: float, *, commits: bool
+        connection: PostgresConnection, query: bytes, deadline_s: float = math.inf, *, commits: bool = False
     ) -> list[PGresult]:
-        more = message + b"; select 1 / 0" if message == b"commit" else message
+        more = query + b"; select 1 / 0" if query == b"commit" else query
         return await send(connection, more, deadline_s, commits=commits)
 
-    monkeypatch.setattr(handover, "send", send_more)
+    monkeypatch.setattr(message, "send", send_more)
     assert await store.process(arrival(1, "first"), nothing) is Outcome.STORED
     assert await ids(sql) == ["first"]
 
