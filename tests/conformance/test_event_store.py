@@ -35,7 +35,7 @@ from oncecast.core.wire import AT_MAX_US, Epoch
 from oncecast.listener.http.app import page
 from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_session_state
+from oncecast.stores.postgres.transaction import HandlerTransaction
 from tests.support.places import EPOCHS, JOURNAL, arrival
 from tests.support.savepoints import beside_a_savepoint_that_is_rolled_back
 
@@ -681,6 +681,13 @@ async def test_a_copy_that_a_handler_has_begun_and_forgotten_fails_its_attempt(s
     ("query", "found"),
     [
         ("select set_config('app.tenant', 'a', false)", "current_setting('app.tenant', true)"),
+        ("select {schema}.set_tenant()", "current_setting('app.tenant', true)"),
+        ("select set_config('TimeZone', 'Asia/Tokyo', false)", "nullif(current_setting('TimeZone'), 'UTC')"),
+        (
+            "select set_config('synchronous_commit', 'off', false)",
+            "nullif(current_setting('synchronous_commit'), 'on')",
+        ),
+        ("select set_config('role', 'pg_read_all_data', false)", "nullif(current_user, session_user)"),
         (
             "select pg_advisory_lock(pg_backend_pid())",
             "(select max(objid::text) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())",
@@ -690,12 +697,15 @@ async def test_a_copy_that_a_handler_has_begun_and_forgotten_fails_its_attempt(s
     ],
 )
 async def test_nothing_that_a_handler_leaves_to_its_session_is_there_for_the_next_event(
-    store: PostgresEvents, query: str, found: str
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str, query: str, found: str
 ) -> None:
+    await sql.execute(
+        "create function set_tenant() returns text language sql as $$ select set_config('app.tenant', 'a', false) $$"
+    )
     seen: list[Any] = []
 
     async def leave(tx: Transaction) -> None:
-        await tx.execute(query)
+        await tx.execute(query.format(schema=schema))
 
     async def look(tx: Transaction) -> None:
         seen.append(await tx.fetch_one(f"select {found} as found"))
@@ -704,31 +714,6 @@ async def test_nothing_that_a_handler_leaves_to_its_session_is_there_for_the_nex
         for n in range(1, 31):
             group.create_task(store.process(arrival(n, f"{n}"), leave if n % 2 else look))
     assert {row["found"] or None for row in seen} == {None}
-
-
-@pytest.mark.parametrize(
-    ("query", "leaves"),
-    [
-        ("select set_config('app.tenant', %s, true)", False),
-        ("select set_config('app.tenant', %s, false)", True),
-        ("select pg_advisory_xact_lock(1)", False),
-        ("select pg_try_advisory_lock(1)", True),
-        ("create temp table x (n int) on commit drop", False),
-        ("create temp table x (n int)", True),
-        ("select * into temp x from y", True),
-        ("insert into weather (temp, temporary) values (1, 2)", False),
-        ("select set_config('app.tenant', coalesce(nullif(%s, ''), 'a'), true)", False),
-        ("select set_config('app.tenant', %s, is_local => true)", False),
-        ("select set_config('app.tenant', coalesce(%s, ''), false)", True),
-        ("create or replace temp view x as select 1", True),
-        ('create table "pg_temp".x (n int)', True),
-        ("do $$ begin set app.tenant = 'a'; end $$", True),
-        ("do $$ begin set local app.tenant = 'a'; update x set n = 1; end $$", False),
-        ("update x set n = 1", False),
-    ],
-)
-def test_a_session_is_given_up_for_what_may_stay_with_it_and_for_nothing_else(query: str, leaves: bool) -> None:
-    assert leaves_session_state(query) is leaves
 
 
 async def test_a_threads_statement_that_outlasts_all_bounds_is_ended_and_costs_its_own_event_only(

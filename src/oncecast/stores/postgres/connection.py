@@ -51,6 +51,8 @@ class PostgresConnection(AsyncConnection[TupleRow]):
     """Whether the current statement commits by itself: to cancel its wait for a standby would leave it committed."""
     has_session_state = False
     """Whether a handler may have left state in the session."""
+    reset = b""
+    """The statements that undo it."""
     server_pid: bytes | None = None
     """The id of the server process, once the session is set up."""
     _watch: _Watch | None = None

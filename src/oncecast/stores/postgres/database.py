@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import psycopg
-from psycopg import AsyncCursor
+from psycopg import AsyncCursor, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -25,7 +25,7 @@ from oncecast.stores.postgres.message import WireStatement
 from oncecast.stores.postgres.pooling import check_each_has_its_own
 from oncecast.stores.postgres.queries import load_queries
 from oncecast.stores.postgres.schema import bring_up_to_date, read_state, script
-from oncecast.stores.postgres.session import set_up_statement
+from oncecast.stores.postgres.session import RESET, set_up_statement
 
 # Telemetry events report failed connections once; the pool would log each try.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
@@ -155,6 +155,9 @@ class Database:
         query, values = set_up_statement(settings, version, for_handlers=for_handlers)
         async with asyncio.timeout(limits.connect_s):
             row = await (await connection.execute(query.encode(), values)).fetchone()
+        if for_handlers:
+            set_up = sql.SQL(query.replace("%s", "{}")).format(*values)
+            connection.reset = RESET.format(set_up=set_up.as_string(connection)).encode()
         connection.server_pid = b"%d" % row[-1] if row else None
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg_pool import AsyncConnectionPool
 
@@ -48,7 +48,7 @@ class Held:
         """COMMIT, and begin the next waiting transaction, whose errors are not raised. Raises as `commit` does."""
         next_one = self.places.next_with_opening() if self._may_be_passed_on() else None
         if next_one is None or next_one.opening is None:
-            await commit(self.connection, deadline_s)
+            await self._commit(deadline_s)
             return
         try:
             opened = await self._commit_and_open(next_one.opening, deadline_s)
@@ -60,27 +60,35 @@ class Held:
                 next_one.opening = None  # if its opening failed, it will run it itself and get the error
                 self.places.put_first(next_one)
 
+    async def _commit(self, deadline_s: float) -> None:
+        message = b"commit; " + self.connection.reset
+        committed, *others = await send(self.connection, message, deadline_s, commits=True)
+        believe_commit(committed)
+        self.connection.has_session_state = others[-1].status == ExecStatus.FATAL_ERROR
+
     def _may_be_passed_on(self) -> bool:
         """Return whether it is recent and clean: the server parses the message before COMMIT ends a SET LOCAL."""
         return (
             self.taken_at_s >= max(self.places.renewed_at_s, self.places.monotonic_s() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-            and self.connection.is_clean
+            and self.connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"
         )
 
     async def _commit_and_open(self, opening: WireStatement, deadline_s: float) -> bool | None:
         """Commit and run `opening`; return its result, or None if it failed."""
         try:
-            message = b"commit; begin; " + opening.written_for(self.connection)
+            message = b"commit; " + self.connection.reset + b"begin; " + opening.written_for(self.connection)
         except psycopg.Error:  # the opening cannot be encoded; nothing was sent
-            await commit(self.connection, deadline_s)
+            await self._commit(deadline_s)
             return None
         committed, *begun = await send(self.connection, message, deadline_s, commits=True)
         # An error before COMMIT leaves the transaction open: only its command tag proves that it is done.
         # rule: a commit that begins the next transaction is proven by its own tag
         believe_commit(committed)
         try:
-            return own_row(self.connection, begun) == (b"t",)
+            opened = own_row(self.connection, begun) == (b"t",)
+            self.connection.has_session_state = False
+            return opened
         except psycopg.Error:
             return None
 
@@ -143,6 +151,9 @@ class HandlerConnections:
         held.connection.writes = False
         try:
             idle = held.connection.pgconn.transaction_status == TransactionStatus.IDLE
+            if idle and held.connection.has_session_state:
+                raise_failure((await send(held.connection, held.connection.reset, 5.0))[-1])
+                held.connection.has_session_state = False
             if not (idle and held.connection.is_clean):
                 await held.connection.close()
             await self._pool.putconn(held.connection)

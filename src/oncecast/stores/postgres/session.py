@@ -77,3 +77,10 @@ def set_up_statement(
     calls = [f"pg_catalog.set_config('{name}', %s, false)" for name in chosen]
     calls += [_SYNCHRONOUS_COMMIT, *([] if for_handlers else [_SEARCH_PATH]), "pg_catalog.pg_backend_pid()"]
     return "select " + ", ".join(calls), list(chosen.values())
+
+
+RESET = (
+    "begin; close all; reset session authorization; reset role; reset all; {set_up};"
+    " select pg_catalog.pg_advisory_unlock_all(); unlisten *; discard temp; discard sequences; commit; "
+)
+"""Undo what a handler's statements left to the session, except prepared plans."""

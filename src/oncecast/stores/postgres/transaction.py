@@ -13,7 +13,6 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any, LiteralString
 
 import psycopg
@@ -35,20 +34,6 @@ _WORDS = re.compile(r"([a-z]*)(?:\s+([a-z]*))?", re.IGNORECASE)
 _TRANSACTION_CONTROL = frozenset(
     ("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start")
 )
-
-_NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
-_LEAVES_SESSION_STATE = re.compile(
-    rf"set_config\s*\((?!{_NESTED},\s*(?:is_local\s*(?:=>|:=)\s*)?true\s*\))"
-    r"|pg_(?:try_)?advisory_lock"
-    r"|create\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s(?!.*\son\s+commit\s+drop\b)"
-    r'|\binto\s+temp(?:orary)?\s|\bpg_temp"?\.|\swith\s+hold\s'
-    r"|(?:;|\bbegin|\bthen|\belse|\bloop)\s+(?:re)?set\s+(?!local\s|constraints\s)",
-    re.IGNORECASE | re.DOTALL,
-).search
-"""Matches the usual statements that leave session state after the transaction, except those that are refused."""
-
-KNOWN_MAX_CHARS = 4_096
-"""The longest statement for which the result of `leaves_session_state` is cached; longer ones are rarely repeated."""
 
 _SESSION_CONTROL = frozenset(("deallocate", "discard", "listen", "reset", "set", "unlisten"))
 
@@ -169,8 +154,6 @@ class HandlerTransaction:
 
     async def _handlers_own(self, query: str, params: Params, rows: AsyncRowFactory[Any]) -> AsyncCursor[Any]:
         refuse_transaction_control(query)
-        if leaves_session_state(query):
-            self._open().has_session_state = True
         return await self._run(query, params, rows, handler_error=True)
 
     async def _run(
@@ -217,16 +200,6 @@ def refuse_transaction_control(query: str) -> None:
             f"a handler may not run {word.upper()}: its transaction commits with the event;"
             " use 'async with tx.savepoint()' around statements that may fail"
         )
-
-
-def leaves_session_state(query: str) -> bool:
-    """Return whether the statement may leave state in the session, which a later event would find."""
-    return _known_to(query) if len(query) <= KNOWN_MAX_CHARS else _LEAVES_SESSION_STATE(query) is not None
-
-
-@lru_cache
-def _known_to(query: str) -> bool:
-    return _LEAVES_SESSION_STATE(query) is not None
 
 
 def _first_words(query: str) -> tuple[str, str]:

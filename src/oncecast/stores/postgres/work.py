@@ -22,6 +22,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     """Run `work` in the open transaction, insert emitted events, and commit; or roll back and return the error."""
     connection = held.connection
     limits, deadline_s = database.limits, database.limits.deadline_s
+    connection.has_session_state = True
     facade = HandlerTransaction(
         connection,
         database.queries["take_key"],
