@@ -103,7 +103,8 @@ class Event:
 
         A pydantic model is stored as its `model_dump(mode="json")`. Raises TypeError for data without a JSON form.
 
-        Without `id`, the event gets a random id here. So publishing the same object twice is one event.
+        Without `id`, the event gets a new id here (UUIDv7: later ids sort later). So publishing the same object twice
+        is one event.
         """
         binary = isinstance(data, bytes)
         return cls(
