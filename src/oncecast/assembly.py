@@ -239,7 +239,7 @@ async def _listen(
             metrics=metrics.text,
         )
         metrics.show_health(service.current_health)
-        metrics.gauge("oncecast_in_flight", lambda: service.settlement.in_flight)
+        metrics.gauge("oncecast_in_flight", lambda: service.pipeline.in_flight)
         metrics.gauge("oncecast_conflicts_open", lambda: open_conflicts.count or 0)
         if (forwarder := service.forwarder) is not None:
             metrics.gauge("oncecast_dead_letters_unsent", lambda: forwarder.unforwarded or 0)

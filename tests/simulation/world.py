@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oncecast.chaos.judge import Evidence, Verdict, judge
+from oncecast.core.ranges import RangeRules
 from oncecast.core.telemetry import TelemetryEvent
 from oncecast.core.wire import Answer, Ask
 from oncecast.listener.pipeline.attempt import AttemptLimits
@@ -249,6 +250,8 @@ class World:
             record,
             self.clock,
             dial=self.dial,
+            # Listeners of different releases may cut differently.
+            rules=RangeRules(self.draw.choice((1, 8, 1_000)), decoded=True),
         )
 
     def vanish(self, process: Process) -> bool:
@@ -324,7 +327,7 @@ class World:
             return False
         lasts = {(kept.name, last, last) for kept in self.kept.values() for last in [_last(kept)]}
         for process in self.listeners:
-            if process.service is None or process.service.settlement.in_flight:
+            if process.service is None or process.service.pipeline.in_flight:
                 return False
             tracks = [feed.track for feed in process.service.feeds if feed.track is not None]
             if {(track.journal, track.watermark.value, track.saved.offset) for track in tracks} != lasts:

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from oncecast.core.event import Arrival
+from oncecast.core.ports import Cursors
+from oncecast.core.ranges import EndedRange
 from oncecast.core.wire import Epoch
 from oncecast.event import Event
 
@@ -29,3 +31,8 @@ def arrival(offset: int, id: str | None = None, data: Any = None, *, epoch: str 
         journal=JOURNAL,
         attempts=1,
     )
+
+
+async def record(store: Cursors, first: int, last: int, *, epoch: str = "e1") -> None:
+    """Record that the events of these offsets have rows."""
+    assert await store.record_ranges([EndedRange(JOURNAL, epoch, first, last)], store.incarnation)

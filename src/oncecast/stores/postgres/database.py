@@ -76,6 +76,9 @@ class Database:
     ) -> None:
         self.schema = schema
         self.instance = instance
+        self.token = token
+        self.incarnation = ""
+        """The start time of the server that the newest connection has reached; empty before the first."""
         self.clock = clock
         self.limits = limits
         self.queries = load_queries(schema)
@@ -96,6 +99,7 @@ class Database:
             connection_class=PostgresConnection,
             kwargs=self.connection_options(),
             configure=set_up,
+            check=self._check_incarnation,
             min_size=1,
             max_size=max_size,
             open=False,
@@ -155,7 +159,16 @@ class Database:
         query, values = set_up_statement(settings, version, for_handlers=for_handlers)
         async with asyncio.timeout(limits.connect_s):
             row = await (await connection.execute(query.encode(), values)).fetchone()
-        connection.server_pid = b"%d" % row[-1] if row else None
+        if row:
+            connection.incarnation, connection.server_pid = row[-2], b"%d" % row[-1]
+            if connection.incarnation != self.incarnation:
+                self.incarnation = connection.incarnation
+                self._handlers.renewed_at_s = self.clock.monotonic_s()
+
+    async def _check_incarnation(self, connection: PostgresConnection) -> None:
+        """Raise if the connection is to a server that has been restarted or replaced; then the pool closes it."""
+        if connection.incarnation != self.incarnation:
+            raise psycopg.OperationalError("the server has been restarted or replaced")
 
     @asynccontextmanager
     async def connection(self, purpose: Purpose) -> AsyncIterator[PostgresConnection]:

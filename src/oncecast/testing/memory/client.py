@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from typing import Any
 
 from oncecast.core.dead_letter_ports import DeadLetter
@@ -25,6 +26,8 @@ class Client:
         self._instance = instance
         self._token = token
         self._call = call
+        self.incarnation = server.incarnation
+        """The incarnation of the server that answered last."""
 
     @property
     def _tables(self) -> Tables:
@@ -47,10 +50,22 @@ class Client:
         )
 
     async def _do(self, act: Act) -> Any:
+        def stamped() -> Any:
+            """Return the result with the incarnation of the server."""
+            result = act()
+            return self._stamp(result) if isawaitable(result) else (result, self._server.incarnation)
+
         try:
-            return await self._call(act)
+            result, incarnation = await self._call(stamped)
         except (TimeoutError, OSError) as error:
             raise Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": ")) from error
+        if int(incarnation) < int(self.incarnation):
+            raise Unavailable("PostgreSQL: the answer of a server that has been replaced")
+        self.incarnation = incarnation
+        return result
+
+    async def _stamp(self, result: Awaitable[Any]) -> tuple[Any, str]:
+        return await result, self._server.incarnation
 
     async def _finish(self, session: Session, work: Work) -> None:
         """Run `work` and commit; after an error, roll back and raise it."""

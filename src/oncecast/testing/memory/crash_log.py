@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncecast.core.crash_counts import after_crash, begin_alone, end_alone
+from oncecast.core.crash_counts import after_crash_of_listener, after_crash_of_owner, begin_alone, end_alone
 from oncecast.core.event import Arrival
 from oncecast.testing.memory.client import Client
 
@@ -17,7 +17,7 @@ class MemoryCrashLog(Client):
             if self._instance not in self._tables.running:
                 self._tables.running.add(self._instance)
                 return False
-            self._tables.quarantined = after_crash(self._tables.quarantined, self._instance)
+            self._tables.quarantined = after_crash_of_listener(self._tables.quarantined, self._instance)
             return True
 
         crashed: bool = await self._do(begin)
@@ -27,12 +27,20 @@ class MemoryCrashLog(Client):
         """Record that this process has ended in order."""
         await self._do(lambda: self._tables.running.discard(self._instance))
 
+    async def count_crash(self, token: str) -> None:
+        """Charge the crash of the process with this token to the event that it ran alone."""
+
+        def count() -> None:
+            self._tables.quarantined = after_crash_of_owner(self._tables.quarantined, token)
+
+        await self._do(count)
+
     async def begin_isolated(self, arrival: Arrival) -> int:
         """Record that the event runs isolated; return how many processes crashed on it."""
 
         def begin_isolated() -> int:
             self._tables.quarantined, crashes = begin_alone(
-                self._tables.quarantined, arrival.identity, self._instance
+                self._tables.quarantined, arrival.identity, self._instance, self._token
             )
             return crashes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from oncecast.core.attempts import FailedAttempt, attempts_in_all, count_failure, earlier_attempts
 from oncecast.core.cursors import (
@@ -10,9 +11,10 @@ from oncecast.core.cursors import (
     SavedCursor,
     beginning,
     decide_adoption,
-    decide_candidates,
     decide_gap,
     decide_save,
+    offset_in,
+    reach,
 )
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import NotNext, RowLocked, Unavailable, error_text
@@ -20,6 +22,7 @@ from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
+from oncecast.core.ranges import EndedRange
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import Session, StoredDeadLetter, stored_row
@@ -91,7 +94,8 @@ class MemoryEvents(Client):
         identities = {one.identity for one in turn.rows_needed()}
         found = {each: rows["\0".join(each)] for each in identities if "\0".join(each) in rows}
         # rule: an ordered event runs only after the row of the event before it
-        has_come = turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
+        is_same = turn.track.incarnation in (None, self._server.incarnation)
+        has_come = is_same and turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
         # rule: one event of a key runs at a time
         is_ours = self._server.try_lock(session, f"key {turn.key}")
         if not (is_ours and has_come):
@@ -245,20 +249,32 @@ class MemoryEvents(Client):
         saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
         return saved
 
-    async def save_cursor(
-        self, journal: str, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
-    ) -> Save:
-        """Advance the cursor over committed rows; report whether rows are missing."""
+    async def record_ranges(self, ended: Sequence[EndedRange], incarnation: str) -> bool:
+        """Record ranges whose events all have rows, unless the server has failed over since."""
+
+        def record() -> bool:
+            # rule: ranges are recorded by the server that has their events
+            is_same = incarnation == self._server.incarnation
+            if is_same:
+                self._tables.ranges.update(ended)
+            return is_same
+
+        recorded: bool = await self._do(record)
+        return recorded
+
+    async def save_cursor(self, journal: str, epochs: Sequence[Epoch], *, position: Cursor, proved: int) -> Save:
+        """Advance the cursor over the recorded ranges; report whether any is missing."""
 
         def save() -> Save:
             saved = self._tables.cursors.setdefault(journal, beginning(epochs))
-            candidates = decide_candidates(saved, epochs, ended, position=position)
-            shown = 0
-            # rule: a cursor passes only committed rows
-            while shown < len(candidates) and candidates[shown].identity in self._tables.rows:
-                shown += 1
-            decision = decide_save(saved, epochs, candidates, shown, position=position)
-            self._write_cursor(journal, decision.write)
+            start = offset_in(saved, epochs) or 0
+            recorded = [each for each in self._tables.ranges if each.journal == journal and each.last > start]
+            reached = reach(start, epochs, sorted(recorded, key=attrgetter("first")))
+            decision = decide_save(saved, epochs, reached, position=position, proved=proved)
+            if decision.write is not None:
+                self._write_cursor(journal, decision.write)
+                last = decision.write.cursor.offset
+                self._tables.ranges -= {e for e in self._tables.ranges if e.journal == journal and e.last <= last}
             return decision.answer
 
         result: Save = await self._do(save)
