@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from importlib.metadata import version
 
+import msgspec
 from starlette.types import ASGIApp
 
 from oncecast import forks
@@ -234,7 +235,7 @@ async def _listen(
                 ),
                 *pruning_routes(store, record),
             ],
-            health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
+            health=lambda: msgspec.structs.replace(service.health(), conflicts_open=open_conflicts.count),
             essentials=service.essentials,
             metrics=metrics.text,
         )

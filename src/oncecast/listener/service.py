@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -23,7 +22,7 @@ from oncecast.core.ranges import RangeRules, range_rules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Record, Stopped, Stopping, TelemetryEvent
 from oncecast.core.wire import Answer, Ask, ListenerReport
-from oncecast.listener.background.health_checks import Troubles, board_of, shown_feed
+from oncecast.listener.background.health_checks import Troubles, board_of
 from oncecast.listener.background.outbox_relay import Emissions
 from oncecast.listener.background.pruning import Pruner
 from oncecast.listener.background.standby import Standby
@@ -37,6 +36,7 @@ from oncecast.listener.feed.dial import Dial, websocket_dial
 from oncecast.listener.feed.feed import Feed
 from oncecast.listener.feed.journals import Journals
 from oncecast.listener.feed.track import Track
+from oncecast.listener.http.openapi import ListenerHealth, ProducerConnection
 from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.pipeline.cursor import CursorSaver
 from oncecast.listener.pipeline.pipeline import Parts, Pipeline
@@ -318,22 +318,34 @@ class ListenerService:
         """Return the current health."""
         return self._board.check()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> ListenerHealth:
         """Return the body of `/health`."""
         report = self.report()
-        return {
+        return ListenerHealth(
+            instance=self.settings.instance,
+            group=self.settings.group,
+            received=report.received,
+            stored=report.stored,
+            duplicates=report.duplicates,
+            dead=report.dead,
+            in_flight=report.in_flight,
+            unsent=None if self.forwarder is None else self.forwarder.unforwarded,
+            on_standby=report.on_standby,
+            taken_by_others=self.pipeline.takeovers.count,
+            waiting_for_order=sum(len(track.followers) for track in self._tracks()),
+            emissions_held_up=self._emissions.blocked,
+            producers=[_shown(feed) for feed in self.feeds],
             **msgspec.structs.asdict(self.current_health()),
-            "instance": self.settings.instance,
-            "group": self.settings.group,
-            "received": report.received,
-            "stored": report.stored,
-            "duplicates": report.duplicates,
-            "dead": report.dead,
-            "in_flight": report.in_flight,
-            "unsent": None if self.forwarder is None else self.forwarder.unforwarded,
-            "on_standby": report.on_standby,
-            "taken_by_others": self.pipeline.takeovers.count,
-            "waiting_for_order": sum(len(track.followers) for track in self._tracks()),
-            "emissions_held_up": self._emissions.blocked,
-            "producers": [shown_feed(feed) for feed in self.feeds],
-        }
+        )
+
+
+def _shown(feed: Feed) -> ProducerConnection:
+    track = feed.track
+    return ProducerConnection(
+        url=feed.shown_url,
+        connected=feed.connected,
+        journal=track.journal if track else None,
+        received=track.watermark.received if track else 0,
+        watermark=track.watermark.value if track else 0,
+        cursor=str(track.saved) if track else None,
+    )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from oncecast.core.dead_letter_ports import DeadLetter
+from oncecast.core.dead_letter_ports import DeadLetter, ReplayWork
 from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed, Unavailable, root_error
+from oncecast.core.event import Arrival
 from oncecast.core.ports import Work
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
 from oncecast.testing.memory.call import Act, ServerCall, at_once
 from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
+
+T = TypeVar("T")
 
 
 class Client:
@@ -49,6 +53,10 @@ class Client:
             listener=dead_letter.listener,
         )
 
+    @overload
+    async def _do(self, act: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    async def _do(self, act: Callable[[], T]) -> T: ...
     async def _do(self, act: Act) -> Any:
         def stamped() -> Any:
             """Return the result with the incarnation of the server."""
@@ -66,6 +74,21 @@ class Client:
 
     async def _stamp(self, result: Awaitable[Any]) -> tuple[Any, str]:
         return await result, self._server.incarnation
+
+    async def _replay(
+        self, session: Session, store: Callable[[], Coroutine[Any, Any, Arrival | None]], work: ReplayWork
+    ) -> bool:
+        """Run `store`, and then `work` with the event that it stored; False if it stored none."""
+        arrival = None
+        try:
+            arrival = await self._do(store)
+        finally:
+            if arrival is None and not session.ended.is_set():
+                self._server.abandon(session)
+        if arrival is None:
+            return False
+        await self._finish(session, partial(work, arrival))
+        return True
 
     async def _finish(self, session: Session, work: Work) -> None:
         """Run `work` and commit; after an error, roll back and raise it."""

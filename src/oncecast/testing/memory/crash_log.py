@@ -20,8 +20,7 @@ class MemoryCrashLog(Client):
             self._tables.quarantined = after_crash_of_listener(self._tables.quarantined, self._instance)
             return True
 
-        crashed: bool = await self._do(begin)
-        return crashed
+        return await self._do(begin)
 
     async def unregister_process(self) -> None:
         """Record that this process has ended in order."""
@@ -44,8 +43,7 @@ class MemoryCrashLog(Client):
             )
             return crashes
 
-        died: int = await self._do(begin_isolated)
-        return died
+        return await self._do(begin_isolated)
 
     async def end_isolated(self, arrival: Arrival) -> None:
         """Remove the record of the isolated event."""

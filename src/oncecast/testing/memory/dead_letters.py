@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 
 from oncecast.core.causes import cause_of, error_pattern
-from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
+from oncecast.core.dead_letter_ports import Cause, Causes, Example, ReplayWork
 from oncecast.core.dead_letters import Identity, Selection
-from oncecast.core.errors import InvalidPageMark, RowLocked, Unavailable
+from oncecast.core.errors import InvalidPageMark, RowLocked
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
-from oncecast.core.transaction import OpenTransaction
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, stored_row
 
@@ -29,8 +28,7 @@ class MemoryDeadLetters(Client):
         def newest() -> list[dict[str, Any]]:
             return [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
 
-        found: list[dict[str, Any]] = await self._do(newest)
-        return found
+        return await self._do(newest)
 
     async def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
@@ -46,8 +44,7 @@ class MemoryDeadLetters(Client):
                 size_bytes += len(dead_letter.raw)
             return page, len(page) < len(chosen)
 
-        found: tuple[list[dict[str, Any]], bool] = await self._do(read)
-        return found
+        return await self._do(read)
 
     async def causes(self, selection: Selection, *, limit: int) -> Causes:
         """Count the selected dead letters by cause."""
@@ -59,10 +56,9 @@ class MemoryDeadLetters(Client):
                 by_cause[cause_of(dead_letter.error)].append((row, dead_letter))
             causes = [_cause(cause, found) for cause, found in by_cause.items()]
             causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
-            return Causes(len(chosen), len(causes), causes[:limit])
+            return Causes(len(chosen), causes[:limit], max(0, len(causes) - limit))
 
-        found: Causes = await self._do(count)
-        return found
+        return await self._do(count)
 
     def _chosen(self, selection: Selection, after: str | None) -> list[tuple[StoredRow, StoredDeadLetter]]:
         if after is not None and not after.isdigit():
@@ -87,8 +83,7 @@ class MemoryDeadLetters(Client):
             found = self._dead(Identity(source, id))
             return None if found is None else _whole(*found)
 
-        found: dict[str, Any] | None = await self._do(get)
-        return found
+        return await self._do(get)
 
     def _dead(self, dead_letter: Identity) -> tuple[StoredRow, StoredDeadLetter] | None:
         row = self._tables.rows.get("\0".join(dead_letter))
@@ -108,8 +103,7 @@ class MemoryDeadLetters(Client):
             found[1].edited = data
             return True
 
-        edited: bool = await self._do(edit)
-        return edited
+        return await self._do(edit)
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Discard dead letters; return those."""
@@ -152,24 +146,21 @@ class MemoryDeadLetters(Client):
             }
             return {dead_letter for dead_letter, both in found.items() if both is not None and change(both[1])}
 
-        changed: set[Identity] = await self._do(run)
-        return changed
+        return await self._do(run)
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """Process a dead letter again; return whether it is stored now."""
         identity = f"{source}\0{id}"
         session = self._server.begin(self._token)
 
-        async def lock() -> Arrival | None:
+        async def store() -> Arrival | None:
             await self._server.lock(session, [identity])
             row = self._tables.rows.get(identity)
             # rule: a replay turns a dead letter into a stored event once
             if row is None or row.status != "dead":
-                self._server.roll_back(session)
                 return None
             dead_letter = self._tables.dead_letters[identity]
             if dead_letter.discarded:
-                self._server.roll_back(session)
                 return None
             arrival = dead_letter_to_replay(
                 Identity(source, id),
@@ -184,19 +175,7 @@ class MemoryDeadLetters(Client):
             session.rows[identity] = stored_row(arrival, self._instance)
             return arrival
 
-        try:
-            arrival: Arrival | None = await self._do(lock)
-        except Unavailable:
-            self._server.abandon(session)
-            raise
-        if arrival is None:
-            return False
-
-        async def run(tx: OpenTransaction) -> None:
-            await work(arrival, tx)
-
-        await self._finish(session, run)
-        return True
+        return await self._replay(session, store, work)
 
     async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
         """Record the error of a failed replay."""
@@ -265,5 +244,5 @@ def _cause(cause: str, found: list[tuple[StoredRow, StoredDeadLetter]]) -> Cause
         dead_letters=len(found),
         types=sorted(types, key=lambda name: (-types[name], name))[:5],
         newest_at=newest.died_at,
-        example=Identity(row.source, row.id),
+        example=Example(row.source, row.id),
     )

@@ -45,8 +45,7 @@ class MemoryEvents(Client):
             found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
             return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
-        found: list[Outcome | EarlierAttempts] = await self._do(insert)
-        return found
+        return await self._do(insert)
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Run `work` and insert the row of an event in one transaction."""
@@ -75,7 +74,7 @@ class MemoryEvents(Client):
             return new
 
         try:
-            new: list[Arrival] = await self._do(insert)
+            new = await self._do(insert)
         except RowLocked:
             self._server.roll_back(session)
             raise
@@ -108,8 +107,7 @@ class MemoryEvents(Client):
         def compare() -> list[Outcome | None]:
             return [self._compare(arrival) for arrival in arrivals]
 
-        found: list[Outcome | None] = await self._do(compare)
-        return found
+        return await self._do(compare)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         """Count a failed attempt once; return the number of failed attempts."""
@@ -125,8 +123,7 @@ class MemoryEvents(Client):
             self._tables.attempts[identity] = counted
             return counted.attempts
 
-        attempts: int = await self._do(count)
-        return attempts
+        return await self._do(count)
 
     async def prune_attempts(self, *, overdue_s: float) -> int:
         """Delete overdue attempt counts; the commit that ends an event deletes its own."""
@@ -138,8 +135,7 @@ class MemoryEvents(Client):
                 del attempts[identity]
             return len(overdue)
 
-        count: int = await self._do(prune)
-        return count
+        return await self._do(prune)
 
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         """Insert the row of a dead letter, with its error."""
@@ -163,8 +159,7 @@ class MemoryEvents(Client):
             self._server.commit(session)
             return DeadLetterResult(Outcome.STORED, attempts)
 
-        ended: DeadLetterResult = await self._do(dead_letter)
-        return ended
+        return await self._do(dead_letter)
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
         """Insert rows; return the new identities, and none if a newer application is recorded.
@@ -210,8 +205,7 @@ class MemoryEvents(Client):
                 if not dead_letter.logged and dead_letter.listener == self._instance
             ][:limit]
 
-        found: list[DeadLetter] = await self._do(unlogged)
-        return found
+        return await self._do(unlogged)
 
     async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Mark dead letters as logged."""
@@ -234,20 +228,18 @@ class MemoryEvents(Client):
                 revisions.append(selectors)
             return decision
 
-        decision: Registration = await self._do(register)
+        decision = await self._do(register)
         if not decision.missing:
             self._revision = decision.revision
         return decision.missing
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
         """Return the hash of the journal's key, recorded at its first use."""
-        known: str = await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
-        return known
+        return await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """Return the group's cursor in a journal."""
-        saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
-        return saved
+        return await self._do(lambda: self._tables.cursors.get(journal))
 
     async def record_ranges(self, ended: Sequence[EndedRange], incarnation: str) -> bool:
         """Record ranges whose events all have rows, unless the server has failed over since."""
@@ -277,8 +269,7 @@ class MemoryEvents(Client):
                 self._tables.ranges -= {e for e in self._tables.ranges if e.journal == journal and e.last <= last}
             return decision.answer
 
-        result: Save = await self._do(save)
-        return result
+        return await self._do(save)
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """Save a first cursor, unless there is one."""
@@ -305,8 +296,7 @@ class MemoryEvents(Client):
             self._write_cursor(journal, decision.write)
             return decision.cursor
 
-        passed: Cursor | None = await self._do(pass_gap)
-        return passed
+        return await self._do(pass_gap)
 
     def _write_cursor(self, journal: str, to: SavedCursor | None) -> None:
         if to is not None:
@@ -329,7 +319,7 @@ class MemoryEvents(Client):
 
     async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
         """End the sessions of a listener; none counts as in use, since sessions have no times here."""
-        ended: int = await self._do(lambda: self._server.terminate(token))
+        ended = await self._do(lambda: self._server.terminate(token))
         return Sessions.SILENT if ended else Sessions.NONE
 
     async def close(self) -> None:

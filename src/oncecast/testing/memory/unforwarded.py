@@ -52,8 +52,7 @@ class MemoryUnforwarded(Client):
                 dead_letter.send_claimed_at_s = now_s
             return [self._dead_letter(identity) for identity, _ in due]
 
-        claimed: list[DeadLetter] = await self._do(claim)
-        return claimed
+        return await self._do(claim)
 
     async def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Mark dead letters as sent."""
@@ -75,8 +74,7 @@ class MemoryUnforwarded(Client):
 
     async def count(self) -> int:
         """Return the number of unsent dead letters."""
-        count: int = await self._do(lambda: len(list(self._unforwarded())))
-        return count
+        return await self._do(lambda: len(list(self._unforwarded())))
 
     def _unforwarded(self) -> Iterator[tuple[str, StoredDeadLetter]]:
         since_s = self._tables.sending_since_s
