@@ -32,10 +32,10 @@ def _decode_heads(raws: Sequence[msgspec.Raw]) -> list[Head]:
     """Return the heads of events. Raises ValueError for one with an identity that PostgreSQL cannot store."""
     text = b"[" + b",".join(raws) + b"]"
     heads = decode_heads(text)
-    suspects = heads
+    checked = heads
     if b"\\u0000" not in text:  # nearly always; then short identities need no check
-        suspects = [h for h in heads if len(h.id) + len(h.source) + len(h.type) > IDENTITY_MAX_BYTES // 4]
-    for head in suspects:
+        checked = [h for h in heads if len(h.id) + len(h.source) + len(h.type) > IDENTITY_MAX_BYTES // 4]
+    for head in checked:
         for name in (head.id, head.source, head.type):
             if "\0" in name:
                 raise ValueError(f"{name[:20]!r} holds a NUL")

@@ -1,4 +1,4 @@
-"""The pipeline of a listener on servers in memory: each event ends once, whoever leases its range."""
+"""The pipeline of a listener on servers in memory: each event ends once, whichever listener leases its range."""
 
 from __future__ import annotations
 
