@@ -30,6 +30,7 @@ from oncecast.stores.postgres import (
     PostgresUnforwarded,
 )
 from oncecast.stores.postgres.database import Limits
+from tests.support.arrivals import track
 from tests.support.places import EPOCHS, JOURNAL, arrival, record
 
 SCHEMA = "shop"
@@ -105,7 +106,7 @@ async def _events(database: Database) -> dict[str, Any]:
     for offset, one in zip((11, 12), twice, strict=True):
         one.offset = offset
     handled = arrival(4, "handled", time=NAMED_TIMES[2])
-    handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, None)
+    handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, track())
 
     async def emitting(tx: OpenTransaction) -> None:
         await handler_error(found)(tx)

@@ -205,7 +205,7 @@ class Outbox(Protocol):
         """
 
 
-class Server(Protocol):
+class DatabaseServer(Protocol):
     """PostgreSQL as this listener reaches it."""
 
     @property
@@ -216,7 +216,7 @@ class Server(Protocol):
         """
 
 
-class EventStore(Server, Protocol):
+class EventStore(DatabaseServer, Protocol):
     """The transactions in which events end. Exactly-once processing rests on them.
 
     All calls of this and the following ports raise Unavailable if PostgreSQL is down or slow; the outcome of a write
@@ -273,7 +273,7 @@ class HandlerRegistry(Protocol):
         """
 
 
-class Cursors(Server, Protocol):
+class Cursors(DatabaseServer, Protocol):
     """The group's cursors, one per journal."""
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
