@@ -98,7 +98,7 @@ class WholeDeadLetter(ListedDeadLetter):
     edited_data: Any
 
 
-class DeadLetterReplayed(msgspec.Struct):
+class DeadLetterReplayResult(msgspec.Struct):
     """The result of one replay."""
 
     id: str
@@ -169,7 +169,7 @@ class WholeConflict(Conflict):
     row: Annotated[RowOfIdentity | None, Meta(description="The row with the same identity; null if it was pruned.")]
 
 
-class ConflictReplayed(msgspec.Struct):
+class ConflictReplayResult(msgspec.Struct):
     """The result of one replay."""
 
     cursor: str
@@ -227,7 +227,7 @@ def operator_operations(
         "POST /api/dead-letters/replay": Operation(
             "replayDeadLetters",
             "Process dead letters again",
-            json_object(results=list[DeadLetterReplayed], next=str | None),
+            json_object(results=list[DeadLetterReplayResult], next=str | None),
             "The handlers run, and the row changes from `dead` to `stored` together with what they write."
             " Each dead letter is processed alone, one after another. A second replay changes nothing. A dead"
             " letter that fails stays dead and keeps its place in the list: follow `next` to try each once.",
@@ -282,7 +282,7 @@ def operator_operations(
         "POST /api/conflicts/replay": Operation(
             "replayConflicts",
             "Process conflicts under new ids",
-            json_object(results=list[ConflictReplayed]),
+            json_object(results=list[ConflictReplayResult]),
             "Each conflict is one transaction, in the given order: the handlers run, the event is stored"
             " under its new id (a random one unless it is given), and the conflict is closed."
             " A second request finds it closed. A conflict whose handler fails stays open.",

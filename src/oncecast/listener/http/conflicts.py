@@ -15,8 +15,8 @@ from oncecast.core.telemetry import ConflictsDiscarded, Record, TelemetryEvent
 from oncecast.event import new_id
 from oncecast.http.operator_api import (
     ConflictChangeRequest,
-    ConflictReplayed,
     ConflictReplayRequest,
+    ConflictReplayResult,
     ConflictUnchanged,
 )
 from oncecast.http.params import struct, texts
@@ -63,7 +63,7 @@ def conflicts_routes(
         for place, id_ in named:
             result = await replays.replay_conflict(conflicts, place, id_)
             outcome = "not_open" if result.outcome is Replay.NOT_DEAD else result.outcome.value
-            results.append(ConflictReplayed(str(place), id_, outcome, result.error))
+            results.append(ConflictReplayResult(str(place), id_, outcome, result.error))
         return json_response({"results": results})
 
     def changing(change: ConflictChange, reason: str, telemetry: Callable[[int], TelemetryEvent] | None) -> Any:

@@ -19,7 +19,7 @@ from oncecast.http.operator_api import (
     CHANGE_DEFAULT_EVENTS,
     REPLAY_DEFAULT_EVENTS,
     ChangeRequest,
-    DeadLetterReplayed,
+    DeadLetterReplayResult,
     DeadLetterUnchanged,
     ReplayRequest,
 )
@@ -131,10 +131,10 @@ def dead_letter_routes(
         """`POST …/replay`: replay one after another; each succeeds or fails on its own."""
         refuse_while(standby_reason())
         batch = await chosen(await struct(request, ReplayRequest), default=REPLAY_DEFAULT_EVENTS)
-        results = [DeadLetterReplayed(x.id, x.source, "not_dead", x.error) for x in batch.unknown]
+        results = [DeadLetterReplayResult(x.id, x.source, "not_dead", x.error) for x in batch.unknown]
         for source, id_ in batch.dead_letters:
             result = await replays.replay(source, id_)
-            results.append(DeadLetterReplayed(id_, source, result.outcome.value, result.error))
+            results.append(DeadLetterReplayResult(id_, source, result.outcome.value, result.error))
         record(OperatorActed("replay dead letters", len(batch.dead_letters), client_of(request)))
         return json_response({"results": results, "next": batch.next})
 
