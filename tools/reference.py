@@ -19,7 +19,7 @@ from typing import Any
 
 import oncecast
 import oncecast.testing
-from oncecast import cli
+from oncecast.cli.commands import app as command_line
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.health import PROCESS, Health, Part, Status
 from oncecast.listener.http.app import right_for as listener_right
@@ -124,8 +124,7 @@ def settings() -> str:
 
 def commands() -> str:
     """Return the page of all commands, as the library of the command line describes them."""
-    cli._register()
-    text = cli.app.generate_docs(output_format="markdown")
+    text = command_line.generate_docs(output_format="markdown")
     text = re.sub(r"\A# oncecast\n", f"# Command line\n\n{NOTE.rstrip()}\n", text)
     text = re.sub(r"^## Table of Contents\n.*?(?=^\*\*)", "", text, flags=re.M | re.S)
     return text.rstrip() + "\n"
