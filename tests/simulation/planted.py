@@ -104,7 +104,7 @@ DECISIONS = [
     Mutant("the next event of a key runs when the one before it has ended", value("{} and None")),
     Mutant("an ordered event names the event before it", skip()),
     Mutant("events of a superseded journal position are dropped", never(), "listener/pipeline", by=PIPELINE),
-    Mutant("events of a superseded journal position are dropped", skip(), "listener/feed", by=PIPELINE),
+    Mutant("events of a superseded journal position are dropped", skip(), "core", by=PIPELINE),
     Mutant("events of a superseded journal position are left to its successor", never(), by=FEED),
     Mutant("a replay locks the key of its event", skip(), "listener"),
     Mutant("a follow-up event derives its id from its cause", value("__import__('uuid').uuid4().hex")),

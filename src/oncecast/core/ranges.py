@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from oncecast.core.event import Arrival
-from oncecast.core.wire import decode_head
+from oncecast.core.event import IDENTITY_MAX_BYTES, Arrival
+from oncecast.core.wire import Head, decode_head, decode_heads
+
+if TYPE_CHECKING:
+    from oncecast.core.positions import JournalPosition
 
 RANGE_MAX_EVENTS = 1_000
+EVENT_COST_BYTES = 768
+"""Memory of an event in flight in addition to its text: Python objects, as measured (decision 039)."""
 HANDLED_RANGE_EVENTS = 8
 """The size of a range if events are handled one by one: few, so that slow handlers are spread over the listeners."""
 
@@ -42,6 +47,22 @@ def cut(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + size - 1, last)
 
 
+def checked_heads(raws: Sequence[msgspec.Raw]) -> list[Head]:
+    """Return the heads of events. Raises ValueError for one with an identity that PostgreSQL cannot store."""
+    text = b"[" + b",".join(raws) + b"]"
+    heads = decode_heads(text)
+    checked = heads
+    if b"\\u0000" not in text:  # nearly always; then short identities need no check
+        checked = [h for h in heads if len(h.id) + len(h.source) + len(h.type) > IDENTITY_MAX_BYTES // 4]
+    for head in checked:
+        for name in (head.id, head.source, head.type):
+            if "\0" in name:
+                raise ValueError(f"{name[:20]!r} holds a NUL")
+            if len(name.encode()) > IDENTITY_MAX_BYTES:
+                raise ValueError(f"{name[:20]!r} is longer than {IDENTITY_MAX_BYTES} bytes")
+    return heads
+
+
 class EndedRange(NamedTuple):
     """A range whose events all have rows."""
 
@@ -58,7 +79,7 @@ class Range(msgspec.Struct, eq=False, gc=False):
     handlers, a listener decodes them into `arrivals` only once it works on the range.
     """
 
-    track: Any
+    track: JournalPosition
     epoch: str
     first: int
     last: int
@@ -97,7 +118,7 @@ class Range(msgspec.Struct, eq=False, gc=False):
     @property
     def is_open(self) -> bool:
         """Whether the range has events that have not ended, and its journal position is not superseded."""
-        return self.unended > 0 and not self.track.abandoned.is_set()
+        return self.unended > 0 and not self.track.is_superseded
 
     @property
     def ended(self) -> EndedRange:
@@ -108,3 +129,30 @@ class Range(msgspec.Struct, eq=False, gc=False):
     def place(self) -> str:
         """The range as text, `EPOCH:FIRST-LAST`: the same in all listeners."""
         return f"{self.epoch}:{self.first}-{self.last}"
+
+    def load(self, heads: Sequence[Head] | None = None) -> None:
+        """Decode the events, unless that is done; `heads` are their heads, if known.
+
+        Raises msgspec.DecodeError for invalid heads, and ValueError for an identity that no producer accepts.
+        """
+        if not self.raws:
+            return
+        heads, track = checked_heads(self.raws) if heads is None else heads, self.track
+        self.arrivals = [
+            Arrival(
+                track=track,
+                range=self,
+                offset=offset,
+                at_us=self.at_us,
+                id=head.id,
+                source=head.source,
+                type=head.type,
+                # A copy: a slice would keep the whole frame in memory until the event ends.
+                raw=raw.copy() if len(heads) > 1 else raw,
+                cost_bytes=len(raw) + 1 + EVENT_COST_BYTES,
+                epoch=self.epoch,
+                journal=track.journal,
+            )
+            for offset, (head, raw) in enumerate(zip(heads, self.raws, strict=True), self.first_new)
+        ]
+        self.raws, self.cost_bytes = [], 0

@@ -18,7 +18,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor, cursor_at, offset_in
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import Cursors
-from oncecast.core.ranges import Range, RangeRules
+from oncecast.core.ranges import EVENT_COST_BYTES, Range, RangeRules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import (
     Connected,
@@ -48,7 +48,7 @@ from oncecast.core.wire import (
 )
 from oncecast.listener.feed.dial import Dial, FeedConnection, Lost
 from oncecast.listener.feed.journals import Journals, ProducerError
-from oncecast.listener.feed.track import EVENT_COST_BYTES, Track, cost_bytes
+from oncecast.listener.feed.track import Track, cost_bytes
 from oncecast.tasks import cancel_all, error_of, run_until_first_end, wait_any
 
 WELCOME_DEADLINE_S = 10.0
@@ -173,7 +173,7 @@ class Feed:
         epoch on each connection gets a fresh window each time.
         """
         # rule: a feed does not wait for credit of a superseded journal position
-        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
+        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.is_superseded:
             self._owing.clear()
             await wait_any(self._owing, self.track.abandoned)
         while self._held_bytes() >= HELD_WINDOWS_MAX * self._window_bytes:  # a track's end is no event
@@ -182,7 +182,7 @@ class Feed:
     def _held_bytes(self) -> int:
         """Return the bytes of this feed's tracks, except a superseded track whose successor is still to come."""
         former_bytes = sum(track.abandoned_bytes for track in self._abandoned if track is not self.track)
-        is_current = self.track is not None and not self.track.abandoned.is_set()
+        is_current = self.track is not None and not self.track.is_superseded
         return former_bytes + (self.used_bytes if is_current else 0)
 
     async def _connect_once(self) -> None:
@@ -239,7 +239,7 @@ class Feed:
     async def _track_for(self, welcome: Welcome) -> Track:
         """Return the current track if the journal continues its history, else a new one from the saved cursor."""
         track = self.track
-        if track is not None and track.journal == welcome.journal and not track.abandoned.is_set():
+        if track is not None and track.journal == welcome.journal and not track.is_superseded:
             received = track.watermark.received
             goes_on = resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received
             # rule: a journal with a divergent history is read again from the saved cursor
@@ -297,7 +297,7 @@ class Feed:
         while True:
             text = await connection.recv()
             # rule: events of a superseded journal position are left to its successor
-            if track.abandoned.is_set():
+            if track.is_superseded:
                 return  # the new track receives it again, in order
             frame = _decode(text)
             if isinstance(frame, Ask):

@@ -58,10 +58,10 @@ class CursorSaver:
         for track in list(self._tracks()):
             # rule: after a restart of PostgreSQL, journals are read again from the saved cursor
             replaced = track.incarnation not in (None, self._store.incarnation)
-            if replaced and not track.abandoned.is_set():
+            if replaced and not track.is_superseded:
                 self._record(ServerReplaced(track.journal, track.saved.offset))
                 track.abandon()
-            if track.abandoned.is_set():
+            if track.is_superseded:
                 continue  # its successor starts at the saved cursor
             can_advance = track.watermark.value > track.saved.offset
             if self._database.is_up and (can_advance or (is_check_due and track.saved.offset)):

@@ -24,7 +24,7 @@ def admit(app: App, arrivals: Sequence[Arrival]) -> None:
         if key is None:
             continue
         track = arrival.track
-        before: Arrival | None = track.newest_of_key.get(key)
+        before = track.newest_of_key.get(key)
         track.newest_of_key[key] = arrival
         track.hold(arrival)
         arrival.turn = Turn(key, arrival.source, arrival.id, arrival.epoch, arrival.offset, track)
@@ -39,7 +39,7 @@ def admit(app: App, arrivals: Sequence[Arrival]) -> None:
 def next_in_order(ended: Arrival) -> Arrival | None:
     """Return the event that has waited for `ended`, if there is one; it waits no longer."""
     # rule: the next event of a key runs when the one before it has ended
-    follower: Arrival | None = ended.track.followers.pop(ended, None)
+    follower = ended.track.followers.pop(ended, None)
     if follower is not None:
         follower.waits = False
     return follower

@@ -26,12 +26,12 @@ from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import CrashLog, ListenerStore
+from oncecast.core.positions import JournalPosition
 from oncecast.core.ranges import Range
 from oncecast.core.telemetry import Duplicates, HandlersBlocked, Record
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.takeover import CHECK_INTERVAL_S, Takeovers
-from oncecast.listener.feed.track import Track
 from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts, Ended, Requeue
 from oncecast.listener.pipeline.end import telemetry_of
 from oncecast.listener.pipeline.identities import Identities
@@ -108,7 +108,7 @@ class Pipeline:
         )
         self.takeovers = Takeovers(parts.leases, parts.store, parts.crash_log, self._clock, record=record)
         self._identities = Identities()
-        self._tracks: set[Track] = set()
+        self._tracks: set[JournalPosition] = set()
         self._unrecorded: list[Range] = []
         """Ranges that have ended here, and that PostgreSQL has not recorded."""
         self._has_unrecorded = asyncio.Event()
@@ -173,7 +173,7 @@ class Pipeline:
         for each in ranges:
             each.acquired = True
             try:
-                each.track.load(each)
+                each.load()
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 each.track.fail(str(error))
             self._put([a for a in each.arrivals if not (a.busy or a.waits or a.gone)])
@@ -217,7 +217,7 @@ class Pipeline:
     def _is_ours(self, arrival: Arrival) -> bool:
         """Whether this listener still has to attempt the event."""
         # rule: events of a superseded journal position are dropped
-        superseded = arrival.track.abandoned.is_set()
+        superseded = arrival.track.is_superseded
         return arrival.range.acquired and not (arrival.gone or superseded)
 
     async def _attempt(self, work: WorkItem) -> None:
@@ -359,7 +359,7 @@ class Pipeline:
         ended, self._unrecorded = self._unrecorded, []
         self._has_unrecorded.clear()
         # rule: a range of a superseded journal position gets no done marker
-        for track in {each.track for each in ended if not each.track.abandoned.is_set()}:
+        for track in {each.track for each in ended if not each.track.is_superseded}:
             of_track = [each for each in ended if each.track is track]
             await self._record_ranges(of_track, track.incarnation or self._store.incarnation)
 
@@ -381,7 +381,7 @@ class Pipeline:
         while True:
             working(STALL_S)
             await self._clock.sleep(self._renew_interval_s)
-            self._tracks = {track for track in self._tracks if not track.abandoned.is_set()}
+            self._tracks = {track for track in self._tracks if not track.is_superseded}
             await self._leases.renew(self._ranges())
 
     async def release_all(self) -> None:

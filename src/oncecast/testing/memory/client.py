@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from functools import partial
 from inspect import isawaitable
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 from oncecast.core.dead_letter_ports import DeadLetter, ReplayWork
 from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed, Unavailable, root_error
@@ -16,10 +16,8 @@ from oncecast.core.event import Arrival
 from oncecast.core.ports import Work
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
-from oncecast.testing.memory.call import Act, ServerCall, at_once
+from oncecast.testing.memory.call import Act, ServerCall, T, at_once
 from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
-
-T = TypeVar("T")
 
 
 class Client:

@@ -13,6 +13,7 @@ from oncecast.core.errors import IdentityTaken, InvalidPageMark
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import conflict_to_replay
 from oncecast.event import Event
+from oncecast.testing.memory.call import at_server
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import BEGINNING, StoredRow, stored_row
 
@@ -51,47 +52,38 @@ class MemoryConflicts(Client):
 
         return await self._do(newest)
 
-    async def get(self, place: Cursor) -> dict[str, Any] | None:
+    @at_server
+    def get(self, place: Cursor) -> dict[str, Any] | None:
         """Return one conflict with both contents; None without one."""
-
-        def get() -> dict[str, Any] | None:
-            found = self._find(place)
-            if found is None:
-                return None
-            key, raw = found
-            row = self._tables.rows.get(key[0])
-            return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
-
-        return await self._do(get)
+        found = self._find(place)
+        if found is None:
+            return None
+        key, raw = found
+        row = self._tables.rows.get(key[0])
+        return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
 
     async def count(self) -> int:
         """Return the number of open conflicts."""
         return await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
 
-    async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
+    @at_server
+    def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Discard open conflicts; return those."""
+        chosen = {
+            place
+            for place in places
+            if self._find(place) and self._state(place) == "open" and not self._server.is_locked(_lock(place))
+        }
+        self._tables.closed_conflicts |= dict.fromkeys(chosen)
+        return chosen
 
-        def discard() -> set[Cursor]:
-            chosen = {
-                place
-                for place in places
-                if self._find(place) and self._state(place) == "open" and not self._server.is_locked(_lock(place))
-            }
-            self._tables.closed_conflicts |= dict.fromkeys(chosen)
-            return chosen
-
-        return await self._do(discard)
-
-    async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
+    @at_server
+    def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Reopen discarded conflicts; return those."""
-
-        def restore() -> set[Cursor]:
-            chosen = {place for place in places if self._state(place) == "discarded"}
-            for place in chosen:
-                del self._tables.closed_conflicts[place]
-            return chosen
-
-        return await self._do(restore)
+        chosen = {place for place in places if self._state(place) == "discarded"}
+        for place in chosen:
+            del self._tables.closed_conflicts[place]
+        return chosen
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
         """Process the event of an open conflict as `new_id`."""

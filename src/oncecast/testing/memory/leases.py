@@ -8,7 +8,7 @@ from typing import Literal
 
 from oncecast.core.leases import DONE, Claims, LeaseState, partition
 from oncecast.core.ranges import Range
-from oncecast.testing.memory.call import ServerCall, at_once
+from oncecast.testing.memory.call import ServerCall, at_once, at_server
 
 COUNT_TTL_S = 600.0
 COUNTER_TTL_S = 60.0
@@ -75,7 +75,7 @@ class MemoryLeases:
         self._server = server
         self._lease_ttl_s = lease_ttl_s
         self._mark_ttl_s = mark_ttl_s
-        self._call = call
+        self._do = call
 
     async def claim(self, ranges: Sequence[Range]) -> Claims:
         """Lease ranges that are free; return who has the others."""
@@ -97,13 +97,13 @@ class MemoryLeases:
                     self._server.leases[each.place] = Lease(self.token, until_s, takeovers)
             return found
 
-        claims = self._partition(ranges, await self._call(claim))
+        claims = self._partition(ranges, await self._do(claim))
         claims.lease_free()
         return claims
 
     async def peek(self, ranges: Sequence[Range]) -> Claims:
         """Return the state of each range without leasing it."""
-        return self._partition(ranges, await self._call(lambda: self._read(ranges)))
+        return self._partition(ranges, await self._do(lambda: self._read(ranges)))
 
     def _read(self, ranges: Sequence[Range]) -> list[Lease | None]:
         return [self._server.get(each.place) for each in ranges]
@@ -111,15 +111,12 @@ class MemoryLeases:
     def _partition(self, ranges: Sequence[Range], found: Sequence[Lease | None]) -> Claims:
         return partition(ranges, [lease if lease is None else lease.state for lease in found], self.token)
 
-    async def settle(self, ranges: Sequence[Range]) -> None:
+    @at_server
+    def settle(self, ranges: Sequence[Range]) -> None:
         """Replace this listener's leases by done markers."""
-
-        def settle() -> None:
-            until_s = self._server.now_s() + self._mark_ttl_s
-            for place, _ in self._leased_by(self.token, ranges):
-                self._server.leases[place] = Lease(None, until_s, is_done=True)
-
-        await self._call(settle)
+        until_s = self._server.now_s() + self._mark_ttl_s
+        for place, _ in self._leased_by(self.token, ranges):
+            self._server.leases[place] = Lease(None, until_s, is_done=True)
 
     async def release(self, ranges: Sequence[Range]) -> int:
         """Release this listener's leases; return their number."""
@@ -129,50 +126,37 @@ class MemoryLeases:
         """Free a dead listener's leases; return their number."""
         return await self._free(ranges, owner, died=died)
 
-    async def _free(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
-        def free() -> int:
-            leased = self._leased_by(owner, ranges)
-            for place, lease in leased:
-                # rule: a takeover from an owner that may live counts nothing
-                takeovers = lease.takeovers + died
-                if takeovers:
-                    self._server.leases[place] = Lease(None, self._server.now_s() + COUNT_TTL_S, takeovers)
-                else:
-                    del self._server.leases[place]
-            return len(leased)
+    @at_server
+    def _free(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
+        leased = self._leased_by(owner, ranges)
+        for place, lease in leased:
+            # rule: a takeover from an owner that may live counts nothing
+            takeovers = lease.takeovers + died
+            if takeovers:
+                self._server.leases[place] = Lease(None, self._server.now_s() + COUNT_TTL_S, takeovers)
+            else:
+                del self._server.leases[place]
+        return len(leased)
 
-        freed: int = await self._call(free)
-        return freed
-
-    async def renew(self, ranges: Sequence[Range]) -> None:
+    @at_server
+    def renew(self, ranges: Sequence[Range]) -> None:
         """Renew this listener's leases."""
+        until_s = self._server.now_s() + self._lease_ttl_s
+        for place, lease in self._leased_by(self.token, ranges):
+            self._server.leases[place] = replace(lease, until_s=until_s)
 
-        def renew() -> None:
-            until_s = self._server.now_s() + self._lease_ttl_s
-            for place, lease in self._leased_by(self.token, ranges):
-                self._server.leases[place] = replace(lease, until_s=until_s)
-
-        await self._call(renew)
-
-    async def heartbeat(self) -> None:
+    @at_server
+    def heartbeat(self) -> None:
         """Increment this listener's counter."""
+        count, until_s = self._server.counters.get(self.token, (0, 0.0))
+        count = count if until_s > self._server.now_s() else 0
+        self._server.counters[self.token] = (count + 1, self._server.now_s() + COUNTER_TTL_S)
 
-        def heartbeat() -> None:
-            count, until_s = self._server.counters.get(self.token, (0, 0.0))
-            count = count if until_s > self._server.now_s() else 0
-            self._server.counters[self.token] = (count + 1, self._server.now_s() + COUNTER_TTL_S)
-
-        await self._call(heartbeat)
-
-    async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
+    @at_server
+    def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
         """Return the counters of listeners by token."""
-
-        def counters() -> dict[str, int | None]:
-            found = {token: self._server.counters.get(token, (0, 0.0)) for token in tokens}
-            return {token: n if until_s > self._server.now_s() else None for token, (n, until_s) in found.items()}
-
-        read: dict[str, int | None] = await self._call(counters)
-        return read
+        found = {token: self._server.counters.get(token, (0, 0.0)) for token in tokens}
+        return {token: n if until_s > self._server.now_s() else None for token, (n, until_s) in found.items()}
 
     async def close(self) -> None:
         """Do nothing."""

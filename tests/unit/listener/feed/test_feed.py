@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import Arrival, Cursor
-from oncecast.core.ranges import Range, RangeRules
+from oncecast.core.ranges import EVENT_COST_BYTES, Range, RangeRules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Connected, ConnectingAgain, Disconnected, Reconnecting, TelemetryEvent
 from oncecast.core.wire import (
@@ -35,7 +35,6 @@ from oncecast.core.wire import (
 from oncecast.listener.feed.dial import websocket_dial
 from oncecast.listener.feed.feed import HELD_WINDOWS_MAX, Feed
 from oncecast.listener.feed.journals import Journals
-from oncecast.listener.feed.track import EVENT_COST_BYTES
 from tests.support.arrivals import frame
 from tests.support.stacks import until
 

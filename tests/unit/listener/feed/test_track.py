@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncecast.core.event import Cursor
+from oncecast.core.ranges import EVENT_COST_BYTES
 from oncecast.core.wire import Gap
-from oncecast.listener.feed.track import EVENT_COST_BYTES
 from tests.support.arrivals import Credit, frame, receive, receive_ranges, track
 
 
