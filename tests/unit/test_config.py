@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oncecast import cli
 from oncecast.assembly import _http_limits, _listener_settings
+from oncecast.cli import processes
 from oncecast.config import Common, ListenerConfig, ProducerConfig, load
 from oncecast.core.errors import ConfigError
 from oncecast.http.connections import HttpLimits
@@ -32,7 +32,9 @@ def test_each_default_of_a_listener_and_its_http_server_is_that_of_its_setting()
     assert _http_limits(config) == HttpLimits()
 
 
-@pytest.mark.parametrize(("command", "kind"), [(cli.producer, ProducerConfig), (cli.listener, ListenerConfig)])
+@pytest.mark.parametrize(
+    ("command", "kind"), [(processes.producer, ProducerConfig), (processes.listener, ListenerConfig)]
+)
 def test_the_help_of_each_flag_names_its_variable_and_default(
     command: Callable[..., None], kind: type[Common]
 ) -> None:

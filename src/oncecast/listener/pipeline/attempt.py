@@ -225,11 +225,8 @@ class Attempts:
         while True:
             tries -= 1
             self._database.asked(work[0])
-            incarnation = self._store.incarnation
             try:
                 answer = await ask()
-                if incarnation not in ("", self._store.incarnation):
-                    raise Unavailable("PostgreSQL: it was restarted or replaced, so the outcome is unknown")
             except BaseException as error:
                 self._database.answered(work[0], error)
                 if not isinstance(error, Unavailable):

@@ -359,7 +359,8 @@ class Pipeline:
         ended, self._unrecorded = self._unrecorded, []
         self._has_unrecorded.clear()
         # rule: a range of a superseded journal position gets no done marker
-        for track in {each.track for each in ended if not each.track.is_superseded}:
+        tracks = [each.track for each in ended if not each.track.is_superseded]
+        for track in dict.fromkeys(tracks):
             of_track = [each for each in ended if each.track is track]
             await self._record_ranges(of_track, track.incarnation or self._store.incarnation)
 
