@@ -123,8 +123,9 @@ class Producer:
 
         async def serve() -> None:
             await serving
-            await self._essentials.end([retention])
+            await self._essentials.end([retention, broadcast])
 
+        broadcast = self._essentials.start(self._clients.broadcast_loop(), "broadcast")
         retention = self._essentials.start(self.retention.run(), "retention")
         await self._essentials.run(serve())
 
