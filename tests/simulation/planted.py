@@ -34,6 +34,7 @@ HANDOVER = "tests/conformance/test_handover.py"
 HEARTBEATS = "tests/unit/core/test_lease_owners.py"
 INTERRUPTED = "tests/conformance/test_interrupted.py"
 LEASES = "tests/conformance/test_leases.py"
+ORDER = "tests/unit/listener/pipeline/test_order.py"
 PIPELINE = "tests/unit/listener/pipeline/test_pipeline.py"
 TAKEOVER = "tests/unit/listener/dependencies/test_takeover.py"
 
@@ -102,7 +103,7 @@ DECISIONS = [
     ),
     Mutant("the delay that a handler asks for has a limit", argument()),
     Mutant("the next event of a key runs when the one before it has ended", value("{} and None")),
-    Mutant("an ordered event names the event before it", skip()),
+    Mutant("an ordered event names the event before it", skip(), by=ORDER),
     Mutant("events of a superseded journal position are dropped", never(), "listener/pipeline", by=PIPELINE),
     Mutant("events of a superseded journal position are dropped", skip(), "core", by=PIPELINE),
     Mutant("events of a superseded journal position are left to its successor", never(), by=FEED),
@@ -129,7 +130,9 @@ STORES = [
         "testing/memory",
     ),
     Mutant("one event of a key runs at a time", always(), "testing/memory"),
-    Mutant("an ordered event runs only after the row of the event before it", always(), "testing/memory"),
+    Mutant(
+        "an ordered event runs only after the row of the event before it", always(), "testing/memory", by=HANDLING
+    ),
     Mutant("a row from another position proves nothing about the events in between", always(), by=HANDLING),
     Mutant("an ordered event becomes a dead letter only in its turn", never(), "testing/memory", by=HANDLING),
     Mutant("emitted events commit together with their cause", skip(), "testing/memory"),
