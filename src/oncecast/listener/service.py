@@ -142,7 +142,14 @@ class ListenerService:
         self._dead_letter_logger = DeadLetterLogger(store, dead_letter_log, self.database, clock, record=self._record)
         self.forwarder = DeadLetterForwarder(*sending, self.database, clock, record=self._record) if sending else None
         self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, record=self._record)
-        self.replays = Replays(app, dead_letters, exclusive_run, options, record=self._record)
+        self.replays = Replays(
+            app,
+            dead_letters,
+            exclusive_run,
+            options,
+            concurrency=settings.attempts.handler_concurrency,
+            record=self._record,
+        )
         self._cursors = CursorSaver(store, self.database, clock, tracks=self._tracks, record=self._record)
 
         self.troubles = Troubles()

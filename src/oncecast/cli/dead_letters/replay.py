@@ -34,11 +34,14 @@ from oncecast.cli.entries import (
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError, OncecastError
+from oncecast.http.operator_api import REPLAY_MAX
 
 if TYPE_CHECKING:
     from oncecast.client.admin import AdminClient
 
 PLAIN_INTERVAL_S = 5.0
+SOON_S = 2.0
+"""Requests grow while they take less than this."""
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|h))?")
 _PERIOD_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -46,7 +49,10 @@ Rate = Annotated[str | None, Parameter(help="The maximum rate: 50/s, 300/m, 1000
 
 
 class Pace:
-    """Limits a replay to `per_s` events per second, without a burst after a slow request."""
+    """Limits a replay to `per_s` events per second, without a burst after a slow request.
+
+    Requests grow while they are answered soon, so that slow handlers do not exceed their deadline.
+    """
 
     def __init__(
         self,
@@ -58,15 +64,23 @@ class Pace:
         self._per_s = per_s
         self._clock = clock
         self._sleep = sleep
-        self._next_s = clock()
+        self._next_s = self._asked_at_s = clock()
+        self._at_once = REPLAY_AT_ONCE
 
     @property
     def at_once(self) -> int:
         """The maximum number of events in one request."""
-        return REPLAY_AT_ONCE if self._per_s is None else max(1, min(REPLAY_AT_ONCE, int(self._per_s)))
+        return self._at_once if self._per_s is None else max(1, min(self._at_once, int(self._per_s)))
+
+    def answered(self) -> None:
+        """Note that a request is answered: the next may be larger if it took little time."""
+        took_s = self._clock() - self._asked_at_s
+        larger = min(2 * self._at_once, REPLAY_MAX)
+        self._at_once = larger if took_s < SOON_S else REPLAY_AT_ONCE
 
     def wait(self, events: int) -> None:
         """Sleep until the next request, of `events` events, may be sent."""
+        self._asked_at_s = self._clock()
         if self._per_s is None:
             return
         if (left_s := self._next_s - self._clock()) > 0:
@@ -187,6 +201,7 @@ def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, ru
                 pace.wait(len(batch))
                 events = batch
                 answer = DEAD_LETTER.post(asked, "replay", {"events": events}, deadline_s=REPLAY_DEADLINE_S)
+                pace.answered()
                 events = ()
                 run.note(answer["results"])
                 tell()

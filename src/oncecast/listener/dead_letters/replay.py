@@ -17,7 +17,7 @@ from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
 from oncecast.core.conflicts import Conflicts
 from oncecast.core.dead_letter_ports import DeadLetters, ReplayWork
-from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
+from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, TransactionConflict, Unavailable
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.telemetry import (
     ConflictReplayed,
@@ -52,13 +52,15 @@ class ReplayResult(NamedTuple):
     error: str | None = None
 
 
+TRIES = 3
+"""The number of times that a replay is attempted whose transaction conflicts with others."""
 CONFLICT_NOT_OPEN = "there is no such conflict, or it was replayed or discarded"
 REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
 CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
 
 
 class Replays:
-    """Replays dead letters with the handlers of `app`, one at a time, to delay other events little."""
+    """Replays dead letters with the handlers of `app`: `concurrency` at a time, or in order if a handler has one."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Replays:
         exclusive_run: ExclusiveRun,
         options: RunOptions,
         *,
+        concurrency: int,
         record: Record,
     ) -> None:
         self._app = app
@@ -74,7 +77,7 @@ class Replays:
         self._exclusive_run = exclusive_run
         self._options = options
         self._record = record
-        self._one_at_a_time = asyncio.Lock()
+        self._places = asyncio.Semaphore(1 if app.has_order else concurrency)
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
         """Whether replays are refused."""
@@ -125,11 +128,11 @@ class Replays:
         on_failure: Callable[[Exception, str], Awaitable[None]],
         why_not: Callable[[], Awaitable[str]],
     ) -> ReplayResult:
-        async with self._one_at_a_time, self._exclusive_run.shared():
+        async with self._places, self._exclusive_run.shared():
             if self.draining:
                 return REFUSED
             try:
-                if not await attempt(self._handle):
+                if not await self._attempt(attempt):
                     return ReplayResult(Replay.NOT_DEAD, await why_not())
             except (Unavailable, RowLocked, NoThread) as error:
                 return ReplayResult(Replay.UNKNOWN, str(error))
@@ -139,6 +142,13 @@ class Replays:
                 return ReplayResult(Replay.FAILED, reason)
             self._record(stored)
             return ReplayResult(Replay.STORED)
+
+    async def _attempt(self, attempt: Callable[[ReplayWork], Awaitable[bool]]) -> bool:
+        """Attempt a replay, and again if its transaction conflicts with another."""
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(TransactionConflict):
+                return await attempt(self._handle)
+        return await attempt(self._handle)
 
     async def _why_not(self, source: str, id: str) -> str:
         with contextlib.suppress(Unavailable, RowLocked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -128,12 +129,12 @@ def dead_letter_routes(
         return found
 
     async def replay(request: Request) -> Response:
-        """`POST …/replay`: replay one after another; each succeeds or fails on its own."""
+        """`POST …/replay`: replay each by itself, in this order if the application has an order."""
         refuse_while(standby_reason())
         batch = await chosen(await struct(request, ReplayRequest), default=REPLAY_DEFAULT_EVENTS)
         results = [DeadLetterReplayResult(x.id, x.source, "not_dead", x.error) for x in batch.unknown]
-        for source, id_ in batch.dead_letters:
-            result = await replays.replay(source, id_)
+        replayed = await asyncio.gather(*(replays.replay(source, id_) for source, id_ in batch.dead_letters))
+        for (source, id_), result in zip(batch.dead_letters, replayed, strict=True):
             results.append(DeadLetterReplayResult(id_, source, result.outcome.value, result.error))
         record(OperatorActed("replay dead letters", len(batch.dead_letters), client_of(request)))
         return json_response({"results": results, "next": batch.next})

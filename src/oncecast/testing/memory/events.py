@@ -90,8 +90,8 @@ class MemoryEvents(Client):
         rows = self._tables.rows
         identities = {one.identity for one in turn.rows_needed()}
         found = {each: rows["\0".join(each)] for each in identities if "\0".join(each) in rows}
-        # rule: an ordered event runs only after the row of the event before it
         is_same = turn.track.incarnation in (None, self._server.incarnation)
+        # rule: an ordered event runs only after the row of the event before it
         has_come = is_same and turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
         # rule: one event of a key runs at a time
         is_ours = self._server.try_lock(session, f"key {turn.key}")

@@ -176,3 +176,15 @@ def test_an_invalid_flag_is_named(choice: Choice, flag: str) -> None:
 def test_invalid_json_is_reported_with_its_position(content: bytes, fault: str | None) -> None:
     reported = fault_of(content)
     assert reported is None if fault is None else reported is not None and fault in reported
+
+
+def test_requests_grow_while_they_are_answered_soon() -> None:
+    clock = Clock()
+    pace = Pace(None, clock=clock, sleep=clock.sleep)
+    sizes = []
+    for took_s in (0.1, 0.1, 0.1, 0.1, 0.1, 5.0, 0.1):
+        pace.wait(pace.at_once)
+        sizes.append(pace.at_once)
+        clock.sleep(took_s)
+        pace.answered()
+    assert sizes == [10, 20, 40, 80, 100, 100, 10]
