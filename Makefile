@@ -60,6 +60,9 @@ bench: setup ## measure 200,000 events through a producer and two listeners: eve
 bench-handlers: setup ## measure handlers of one SQL statement: single, shared transactions, batches
 	@$(BIN)/python benchmarks/handlers.py $(ARGS)
 
+bench-clients: setup ## measure how soon events reach 1,000 plain WebSocket clients, one more of which is stuck
+	@$(BIN)/python benchmarks/subscribers.py $(ARGS)
+
 $(VENV)/.docs-ready: $(VENV)/.ready
 	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --group docs; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs; fi
@@ -80,4 +83,4 @@ format: setup ## format the code with ruff
 clean: ## remove everything that the targets created
 	rm -rf $(VENV) dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers docs reference pictures format clean
+.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers bench-clients docs reference pictures format clean

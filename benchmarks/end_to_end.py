@@ -26,7 +26,9 @@ import msgspec
 import psycopg
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Arrival
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.positions import JournalPosition
+from oncecast.core.ranges import Range
 from oncecast.embedded import Stack
 from oncecast.stores.postgres import Database, PostgresEvents
 
@@ -123,8 +125,12 @@ async def postgresql_alone(stack: Stack, lines: list[bytes]) -> float:
     await database.open()
     await database.migrate()
     store = PostgresEvents(database)
+    position = JournalPosition("j", Cursor("e", 0))
+    whole = Range(position, "e", 1, len(lines), first_new=1, at_us=0, raws=[], unended=len(lines), cost_bytes=0)
     arrivals = [
-        Arrival(None, n, 0, f"{n}", "/bench", "tick", msgspec.Raw(line), 0, attempts=1, epoch="e", journal="j")
+        Arrival(
+            position, whole, n, 0, f"{n}", "/bench", "tick", msgspec.Raw(line), 0, attempts=1, epoch="e", journal="j"
+        )
         for n, line in enumerate(lines, 1)
     ]
     batches = [arrivals[n : n + BATCH_EVENTS] for n in range(0, len(arrivals), BATCH_EVENTS)]

@@ -19,12 +19,14 @@ from typing import Any
 
 import oncecast
 import oncecast.testing
-from oncecast import cli
+from oncecast.cli.commands import app as command_line
 from oncecast.config import Common, ListenerConfig, ProducerConfig
 from oncecast.core.health import PROCESS, Health, Part, Status
+from oncecast.listener.http.app import right_for as listener_right
 from oncecast.listener.http.openapi import listener_document
 from oncecast.observe.metrics import GAUGES, Metrics
 from oncecast.producer.api_document import producer_document
+from oncecast.producer.app import right_for as producer_right
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Written by `make reference` from the code: do not edit. -->\n"
@@ -122,8 +124,7 @@ def settings() -> str:
 
 def commands() -> str:
     """Return the page of all commands, as the library of the command line describes them."""
-    cli._register()
-    text = cli.app.generate_docs(output_format="markdown")
+    text = command_line.generate_docs(output_format="markdown")
     text = re.sub(r"\A# oncecast\n", f"# Command line\n\n{NOTE.rstrip()}\n", text)
     text = re.sub(r"^## Table of Contents\n.*?(?=^\*\*)", "", text, flags=re.M | re.S)
     return text.rstrip() + "\n"
@@ -151,7 +152,7 @@ def metrics() -> str:
 
 def http() -> str:
     """Return the page of all requests of producers and listeners."""
-    producer, listener = producer_document(), listener_document()
+    producer, listener = producer_document(producer_right), listener_document(listener_right)
     of_producer, of_listener = _operations(producer), _operations(listener)
     both = {name: made for name, made in of_producer.items() if _answer(made) == _answer(of_listener.get(name, {}))}
     parts = [HTTP]
@@ -185,7 +186,7 @@ def _operation(name: str, made: Mapping[str, Any]) -> str:
     parts = [f"\n### {name}\n\n{made['summary']}.\n"]
     if "description" in made:
         parts.append(f"\n{made['description']}\n")
-    if "parameters" in made:
+    if made["parameters"]:
         rows = [
             (f"`{p['name']}`", p["in"], f"`{_shape(p['schema'])}`", p.get("description", ""))
             for p in made["parameters"]

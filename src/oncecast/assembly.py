@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from importlib.metadata import version
 
+import msgspec
 from starlette.types import ASGIApp
 
 from oncecast import forks
@@ -234,12 +235,12 @@ async def _listen(
                 ),
                 *pruning_routes(store, record),
             ],
-            health=lambda: {**service.health(), "conflicts_open": open_conflicts.count},
+            health=lambda: msgspec.structs.replace(service.health(), conflicts_open=open_conflicts.count),
             essentials=service.essentials,
             metrics=metrics.text,
         )
         metrics.show_health(service.current_health)
-        metrics.gauge("oncecast_in_flight", lambda: service.settlement.in_flight)
+        metrics.gauge("oncecast_in_flight", lambda: service.pipeline.in_flight)
         metrics.gauge("oncecast_conflicts_open", lambda: open_conflicts.count or 0)
         if (forwarder := service.forwarder) is not None:
             metrics.gauge("oncecast_dead_letters_unsent", lambda: forwarder.unforwarded or 0)

@@ -33,9 +33,9 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return not Path("/proc").is_dir() or "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else True
 
 
 async def test_everything_is_there_after_a_restart(stack_of: StackOf) -> None:

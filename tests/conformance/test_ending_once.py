@@ -14,10 +14,11 @@ from oncecast.core.errors import AttemptFailed, Reject, RowLocked, TransactionCl
 from oncecast.core.event import Cursor
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import ListenerStore, Sessions
+from oncecast.core.ranges import EndedRange
 from oncecast.core.transaction import Transaction
 from oncecast.core.wire import Epoch
 from tests.support.event_stores import Server
-from tests.support.places import EPOCHS, JOURNAL, arrival
+from tests.support.places import EPOCHS, JOURNAL, arrival, record
 
 Work = Callable[[Transaction], Awaitable[None]]
 
@@ -261,25 +262,33 @@ async def cursor_of(store: ListenerStore) -> Cursor | None:
     return saved.cursor if saved is not None else None
 
 
-async def test_the_cursor_is_saved_over_rows_that_are_there_and_no_further(server: Server) -> None:
+async def test_the_cursor_moves_over_recorded_ranges_and_no_further(server: Server) -> None:
     store, _ = await server.of("a")
-    ended = [arrival(n) for n in range(1, 11)]
-    await store.insert([a for a in ended if a.offset != 7])
-    save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
+    await store.probe()  # it connects
+    for first, last in ((1, 4), (5, 6), (8, 10), (9, 10)):
+        await record(store, first, last)
+    save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=10)
     assert (save.saved, save.missing) == (Cursor("e1", 6), True)
-    await store.insert([ended[6]])
-    save = await store.save_cursor(JOURNAL, EPOCHS, ended[6:], position=Cursor("e1", 6))
+    await record(store, 6, 7)
+    save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 6), proved=10)
     assert (save.saved, save.missing) == (Cursor("e1", 10), False)
     assert await store.load_cursor(JOURNAL) == SavedCursor(Cursor("e1", 10), EPOCHS)
 
 
-async def test_a_row_that_was_lost_before_the_cursor_is_missed(server: Server) -> None:
+async def test_ranges_are_not_recorded_by_another_server_than_the_one_that_has_their_rows(server: Server) -> None:
     store, _ = await server.of("a")
-    batch = [arrival(n) for n in range(1, 4)]
-    await store.insert(batch)
-    await server.lose("id-2")
-    saved = await store.save_cursor(JOURNAL, EPOCHS, batch, position=Cursor("e1", 0))
-    assert (saved.saved, saved.missing) == (Cursor("e1", 1), True)
+    await store.probe()
+    assert not await store.record_ranges([EndedRange(JOURNAL, "e1", 1, 3)], "another")
+    save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=0)
+    assert save.saved == Cursor("e1", 0)
+
+
+async def test_a_range_of_a_divergent_history_does_not_move_the_cursor(server: Server) -> None:
+    store, _ = await server.of("a")
+    await store.probe()
+    await record(store, 1, 3, epoch="diverged")
+    save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=0)
+    assert (save.saved, save.missing) == (Cursor("e1", 0), False)
 
 
 async def test_a_group_without_a_cursor_can_begin_anywhere_and_one_that_has_it_stays(server: Server) -> None:
@@ -293,7 +302,8 @@ async def stored_up_to_5(store: ListenerStore, *, saved: int = 5) -> None:
     """Five events, and a cursor over the first `saved` of them."""
     batch = [arrival(n) for n in range(1, 6)]
     await store.insert(batch)
-    await store.save_cursor(JOURNAL, EPOCHS, batch[:saved], position=Cursor("e1", 0))
+    await record(store, 1, saved)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=saved)
 
 
 async def test_a_gap_is_noted_with_its_bounds_together_with_the_cursor_that_passes_it(server: Server) -> None:
@@ -311,7 +321,8 @@ async def test_a_gap_that_lies_ahead_is_not_passed_before_all_up_to_it(server: S
     await stored_up_to_5(store, saved=3)
     pass_ahead = partial(store.pass_gap, JOURNAL, EPOCHS, first=20, reason="skipped", after=5)
     assert await pass_ahead() == Cursor("e1", 3)
-    await store.save_cursor(JOURNAL, EPOCHS, [arrival(n) for n in (4, 5)], position=Cursor("e1", 3))
+    await record(store, 4, 5)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 3), proved=5)
     assert await pass_ahead() == Cursor("e1", 19)
     assert await server.gaps() == [(JOURNAL, "e1", 6, 19, "skipped")]
 
@@ -334,7 +345,8 @@ async def test_a_listener_that_does_not_know_the_epoch_of_the_cursor_does_not_mo
     await store.insert(batch)
     newer = [*EPOCHS, Epoch("e2", 3)]
     await store.begin_cursor(JOURNAL, newer, Cursor("e2", 4))
-    saved = await store.save_cursor(JOURNAL, known, batch, position=Cursor("e1", 0))
+    await record(store, 1, 5)
+    saved = await store.save_cursor(JOURNAL, known, position=Cursor("e1", 0), proved=5)
     assert saved == (None, True), "it has to read again"
     assert await store.pass_gap(JOURNAL, known, first=20, reason="skipped") is None
     assert await cursor_of(store) == Cursor("e2", 4)

@@ -37,7 +37,7 @@ from oncecast.listener.http.app import page
 from oncecast.stores.postgres import Database, EventReader, PostgresDeadLetters, PostgresEvents
 from oncecast.stores.postgres.database import Limits
 from oncecast.stores.postgres.transaction import HandlerTransaction, leaves_session_state
-from tests.support.places import EPOCHS, JOURNAL, arrival
+from tests.support.places import EPOCHS, JOURNAL, arrival, record
 from tests.support.savepoints import beside_a_savepoint_that_is_rolled_back
 
 LIMITS = Limits(lock_s=0.3, statement_s=5.0)
@@ -484,42 +484,52 @@ async def test_dead_lettering_keeps_the_row_as_dead_with_its_cause_and_raw_bytes
 
 
 async def test_another_listeners_saved_cursor_is_taken_over(store: PostgresEvents) -> None:
-    ended = [arrival(n) for n in range(1, 11)]
-    await store.insert(ended)
-    await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
-    save = await store.save_cursor(JOURNAL, EPOCHS, ended[:5], position=Cursor("e1", 0))
+    await store.probe()  # it connects
+    await record(store, 1, 10)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=10)
+    save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=5)
     assert (save.saved, save.missing) == (Cursor("e1", 10), False)
 
 
-async def test_a_cursor_that_went_back_with_the_database_is_reported(store: PostgresEvents, sql: Any) -> None:
-    ended = [arrival(n) for n in range(1, 11)]
-    await store.insert(ended)
-    await store.save_cursor(JOURNAL, EPOCHS, ended[:5], position=Cursor("e1", 0))
-    save = await store.save_cursor(JOURNAL, EPOCHS, ended[8:], position=Cursor("e1", 8))
+async def test_recorded_ranges_are_deleted_when_the_cursor_has_passed_them(store: PostgresEvents, sql: Any) -> None:
+    await store.probe()
+    for first in (*range(1, 2_500), 2_501):
+        await record(store, first, first)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=0)
+    assert await values(sql, "select first from ranges") == [2_501]
+
+
+async def test_a_cursor_that_went_back_with_the_database_is_reported(store: PostgresEvents) -> None:
+    await store.probe()
+    await record(store, 1, 5)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=5)
+    save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 8), proved=8)
     assert (save.saved, save.missing) == (Cursor("e1", 5), True)
 
 
 async def test_a_cursor_of_a_journals_lost_future_counts_up_to_where_the_histories_part(
     store: PostgresEvents,
 ) -> None:
-    await store.insert([arrival(n) for n in range(1, 6)])
+    await store.probe()
     lost = [Epoch("e1", 1), Epoch("lost", 4)]
-    await store.save_cursor(JOURNAL, lost, [arrival(n, epoch="lost") for n in range(1, 6)], position=Cursor("e1", 0))
+    await record(store, 1, 3)
+    await record(store, 4, 5, epoch="lost")
+    await store.save_cursor(JOURNAL, lost, position=Cursor("e1", 0), proved=5)
     restored = [Epoch("e1", 1), Epoch("e2", 3)]
-    anew = [arrival(n, f"new-{n}", epoch="e2") for n in (3, 4)]
-    await store.insert(anew)
     await store.adopt_cursor(JOURNAL, restored, instead_of=lost)
-    save = await store.save_cursor(JOURNAL, restored, anew, position=Cursor("e1", 2))
+    await record(store, 3, 4, epoch="e2")
+    save = await store.save_cursor(JOURNAL, restored, position=Cursor("e1", 2), proved=4)
     assert (save.saved, save.missing) == (Cursor("e2", 4), False)
 
 
 async def test_a_cursor_that_another_listener_is_at_is_left_to_it(store: PostgresEvents, sql: Any) -> None:
-    ended = [arrival(n) for n in range(1, 6)]
-    await store.insert(ended)
-    await store.save_cursor(JOURNAL, EPOCHS, ended[:2], position=Cursor("e1", 0))
+    await store.probe()
+    await record(store, 1, 2)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=2)
+    await record(store, 3, 5)
     async with sql.transaction():
         await sql.execute("select * from cursors for update")
-        save = await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
+        save = await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=5)
     assert (save.saved, save.missing) == (Cursor("e1", 2), False)
 
 
@@ -565,7 +575,8 @@ async def test_old_rows_go_in_small_batches_but_never_above_the_cursor_and_dead_
     await store.dead_letter(arrival(11), DataRefused("no"))
     await store.insert([arrival(n, epoch="other") for n in range(12, 14)])
     assert await store.count_prunable(older_than_s=0.0) == 0, "no cursor is saved"
-    await store.save_cursor(JOURNAL, EPOCHS, batch[:8], position=Cursor("e1", 0))
+    await record(store, 1, 8)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=8)
     assert await store.count_prunable(older_than_s=3600.0) == 0
     assert await store.count_prunable(older_than_s=0.0) == 8
     assert [await store.prune(older_than_s=0.0, limit=5) for _ in range(3)] == [5, 3, 0]

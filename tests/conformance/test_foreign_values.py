@@ -12,7 +12,7 @@ from oncecast.core.errors import Unavailable
 from oncecast.core.telemetry import ForeignValues, TelemetryEvent
 from oncecast.listener.dependencies.gates import LeaseGate
 from oncecast.stores.redis import RedisLeases
-from tests.support.arrivals import arrivals
+from tests.support.arrivals import ranges
 
 A, B = "a" * 16, "b" * 16
 Write = Callable[[redis.Redis, str], Awaitable[object]]
@@ -26,8 +26,7 @@ FOREIGN: dict[str, Write] = {
     "a count that is none": lambda r, key: r.set(key, "!x"),
     "a holder with a count that is none": lambda r, key: r.set(key, f"{A}*x"),
     "a holder with a count without end": lambda r, key: r.set(key, f"{A}*" + "9" * 400),
-    "a mark of no place": lambda r, key: r.set(key, "="),
-    "a mark with more behind it": lambda r, key: r.set(key, "=e1:1\n"),
+    "a mark with more behind it": lambda r, key: r.set(key, "=\n"),
     "a list": lambda r, key: r.rpush(key, "x"),
     "a hash": lambda r, key: r.hset(key, "x", "y"),
     "a set": lambda r, key: r.sadd(key, "x"),
@@ -43,7 +42,6 @@ class Redis:
             RedisLeases(url, group=group, token=token, lease_ttl_s=30.0, mark_ttl_s=15.0) for token in (A, B)
         )
         self.client = redis.Redis.from_url(url)
-        self.key = f"oncecast:{{{group}}}:e:/s\0001"
         self.heartbeats = f"oncecast:{{{group}}}:h:"
 
 
@@ -57,37 +55,36 @@ async def server(redis_url: str, schema: str) -> AsyncIterator[Redis]:
 
 
 @pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
-async def test_an_event_under_whose_key_a_foreign_value_stands_is_claimed_by_one_and_the_value_is_overwritten(
+async def test_a_range_under_whose_key_a_foreign_value_stands_is_claimed_by_one_and_the_value_is_overwritten(
     server: Redis, write: Write
 ) -> None:
-    (event,) = batch = arrivals(1)
-    server.key = server.a._keys(batch)[0]
-    await write(server.client, server.key)
+    (each,) = batch = ranges(1)
+    (key,) = server.a._keys(batch)
+    await write(server.client, key)
     assert (await server.a.peek(batch)).free == batch
     claims = await server.a.claim(batch)
-    assert (claims.mine, [key for key, _ in claims.foreign]) == (batch, [server.key])
-    assert await server.client.get(server.key) == A.encode()
-    assert 0 < await server.client.pttl(server.key) <= 30_000
-    again = await server.b.claim(arrivals(1))
-    assert ([holder for _, holder in again.taken], again.foreign) == ([A], [])
-    assert event.takeovers == 0
+    assert (claims.acquired, [overwritten for overwritten, _ in claims.foreign]) == (batch, [key])
+    assert await server.client.get(key) == A.encode()
+    assert 0 < await server.client.pttl(key) <= 30_000
+    again = await server.b.claim(ranges(1))
+    assert ([owner for _, owner in again.leased_elsewhere], again.foreign) == ([A], [])
+    assert each.takeovers == 0
 
 
 @pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN.keys())
 async def test_no_call_fails_of_a_foreign_value_that_comes_later(server: Redis, write: Write) -> None:
-    batch = arrivals(3)
+    batch = ranges(3)
     keys = server.a._keys(batch)
     await server.a.claim(batch)
     await server.client.delete(keys[1])
     await write(server.client, keys[1])
     await server.a.renew(batch)
-    await server.a.begin_isolated(batch[1], True)
     await server.a.reclaim(batch)
     await server.client.delete(keys[1])
     await write(server.client, keys[1])
     await server.b.take_over(batch, A, died=True)
     await server.a.release(batch)
-    assert set((await server.b.claim(batch)).mine) == set(batch)
+    assert set((await server.b.claim(batch)).acquired) == set(batch)
     await server.b.settle(batch)
     assert (await server.a.claim(batch)).ended == batch
 
@@ -105,10 +102,10 @@ async def test_a_heartbeat_that_is_not_a_number_counts_as_missing_and_the_next_o
 async def test_foreign_values_are_warned_of_once_and_redis_stays_up(server: Redis) -> None:
     telemetry_events: list[TelemetryEvent] = []
     gate = LeaseGate(server.a, SYSTEM_CLOCK, lease_ttl_s=30.0, record=telemetry_events.append)
-    batch = arrivals(3)
+    batch = ranges(3)
     for key in server.a._keys(batch)[:2]:
         await server.client.set(key, b"")
-    assert set((await gate.claim(batch)).mine) == set(batch)
+    assert set((await gate.claim(batch)).acquired) == set(batch)
     await gate.claim(batch)
     (warned,) = telemetry_events
     assert isinstance(warned, ForeignValues)
@@ -124,4 +121,4 @@ async def test_an_answer_of_another_shape_is_that_redis_is_unavailable(
 
     monkeypatch.setattr(server.a, "_claim", answer)
     with pytest.raises(Unavailable, match="2 values"):
-        await server.a.claim(arrivals(2))
+        await server.a.claim(ranges(2))

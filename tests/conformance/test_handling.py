@@ -145,7 +145,7 @@ async def test_a_predecessor_that_a_cursor_was_saved_over_needs_no_row_any_more(
         await store.process(second, work)
     assert second.turn is not None
     assert second.turn.before is not None
-    second.turn.before.track.save(Cursor("e1", 1))
+    second.turn.before.track.saved = Cursor("e1", 1)
     assert await store.process(second, work) is Outcome.STORED
 
 

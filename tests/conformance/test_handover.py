@@ -325,3 +325,12 @@ async def test_whoever_is_cancelled_takes_no_place_and_no_row_with_it(
     assert Counter(map(type, results)).keys() <= {Outcome, ValueError, asyncio.CancelledError}
     async with asyncio.timeout(120):
         assert await store.process(arrival(500, "last"), nothing) is Outcome.STORED
+
+
+async def test_the_answer_of_a_server_that_has_been_replaced_meanwhile_proves_nothing(store: PostgresEvents) -> None:
+    async def be_replaced(tx: Transaction) -> None:
+        store._db._handlers.incarnation = "that of another server"
+
+    with pytest.raises(Unavailable, match="restarted or replaced meanwhile"):
+        await store.process(arrival(1), be_replaced)
+    assert await store.process(arrival(1), be_replaced) is Outcome.PRESENT

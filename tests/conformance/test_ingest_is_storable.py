@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncecast.clock import SYSTEM_CLOCK
-from oncecast.core.event import Arrival
+from oncecast.core.dead_letters import Identity
+from oncecast.core.event import Cursor
 from oncecast.core.outcomes import Outcome
+from oncecast.core.replays import dead_letter_to_replay
 from oncecast.core.transaction import OpenTransaction
 from oncecast.event import Event, new_id
 from oncecast.http.problems import Problem
@@ -152,9 +154,15 @@ class Table:
         Every second one goes in as the event of a handler, by the other insert.
         """
         offset = next(self._offsets)
-        type_ = json.loads(raw)["type"]
-        arrival = Arrival(
-            *(None, offset, offset, id, source, type_, msgspec.Raw(raw), 0), attempts=1, epoch="e", journal="j"
+        arrival = dead_letter_to_replay(
+            Identity(source, id),
+            raw,
+            None,
+            type=json.loads(raw)["type"],
+            attempts=0,
+            place=Cursor("e", offset),
+            journal="j",
+            at_us=offset,
         )
         if offset % 2:
             [outcome] = self._runner.run(self._store.insert([arrival]))

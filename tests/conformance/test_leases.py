@@ -1,4 +1,4 @@
-"""What every lease store must do: say who handles what for now, and touch only what is one's own."""
+"""What every lease store must do: say which listener has which range, and touch only what is one's own."""
 
 from __future__ import annotations
 
@@ -8,38 +8,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from urllib.parse import urlsplit
 
-import msgspec
 import pytest
 
 from oncecast.chaos.links import Link
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
 from oncecast.core.leases import Claims
 from oncecast.core.ports import Leases
+from oncecast.core.ranges import Range
 from oncecast.stores.redis import RedisLeases
 from oncecast.testing.memory import MemoryLeases, MemoryRedis
+from tests.support.arrivals import ranges
 
 A, B = "a" * 16, "b" * 16
-
-
-def arrivals(*ids: str, offset: int = 1) -> list[Arrival]:
-    return [
-        Arrival(
-            track=None,
-            offset=offset + n,
-            at_us=0,
-            id=name,
-            source="/s",
-            type="t",
-            raw=msgspec.Raw(b"{}"),
-            cost_bytes=0,
-            epoch="e1",
-            journal="j",
-        )
-        for n, name in enumerate(ids)
-    ]
-
-
 LeasesOf = Callable[[str], Leases]
 
 
@@ -61,66 +41,67 @@ async def leases_of(request: pytest.FixtureRequest, schema: str) -> AsyncIterato
         await leases.close()
 
 
-async def claim(leases: Leases, batch: Sequence[Arrival]) -> Claims:
-    """As a listener does, which notes the counts on its events."""
+async def claim(leases: Leases, batch: Sequence[Range]) -> Claims:
+    """As a listener does, which notes the counts on its ranges."""
     claims = await leases.claim(batch)
-    for arrival, takeovers in claims.takeovers:
-        arrival.takeovers = takeovers
+    for each, takeovers in claims.takeovers:
+        each.takeovers = takeovers
     return claims
 
 
-async def test_an_event_is_claimed_by_the_first_and_taken_for_the_second(
-    leases_of: LeasesOf,
-) -> None:
+async def test_a_range_is_acquired_by_the_first_and_leased_elsewhere_for_the_second(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
-    batch = arrivals("1", "2", "3")
-    assert (await a.claim(batch[:2])).mine == batch[:2]
-    claims = await b.claim(batch)
-    assert [(x.id, holder) for x, holder in claims.taken] == [("1", A), ("2", A)]
-    assert claims.mine == batch[2:]
-    assert (await a.claim(batch[:1])).mine == batch[:1]  # one's own stays one's own
+    first, second, third = batch = ranges(3, size=10)
+    assert (await a.claim(batch[:2])).acquired == [first, second]
+    claims = await b.claim(ranges(3, size=10))
+    assert [(each.first, owner) for each, owner in claims.leased_elsewhere] == [(1, A), (11, A)]
+    assert [each.first for each in claims.acquired] == [third.first]
+    assert (await a.claim([first])).acquired == [first]  # one's own stays one's own
 
 
-async def test_a_done_marker_ends_only_the_place_that_it_names(leases_of: LeasesOf) -> None:
+async def test_a_done_marker_ends_only_the_range_that_it_names(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
-    batch = arrivals("1", "2")
+    batch = ranges(2, size=4)
     await a.claim(batch)
     await a.settle(batch)
     assert (await b.claim(batch)).ended == batch
-    again = arrivals("1", "2", offset=7)
-    assert (await b.claim(again)).elsewhere == again
+    (longer,), (later,), (of_another_epoch,) = ranges(1, size=5), ranges(1, first=9), ranges(1, size=4)
+    of_another_epoch.epoch = "e2"
+    others = [longer, later, of_another_epoch]
+    assert (await b.claim(others)).acquired == others
 
 
-async def test_a_mark_that_proves_nothing_is_taken_but_no_other_and_no_lease(leases_of: LeasesOf) -> None:
+async def test_a_range_with_a_done_marker_can_be_reclaimed_but_no_leased_one(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
-    marked, elsewhere, _, free = batch = arrivals("marked", "elsewhere", "leased", "free")
-    await a.claim(batch[:3])
-    await a.settle([marked, *arrivals("elsewhere", offset=9)])
+    marked, leased, free = batch = ranges(3)
+    await a.claim([marked, leased])
+    await a.settle([marked])
     claims = await b.reclaim(batch)
-    assert (claims.mine, claims.elsewhere, claims.ended) == ([marked, free], [elsewhere], [])
-    assert [x.id for x, _ in claims.taken] == ["leased"]
-    assert [x.id for x, _ in (await a.claim([marked])).taken] == ["marked"]
+    assert (claims.acquired, claims.ended, claims.leased_elsewhere) == ([marked, free], [], [(leased, A)])
+    assert (await a.claim([marked])).leased_elsewhere == [(marked, B)]
 
 
 async def test_looking_takes_nothing(leases_of: LeasesOf) -> None:
     a, b = leases_of(A), leases_of(B)
-    batch = arrivals("1", "2")
-    await a.claim(batch[:1])
+    leased, free = batch = ranges(2)
+    await a.claim([leased])
     found = await b.peek(batch)
-    assert [(x.id, holder) for x, holder in found.taken] == [("1", A)]
-    assert found.free == batch[1:]
-    assert (await a.claim(batch)).mine == batch
+    assert (found.leased_elsewhere, found.free) == ([(leased, A)], [free])
+    assert (await a.claim(batch)).acquired == batch
 
 
-async def test_release_and_settle_touch_only_ones_own(leases_of: LeasesOf) -> None:
+async def test_release_settle_and_takeover_touch_only_leases_of_the_owner_that_they_name(
+    leases_of: LeasesOf,
+) -> None:
     a, b = leases_of(A), leases_of(B)
-    batch = arrivals("1", "2")
+    first, second = batch = ranges(2)
     await a.claim(batch)
     assert await b.release(batch) == 0
+    assert await a.take_over(batch, B, died=True) == 0
     await b.settle(batch)
-    assert [holder for _, holder in (await b.peek(batch)).taken] == [A, A]
-    assert await b.take_over(batch[:1], A, died=True) == 1  # a takeover names the dead owner
-    assert (await b.peek(batch)).free == batch[:1]
+    assert (await b.peek(batch)).leased_elsewhere == [(first, A), (second, A)]
+    assert await b.take_over([first], A, died=True) == 1
+    assert (await b.peek(batch)).free == [first]
 
 
 async def test_each_heartbeat_increments_the_counter(leases_of: LeasesOf) -> None:
@@ -137,24 +118,27 @@ async def counter_after_heartbeat(holder: Leases, observer: Leases) -> int | Non
     return (await observer.counters([A]))[A]
 
 
-async def test_an_event_taken_over_from_an_owner_that_may_be_alive_is_free_and_not_charged(
+async def test_a_range_that_is_taken_from_an_owner_that_may_live_is_free_and_its_count_stays(
     leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
-    (event,) = batch = arrivals("1")
+    (each,) = batch = ranges(1)
     await claim(a, batch)
-    await a.take_over(batch, A, died=True)
-    for holder in (A, B):
-        await claim(leases_of(holder), batch)
-        assert await b.take_over(batch, holder, died=False) == 1
-    assert (await claim(b, batch)).mine == batch
-    assert event.takeovers == 1
+    await b.take_over(batch, A, died=False)
+    await claim(a, batch)
+    assert each.takeovers == 0
+    await b.take_over(batch, A, died=True)
+    for owner in (A, B):
+        await claim(leases_of(owner), batch)
+        assert await b.take_over(batch, owner, died=False) == 1
+    assert (await claim(b, batch)).acquired == batch
+    assert each.takeovers == 1
 
 
 async def test_renewal_prolongs_only_ones_own(redis_url: str, schema: str) -> None:
     brief = RedisLeases(redis_url, group=schema, token=A, lease_ttl_s=60, mark_ttl_s=15)
     other = RedisLeases(redis_url, group=schema, token=B, lease_ttl_s=1, mark_ttl_s=15)
-    batch = arrivals("1")
+    batch = ranges(1)
     await brief.claim(batch)
     await other.renew(batch)
     ttl_ms = await brief._redis.pttl(brief._keys(batch)[0])
@@ -166,57 +150,30 @@ async def test_renewal_prolongs_only_ones_own(redis_url: str, schema: str) -> No
 async def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
     leases = RedisLeases("redis://127.0.0.1:1", group="g", token=A, lease_ttl_s=30, mark_ttl_s=15)
     with pytest.raises(Unavailable, match="Redis"):
-        await leases.claim(arrivals("1"))
+        await leases.claim(ranges(1))
     await leases.close()
 
 
-async def test_each_takeover_is_counted_until_the_event_has_ended_and_a_release_is_not_counted(
+async def test_each_death_of_an_owner_is_counted_until_the_range_has_ended_and_a_release_is_none(
     leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
-    [event] = batch = arrivals("1")
+    (each,) = batch = ranges(1)
     await claim(a, batch)
     assert await b.take_over(batch, A, died=True) == 1
     assert (await b.peek(batch)).free == batch
     await claim(b, batch)
-    assert event.takeovers == 1
+    assert each.takeovers == 1
     assert await b.release(batch) == 1
     await claim(a, batch)
-    assert event.takeovers == 1
-    assert [holder for _, holder in (await b.peek(batch)).taken] == [A]
+    assert each.takeovers == 1
+    assert (await b.peek(batch)).leased_elsewhere == [(each, A)]
     assert await b.take_over(batch, A, died=True) == 1
     await claim(b, batch)
-    assert event.takeovers == 2
+    assert each.takeovers == 2
     await b.renew(batch)
     await b.settle(batch)
     assert (await a.peek(batch)).ended == batch
-
-
-async def test_a_takeover_of_a_quarantined_event_counts_only_if_it_was_running(
-    leases_of: LeasesOf,
-) -> None:
-    a, b = leases_of(A), leases_of(B)
-    [event] = batch = arrivals("1")
-    for holder, other in ((a, b), (b, a)):
-        await claim(holder, batch)
-        await other.take_over(batch, holder.token, died=True)
-    await claim(a, batch)
-    assert event.takeovers == 2
-    await b.take_over(batch, A, died=True)
-    await claim(a, batch)
-    assert event.takeovers == 2, "its holder died of something else"
-    await a.begin_isolated(event, True)
-    assert (await claim(a, batch)).mine == batch
-    await b.take_over(batch, A, died=True)
-    await claim(b, batch)
-    assert event.takeovers == 3
-    await b.begin_isolated(event, True)
-    await b.begin_isolated(event, False)
-    await a.take_over(batch, B, died=True)
-    await claim(a, batch)
-    assert event.takeovers == 3, "its attempt was over"
-    await b.begin_isolated(event, True)
-    assert [holder for _, holder in (await b.peek(batch)).taken] == [A], "another's lease stays as it is"
 
 
 def test_a_connection_that_closes_under_a_call_is_unavailable_on_every_loop(redis_url: str, schema: str) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import combinations_with_replacement
 
+import httpx2
 import psycopg
 import pytest
 import redis.asyncio as redis
@@ -189,11 +191,14 @@ async def test_everything_is_exact_while_redis_is_away_for_seconds(stack: Stack)
     await judge(stack, publications)
 
 
-async def test_a_foreign_value_under_an_events_key_ends_no_listener(stack: Stack) -> None:
+async def test_a_foreign_value_under_the_key_of_a_range_ends_no_listener(stack: Stack) -> None:
     pids = {name: stack.processes[name].pid for name in stack.listener_urls}
+    async with httpx2.AsyncClient(base_url=stack.publish_url) as producer:
+        epoch = (await producer.get("/api/journal")).json()["epoch"]
     async with redis.Redis.from_url(stack.redis_url) as client:
-        await client.set("oncecast:{oncecast}:e:/s\0foreign", b"")
-        await client.rpush("oncecast:{oncecast}:e:/s\0list", b"x")
+        for first, last in combinations_with_replacement((1, 2, 3), 2):  # however the events come in frames
+            key = f"oncecast:{{oncecast}}:r:{epoch}:{first}-{last}"
+            await (client.set(key, b"") if first < last else client.rpush(key, b"x"))
     events = [Event.new("counted", id=id_, source="/s") for id_ in ("foreign", "list", "own")]
     async with Publisher(stack.publish_url) as publisher:
         await publisher.publish_many(events)

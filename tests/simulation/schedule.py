@@ -11,6 +11,8 @@ from tests.simulation.faults import FAULTS, Action
 FAULTS_S = (8.0, 16.0, 25.0)
 """Publications and faults start within this time; then all faults are cleared, and the run must come to rest."""
 LENGTHS_S = ((0.05, 2.0), (0.05, 2.0), (2.0, 12.0), (2.0, 12.0), (12.0, 40.0))
+PLAIN = 0.2
+"""The share of runs without handlers, whose listeners decode only the ranges that they work on."""
 FAMILIES = ("", "", "batched", "shared", "ordered", "ordered", "chained")
 """A publication has all types, or those with this prefix."""
 
@@ -25,6 +27,7 @@ class Schedule:
     publications: tuple[tuple[float, int, tuple[str, ...]], ...]
     """Time, producer, and the ids of a batch: `type:number`, or `type:key:number` of an ordered event."""
     actions: tuple[Action, ...]
+    has_handlers: bool
 
 
 def draw_schedule(seed: int) -> Schedule:
@@ -34,9 +37,10 @@ def draw_schedule(seed: int) -> Schedule:
     faults_s = draw.choice(FAULTS_S)
     publications = []
     number = 0
+    has_handlers = random.Random(f"handlers of {seed}").random() >= PLAIN
     keys = KEYS[: draw.randint(1, len(KEYS))]
     for _ in range(draw.randint(4, 12)):
-        family = draw.choice(FAMILIES)
+        family = draw.choice(FAMILIES) if has_handlers else "tick"
         shares = {type_: share for type_, share in TYPES.items() if type_.startswith(family)}
         batch = draw.choices(list(shares), list(shares.values()), k=draw.randint(1, 8))
         ids = tuple(_id(type_, number + n, draw.choice(keys)) for n, type_ in enumerate(batch))
@@ -52,7 +56,12 @@ def draw_schedule(seed: int) -> Schedule:
         for _ in range(draw.randint(0, 9))
     )
     return Schedule(
-        seed, listeners, producers, tuple(sorted(publications)), tuple(sorted(actions, key=lambda a: a.at_s))
+        seed,
+        listeners,
+        producers,
+        tuple(sorted(publications)),
+        tuple(sorted(actions, key=lambda a: a.at_s)),
+        has_handlers,
     )
 
 

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from oncecast.app.application import App
 from oncecast.chaos.judge import Evidence, Verdict, judge
+from oncecast.core.ranges import RangeRules
 from oncecast.core.telemetry import TelemetryEvent
 from oncecast.core.wire import Answer, Ask
 from oncecast.listener.pipeline.attempt import AttemptLimits
@@ -102,7 +104,7 @@ class World:
         self._ring_bytes = self.draw.choice((1_000, 64 * 1024))
         self._call_deadline_s = self.draw.choice((5.0, 32.0))
         self._mark_ttl_s = self.draw.choice((15.0, 600.0))
-        self._application = application(
+        handled = application(
             Surroundings(
                 self.draw,
                 is_edited=lambda: self._is_edited,
@@ -112,6 +114,7 @@ class World:
                 batch_max=self.draw.choice((3, 500)),
             )
         )
+        self._application = handled if schedule.has_handlers else App(GROUP)
         self._is_edited = all(action.kind != "replay" for action in schedule.actions)
         fails_over = any(action.kind == POSTGRES_FAILS_OVER for action in schedule.actions)
         self._max_age_s = 1e6 if fails_over else self.draw.choice((0.5, 10.0))
@@ -249,6 +252,8 @@ class World:
             record,
             self.clock,
             dial=self.dial,
+            # Listeners of different releases may cut differently.
+            rules=RangeRules(self.draw.choice((1, 8, 1_000)), decoded=self.schedule.has_handlers),
         )
 
     def vanish(self, process: Process) -> bool:
@@ -324,7 +329,7 @@ class World:
             return False
         lasts = {(kept.name, last, last) for kept in self.kept.values() for last in [_last(kept)]}
         for process in self.listeners:
-            if process.service is None or process.service.settlement.in_flight:
+            if process.service is None or process.service.pipeline.in_flight:
                 return False
             tracks = [feed.track for feed in process.service.feeds if feed.track is not None]
             if {(track.journal, track.watermark.value, track.saved.offset) for track in tracks} != lasts:

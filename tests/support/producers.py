@@ -114,7 +114,7 @@ async def producer_here(
         app = OriginGuard(made.app, bound_host="127.0.0.1")
         with bind("127.0.0.1", address.port, unread_timeout_ms=unread_timeout_ms) as listening:
             async with asyncio.TaskGroup() as group:
-                group.create_task(serve(app, listening, stop, SYSTEM_CLOCK, ws_max_bytes=2**20))
+                group.create_task(made.run(serve(app, listening, stop, SYSTEM_CLOCK, ws_max_bytes=2**20)))
                 try:
                     yield address
                 finally:

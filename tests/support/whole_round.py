@@ -30,7 +30,8 @@ from oncecast.stores.postgres import (
     PostgresUnforwarded,
 )
 from oncecast.stores.postgres.database import Limits
-from tests.support.places import EPOCHS, JOURNAL, arrival
+from tests.support.arrivals import track
+from tests.support.places import EPOCHS, JOURNAL, arrival, record
 
 SCHEMA = "shop"
 LIMITS = Limits(lock_s=1.0, statement_s=20.0)
@@ -105,7 +106,7 @@ async def _events(database: Database) -> dict[str, Any]:
     for offset, one in zip((11, 12), twice, strict=True):
         one.offset = offset
     handled = arrival(4, "handled", time=NAMED_TIMES[2])
-    handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, None)
+    handled.turn = Turn("account=7", handled.source, handled.id, "e1", 4, track())
 
     async def emitting(tx: OpenTransaction) -> None:
         await handler_error(found)(tx)
@@ -176,7 +177,8 @@ async def _upkeep(database: Database) -> dict[str, Any]:
         published.extend(events)
 
     start = Cursor("e1", 0)
-    saved = await store.save_cursor(JOURNAL, EPOCHS, [arrival(n) for n in (1, 2, 3)], position=start)
+    await record(store, 1, 3)
+    saved = await store.save_cursor(JOURNAL, EPOCHS, position=start, proved=3)
     await store.begin_cursor("other", EPOCHS, start)
     gap = await store.pass_gap("other", EPOCHS, first=4, reason="it's gone\\")
     await store.adopt_cursor("other", EPOCHS, instead_of=EPOCHS)
@@ -207,8 +209,8 @@ async def _pages(database: Database) -> dict[str, Any]:
     pages = [await reader.newest(limit=3)]
     while pages[-1]:
         pages.append(await reader.newest(limit=3, after=pages[-1][-1]["mark"]))
-    ended = [arrival(n, "handled" if n == 4 else None) for n in range(1, 8)]
-    await store.save_cursor(JOURNAL, EPOCHS, ended, position=Cursor("e1", 0))
+    await record(store, 4, 7)
+    await store.save_cursor(JOURNAL, EPOCHS, position=Cursor("e1", 0), proved=7)
     return {
         "pages of events": pages,
         "gaps": await reader.gaps(),

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from oncecast.config import ListenerConfig, ProducerConfig, load
+from oncecast.assembly import _http_limits, _listener_settings
+from oncecast.cli import processes
+from oncecast.config import Common, ListenerConfig, ProducerConfig, load
 from oncecast.core.errors import ConfigError
+from oncecast.http.connections import HttpLimits
+from oncecast.listener.service import ListenerSettings
 
 
 def test_a_flag_comes_before_the_environment_and_that_before_the_default() -> None:
     assert load(ProducerConfig, {}).port == 8080
     assert load(ProducerConfig, {"PORT": "9000"}).port == 9000
     assert load(ProducerConfig, {"PORT": "9000"}, {"port": 7000}).port == 7000
+
+
+def test_each_default_of_a_listener_and_its_http_server_is_that_of_its_setting() -> None:
+    config = load(ListenerConfig, {})
+    assert _listener_settings(config) == ListenerSettings(
+        instance=config.instance_id, group=config.listener_group, producer_urls=config.ws_url
+    )
+    assert _http_limits(config) == HttpLimits()
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [(processes.producer, ProducerConfig), (processes.listener, ListenerConfig)]
+)
+def test_the_help_of_each_flag_names_its_variable_and_default(
+    command: Callable[..., None], kind: type[Common]
+) -> None:
+    settings = {field.name: field for field in fields(kind)}
+    named = dict(re.findall(r"\[([A-Z_]+), (.+)\]$", command.__doc__ or "", re.MULTILINE))
+    computed = {"INSTANCE_ID": "the host's name", "LISTENER_GROUP": "the application's name"}
+    flags = [name.upper() for name in inspect.signature(command).parameters if name in settings]
+    assert named == {name: computed.get(name, settings[name.lower()].metadata["default"]) for name in flags}
 
 
 def test_a_file_can_hold_the_value(tmp_path: Path) -> None:

@@ -47,3 +47,9 @@ def test_no_two_modules_have_public_classes_of_one_name() -> None:
     nodes = [node for path in files for node in ast.parse(path.read_text("utf-8")).body]
     names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_public_name_of_the_package_can_be_imported_and_no_other() -> None:
+    assert [name for name in oncecast.__all__ if not hasattr(oncecast, name)] == []
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        oncecast.nothing  # noqa: B018

@@ -192,6 +192,15 @@ class App:
         """Whether any handler is ordered."""
         return any(handler.ordered_by for handler in self._handlers)
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The maximum number of events per transaction of each handler, without Oncecast's own."""
+        return [
+            handler.together_max
+            for handler in self._handlers
+            if not all(selector.type.startswith(OWN_TYPES) for selector in handler.selectors)
+        ]
+
     def plan_of(self, type: str, source: str) -> Plan:
         """Return the plan for events of this type and source; the same object for the same handlers."""
         plan = self._plans.get(f"{type}\0{source}" if self._by_source else type)

@@ -42,6 +42,13 @@ class Handler:
     shared: bool = False
     ordered_by: str | None = None
 
+    @property
+    def together_max(self) -> int:
+        """The maximum number of events that may share a transaction."""
+        if self.ordered_by:
+            return 1
+        return self.batch_max or (SHARED_MAX_EVENTS if self.shared else 1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -56,9 +63,8 @@ class Plan:
     """Returns the key of an ordered event; None for an event without one, which never waits."""
 
     def __post_init__(self) -> None:
-        sizes = [h.batch_max or (SHARED_MAX_EVENTS if h.shared else 1) for h in self.handlers]
         ordered_by = next((h.ordered_by for h in self.handlers if h.ordered_by), None)
-        object.__setattr__(self, "together_max", 1 if ordered_by else min(sizes, default=1))
+        object.__setattr__(self, "together_max", min((h.together_max for h in self.handlers), default=1))
         object.__setattr__(self, "in_batches", any(h.batch_max for h in self.handlers))
         object.__setattr__(self, "in_threads", not all(h.is_async for h in self.handlers))
         object.__setattr__(self, "key_of", key_of(ordered_by) if ordered_by else None)

@@ -16,7 +16,7 @@ from psycopg import sql
 from oncecast.chaos.judge import identity
 from oncecast.core.errors import JournalCorrupt
 from oncecast.core.event import Cursor
-from oncecast.core.wire import Epoch, Head, decode_heads, epoch_of, events_frame, resume_after
+from oncecast.core.wire import Epoch, Head, decode_heads, epoch_of, resume_after
 from oncecast.journal import file
 
 CHECK_INTERVAL_S = 1.0
@@ -123,7 +123,7 @@ def _behind(
         begin = resume_after(checked, known or served, served)
         passed: list[Head] = []
         for batch in file.read(connection, begin):
-            heads = decode_heads(events_frame(batch.first_offset, batch.at_us, batch.body))
+            heads = decode_heads(batch.body)
             places = enumerate(heads, batch.first_offset)
             passed += [head for offset, head in places if begin < offset <= last]
             if batch.last_offset >= last:

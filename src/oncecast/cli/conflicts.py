@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
-import msgspec
 from cyclopts import App, Parameter
 
 from oncecast.cli import output
-from oncecast.cli.dead_letters.replay import REPLAY_DEADLINE_S
-from oncecast.cli.dead_letters.show import indented
+from oncecast.cli.entries import (
+    CHANGE_AT_ONCE,
+    CONFLICT,
+    REPLAY_AT_ONCE,
+    REPLAY_DEADLINE_S,
+    Yes,
+    check_limit,
+    failed,
+    indented,
+    parts,
+)
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError
@@ -22,11 +28,7 @@ from oncecast.core.event import Cursor
 if TYPE_CHECKING:
     from oncecast.client.admin import AdminClient
 
-PATH = "/api/conflicts"
 PAGE = 1_000
-REPLAYED_AT_ONCE = 10
-CHANGED_AT_ONCE = 500
-FAILURES_SHOWN = 20
 
 app = App(
     name="conflicts",
@@ -62,13 +64,12 @@ def list_(
     limit
         The maximum number of entries.
     """
-    if limit < 1:
-        raise ConfigError(f"invalid value for --limit: {limit} (expected a whole number, 1 or more)")
+    check_limit(limit)
     if replayed and discarded:
         raise ConfigError("--replayed and --discarded exclude each other")
     state = "replayed" if replayed else "discarded" if discarded else "open"
     with operator("listener", listener, data) as asked:
-        found = _all(asked, state=state, id=id, source=source)
+        found = CONFLICT.list(asked, {"state": state, "id": id, "source": source, "limit": PAGE})
         shown = list(islice(found, limit))
         has_more = next(found, None) is not None
     if output.wants_json(json):
@@ -105,7 +106,7 @@ def show(
         The conflict, as `oncecast conflicts list` prints it.
     """
     with operator("listener", listener, data) as asked:
-        found = asked.ask("GET", f"{PATH}/{quote(_checked(cursor), safe='')}")
+        found = asked.ask("GET", CONFLICT.path_of(_checked(cursor)))
     if output.wants_json(json):
         output.json(found)
         return
@@ -146,9 +147,9 @@ def replay(
     results: list[dict[str, Any]] = []
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
-        for part in _parts(_chosen(asked, cursors, "open", all=all, id=id, source=source), REPLAYED_AT_ONCE):
-            body = msgspec.json.encode({"conflicts": [{"cursor": cursor, "id": new_id} for cursor in part]})
-            answer = asked.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)
+        for part in parts(_chosen(asked, cursors, "open", all=all, id=id, source=source), REPLAY_AT_ONCE):
+            body = {"conflicts": [{"cursor": cursor, "id": new_id} for cursor in part]}
+            answer = CONFLICT.post(asked, "replay", body, deadline_s=REPLAY_DEADLINE_S)
             results += answer["results"]
             for result in answer["results"]:
                 _tell(result, as_json=as_json)
@@ -164,7 +165,7 @@ def discard(
     all: All = False,
     id: Id = None,
     source: Source = None,
-    yes: Annotated[bool, Parameter(negative=())] = False,
+    yes: Yes = False,
     listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
@@ -177,13 +178,11 @@ def discard(
     ----------
     cursors
         The conflicts, as `oncecast conflicts list` prints them.
-    yes
-        Do not ask for confirmation before discarding several.
     """
     with operator("listener", listener, data) as asked:
         chosen = _chosen(asked, cursors, "open", all=all, id=id, source=source)
         if len(chosen) > 1 and not yes:
-            _confirm(len(chosen))
+            CONFLICT.confirm(len(chosen))
         return _change(asked, "discard", chosen, as_json=output.wants_json(json))
 
 
@@ -211,17 +210,6 @@ def restore(
         return _change(asked, "restore", chosen, as_json=output.wants_json(json))
 
 
-def _all(asked: AdminClient, **filters: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the conflicts that match `filters`, newest first; request page by page."""
-    mark: str | None = None
-    while True:
-        answer = asked.ask("GET", PATH, query={**filters, "limit": PAGE, "after": mark})
-        yield from answer["conflicts"]
-        mark = answer["next"]
-        if mark is None:
-            return
-
-
 def _chosen(
     asked: AdminClient, cursors: Sequence[str], state: str, *, all: bool, id: str | None, source: str | None
 ) -> list[str]:
@@ -231,7 +219,7 @@ def _chosen(
         raise ConfigError("name conflicts, or choose them with --id, --source or --all")
     if cursors:
         return [_checked(cursor) for cursor in dict.fromkeys(cursors)]
-    found = list(_all(asked, state=state, id=id, source=source))
+    found = list(CONFLICT.list(asked, {"state": state, "id": id, "source": source, "limit": PAGE}))
     found.sort(key=lambda conflict: (conflict["journal"], Cursor.parse(conflict["cursor"]).offset))
     return [conflict["cursor"] for conflict in found]
 
@@ -251,36 +239,9 @@ def _tell(result: dict[str, Any], *, as_json: bool) -> None:
     elif result["outcome"] == "stored":
         output.line(f"{result['cursor']} is stored as {output.printable(result['id'])}.")
     else:
-        output.note(f"{result['cursor']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
-
-
-def _confirm(number: int) -> None:
-    """Ask for confirmation; raise ConfigError unless the answer is yes."""
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{number:,} conflicts would be discarded: say --yes, or look at them first")
-    sys.stderr.write(f"Discard {number:,} conflicts? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing is discarded")
+        output.note(failed(result["cursor"], result))
 
 
 def _change(asked: AdminClient, what: str, cursors: Sequence[str], *, as_json: bool) -> int:
-    done, failures = 0, []
-    for part in _parts(cursors, CHANGED_AT_ONCE):
-        answer = asked.ask("POST", f"{PATH}/{what}", body=msgspec.json.encode({"cursors": part}))
-        done += answer["done"]
-        failures += answer["not_done"]
-    changed = f"{what.removesuffix('e')}ed"
-    if as_json:
-        output.json({changed: done, f"not_{changed}": len(failures), "failures": failures[:FAILURES_SHOWN]})
-    else:
-        for failure in failures[:FAILURES_SHOWN]:
-            output.note(f"{failure['cursor']}: {failure['error']}")
-        output.line(f"{done:,} conflict{'' if done == 1 else 's'} {changed}.")
-    return 1 if failures else 0
-
-
-def _parts(cursors: Iterable[str], size: int) -> Iterator[list[str]]:
-    left = iter(cursors)
-    while part := list(islice(left, size)):
-        yield part
+    bodies = ({"cursors": part} for part in parts(cursors, CHANGE_AT_ONCE))
+    return CONFLICT.change(asked, what, bodies, as_json=as_json)

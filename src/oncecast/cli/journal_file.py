@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.operate import Json
@@ -75,12 +75,6 @@ def skip(file: Path, first: int, last: int, /, *, json: Json = None) -> None:
         output.json({"file": str(file), "skipped": damage._asdict()})
     else:
         output.line(f"Offsets {first} to {last} are a gap from now on.")
-
-
-def register(journal: App) -> None:
-    """Add both commands to `journal`."""
-    journal.command(check)
-    journal.command(skip)
 
 
 @contextmanager

@@ -42,6 +42,8 @@ Json = Annotated[
 ]
 
 journal = App(name="journal", group="Operations", help="Show and check the journal of a producer.")
+journal.command("oncecast.cli.journal_file:check")
+journal.command("oncecast.cli.journal_file:skip")
 groups = App(name="groups", group="Operations", help="List and forget the groups that a producer keeps events for.")
 
 

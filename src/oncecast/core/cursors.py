@@ -1,6 +1,7 @@
 """Decide how a group's saved cursor in a journal may move; every event store uses these functions.
 
-A store locks and reads the saved cursor, looks rows up, calls one of these functions, and writes its result.
+A store locks and reads the saved cursor, reads the recorded ranges, calls one of these functions, and writes its
+result.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from oncecast.core.event import Arrival, Cursor
+from oncecast.core.event import Cursor
+from oncecast.core.ranges import EndedRange
 from oncecast.core.wire import Epoch, epoch_of, has_heard_of, resume_after
 
 
@@ -24,7 +26,7 @@ class Save(NamedTuple):
 
     saved: Cursor | None
     missing: bool
-    """Whether the caller must read again from `saved`: the next row is missing, or the journal has other epochs."""
+    """Whether the caller must read again from `saved`: ranges are missing, or the journal has other epochs."""
 
 
 class SaveDecision(NamedTuple):
@@ -68,32 +70,35 @@ def offset_in(saved: SavedCursor, epochs: Sequence[Epoch]) -> int | None:
     return resume_after(saved.cursor, saved.epochs, epochs) if has_heard_of(epochs, saved.epochs) else None
 
 
-def decide_candidates(
-    saved: SavedCursor, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
-) -> list[Arrival]:
-    """Return the events of `ended` (dense after `position`) whose rows must be looked up to move the cursor.
-
-    The list is empty if the cursor is before `position`: PostgreSQL went back to an older state, and the events in
-    between are not at hand.
-    """
-    start = offset_in(saved, epochs)
-    if start is None or start < position.offset:
-        return []
-    return [arrival for arrival in ended if arrival.offset > start]
+def reach(start: int, epochs: Sequence[Epoch], recorded: Sequence[EndedRange]) -> int:
+    """Return how far the recorded ranges (by first offset) reach without a gap from offset `start` on."""
+    reached = start
+    for each in recorded:
+        # rule: a cursor passes only recorded ranges
+        if each.first > reached + 1:
+            break
+        # rule: a range of a divergent history proves nothing
+        if each.epoch == epoch_of(epochs, each.first):
+            reached = max(reached, each.last)
+    return reached
 
 
 def decide_save(
-    saved: SavedCursor, epochs: Sequence[Epoch], candidates: Sequence[Arrival], shown: int, *, position: Cursor
+    saved: SavedCursor, epochs: Sequence[Epoch], reached: int, *, position: Cursor, proved: int
 ) -> SaveDecision:
-    """Decide a save where the first `shown` of `candidates` have rows and the next one has none."""
+    """Decide a save where the recorded ranges reach up to offset `reached`.
+
+    The caller knows that the cursor was saved at `position`, and that the ranges up to offset `proved` were recorded.
+    If that is not so any more, PostgreSQL went back to an older state.
+    """
     start = offset_in(saved, epochs)
     if start is None:
         return SaveDecision(Save(None, missing=True))
-    if not shown:
-        return SaveDecision(Save(cursor_at(epochs, start), missing=start < position.offset or bool(candidates)))
-    last = candidates[shown - 1]
-    reached = Cursor(last.epoch, last.offset)
-    return SaveDecision(Save(reached, missing=shown < len(candidates)), SavedCursor(reached, list(epochs)))
+    cursor = cursor_at(epochs, reached)
+    # rule: an older state of PostgreSQL is noticed
+    missing = start < position.offset or reached < proved
+    moved = SavedCursor(cursor, list(epochs)) if reached > start else None
+    return SaveDecision(Save(cursor, missing=missing), moved)
 
 
 def decide_unlocked_save(saved: SavedCursor | None, epochs: Sequence[Epoch]) -> Save:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from oncecast.core.dead_letters import Identity, Selection
+import msgspec
+
+from oncecast.core.dead_letters import CauseName, Identity, Selection, Time
 from oncecast.core.event import Arrival
 from oncecast.core.transaction import OpenTransaction
 
@@ -32,28 +34,34 @@ ReplayWork = Callable[[Arrival, OpenTransaction], Awaitable[None]]
 """Runs the handlers of a replayed dead letter on the transaction that stores it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Example(msgspec.Struct, frozen=True):
+    """The identity of the newest dead letter of a cause."""
+
+    source: str
+    id: str
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """Dead letters whose errors differ only in numbers and ids.
 
-    `error` is their common text, with `#` where they differ. `types` are up to five, the most frequent first.
-    `example` is the newest dead letter, which died at `newest_at`.
+    In `error`, words with a digit and values behind `=` in quotes or brackets are replaced by `#`. `types` are up to
+    five, the most frequent first. `example` is the newest dead letter, which died at `newest_at`.
     """
 
-    cause: str
+    cause: CauseName
     error: str
     dead_letters: int
     types: Sequence[str]
-    newest_at: str
-    example: Identity
+    newest_at: Time
+    example: Example
 
 
-class Causes(NamedTuple):
-    """The number of dead letters, the number of their causes, and the largest causes."""
+class Causes(msgspec.Struct, frozen=True):
+    """The number of the selected dead letters, their largest causes, and the number of the other causes."""
 
     dead_letters: int
-    causes: int
-    largest: Sequence[Cause]
+    causes: Sequence[Cause]
+    left_out: int
 
 
 class DeadLetters(Protocol):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from oncecast.core.durations import duration_s
 
@@ -16,7 +17,18 @@ CAUSE_CHARS = 10
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CAUSE = re.compile(rf"[0-9a-f]{{{CAUSE_CHARS}}}")
 _AGE = re.compile(r"[0-9].*[a-z]")
-_AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+_AwareTime = Annotated[datetime, Meta(tz=True)]
+
+# The schemas of texts are for the documents of the HTTP API; `Selection.at` checks the values.
+TEXT_SCHEMA = {"minLength": 1, "maxLength": TEXT_MAX_CHARS, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"}
+ShortText = Annotated[str, Meta(extra_json_schema=TEXT_SCHEMA)]
+CauseName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{_CAUSE.pattern}$"})]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+_RFC3339 = (
+    r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
+)
+_Moment = Annotated[str, Meta(extra_json_schema={"pattern": f"^([0-9]{{1,5}}(ms|s|m|h|d)|{_RFC3339})$"})]
 
 
 class Identity(NamedTuple):
@@ -29,23 +41,27 @@ class Identity(NamedTuple):
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A filter for dead letters: all given conditions must hold. Without any, it selects all."""
 
-    ids: tuple[str, ...] = ()
-    """The id is one of these, if any are given."""
-    type: str | None = None
-    """The event's type, or a prefix: `order.*`."""
-    source: str | None = None
-    error: str | None = None
-    """A part of the error's text; upper and lower case are the same."""
-    cause: str | None = None
-    """The short name of a cause, as `DeadLetters.causes` returns it."""
-    listener: str | None = None
-    """The listener that gave up on the event."""
-    since: str | None = None
-    """Died at or after this time (RFC 3339), or at most this age ago (`2h`)."""
-    until: str | None = None
-    """Died before this time, or longer ago than this age."""
-    discarded: bool | None = False
-    """Whether it was discarded; None selects both."""
+    ids: Annotated[
+        tuple[ShortText, ...],
+        Meta(description="Only events with one of these ids.", extra_json_schema={"maxItems": IDS_MAX}),
+    ] = ()
+    type: Annotated[
+        ShortText | None, Meta(description="Only events of this type; `order.*` selects all types with this prefix.")
+    ] = None
+    source: Annotated[ShortText | None, Meta(description="Only events of this source.")] = None
+    error: Annotated[
+        ShortText | None,
+        Meta(description="Only dead letters whose error contains this text, in upper or lower case."),
+    ] = None
+    cause: Annotated[
+        CauseName | None, Meta(description="Only dead letters of this cause, as `/api/dead-letter-causes` names it.")
+    ] = None
+    listener: Annotated[ShortText | None, Meta(description="Only events that died at this listener.")] = None
+    since: Annotated[
+        _Moment | None, Meta(description="Only events that died at or after this time (RFC 3339) or age (`2h`).")
+    ] = None
+    until: Annotated[_Moment | None, Meta(description="Only events that died before this time or age.")] = None
+    discarded: Annotated[bool | None, Meta(description="Discarded dead letters instead of the others.")] = False
 
     @property
     def type_prefix(self) -> str | None:

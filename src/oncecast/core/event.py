@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
+
+if TYPE_CHECKING:
+    from oncecast.core.positions import JournalPosition
+    from oncecast.core.ranges import Range
 
 IDENTITY_MAX_BYTES = 512
 """Ids, sources, types and subjects are 1 to this many bytes of UTF-8, without control characters."""
@@ -80,7 +84,7 @@ class Turn:
     id: str
     epoch: str
     offset: int
-    track: Any
+    track: JournalPosition
     before: Turn | None = None
     """The turn of the previous event of the key in the journal, if known."""
 
@@ -120,7 +124,9 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     credit. `track` is the listener's state of the journal that the event came from.
     """
 
-    track: Any
+    track: JournalPosition
+    range: Range
+    """The range that it belongs to."""
     offset: int
     at_us: int
     id: str
@@ -136,24 +142,20 @@ class Arrival(msgspec.Struct, eq=False, gc=False):
     """The count of all ended events when the database last failed for this one."""
     terminal_error: BaseException | None = None
     """Why the event must become a dead letter, once that is decided."""
-    takeovers: int = 0
-    """How often it was taken over from a dead lease owner, as far as Redis knows."""
-    doubted: bool = False
-    """Whether the previous process may have died of it: it is within a window of the cursor."""
-    leased: bool = False
-    """Whether this listener has a lease for it in Redis."""
-    renew_at_s: float = 0.0
-    """When its lease must be renewed, on the monotonic clock."""
+    waits: bool = False
+    """Whether it waits for the previous event of its key."""
+    busy: bool = False
+    """Whether it is queued, attempted, or about to be attempted again."""
+    gone: bool = False
+    """Whether it has ended, or was dropped because its journal position is superseded."""
     epoch: str = ""
     journal: str = ""
     turn: Turn | None = None
     """Set if a handler of the event is ordered."""
     retried: bool = False
     """Whether the database has failed for it."""
-    compared: Any = None
-    """The outcome of comparing it with the row of its identity, while it waits to end with that outcome."""
-    held_up: bool = False
-    """Whether its last attempt failed because of another transaction's lock."""
+    lock_timeout: bool = False
+    """Whether its last attempt failed because another transaction had locked its row."""
 
     @property
     def identity(self) -> str:

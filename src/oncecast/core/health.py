@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,7 @@ class Status(StrEnum):
 
 
 _BADNESS = {status: rank for rank, status in enumerate(Status)}
+_Time = Annotated[datetime, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 PROCESS = "process"
 """The part that is the process itself."""
 
@@ -54,7 +55,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """The status of a part, and since when."""
 
     status: Status = Status.OK
-    since: datetime
+    since: _Time
     reason: str | None = None
     remedy: str | None = None
 
@@ -63,7 +64,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The health of a process: status, reason and remedy of its worst part, and all parts by name."""
 
     status: Status
-    since: datetime
+    since: _Time
     reason: str | None = None
     remedy: str | None = None
     parts: dict[str, Part] = {}

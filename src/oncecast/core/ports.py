@@ -18,6 +18,7 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.journal import JournalBatch, KnownGroup
 from oncecast.core.leases import Claims
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
+from oncecast.core.ranges import EndedRange, Range
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
 
@@ -94,42 +95,38 @@ class Journal(Protocol):
 
 
 class Leases(Protocol):
-    """Leases: which listener handles which event for now. They save work and prove nothing: any answer may be stale.
+    """Leases: which listener handles which range for now. They save work and prove nothing: any answer may be stale.
 
-    No call changes an arrival. All raise Unavailable within about two seconds if Redis is down, slow or refuses.
+    No call changes a range. All raise Unavailable within about two seconds if Redis is down, slow or refuses.
     """
 
     @property
     def token(self) -> str:
         """The token of this listener, drawn at its start."""
 
-    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Lease the free events for `LEASE_TTL`."""
+    async def claim(self, ranges: Sequence[Range]) -> Claims:
+        """Lease the free ranges for `LEASE_TTL`."""
 
-    async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Lease as `claim` does, also events with a done marker of this very place, which may be wrong."""
+    async def reclaim(self, ranges: Sequence[Range]) -> Claims:
+        """Lease as `claim` does, also ranges with a done marker, which may be wrong."""
 
-    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Return who has which event, without leasing any."""
+    async def peek(self, ranges: Sequence[Range]) -> Claims:
+        """Return who has which range, without leasing any."""
 
-    async def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """Turn this listener's leases of ended events into done markers; leave other listeners' leases unchanged."""
+    async def settle(self, ranges: Sequence[Range]) -> None:
+        """Turn this listener's leases of ended ranges into done markers; leave other listeners' leases unchanged."""
 
-    async def release(self, arrivals: Sequence[Arrival]) -> int:
-        """Release this listener's leases of these events; return their number."""
+    async def release(self, ranges: Sequence[Range]) -> int:
+        """Release this listener's leases of these ranges; return their number."""
 
-    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
-        """Free the events that the token `owner` still leases, and count that if it `died`; return their number.
+    async def take_over(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
+        """Free the ranges that the token `owner` still leases, and count that if it `died`; return their number.
 
-        The listener that claims an event gets the count in `Claims.takeovers`. From QUARANTINE_AFTER_TAKEOVERS on,
-        the count grows only if the owner had recorded that it ran the event alone: other crashes had other causes.
+        The listener that claims a range gets the count in `Claims.takeovers`.
         """
 
-    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Record in this listener's lease of a quarantined event whether it runs alone from now on."""
-
-    async def renew(self, arrivals: Sequence[Arrival]) -> None:
-        """Extend this listener's leases of these events to `LEASE_TTL` from now."""
+    async def renew(self, ranges: Sequence[Range]) -> None:
+        """Extend this listener's leases of these ranges to `LEASE_TTL` from now."""
 
     async def heartbeat(self) -> None:
         """Increment this listener's counter, to show that it is alive."""
@@ -162,9 +159,10 @@ WorkTogether = Callable[[OpenTransaction, Sequence[Arrival]], Awaitable[None]]
 
 
 class CrashLog(Protocol):
-    """Counts the crashes of listener processes when Redis cannot: the next process of the same name counts them.
+    """Charges the crash of a listener's process to the event that it ran alone.
 
-    All calls raise Unavailable if PostgreSQL is down or slow.
+    The listener that takes over its ranges counts the crash, or the next process of the same name. All calls raise
+    Unavailable if PostgreSQL is down or slow.
     """
 
     async def register_process(self) -> bool:
@@ -175,6 +173,9 @@ class CrashLog(Protocol):
 
     async def unregister_process(self) -> None:
         """Record that this listener's process ended normally."""
+
+    async def count_crash(self, token: str) -> None:
+        """Charge the crash of the process with this token to the event that it ran alone. Safe to repeat."""
 
     async def begin_isolated(self, arrival: Arrival) -> int:
         """Record that this process runs a quarantined event alone; return how many processes died of it so far.
@@ -204,7 +205,18 @@ class Outbox(Protocol):
         """
 
 
-class EventStore(Protocol):
+class DatabaseServer(Protocol):
+    """PostgreSQL as this listener reaches it."""
+
+    @property
+    def incarnation(self) -> str:
+        """Differs after each restart of PostgreSQL, and on another server: that may have an older state.
+
+        Empty before the first connection.
+        """
+
+
+class EventStore(DatabaseServer, Protocol):
     """The transactions in which events end. Exactly-once processing rests on them.
 
     All calls of this and the following ports raise Unavailable if PostgreSQL is down or slow; the outcome of a write
@@ -261,7 +273,7 @@ class HandlerRegistry(Protocol):
         """
 
 
-class Cursors(Protocol):
+class Cursors(DatabaseServer, Protocol):
     """The group's cursors, one per journal."""
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
@@ -270,19 +282,19 @@ class Cursors(Protocol):
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """Return the group's cursor in this journal."""
 
-    async def save_cursor(
-        self,
-        journal: str,
-        epochs: Sequence[Epoch],
-        ended: Sequence[Arrival],
-        *,
-        position: Cursor,
-    ) -> Save:
-        """Advance the group's cursor over the events of `ended` (by offset, dense after `position`) that have rows.
+    async def record_ranges(self, ended: Sequence[EndedRange], incarnation: str) -> bool:
+        """Record ranges whose events all have committed rows. Safe to repeat. Raises RowLocked too.
 
-        `position` is the cursor that the caller knows to be saved. Changes nothing while another listener has the
-        cursor locked, or if the cursor was saved with an epoch that the caller does not know: the caller's history
-        may be the divergent one.
+        All rows must have been committed at `incarnation`. At another one it records nothing and returns False: the
+        rows may be lost.
+        """
+
+    async def save_cursor(self, journal: str, epochs: Sequence[Epoch], *, position: Cursor, proved: int) -> Save:
+        """Advance the group's cursor over the recorded ranges, and delete those.
+
+        `position` is the cursor that the caller knows to be saved, and `proved` the offset up to which it knows
+        ranges to be recorded. Changes nothing while another listener has the cursor locked, or if the cursor was
+        saved with an epoch that the caller does not know: the caller's history may be the divergent one.
         """
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:

@@ -6,6 +6,8 @@ import msgspec
 
 from oncecast.core.dead_letters import Identity
 from oncecast.core.event import Arrival, Cursor, with_data, with_id
+from oncecast.core.positions import JournalPosition
+from oncecast.core.ranges import Range
 from oncecast.core.wire import Head
 
 
@@ -21,34 +23,32 @@ def dead_letter_to_replay(
     at_us: int,
 ) -> Arrival:
     """Return a dead letter as the next attempt at its event, with the data `edited` unless that is None."""
-    return Arrival(
-        track=None,
-        offset=place.offset,
-        at_us=at_us,
-        id=identity.id,
-        source=identity.source,
-        type=type,
-        raw=msgspec.Raw(raw if edited is None else with_data(raw, edited)),
-        cost_bytes=0,
-        attempts=attempts + 1,
-        epoch=place.epoch,
-        journal=journal,
-    )
+    event = raw if edited is None else with_data(raw, edited)
+    return _to_replay(identity, type, event, attempts + 1, place, journal, at_us)
 
 
 def conflict_to_replay(raw: bytes, new_id: str, *, place: Cursor, journal: str, at_us: int) -> Arrival:
     """Return the event of a conflict as the first attempt at a new event with the id `new_id`."""
     head = msgspec.json.decode(raw, type=Head)
+    return _to_replay(Identity(head.source, new_id), head.type, with_id(raw, new_id), 1, place, journal, at_us)
+
+
+def _to_replay(
+    identity: Identity, type: str, raw: bytes, attempts: int, place: Cursor, journal: str, at_us: int
+) -> Arrival:
+    epoch, offset = place
+    position = JournalPosition(journal, place)
     return Arrival(
-        track=None,
-        offset=place.offset,
+        track=position,
+        range=Range(position, epoch, offset, offset, offset, at_us, raws=[], unended=1, cost_bytes=0),
+        offset=offset,
         at_us=at_us,
-        id=new_id,
-        source=head.source,
-        type=head.type,
-        raw=msgspec.Raw(with_id(raw, new_id)),
+        id=identity.id,
+        source=identity.source,
+        type=type,
+        raw=msgspec.Raw(raw),
         cost_bytes=0,
-        attempts=1,
-        epoch=place.epoch,
+        attempts=attempts,
+        epoch=epoch,
         journal=journal,
     )

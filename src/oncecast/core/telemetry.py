@@ -392,6 +392,13 @@ class RowsMissing(TelemetryEvent, frozen=True):
     after: int
 
 
+class ServerReplaced(TelemetryEvent, frozen=True):
+    """PostgreSQL was restarted or replaced: events after the saved cursor are read again, as rows may be lost."""
+
+    journal: str
+    after: int
+
+
 # --- dependencies -------------------------------------------------------------------------------------------
 
 

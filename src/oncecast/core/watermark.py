@@ -1,8 +1,6 @@
-"""The watermark: the offset up to which a listener has seen every event of a journal end."""
+"""The watermark: the offset up to which a listener knows that every event of a journal has ended."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 
 class Watermark:
@@ -11,13 +9,13 @@ class Watermark:
     Offsets up to `value` have all ended. `received` is the last offset that arrived: ended or in flight.
     """
 
-    __slots__ = ("_ended", "_gaps", "received", "value")
+    __slots__ = ("_ended", "received", "value")
 
     def __init__(self, after: int) -> None:
         self.value = after
         self.received = after
-        self._ended: set[int] = set()
-        self._gaps: dict[int, int] = {}  # first to last; a gap may be of any size
+        self._ended: dict[int, int] = {}
+        """Ended offsets above `value`, first to last."""
 
     def arrive(self, first: int, last: int) -> int:
         """Record that offsets `first` to `last` arrived; return the first new one (`last + 1` if none is).
@@ -26,31 +24,14 @@ class Watermark:
         they will never arrive, so they count as ended.
         """
         if first > self.received + 1:
-            self._leave_out(first - 1)
+            self.end(self.received + 1, first - 1)
         new = max(first, self.received + 1)
         self.received = max(self.received, last)
         return new
 
-    def _leave_out(self, last: int) -> None:
-        """Count the offsets above `received` up to `last` as ended; adjacent gaps are merged into one."""
-        before = next(reversed(self._gaps), None)
-        is_adjacent = before is not None and self._gaps[before] == self.received
-        begin = before if before is not None and is_adjacent else self.received + 1
-        self._gaps[begin] = last
-        self.end(())
-
-    def end(self, offsets: Iterable[int]) -> None:
-        """Record that these offsets have ended. Safe to repeat."""
-        ended = self._ended
-        value = self.value
-        ended.update(offset for offset in offsets if offset > value)
-        while True:
-            following = value + 1
-            if following in ended:
-                ended.remove(following)
-                value = following
-            elif following in self._gaps:
-                value = self._gaps.pop(following)
-            else:
-                break
-        self.value = value
+    def end(self, first: int, last: int) -> None:
+        """Record that the offsets `first` to `last` have ended; such runs do not overlap, but may be repeated."""
+        if first > self.value:
+            self._ended[first] = last
+        while (following := self._ended.pop(self.value + 1, None)) is not None:
+            self.value = following

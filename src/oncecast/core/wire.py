@@ -172,16 +172,9 @@ class Head(msgspec.Struct, gc=False):
     type: str
 
 
-class _Heads(msgspec.Struct):
-    events: list[Head]
-
-
-_decode_heads = msgspec.json.Decoder(_Heads).decode
-
-
-def decode_heads(frame: str | bytes) -> list[Head]:
-    """Return the heads of an `events` frame, in order. Raises msgspec.DecodeError for another text."""
-    return _decode_heads(frame).events
+decode_head = msgspec.json.Decoder(Head).decode
+decode_heads = msgspec.json.Decoder(list[Head]).decode
+"""Returns the heads of a JSON array of events. Raises msgspec.DecodeError for another text."""
 
 
 def events_frame(offset: int, at_us: int, body: bytes) -> bytes:

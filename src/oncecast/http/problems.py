@@ -13,6 +13,14 @@ from starlette.types import Scope, Send
 PROBLEM_TYPE = "application/problem+json"
 
 
+class ProblemDetails(msgspec.Struct):
+    """A problem as RFC 9457 describes it."""
+
+    title: str
+    status: int
+    detail: str
+
+
 class Problem(Exception):
     """A refused request: the status, and `detail` with what is wrong, where, and what to do."""
 
@@ -29,7 +37,7 @@ class Problem(Exception):
 
     def body(self) -> bytes:
         """Return the problem as JSON, which escapes foreign text."""
-        return msgspec.json.encode({"title": self.title, "status": self.status, "detail": self.detail})
+        return msgspec.json.encode(ProblemDetails(self.title, self.status, self.detail))
 
     def response(self) -> Response:
         """Return the problem as a response."""

@@ -6,10 +6,12 @@ uvicorn parses all received frames at once: a flood of small frames would block 
 from __future__ import annotations
 
 from asyncio import BaseTransport
+from collections.abc import Callable
 from typing import Any
 
+from starlette.types import Scope
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 
 from oncecast.http.connection import LINGER_S, raw_response
 from oncecast.http.connections import Connections
@@ -22,6 +24,23 @@ TURN_S = 0.005
 IDLE_FRAME_BYTES = 64
 IDLE_FRAMES_PER_S = 100.0
 """The average rate; see HttpLimits for the burst."""
+
+
+_WRITER = "oncecast.frame_writer"
+
+
+def encoded_frame(text: bytes) -> bytes:
+    """Return a text as a frame, the same for every client."""
+    return Frame(Opcode.TEXT, text).serialize(mask=False)
+
+
+def frame_writer(scope: Scope) -> Callable[[bytes], bool] | None:
+    """Return the function that writes encoded frames to a client at once, as `Socket.write_frames` does.
+
+    None if another server than ours serves the client.
+    """
+    offered: Callable[[bytes], bool] | None = scope.get("extensions", {}).get(_WRITER, {}).get("write")
+    return offered
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -37,6 +56,19 @@ class Socket(WebSocketsSansIOProtocol):
         self._monotonic_s = connections.clock.monotonic_s
         self._burst = self._allowance = connections.limits.idle_frames_burst
         self._counted_at_s = self._monotonic_s()
+
+    def handle_connect(self, event: Any) -> None:
+        """Offer the application `frame_writer`."""
+        super().handle_connect(event)
+        if hasattr(self, "scope"):  # the handshake is valid
+            self.scope["extensions"][_WRITER] = {"write": self.write_frames}
+
+    def write_frames(self, frames: bytes) -> bool:
+        """Write encoded frames unless the client is behind or has left; return whether they are written."""
+        if not (self.handshake_complete and self.writable.is_set()) or self.close_sent or self.disconnected:
+            return False
+        self.transport.write(frames)
+        return True
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Replace the HTTP connection."""

@@ -1,9 +1,4 @@
-"""The listener as a whole: its stages, how they are connected, run and drained.
-
-feed ─▶ enter ─▶ claim ─▶ attempt ─▶ settle ─▶ journal position ─▶ cursor
-                 ▲  └ leased elsewhere ─▶ watch ┐
-                 └────────── requeue ◀──────────┴── failed attempt
-"""
+"""The listener as a whole: its feeds, its pipeline and its upkeep, how they run and drain."""
 
 from __future__ import annotations
 
@@ -11,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -22,14 +16,13 @@ from oncecast.app.lifespan import Bounds
 from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import DeadLetterBroker, DeadLetterLog, DeadLetters, UnforwardedDeadLetters
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
 from oncecast.core.health import Health
-from oncecast.core.leases import Claims
 from oncecast.core.ports import CrashLog, Leases, ListenerStore, Outbox, Publish
+from oncecast.core.ranges import RangeRules, range_rules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Record, Stopped, Stopping, TelemetryEvent
 from oncecast.core.wire import Answer, Ask, ListenerReport
-from oncecast.listener.background.health_checks import Troubles, board_of, shown_feed
+from oncecast.listener.background.health_checks import Troubles, board_of
 from oncecast.listener.background.outbox_relay import Emissions
 from oncecast.listener.background.pruning import Pruner
 from oncecast.listener.background.standby import Standby
@@ -39,19 +32,14 @@ from oncecast.listener.dead_letters.replay import Replays
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.postgres_watch import DatabaseWatch
-from oncecast.listener.dependencies.quarantine import Quarantine
-from oncecast.listener.dependencies.takeover import Takeovers
 from oncecast.listener.feed.dial import Dial, websocket_dial
 from oncecast.listener.feed.feed import Feed
 from oncecast.listener.feed.journals import Journals
 from oncecast.listener.feed.track import Track
-from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts
+from oncecast.listener.http.openapi import ListenerHealth, ProducerConnection
+from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.pipeline.cursor import CursorSaver
-from oncecast.listener.pipeline.lines import Lines
-from oncecast.listener.pipeline.order import Order
-from oncecast.listener.pipeline.repeats import Repeats
-from oncecast.listener.pipeline.settle import Settlement
-from oncecast.listener.pipeline.thread_gate import ThreadGate
+from oncecast.listener.pipeline.pipeline import Parts, Pipeline
 from oncecast.listener.recent import Recent
 from oncecast.listener.stats import Stats
 from oncecast.tasks import STALL_S, Essentials, LastResort, idle, wait_any, working
@@ -103,9 +91,11 @@ class ListenerService:
         check_emitted: Callable[[bytes], None] | None = None,
         sending: tuple[UnforwardedDeadLetters, DeadLetterBroker] | None = None,
         last_resort: LastResort | None = None,
+        rules: RangeRules | None = None,
     ) -> None:
         self._clock = clock
         self.essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
+        self._rules = rules or range_rules(app.batch_sizes)
         self._dial = dial or websocket_dial(settings.tokens)
         self.stats = Stats(clock, record)
         self.standby = Standby(store, app.selectors, clock, force=settings.force_handlers, record=record)
@@ -127,70 +117,40 @@ class ListenerService:
             record=self._record,
         )
         self.recent = Recent(settings.instance, clock)
-        self._order = Order(app, release=self._come_back_one, let_go=lambda arrival: self.settlement.let_go(arrival))
-        self.settlement = Settlement(
-            self.redis,
-            self.recent,
-            clock,
-            release=self._order.let_second_through,
-            ended=self._order.ended,
-            was_let_go=self._order.was_let_go,
-            record=self._record,
-        )
-        self._repeats = Repeats(store, self.database, self.settlement)
         self._emissions = Emissions(outbox, publish, self.database, clock, record=self._record)
-        self._watch = Takeovers(
-            self.redis,
-            store,
-            clock,
-            ended=self.settlement.ended_elsewhere,
-            come_back=self._come_back,
-            record=self._record,
-        )
         exclusive_run = ExclusiveRun()
         options = RunOptions(clock=clock, timeout_s=settings.attempts.handler_timeout_s, check_emitted=check_emitted)
-        self._attempts = Attempts(
-            app,
-            store,
-            self.database,
-            options,
-            limits=settings.attempts,
-            settle=self.settlement.settle,
-            come_back=self._come_back,
-            let_go=self.settlement.let_go,
-            paused=self._paused.set,
-            quarantine=Quarantine(self.redis, crash_log),
-            exclusive_run=exclusive_run,
-            record=self._record,
+        self.pipeline = Pipeline(
+            Parts(
+                app=app,
+                store=store,
+                crash_log=crash_log,
+                leases=self.redis,
+                database=self.database,
+                recent=self.recent,
+                exclusive_run=exclusive_run,
+                options=options,
+                limits=settings.attempts,
+            ),
+            lease_ttl_s=settings.lease_ttl_s,
             emitted=self._emissions.wake,
             dead_lettered=self._wake_dead_letter_tasks,
-        )
-        threads = ThreadGate(
-            app,
-            self.redis,
-            options,
-            attempt=self._attempts.attempt,
-            come_back=self._come_back,
             record=self._record,
-        )
-        self._lines = Lines(
-            app,
-            handler_concurrency=settings.attempts.handler_concurrency,
-            ready_ahead=store.ready_ahead,
-            leases=self.redis,
-            database=self.database,
-            attempt=threads.attempt,
-            sort_out=self._sort_out,
         )
         self._journals = Journals(store, settings.group)
         self.feeds = [self._feed(url) for url in settings.producer_urls]
         self._dead_letter_logger = DeadLetterLogger(store, dead_letter_log, self.database, clock, record=self._record)
         self.forwarder = DeadLetterForwarder(*sending, self.database, clock, record=self._record) if sending else None
         self._pruner = Pruner(store, self.database, clock, keep_s=settings.events_retention_s, record=self._record)
-        self.replays = Replays(app, dead_letters, exclusive_run, options, record=self._record)
-        self._cursors = CursorSaver(
-            store, self.database, clock, tracks=self._tracks, reread=self._reread, record=self._record
+        self.replays = Replays(
+            app,
+            dead_letters,
+            exclusive_run,
+            options,
+            concurrency=settings.attempts.handler_concurrency,
+            record=self._record,
         )
+        self._cursors = CursorSaver(store, self.database, clock, tracks=self._tracks, record=self._record)
 
         self.troubles = Troubles()
         self._database_watch = DatabaseWatch(store, self.database, clock)
@@ -214,13 +174,14 @@ class ListenerService:
             group=settings.group,
             dial=self._dial,
             window_bytes=max(1, settings.window_bytes // len(settings.producer_urls)),
+            rules=self._rules,
             reconnect=settings.reconnect,
             from_latest=settings.from_latest,
             clock=self._clock,
             store=self._store,
             journals=self._journals,
             ready=self._ready,
-            receive=self._receive,
+            receive=self.pipeline.receive,
             report=self.report,
             answer=self._answer,
             record=self._record,
@@ -235,44 +196,8 @@ class ListenerService:
             self._previous_crashed = await self._crash_log.register_process()
         return self._previous_crashed
 
-    # --- the path of an event ------------------------------------------------------------------------------
-
-    def _receive(self, arrivals: list[Arrival]) -> None:
-        ready = self._order.let_through(arrivals, self.settlement.enter(arrivals))
-        if arrivals[0].track.doubted_bytes:
-            for arrival in arrivals:  # an event without handlers cannot crash the process
-                arrival.doubted = self._app.concerns(arrival.type, arrival.source)
-        self._lines.push(ready)
-
-    def _come_back(self, arrivals: list[Arrival], delay_s: float = 0.0) -> None:
-        """Requeue events, now or after `delay_s`; while draining, leave them for other listeners."""
-        # rule: an event that has not ended returns to its queue
-        if self._draining.is_set() or not arrivals:
-            return
-        if delay_s:
-            asyncio.get_running_loop().call_later(delay_s, self._come_back, arrivals)
-            return
-        self._lines.push_first(arrivals)
-
-    def _come_back_one(self, arrival: Arrival) -> None:
-        if arrival.compared is not None:
-            self.settlement.end_compared(arrival)
-        else:
-            self._come_back([arrival])
-
-    def _sort_out(self, claims: Claims) -> None:
-        """Settle events that have ended elsewhere, and watch those that are leased elsewhere."""
-        self.settlement.ended_elsewhere(claims.ended)
-        # rule: an event leased by another listener has not ended
-        self._watch.add(claims.taken)
-
     def _tracks(self) -> Iterable[Track]:
         return [feed.track for feed in self.feeds if feed.track is not None]
-
-    def _reread(self, track: Track) -> None:
-        for feed in self.feeds:
-            if feed.track is track:
-                feed.reread()
 
     # --- running -------------------------------------------------------------------------------------------
 
@@ -305,18 +230,18 @@ class ListenerService:
     async def _work(self, ending: Awaitable[object]) -> None:
         start = self.essentials.start
         intake = [start(feed.run(), f"feed from {feed.shown_url}") for feed in self.feeds]
-        intake += [start(claiming, "claim loop") for claiming in self._lines.claiming()]
-        intake.append(start(self._watch.watch_loop(), "takeover watch"))
-        work = [start(worker, "worker") for worker in self._lines.working()]
+        intake += [start(loop, "claim loop") for loop in self.pipeline.claim_loops()]
+        intake.append(start(self.pipeline.watch_loop(), "takeover watch"))
+        work = [start(worker, "worker") for worker in self.pipeline.work_loops()]
         upkeep = [
             start(self.redis.heartbeat_loop(), "heartbeat"),
             start(self.database.probe_loop(), "PostgreSQL probe"),
-            start(self.settlement.mark_loop(), "done markers"),
-            start(self._repeats.compare_loop(), "comparison of repeated arrivals"),
+            start(self.pipeline.record_loop(), "record of ended ranges"),
+            start(self.pipeline.compare_loop(), "comparison of repeated arrivals"),
             start(self._cursors.save_loop(), "cursor saver"),
             start(self._dead_letter_logger.log_loop(), "dead-letter file"),
             start(self._emissions.relay_loop(), "outbox relay"),
-            start(self._renew_loop(), "lease renewal"),
+            start(self.pipeline.renew_loop(), "lease renewal"),
             start(self._release_loop(), "lease release"),
             start(self._pruner.prune_loop(), "retention"),
         ]
@@ -331,39 +256,29 @@ class ListenerService:
         self._draining.set()
         self.replays.draining = True
         ends_at_s = self._clock.monotonic_s() + self.settings.drain_timeout_s
-        self._record(Stopping(self.settlement.in_flight))
+        self._record(Stopping(self.pipeline.in_flight))
         await self.essentials.end(intake)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
-                await self._lines.idle()
+                await self.pipeline.finish_claimed()
         except TimeoutError:
             pass  # unfinished attempts are rolled back; another listener claims their events
         await self.replays.drain(within_s=max(0.0, ends_at_s - self._clock.monotonic_s()))
         await self.essentials.end(work)
-        await self.settlement.mark()
-        left = self.settlement.all_in_flight()
-        for arrival in left:  # a cancelled claim may have leased any of them
-            arrival.leased = True
-        await self.redis.release(left)
+        left = await self.pipeline.hand_over()
         await self._cursors.save()
         await self._dead_letter_logger.log()
         with contextlib.suppress(Unavailable):
             await self._crash_log.unregister_process()
         if self.forwarder:
             await self.forwarder.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))
-        self._record(Stopped(len(left)))
+        self._record(Stopped(left))
 
     async def _close(self) -> None:
         if self.forwarder:
             await self.forwarder.close()
         await self._store.close()
         await self._leases.close()
-
-    async def _renew_loop(self) -> None:
-        while True:
-            working(STALL_S)
-            await self._clock.sleep(self.settings.lease_ttl_s / 10)
-            await self.redis.renew(self.settlement.all_in_flight())
 
     async def _release_loop(self) -> None:
         """Release all leases at each pause: another listener may still reach PostgreSQL."""
@@ -372,7 +287,7 @@ class ListenerService:
             await self._paused.wait()
             working(STALL_S)
             self._paused.clear()
-            await self.redis.release(self.settlement.all_in_flight())
+            await self.pipeline.release_all()
 
     @property
     def standby_reason(self) -> str | None:
@@ -398,7 +313,7 @@ class ListenerService:
             duplicates=self.stats.duplicates,
             dead=self.stats.dead,
             conflicts=self.stats.conflicts,
-            in_flight=self.settlement.in_flight,
+            in_flight=self.pipeline.in_flight,
             rate=self.stats.rate,
             demonstration=self._app.concerns(FAILING),
             failures=list(self.stats.failures),
@@ -410,22 +325,34 @@ class ListenerService:
         """Return the current health."""
         return self._board.check()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> ListenerHealth:
         """Return the body of `/health`."""
         report = self.report()
-        return {
+        return ListenerHealth(
+            instance=self.settings.instance,
+            group=self.settings.group,
+            received=report.received,
+            stored=report.stored,
+            duplicates=report.duplicates,
+            dead=report.dead,
+            in_flight=report.in_flight,
+            unsent=None if self.forwarder is None else self.forwarder.unforwarded,
+            on_standby=report.on_standby,
+            taken_by_others=self.pipeline.takeovers.count,
+            waiting_for_order=sum(len(track.followers) for track in self._tracks()),
+            emissions_held_up=self._emissions.blocked,
+            producers=[_shown(feed) for feed in self.feeds],
             **msgspec.structs.asdict(self.current_health()),
-            "instance": self.settings.instance,
-            "group": self.settings.group,
-            "received": report.received,
-            "stored": report.stored,
-            "duplicates": report.duplicates,
-            "dead": report.dead,
-            "in_flight": report.in_flight,
-            "unsent": None if self.forwarder is None else self.forwarder.unforwarded,
-            "on_standby": report.on_standby,
-            "taken_by_others": self._watch.count,
-            "waiting_for_order": self._order.waiting,
-            "emissions_held_up": self._emissions.blocked,
-            "producers": [shown_feed(feed) for feed in self.feeds],
-        }
+        )
+
+
+def _shown(feed: Feed) -> ProducerConnection:
+    track = feed.track
+    return ProducerConnection(
+        url=feed.shown_url,
+        connected=feed.connected,
+        journal=track.journal if track else None,
+        received=track.watermark.received if track else 0,
+        watermark=track.watermark.value if track else 0,
+        cursor=str(track.saved) if track else None,
+    )

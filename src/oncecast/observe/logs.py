@@ -85,7 +85,12 @@ _LINES: dict[tuple[str, int], dict[type[TelemetryEvent], str]] = {
         events.GapNoted: "⚠️ Events {first} to {last} of journal {journal} were deleted before {instance} could read"
         " them",
     },
-    ("cursor", ERROR): {events.RowsMissing: ""},
+    ("cursor", INFO): {
+        events.ServerReplaced: "🔄 PostgreSQL was restarted: {instance} reads journal {journal} again after {after}",
+    },
+    ("cursor", ERROR): {
+        events.RowsMissing: "❌ PostgreSQL has lost events: {instance} reads journal {journal} again after {after}",
+    },
     ("outbox", INFO): {events.EmissionsRelayed: "✅ Published {count} emitted events from {instance}"},
     ("outbox", WARNING): {events.OutboxBlocked: "⚠️ Emitted events wait in the outbox of {instance}: {error}"},
     ("outbox", ERROR): {

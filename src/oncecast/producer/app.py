@@ -31,7 +31,7 @@ from oncecast.http.openapi import document_routes
 from oncecast.http.params import client_of
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem, refuse_handshake
 from oncecast.http.tokens import Right
-from oncecast.producer.api_document import producer_document, websocket_document
+from oncecast.producer.api_document import ProducerStatus, producer_document, websocket_document
 from oncecast.producer.broadcast.listeners import ListenerHub
 from oncecast.producer.broadcast.pages import PageLimits, Pages, fitting
 from oncecast.producer.broadcast.reading import ReadBudget
@@ -123,8 +123,9 @@ class Producer:
 
         async def serve() -> None:
             await serving
-            await self._essentials.end([retention])
+            await self._essentials.end([retention, broadcast])
 
+        broadcast = self._essentials.start(self._clients.broadcast_loop(), "broadcast")
         retention = self._essentials.start(self.retention.run(), "retention")
         await self._essentials.run(serve())
 
@@ -153,7 +154,7 @@ class Producer:
                 Route("/livez", self._live, methods=["GET"]),
                 Route("/readyz", self._ready, methods=["GET"]),
                 Route("/metrics", self._metrics_text, methods=["GET"]),
-                *document_routes(openapi=producer_document(), asyncapi=websocket_document()),
+                *document_routes(openapi=producer_document(right_for), asyncapi=websocket_document()),
             ],
             exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         )
@@ -226,15 +227,15 @@ class Producer:
             return Finding(Status.DRAINING, "it is stopping: requests in progress finish first")
         return FINE
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> ProducerStatus:
         """Return the status that `/health` and the page show."""
-        return {
+        return ProducerStatus(
+            instance=self._settings.instance,
+            journal=self.retention.journal_status(),
+            subscribers=self._clients.count,
+            listeners=self._listeners.status(),
             **msgspec.structs.asdict(self.look()),
-            "instance": self._settings.instance,
-            "journal": self.retention.journal_status(),
-            "subscribers": self._clients.count,
-            "listeners": self._listeners.status(),
-        }
+        )
 
     async def _status(self, _request: Request) -> Response:
         return json_response(self.status())
@@ -256,9 +257,8 @@ class Producer:
 
     async def _health(self, _request: Request) -> Response:
         status = self.status()
-        for listener in status["listeners"]:
-            del listener["failures"]  # failures contain event data, for readers only
-        return json_response(status)
+        listeners = [msgspec.structs.replace(each, failures=msgspec.UNSET) for each in status.listeners]
+        return json_response(msgspec.structs.replace(status, listeners=listeners))
 
     async def _ready(self, request: Request) -> Response:
         answer = await self._health(request)

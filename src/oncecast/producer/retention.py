@@ -12,7 +12,8 @@ import contextlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+import msgspec
 
 from oncecast.core.clock import Clock
 from oncecast.core.errors import JournalMisplaced, JournalUnavailable
@@ -22,7 +23,7 @@ from oncecast.core.health import FINE, Finding, Status
 from oncecast.core.journal import KnownGroup
 from oncecast.core.ports import Journal
 from oncecast.core.telemetry import GroupExpired, JournalFilling, Record
-from oncecast.core.wire import epoch_of
+from oncecast.core.wire import Count, epoch_of
 from oncecast.http.problems import Problem
 from oncecast.producer.broadcast.listeners import ListenerHub
 from oncecast.producer.broadcast.session import start_after
@@ -53,6 +54,32 @@ class RetentionLimits:
     max_age_s: float = 7 * 86_400.0
     initial_groups: Sequence[str] = (FIRST_TO_JOIN,)
     group_expires_s: float = 7 * 86_400.0
+
+
+class JournalStatus(msgspec.Struct):
+    """How full a journal is; `held_back_by` names a group whose events use much of `max_bytes`."""
+
+    name: str
+    epoch: str
+    first: Count
+    last: Count
+    bytes: Count
+    max_bytes: Count
+    max_age_s: float
+    unsettled_percent: Count
+    held_back_by: str | None
+
+
+class GroupStatus(msgspec.Struct):
+    """A group that events are kept for."""
+
+    name: str
+    cursor: str
+    behind: Count
+    connected: Count
+    unseen_s: float
+    expired: bool
+    forgotten: bool
 
 
 class Retention:
@@ -231,34 +258,34 @@ class Retention:
 
     # --- for operators -------------------------------------------------------------------------------------
 
-    def journal_status(self) -> dict[str, Any]:
+    def journal_status(self) -> JournalStatus:
         """Return the answer of `/api/journal`; `held_back_by` names a group whose events use much of `max_bytes`."""
         journal, slowest = self._journal, self.slowest_group()
         percent = self.unsettled_percent(slowest)
-        return {
-            "name": journal.name,
-            "epoch": journal.epochs[-1].epoch,
-            "first": journal.first,
-            "last": journal.last,
-            "bytes": journal.used_bytes,
-            "max_bytes": self._limits.max_bytes,
-            "max_age_s": self._limits.max_age_s,
-            "unsettled_percent": percent,
-            "held_back_by": slowest.name if slowest is not None and percent >= WARN_AT_PERCENT else None,
-        }
+        return JournalStatus(
+            name=journal.name,
+            epoch=journal.epochs[-1].epoch,
+            first=journal.first,
+            last=journal.last,
+            bytes=journal.used_bytes,
+            max_bytes=self._limits.max_bytes,
+            max_age_s=self._limits.max_age_s,
+            unsettled_percent=percent,
+            held_back_by=slowest.name if slowest is not None and percent >= WARN_AT_PERCENT else None,
+        )
 
-    def groups_status(self) -> list[dict[str, Any]]:
+    def groups_status(self) -> list[GroupStatus]:
         """Return the answer of `/api/groups`."""
         return [
-            {
-                "name": group.name,
-                "cursor": str(Cursor(epoch_of(self._journal.epochs, max(1, group.saved)), group.saved)),
-                "behind": self._behind(group),
-                "connected": self._connected(group.name),
-                "unseen_s": round(group.unseen_s, 1),
-                "expired": self._expired(group),
-                "forgotten": group.forgotten,
-            }
+            GroupStatus(
+                name=group.name,
+                cursor=str(Cursor(epoch_of(self._journal.epochs, max(1, group.saved)), group.saved)),
+                behind=self._behind(group),
+                connected=self._connected(group.name),
+                unseen_s=round(group.unseen_s, 1),
+                expired=self._expired(group),
+                forgotten=group.forgotten,
+            )
             for group in sorted(self._groups.values(), key=lambda group: group.name)
             if group.name != FIRST_TO_JOIN or self._holds(group)
         ]

@@ -1,14 +1,10 @@
-"""The stages of a listener without feed, Redis and waiting: events are attempted at once.
-
-They are connected as in the listener's service, but with one worker, and run in rounds, so that a test is
-deterministic: requeued events run after all others of the round. Leases are in memory and always granted. Waits are
-recorded instead of waited.
-"""
+"""The listener's pipeline without feed, Redis and waiting: events are attempted at once, and deterministically."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 from oncecast.app.application import App
@@ -16,19 +12,16 @@ from oncecast.app.isolation import RunOptions
 from oncecast.core.clock import Clock, unix_us
 from oncecast.core.event import Arrival, follow_up_id
 from oncecast.core.outcomes import Outcome
-from oncecast.core.ports import EventStore
-from oncecast.core.telemetry import ProcessingFailed, TelemetryEvent
+from oncecast.core.ports import ListenerStore
+from oncecast.core.ranges import RANGE_MAX_EVENTS, Range
+from oncecast.core.telemetry import ProcessingFailed, Record, TelemetryEvent
 from oncecast.core.wire import Epoch, Events, decode_server_frame, events_frame
 from oncecast.event import Event
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
-from oncecast.listener.dependencies.quarantine import Quarantine
 from oncecast.listener.feed.track import Track
-from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts
-from oncecast.listener.pipeline.claim import Line
-from oncecast.listener.pipeline.lines import CLAIM_MAX_EVENTS
-from oncecast.listener.pipeline.order import Order
-from oncecast.listener.pipeline.settle import Settlement
+from oncecast.listener.pipeline.attempt import AttemptLimits, Ended, Requeue
+from oncecast.listener.pipeline.pipeline import Parts, Pipeline
 from oncecast.listener.recent import Recent
 from oncecast.producer.cloudevents.publishable import check_publishable
 from oncecast.tasks import cancel_all
@@ -52,6 +45,53 @@ _ENDINGS: dict[Outcome, Ending] = {
 }
 
 
+class Rounds(Pipeline):
+    """A pipeline with one worker, which runs in rounds: requeued events run after all others of the round.
+
+    Waits are recorded by `requeued` instead of waited; `ended` is called before events end.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        ended: Callable[[Ended], None],
+        requeued: Callable[[Requeue], None],
+        record: Record,
+    ) -> None:
+        super().__init__(parts, lease_ttl_s=TTL_S, emitted=_nothing, dead_lettered=_nothing, record=record)
+        self._record_ended = ended
+        self._record_requeued = requeued
+        self._next_round: list[Arrival] = []
+
+    async def end_all(self, ranges: Sequence[Range]) -> AsyncIterator[None]:
+        """Attempt the events of `ranges` until all have ended; yield after each work item."""
+        self._admit(ranges)
+        self._acquire(ranges)
+        while True:
+            waiting = [queue for queue in self.queues.all if queue.next_offset is not None]
+            if waiting:
+                queue = min(waiting, key=attrgetter("next_offset"))
+                await self._attempt(await queue.get())
+                await self._database.wait()
+                yield
+            elif self._identities.has_repeated.is_set():
+                await self.compare()
+            elif self._next_round:
+                self.queues.put(sorted(self._next_round, key=attrgetter("offset")))
+                self._next_round.clear()
+            else:
+                return
+
+    def _end(self, ended: Ended) -> None:
+        self._record_ended(ended)
+        super()._end(ended)
+
+    def _requeue(self, work: list[Arrival], after_s: float = 0.0) -> None:
+        self._record_requeued(Requeue(work, after_s))
+        self._next_round += work
+
+
 class TestPipeline:
     """Ends events with the handlers of `app`, in `stores`; `publish(events)` receives the emitted events."""
 
@@ -70,74 +110,48 @@ class TestPipeline:
         self._publish = publish
         self.watched = WatchedEvents(stores.events)
         self._results: dict[int, Result] = {}
-        self._under_way: set[int] = set()
-        """The offsets of the events of this round."""
-        self._round_over = asyncio.Event()
+        self._open: set[int] = set()
+        """The offsets of the events that have not ended."""
         self._stuck: NotEnded | None = None
         self._offset = 0
         self._join()
 
     def _join(self) -> None:
-        """Create empty stages."""
-        store, clock = cast("EventStore", self.watched), self._clock
-        leases = LeaseGate(
-            MemoryLeases(MemoryRedis(clock.monotonic_s), token=TEST_NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
-            clock,
-            lease_ttl_s=TTL_S,
-            record=self._record,
-        )
+        """Create an empty pipeline."""
+        store, clock = cast("ListenerStore", self.watched), self._clock
         self._spared: dict[int, tuple[int, int]] = {}
         """By offset: the spent attempts at the last requeue, and how often it was requeued with this number."""
-        self._next_round: list[Arrival] = []
         self._track = Track(TEST_NAME, [Epoch(TEST_NAME, 1)], self._offset, _nothing)
-        self._order = Order(
-            self._app, release=self._next_round.append, let_go=lambda arrival: self._settlement.let_go(arrival)
-        )
-        self._settlement = Settlement(
-            leases,
-            Recent(TEST_NAME, clock),
-            clock,
-            release=self._order.let_second_through,
-            ended=self._order.ended,
-            was_let_go=self._order.was_let_go,
-            record=self._record,
-        )
-        self._database = DatabaseGate(
-            self._stores.events, clock, probe_interval_s=0.0, paused=_nothing, record=self._record
-        )
-        attempts = Attempts(
-            self._app,
-            store,
-            self._database,
-            RunOptions(clock=clock, timeout_s=self._limits.handler_timeout_s, check_emitted=check_publishable),
-            limits=self._limits,
-            settle=self._settle,
-            come_back=self._come_back,
-            let_go=self._settlement.let_go,
-            paused=_nothing,
-            emitted=_nothing,
-            dead_lettered=_nothing,
-            quarantine=Quarantine(leases, self._stores.crash_log),
-            exclusive_run=ExclusiveRun(),
-            record=self._record,
-        )
-        self._line = Line(
-            lanes=1,
-            claim_max=CLAIM_MAX_EVENTS,
-            work_of=self._work_of,
-            leases=leases,
+        self._database = DatabaseGate(store, clock, probe_interval_s=0.0, paused=_nothing, record=self._record)
+        parts = Parts(
+            app=self._app,
+            store=store,
+            crash_log=self._stores.crash_log,
+            leases=LeaseGate(
+                MemoryLeases(MemoryRedis(clock.monotonic_s), token=TEST_NAME, lease_ttl_s=TTL_S, mark_ttl_s=TTL_S),
+                clock,
+                lease_ttl_s=TTL_S,
+                record=self._record,
+            ),
             database=self._database,
-            attempt=attempts.attempt,
-            sort_out=_nothing,
+            recent=Recent(TEST_NAME, clock),
+            exclusive_run=ExclusiveRun(),
+            options=RunOptions(
+                clock=clock, timeout_s=self._limits.handler_timeout_s, check_emitted=check_publishable
+            ),
+            limits=self._limits,
         )
+        self._rounds = Rounds(parts, ended=self._ended, requeued=self._requeued, record=self._record)
 
     async def end(self, raws: Sequence[bytes]) -> list[Result]:
         """Attempt events that arrive together, until all have ended; raises NotEnded."""
-        arrivals = self._arrivals(raws)
+        ranges = self._receive(raws)
+        arrivals = [arrival for each in ranges for arrival in each.arrivals]
         results = [Result(Event.from_json(arrival.raw)) for arrival in arrivals]
         self._results = {arrival.offset: result for arrival, result in zip(arrivals, results, strict=True)}
+        self._open = {arrival.offset for arrival in arrivals}
         try:
-            await self._run(arrivals)
+            await self._run(ranges)
         except BaseException:
             self._stuck = None
             self._join()
@@ -149,56 +163,31 @@ class TestPipeline:
             await self._relay(arrivals)
         return results
 
-    def _arrivals(self, raws: Sequence[bytes]) -> list[Arrival]:
+    def _receive(self, raws: Sequence[bytes]) -> list[Range]:
         text = events_frame(self._offset + 1, unix_us(self._clock), b"[" + b",".join(raws) + b"]")
         frame = decode_server_frame(text)
         assert isinstance(frame, Events)  # noqa: S101 - we have just written it
         self._offset += len(raws)
-        return self._track.receive(frame, text)
+        return self._track.receive(frame, text, RANGE_MAX_EVENTS)
 
-    async def _run(self, arrivals: list[Arrival]) -> None:
+    async def _run(self, ranges: list[Range]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._line.claim_loop()),
-                    group.create_task(self._line.work_loop()),
-                    group.create_task(self._database.probe_loop()),
-                ]
+                probing = group.create_task(self._database.probe_loop())
                 try:
-                    await self._go_rounds(self._order.let_through(arrivals, self._settlement.enter(arrivals)))
+                    async for _ in self._rounds.end_all(ranges):
+                        if self._stuck is not None:
+                            raise self._stuck
                 finally:
-                    await cancel_all(tasks)
+                    await cancel_all([probing])
         except BaseExceptionGroup as raised:
             if len(raised.exceptions) > 1:
                 raise
             raise raised.exceptions[0] from None  # such as `pytest.fail` in a handler
 
-    async def _go_rounds(self, arrivals: list[Arrival]) -> None:
-        while arrivals:
-            self._under_way = {arrival.offset for arrival in arrivals}
-            self._round_over.clear()
-            self._line.push(arrivals)
-            await self._round_over.wait()
-            if self._stuck is not None:
-                raise self._stuck
-            arrivals = sorted(self._next_round, key=lambda arrival: arrival.offset)
-            self._next_round.clear()
-
-    def _over(self, arrivals: Sequence[Arrival]) -> None:
-        self._under_way.difference_update(arrival.offset for arrival in arrivals)
-        if not self._under_way:
-            self._round_over.set()
-
-    def _work_of(self, arrival: Arrival) -> tuple[Any, int]:
-        """Return the key and maximum size of the work item, as the queues in `listener.pipeline.lines` do."""
-        plan = self._app.plan_of(arrival.type, arrival.source)
-        if not plan.handlers and not arrival.attempts:
-            return plan, CLAIM_MAX_EVENTS
-        alone = arrival.attempts or arrival.terminal_error is not None or plan.together_max == 1
-        return (None, 1) if alone else (plan, plan.together_max)
-
-    def _settle(self, work: list[Arrival], outcomes: list[Outcome]) -> None:
-        for arrival, outcome in zip(work, outcomes, strict=True):
+    def _ended(self, ended: Ended) -> None:
+        for arrival, outcome in zip(ended.work, ended.outcomes, strict=True):
+            self._open.discard(arrival.offset)
             result = self._results[arrival.offset]
             result.attempts = arrival.attempts
             result.outcome = _ENDINGS[outcome]
@@ -206,35 +195,29 @@ class TestPipeline:
                 result.outcome = "dead"
             plan = self._app.plan_of(arrival.type, arrival.source)
             result.handlers = [handler.name for handler in plan.handlers]
-        self._settlement.settle(work, outcomes)
-        self._settlement.release_repeated()
-        self._over(work)
 
-    def _come_back(self, work: list[Arrival], delay_s: float) -> None:
-        for arrival in work:
+    def _requeued(self, requeue: Requeue) -> None:
+        for arrival in requeue.work:
             attempts, times = self._spared.get(arrival.offset, (0, 0))
             if arrival.attempts == attempts:
                 times += 1
             else:
                 times = 0
                 if arrival.terminal_error is None:
-                    self._results[arrival.offset].waits_s.append(delay_s)
+                    self._results[arrival.offset].waits_s.append(requeue.after_s)
             self._spared[arrival.offset] = (arrival.attempts, times)
             if times > SPARED_MAX:
                 self._stuck = NotEnded(
                     f"{arrival.type} {arrival.id} does not end: a listener keeps it, and spends no attempt, while"
                     f" this error persists: {self.watched.last_error}"
                 )
-        self._next_round.extend(work)
-        self._over(work)
 
     def _record(self, telemetry: TelemetryEvent) -> None:
         if isinstance(telemetry, ProcessingFailed):
             of_identity = (
                 result
                 for offset, result in self._results.items()
-                if offset in self._under_way
-                and (result.event.id, result.event.source) == (telemetry.id, telemetry.source)
+                if offset in self._open and (result.event.id, result.event.source) == (telemetry.id, telemetry.source)
             )
             for result in of_identity:
                 result.failures.append(telemetry.error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import cyclopts
 import pytest
 
 from oncecast import cli
+from oncecast.cli import commands
+from oncecast.cli.commands import app
 from oncecast.core.errors import ConfigError, StartError
-from tests.support.command import command_line
 
 
 def all_of(app: cyclopts.App) -> Iterator[cyclopts.App]:
@@ -29,7 +32,7 @@ def flags(app: cyclopts.App) -> dict[str, Any]:
 
 
 def test_data_is_the_folder_of_a_stack_wherever_it_is_a_flag() -> None:
-    found = {app.name[0]: flags(app) for app in all_of(command_line())}
+    found = {app.name[0]: flags(app) for app in all_of(app)}
     kinds = {name: flags_["--data"] for name, flags_ in found.items() if "--data" in flags_}
     assert {"up", "edit", "replay", "sql"} <= kinds.keys()
     assert set(kinds.values()) <= {Path, Path | None}
@@ -38,18 +41,31 @@ def test_data_is_the_folder_of_a_stack_wherever_it_is_a_flag() -> None:
 
 def test_edited_data_may_be_standard_input_or_start_with_a_hyphen() -> None:
     for text in ("-", "-5"):
-        _, edit, _ = command_line().parse_args(["dead-letters", "edit", "o-1", "--with", text], exit_on_error=False)
+        _, edit, _ = app.parse_args(["dead-letters", "edit", "o-1", "--with", text], exit_on_error=False)
         assert edit.arguments["with_"] == text
 
 
 def test_mistakes_of_several_tasks_are_a_line_each_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(arguments: list[str]) -> None:
         raise ExceptionGroup("tasks", [ConfigError("PORT is none"), ExceptionGroup("more", [StartError("no room")])])
 
-    monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(cli, "_register", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["oncecast", "status"])
+    monkeypatch.setattr(commands, "app", fail)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (1, "oncecast: PORT is none\noncecast: no room\n")
+
+
+def test_a_command_imports_only_what_it_needs() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "oncecast", "--version"]
+    imported = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr
+    names = {line.rpartition("|")[2].strip().partition(".")[0] for line in imported.splitlines()}
+    assert "oncecast" in names
+    assert names.isdisjoint({"asyncio", "cyclopts", "httpx2", "psycopg", "redis", "rich", "starlette"})
+
+
+def test_the_list_of_commands_says_what_each_does() -> None:
+    commands.load_all()
+    assert [name for name in app if not app[name].help] == []

@@ -18,7 +18,9 @@ from tests.support.arrivals import arrivals
 
 
 def attempted(times: int) -> Arrival:
-    return arrivals(1, attempts=times)[0]
+    (arrival,) = arrivals(1)
+    arrival.attempts = times
+    return arrival
 
 
 def failure(name: str, attempt: int, error: str = "no", next_in_s: float = 0.0) -> FailedAttempt:

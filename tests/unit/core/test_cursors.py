@@ -12,15 +12,15 @@ from oncecast.core.cursors import (
     SavedCursor,
     beginning,
     decide_adoption,
-    decide_candidates,
     decide_gap,
     decide_save,
     decide_unlocked_save,
     offset_in,
+    reach,
 )
-from oncecast.core.event import Arrival, Cursor
+from oncecast.core.event import Cursor
+from oncecast.core.ranges import EndedRange
 from oncecast.core.wire import Epoch, epoch_of, resume_after
-from tests.support.arrivals import arrivals
 
 EPOCHS = [Epoch("e1", 1)]
 DIVERGED = [*EPOCHS, Epoch("e9", 3)]
@@ -28,48 +28,48 @@ LATER = [*EPOCHS, Epoch("e2", 3)]
 AT_5 = SavedCursor(Cursor("e1", 5), EPOCHS)
 
 
-def save(saved: SavedCursor, ended: list[Arrival], shown: int, position: Cursor) -> tuple[Save, SavedCursor | None]:
-    """Decide a save of which the first `shown` candidates have rows."""
-    candidates = decide_candidates(saved, EPOCHS, ended, position=position)
-    return decide_save(saved, EPOCHS, candidates, min(shown, len(candidates)), position=position)
+def ended(first: int, last: int, epoch: str = "e1") -> EndedRange:
+    return EndedRange("journal", epoch, first, last)
 
 
-def test_the_cursor_moves_over_all_events_that_have_rows() -> None:
+def save(saved: SavedCursor, reached: int, proved: int, position: Cursor) -> tuple[Save, SavedCursor | None]:
+    """Decide a save where the recorded ranges reach up to `reached`."""
+    return decide_save(saved, EPOCHS, reached, position=position, proved=proved)
+
+
+def test_recorded_ranges_reach_as_far_as_they_touch_or_overlap() -> None:
+    recorded = [ended(4, 6), ended(6, 6), ended(7, 9), ended(8, 12), ended(14, 15)]
+    assert reach(5, EPOCHS, recorded) == 12
+    assert reach(2, EPOCHS, recorded) == 2
+
+
+def test_a_range_of_another_history_reaches_nowhere() -> None:
+    assert reach(2, LATER, [ended(3, 4, "e1"), ended(3, 3, "e2")]) == 3
+
+
+def test_the_cursor_moves_over_the_recorded_ranges() -> None:
     reached = Cursor("e1", 8)
-    decided = save(AT_5, arrivals(3, first=6), 3, AT_5.cursor)
-    assert decided == (Save(reached, missing=False), SavedCursor(reached, EPOCHS))
+    assert save(AT_5, 8, 8, AT_5.cursor) == (Save(reached, missing=False), SavedCursor(reached, EPOCHS))
 
 
-def test_the_cursor_stops_before_the_first_event_without_a_row_and_reports_it() -> None:
+def test_a_range_that_the_caller_knows_to_be_recorded_and_that_is_not_there_is_missing() -> None:
     reached = Cursor("e1", 7)
-    decided = save(AT_5, arrivals(3, first=6), 2, AT_5.cursor)
-    assert decided == (Save(reached, missing=True), SavedCursor(reached, EPOCHS))
-
-
-def test_a_missing_row_right_after_the_cursor_leaves_it_unchanged() -> None:
-    assert save(AT_5, arrivals(3, first=6), 0, AT_5.cursor) == (Save(AT_5.cursor, missing=True), None)
-
-
-def test_events_that_another_listener_has_saved_are_not_looked_up_again() -> None:
-    candidates = decide_candidates(AT_5, EPOCHS, arrivals(6, first=3), position=Cursor("e1", 2))
-    assert [arrival.offset for arrival in candidates] == [6, 7, 8]
+    assert save(AT_5, 7, 8, AT_5.cursor) == (Save(reached, missing=True), SavedCursor(reached, EPOCHS))
+    assert save(AT_5, 5, 6, AT_5.cursor) == (Save(AT_5.cursor, missing=True), None)
 
 
 def test_a_listener_with_nothing_to_add_gets_the_saved_cursor() -> None:
-    assert save(AT_5, arrivals(2, first=4), 0, Cursor("e1", 3)) == (Save(AT_5.cursor, missing=False), None)
+    assert save(AT_5, 5, 4, Cursor("e1", 3)) == (Save(AT_5.cursor, missing=False), None)
 
 
-def test_a_cursor_before_the_position_of_the_caller_stays_and_is_read_again_from_there() -> None:
-    """PostgreSQL went back to an older state: rows between the two may be lost, and nobody has looked them up."""
-    position = Cursor("e1", 9)
-    assert decide_candidates(AT_5, EPOCHS, arrivals(3, first=10), position=position) == []
-    assert save(AT_5, arrivals(3, first=10), 3, position) == (Save(AT_5.cursor, missing=True), None)
+def test_a_cursor_before_the_position_of_the_caller_is_read_again_from_there() -> None:
+    """PostgreSQL went back to an older state."""
+    assert save(AT_5, 5, 0, Cursor("e1", 9)) == (Save(AT_5.cursor, missing=True), None)
 
 
 def test_a_listener_that_lacks_an_epoch_of_the_cursor_does_not_move_it() -> None:
     saved = SavedCursor(Cursor("e2", 4), LATER)
-    assert decide_candidates(saved, EPOCHS, arrivals(5), position=Cursor("e1", 0)) == []
-    assert save(saved, arrivals(5), 5, Cursor("e1", 0)) == (Save(None, missing=True), None)
+    assert save(saved, 5, 5, Cursor("e1", 0)) == (Save(None, missing=True), None)
     assert decide_gap(saved, EPOCHS, first=20, after=0) == (None, None, None)
 
 
@@ -121,12 +121,6 @@ class Reader:
     def cursor(self) -> Cursor:
         return Cursor(epoch_of(self.epochs, max(self.position, 1)), self.position)
 
-    def unsaved(self) -> list[Arrival]:
-        found = arrivals(len(self.events) - self.position, first=self.position + 1)
-        for arrival in found:
-            arrival.epoch = epoch_of(self.epochs, arrival.offset)
-        return found
-
 
 class History(RuleBasedStateMachine):
     """A journal that is reopened and restored, a PostgreSQL that goes back to older states, and two listeners.
@@ -140,8 +134,9 @@ class History(RuleBasedStateMachine):
         self.number = 2
         self.epochs = [Epoch("a", 1)]
         self.rows: set[int] = set()
+        self.recorded: set[EndedRange] = set()
         self.saved = beginning(self.epochs)
-        self.states = [(self.saved, set(self.rows))]
+        self.states = [(self.saved, set(self.rows), set(self.recorded))]
         self.given_up: set[int] = set()
         self.readers = [Reader(self.epochs, self.events, 0), Reader(self.epochs, self.events, 0)]
 
@@ -165,8 +160,8 @@ class History(RuleBasedStateMachine):
     @rule(lost=st.integers(1, 2))
     def fail_over(self, lost: int) -> None:
         """PostgreSQL goes back to an older state."""
-        self.saved, rows = self.states[max(0, len(self.states) - lost)]
-        self.rows = set(rows)
+        self.saved, rows, recorded = self.states[max(0, len(self.states) - lost)]
+        self.rows, self.recorded = set(rows), set(recorded)
 
     @rule(which=st.integers(0, 1))
     def connect(self, which: int) -> None:
@@ -178,16 +173,21 @@ class History(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), count=st.integers(0, 3))
     def save(self, which: int, count: int) -> None:
-        """Some events that a listener has read get rows; then it saves the cursor, which never goes back by that."""
+        """Some events that a listener has read get rows and are recorded; then it saves the cursor.
+
+        That never moves the cursor back.
+        """
         reader = self.readers[which]
         before = self.after()
-        self.rows.update(reader.events[reader.position :][:count])
-        position = reader.cursor()
-        candidates = decide_candidates(self.saved, reader.epochs, reader.unsaved(), position=position)
-        has_row = [reader.events[arrival.offset - 1] in self.rows for arrival in candidates]
-        shown = [*has_row, False].index(False)
-        answer, write = decide_save(self.saved, reader.epochs, candidates, shown, position=position)
-        self.states.append((self.saved, set(self.rows)))
+        new = reader.events[reader.position :][:count]
+        self.rows.update(new)
+        for offset in range(reader.position + 1, reader.position + len(new) + 1):
+            self.recorded.add(ended(offset, offset, epoch_of(reader.epochs, offset)))
+        start = offset_in(self.saved, reader.epochs) or 0
+        recorded = sorted(each for each in self.recorded if each.last > start)
+        reached = reach(start, reader.epochs, sorted(recorded, key=lambda each: each.first))
+        answer, write = decide_save(self.saved, reader.epochs, reached, position=reader.cursor(), proved=0)
+        self.states.append((self.saved, set(self.rows), set(self.recorded)))
         self.saved = write or self.saved
         assert self.after() >= before
         if answer.saved is not None:

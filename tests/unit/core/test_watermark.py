@@ -12,7 +12,7 @@ def test_it_is_before_the_first_offset_that_has_not_ended(after: int, order: lis
     watermark.arrive(after + 1, after + 29)
     ended = {after + offset for offset in order[:count]}
     for offset in ended:
-        watermark.end([offset])
+        watermark.end(offset, offset)
     expected = after
     while expected + 1 in ended:
         expected += 1
@@ -23,7 +23,7 @@ def test_an_overlap_is_not_new_and_a_gap_counts_as_ended() -> None:
     watermark = Watermark(10)
     assert watermark.arrive(5, 12) == 11
     assert watermark.arrive(3, 12) == 13
-    watermark.end([11, 12])
+    watermark.end(11, 12)
     assert watermark.arrive(20, 21) == 20
     assert (watermark.value, watermark.received) == (19, 21)
 
@@ -32,16 +32,15 @@ def test_a_gap_of_any_size_waits_for_the_offsets_before_it() -> None:
     watermark = Watermark(0)
     watermark.arrive(1, 1)
     watermark.arrive(10**15, 10**15)
-    watermark.end([10**15])
+    watermark.end(10**15, 10**15)
     assert watermark.value == 0
-    watermark.end([1])
+    watermark.end(1, 1)
     assert watermark.value == 10**15
 
 
 def test_ending_twice_changes_nothing() -> None:
     watermark = Watermark(0)
     watermark.arrive(1, 3)
-    watermark.end([1])
-    watermark.end([1, 3])
-    watermark.end([3])
+    for offset in (1, 1, 3, 3):
+        watermark.end(offset, offset)
     assert watermark.value == 1

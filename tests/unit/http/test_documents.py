@@ -15,12 +15,14 @@ from starlette.routing import BaseRoute, Route
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core import wire
 from oncecast.listener.http.app import listener_app
+from oncecast.listener.http.app import right_for as listener_right
 from oncecast.listener.http.conflicts import conflicts_routes
 from oncecast.listener.http.dead_letters import dead_letter_routes
 from oncecast.listener.http.openapi import listener_document
 from oncecast.listener.http.pruning import pruning_routes
 from oncecast.producer.api_document import producer_document, websocket_document
 from oncecast.producer.app import Producer, ProducerSettings
+from oncecast.producer.app import right_for as producer_right
 from oncecast.tasks import Essentials
 from oncecast.testing.memory.journal import MemoryJournal
 
@@ -48,7 +50,7 @@ def listener_routes() -> Iterable[BaseRoute]:
     conflicts = conflicts_routes(ANYTHING, UNUSED, standby_reason=lambda: None, record=lambda _event: None)
     further = [*dead_letters, *conflicts, *pruning_routes(UNUSED)]
     return listener_app(
-        UNUSED, UNUSED, further, health=dict, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes
+        UNUSED, UNUSED, further, health=ANYTHING, essentials=Essentials(SYSTEM_CLOCK, end_within_s=1), metrics=bytes
     ).routes
 
 
@@ -62,12 +64,14 @@ def served(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("routes", "document"),
-    [(producer_routes, producer_document), (listener_routes, listener_document)],
+    ("routes", "described"),
+    [
+        (producer_routes, producer_document(producer_right)),
+        (listener_routes, listener_document(listener_right)),
+    ],
     ids=["producer", "listener"],
 )
-async def test_a_document_is_valid_and_has_exactly_the_routes(routes: Any, document: Any) -> None:
-    described = document()
+async def test_a_document_is_valid_and_has_exactly_the_routes(routes: Any, described: Any) -> None:
     validate(described)
     assert {(path, method) for path, methods in described["paths"].items() for method in methods} == served(routes())
 
@@ -84,9 +88,12 @@ def references(value: Any) -> Iterator[str]:
             yield from references(member)
 
 
-@pytest.mark.parametrize("document", [producer_document, listener_document, websocket_document])
-def test_every_reference_resolves(document: Any) -> None:
-    described = document()
+@pytest.mark.parametrize(
+    "described",
+    [producer_document(producer_right), listener_document(listener_right), websocket_document()],
+    ids=["producer", "listener", "websocket"],
+)
+def test_every_reference_resolves(described: Any) -> None:
     for reference in references(described):
         found = described
         for part in reference.removeprefix("#/").split("/"):

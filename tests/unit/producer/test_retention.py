@@ -101,7 +101,7 @@ async def test_all_events_are_kept_until_the_first_group_joins() -> None:
     at.report(reader, 15)
     await at.retention.tick()
     assert (at.journal.first, at.refusal()) == (3, None)
-    assert [group["name"] for group in at.retention.groups_status()] == ["shop"]
+    assert [group.name for group in at.retention.groups_status()] == ["shop"]
 
 
 async def test_a_restart_does_not_wait_for_a_first_group_again() -> None:
@@ -249,4 +249,4 @@ async def test_a_filling_journal_is_reported_with_the_slowest_group() -> None:
         ]
     assert reported == [(n, "oncecast") for n in (70, 75, 80, 85, 90, 95, 100)]
     status = at.retention.journal_status()
-    assert (status["held_back_by"], status["bytes"], status["max_bytes"]) == ("oncecast", 2000, CAP_BYTES)
+    assert (status.held_back_by, status.bytes, status.max_bytes) == ("oncecast", 2000, CAP_BYTES)

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import msgspec
-from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.cli.dead_letters.selection import (
-    PATH,
-    Choice,
-    as_of_now,
-    count,
-    dead_letters,
-    done,
-    nothing_chosen,
-    plan,
-)
+from oncecast.cli.dead_letters.selection import Choice, as_of_now, check_chosen, count, plan
+from oncecast.cli.entries import CHANGE_AT_ONCE, DEAD_LETTER, All, Yes, parts
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.dead_letters import Selection
-from oncecast.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from oncecast.client.admin import AdminClient
-
-CHANGE_EVENTS = 500
-FAILURES_SHOWN = 20
-INTERRUPTED_STATUS = 130
-
-All = Annotated[bool, Parameter(negative=(), group="Selection")]
 
 
 def discard(
     *ids: str,
     all: All = False,
     choice: Choice | None = None,
-    yes: Annotated[bool, Parameter(negative=())] = False,
+    yes: Yes = False,
     dry_run: bool = False,
     listener: Either = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
@@ -55,14 +35,11 @@ def discard(
         The ids of the events.
     all
         All dead letters.
-    yes
-        Do not ask for confirmation before discarding several.
     dry_run
         Only print the number of dead letters and their causes.
     """
     choice = choice or Choice()
-    if nothing_chosen(ids, choice, all=all):
-        raise ConfigError("name the ids to discard, choose with --type, --error, --cause and the like, or say --all")
+    check_chosen("discard", ids, choice, all=all)
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
         selections = as_of_now(asked, choice.selections(ids))
@@ -70,8 +47,8 @@ def discard(
         if dry_run:
             return plan(counted, "discard", as_json=as_json)
         if counted.dead_letters > 1 and not yes:
-            _confirm(counted.dead_letters)
-        return _change(asked, "discard", ids, choice, selections, as_json=as_json)
+            DEAD_LETTER.confirm(counted.dead_letters)
+        return DEAD_LETTER.change(asked, "discard", _bodies(ids, choice, selections), as_json=as_json)
 
 
 def restore(
@@ -97,78 +74,20 @@ def restore(
         Only print the number of dead letters and their causes.
     """
     choice = choice or Choice()
-    if nothing_chosen(ids, choice, all=all):
-        raise ConfigError("name the ids to restore, choose with --type, --error, --cause and the like, or say --all")
+    check_chosen("restore", ids, choice, all=all)
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
         selections = choice.selections(ids, discarded=True)
         if dry_run:
             return plan(count(asked, selections), "restore", as_json=as_json)
-        return _change(asked, "restore", ids, choice, selections, as_json=as_json)
+        return DEAD_LETTER.change(asked, "restore", _bodies(ids, choice, selections), as_json=as_json)
 
 
-def _confirm(number: int) -> None:
-    """Ask for confirmation; raise ConfigError unless the answer is yes."""
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{dead_letters(number)} would be discarded: say --yes, or look first with --dry-run")
-    sys.stderr.write(f"Discard {dead_letters(number)}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing is discarded")
-
-
-def _change(
-    asked: AdminClient,
-    what: str,
-    ids: Sequence[str],
-    choice: Choice,
-    selections: Sequence[Selection],
-    *,
-    as_json: bool,
-) -> int:
-    is_named = bool(ids) and not choice.narrows
-    answers = _named(asked, what, ids, choice.source) if is_named else _selected(asked, what, selections)
-    changed, not_done, interrupted = 0, 0, False
-    failures: list[dict[str, Any]] = []
-    try:
-        for answer in answers:
-            changed += answer["done"]
-            not_done += len(answer["not_done"])
-            failures += answer["not_done"][: FAILURES_SHOWN - len(failures)]
-    except KeyboardInterrupt:
-        interrupted = True
-        output.error("interrupted; the rest is as it was, or was being asked for")
-    if as_json:
-        output.json({done(what): changed, f"not_{done(what)}": not_done, "failures": failures})
+def _bodies(ids: Sequence[str], choice: Choice, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
+    """Yield the requests: by id, or by selection, which repeats until nothing is left."""
+    if ids and not choice.narrows:
+        for part in parts(dict.fromkeys(ids), CHANGE_AT_ONCE):
+            yield {"events": [{"id": id_, "source": choice.source} for id_ in part]}
     else:
-        for failure in failures:
-            output.note(f"{failure['id']}: {failure['error']}")
-        back = "; 'oncecast dead-letters restore' brings them back" if what == "discard" and changed else ""
-        output.line(f"{dead_letters(changed)} {done(what)}{back}.")
-    if interrupted:
-        return INTERRUPTED_STATUS
-    return 1 if not_done else 0
-
-
-def _named(asked: AdminClient, what: str, ids: Sequence[str], source: str | None) -> Iterator[dict[str, Any]]:
-    distinct = list(dict.fromkeys(ids))
-    for begin in range(0, len(distinct), CHANGE_EVENTS):
-        events = [{"id": id_, "source": source} for id_ in distinct[begin : begin + CHANGE_EVENTS]]
-        yield _post(asked, what, {"events": events})
-
-
-def _selected(asked: AdminClient, what: str, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
-    for selection in selections:
-        mark: str | None = None
-        while True:
-            body = {"select": msgspec.to_builtins(selection), "limit": CHANGE_EVENTS, "after": mark}
-            answer = _post(asked, what, body)
-            yield answer
-            mark = answer["next"]
-            if mark is None:
-                break
-
-
-def _post(asked: AdminClient, what: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = asked.ask("POST", f"{PATH}/{what}", body=msgspec.json.encode(body))
-    return answer
+        for selection in selections:
+            yield {"select": msgspec.to_builtins(selection), "limit": CHANGE_AT_ONCE}

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.cli.dead_letters.selection import PATH, Source
+from oncecast.cli.dead_letters.selection import Source
+from oncecast.cli.entries import DEAD_LETTER
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError, OncecastError
@@ -83,7 +83,7 @@ def edit(
             output.line(f"{output.printable(id)} is unchanged.")
             return
         if as_json:
-            output.json(asked.ask("GET", _path(id), query={"source": source}))
+            output.json(asked.ask("GET", DEAD_LETTER.path_of(id), query={"source": source}))
             return
     shown = output.printable(shlex.quote(id))
     state = "is as it was received" if reset else "is edited"
@@ -137,7 +137,7 @@ def _edit(asked: AdminClient, id: str, source: str | None) -> bool:
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("vi" if sys.stdin.isatty() else None)
     if command is None:
         raise ConfigError("pass --with JSON, --file FILE or --reset, or set EDITOR to edit the current data")
-    dead_letter: _DeadLetter = asked.ask("GET", _path(id), query={"source": source}, kind=_DeadLetter)
+    dead_letter: _DeadLetter = asked.ask("GET", DEAD_LETTER.path_of(id), query={"source": source}, kind=_DeadLetter)
     if dead_letter.event.data_base64 is not None and not dead_letter.edited:
         raise ConfigError("this event's data is binary: pass --with JSON or --file FILE")
     before = msgspec.json.format(dead_letter.data, indent=2) + b"\n"
@@ -177,15 +177,9 @@ def _compact(content: bytes) -> bytes:
 
 
 def _put(asked: AdminClient, id: str, source: str | None, content: bytes) -> None:
-    asked.ask("PUT", _path(id), query={"source": source}, body=content)
+    asked.ask("PUT", DEAD_LETTER.path_of(id), query={"source": source}, body=content)
 
 
 def _reset(asked: AdminClient, id: str, source: str | None) -> None:
-    body = msgspec.json.encode({"events": [{"id": id, "source": source}]})
-    answer: dict[str, Any] = asked.ask("POST", f"{PATH}/reset", body=body)
-    for failure in answer["not_done"]:
+    for failure in DEAD_LETTER.post(asked, "reset", {"events": [{"id": id, "source": source}]})["not_done"]:
         raise ConfigError(f"{failure['id']}: {failure['error']}")
-
-
-def _path(id: str) -> str:
-    return f"{PATH}/{quote(id, safe='')}"

@@ -14,7 +14,8 @@ import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.cli.dead_letters.selection import PATH, Choice, as_of_now, count, dead_letters, query_of
+from oncecast.cli.dead_letters.selection import Choice, as_of_now, count, query_of
+from oncecast.cli.entries import DEAD_LETTER, pages
 from oncecast.cli.operate import Either, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.dead_letters import Selection
@@ -75,19 +76,13 @@ def export(
                 written += 1
                 tell(written)
     if output_ is not None:
-        output.note(f"{dead_letters(written)} written to {output_}.")
+        output.note(f"{DEAD_LETTER.count(written)} written to {output_}.")
 
 
 def _dead_letters(asked: AdminClient, selections: Sequence[Selection]) -> Iterator[bytes]:
     for selection in selections:
-        mark: str | None = None
-        while True:
-            query = {**query_of(selection), "whole": "true", "after": mark}
-            page: Page = asked.ask("GET", PATH, query=query, kind=Page)
+        for page in pages(asked, DEAD_LETTER.path, {**query_of(selection), "whole": "true"}, Page):
             yield from map(bytes, page.dead_letters)
-            mark = page.next
-            if mark is None:
-                break
 
 
 def _event(dead_letter: bytes) -> bytes:

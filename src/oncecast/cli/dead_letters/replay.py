@@ -11,32 +11,37 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
 from oncecast.cli.dead_letters.selection import (
-    PATH,
     Choice,
     as_of_now,
+    check_chosen,
     count,
-    dead_letters,
     dead_letters_of,
-    nothing_chosen,
     plan,
+)
+from oncecast.cli.entries import (
+    DEAD_LETTER,
+    FAILURES_SHOWN,
+    INTERRUPTED_STATUS,
+    REPLAY_AT_ONCE,
+    REPLAY_DEADLINE_S,
+    All,
+    failed,
 )
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError, OncecastError
+from oncecast.http.operator_api import REPLAY_MAX
 
 if TYPE_CHECKING:
     from oncecast.client.admin import AdminClient
 
-REPLAY_EVENTS = 10
-REPLAY_DEADLINE_S = 900.0
-FAILURES_SHOWN = 20
 PLAIN_INTERVAL_S = 5.0
-INTERRUPTED_STATUS = 130
+SOON_S = 2.0
+"""Requests grow while they take less than this."""
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|h))?")
 _PERIOD_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -44,7 +49,10 @@ Rate = Annotated[str | None, Parameter(help="The maximum rate: 50/s, 300/m, 1000
 
 
 class Pace:
-    """Limits a replay to `per_s` events per second, without a burst after a slow request."""
+    """Limits a replay to `per_s` events per second, without a burst after a slow request.
+
+    Requests grow while they are answered soon, so that slow handlers do not exceed their deadline.
+    """
 
     def __init__(
         self,
@@ -56,15 +64,23 @@ class Pace:
         self._per_s = per_s
         self._clock = clock
         self._sleep = sleep
-        self._next_s = clock()
+        self._next_s = self._asked_at_s = clock()
+        self._at_once = REPLAY_AT_ONCE
 
     @property
     def at_once(self) -> int:
         """The maximum number of events in one request."""
-        return REPLAY_EVENTS if self._per_s is None else max(1, min(REPLAY_EVENTS, int(self._per_s)))
+        return self._at_once if self._per_s is None else max(1, min(self._at_once, int(self._per_s)))
+
+    def answered(self) -> None:
+        """Note that a request is answered: the next may be larger if it took little time."""
+        took_s = self._clock() - self._asked_at_s
+        larger = min(2 * self._at_once, REPLAY_MAX)
+        self._at_once = larger if took_s < SOON_S else REPLAY_AT_ONCE
 
     def wait(self, events: int) -> None:
         """Sleep until the next request, of `events` events, may be sent."""
+        self._asked_at_s = self._clock()
         if self._per_s is None:
             return
         if (left_s := self._next_s - self._clock()) > 0:
@@ -98,7 +114,7 @@ class ReplayRun:
     def _print_failure(self, result: dict[str, Any]) -> None:
         failures = self.tried - self.outcomes["stored"]
         if failures <= FAILURES_SHOWN:
-            output.note(f"{result['id']}: {result['outcome'].replace('_', ' ')}: {result['error']}")
+            output.note(failed(result["id"], result))
         elif failures == FAILURES_SHOWN + 1:
             output.note("Further ones are only counted; 'oncecast dead-letters causes' shows their causes.")
 
@@ -134,7 +150,7 @@ class ReplayRun:
 
 def replay(
     *ids: str,
-    all: Annotated[bool, Parameter(negative=(), group="Selection")] = False,
+    all: All = False,
     choice: Choice | None = None,
     rate: Rate = None,
     dry_run: bool = False,
@@ -157,8 +173,7 @@ def replay(
         Only print the number of dead letters and their causes.
     """
     choice = choice or Choice()
-    if nothing_chosen(ids, choice, all=all):
-        raise ConfigError("name the ids to replay, choose with --type, --error, --cause and the like, or say --all")
+    check_chosen("replay", ids, choice, all=all)
     pace = Pace(_per_s(rate))
     selections = choice.selections(ids)
     with operator("listener", listener, data) as asked:
@@ -185,8 +200,8 @@ def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, ru
             while batch := list(islice(left, pace.at_once)):
                 pace.wait(len(batch))
                 events = batch
-                body = msgspec.json.encode({"events": events})
-                answer = asked.ask("POST", f"{PATH}/replay", body=body, deadline_s=REPLAY_DEADLINE_S)
+                answer = DEAD_LETTER.post(asked, "replay", {"events": events}, deadline_s=REPLAY_DEADLINE_S)
+                pace.answered()
                 events = ()
                 run.note(answer["results"])
                 tell()
@@ -220,7 +235,9 @@ def _plain(run: ReplayRun) -> Callable[[], None]:
         nonlocal reported_at_s
         if time.monotonic() - reported_at_s >= PLAIN_INTERVAL_S:
             reported_at_s = time.monotonic()
-            output.note(f"{run.tried:,} of {dead_letters(run.total)} replayed, {run.outcomes['stored']:,} stored")
+            output.note(
+                f"{run.tried:,} of {DEAD_LETTER.count(run.total)} replayed, {run.outcomes['stored']:,} stored"
+            )
 
     return tell
 

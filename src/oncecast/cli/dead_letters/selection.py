@@ -11,13 +11,13 @@ import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
+from oncecast.cli.entries import DEAD_LETTER, done, parts
 from oncecast.core.dead_letters import Selection
 from oncecast.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from oncecast.client.admin import AdminClient
 
-PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"
 PAGE_EVENTS = 100
 IDS_AT_ONCE = 50
@@ -61,8 +61,7 @@ class Choice:
         """Return selections of the dead letters in `ids`, or of all if it is empty. Raises ConfigError."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["listener"] = values.pop("instance")
-        distinct = list(dict.fromkeys(ids))
-        chunks = [tuple(distinct[begin : begin + IDS_AT_ONCE]) for begin in range(0, len(distinct), IDS_AT_ONCE)]
+        chunks = [tuple(part) for part in parts(dict.fromkeys(ids), IDS_AT_ONCE)]
         now = datetime.now(UTC)
         try:
             return [Selection(ids=chunk, discarded=discarded, **values).at(now) for chunk in chunks or [()]]
@@ -72,11 +71,12 @@ class Choice:
             raise ConfigError(f"{flag}: {reason}") from None
 
 
-def nothing_chosen(ids: Sequence[str], choice: Choice, *, all: bool) -> bool:
-    """Return whether neither ids, flags nor --all are given. Raises ConfigError for a contradiction."""
+def check_chosen(what: str, ids: Sequence[str], choice: Choice, *, all: bool) -> None:
+    """Raise ConfigError unless either ids, flags or --all are given."""
     if all and ids:
         raise ConfigError("name ids, or say --all: not both")
-    return not (ids or all or choice.narrows or choice.source is not None)
+    if not (ids or all or choice.narrows or choice.source is not None):
+        raise ConfigError(f"name the ids to {what}, choose with --type, --error, --cause and the like, or say --all")
 
 
 def query_of(selection: Selection) -> dict[str, Any]:
@@ -87,24 +87,18 @@ def query_of(selection: Selection) -> dict[str, Any]:
 
 
 def dead_letters_of(asked: AdminClient, selections: Sequence[Selection]) -> Iterator[dict[str, Any]]:
-    """Yield the selected dead letters, newest first. New and replayed ones in the meantime disturb no page."""
+    """Yield the selected dead letters, newest first."""
     for selection in selections:
-        mark: str | None = None
-        while True:
-            query = {**query_of(selection), "limit": PAGE_EVENTS, "after": mark}
-            answer = asked.ask("GET", PATH, query=query)
-            yield from answer["dead_letters"]
-            mark = answer["next"]
-            if mark is None:
-                break
+        yield from DEAD_LETTER.list(asked, {**query_of(selection), "limit": PAGE_EVENTS})
 
 
 def as_of_now(asked: AdminClient, selections: Sequence[Selection]) -> list[Selection]:
     """Exclude later dead letters, so that a bulk operation changes only what was counted."""
-    answer = asked.ask("GET", PATH, query={"limit": 1, "discarded": query_of(selections[0])["discarded"]})
-    if not answer["dead_letters"]:
+    query = {"limit": 1, "discarded": query_of(selections[0])["discarded"]}
+    found = asked.ask("GET", DEAD_LETTER.path, query=query)["dead_letters"]
+    if not found:
         return list(selections)
-    newest = datetime.fromisoformat(answer["dead_letters"][0]["died_at"])
+    newest = datetime.fromisoformat(found[0]["died_at"])
     until = (newest + timedelta(microseconds=1)).isoformat().replace("+00:00", "Z")
     return [s if s.until is not None else msgspec.structs.replace(s, until=until) for s in selections]
 
@@ -159,18 +153,8 @@ def plan(counted: Counted, what: str, *, as_json: bool) -> int:
         output.json({f"would_{what}": counted.dead_letters, "causes": counted.causes, "left_out": counted.left_out})
     else:
         print_causes(counted)
-        output.line(f"{dead_letters(counted.dead_letters)} would be {done(what)}.")
+        output.line(f"{DEAD_LETTER.count(counted.dead_letters)} would be {done(what)}.")
     return 0
-
-
-def done(what: str) -> str:
-    """Return the past participle of a verb."""
-    return f"{what.removesuffix('e')}ed"
-
-
-def dead_letters(number: int) -> str:
-    """Return the number with its noun: "1 dead letter", "2 dead letters"."""
-    return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
 def _types(cause: dict[str, Any]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Annotated, Any
-from urllib.parse import quote
 
-import msgspec
 from cyclopts import App, Parameter
 
 from oncecast.cli import output
@@ -15,14 +13,13 @@ from oncecast.cli.dead_letters.edit import edit
 from oncecast.cli.dead_letters.export import export
 from oncecast.cli.dead_letters.replay import replay
 from oncecast.cli.dead_letters.selection import (
-    PATH,
     Choice,
     Source,
     count,
-    dead_letters,
     dead_letters_of,
     print_causes,
 )
+from oncecast.cli.entries import DEAD_LETTER, check_limit, indented
 from oncecast.cli.operate import Either, Json, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError
@@ -59,8 +56,7 @@ def list_(
     limit
         The maximum number of entries.
     """
-    if limit < 1:
-        raise ConfigError(f"invalid value for --limit: {limit} (expected a whole number, 1 or more)")
+    check_limit(limit)
     selections = (choice or Choice()).selections(ids, discarded=discarded)
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
@@ -78,7 +74,7 @@ def list_(
     rows = [(x["died_at"][:19], x["id"], x["type"], x["attempts"], _edited(x) + x["error"]) for x in shown]
     output.table("", ("died (UTC)", "id", "type", "attempts", "error"), rows)
     if counted is not None:
-        output.line(f"{len(shown):,} of {dead_letters(counted.dead_letters)} are shown. By cause:")
+        output.line(f"{len(shown):,} of {DEAD_LETTER.count(counted.dead_letters)} are shown. By cause:")
         print_causes(counted, limit=5)
 
 
@@ -116,7 +112,7 @@ def causes(
         output.line(f"There is no {'discarded ' if discarded else ''}dead letter.")
     else:
         print_causes(counted, limit=limit)
-        output.line(f"{dead_letters(counted.dead_letters)}.")
+        output.line(f"{DEAD_LETTER.count(counted.dead_letters)}.")
 
 
 @app.command
@@ -137,7 +133,7 @@ def show(
         The event's id.
     """
     with operator("listener", listener, data) as asked:
-        dead_letter = asked.ask("GET", f"{PATH}/{quote(id, safe='')}", query={"source": source})
+        dead_letter = asked.ask("GET", DEAD_LETTER.path_of(id), query={"source": source})
     if output.wants_json(json):
         output.json(dead_letter)
         return
@@ -156,9 +152,3 @@ def show(
 
 def _edited(dead_letter: dict[str, Any]) -> str:
     return "(edited) " if dead_letter["edited"] else ""
-
-
-def indented(value: Any) -> str:
-    """Return JSON, indented to stand next to a first column of ten characters."""
-    lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().splitlines()
-    return "\n          ".join(output.printable(line) for line in lines)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from oncecast.cli import output
+from oncecast.cli.entries import pages
 from oncecast.cli.operate import Json, ListenerOption, operator
 from oncecast.cli.stack import state_file as stack_file
 from oncecast.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from oncecast.client.admin import AdminClient
 
 PATH = "/api/retrying"
 PAGE_MAX = 1_000
@@ -46,7 +43,8 @@ def list_(
         raise ConfigError(f"--limit: {limit} is too small (expected 1 or more)")
     as_json = output.wants_json(json)
     with operator("listener", listener, data) as asked:
-        found = _retrying(asked, min(limit + 1, PAGE_MAX))
+        query = {"limit": min(limit + 1, PAGE_MAX)}
+        found = (event for page in pages(asked, PATH, query) for event in page["retrying"])
         shown = list(islice(found, limit))
         has_more = not as_json and next(found, None) is not None
     if as_json:
@@ -61,14 +59,3 @@ def list_(
     output.table("", columns, rows, whole=columns[:1])
     if has_more:
         output.line(f"Only the first {limit:,} are shown; --limit shows more.")
-
-
-def _retrying(asked: AdminClient, page: int) -> Iterator[dict[str, Any]]:
-    """Yield all of them; request page by page."""
-    after: str | None = None
-    while True:
-        answer = asked.ask("GET", PATH, query={"limit": page, "after": after})
-        yield from answer["retrying"]
-        after = answer["next"]
-        if after is None:
-            return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from oncecast.core.clock import Clock, utc_now
 from oncecast.core.health import FINE, PROCESS, Board, Check, Finding, Status
@@ -92,18 +91,6 @@ def board_of(
     if forwarder is not None:
         checks[BROKER] = lambda: _of(BROKER, None if forwarder.is_up else troubles.of(BROKER, "not reached yet"))
     return Board(checks, essential=(PROCESS, DATABASE), now=lambda: utc_now(clock))
-
-
-def shown_feed(feed: Feed) -> dict[str, Any]:
-    """Return a producer's entry in the body of `/health`."""
-    return {
-        "url": feed.shown_url,
-        "connected": feed.connected,
-        "journal": feed.track.journal if feed.track else None,
-        "received": feed.track.watermark.received if feed.track else 0,
-        "watermark": feed.track.watermark.value if feed.track else 0,
-        "cursor": str(feed.track.saved) if feed.track else None,
-    }
 
 
 def _of(name: str, fault: str | None) -> Finding:

@@ -11,14 +11,22 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
+from oncecast.core.conflicts import Conflicts
 from oncecast.core.dead_letter_ports import DeadLetters, ReplayWork
-from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, Unavailable
-from oncecast.core.event import Arrival
-from oncecast.core.telemetry import Record, Replayed, ReplayFailed
+from oncecast.core.errors import NoThread, Reject, Retry, RowLocked, TransactionConflict, Unavailable
+from oncecast.core.event import Arrival, Cursor
+from oncecast.core.telemetry import (
+    ConflictReplayed,
+    ConflictReplayFailed,
+    Record,
+    Replayed,
+    ReplayFailed,
+    TelemetryEvent,
+)
 from oncecast.core.tracebacks import users_traceback
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
@@ -44,15 +52,15 @@ class ReplayResult(NamedTuple):
     error: str | None = None
 
 
-ReplayAttempt = Callable[[ReplayWork], Awaitable[ReplayResult]]
-"""Runs a replay with the given work."""
-
+TRIES = 3
+"""The number of times that a replay is attempted whose transaction conflicts with others."""
+CONFLICT_NOT_OPEN = "there is no such conflict, or it was replayed or discarded"
 REFUSED = ReplayResult(Replay.UNKNOWN, "this listener is stopping")
 CUT_SHORT = ReplayResult(Replay.UNKNOWN, "this listener is stopping: the replay was cut short")
 
 
 class Replays:
-    """Replays dead letters with the handlers of `app`, one at a time, to delay other events little."""
+    """Replays dead letters with the handlers of `app`: `concurrency` at a time, or in order if a handler has one."""
 
     def __init__(
         self,
@@ -61,6 +69,7 @@ class Replays:
         exclusive_run: ExclusiveRun,
         options: RunOptions,
         *,
+        concurrency: int,
         record: Record,
     ) -> None:
         self._app = app
@@ -68,20 +77,37 @@ class Replays:
         self._exclusive_run = exclusive_run
         self._options = options
         self._record = record
-        self._one_at_a_time = asyncio.Lock()
+        self._places = asyncio.Semaphore(1 if app.has_order else concurrency)
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
         """Whether replays are refused."""
 
     async def replay(self, source: str, id: str) -> ReplayResult:
         """Replay one dead letter. Raises only cancellation of the caller, and then the replay continues."""
-        return await self.run(partial(self._replay, source, id))
+        return await self._run(
+            partial(self._dead_letters.replay, source, id),
+            stored=Replayed(id),
+            on_failure=partial(self._note_failure, source, id),
+            why_not=partial(self._why_not, source, id),
+        )
 
-    async def run(self, attempt: ReplayAttempt) -> ReplayResult:
-        """Run `attempt` in its turn, as `replay` does; Unavailable, RowLocked and NoThread become UNKNOWN."""
+    async def replay_conflict(self, conflicts: Conflicts, place: Cursor, new_id: str) -> ReplayResult:
+        """Replay one conflict, as `replay` does. The outcome is NOT_DEAD if the conflict is not open."""
+
+        async def on_failure(_error: Exception, reason: str) -> None:
+            self._record(ConflictReplayFailed(str(place), reason))
+
+        async def why_not() -> str:
+            return CONFLICT_NOT_OPEN
+
+        stored = ConflictReplayed(new_id, str(place))
+        attempt = partial(conflicts.replay, place, new_id)
+        return await self._run(attempt, stored=stored, on_failure=on_failure, why_not=why_not)
+
+    async def _run(self, attempt: Callable[[ReplayWork], Awaitable[bool]], **reports: Any) -> ReplayResult:
         if self.draining:
             return REFUSED
-        task = asyncio.create_task(self._in_turn(attempt))
+        task = asyncio.create_task(self._in_turn(attempt, **reports))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         await asyncio.wait([task])
@@ -94,26 +120,35 @@ class Replays:
             _, late = await asyncio.wait(self._under_way, timeout=within_s)
             await cancel_all(late)
 
-    async def _in_turn(self, attempt: ReplayAttempt) -> ReplayResult:
-        async with self._one_at_a_time, self._exclusive_run.shared():
+    async def _in_turn(
+        self,
+        attempt: Callable[[ReplayWork], Awaitable[bool]],
+        *,
+        stored: TelemetryEvent,
+        on_failure: Callable[[Exception, str], Awaitable[None]],
+        why_not: Callable[[], Awaitable[str]],
+    ) -> ReplayResult:
+        async with self._places, self._exclusive_run.shared():
             if self.draining:
                 return REFUSED
             try:
-                return await attempt(self._handle)
+                if not await self._attempt(attempt):
+                    return ReplayResult(Replay.NOT_DEAD, await why_not())
             except (Unavailable, RowLocked, NoThread) as error:
                 return ReplayResult(Replay.UNKNOWN, str(error))
-
-    async def _replay(self, source: str, id: str, work: ReplayWork) -> ReplayResult:
-        try:
-            stored = await self._dead_letters.replay(source, id, work)
-        except (Unavailable, RowLocked, NoThread):
-            raise
-        except Exception as error:  # of a handler or the data: the dead letter stays, with the new error
-            return await self._failed(source, id, error)
-        if stored:
-            self._record(Replayed(id))
+            except Exception as error:  # of a handler or the data, or the new id is in use: nothing has changed
+                reason = f"{type(error).__name__}: {error}"
+                await on_failure(error, reason)
+                return ReplayResult(Replay.FAILED, reason)
+            self._record(stored)
             return ReplayResult(Replay.STORED)
-        return ReplayResult(Replay.NOT_DEAD, await self._why_not(source, id))
+
+    async def _attempt(self, attempt: Callable[[ReplayWork], Awaitable[bool]]) -> bool:
+        """Attempt a replay, and again if its transaction conflicts with another."""
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(TransactionConflict):
+                return await attempt(self._handle)
+        return await attempt(self._handle)
 
     async def _why_not(self, source: str, id: str) -> str:
         with contextlib.suppress(Unavailable, RowLocked):
@@ -130,10 +165,8 @@ class Replays:
                 await tx.take(key)
             await self._app.handle([arrival], tx, self._options)
 
-    async def _failed(self, source: str, id: str, error: Exception) -> ReplayResult:
-        reason = f"{type(error).__name__}: {error}"
+    async def _note_failure(self, source: str, id: str, error: Exception, reason: str) -> None:
         trace = "" if isinstance(error, Reject | Retry) else users_traceback(error)
         self._record(ReplayFailed(id, reason, trace))
         with contextlib.suppress(Unavailable, RowLocked):  # the earlier error stays
             await self._dead_letters.note_failure(source, id, error)
-        return ReplayResult(Replay.FAILED, reason)

@@ -1,13 +1,13 @@
 """Gates to Redis and PostgreSQL, each behind a circuit breaker.
 
-While Redis is down, the listener claims every event, since PostgreSQL decides who stores it. While PostgreSQL is
+While Redis is down, the listener claims every range, since PostgreSQL decides who stores it. While PostgreSQL is
 down, the listener starts nothing and spends no attempt; a probe that *writes* detects its recovery.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from oncecast.core.breaker import Breaker
 from oncecast.core.clock import Clock
@@ -16,6 +16,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.leases import Claims
 from oncecast.core.ports import DatabaseConnections, Leases
+from oncecast.core.ranges import Range
 from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues, Record
 from oncecast.tasks import STALL_S, working
 
@@ -31,8 +32,8 @@ RETRIED_AFTER_S = 0.5
 """A retry that starts this long after a failure and also fails shows an outage; see `error_of_attempts`."""
 WARN_INTERVAL_S = 10.0
 """Between warnings about foreign values in Redis; each shows one value and the count."""
-CALL_MAX_EVENTS = 1_000
-"""The maximum number of events per call: a Lua script blocks Redis for all clients."""
+CALL_MAX_RANGES = 1_000
+"""The maximum number of ranges per call: a Lua script blocks Redis for all clients."""
 
 
 class LeaseGate:
@@ -62,28 +63,28 @@ class LeaseGate:
         """Whether Redis answered the last call."""
         return self.breaker.is_closed
 
-    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Claim events; while Redis is down, return all of them as claimed."""
+    async def claim(self, ranges: Sequence[Range]) -> Claims:
+        """Claim ranges; while Redis is down, return all of them as acquired."""
         if self.is_up:
             try:
-                claims = self._noted(await self.leases.claim(arrivals))
+                claims = self._noted(await self.leases.claim(ranges))
                 await self._reclaim(claims)
             except Unavailable as error:
                 self._lost(error)
             else:
                 self._warn_of(claims.foreign)
                 return claims
-        for arrival in arrivals:  # without Redis, only PostgreSQL counts crashes
-            if arrival.doubted:
-                arrival.takeovers = max(arrival.takeovers, QUARANTINE_AFTER_TAKEOVERS)
-        # rule: a listener claims every event while Redis is away
-        return Claims(mine=list(arrivals))
+        for each in ranges:  # without Redis, only PostgreSQL counts crashes
+            if each.suspected:
+                each.takeovers = max(each.takeovers, QUARANTINE_AFTER_TAKEOVERS)
+        # rule: a listener claims every range while Redis is away
+        return Claims(acquired=list(ranges))
 
     def _noted(self, claims: Claims) -> Claims:
-        """Record on the claimed events their lease and their number of takeovers."""
+        """Record on the acquired ranges their lease and their number of takeovers."""
         renew_at_s = self._clock.monotonic_s() + self._renew_after_s
-        for arrival in claims.mine:
-            arrival.leased, arrival.renew_at_s = True, renew_at_s
+        for each in claims.acquired:
+            each.leased, each.renew_at_s = True, renew_at_s
         return _with_takeovers(claims)
 
     def _warn_of(self, foreign: Sequence[tuple[str, bytes]]) -> None:
@@ -94,25 +95,22 @@ class LeaseGate:
             self._record(ForeignValues(len(foreign), key, repr(value)[1:]))
 
     async def _reclaim(self, claims: Claims) -> None:
-        """Reclaim events that have a done marker, but whose rows PostgreSQL may have lost.
+        """Reclaim ranges that have a done marker, but whose rows PostgreSQL may have lost.
 
         The lease makes one listener check each of them, and counts the listeners that crash on it.
         """
-        # rule: a done marker proves nothing about an event that is read again
-        doubtful = [a for a in claims.ended if a.track is not None and a.offset <= a.track.distrusted_to]
-        if not doubtful:
-            return
-        retaken = self._noted(await self.leases.reclaim(doubtful))
-        gone = set(doubtful)
-        claims.ended = [a for a in claims.ended if a not in gone]
-        claims.add(retaken)
+        # rule: a done marker proves nothing about a range that is read again
+        doubtful = [each for each in claims.ended if each.first <= each.track.distrusted_to]
+        if doubtful:
+            claims.ended = [each for each in claims.ended if each not in doubtful]
+            claims.add(self._noted(await self.leases.reclaim(doubtful)))
 
-    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Return the lease state of each event without claiming any; while Redis is down, all are free."""
+    async def peek(self, ranges: Sequence[Range]) -> Claims:
+        """Return the lease state of each range without claiming any; while Redis is down, all are free."""
         claims = Claims()
-        for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
-            chunk = arrivals[begin : begin + CALL_MAX_EVENTS]
-            # rule: a leased event can be claimed while Redis is away
+        for begin in range(0, len(ranges), CALL_MAX_RANGES):
+            chunk = ranges[begin : begin + CALL_MAX_RANGES]
+            # rule: a leased range can be claimed while Redis is away
             found = Claims(free=list(chunk))
             if self.is_up:
                 try:
@@ -122,34 +120,27 @@ class LeaseGate:
             claims.add(found)
         return claims
 
-    async def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """Write the done markers of leased events; do nothing while Redis is down."""
-        await self._each(self.leases.settle, [a for a in arrivals if a.leased])
+    async def settle(self, ranges: Sequence[Range]) -> None:
+        """Write the done markers of ended ranges; do nothing while Redis is down."""
+        await self._each(self.leases.settle, ranges)
 
-    async def release(self, arrivals: Sequence[Arrival]) -> int:
-        """Release this listener's leases of these events; return how many it held."""
-        held = [arrival for arrival in arrivals if arrival.leased]
-        for arrival in held:
-            arrival.leased = False
-        await self._each(self.leases.release, held)
-        return len(held)
+    async def release(self, ranges: Iterable[Range]) -> None:
+        """Release this listener's leases of these ranges."""
+        leased = [each for each in ranges if each.leased]
+        for each in leased:
+            each.leased = False
+        await self._each(self.leases.release, leased)
 
-    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> None:
-        """Break the leases of `owner`, whose heartbeat stopped; count a crash on its events only if it has `died`."""
-        await self._each(lambda chunk: self.leases.take_over(chunk, owner, died=died), list(arrivals))
+    async def take_over(self, ranges: Sequence[Range], owner: str, *, died: bool) -> None:
+        """Break the leases of `owner`, whose heartbeat stopped; count a takeover only if it has `died`."""
+        await self._each(lambda chunk: self.leases.take_over(chunk, owner, died=died), ranges)
 
-    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Record on the lease whether the event runs isolated; without a lease or Redis, do nothing."""
-        await self._each(
-            lambda chunk: self.leases.begin_isolated(chunk[0], isolated), [arrival] if arrival.leased else []
-        )
-
-    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+    async def renew(self, ranges: Iterable[Range]) -> None:
         """Renew the leases that are due: a third of their time has passed."""
         now_s = self._clock.monotonic_s()
-        due = [arrival for arrival in arrivals if arrival.leased and arrival.renew_at_s <= now_s]
-        for arrival in due:
-            arrival.renew_at_s = now_s + self._renew_after_s
+        due = [each for each in ranges if each.leased and each.renew_at_s <= now_s]
+        for each in due:
+            each.renew_at_s = now_s + self._renew_after_s
         await self._each(self.leases.renew, due)
 
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
@@ -162,12 +153,12 @@ class LeaseGate:
             self._lost(error)
             return None
 
-    async def _each(self, call: Callable[[Sequence[Arrival]], Awaitable[object]], arrivals: list[Arrival]) -> None:
-        for begin in range(0, len(arrivals), CALL_MAX_EVENTS):
+    async def _each(self, call: Callable[[Sequence[Range]], Awaitable[object]], ranges: Sequence[Range]) -> None:
+        for begin in range(0, len(ranges), CALL_MAX_RANGES):
             if not self.is_up:
                 return
             try:
-                await call(arrivals[begin : begin + CALL_MAX_EVENTS])
+                await call(ranges[begin : begin + CALL_MAX_RANGES])
             except Unavailable as error:
                 self._lost(error)
 
@@ -205,9 +196,9 @@ class LeaseGate:
 
 
 def _with_takeovers(claims: Claims) -> Claims:
-    """Record on each event how often it was taken over."""
-    for arrival, takeovers in claims.takeovers:
-        arrival.takeovers = takeovers
+    """Record on each range how often it was taken over."""
+    for each, takeovers in claims.takeovers:
+        each.takeovers = takeovers
     return claims
 
 

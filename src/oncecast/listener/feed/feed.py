@@ -17,8 +17,8 @@ from oncecast.client.address import without_credentials
 from oncecast.core.clock import Clock
 from oncecast.core.cursors import SavedCursor, cursor_at, offset_in
 from oncecast.core.errors import RowLocked, Unavailable
-from oncecast.core.event import Arrival
 from oncecast.core.ports import Cursors
+from oncecast.core.ranges import EVENT_COST_BYTES, Range, RangeRules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import (
     Connected,
@@ -48,8 +48,8 @@ from oncecast.core.wire import (
 )
 from oncecast.listener.feed.dial import Dial, FeedConnection, Lost
 from oncecast.listener.feed.journals import Journals, ProducerError
-from oncecast.listener.feed.track import EVENT_COST_BYTES, Track, cost_bytes
-from oncecast.tasks import cancel_all, error_of, run_until_first_end
+from oncecast.listener.feed.track import Track, cost_bytes
+from oncecast.tasks import cancel_all, error_of, run_until_first_end, wait_any
 
 WELCOME_DEADLINE_S = 10.0
 WRITE_DEADLINE_S = 10.0
@@ -67,7 +67,7 @@ WELCOME_MAX_BYTES = 4 * 1024 * 1024
 
 
 class Feed:
-    """Passes the events of the producer at `url` to `receive(arrivals)`.
+    """Passes the events of the producer at `url` to `receive(ranges)`, cut by `rules`.
 
     `window_bytes` is its credit. `ready()` waits for the store, and returns whether the previous process may have
     crashed on the next events. `report()` returns the current report, `answer(ask)` the answer to a request that an
@@ -82,13 +82,14 @@ class Feed:
         group: str,
         dial: Dial,
         window_bytes: int,
+        rules: RangeRules,
         reconnect: Backoff,
         from_latest: bool,
         clock: Clock,
         store: Cursors,
         journals: Journals,
         ready: Callable[[], Awaitable[bool]],
-        receive: Callable[[list[Arrival]], None],
+        receive: Callable[[list[Range]], None],
         report: Callable[[], ListenerReport],
         answer: Callable[[Ask], Awaitable[Answer]],
         record: Record,
@@ -101,6 +102,7 @@ class Feed:
         self._group = group
         self._dial = dial
         self._window_bytes = window_bytes
+        self._rules = rules
         self._reconnect = reconnect
         self._from_latest = from_latest
         self._clock = clock
@@ -124,12 +126,8 @@ class Feed:
         self._doubted_epochs: list[Epoch] | None = None
         """Epochs of the group's cursor that the last welcome did not name."""
 
-    def reread(self) -> None:
-        """Read again from the saved cursor."""
-        self._abandon_track()
-        self._owing.set()
-
-    def _abandon_track(self) -> None:
+    def supersede(self) -> None:
+        """Drop the current track: the next connection reads from the saved cursor."""
         if self.track is not None:
             self.track.abandon()
             self._abandoned.add(self.track)
@@ -175,16 +173,16 @@ class Feed:
         epoch on each connection gets a fresh window each time.
         """
         # rule: a feed does not wait for credit of a superseded journal position
-        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.abandoned.is_set():
+        while self.used_bytes >= self._window_bytes and self.track is not None and not self.track.is_superseded:
             self._owing.clear()
-            await self._owing.wait()
+            await wait_any(self._owing, self.track.abandoned)
         while self._held_bytes() >= HELD_WINDOWS_MAX * self._window_bytes:  # a track's end is no event
             await self._clock.sleep(ROOM_INTERVAL_S)
 
     def _held_bytes(self) -> int:
         """Return the bytes of this feed's tracks, except a superseded track whose successor is still to come."""
         former_bytes = sum(track.abandoned_bytes for track in self._abandoned if track is not self.track)
-        is_current = self.track is not None and not self.track.abandoned.is_set()
+        is_current = self.track is not None and not self.track.is_superseded
         return former_bytes + (self.used_bytes if is_current else 0)
 
     async def _connect_once(self) -> None:
@@ -204,7 +202,7 @@ class Feed:
                 self._read(connection, track, answers),
                 self._give_credit(connection),
                 self._make_reports(connection),
-                self._watch_for_reread(track),
+                self._watch_for_successor(track),
                 answers.failed(),
             )
         finally:
@@ -241,19 +239,21 @@ class Feed:
     async def _track_for(self, welcome: Welcome) -> Track:
         """Return the current track if the journal continues its history, else a new one from the saved cursor."""
         track = self.track
-        if track is not None and track.journal == welcome.journal and not track.abandoned.is_set():
+        if track is not None and track.journal == welcome.journal and not track.is_superseded:
             received = track.watermark.received
             goes_on = resume_after(track.cursor_at(received), track.epochs, welcome.epochs) == received
             # rule: a journal with a divergent history is read again from the saved cursor
             if goes_on and received + 1 >= welcome.first:
                 track.epochs = list(welcome.epochs)
                 return track
-        self._abandon_track()
+        self.supersede()
         in_doubt = await self._ready()
         after = await self._saved_offset(welcome)
         self.used_bytes = 0
-        fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n))
-        fresh.doubted_bytes = self._window_bytes if in_doubt else 0
+        fresh = Track(
+            welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n), self._store.incarnation
+        )
+        fresh.suspected_bytes = self._window_bytes if in_doubt else 0
         if track is not None and track.journal == welcome.journal:
             fresh.distrusted_to = track.watermark.received
         self.track = fresh
@@ -297,7 +297,7 @@ class Feed:
         while True:
             text = await connection.recv()
             # rule: events of a superseded journal position are left to its successor
-            if track.abandoned.is_set():
+            if track.is_superseded:
                 return  # the new track receives it again, in order
             frame = _decode(text)
             if isinstance(frame, Ask):
@@ -329,14 +329,15 @@ class Feed:
         self._spend(spent_bytes)
         self.used_bytes += spent_bytes
         try:
-            arrivals = track.receive(frame, text)
+            ranges = track.receive(frame, text, self._rules.max_events, decode=self._rules.decoded)
+            ids = (ranges[0].first_id, ranges[-1].last_id) if ranges else None
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self.used_bytes -= spent_bytes
             raise ProducerError(f"{self.shown_url} sent a broken frame: {error}") from error
         self._brought_something = True
-        if arrivals:
-            self._record(Received(len(arrivals), arrivals[0].id, arrivals[-1].id))
-            self._receive(arrivals)
+        if ids is not None:
+            self._record(Received(sum(each.unended for each in ranges), *ids))
+            self._receive(ranges)
 
     def _spend(self, count: int) -> None:
         """Subtract a frame from the credit; raise ProducerError if none was left."""
@@ -389,9 +390,11 @@ class Feed:
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await connection.send(encode(report).decode())
 
-    async def _watch_for_reread(self, track: Track) -> None:
+    async def _watch_for_successor(self, track: Track) -> None:
         # rule: a superseded journal position ends its connection
         await track.abandoned.wait()
+        if track.fault is not None:
+            raise ProducerError(f"{self.shown_url} sent a broken frame: {track.fault}")
 
 
 class _Answers:

@@ -69,7 +69,7 @@ class Journals:
             )
         before = self._last.get(journal)
         if before not in (None, feed) and before.track is not None and before.track.journal == journal:
-            before.reread()
+            before.supersede()
         self._connected[journal] = self._last[journal] = feed
 
     def release(self, feed: Feed) -> None:

@@ -20,7 +20,7 @@ from oncecast.http.openapi import document_routes
 from oncecast.http.params import texts, whole_number
 from oncecast.http.problems import Problem, json_response, on_http_error, on_problem, refuse_handshake
 from oncecast.http.tokens import Right
-from oncecast.listener.http.openapi import listener_document
+from oncecast.listener.http.openapi import ListenerHealth, listener_document
 from oncecast.tasks import Essentials
 
 PAGE_MAX_EVENTS = 1_000
@@ -80,7 +80,7 @@ def listener_app(
     memory: Memory,
     further: Sequence[BaseRoute],
     *,
-    health: Callable[[], dict[str, Any]],
+    health: Callable[[], ListenerHealth],
     essentials: Essentials,
     metrics: Callable[[], bytes],
 ) -> Starlette:
@@ -91,7 +91,7 @@ def listener_app(
         filters = texts(request, ("type", "status", "source", "id"))
         if filters["status"] not in (None, "stored", "dead"):
             raise Problem(400, "status is stored or dead")
-        limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
+        limit = limit_of(request)
         rows, stale = await read(limit, request.query_params.get("after"), filters)
         return json_response({**page("events", rows, limit), "stale": stale})
 
@@ -99,7 +99,7 @@ def listener_app(
         limit: int, after: str | None, filters: dict[str, str | None]
     ) -> tuple[list[dict[str, Any]], bool]:
         try:
-            if after is None and health()["parts"]["database"].status is not Status.OK:
+            if after is None and health().parts["database"].status is not Status.OK:
                 raise Unavailable("PostgreSQL is down")
             return await reader.newest(limit=limit, after=after, **filters), False
         except Unavailable:
@@ -121,7 +121,7 @@ def listener_app(
 
     async def retrying(request: Request) -> Response:
         """`GET /api/retrying?limit=&after=`."""
-        limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
+        limit = limit_of(request)
         rows = await reader.retrying(limit=limit, after=request.query_params.get("after"))
         return json_response(page("retrying", rows, limit))
 
@@ -136,7 +136,7 @@ def listener_app(
 
     async def ready(_request: Request) -> Response:
         report = health()
-        return json_response(report, 200 if report["status"].is_ready else 503)
+        return json_response(report, 200 if report.status.is_ready else 503)
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -152,7 +152,7 @@ def listener_app(
             route("/livez", live),
             route("/readyz", ready),
             route("/metrics", metrics_text),
-            *document_routes(openapi=listener_document()),
+            *document_routes(openapi=listener_document(right_for)),
             WebSocketRoute("/{path:path}", _refuse_socket),
         ],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
@@ -185,6 +185,17 @@ def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
             raise Problem(400, "invalid `after`: pass the `next` value of the previous page") from None
 
     return Route(path, answer, methods=list(methods) or ["GET"])
+
+
+def limit_of(request: Request) -> int:
+    """Return the maximum number of entries of a list; raises Problem 400."""
+    return whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
+
+
+def refuse_while(standby_reason: str | None) -> None:
+    """Raise Problem 503 if there is a reason why this listener does not replay."""
+    if standby_reason:
+        raise Problem(503, f"this listener does not work: {standby_reason}", headers=RETRY_AFTER)
 
 
 def page(name: str, rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:

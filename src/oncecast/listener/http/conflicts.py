@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from oncecast.core.conflicts import Conflicts, ConflictState
-from oncecast.core.dead_letter_ports import ReplayWork
-from oncecast.core.errors import NoThread, RowLocked, Unavailable
 from oncecast.core.event import IDENTITY_MAX_BYTES, Cursor
-from oncecast.core.telemetry import ConflictReplayed, ConflictReplayFailed, ConflictsDiscarded, Record, TelemetryEvent
+from oncecast.core.telemetry import ConflictsDiscarded, Record, TelemetryEvent
 from oncecast.event import new_id
-from oncecast.http.params import struct, texts, whole_number
+from oncecast.http.operator_api import (
+    ConflictChangeRequest,
+    ConflictReplayRequest,
+    ConflictReplayResult,
+    ConflictUnchanged,
+)
+from oncecast.http.params import struct, texts
 from oncecast.http.problems import Problem, json_response
-from oncecast.listener.dead_letters.replay import Replay, ReplayResult, Replays
-from oncecast.listener.http.app import PAGE_DEFAULT_EVENTS, PAGE_MAX_EVENTS, RETRY_AFTER, page, route
+from oncecast.listener.dead_letters.replay import CONFLICT_NOT_OPEN, Replay, Replays
+from oncecast.listener.http.app import limit_of, page, refuse_while, route
 
 PATH = "/api/conflicts"
-REPLAY_MAX = 100
-CHANGE_MAX = 1_000
-NOT_OPEN = "there is no such conflict, or it was replayed or discarded"
 NOT_DISCARDED = "it is not discarded"
 _STATES = get_args(ConflictState)
-
-
-class NamedConflicts(msgspec.Struct, forbid_unknown_fields=True):
-    """A conflict by its cursor, and the id for its event; None draws a new id."""
-
-    cursor: str
-    id: str | None = None
-
-
-class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a replay request; conflicts are replayed in this order."""
-
-    conflicts: Annotated[list[NamedConflicts], msgspec.Meta(min_length=1, max_length=REPLAY_MAX)]
-
-
-class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a discard or restore request."""
-
-    cursors: Annotated[list[str], msgspec.Meta(min_length=1, max_length=CHANGE_MAX)]
 
 
 ConflictChange = Callable[[Sequence[Cursor]], Awaitable[set[Cursor]]]
@@ -58,7 +39,7 @@ def conflicts_routes(
 
     async def listing(request: Request) -> Response:
         """`GET /api/conflicts?limit=&after=&state=&source=&id=`."""
-        limit = whole_number(request, "limit", default=PAGE_DEFAULT_EVENTS, maximum=PAGE_MAX_EVENTS)
+        limit = limit_of(request)
         state: Any = request.query_params.get("state", "open")
         if state not in _STATES:
             raise Problem(400, f"state is {', '.join(_STATES[:-1])} or {_STATES[-1]}")
@@ -75,24 +56,23 @@ def conflicts_routes(
 
     async def replay(request: Request) -> Response:
         """`POST /api/conflicts/replay`: replay one after another; each succeeds or fails on its own."""
-        if reason := standby_reason():
-            raise Problem(503, f"this listener does not work: {reason}", headers=RETRY_AFTER)
-        body = await struct(request, ReplayBody)
+        refuse_while(standby_reason())
+        body = await struct(request, ConflictReplayRequest)
         named = [(_place(one.cursor), new_id() if one.id is None else _checked(one.id)) for one in body.conflicts]
         results = []
         for place, id_ in named:
-            result = await _replay(conflicts, replays, place, id_, record)
+            result = await replays.replay_conflict(conflicts, place, id_)
             outcome = "not_open" if result.outcome is Replay.NOT_DEAD else result.outcome.value
-            results.append({"cursor": str(place), "id": id_, "outcome": outcome, "error": result.error})
+            results.append(ConflictReplayResult(str(place), id_, outcome, result.error))
         return json_response({"results": results})
 
     def changing(change: ConflictChange, reason: str, telemetry: Callable[[int], TelemetryEvent] | None) -> Any:
         async def answer(request: Request) -> Response:
-            places = list(dict.fromkeys(map(_place, (await struct(request, ChangeBody)).cursors)))
+            places = list(dict.fromkeys(map(_place, (await struct(request, ConflictChangeRequest)).cursors)))
             done = await change(places)
             if done and telemetry is not None:
                 record(telemetry(len(done)))
-            not_done = [{"cursor": str(place), "error": reason} for place in places if place not in done]
+            not_done = [ConflictUnchanged(str(place), reason) for place in places if place not in done]
             return json_response({"done": len(done), "not_done": not_done})
 
         return answer
@@ -100,28 +80,10 @@ def conflicts_routes(
     return [
         route(PATH, listing),
         route(f"{PATH}/replay", replay, "POST"),
-        route(f"{PATH}/discard", changing(conflicts.discard, NOT_OPEN, ConflictsDiscarded), "POST"),
+        route(f"{PATH}/discard", changing(conflicts.discard, CONFLICT_NOT_OPEN, ConflictsDiscarded), "POST"),
         route(f"{PATH}/restore", changing(conflicts.restore, NOT_DISCARDED, None), "POST"),
         route(f"{PATH}/{{cursor}}", one),
     ]
-
-
-async def _replay(conflicts: Conflicts, replays: Replays, place: Cursor, id_: str, record: Record) -> ReplayResult:
-    async def attempt(work: ReplayWork) -> ReplayResult:
-        try:
-            stored = await conflicts.replay(place, id_, work)
-        except (Unavailable, RowLocked, NoThread):
-            raise
-        except Exception as error:  # of a handler or the data, or the id is in use: the conflict stays open
-            reason = f"{type(error).__name__}: {error}"
-            record(ConflictReplayFailed(str(place), reason))
-            return ReplayResult(Replay.FAILED, reason)
-        if not stored:
-            return ReplayResult(Replay.NOT_DEAD, NOT_OPEN)
-        record(ConflictReplayed(id_, str(place)))
-        return ReplayResult(Replay.STORED)
-
-    return await replays.run(attempt)
 
 
 def _place(text: str, status: int = 422) -> Cursor:

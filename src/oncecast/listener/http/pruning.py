@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -15,15 +12,9 @@ from oncecast.http.params import client_of, struct
 from oncecast.http.problems import json_response
 from oncecast.listener.background.pruning import CHUNK_ROWS
 from oncecast.listener.http.app import route
+from oncecast.listener.http.openapi import PruneRequest
 
 CHUNKS_MAX = 10
-
-
-class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /api/prune`."""
-
-    older_than_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)]
-    dry_run: bool = False
 
 
 def pruning_routes(store: RowRetention, record: Record = ignore) -> list[BaseRoute]:

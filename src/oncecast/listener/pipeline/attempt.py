@@ -7,10 +7,11 @@ listener pauses, releases its leases, and the events wait without spending an at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from oncecast.app.application import App
 from oncecast.app.isolation import RunOptions
@@ -32,14 +33,13 @@ from oncecast.core.errors import (
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import EarlierAttempts, Outcome
-from oncecast.core.ports import EventStore
+from oncecast.core.ports import CrashLog, EventStore
 from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, Record, Started
 from oncecast.core.tracebacks import users_traceback
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
-from oncecast.listener.dependencies.quarantine import Quarantine
-from oncecast.listener.pipeline.claim import WorkItem
+from oncecast.listener.pipeline.queues import WorkItem
 from oncecast.tasks import STALL_S, working
 
 AnswerT = TypeVar("AnswerT")
@@ -48,7 +48,7 @@ WAIT_S = 0.5
 """The delay before retrying an event whose row another transaction has locked."""
 UNLEASED_JITTER_S = 0.5
 """Without leases, several listeners wait for the same attempt; jitter keeps them from starting it together."""
-HELD_UP_PARTS_MAX = 14
+LOCK_TIMEOUTS_MAX = 14
 """The maximum number of consecutive lock timeouts: ten halvings lead from the largest batch to one event."""
 
 
@@ -67,48 +67,52 @@ class AttemptLimits:
     retry_after_max_s: float = 300.0
 
 
-class Attempts:
-    """Attempts work items and passes each event on: to `settle`, or back to its queue.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Events whose outcome PostgreSQL has committed, in the order of their outcomes."""
 
-    `settle(work, outcomes)` receives ended events. `come_back(work, delay_s)` requeues events. `let_go(arrival)`
-    abandons an ordered event whose journal position is superseded. `paused()` is called when PostgreSQL is found to
-    be down, `emitted()` when handlers wrote to the outbox, `dead_lettered()` when an event has a row as dead letter,
-    perhaps from another listener or from a try whose answer was lost.
-    """
+    work: WorkItem
+    outcomes: list[Outcome]
+    emitted: bool = False
+    """Whether their handlers wrote to the outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Events to attempt again after a delay."""
+
+    work: WorkItem
+    after_s: float = 0.0
+
+
+Disposition: TypeAlias = Ended | Requeue
+"""What becomes of events after an attempt."""
+
+
+class Attempts:
+    """Attempts work items. Each `attempt` yields what becomes of the events, as soon as that is decided."""
 
     def __init__(
         self,
         app: App,
         store: EventStore,
+        crash_log: CrashLog,
         database: DatabaseGate,
         options: RunOptions,
-        *,
         limits: AttemptLimits,
-        settle: Callable[[WorkItem, list[Outcome]], None],
-        come_back: Callable[[WorkItem, float], None],
-        let_go: Callable[[Arrival], None],
-        paused: Callable[[], None],
-        quarantine: Quarantine,
         exclusive_run: ExclusiveRun,
+        *,
         record: Record,
-        emitted: Callable[[], None],
-        dead_lettered: Callable[[], None],
     ) -> None:
         self._app = app
         self._store = store
+        self._crash_log = crash_log
         self._database = database
         self._options = options
         self._clock = options.clock
         self._limits = limits
-        self._settle = settle
-        self._come_back = come_back
-        self._let_go = let_go
-        self._paused = paused
-        self._quarantine = quarantine
         self._exclusive_run = exclusive_run
         self._record = record
-        self._emitted = emitted
-        self._dead_lettered = dead_lettered
         self._process = self._clock.new_token(8)
         self._failures = count(1)
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
@@ -116,102 +120,104 @@ class Attempts:
         self._unannounced: set[Arrival] = set()
         """Events whose attempt has started, and which are not yet known to be new."""
 
-    async def attempt(self, work: WorkItem) -> None:
-        """Attempt `work`, and settle or requeue its events. Raises only cancellation."""
+    async def attempt(self, work: WorkItem) -> AsyncIterator[Disposition]:
+        """Attempt `work`; yield what becomes of its events. Raises only cancellation."""
         first = work[0]
-        if first.terminal_error is None and is_quarantined(first.takeovers):
+        if first.terminal_error is None and self._is_quarantined(first):
             # rule: a quarantined event runs alone
             async with self._exclusive_run.exclusive():
-                await self._attempt_quarantined(first)
+                async for disposition in self._attempt_quarantined(first):
+                    yield disposition
             return
         async with self._exclusive_run.shared():
             self._unannounced.update(arrival for arrival in work if arrival.terminal_error is None)
             try:
-                await self._attempt(work)
+                async for disposition in self._attempt(work):
+                    yield disposition
             finally:
                 self._unannounced.difference_update(work)
 
-    async def _attempt_quarantined(self, quarantined: Arrival) -> None:
+    def _is_quarantined(self, arrival: Arrival) -> bool:
+        """Whether the event may have crashed the owners of its range; one without handlers cannot."""
+        return is_quarantined(arrival.range.takeovers) and self._app.concerns(arrival.type, arrival.source)
+
+    async def _attempt_quarantined(self, quarantined: Arrival) -> AsyncIterator[Disposition]:
         """Record the quarantined event before running it, so that a crash of this process is attributed to it."""
         try:
-            crash_log = await self._quarantine.begin(quarantined)
+            crashes = await self._crash_log.begin_isolated(quarantined)
         except Unavailable as error:
             quarantined.attempts += 1  # `_failed` subtracts it again
-            await self._failed([quarantined], error)
+            yield await self._failed([quarantined], error)
             return
         # rule: an event that keeps killing its process becomes a dead letter
-        if crash_log >= self._limits.crashes_per_event_max:
+        if crashes >= self._limits.crashes_per_event_max:
             quarantined.terminal_error = CrashLoop(
                 f"{self._limits.crashes_per_event_max} processes died while handling it alone"
             )
         else:
-            self._record(Quarantined(quarantined.id, quarantined.takeovers))
-        await self._attempt([quarantined])
-        await self._quarantine.end(quarantined)
+            self._record(Quarantined(quarantined.id, quarantined.range.takeovers))
+        async for disposition in self._attempt([quarantined]):
+            yield disposition
+        with contextlib.suppress(Unavailable):  # then the event has not ended; its next attempt removes the record
+            await self._crash_log.end_isolated(quarantined)
 
-    async def _attempt(self, work: WorkItem) -> None:
+    async def _attempt(self, work: WorkItem) -> AsyncIterator[Disposition]:
         """Attempt `work`; if it fails, attempt it in parts, so that one bad event does not harm the others.
 
         If the parts run into lock timeouts one after another, requeue the rest.
         """
-        left, held_up = [work], 0
+        left, lock_timeouts = [work], 0
         while left:
             part = left.pop()
-            error = await self._attempt_once(part)
-            held_up = held_up + 1 if isinstance(error, LockTimeout) else 0
-            if error is None:
-                continue
-            if len(part) > 1 and _may_be_of_one(error):
-                # rule: a batch that fails spends no attempt of its events
-                for arrival in part:
-                    arrival.attempts -= 1
-                left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))
+            try:
+                ended, requeued = await self._attempt_once(part)
+            except Exception as error:  # `_failed` classifies it
+                lock_timeouts = lock_timeouts + 1 if isinstance(error, LockTimeout) else 0
+                if len(part) > 1 and _may_be_of_one(error):
+                    # rule: a batch that fails spends no attempt of its events
+                    for arrival in part:
+                        arrival.attempts -= 1
+                    left += reversed(self._app.plan_of(part[0].type, part[0].source).parts(part))
+                else:
+                    yield await self._failed(part, error)
+                if lock_timeouts > LOCK_TIMEOUTS_MAX:
+                    break
             else:
-                await self._failed(part, error)
-            if held_up > HELD_UP_PARTS_MAX:
-                break
+                lock_timeouts = 0
+                if ended.work:
+                    yield ended
+                for requeue in requeued:
+                    yield requeue
         for part in left:
-            self._come_back(part, WAIT_S)
+            yield Requeue(part, WAIT_S)
 
-    async def _attempt_once(self, work: WorkItem) -> Exception | None:
+    async def _attempt_once(self, work: WorkItem) -> tuple[Ended, list[Requeue]]:
         working(self._limits.db_attempts * (self._limits.handler_timeout_s + STALL_S))
         for arrival in work:
             arrival.attempts += arrival.terminal_error is None
-        try:
-            outcomes = await self._try_database(work, lambda: self._end(work))
-        except Exception as error:  # `_failed` classifies it
-            return error
-        ended, outcomes_of_ended = self._heed_earlier(work, outcomes)
-        if ended:
-            self._ended += len(ended)
-            self._announce(
-                [a for a, outcome in zip(ended, outcomes_of_ended, strict=True) if outcome is Outcome.STORED]
-            )
-            if ended[0].terminal_error is not None:
-                self._dead_lettered()
-            self._settle(ended, outcomes_of_ended)
-        return None
+        outcomes, emitted = await self._try_database(work, lambda: self._end(work))
+        ended, requeued = self._heed_earlier(work, outcomes)
+        self._ended += len(ended.work)
+        self._announce([a for a, o in zip(ended.work, ended.outcomes, strict=True) if o is Outcome.STORED])
+        return replace(ended, emitted=emitted), requeued
 
-    def _heed_earlier(
-        self, work: WorkItem, outcomes: list[Outcome | EarlierAttempts]
-    ) -> tuple[WorkItem, list[Outcome]]:
-        """Return the ended events and their outcomes; requeue those that have failed before at other listeners."""
-        ended: WorkItem = []
-        outcomes_of_ended: list[Outcome] = []
+    def _heed_earlier(self, work: WorkItem, outcomes: list[Outcome | EarlierAttempts]) -> tuple[Ended, list[Requeue]]:
+        """Return the ended events and their outcomes, and those that have failed before at other listeners."""
+        ended, requeued = Ended([], []), []
         for arrival, outcome in zip(work, outcomes, strict=True):
             if isinstance(outcome, Outcome):
-                ended.append(arrival)
-                outcomes_of_ended.append(outcome)
+                ended.work.append(arrival)
+                ended.outcomes.append(outcome)
                 continue
             arrival.attempts = outcome.attempts
             if outcome.attempts >= self._limits.event_attempts:
                 arrival.terminal_error = AttemptsSpent(outcome.error)
-                self._come_back([arrival], 0.0)
+                requeued.append(Requeue([arrival]))
             else:
                 arrival.raw = arrival.raw.copy()  # it waits; a slice would keep the whole frame in memory
-                apart_s = 0.0 if arrival.leased else self._clock.random() * UNLEASED_JITTER_S
-                self._come_back([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s)
-        return ended, outcomes_of_ended
+                apart_s = 0.0 if arrival.range.leased else self._clock.random() * UNLEASED_JITTER_S
+                requeued.append(Requeue([arrival], min(outcome.due_in_s, self._delay_max_s) + apart_s))
+        return ended, requeued
 
     async def _try_database(self, work: WorkItem, ask: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
         """Call `ask` for `work`, with retries while PostgreSQL is unavailable; raise the last error."""
@@ -237,15 +243,16 @@ class Attempts:
                 self._database.answered(work[0])
                 return answer
 
-    async def _end(self, work: WorkItem) -> list[Outcome | EarlierAttempts]:
+    async def _end(self, work: WorkItem) -> tuple[list[Outcome | EarlierAttempts], bool]:
+        """End `work` in PostgreSQL; return the outcomes, and whether handlers wrote to the outbox."""
         first = work[0]
         if first.terminal_error is not None:
             outcome, first.attempts = await self._store.dead_letter(first, first.terminal_error)
-            return [outcome]
+            return [outcome], False
         if not self._app.concerns(first.type, first.source):
             if first.attempts > 1:  # it has failed before, and runs by itself
-                return [await self._store.process(first, _store_only)]
-            return await self._store.insert(work)
+                return [await self._store.process(first, _store_only)], False
+            return await self._store.insert(work), False
         emitted = False
 
         async def handle(tx: OpenTransaction, arrivals: Sequence[Arrival]) -> None:
@@ -259,9 +266,7 @@ class Attempts:
                 outcomes = await self._store.process_together(work, handle)
             else:
                 outcomes = [await self._store.process(first, lambda tx: handle(tx, work))]
-        if emitted:
-            self._emitted()
-        return outcomes
+        return outcomes, emitted
 
     def _announce(self, arrivals: Sequence[Arrival]) -> None:
         """Report once per attempt that events are being processed; duplicates are never reported."""
@@ -269,34 +274,29 @@ class Attempts:
             self._unannounced.difference_update(new)
             self._record(Started(len(new), new[0].id, new[-1].id))
 
-    async def _failed(self, work: WorkItem, error: Exception) -> None:
+    async def _failed(self, work: WorkItem, error: Exception) -> Requeue:
+        """Return what becomes of `work` after `error`."""
         cost = classify(error)
         if isinstance(error, TransactionConflict):
-            await self._spare(work, error, delay_s=WAIT_S)
-        # rule: an ordered event whose journal position is superseded is abandoned
-        elif isinstance(error, NotNext) and work[0].track.abandoned.is_set():
-            self._let_go(work[0])
+            return await self._keep_attempts(work, error, after_s=WAIT_S)
         # rule: an outage of PostgreSQL spends no attempt
-        elif cost is Cost.PAUSE:
+        if cost is Cost.PAUSE:
             self._database.lost(error)
-            self._paused()  # every time: a concurrent claim may have added leases since the last release
-            await self._spare(work, error)
-        elif cost is Cost.WAIT:
+            return await self._keep_attempts(work, error)
+        if cost is Cost.WAIT:
             if len(work) == 1:
-                work[0].held_up = isinstance(error, RowLocked) and not isinstance(error, NotNext)
-            await self._spare(work, error, delay_s=WAIT_S)
-        else:
-            # rule: a retry that the handler asks for spends an attempt
-            await self._spend(work[0], error, last=cost is Cost.DEAD)
+                work[0].lock_timeout = isinstance(error, RowLocked) and not isinstance(error, NotNext)
+            return await self._keep_attempts(work, error, after_s=WAIT_S)
+        # rule: a retry that the handler asks for spends an attempt
+        return await self._spend(work[0], error, last=cost is Cost.DEAD)
 
-    async def _spare(self, work: WorkItem, error: Exception, *, delay_s: float = 0.0) -> None:
+    async def _keep_attempts(self, work: WorkItem, error: Exception, *, after_s: float = 0.0) -> Requeue:
         """Requeue events without spending an attempt, unless the database error is the event's own."""
         if len(work) == 1 and isinstance(error, Unavailable) and self._is_its_own(work[0]):
-            await self._spend(work[0], error, last=False)
-            return
+            return await self._spend(work[0], error, last=False)
         for arrival in work:
             arrival.attempts -= arrival.terminal_error is None
-        self._come_back(work, delay_s)
+        return Requeue(work, after_s)
 
     def _is_its_own(self, arrival: Arrival) -> bool:
         """Whether the event itself causes the database's errors.
@@ -308,7 +308,7 @@ class Attempts:
         arrival.others_ended = self._ended
         return arrival.pauses > self._limits.db_errors_per_event_max and arrival.terminal_error is None
 
-    async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> None:
+    async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> Requeue:
         """Spend one attempt: requeue the event after a delay, or make it a dead letter after the last."""
         delay_s = self._delay_s(error)
         dead_lettered_before = arrival.terminal_error is not None
@@ -319,11 +319,11 @@ class Attempts:
         self._announce([arrival])
         self._record(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
         arrival.pauses = 0
-        arrival.held_up = False
+        arrival.lock_timeout = False
         arrival.raw = arrival.raw.copy()  # it waits; a slice would keep the whole frame in memory
         if not left and not dead_lettered_before:
             arrival.terminal_error = error
-        self._come_back([arrival], delay_s if left or dead_lettered_before else 0.0)
+        return Requeue([arrival], delay_s if left or dead_lettered_before else 0.0)
 
     async def _count(self, arrival: Arrival, error: Exception, delay_s: float) -> None:
         """Count the failed attempt in PostgreSQL, so that the count survives this process.
@@ -339,7 +339,6 @@ class Attempts:
                 return  # another listener attempts the event, and counts its failure
             except Unavailable as unavailable:
                 self._database.lost(unavailable)
-                self._paused()
                 await self._database.wait()
             else:
                 arrival.attempts = max(arrival.attempts, counted)

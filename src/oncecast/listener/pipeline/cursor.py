@@ -1,7 +1,7 @@
-"""The cursor stage: save the group's position in each journal, only over rows that PostgreSQL has.
+"""The cursor stage: save the group's position in each journal, only over ranges that PostgreSQL has recorded.
 
 Neither a wrong done marker in Redis nor a PostgreSQL that was restored to an older state makes a listener skip
-events: each identity is looked up before the cursor passes it, and missing events are read and processed again.
+events: if a range that had been recorded is missing, the events are read and processed again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.ports import Cursors
 from oncecast.core.retry import jittered
-from oncecast.core.telemetry import CursorSaved, GapNoted, Record, RowsMissing
+from oncecast.core.telemetry import CursorSaved, GapNoted, Record, RowsMissing, ServerReplaced
 from oncecast.core.wire import Gap
 from oncecast.listener.dependencies.gates import DatabaseGate
 from oncecast.listener.feed.track import Track
@@ -23,7 +23,7 @@ CHECK_INTERVAL_S = 5.0
 
 
 class CursorSaver:
-    """Saves the cursors of `tracks` every second. `reread(track)` reads a journal again from its saved cursor."""
+    """Saves the cursors of `tracks` every second."""
 
     def __init__(
         self,
@@ -32,14 +32,12 @@ class CursorSaver:
         clock: Clock,
         *,
         tracks: Callable[[], Iterable[Track]],
-        reread: Callable[[Track], None],
         record: Record,
     ) -> None:
         self._store = store
         self._database = database
         self._clock = clock
         self._tracks = tracks
-        self._reread = reread
         self._record = record
         self._checked_at_s = self._clock.monotonic_s()
 
@@ -56,10 +54,14 @@ class CursorSaver:
         Also check the others every CHECK_INTERVAL_S: without traffic, nothing else detects a PostgreSQL that was
         restored to an older state.
         """
-        # rule: an older state of PostgreSQL is noticed
         is_check_due = self._clock.monotonic_s() - self._checked_at_s >= CHECK_INTERVAL_S
         for track in list(self._tracks()):
-            if track.abandoned.is_set():
+            # rule: after a restart of PostgreSQL, journals are read again from the saved cursor
+            replaced = track.incarnation not in (None, self._store.incarnation)
+            if replaced and not track.is_superseded:
+                self._record(ServerReplaced(track.journal, track.saved.offset))
+                track.abandon()
+            if track.is_superseded:
                 continue  # its successor starts at the saved cursor
             can_advance = track.watermark.value > track.saved.offset
             if self._database.is_up and (can_advance or (is_check_due and track.saved.offset)):
@@ -72,15 +74,15 @@ class CursorSaver:
 
     async def _save(self, track: Track) -> None:
         before = track.saved
-        save = await self._store.save_cursor(track.journal, track.epochs, track.ended(), position=before)
+        save = await self._store.save_cursor(track.journal, track.epochs, position=before, proved=track.recorded)
         if save.saved is not None:
             track.save(save.saved)
         if track.saved != before:
             self._record(CursorSaved(track.journal, str(track.saved)))
-        # rule: events whose rows are missing are read again
+        # rule: events of missing ranges are read again
         if save.missing:
             self._record(RowsMissing(track.journal, track.saved.offset))
-            self._reread(track)
+            track.abandon()
         elif track.gaps and track.saved.offset + 1 >= track.gaps[0].first:
             await self._pass(track, track.gaps[0])
 
@@ -90,7 +92,7 @@ class CursorSaver:
             track.journal, track.epochs, first=gap.last + 1, reason="skipped", after=gap.first - 1
         )
         if passed is None:  # PostgreSQL was restored to an older state, or the journal has a divergent history
-            self._reread(track)
+            track.abandon()
         elif passed.offset >= gap.last:
             track.save(passed)
             self._record(GapNoted(track.journal, gap.first, gap.last))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oncecast.core.clock import Clock, utc_now
@@ -21,8 +22,10 @@ from oncecast.core.wire import (
     Answer,
     Ask,
     ClientFrame,
+    Count,
     Credit,
     ListenerReport,
+    PublishFailure,
     Resume,
     Welcome,
     decode_client_frame,
@@ -117,6 +120,27 @@ class ListenerReader:
                 waiting.set_exception(ConnectionResetError("the listener left"))
 
 
+class ConnectedListener(Health, frozen=True, kw_only=True):
+    """A connected listener, as it reports itself. Its `failures`, which contain event data, are only for readers."""
+
+    instance: str
+    group: str
+    sent: Count
+    lag: Count
+    cursor: str | None
+    received: Count
+    stored: Count
+    duplicates: Count
+    dead: Count
+    conflicts: Count
+    in_flight: Count
+    rate: float
+    demonstration: bool
+    on_standby: str | None
+    failures: list[PublishFailure] | UnsetType = UNSET
+    age_s: float
+
+
 class ListenerHub:
     """All connected listeners."""
 
@@ -208,18 +232,18 @@ class ListenerHub:
             raise ProtocolError(str(error)) from None
         return start_after(self._journal, cursor)
 
-    def status(self) -> list[dict[str, object]]:
+    def status(self) -> list[ConnectedListener]:
         """Return each listener's last report, for the page and `/health`."""
         return [
-            {
-                "instance": reader.instance,
-                "group": reader.group,
-                "sent": reader.offset,
-                "lag": max(0, self._ring.last - _offset(reader.report.cursor)),
+            ConnectedListener(
+                instance=reader.instance,
+                group=reader.group,
+                sent=reader.offset,
+                lag=max(0, self._ring.last - _offset(reader.report.cursor)),
+                age_s=round(reader.silent_s, 1),
                 **{name: v for name, v in msgspec.structs.asdict(reader.report).items() if name != "health"},
                 **msgspec.structs.asdict(reader.health),
-                "age_s": round(reader.silent_s, 1),
-            }
+            )
             for reader in self.readers
             if reader.group  # a reader without a group only reads, as `oncecast tail` does
         ]

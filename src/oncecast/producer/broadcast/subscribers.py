@@ -1,9 +1,14 @@
-"""Plain clients: any WebSocket client receives each event as one frame, and publishes by sending one."""
+"""Plain clients: any WebSocket client receives each event as one frame, and publishes by sending one.
+
+Clients that have received everything so far are served together: each event is encoded once, and its bytes are
+written to all of them. A client that is behind, because it began earlier or reads slowly, catches up on its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -18,12 +23,15 @@ from oncecast.core.wire import PLAIN_SUBPROTOCOL, epoch_of
 from oncecast.event import Event
 from oncecast.http.problems import Problem, refuse_handshake
 from oncecast.http.tokens import may
+from oncecast.http.websocket import encoded_frame, frame_writer
 from oncecast.producer.broadcast.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
 from oncecast.producer.broadcast.ring import Frame, Ring
 from oncecast.producer.broadcast.session import SocketLimits, close, start_after
-from oncecast.tasks import run_until_first_end
+from oncecast.tasks import STALL_S, idle, run_until_first_end, working
 
 READ_AHEAD_BYTES = 256 * 1024
+SLICE_S = 0.0005
+"""How long events are written to clients before other tasks have a turn."""
 
 
 _NO_RIGHT = Problem(401, "publishing needs the publish token, which this connection does not have")
@@ -54,6 +62,63 @@ class ClientHub:
         self.limits = limits
         self._record = record
         self.count = 0
+        self._live: set[_Session] = set()
+        """The clients that are served together."""
+        self._sent = 0
+        """The offset up to which they have everything, or will before the next frame."""
+        self._has_live = asyncio.Event()
+
+    # --- clients that are served together ------------------------------------------------------------------
+
+    def join(self, session: _Session) -> bool:
+        """Let a client be served together with the others, if it has all that they have."""
+        if session.write is None or (self._live and session.offset < self._sent):
+            return False
+        if not self._live:
+            self._sent = session.offset
+        self._live.add(session)
+        self._has_live.set()
+        return True
+
+    def leave(self, session: _Session) -> None:
+        """Let a client catch up on its own."""
+        self._live.discard(session)
+        session.on_its_own.set()
+        if not self._live:
+            self._has_live.clear()
+
+    async def broadcast_loop(self) -> None:
+        """Send each new event to all clients that are served together."""
+        while True:
+            idle()
+            await self._has_live.wait()
+            await self._ring.wait_beyond(self._sent)
+            working(STALL_S)
+            try:
+                frames = await self._ring.after(self._sent, READ_AHEAD_BYTES)
+            except JournalUnavailable:  # each client reads by itself, and ends with this error
+                for session in list(self._live):
+                    self.leave(session)
+                continue
+            for frame in frames:
+                for part in _parts(frame.batch):
+                    working(STALL_S)
+                    await self._broadcast(part)
+
+    async def _broadcast(self, part: _Part) -> None:
+        """Send a part of a batch, within the budget of all readers."""
+        self._sent = part.last
+        monotonic_s = self.budget.monotonic_s
+        begun_s = monotonic_s()
+        for session in list(self._live):
+            if session in self._live and not session.receive(part):
+                self.leave(session)
+            if (now_s := monotonic_s()) > begun_s + SLICE_S:
+                await self.budget.spend(now_s - begun_s)
+                begun_s = monotonic_s()
+        await self.budget.spend(monotonic_s() - begun_s)
+
+    # --- one client ----------------------------------------------------------------------------------------
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one client from its handshake to its end."""
@@ -121,6 +186,29 @@ class ClientHub:
         return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The events of the offsets `first` to `last` as encoded frames; empty for a gap."""
+
+    first: int
+    last: int
+    frames: bytes
+
+
+def _parts(batch: JournalBatch) -> Iterator[_Part]:
+    """Divide a batch into parts of about SLICE_BYTES: more is not kept for a client that does not read."""
+    frames: list[bytes] = []
+    first, size_bytes = batch.first_offset, 0
+    for offset, event in enumerate(_decode_events(batch.body), first):
+        frames.append(encoded_frame(bytes(event)))
+        size_bytes += len(event)
+        if size_bytes >= SLICE_BYTES:
+            yield _Part(first, offset, b"".join(frames))
+            frames, first, size_bytes = [], offset + 1, 0
+    if frames or batch.is_gap:
+        yield _Part(first, batch.last_offset, b"".join(frames))
+
+
 class TooSlow(Exception):
     """A client did not receive a frame in time; the text has the cursor to continue from."""
 
@@ -134,16 +222,37 @@ class _Session:
         self._socket = socket
         self._publish = publish
         self._hub = hub
-        self._offset = offset
+        self.offset = offset
+        """Up to here, all was sent to the client."""
+        self.write = frame_writer(socket.scope)
+        self.on_its_own = asyncio.Event()
+        """Set when the client is served together with others no longer."""
         self._one_at_a_time = asyncio.Lock()
         self._may_publish = may(socket.scope, "publish")
 
     async def run(self) -> None:
-        await run_until_first_end(self._send_loop(), self._receive_loop())
+        try:
+            await run_until_first_end(self._send_loop(), self._receive_loop())
+        finally:
+            self._hub.leave(self)
+
+    def receive(self, part: _Part) -> bool:
+        """Send a part at once; return False if the client is behind it, or does not read."""
+        if self.offset >= part.last:
+            return True
+        if self.offset + 1 != part.first or self.write is None:
+            return False
+        if part.frames and not self.write(part.frames):
+            return False
+        self.offset = part.last
+        return True
 
     async def _send_loop(self) -> None:
         while True:
-            for frame in await self._hub.frames_after(self._offset):
+            if self._hub.join(self):
+                await self.on_its_own.wait()
+                self.on_its_own.clear()
+            for frame in await self._hub.frames_after(self.offset):
                 await self._send_batch(frame.batch)
 
     async def _send_batch(self, batch: JournalBatch) -> None:
@@ -153,14 +262,14 @@ class _Session:
         events = _decode_events(batch.body)
         await budget.spend(monotonic_s() - begun_s)
         begun_s, count, size_bytes = monotonic_s(), 0, 0
-        for event in islice(events, max(0, self._offset + 1 - batch.first_offset), None):
+        for event in islice(events, max(0, self.offset + 1 - batch.first_offset), None):
             await self._send(bytes(event).decode())
-            self._offset = max(self._offset + 1, batch.first_offset)
+            self.offset = max(self.offset + 1, batch.first_offset)
             count, size_bytes = count + 1, size_bytes + len(event)
             if count >= SLICE_EVENTS or size_bytes >= SLICE_BYTES:
                 await budget.spend_since(begun_s, count)
                 begun_s, count, size_bytes = monotonic_s(), 0, 0
-        self._offset = max(self._offset, batch.last_offset)  # a gap has no events to send
+        self.offset = max(self.offset, batch.last_offset)  # a gap has no events to send
         await budget.spend_since(begun_s, count)
 
     async def _receive_loop(self) -> None:
@@ -181,4 +290,4 @@ class _Session:
             async with asyncio.timeout(self._hub.limits.client_send_deadline_s), self._one_at_a_time:
                 await self._socket.send_text(text)
         except TimeoutError:
-            raise TooSlow(f"too slow; continue with ?after={self._hub.cursor(self._offset)}") from None
+            raise TooSlow(f"too slow; continue with ?after={self._hub.cursor(self.offset)}") from None

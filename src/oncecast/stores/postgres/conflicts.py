@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,10 +16,9 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import conflict_to_replay
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database, rfc3339
-from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import rows_of
-from oncecast.stores.postgres.work import finish
+from oncecast.stores.postgres.work import replay
 
 _OFFSET_MAX_DIGITS = 18
 _TIMES = ("seen_at", "replayed_at", "discarded_at")
@@ -31,7 +29,6 @@ class PostgresConflicts:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._deadline_s = database.limits.deadline_s
 
     async def newest(
         self,
@@ -69,34 +66,23 @@ class PostgresConflicts:
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
         """Insert the event under `new_id`, run `work` and close the conflict, in one transaction."""
-        async with self._db.handling() as held:
-            connection = held.connection
-            async with asyncio.timeout(self._deadline_s):
-                await begin_with(connection, BEGIN)
-                arrival = await self._lock(connection, place, new_id)
-                if arrival is None:
-                    await connection.execute("rollback")
-                    return False
-                rows = rows_of([arrival], self._db.instance)
-                if (await connection.execute(self._db.queries["insert"], rows)).rowcount == 0:
-                    await connection.execute("rollback")
-                    raise IdentityTaken(f"{arrival.source} already has an event {new_id[:100]!r}")
-                values = {**place._asdict(), "id": new_id}
-                await connection.execute(self._db.queries["note_conflict_replayed"], values)
-            failure = await finish(self._db, held, partial(work, arrival))
-        if failure is not None:
-            raise failure
-        return True
+        return await replay(self._db, work, partial(self._store, place, new_id))
 
-    async def _lock(self, connection: PostgresConnection, place: Cursor, new_id: str) -> Arrival | None:
-        """Lock the conflict's row and return its event under the new id; None if it is not open."""
+    async def _store(self, place: Cursor, new_id: str, connection: PostgresConnection) -> Arrival | None:
+        """Store the event of a conflict, whose row it locks, under the new id; return None if it is not open."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(self._db.queries["lock_conflict"], place._asdict())
             row = await cursor.fetchone()
         if row is None:
             return None
         journal, raw, at_us = row
-        return conflict_to_replay(raw, new_id, place=place, journal=journal, at_us=at_us)
+        arrival = conflict_to_replay(raw, new_id, place=place, journal=journal, at_us=at_us)
+        rows = rows_of([arrival], self._db.instance)
+        if (await connection.execute(self._db.queries["insert"], rows)).rowcount == 0:
+            await connection.execute("rollback")
+            raise IdentityTaken(f"{arrival.source} already has an event {new_id[:100]!r}")
+        await connection.execute(self._db.queries["note_conflict_replayed"], {**place._asdict(), "id": new_id})
+        return arrival
 
     async def _change(self, query: str, places: Sequence[Cursor]) -> set[Cursor]:
         values = {"epochs": [place.epoch for place in places], "offsets": [place.offset for place in places]}

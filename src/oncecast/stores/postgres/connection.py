@@ -42,6 +42,8 @@ class PostgresConnection(AsyncConnection[TupleRow]):
     server_pid: bytes | None = None
     """The id of the server process, once the session is set up."""
     _is_closing = False
+    incarnation = ""
+    """The server's start time, once the session is set up."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

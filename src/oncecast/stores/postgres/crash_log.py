@@ -28,16 +28,21 @@ class PostgresCrashLog:
             cursor = await connection.execute(self._db.queries["register_process"], listener)
             if await cursor.fetchone() is not None:
                 return False
-            await connection.execute(self._db.queries["count_deaths"], listener)
+            await connection.execute(self._db.queries["count_crash_of_listener"], listener)
             return True
 
     async def unregister_process(self) -> None:
         """Record that this process ended normally."""
         await self._write("unregister_process", {})
 
+    async def count_crash(self, token: str) -> None:
+        """Charge the crash of the process with this token to the event that it ran alone."""
+        await self._write("count_crash_of_owner", {"owner": token})
+
     async def begin_isolated(self, arrival: Arrival) -> int:
         """Record that this process runs the event alone; return how many processes died of it so far."""
-        row = await self._write("begin_isolated", {"source": arrival.source, "id": arrival.id})
+        values = {"source": arrival.source, "id": arrival.id, "owner": self._db.token}
+        row = await self._write("begin_isolated", values)
         return row[0] if row else 0
 
     async def end_isolated(self, arrival: Arrival) -> None:

@@ -1,10 +1,9 @@
-"""A group's cursors in its journals: all events before a cursor have rows."""
+"""A group's cursors in its journals, and the recorded ranges that they move over."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,18 +14,20 @@ from oncecast.core.cursors import (
     SavedCursor,
     beginning,
     decide_adoption,
-    decide_candidates,
     decide_gap,
     decide_save,
     decide_unlocked_save,
+    offset_in,
+    reach,
 )
-from oncecast.core.event import Arrival, Cursor
+from oncecast.core.event import Cursor
+from oncecast.core.ranges import EndedRange
 from oncecast.core.wire import Epoch
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.rows import RawJson
 
-_LOOK_UP_MAX = 5_000
+RANGES_READ = 1_000
 
 
 class PostgresCursors:
@@ -57,15 +58,24 @@ class PostgresCursors:
         ):
             return await self._read_cursor(connection, "load_cursor", journal)
 
-    async def save_cursor(
-        self,
-        journal: str,
-        epochs: Sequence[Epoch],
-        ended: Sequence[Arrival],
-        *,
-        position: Cursor,
-    ) -> Save:
-        """Advance the cursor. Looks up every identity, so that neither Redis nor a restored database can skip one."""
+    @property
+    def incarnation(self) -> str:
+        """The start time of the server; it differs after a restart and on another server."""
+        return self._db.incarnation
+
+    async def record_ranges(self, ended: Sequence[EndedRange], incarnation: str) -> bool:
+        """Insert ranges whose events all have committed rows, all of them at this incarnation of the server."""
+        journals, epochs, firsts, lasts = zip(*sorted(ended), strict=True)
+        values = {"journals": list(journals), "epochs": list(epochs), "firsts": list(firsts), "lasts": list(lasts)}
+        async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
+            # rule: ranges are recorded by the server that has their events
+            if connection.incarnation != incarnation:
+                return False
+            await connection.execute(self._db.queries["record_ranges"], values)
+        return True
+
+    async def save_cursor(self, journal: str, epochs: Sequence[Epoch], *, position: Cursor, proved: int) -> Save:
+        """Advance the cursor over the recorded ranges."""
         async with (
             self._db.connection("upkeep") as connection,
             asyncio.timeout(self._deadline_s),
@@ -76,10 +86,12 @@ class PostgresCursors:
                 saved = beginning(epochs)
                 if not await self._insert_cursor(connection, journal, saved):
                     return decide_unlocked_save(await self._read_cursor(connection, "load_cursor", journal), epochs)
-            candidates = decide_candidates(saved, epochs, ended, position=position)
-            shown = await self._prefix_shown(connection, candidates)
-            decision = decide_save(saved, epochs, candidates, shown, position=position)
-            await self._write_cursor(connection, journal, decision.write)
+            reached = await self._reach(connection, journal, epochs, offset_in(saved, epochs) or 0)
+            decision = decide_save(saved, epochs, reached, position=position, proved=proved)
+            if decision.write is not None:
+                await self._write_cursor(connection, journal, decision.write)
+                passed = {"journal": journal, "last": decision.write.cursor.offset}
+                await connection.execute(self._db.queries["delete_ranges"], passed)
             return decision.answer
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
@@ -133,31 +145,17 @@ class PostgresCursors:
         epoch, offset, epochs = row
         return SavedCursor(Cursor(epoch, offset), msgspec.convert(epochs, list[Epoch]))
 
-    async def _prefix_shown(self, connection: PostgresConnection, candidates: Sequence[Arrival]) -> int:
-        """Return how many of `candidates`, from the first on, have rows."""
-        for begin in range(0, len(candidates), _LOOK_UP_MAX):
-            chunk = candidates[begin : begin + _LOOK_UP_MAX]
-            by_source: dict[str, set[str]] = defaultdict(set)
-            for arrival in chunk:
-                by_source[arrival.source].add(arrival.id)
-            missing = {
-                (source, id_)
-                for source, ids in by_source.items()
-                for id_ in await self._missing(connection, source, ids)
-            }
-            if missing:
-                return begin + next(i for i, a in enumerate(chunk) if (a.source, a.id) in missing)
-        return len(candidates)
-
-    async def _missing(self, connection: PostgresConnection, source: str, ids: set[str]) -> Iterable[str]:
-        parameters = {"source": source, "ids": RawJson(msgspec.json.encode(list(ids)))}
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(self._db.queries["count_present"], parameters)
-            # rule: a cursor passes only committed rows
-            if await cursor.fetchone() == (len(ids),):
-                return ()
-            await cursor.execute(self._db.queries["list_present"], parameters)
-            return ids - {id_ for (id_,) in await cursor.fetchall()}
+    async def _reach(self, connection: PostgresConnection, journal: str, epochs: Sequence[Epoch], start: int) -> int:
+        """Return how far the recorded ranges reach without a gap from offset `start` on."""
+        reached = start
+        while True:
+            values = {"journal": journal, "after": reached, "limit": RANGES_READ}
+            async with connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(self._db.queries["recorded_ranges"], values)
+                recorded = [EndedRange(journal, *row) for row in await cursor.fetchall()]
+            reached = reach(reached, epochs, recorded)
+            if len(recorded) < RANGES_READ or reached < recorded[-1].last:
+                return reached
 
 
 def _values(journal: str, saved: SavedCursor) -> dict[str, Any]:

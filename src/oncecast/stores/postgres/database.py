@@ -20,7 +20,7 @@ from oncecast.core.clock import Clock
 from oncecast.core.errors import StartError
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, SessionShared, translate
-from oncecast.stores.postgres.handover import HandlerConnections, Handling
+from oncecast.stores.postgres.handover import HandlerConnections, Handling, check_is_of
 from oncecast.stores.postgres.message import WireStatement
 from oncecast.stores.postgres.pooling import check_each_has_its_own
 from oncecast.stores.postgres.queries import load_queries
@@ -76,6 +76,7 @@ class Database:
     ) -> None:
         self.schema = schema
         self.instance = instance
+        self.token = token
         self.clock = clock
         self.limits = limits
         self.queries = load_queries(schema)
@@ -88,6 +89,11 @@ class Database:
         self._handlers = HandlerConnections(self._handlers_pool, self.handlers_max, clock)
         self._places = {purpose: asyncio.Semaphore(count) for purpose, count in OWN_CONNECTIONS.items()}
 
+    @property
+    def incarnation(self) -> str:
+        """The start time of the server that the newest connection has reached; empty before the first."""
+        return self._handlers.incarnation
+
     def _make_pool(
         self, max_size: int, set_up: Callable[[PostgresConnection], Awaitable[None]]
     ) -> AsyncConnectionPool[PostgresConnection]:
@@ -96,6 +102,7 @@ class Database:
             connection_class=PostgresConnection,
             kwargs=self.connection_options(),
             configure=set_up,
+            check=self._check_incarnation,
             min_size=1,
             max_size=max_size,
             open=False,
@@ -155,7 +162,17 @@ class Database:
         query, values = set_up_statement(settings, version, for_handlers=for_handlers)
         async with asyncio.timeout(limits.connect_s):
             row = await (await connection.execute(query.encode(), values)).fetchone()
-        connection.server_pid = b"%d" % row[-1] if row else None
+        if row:
+            connection.incarnation, connection.server_pid = row[-2], b"%d" % row[-1]
+            if connection.incarnation != self.incarnation:
+                self._handlers.incarnation = connection.incarnation
+                self._handlers.renewed_at_s = self.clock.monotonic_s()
+
+    async def _check_incarnation(self, connection: PostgresConnection) -> None:
+        """Close a connection to a server that has been replaced, and raise: the pool makes another."""
+        if connection.incarnation != self.incarnation:
+            await connection.close()  # the pool would keep one that works
+            raise psycopg.OperationalError("the server has been restarted or replaced")
 
     @asynccontextmanager
     async def connection(self, purpose: Purpose) -> AsyncIterator[PostgresConnection]:
@@ -171,6 +188,7 @@ class Database:
                 _undisturbed(connection, writes=purpose != "read"),
             ):
                 yield connection
+                check_is_of(self.incarnation, connection)
         except DATABASE_ERRORS as error:
             raise translate(error) from error
 

@@ -5,7 +5,6 @@ The row of `events` decides whether an event is dead; `dead_letters.replayed_at`
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import msgspec
 import psycopg
 from psycopg.rows import DictRow, tuple_row
 
-from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
+from oncecast.core.dead_letter_ports import Cause, Causes, Example, ReplayWork
 from oncecast.core.dead_letters import Identity, Selection
 from oncecast.core.errors import DataRefused
 from oncecast.core.event import Arrival, Cursor
@@ -22,10 +21,9 @@ from oncecast.core.replays import dead_letter_to_replay
 from oncecast.core.tracebacks import trace_of
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database, rfc3339
-from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.pages import behind, mark_of
 from oncecast.stores.postgres.rows import identities_of, rows_of, storable
-from oncecast.stores.postgres.work import finish
+from oncecast.stores.postgres.work import replay
 
 
 class PostgresDeadLetters:
@@ -33,7 +31,6 @@ class PostgresDeadLetters:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._deadline_s = database.limits.deadline_s
 
     async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Return a page of the selection, newest first."""
@@ -57,15 +54,15 @@ class PostgresDeadLetters:
             rows = await cursor.fetchall()
         return Causes(
             dead_letters=rows[0]["all_dead_letters"] if rows else 0,
-            causes=rows[0]["all_causes"] if rows else 0,
-            largest=[
+            left_out=rows[0]["all_causes"] - len(rows) if rows else 0,
+            causes=[
                 Cause(
                     cause=row["cause"],
                     error=row["error"],
                     dead_letters=row["dead_letters"],
                     types=row["types"],
                     newest_at=rfc3339(row["newest_at"]),
-                    example=Identity(row["source"], row["id"]),
+                    example=Example(row["source"], row["id"]),
                 )
                 for row in rows
             ],
@@ -107,20 +104,30 @@ class PostgresDeadLetters:
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """Lock the dead letter, store its event, and run `work`, in one transaction."""
-        async with self._db.handling() as held:
-            connection = held.connection
-            async with asyncio.timeout(self._deadline_s):
-                await begin_with(connection, BEGIN)
-                arrival = await self._lock(connection, source, id)
-                if arrival is None:
-                    await connection.execute("rollback")
-                    return False
-                await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
-                await connection.execute(self._db.queries["note_replayed"], {"source": source, "id": id})
-            failure = await finish(self._db, held, partial(work, arrival))
-        if failure is not None:
-            raise failure
-        return True
+        return await replay(self._db, work, partial(self._store, source, id))
+
+    async def _store(self, source: str, id: str, connection: PostgresConnection) -> Arrival | None:
+        """Store the event of a dead letter whose row it locks; return None if it is not dead (any more)."""
+        identity = {"source": source, "id": id}
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(self._db.queries["lock_dead"], identity)
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        raw, edited, type_, journal, epoch, offset, attempts, at_us = row
+        arrival = dead_letter_to_replay(
+            Identity(source, id),
+            raw,
+            None if edited is None else edited.encode(),
+            type=type_,
+            attempts=attempts,
+            place=Cursor(epoch, offset),
+            journal=journal,
+            at_us=at_us,
+        )
+        await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
+        await connection.execute(self._db.queries["note_replayed"], identity)
+        return arrival
 
     async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
         """Save the newest cause of a failed replay, and count the attempt."""
@@ -132,25 +139,6 @@ class PostgresDeadLetters:
         }
         async with self._db.ask("upkeep", "note_failed_replay", values):
             return
-
-    async def _lock(self, connection: PostgresConnection, source: str, id: str) -> Arrival | None:
-        """Lock the dead letter's row and return the dead letter as an arrival; None if it is not dead (any more)."""
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(self._db.queries["lock_dead"], {"source": source, "id": id})
-            row = await cursor.fetchone()
-        if row is None:
-            return None
-        raw, edited, type_, journal, epoch, offset, attempts, at_us = row
-        return dead_letter_to_replay(
-            Identity(source, id),
-            raw,
-            None if edited is None else edited.encode(),
-            type=type_,
-            attempts=attempts,
-            place=Cursor(epoch, offset),
-            journal=journal,
-            at_us=at_us,
-        )
 
 
 def _chosen(selection: Selection) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 from psycopg_pool import AsyncConnectionPool
 
 from oncecast.core.clock import Clock
-from oncecast.core.errors import AttemptFailed
+from oncecast.core.errors import AttemptFailed, Unavailable
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.errors import DATABASE_ERRORS, translate
 from oncecast.stores.postgres.message import WireStatement, own_row, raise_failure, send
@@ -95,6 +95,8 @@ class HandlerConnections:
         self._waiting: deque[_Waiter] = deque()
         self.renewed_at_s = 0.0
         """Connections from before this time, by `monotonic_s`, are not handed over."""
+        self.incarnation = ""
+        """The newest incarnation of the server that any connection has met."""
 
     def next_with_opening(self) -> _Waiter | None:
         """Remove and return the next waiter if its transaction can be begun for it; else None."""
@@ -180,6 +182,14 @@ class Handling:
             raise translate(failed) from failed
         if isinstance(error, DATABASE_ERRORS):
             raise translate(error) from error
+        if error is None:
+            check_is_of(self._connections.incarnation, self._held.connection)
+
+
+def check_is_of(incarnation: str, connection: PostgresConnection) -> None:
+    """Raise Unavailable if the connection is to an earlier incarnation: the newer one may lack what it committed."""
+    if connection.incarnation != incarnation:
+        raise Unavailable("PostgreSQL: it was restarted or replaced meanwhile, so the outcome is unknown")
 
 
 async def commit(connection: PostgresConnection, deadline_s: float) -> None:

@@ -52,12 +52,7 @@ class EventReader:
 
     async def retrying(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Return up to `limit` events that wait for their next attempt, the soonest first; pages as in `newest`."""
-        async with (
-            self._db.connection("read") as connection,
-            asyncio.timeout(self._db.limits.deadline_s),
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            await cursor.execute(self._db.queries["retrying"], {"limit": limit, **behind(after)})
+        async with self._db.ask("read", "retrying", {"limit": limit, **behind(after)}) as cursor:
             return [
                 {
                     **row,
@@ -70,12 +65,7 @@ class EventReader:
 
     async def gaps(self) -> list[dict[str, Any]]:
         """Return the gaps of the group, newest first."""
-        async with (
-            self._db.connection("read") as connection,
-            asyncio.timeout(self._db.limits.deadline_s),
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            await cursor.execute(self._db.queries["list_gaps"])
+        async with self._db.ask("read", "list_gaps", {}) as cursor:
             return [{**row, "noted_at": rfc3339(row["noted_at"])} for row in await cursor.fetchall()]
 
 

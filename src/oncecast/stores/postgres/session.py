@@ -62,12 +62,16 @@ _SEARCH_PATH = (
     "', ', 'pg_catalog', nullif(pg_catalog.current_setting('search_path'), ''), 'pg_temp'), false)"
 )
 """Built-in names come first; triggers of the application find its own names after them."""
+_STARTED_AT = "extract(epoch from pg_catalog.pg_postmaster_start_time())::pg_catalog.text"
 
 
 def set_up_statement(
     settings: Mapping[str, str], server_version: int, *, for_handlers: bool
 ) -> tuple[str, Sequence[str]]:
-    """Return the statement that sets up a session and its values. Its last column is the session's process id."""
+    """Return the statement that sets up a session and its values.
+
+    Its last columns are the start time of the server (Unix seconds, as text) and the session's process id.
+    """
     fixed = EVERY_SESSION if for_handlers else {**EVERY_SESSION, **OWN_SESSION}
     chosen = {
         name: value
@@ -75,5 +79,10 @@ def set_up_statement(
         if server_version >= SERVER_VERSION_OF.get(name, 0)
     }
     calls = [f"pg_catalog.set_config('{name}', %s, false)" for name in chosen]
-    calls += [_SYNCHRONOUS_COMMIT, *([] if for_handlers else [_SEARCH_PATH]), "pg_catalog.pg_backend_pid()"]
+    calls += [
+        _SYNCHRONOUS_COMMIT,
+        *([] if for_handlers else [_SEARCH_PATH]),
+        _STARTED_AT,
+        "pg_catalog.pg_backend_pid()",
+    ]
     return "select " + ", ".join(calls), list(chosen.values())

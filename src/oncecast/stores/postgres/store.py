@@ -120,7 +120,7 @@ class PostgresEvents(PostgresComparison):
         row = await begin_with(connection, WireStatement(self._db.queries["take_turn"], values))
         taken, epoch, offset = row or (None, None, None)
         # rule: one event of a key runs at a time
-        is_locked = taken == b"t"
+        is_locked = taken == b"t" and turn.track.incarnation in (None, connection.incarnation)
         rows = {} if epoch is None or offset is None else {before.identity: (epoch.decode(), int(offset))}
         if is_locked and rows and not turn.has_come(rows):
             rows = await self._rows_before(connection, turn)

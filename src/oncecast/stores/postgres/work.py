@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import psycopg
 
+from oncecast.core.dead_letter_ports import ReplayWork
 from oncecast.core.errors import AttemptFailed, root_error
+from oncecast.core.event import Arrival
 from oncecast.core.ports import Work
 from oncecast.stores.postgres.connection import PostgresConnection
 from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.errors import handler_error, is_stale_plan
 from oncecast.stores.postgres.handover import Held
+from oncecast.stores.postgres.message import BEGIN, begin_with
 from oncecast.stores.postgres.transaction import HandlerTransaction
 
 _IN_TRANSACTION = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
@@ -52,6 +57,23 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
         if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:
             await database.renew()  # other connections have prepared it, too
     return translated
+
+
+async def replay(
+    database: Database, work: ReplayWork, store: Callable[[PostgresConnection], Awaitable[Arrival | None]]
+) -> bool:
+    """Run `store`, and then `work` with the event that it stored, in one transaction; False if it stored none."""
+    async with database.handling() as held:
+        async with asyncio.timeout(database.limits.deadline_s):
+            await begin_with(held.connection, BEGIN)
+            arrival = await store(held.connection)
+            if arrival is None:
+                await held.connection.execute("rollback")
+                return False
+        failure = await finish(database, held, partial(work, arrival))
+    if failure is not None:
+        raise failure
+    return True
 
 
 async def _outcome(work: Work, facade: HandlerTransaction) -> Exception | None:

@@ -45,7 +45,7 @@ def is_stopped(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             state = stat.read().rpartition(b") ")[2][:1]
-    except FileNotFoundError:
+    except OSError:  # there is no /proc, or the process is gone
         state = state_from_ps(pid)
     return state in (b"T", b"t")
 

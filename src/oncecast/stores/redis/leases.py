@@ -1,11 +1,11 @@
 """Leases in Redis, with one Lua call per batch.
 
-The key of an event, `oncecast:{GROUP}:e:SOURCE NUL ID`, has one of these values:
+The key of a range, `oncecast:{GROUP}:r:EPOCH:FIRST-LAST`, has one of these values:
 
 - `TOKEN`: a lease of the listener with this token
-- `=EPOCH:OFFSET`: a done marker, once the event has ended
+- `=`: a done marker, once all events of the range have ended
 - `!N`: free after N takeovers from dead lease owners
-- `TOKEN*N`: leased again after N takeovers; `TOKEN!N` while it is attempted alone
+- `TOKEN*N`: leased again after N takeovers
 
 The key of a lease owner has its heartbeat counter. Any other value is a foreign value: it counts as none, and is
 overwritten. All keys of a group share one hash tag, so that a cluster keeps them together.
@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import hiredis
 import redis.asyncio as redis
@@ -28,9 +28,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
-from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
-from oncecast.core.leases import Claims, DoneMarker, LeaseState, partition
+from oncecast.core.leases import DONE, Claims, LeaseState, partition
+from oncecast.core.ranges import Range
 from oncecast.stores.redis.pulse import Pulse
 
 CALL_DEADLINE_S = 2.0
@@ -39,9 +38,9 @@ COUNTER_TTL_MS = 60_000
 COUNT_TTL_MS = 600_000
 FOREIGN_SHOWN_BYTES = 40
 """How much of a foreign value a warning shows. A foreign value is one that Oncecast did not write."""
-_LEASE = re.compile(rb"([0-9a-f]{16})(?:[*!](\d{1,6}))?|!(\d{1,6})")
-_DONE = re.compile(rb"=[!-9;-~]{1,64}:\d{1,19}")
-"""The values that an event's key may have."""
+_LEASE = re.compile(rb"([0-9a-f]{16})(?:\*(\d{1,6}))?|!(\d{1,6})")
+_DONE = b"="
+"""The values that a range's key may have."""
 _COUNTER = re.compile(rb"\d{1,19}")
 
 
@@ -53,7 +52,7 @@ class RedisLeases:
         self._own = token.encode()
         self._lease_ttl_ms = int(lease_ttl_s * 1000)
         self._mark_ttl_ms = int(mark_ttl_s * 1000)
-        self._event_prefix = f"oncecast:{{{group}}}:e:"
+        self._range_prefix = f"oncecast:{{{group}}}:r:"
         self._holder_prefix = f"oncecast:{{{group}}}:h:"
         # redis-py retries for over a minute by default; here a call fails fast, and the breaker decides.
         self._redis = redis.Redis.from_url(
@@ -77,9 +76,7 @@ class RedisLeases:
         self._claim = self._script("claim")
         self._overwrite = self._script("overwrite")
         self._settle = self._script("settle")
-        self._release = self._script("release")
-        self._take_over_dead = self._script("take_over")
-        self._begin_isolated = self._script("begin_isolated")
+        self._free = self._script("free")
         self._renew = self._script("renew")
 
     def _script(self, name: str) -> redis.client.AsyncScript:  # type: ignore[name-defined]
@@ -93,28 +90,28 @@ class RedisLeases:
         """The token of this listener."""
         return self._token
 
-    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Lease the free events, and overwrite foreign values."""
-        return await self._take(arrivals, [])
+    async def claim(self, ranges: Sequence[Range]) -> Claims:
+        """Lease the free ranges, and overwrite foreign values."""
+        return await self._lease(ranges)
 
-    async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Lease as `claim` does, also events with a done marker of their own place."""
-        return await self._take(arrivals, _marks(arrivals))
+    async def reclaim(self, ranges: Sequence[Range]) -> Claims:
+        """Lease as `claim` does, also ranges with a done marker."""
+        return await self._lease(ranges, "over_done")
 
-    async def _take(self, arrivals: Sequence[Arrival], marks: list[str]) -> Claims:
-        keys = self._keys(arrivals)
+    async def _lease(self, ranges: Sequence[Range], *over_done: str) -> Claims:
+        keys = self._keys(ranges)
         async with _bounded():
-            found = await self._claim(keys=keys, args=[self._own, self._lease_ttl_ms, *marks])
-        claims, foreign = self._partition(arrivals, found)
+            found = await self._claim(keys=keys, args=[self._own, self._lease_ttl_ms, *over_done])
+        claims, foreign = self._partition(ranges, found)
         if foreign:
             values = [(keys[n], _shown(found[n])) for n in foreign]
-            await self._take_over(keys, found, foreign)
-            claims, _ = self._partition(arrivals, found)  # PostgreSQL decides about values that changed once more
+            await self._take_foreign(keys, found, foreign)
+            claims, _ = self._partition(ranges, found)  # PostgreSQL decides about values that changed once more
             claims.foreign = values
         claims.lease_free()
         return claims
 
-    async def _take_over(self, keys: list[str], found: list[Any], foreign: list[int]) -> None:
+    async def _take_foreign(self, keys: list[str], found: list[Any], foreign: list[int]) -> None:
         """Overwrite the values at the indexes `foreign` by leases of this listener, and update `found`."""
         seen = [found[n] if isinstance(found[n], bytes) else b"" for n in foreign]
         async with _bounded():
@@ -124,66 +121,45 @@ class RedisLeases:
         for n, value in zip(foreign, _answers(values, len(foreign)), strict=True):
             found[n] = value
 
-    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
+    async def peek(self, ranges: Sequence[Range]) -> Claims:
         """Read the leases without taking any."""
         async with _bounded():
-            found = await self._redis.mget(self._keys(arrivals))
-        return self._partition(arrivals, found)[0]
+            found = await self._redis.mget(self._keys(ranges))
+        return self._partition(ranges, found)[0]
 
-    def _partition(self, arrivals: Sequence[Arrival], found: Any) -> tuple[Claims, list[int]]:
-        """Return the meaning of the values, and the indexes of foreign values, whose events count as free."""
-        states: dict[bytes, LeaseState] = {}  # the values of a batch that one listener leases are all the same
-        read: list[LeaseState | DoneMarker | None] = []
+    def _partition(self, ranges: Sequence[Range], found: Any) -> tuple[Claims, list[int]]:
+        """Return the meaning of the values, and the indexes of foreign values, whose ranges count as free."""
+        read: list[LeaseState | Literal["done"] | None] = []
         foreign = []
-        for n, value in enumerate(_answers(found, len(arrivals))):
-            if value is None:
-                read.append(None)
-            elif not isinstance(value, bytes):
+        for n, value in enumerate(_answers(found, len(ranges))):
+            state = None if value is None else _state(value)
+            if value is not None and state is None:
                 foreign.append(n)
-                read.append(None)
-            elif _DONE.fullmatch(value):
-                read.append(value[1:].decode())
-            else:
-                state = states.get(value) or _state(value)
-                if state is None:
-                    foreign.append(n)
-                else:
-                    states[value] = state
-                read.append(state)
-        return partition(arrivals, read, self._token), foreign
+            read.append(state)
+        return partition(ranges, read, self._token), foreign
 
-    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+    async def settle(self, ranges: Sequence[Range]) -> None:
         """Replace this listener's leases by done markers."""
         async with _bounded():
-            await self._settle(keys=self._keys(arrivals), args=[self._own, self._mark_ttl_ms, *_marks(arrivals)])
+            await self._settle(keys=self._keys(ranges), args=[self._own, self._mark_ttl_ms])
 
-    async def release(self, arrivals: Sequence[Arrival]) -> int:
+    async def release(self, ranges: Sequence[Range]) -> int:
         """Release this listener's leases; keep the counts of takeovers."""
-        async with _bounded():
-            released: int = await self._release(keys=self._keys(arrivals), args=[self._own, COUNT_TTL_MS])
-        return released
+        return await self._free_leases(ranges, self._token, died=False)
 
-    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
+    async def take_over(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
         """Free the leases of `owner`, and count the takeovers if it `died`."""
-        keys = self._keys(arrivals)
-        async with _bounded():
-            taken_over: int = await (
-                self._take_over_dead(keys=keys, args=[owner, COUNT_TTL_MS, QUARANTINE_AFTER_TAKEOVERS])
-                if died
-                else self._release(keys=keys, args=[owner, COUNT_TTL_MS])
-            )
-        return taken_over
+        return await self._free_leases(ranges, owner, died=died)
 
-    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Write `!` or `*` into this listener's lease of a quarantined event: whether it runs alone."""
-        before, after = ("*", "!") if isolated else ("!", "*")
+    async def _free_leases(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
         async with _bounded():
-            await self._begin_isolated(keys=self._keys([arrival]), args=[self._own, before, after])
+            freed: int = await self._free(keys=self._keys(ranges), args=[owner, COUNT_TTL_MS, int(died)])
+        return freed
 
-    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+    async def renew(self, ranges: Sequence[Range]) -> None:
         """Restart the expiry of this listener's leases."""
         async with _bounded():
-            await self._renew(keys=self._keys(arrivals), args=[self._own, self._lease_ttl_ms])
+            await self._renew(keys=self._keys(ranges), args=[self._own, self._lease_ttl_ms])
 
     async def heartbeat(self) -> None:
         """Change this listener's counter. The first call also starts the heartbeat process."""
@@ -206,9 +182,9 @@ class RedisLeases:
         async with _bounded():
             await self._redis.aclose()
 
-    def _keys(self, arrivals: Sequence[Arrival]) -> list[str]:
-        prefix = self._event_prefix
-        return [f"{prefix}{arrival.source}\0{arrival.id}" for arrival in arrivals]
+    def _keys(self, ranges: Sequence[Range]) -> list[str]:
+        prefix = self._range_prefix
+        return [f"{prefix}{each.place}" for each in ranges]
 
 
 def _packing_in_c(connection_class: type[Any]) -> type[Any]:
@@ -235,9 +211,11 @@ def _answers(found: Any, count: int) -> Sequence[Any]:
     return found
 
 
-def _state(value: bytes) -> LeaseState | None:
-    """Return the lease in a value; None if the value is foreign."""
-    if (match := _LEASE.fullmatch(value)) is None:
+def _state(value: Any) -> LeaseState | Literal["done"] | None:
+    """Return the meaning of a value; None if the value is foreign."""
+    if value == _DONE:
+        return DONE
+    if not isinstance(value, bytes) or (match := _LEASE.fullmatch(value)) is None:
         return None
     owner, takeovers, taken_over = match.groups()
     return LeaseState(None if owner is None else owner.decode(), int(taken_over or takeovers or 0))
@@ -250,10 +228,6 @@ def _shown(value: Any) -> bytes:
 def _counter(value: Any) -> int | None:
     """Return a heartbeat counter; None for any other value."""
     return int(value) if isinstance(value, bytes) and _COUNTER.fullmatch(value) else None
-
-
-def _marks(arrivals: Sequence[Arrival]) -> list[str]:
-    return [f"={arrival.cursor}" for arrival in arrivals]
 
 
 @asynccontextmanager

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from inspect import isawaitable
+from typing import Any, overload
 
-from oncecast.core.dead_letter_ports import DeadLetter
+from oncecast.core.dead_letter_ports import DeadLetter, ReplayWork
 from oncecast.core.errors import AttemptFailed, NotNext, TransactionClosed, Unavailable, root_error
+from oncecast.core.event import Arrival
 from oncecast.core.ports import Work
 from oncecast.core.savepoints import Savepoints
 from oncecast.core.transaction import RAISED_KEPT, Params
-from oncecast.testing.memory.call import Act, ServerCall, at_once
+from oncecast.testing.memory.call import Act, ServerCall, T, at_once
 from oncecast.testing.memory.postgres import MemoryPostgres, Session, Tables
 
 
@@ -25,6 +28,8 @@ class Client:
         self._instance = instance
         self._token = token
         self._call = call
+        self.incarnation = server.incarnation
+        """The incarnation of the server that answered last."""
 
     @property
     def _tables(self) -> Tables:
@@ -46,11 +51,42 @@ class Client:
             listener=dead_letter.listener,
         )
 
+    @overload
+    async def _do(self, act: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    async def _do(self, act: Callable[[], T]) -> T: ...
     async def _do(self, act: Act) -> Any:
+        def stamped() -> Any:
+            """Return the result with the incarnation of the server."""
+            result = act()
+            return self._stamp(result) if isawaitable(result) else (result, self._server.incarnation)
+
         try:
-            return await self._call(act)
+            result, incarnation = await self._call(stamped)
         except (TimeoutError, OSError) as error:
             raise Unavailable(f"PostgreSQL: {type(error).__name__}: {error}".rstrip(": ")) from error
+        if int(incarnation) < int(self.incarnation):
+            raise Unavailable("PostgreSQL: the answer of a server that has been replaced")
+        self.incarnation = incarnation
+        return result
+
+    async def _stamp(self, result: Awaitable[Any]) -> tuple[Any, str]:
+        return await result, self._server.incarnation
+
+    async def _replay(
+        self, session: Session, store: Callable[[], Coroutine[Any, Any, Arrival | None]], work: ReplayWork
+    ) -> bool:
+        """Run `store`, and then `work` with the event that it stored; False if it stored none."""
+        arrival = None
+        try:
+            arrival = await self._do(store)
+        finally:
+            if arrival is None and not session.ended.is_set():
+                self._server.abandon(session)
+        if arrival is None:
+            return False
+        await self._finish(session, partial(work, arrival))
+        return True
 
     async def _finish(self, session: Session, work: Work) -> None:
         """Run `work` and commit; after an error, roll back and raise it."""

@@ -9,11 +9,11 @@ import msgspec
 
 from oncecast.core.conflicts import ConflictState
 from oncecast.core.dead_letter_ports import ReplayWork
-from oncecast.core.errors import IdentityTaken, InvalidPageMark, RowLocked, Unavailable
+from oncecast.core.errors import IdentityTaken, InvalidPageMark
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import conflict_to_replay
-from oncecast.core.transaction import OpenTransaction
 from oncecast.event import Event
+from oncecast.testing.memory.call import at_server
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import BEGINNING, StoredRow, stored_row
 
@@ -50,89 +50,59 @@ class MemoryConflicts(Client):
             ]
             return chosen[:limit]
 
-        found: list[dict[str, Any]] = await self._do(newest)
-        return found
+        return await self._do(newest)
 
-    async def get(self, place: Cursor) -> dict[str, Any] | None:
+    @at_server
+    def get(self, place: Cursor) -> dict[str, Any] | None:
         """Return one conflict with both contents; None without one."""
-
-        def get() -> dict[str, Any] | None:
-            found = self._find(place)
-            if found is None:
-                return None
-            key, raw = found
-            row = self._tables.rows.get(key[0])
-            return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
-
-        found: dict[str, Any] | None = await self._do(get)
-        return found
+        found = self._find(place)
+        if found is None:
+            return None
+        key, raw = found
+        row = self._tables.rows.get(key[0])
+        return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
 
     async def count(self) -> int:
         """Return the number of open conflicts."""
-        found: int = await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
-        return found
+        return await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
 
-    async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
+    @at_server
+    def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Discard open conflicts; return those."""
+        chosen = {
+            place
+            for place in places
+            if self._find(place) and self._state(place) == "open" and not self._server.is_locked(_lock(place))
+        }
+        self._tables.closed_conflicts |= dict.fromkeys(chosen)
+        return chosen
 
-        def discard() -> set[Cursor]:
-            chosen = {
-                place
-                for place in places
-                if self._find(place) and self._state(place) == "open" and not self._server.is_locked(_lock(place))
-            }
-            self._tables.closed_conflicts |= dict.fromkeys(chosen)
-            return chosen
-
-        changed: set[Cursor] = await self._do(discard)
-        return changed
-
-    async def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
+    @at_server
+    def restore(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Reopen discarded conflicts; return those."""
-
-        def restore() -> set[Cursor]:
-            chosen = {place for place in places if self._state(place) == "discarded"}
-            for place in chosen:
-                del self._tables.closed_conflicts[place]
-            return chosen
-
-        changed: set[Cursor] = await self._do(restore)
-        return changed
+        chosen = {place for place in places if self._state(place) == "discarded"}
+        for place in chosen:
+            del self._tables.closed_conflicts[place]
+        return chosen
 
     async def replay(self, place: Cursor, new_id: str, work: ReplayWork) -> bool:
         """Process the event of an open conflict as `new_id`."""
         session = self._server.begin(self._token)
 
-        async def lock() -> Arrival | None:
+        async def store() -> Arrival | None:
             await self._server.lock(session, [_lock(place)])
             found = self._find(place)
             if found is None or self._state(place) != "open":
-                self._server.roll_back(session)
                 return None
             arrival = conflict_to_replay(found[1], new_id, place=place, journal="", at_us=0)
             await self._server.lock(session, [arrival.identity])
             if arrival.identity in self._tables.rows:
-                self._server.roll_back(session)
                 raise IdentityTaken(f"{arrival.source} already has an event {new_id!r}")
             session.rows[arrival.identity] = stored_row(arrival, self._instance)
             session.closed_conflicts[place] = new_id
             return arrival
 
-        try:
-            arrival: Arrival | None = await self._do(lock)
-        except (Unavailable, RowLocked):
-            if not session.ended.is_set():
-                self._server.abandon(session)
-            raise
-        if arrival is None:
-            return False
-        found = arrival
-
-        async def run(tx: OpenTransaction) -> None:
-            await work(found, tx)
-
-        await self._finish(session, run)
-        return True
+        return await self._replay(session, store, work)
 
     def _find(self, place: Cursor) -> tuple[tuple[str, str, int], bytes] | None:
         kept = self._tables.conflicts.items()

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from oncecast.core.causes import cause_of, error_pattern
-from oncecast.core.dead_letter_ports import Cause, Causes, ReplayWork
+from oncecast.core.dead_letter_ports import Cause, Causes, Example, ReplayWork
 from oncecast.core.dead_letters import Identity, Selection
-from oncecast.core.errors import InvalidPageMark, RowLocked, Unavailable
+from oncecast.core.errors import InvalidPageMark, RowLocked
 from oncecast.core.event import Arrival, Cursor
 from oncecast.core.replays import dead_letter_to_replay
-from oncecast.core.transaction import OpenTransaction
+from oncecast.testing.memory.call import at_server
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, stored_row
 
@@ -23,46 +23,34 @@ from oncecast.testing.memory.postgres import StoredDeadLetter, StoredRow, stored
 class MemoryDeadLetters(Client):
     """DeadLetters in memory."""
 
-    async def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
+    @at_server
+    def newest(self, selection: Selection, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
         """Return a page of dead letters, newest first."""
+        return [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
 
-        def newest() -> list[dict[str, Any]]:
-            return [_shown(row, dead_letter) for row, dead_letter in self._chosen(selection, after)][:limit]
-
-        found: list[dict[str, Any]] = await self._do(newest)
-        return found
-
-    async def read(
+    @at_server
+    def read(
         self, selection: Selection, *, limit: int, after: str | None = None, max_bytes: int
     ) -> tuple[list[dict[str, Any]], bool]:
         """Return a page of whole dead letters, bounded by `max_bytes`."""
+        chosen, page, size_bytes = self._chosen(selection, after), [], 0
+        for row, dead_letter in chosen[:limit]:
+            if size_bytes >= max_bytes:
+                break
+            page.append(_whole(row, dead_letter))
+            size_bytes += len(dead_letter.raw)
+        return page, len(page) < len(chosen)
 
-        def read() -> tuple[list[dict[str, Any]], bool]:
-            chosen, page, size_bytes = self._chosen(selection, after), [], 0
-            for row, dead_letter in chosen[:limit]:
-                if size_bytes >= max_bytes:
-                    break
-                page.append(_whole(row, dead_letter))
-                size_bytes += len(dead_letter.raw)
-            return page, len(page) < len(chosen)
-
-        found: tuple[list[dict[str, Any]], bool] = await self._do(read)
-        return found
-
-    async def causes(self, selection: Selection, *, limit: int) -> Causes:
+    @at_server
+    def causes(self, selection: Selection, *, limit: int) -> Causes:
         """Count the selected dead letters by cause."""
-
-        def count() -> Causes:
-            by_cause: dict[str, list[tuple[StoredRow, StoredDeadLetter]]] = defaultdict(list)
-            chosen = self._chosen(selection, None)
-            for row, dead_letter in chosen:
-                by_cause[cause_of(dead_letter.error)].append((row, dead_letter))
-            causes = [_cause(cause, found) for cause, found in by_cause.items()]
-            causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
-            return Causes(len(chosen), len(causes), causes[:limit])
-
-        found: Causes = await self._do(count)
-        return found
+        by_cause: dict[str, list[tuple[StoredRow, StoredDeadLetter]]] = defaultdict(list)
+        chosen = self._chosen(selection, None)
+        for row, dead_letter in chosen:
+            by_cause[cause_of(dead_letter.error)].append((row, dead_letter))
+        causes = [_cause(cause, found) for cause, found in by_cause.items()]
+        causes.sort(key=lambda cause: (cause.dead_letters, cause.newest_at), reverse=True)
+        return Causes(len(chosen), causes[:limit], max(0, len(causes) - limit))
 
     def _chosen(self, selection: Selection, after: str | None) -> list[tuple[StoredRow, StoredDeadLetter]]:
         if after is not None and not after.isdigit():
@@ -80,15 +68,11 @@ class MemoryDeadLetters(Client):
         ]
         return sorted(found, key=lambda both: both[1].number, reverse=True)
 
-    async def get(self, source: str, id: str) -> dict[str, Any] | None:
+    @at_server
+    def get(self, source: str, id: str) -> dict[str, Any] | None:
         """Return one whole dead letter, discarded or not."""
-
-        def get() -> dict[str, Any] | None:
-            found = self._dead(Identity(source, id))
-            return None if found is None else _whole(*found)
-
-        found: dict[str, Any] | None = await self._do(get)
-        return found
+        found = self._dead(Identity(source, id))
+        return None if found is None else _whole(*found)
 
     def _dead(self, dead_letter: Identity) -> tuple[StoredRow, StoredDeadLetter] | None:
         row = self._tables.rows.get("\0".join(dead_letter))
@@ -96,20 +80,16 @@ class MemoryDeadLetters(Client):
             None if row is None or row.status != "dead" else (row, self._tables.dead_letters["\0".join(dead_letter)])
         )
 
-    async def edit(self, source: str, id: str, data: bytes) -> bool:
+    @at_server
+    def edit(self, source: str, id: str, data: bytes) -> bool:
         """Store edited data; return whether the dead letter exists and is not discarded."""
-
-        def edit() -> bool:
-            found = self._dead(Identity(source, id))
-            if found is None or found[1].discarded:
-                return False
-            if self._server.is_locked(f"{source}\0{id}"):
-                raise RowLocked(f"another session has {id!r}")
-            found[1].edited = data
-            return True
-
-        edited: bool = await self._do(edit)
-        return edited
+        found = self._dead(Identity(source, id))
+        if found is None or found[1].discarded:
+            return False
+        if self._server.is_locked(f"{source}\0{id}"):
+            raise RowLocked(f"another session has {id!r}")
+        found[1].edited = data
+        return True
 
     async def discard(self, dead_letters: Sequence[Identity]) -> set[Identity]:
         """Discard dead letters; return those."""
@@ -141,35 +121,28 @@ class MemoryDeadLetters(Client):
 
         return await self._change(dead_letters, reset)
 
-    async def _change(
-        self, dead_letters: Sequence[Identity], change: Callable[[StoredDeadLetter], bool]
-    ) -> set[Identity]:
-        def run() -> set[Identity]:
-            found = {
-                dead_letter: self._dead(dead_letter)
-                for dead_letter in dead_letters
-                if not self._server.is_locked("\0".join(dead_letter))
-            }
-            return {dead_letter for dead_letter, both in found.items() if both is not None and change(both[1])}
-
-        changed: set[Identity] = await self._do(run)
-        return changed
+    @at_server
+    def _change(self, dead_letters: Sequence[Identity], change: Callable[[StoredDeadLetter], bool]) -> set[Identity]:
+        found = {
+            dead_letter: self._dead(dead_letter)
+            for dead_letter in dead_letters
+            if not self._server.is_locked("\0".join(dead_letter))
+        }
+        return {dead_letter for dead_letter, both in found.items() if both is not None and change(both[1])}
 
     async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
         """Process a dead letter again; return whether it is stored now."""
         identity = f"{source}\0{id}"
         session = self._server.begin(self._token)
 
-        async def lock() -> Arrival | None:
+        async def store() -> Arrival | None:
             await self._server.lock(session, [identity])
             row = self._tables.rows.get(identity)
             # rule: a replay turns a dead letter into a stored event once
             if row is None or row.status != "dead":
-                self._server.roll_back(session)
                 return None
             dead_letter = self._tables.dead_letters[identity]
             if dead_letter.discarded:
-                self._server.roll_back(session)
                 return None
             arrival = dead_letter_to_replay(
                 Identity(source, id),
@@ -184,29 +157,14 @@ class MemoryDeadLetters(Client):
             session.rows[identity] = stored_row(arrival, self._instance)
             return arrival
 
-        try:
-            arrival: Arrival | None = await self._do(lock)
-        except Unavailable:
-            self._server.abandon(session)
-            raise
-        if arrival is None:
-            return False
+        return await self._replay(session, store, work)
 
-        async def run(tx: OpenTransaction) -> None:
-            await work(arrival, tx)
-
-        await self._finish(session, run)
-        return True
-
-    async def note_failure(self, source: str, id: str, cause: BaseException) -> None:
+    @at_server
+    def note_failure(self, source: str, id: str, cause: BaseException) -> None:
         """Record the error of a failed replay."""
-
-        def note() -> None:
-            if (dead_letter := self._tables.dead_letters.get(f"{source}\0{id}")) is not None:
-                dead_letter.error = f"{type(cause).__name__}: {cause}"
-                dead_letter.attempts += 1
-
-        await self._do(note)
+        if (dead_letter := self._tables.dead_letters.get(f"{source}\0{id}")) is not None:
+            dead_letter.error = f"{type(cause).__name__}: {cause}"
+            dead_letter.attempts += 1
 
 
 def _is_of(selection: Selection, row: StoredRow, dead_letter: StoredDeadLetter) -> bool:
@@ -265,5 +223,5 @@ def _cause(cause: str, found: list[tuple[StoredRow, StoredDeadLetter]]) -> Cause
         dead_letters=len(found),
         types=sorted(types, key=lambda name: (-types[name], name))[:5],
         newest_at=newest.died_at,
-        example=Identity(row.source, row.id),
+        example=Example(row.source, row.id),
     )

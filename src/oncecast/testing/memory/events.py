@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from oncecast.core.attempts import FailedAttempt, attempts_in_all, count_failure, earlier_attempts
 from oncecast.core.cursors import (
@@ -10,9 +11,10 @@ from oncecast.core.cursors import (
     SavedCursor,
     beginning,
     decide_adoption,
-    decide_candidates,
     decide_gap,
     decide_save,
+    offset_in,
+    reach,
 )
 from oncecast.core.dead_letter_ports import DeadLetter
 from oncecast.core.errors import NotNext, RowLocked, Unavailable, error_text
@@ -20,7 +22,9 @@ from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
+from oncecast.core.ranges import EndedRange
 from oncecast.core.wire import Epoch
+from oncecast.testing.memory.call import at_server
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import Session, StoredDeadLetter, stored_row
 
@@ -31,19 +35,15 @@ class MemoryEvents(Client):
     _revision = 0
     ready_ahead = 0
 
+    @at_server
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """Insert rows of events without handlers; return their outcomes."""
-
-        async def insert() -> list[Outcome | EarlierAttempts]:
-            session = self._server.begin(self._token)
-            inserted = await self._insert(session, arrivals)
-            others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
-            self._server.commit(session)
-            found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
-            return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
-
-        found: list[Outcome | EarlierAttempts] = await self._do(insert)
-        return found
+        session = self._server.begin(self._token)
+        inserted = await self._insert(session, arrivals)
+        others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
+        self._server.commit(session)
+        found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
+        return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Run `work` and insert the row of an event in one transaction."""
@@ -72,7 +72,7 @@ class MemoryEvents(Client):
             return new
 
         try:
-            new: list[Arrival] = await self._do(insert)
+            new = await self._do(insert)
         except RowLocked:
             self._server.roll_back(session)
             raise
@@ -90,77 +90,62 @@ class MemoryEvents(Client):
         rows = self._tables.rows
         identities = {one.identity for one in turn.rows_needed()}
         found = {each: rows["\0".join(each)] for each in identities if "\0".join(each) in rows}
+        is_same = turn.track.incarnation in (None, self._server.incarnation)
         # rule: an ordered event runs only after the row of the event before it
-        has_come = turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
+        has_come = is_same and turn.has_come({each: (row.epoch, row.offset) for each, row in found.items()})
         # rule: one event of a key runs at a time
         is_ours = self._server.try_lock(session, f"key {turn.key}")
         if not (is_ours and has_come):
             self._server.roll_back(session)
             raise NotNext(f"another event of {turn.key} is next")
 
-    async def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
+    @at_server
+    def compare(self, arrivals: Sequence[Arrival]) -> list[Outcome | None]:
         """Return the outcome of each repeated arrival; None without a row."""
+        return [self._compare(arrival) for arrival in arrivals]
 
-        def compare() -> list[Outcome | None]:
-            return [self._compare(arrival) for arrival in arrivals]
-
-        found: list[Outcome | None] = await self._do(compare)
-        return found
-
+    @at_server
     async def count_failure(self, failure: FailedAttempt) -> int:
         """Count a failed attempt once; return the number of failed attempts."""
         identity = failure.arrival.identity
+        session = self._server.begin(self._token)
+        await self._server.lock(session, [identity])
+        self._server.roll_back(session)
+        if identity in self._tables.rows:
+            return failure.arrival.attempts
+        counted = count_failure(self._tables.attempts.get(identity), failure, self._now_s())
+        self._tables.attempts[identity] = counted
+        return counted.attempts
 
-        async def count() -> int:
-            session = self._server.begin(self._token)
-            await self._server.lock(session, [identity])
-            self._server.roll_back(session)
-            if identity in self._tables.rows:
-                return failure.arrival.attempts
-            counted = count_failure(self._tables.attempts.get(identity), failure, self._now_s())
-            self._tables.attempts[identity] = counted
-            return counted.attempts
-
-        attempts: int = await self._do(count)
-        return attempts
-
-    async def prune_attempts(self, *, overdue_s: float) -> int:
+    @at_server
+    def prune_attempts(self, *, overdue_s: float) -> int:
         """Delete overdue attempt counts; the commit that ends an event deletes its own."""
+        before_s, attempts = self._now_s() - overdue_s, self._tables.attempts
+        overdue = [identity for identity, failed in attempts.items() if failed.due_at_s < before_s]
+        for identity in overdue:
+            del attempts[identity]
+        return len(overdue)
 
-        def prune() -> int:
-            before_s, attempts = self._now_s() - overdue_s, self._tables.attempts
-            overdue = [identity for identity, failed in attempts.items() if failed.due_at_s < before_s]
-            for identity in overdue:
-                del attempts[identity]
-            return len(overdue)
-
-        count: int = await self._do(prune)
-        return count
-
+    @at_server
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         """Insert the row of a dead letter, with its error."""
-
-        async def dead_letter() -> DeadLetterResult:
-            session = self._server.begin(self._token)
-            # rule: an ordered event becomes a dead letter only in its turn
-            if arrival.turn is not None:
-                self._take_turn(session, arrival.turn)
-            counted = self._tables.attempts.get(arrival.identity)
-            attempts = attempts_in_all(arrival, 0 if counted is None else counted.attempts)
-            if not await self._insert(session, [arrival], heeds_earlier=False):
-                self._server.roll_back(session)
-                return DeadLetterResult(obstacle(self._compare(arrival), arrival.id), attempts)
-            row = session.rows[arrival.identity]
-            row.status, row.attempts = "dead", attempts
-            error = error_text(cause)
-            number = len(self._tables.dead_letters) + 1
-            dead_letter = StoredDeadLetter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
-            session.dead_letters[arrival.identity] = dead_letter
-            self._server.commit(session)
-            return DeadLetterResult(Outcome.STORED, attempts)
-
-        ended: DeadLetterResult = await self._do(dead_letter)
-        return ended
+        session = self._server.begin(self._token)
+        # rule: an ordered event becomes a dead letter only in its turn
+        if arrival.turn is not None:
+            self._take_turn(session, arrival.turn)
+        counted = self._tables.attempts.get(arrival.identity)
+        attempts = attempts_in_all(arrival, 0 if counted is None else counted.attempts)
+        if not await self._insert(session, [arrival], heeds_earlier=False):
+            self._server.roll_back(session)
+            return DeadLetterResult(obstacle(self._compare(arrival), arrival.id), attempts)
+        row = session.rows[arrival.identity]
+        row.status, row.attempts = "dead", attempts
+        error = error_text(cause)
+        number = len(self._tables.dead_letters) + 1
+        dead_letter = StoredDeadLetter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
+        session.dead_letters[arrival.identity] = dead_letter
+        self._server.commit(session)
+        return DeadLetterResult(Outcome.STORED, attempts)
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:
         """Insert rows; return the new identities, and none if a newer application is recorded.
@@ -196,28 +181,21 @@ class MemoryEvents(Client):
             self._tables.conflicts[arrival.identity, arrival.epoch, arrival.offset] = bytes(arrival.raw)
         return outcome
 
-    async def unlogged(self, limit: int) -> list[DeadLetter]:
+    @at_server
+    def unlogged(self, limit: int) -> list[DeadLetter]:
         """Return up to `limit` dead letters that are not logged."""
+        return [
+            self._dead_letter(identity)
+            for identity, dead_letter in self._tables.dead_letters.items()
+            if not dead_letter.logged and dead_letter.listener == self._instance
+        ][:limit]
 
-        def unlogged() -> list[DeadLetter]:
-            return [
-                self._dead_letter(identity)
-                for identity, dead_letter in self._tables.dead_letters.items()
-                if not dead_letter.logged and dead_letter.listener == self._instance
-            ][:limit]
-
-        found: list[DeadLetter] = await self._do(unlogged)
-        return found
-
-    async def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
+    @at_server
+    def mark_logged(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Mark dead letters as logged."""
-
-        def mark() -> None:
-            for dead_letter in dead_letters:
-                if (kept := self._tables.dead_letters.get(f"{dead_letter.source}\0{dead_letter.id}")) is not None:
-                    kept.logged = True
-
-        await self._do(mark)
+        for dead_letter in dead_letters:
+            if (kept := self._tables.dead_letters.get(f"{dead_letter.source}\0{dead_letter.id}")) is not None:
+                kept.logged = True
 
     async def register_handlers(self, selectors: frozenset[str], *, force: bool) -> frozenset[str]:
         """Return the handlers of the group's application that are missing here; record these if none is."""
@@ -230,67 +208,62 @@ class MemoryEvents(Client):
                 revisions.append(selectors)
             return decision
 
-        decision: Registration = await self._do(register)
+        decision = await self._do(register)
         if not decision.missing:
             self._revision = decision.revision
         return decision.missing
 
     async def meet_journal(self, journal: str, key_hash: str) -> str:
         """Return the hash of the journal's key, recorded at its first use."""
-        known: str = await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
-        return known
+        return await self._do(lambda: self._tables.journals.setdefault(journal, key_hash))
 
     async def load_cursor(self, journal: str) -> SavedCursor | None:
         """Return the group's cursor in a journal."""
-        saved: SavedCursor | None = await self._do(lambda: self._tables.cursors.get(journal))
-        return saved
+        return await self._do(lambda: self._tables.cursors.get(journal))
 
-    async def save_cursor(
-        self, journal: str, epochs: Sequence[Epoch], ended: Sequence[Arrival], *, position: Cursor
-    ) -> Save:
-        """Advance the cursor over committed rows; report whether rows are missing."""
+    @at_server
+    def record_ranges(self, ended: Sequence[EndedRange], incarnation: str) -> bool:
+        """Record ranges whose events all have rows, unless the server has failed over since."""
+        # rule: ranges are recorded by the server that has their events
+        is_same = incarnation == self._server.incarnation
+        if is_same:
+            self._tables.ranges.update(ended)
+        return is_same
 
-        def save() -> Save:
-            saved = self._tables.cursors.setdefault(journal, beginning(epochs))
-            candidates = decide_candidates(saved, epochs, ended, position=position)
-            shown = 0
-            # rule: a cursor passes only committed rows
-            while shown < len(candidates) and candidates[shown].identity in self._tables.rows:
-                shown += 1
-            decision = decide_save(saved, epochs, candidates, shown, position=position)
+    @at_server
+    def save_cursor(self, journal: str, epochs: Sequence[Epoch], *, position: Cursor, proved: int) -> Save:
+        """Advance the cursor over the recorded ranges; report whether any is missing."""
+        saved = self._tables.cursors.setdefault(journal, beginning(epochs))
+        start = offset_in(saved, epochs) or 0
+        recorded = [each for each in self._tables.ranges if each.journal == journal and each.last > start]
+        reached = reach(start, epochs, sorted(recorded, key=attrgetter("first")))
+        decision = decide_save(saved, epochs, reached, position=position, proved=proved)
+        if decision.write is not None:
             self._write_cursor(journal, decision.write)
-            return decision.answer
-
-        result: Save = await self._do(save)
-        return result
+            last = decision.write.cursor.offset
+            self._tables.ranges -= {e for e in self._tables.ranges if e.journal == journal and e.last <= last}
+        return decision.answer
 
     async def begin_cursor(self, journal: str, epochs: Sequence[Epoch], at: Cursor) -> None:
         """Save a first cursor, unless there is one."""
         await self._do(lambda: self._tables.cursors.setdefault(journal, SavedCursor(at, list(epochs))))
 
-    async def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
+    @at_server
+    def adopt_cursor(self, journal: str, epochs: Sequence[Epoch], *, instead_of: Sequence[Epoch]) -> None:
         """Replace the cursor of a divergent history."""
+        saved = self._tables.cursors.get(journal)
+        self._write_cursor(journal, decide_adoption(saved, epochs, instead_of=instead_of))
 
-        def force() -> None:
-            saved = self._tables.cursors.get(journal)
-            self._write_cursor(journal, decide_adoption(saved, epochs, instead_of=instead_of))
-
-        await self._do(force)
-
-    async def pass_gap(
+    @at_server
+    def pass_gap(
         self, journal: str, epochs: Sequence[Epoch], *, first: int, reason: str, after: int = 0
     ) -> Cursor | None:
         """Move the cursor behind a gap, and record the gap."""
-
-        def pass_gap() -> Cursor | None:
-            decision = decide_gap(self._tables.cursors.get(journal), epochs, first=first, after=after)
-            if decision.gap is not None:
-                self._tables.gaps.append((journal, *decision.gap, reason))
-            self._write_cursor(journal, decision.write)
-            return decision.cursor
-
-        passed: Cursor | None = await self._do(pass_gap)
-        return passed
+        decision = decide_gap(self._tables.cursors.get(journal), epochs, first=first, after=after)
+        if decision.gap is not None:
+            self._tables.gaps.append((journal, *decision.gap, reason))
+        self._write_cursor(journal, decision.write)
+        return decision.cursor
 
     def _write_cursor(self, journal: str, to: SavedCursor | None) -> None:
         if to is not None:
@@ -313,7 +286,7 @@ class MemoryEvents(Client):
 
     async def end_sessions(self, token: str, *, silent_s: float) -> Sessions:
         """End the sessions of a listener; none counts as in use, since sessions have no times here."""
-        ended: int = await self._do(lambda: self._server.terminate(token))
+        ended = await self._do(lambda: self._server.terminate(token))
         return Sessions.SILENT if ended else Sessions.NONE
 
     async def close(self) -> None:

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from oncecast.core.event import Arrival
-from oncecast.core.leases import Claims, DoneMarker, LeaseState, partition, takeovers_after
-from oncecast.testing.memory.call import ServerCall, at_once
+from oncecast.core.leases import DONE, Claims, LeaseState, partition
+from oncecast.core.ranges import Range
+from oncecast.testing.memory.call import ServerCall, at_once, at_server
 
 COUNT_TTL_S = 600.0
 COUNTER_TTL_S = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease of `holder`, None after a takeover; or, with `mark`, the done marker of an ended event."""
+    """A lease of `owner`; None after a takeover, or if it `is_done`: then it is a done marker."""
 
-    holder: str | None
+    owner: str | None
     until_s: float
     takeovers: int = 0
-    isolated: bool = False
-    mark: str | None = None
+    is_done: bool = False
 
     @property
     def is_free(self) -> bool:
-        """Whether any listener may claim it."""
-        return self.holder is None and self.mark is None
+        """Whether any listener may claim the range."""
+        return self.owner is None and not self.is_done
 
     @property
-    def state(self) -> LeaseState | DoneMarker:
-        """Return the state that every listener sees."""
-        return LeaseState(self.holder, self.takeovers) if self.mark is None else self.mark
-
-    def copy(self) -> Lease:
-        """Return a copy."""
-        return Lease(self.holder, self.until_s, self.takeovers, self.isolated, self.mark)
+    def state(self) -> LeaseState | Literal["done"]:
+        """The state that every listener sees."""
+        return DONE if self.is_done else LeaseState(self.owner, self.takeovers)
 
 
 @dataclass(slots=True)
@@ -46,11 +42,11 @@ class MemoryRedis:
     leases: dict[str, Lease] = field(default_factory=dict)
     counters: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def get(self, identity: str) -> Lease | None:
-        """Return the entry, unless it has expired."""
-        lease = self.leases.get(identity)
+    def get(self, place: str) -> Lease | None:
+        """Return the entry of a range, unless it has expired."""
+        lease = self.leases.get(place)
         if lease is not None and lease.until_s <= self.now_s():
-            del self.leases[identity]
+            del self.leases[place]
             return None
         return lease
 
@@ -61,8 +57,7 @@ class MemoryRedis:
 
     def snapshot(self) -> MemoryRedis:
         """Return a copy of everything, for `fail_over`."""
-        leases = {identity: lease.copy() for identity, lease in self.leases.items()}
-        return MemoryRedis(self.now_s, leases, dict(self.counters))
+        return MemoryRedis(self.now_s, dict(self.leases), dict(self.counters))
 
     def fail_over(self, to: MemoryRedis) -> None:
         """Continue from an older state."""
@@ -80,132 +75,93 @@ class MemoryLeases:
         self._server = server
         self._lease_ttl_s = lease_ttl_s
         self._mark_ttl_s = mark_ttl_s
-        self._call = call
+        self._do = call
 
-    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Lease events that are free; return who has the others."""
-        return await self._take(arrivals, over_marks=False)
+    async def claim(self, ranges: Sequence[Range]) -> Claims:
+        """Lease ranges that are free; return who has the others."""
+        return await self._claim(ranges, over_done=False)
 
-    async def reclaim(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Lease events even over a done marker."""
-        return await self._take(arrivals, over_marks=True)
+    async def reclaim(self, ranges: Sequence[Range]) -> Claims:
+        """Lease ranges even over a done marker."""
+        return await self._claim(ranges, over_done=True)
 
-    async def _take(self, arrivals: Sequence[Arrival], *, over_marks: bool) -> Claims:
+    async def _claim(self, ranges: Sequence[Range], *, over_done: bool) -> Claims:
         def claim() -> list[Lease | None]:
-            found = self._read(arrivals)
+            found = self._read(ranges)
             until_s = self._server.now_s() + self._lease_ttl_s
-            for n, (arrival, lease) in enumerate(zip(arrivals, found, strict=True)):
-                if over_marks and lease is not None and lease.mark == arrival.cursor:
+            for n, (each, lease) in enumerate(zip(ranges, found, strict=True)):
+                if over_done and lease is not None and lease.is_done:
                     lease = found[n] = None
                 if lease is None or lease.is_free:
                     takeovers = lease.takeovers if lease is not None else 0
-                    self._server.leases[arrival.identity] = Lease(self.token, until_s, takeovers)
+                    self._server.leases[each.place] = Lease(self.token, until_s, takeovers)
             return found
 
-        claims = self._partition(arrivals, await self._call(claim))
+        claims = self._partition(ranges, await self._do(claim))
         claims.lease_free()
         return claims
 
-    async def peek(self, arrivals: Sequence[Arrival]) -> Claims:
-        """Return the state of each event without leasing it."""
-        return self._partition(arrivals, await self._call(lambda: self._read(arrivals)))
+    async def peek(self, ranges: Sequence[Range]) -> Claims:
+        """Return the state of each range without leasing it."""
+        return self._partition(ranges, await self._do(lambda: self._read(ranges)))
 
-    def _read(self, arrivals: Sequence[Arrival]) -> list[Lease | None]:
-        """Return copies of the current entries, as an answer would contain them."""
-        found = (self._server.get(arrival.identity) for arrival in arrivals)
-        return [None if lease is None else lease.copy() for lease in found]
+    def _read(self, ranges: Sequence[Range]) -> list[Lease | None]:
+        return [self._server.get(each.place) for each in ranges]
 
-    def _partition(self, arrivals: Sequence[Arrival], found: Sequence[Lease | None]) -> Claims:
-        states = [lease if lease is None else lease.state for lease in found]
-        return partition(arrivals, states, self.token)
+    def _partition(self, ranges: Sequence[Range], found: Sequence[Lease | None]) -> Claims:
+        return partition(ranges, [lease if lease is None else lease.state for lease in found], self.token)
 
-    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+    @at_server
+    def settle(self, ranges: Sequence[Range]) -> None:
         """Replace this listener's leases by done markers."""
+        until_s = self._server.now_s() + self._mark_ttl_s
+        for place, _ in self._leased_by(self.token, ranges):
+            self._server.leases[place] = Lease(None, until_s, is_done=True)
 
-        def settle() -> None:
-            until_s = self._server.now_s() + self._mark_ttl_s
-            for arrival in self._own(arrivals):
-                self._server.leases[arrival.identity] = Lease(None, until_s, mark=arrival.cursor)
-
-        await self._call(settle)
-
-    async def release(self, arrivals: Sequence[Arrival]) -> int:
+    async def release(self, ranges: Sequence[Range]) -> int:
         """Release this listener's leases; return their number."""
+        return await self._free(ranges, self.token, died=False)
 
-        def release() -> int:
-            own = self._own(arrivals)
-            for arrival in own:
-                lease = self._server.leases.pop(arrival.identity)
-                if lease.takeovers:
-                    self._free(arrival, lease.takeovers)
-            return len(own)
-
-        released: int = await self._call(release)
-        return released
-
-    async def take_over(self, arrivals: Sequence[Arrival], owner: str, *, died: bool) -> int:
+    async def take_over(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
         """Free a dead listener's leases; return their number."""
+        return await self._free(ranges, owner, died=died)
 
-        def take_over() -> int:
-            dead = self._held_by(owner, arrivals)
-            for arrival in dead:
-                lease = self._server.leases[arrival.identity]
-                self._free(arrival, takeovers_after(lease.takeovers, died=died, ran_alone=lease.isolated))
-            return len(dead)
+    @at_server
+    def _free(self, ranges: Sequence[Range], owner: str, *, died: bool) -> int:
+        leased = self._leased_by(owner, ranges)
+        for place, lease in leased:
+            # rule: a takeover from an owner that may live counts nothing
+            takeovers = lease.takeovers + died
+            if takeovers:
+                self._server.leases[place] = Lease(None, self._server.now_s() + COUNT_TTL_S, takeovers)
+            else:
+                del self._server.leases[place]
+        return len(leased)
 
-        taken_over: int = await self._call(take_over)
-        return taken_over
-
-    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        """Record on the lease whether the event runs isolated."""
-
-        def begin_isolated() -> None:
-            for own in self._own([arrival]):
-                lease = self._server.leases[own.identity]
-                lease.isolated = isolated and lease.takeovers > 0
-
-        await self._call(begin_isolated)
-
-    async def renew(self, arrivals: Sequence[Arrival]) -> None:
+    @at_server
+    def renew(self, ranges: Sequence[Range]) -> None:
         """Renew this listener's leases."""
+        until_s = self._server.now_s() + self._lease_ttl_s
+        for place, lease in self._leased_by(self.token, ranges):
+            self._server.leases[place] = replace(lease, until_s=until_s)
 
-        def renew() -> None:
-            for arrival in self._own(arrivals):
-                self._server.leases[arrival.identity].until_s = self._server.now_s() + self._lease_ttl_s
-
-        await self._call(renew)
-
-    async def heartbeat(self) -> None:
+    @at_server
+    def heartbeat(self) -> None:
         """Increment this listener's counter."""
+        count, until_s = self._server.counters.get(self.token, (0, 0.0))
+        count = count if until_s > self._server.now_s() else 0
+        self._server.counters[self.token] = (count + 1, self._server.now_s() + COUNTER_TTL_S)
 
-        def heartbeat() -> None:
-            count, until_s = self._server.counters.get(self.token, (0, 0.0))
-            count = count if until_s > self._server.now_s() else 0
-            self._server.counters[self.token] = (count + 1, self._server.now_s() + COUNTER_TTL_S)
-
-        await self._call(heartbeat)
-
-    async def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
+    @at_server
+    def counters(self, tokens: Sequence[str]) -> Mapping[str, int | None]:
         """Return the counters of listeners by token."""
-
-        def counters() -> dict[str, int | None]:
-            found = {token: self._server.counters.get(token, (0, 0.0)) for token in tokens}
-            return {token: n if until_s > self._server.now_s() else None for token, (n, until_s) in found.items()}
-
-        read: dict[str, int | None] = await self._call(counters)
-        return read
+        found = {token: self._server.counters.get(token, (0, 0.0)) for token in tokens}
+        return {token: n if until_s > self._server.now_s() else None for token, (n, until_s) in found.items()}
 
     async def close(self) -> None:
         """Do nothing."""
 
-    def _own(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
-        return self._held_by(self.token, arrivals)
-
-    def _held_by(self, holder: str, arrivals: Sequence[Arrival]) -> list[Arrival]:
-        found = ((arrival, self._server.get(arrival.identity)) for arrival in arrivals)
+    def _leased_by(self, owner: str, ranges: Sequence[Range]) -> list[tuple[str, Lease]]:
+        found = ((each.place, self._server.get(each.place)) for each in ranges)
         # rule: a listener changes only its own leases
-        return [arrival for arrival, lease in found if lease is not None and lease.holder == holder]
-
-    def _free(self, arrival: Arrival, takeovers: int) -> None:
-        until_s = self._server.now_s() + COUNT_TTL_S
-        self._server.leases[arrival.identity] = Lease(None, until_s, takeovers)
+        return [(place, lease) for place, lease in found if lease is not None and lease.owner == owner]

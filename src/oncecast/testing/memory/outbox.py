@@ -34,7 +34,7 @@ class MemoryOutbox(Client):
             sums = accumulate(len(event) for _, event in due)
             return due[: max(1, sum(size <= max_bytes for size in sums))]
 
-        emissions: list[tuple[int, bytes]] = await self._do(due)
+        emissions = await self._do(due)
         if not emissions:
             return 0
         try:

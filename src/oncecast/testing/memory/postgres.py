@@ -14,6 +14,7 @@ from oncecast.core.crash_counts import CrashCounts
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.errors import RowLocked
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.ranges import EndedRange
 from oncecast.core.transaction import Params
 from oncecast.event import Event
 
@@ -88,6 +89,7 @@ class Tables:
     effects: dict[str, int] = field(default_factory=dict)
     cursors: dict[str, SavedCursor] = field(default_factory=dict)
     journals: dict[str, str] = field(default_factory=dict)
+    ranges: set[EndedRange] = field(default_factory=set)
     gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
     revisions: list[frozenset[str]] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
@@ -131,6 +133,7 @@ class MemoryPostgres:
 
     def __init__(self) -> None:
         self.tables = Tables()
+        self.incarnation = "1"
         self.lock_timeout_s = LOCK_TIMEOUT_S
         self._locks: dict[str, Session] = {}
         self._emissions = 0
@@ -242,3 +245,4 @@ class MemoryPostgres:
         for session in list(self._sessions):
             self.roll_back(session)
         self.tables = to.copy()
+        self.incarnation = str(int(self.incarnation) + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from oncecast.core.dead_letter_ports import OTHERS_AFTER_S, DeadLetter
-from oncecast.testing.memory.call import ServerCall, at_once
+from oncecast.testing.memory.call import ServerCall, at_once, at_server
 from oncecast.testing.memory.client import Client
 from oncecast.testing.memory.postgres import MemoryPostgres, StoredDeadLetter
 
@@ -25,58 +25,43 @@ class MemoryUnforwarded(Client):
         super().__init__(server, instance=instance, token=token, call=call)
         self._others_after_s = others_after_s
 
-    async def begin(self) -> None:
+    @at_server
+    def begin(self) -> None:
         """Mark future dead letters as unsent."""
+        if self._tables.sending_since_s is None:
+            self._tables.sending_since_s = self._now_s()
 
-        def begin() -> None:
-            if self._tables.sending_since_s is None:
-                self._tables.sending_since_s = self._now_s()
-
-        await self._do(begin)
-
-    async def claim(self, limit: int) -> list[DeadLetter]:
+    @at_server
+    def claim(self, limit: int) -> list[DeadLetter]:
         """Claim up to `limit` unsent dead letters."""
+        now_s = self._now_s()
+        due = [
+            (identity, dead_letter)
+            for identity, dead_letter in self._unforwarded()
+            if (dead_letter.listener == self._instance or now_s - dead_letter.died_at_s > self._others_after_s)
+            and (
+                dead_letter.send_claimed_at_s is None or now_s - dead_letter.send_claimed_at_s > self._others_after_s
+            )
+        ][:limit]
+        for _, dead_letter in due:
+            dead_letter.send_claimed_at_s = now_s
+        return [self._dead_letter(identity) for identity, _ in due]
 
-        def claim() -> list[DeadLetter]:
-            now_s = self._now_s()
-            due = [
-                (identity, dead_letter)
-                for identity, dead_letter in self._unforwarded()
-                if (dead_letter.listener == self._instance or now_s - dead_letter.died_at_s > self._others_after_s)
-                and (
-                    dead_letter.send_claimed_at_s is None
-                    or now_s - dead_letter.send_claimed_at_s > self._others_after_s
-                )
-            ][:limit]
-            for _, dead_letter in due:
-                dead_letter.send_claimed_at_s = now_s
-            return [self._dead_letter(identity) for identity, _ in due]
-
-        claimed: list[DeadLetter] = await self._do(claim)
-        return claimed
-
-    async def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
+    @at_server
+    def mark_forwarded(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Mark dead letters as sent."""
+        for dead_letter in self._kept(dead_letters):
+            dead_letter.sent = True
 
-        def mark() -> None:
-            for dead_letter in self._kept(dead_letters):
-                dead_letter.sent = True
-
-        await self._do(mark)
-
-    async def release(self, dead_letters: Sequence[DeadLetter]) -> None:
+    @at_server
+    def release(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Release claimed dead letters."""
-
-        def release() -> None:
-            for dead_letter in self._kept(dead_letters):
-                dead_letter.send_claimed_at_s = None
-
-        await self._do(release)
+        for dead_letter in self._kept(dead_letters):
+            dead_letter.send_claimed_at_s = None
 
     async def count(self) -> int:
         """Return the number of unsent dead letters."""
-        count: int = await self._do(lambda: len(list(self._unforwarded())))
-        return count
+        return await self._do(lambda: len(list(self._unforwarded())))
 
     def _unforwarded(self) -> Iterator[tuple[str, StoredDeadLetter]]:
         since_s = self._tables.sending_since_s

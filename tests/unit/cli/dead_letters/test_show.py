@@ -8,10 +8,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from oncecast.cli.dead_letters.change import _confirm
 from oncecast.cli.dead_letters.edit import fault_of
 from oncecast.cli.dead_letters.replay import Pace, ReplayRun, _per_s
-from oncecast.cli.dead_letters.selection import Choice, nothing_chosen
+from oncecast.cli.dead_letters.selection import Choice, check_chosen
+from oncecast.cli.entries import DEAD_LETTER
 from oncecast.core.errors import ConfigError
 
 
@@ -122,21 +122,22 @@ def test_a_terminal_is_asked_before_many_are_discarded(
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     with nullcontext() if is_yes else pytest.raises(ConfigError, match="nothing is discarded"):
-        _confirm(12)
+        DEAD_LETTER.confirm(12)
     assert capsys.readouterr().err == "Discard 12 dead letters? [y/N] "
 
 
 def test_ids_or_flags_or_all_choose() -> None:
-    assert nothing_chosen((), Choice(), all=False)
+    with pytest.raises(ConfigError, match="name the ids to replay"):
+        check_chosen("replay", (), Choice(), all=False)
     for ids, choice, all_ in (
         (("a",), Choice(), False),
         ((), Choice(), True),
         ((), Choice(type="t"), False),
         ((), Choice(source="/s"), False),
     ):
-        assert not nothing_chosen(ids, choice, all=all_)
+        check_chosen("replay", ids, choice, all=all_)
     with pytest.raises(ConfigError, match="not both"):
-        nothing_chosen(("a",), Choice(), all=True)
+        check_chosen("replay", ("a",), Choice(), all=True)
 
 
 def test_many_ids_are_asked_for_in_parts_and_each_once() -> None:
@@ -175,3 +176,15 @@ def test_an_invalid_flag_is_named(choice: Choice, flag: str) -> None:
 def test_invalid_json_is_reported_with_its_position(content: bytes, fault: str | None) -> None:
     reported = fault_of(content)
     assert reported is None if fault is None else reported is not None and fault in reported
+
+
+def test_requests_grow_while_they_are_answered_soon() -> None:
+    clock = Clock()
+    pace = Pace(None, clock=clock, sleep=clock.sleep)
+    sizes = []
+    for took_s in (0.1, 0.1, 0.1, 0.1, 0.1, 5.0, 0.1):
+        pace.wait(pace.at_once)
+        sizes.append(pace.at_once)
+        clock.sleep(took_s)
+        pace.answered()
+    assert sizes == [10, 20, 40, 80, 100, 100, 10]

@@ -10,6 +10,8 @@ import pytest
 from oncecast import App, Event
 from oncecast.app.isolation import RunOptions
 from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.dead_letter_ports import ReplayWork
+from oncecast.core.errors import TransactionConflict
 from oncecast.core.telemetry import TelemetryEvent
 from oncecast.listener.dead_letters.replay import Replay, Replays
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
@@ -30,7 +32,9 @@ class Harness:
         app = App()
         app.on("tick")(self._handle)
         dead_letters = MemoryDeadLetters(self.server, instance="a", token="a")
-        self.replays = Replays(app, dead_letters, ExclusiveRun(), OPTIONS, record=self.telemetry_events.append)
+        self.replays = Replays(
+            app, dead_letters, ExclusiveRun(), OPTIONS, concurrency=1, record=self.telemetry_events.append
+        )
 
     async def _handle(self, event: Event) -> None:
         self.began.set()
@@ -103,7 +107,48 @@ async def test_a_replay_whose_handler_finds_no_free_thread_changes_nothing() -> 
         dead_letters,
         ExclusiveRun(),
         replace(OPTIONS, abandoned_threads_max=0),
+        concurrency=1,
         record=at.telemetry_events.append,
     )
     result = await replays.replay(SOURCE, "id-1")
     assert (result.outcome, at.telemetry_events) == (Replay.UNKNOWN, [])
+
+
+@pytest.mark.parametrize(("ordered_by", "at_a_time"), [(None, 2), ("subject", 1)])
+async def test_replays_run_side_by_side_unless_the_application_has_an_order(
+    ordered_by: str | None, at_a_time: int
+) -> None:
+    at, app = Harness(), App()
+    await at.dead_letter()
+    running, most = 0, 0
+
+    @app.on("tick", ordered_by=ordered_by)
+    async def handler(_event: Event) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    dead_letters = MemoryDeadLetters(at.server, instance="a", token="a")
+    replays = Replays(app, dead_letters, ExclusiveRun(), OPTIONS, concurrency=8, record=at.telemetry_events.append)
+    results = await asyncio.gather(*(replays.replay(SOURCE, id_) for id_ in ("id-1", "id-2")))
+    assert [result.outcome for result in results] == [Replay.STORED, Replay.STORED]
+    assert most == at_a_time
+
+
+async def test_a_replay_whose_transaction_conflicts_is_attempted_again() -> None:
+    at, tries = Harness(), []
+    await at.dead_letter()
+
+    class Conflicting(MemoryDeadLetters):
+        async def replay(self, source: str, id: str, work: ReplayWork) -> bool:
+            tries.append(id)
+            if len(tries) < 3:
+                raise TransactionConflict("deadlock detected")
+            return await super().replay(source, id, work)
+
+    store = Conflicting(at.server, instance="a", token="a")
+    replays = Replays(App(), store, ExclusiveRun(), OPTIONS, concurrency=8, record=at.telemetry_events.append)
+    assert (await replays.replay(SOURCE, "id-1")).outcome is Replay.STORED
+    assert tries == ["id-1"] * 3

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import QUARANTINE_AFTER_TAKEOVERS
 from oncecast.core.leases import Claims
+from oncecast.core.ranges import Range
 from oncecast.core.telemetry import DependencyLost, DependencyReady, DependencyTried, ForeignValues
-from oncecast.listener.dependencies.gates import CALL_MAX_EVENTS, HEARTBEAT_DEADLINE_S, WARN_INTERVAL_S
+from oncecast.listener.dependencies.gates import CALL_MAX_RANGES, HEARTBEAT_DEADLINE_S, WARN_INTERVAL_S
 from oncecast.testing.memory import MemoryLeases
 from tests.simulation.clock import VirtualClock
-from tests.support.arrivals import arrivals, track
+from tests.support.arrivals import ranges, track
 from tests.support.memory_servers import LEASE_TTL_S, REFUSED, MemoryServers
 from tests.support.virtual_time import in_virtual_time, running
 
@@ -21,30 +21,30 @@ TRIED, READY = DependencyTried("redis"), DependencyReady("redis")
 
 
 @in_virtual_time
-async def test_a_claimed_event_is_leased_and_another_listener_does_not_get_it(clock: VirtualClock) -> None:
+async def test_a_claimed_range_is_leased_and_another_listener_does_not_get_it(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(3)
-    await at.other_leases.claim(arrivals(1))
+    batch = ranges(3)
+    await at.other_leases.claim(ranges(1))
     claims = await at.leases.claim(batch)
-    assert (claims.mine, claims.taken) == (batch[1:], [(batch[0], "b")])
-    assert [arrival.leased for arrival in batch] == [False, True, True]
-    assert (await at.other_leases.claim(batch[1:])).mine == []
+    assert (claims.acquired, claims.leased_elsewhere) == (batch[1:], [(batch[0], "b")])
+    assert [each.leased for each in batch] == [False, True, True]
+    assert (await at.other_leases.claim(batch[1:])).acquired == []
 
 
 @in_virtual_time
-async def test_while_redis_is_away_every_event_is_claimed_without_a_lease(clock: VirtualClock) -> None:
+async def test_while_redis_is_away_every_range_is_claimed_without_a_lease(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     at.to_redis.error = REFUSED
-    batch = arrivals(3)
-    assert (await at.leases.claim(batch)).mine == batch
-    assert not any(arrival.leased for arrival in batch)
+    batch = ranges(3)
+    assert (await at.leases.claim(batch)).acquired == batch
+    assert not any(each.leased for each in batch)
     assert (at.leases.is_up, at.leases.fault) == (False, "connection refused")
 
 
 @in_virtual_time
 async def test_an_outage_is_reported_once_and_nothing_is_asked_until_the_next_heartbeat(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(2)
+    batch = ranges(2)
     await at.leases.claim(batch)
     at.to_redis.error = REFUSED
     asked = at.to_redis.calls
@@ -59,7 +59,7 @@ async def test_an_outage_is_reported_once_and_nothing_is_asked_until_the_next_he
 @in_virtual_time
 async def test_a_call_that_fails_ends_the_calls_for_the_rest_of_a_batch(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(2 * CALL_MAX_EVENTS + 1)
+    batch = ranges(2 * CALL_MAX_RANGES + 1)
     await at.leases.claim(batch)
     asked = at.to_redis.calls
     at.to_redis.error = REFUSED
@@ -68,82 +68,72 @@ async def test_a_call_that_fails_ends_the_calls_for_the_rest_of_a_batch(clock: V
 
 
 @in_virtual_time
-async def test_no_call_is_about_more_than_a_thousand_events(clock: VirtualClock) -> None:
+async def test_no_call_is_about_more_than_a_thousand_ranges(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(2 * CALL_MAX_EVENTS + 1)
+    batch = ranges(2 * CALL_MAX_RANGES + 1)
     assert (await at.leases.peek(batch)).free == batch
     assert at.to_redis.calls == 3
 
 
 @in_virtual_time
-async def test_an_event_that_the_process_before_may_have_died_of_is_quarantined_while_redis_is_away(
+async def test_a_range_that_the_process_before_may_have_died_of_is_quarantined_while_redis_is_away(
     clock: VirtualClock,
 ) -> None:
     at = MemoryServers(clock)
     at.to_redis.error = REFUSED
-    doubted, other = arrivals(2)
-    doubted.doubted = True
-    await at.leases.claim([doubted, other])
-    assert (doubted.takeovers, other.takeovers) == (QUARANTINE_AFTER_TAKEOVERS, 0)
+    suspected, other = ranges(2)
+    suspected.suspected = True
+    await at.leases.claim([suspected, other])
+    assert (suspected.takeovers, other.takeovers) == (QUARANTINE_AFTER_TAKEOVERS, 0)
 
 
 @in_virtual_time
-async def test_an_event_with_a_done_marker_has_ended_unless_its_row_may_be_lost(clock: VirtualClock) -> None:
+async def test_a_range_with_a_done_marker_has_ended_unless_its_rows_may_be_lost(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    marked = arrivals(2)
+    marked = ranges(2)
     await at.other_leases.claim(marked)
     await at.other_leases.settle(marked)
     read_again = track()
     read_again.distrusted_to = 1
-    lost, kept = arrivals(2, on=read_again)
+    lost, kept = ranges(2, on=read_again)
     claims = await at.leases.claim([lost, kept])
-    assert (claims.mine, claims.ended) == ([lost], [kept])
+    assert (claims.acquired, claims.ended) == ([lost], [kept])
 
 
 @in_virtual_time
-async def test_a_leased_event_can_be_claimed_while_redis_is_away(clock: VirtualClock) -> None:
+async def test_a_leased_range_can_be_claimed_while_redis_is_away(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(1)
+    batch = ranges(1)
     await at.other_leases.claim(batch)
-    assert (await at.leases.peek(batch)).taken == [(batch[0], "b")]
+    assert (await at.leases.peek(batch)).leased_elsewhere == [(batch[0], "b")]
     at.to_redis.error = REFUSED
     assert (await at.leases.peek(batch)).free == batch
 
 
 @in_virtual_time
-async def test_done_markers_are_written_only_for_events_with_a_lease(clock: VirtualClock) -> None:
-    at = MemoryServers(clock)
-    batch = arrivals(2)
-    await at.leases.claim(batch)
-    batch[1].leased = False
-    await at.leases.settle(batch)
-    assert (await at.other_leases.peek(batch)).ended == batch[:1]
-
-
-@in_virtual_time
 async def test_released_leases_are_free_for_another_listener(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(3)
+    batch = ranges(3)
     await at.leases.claim(batch[:2])
-    assert await at.leases.release(batch) == 2
-    assert not any(arrival.leased for arrival in batch)
-    assert (await at.other_leases.claim(batch)).mine == batch
+    await at.leases.release(batch)
+    assert not any(each.leased for each in batch)
+    assert (await at.other_leases.claim(batch)).acquired == batch
 
 
 @in_virtual_time
 async def test_leases_that_could_not_be_released_in_redis_are_no_longer_held(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(2)
+    batch = ranges(2)
     await at.leases.claim(batch)
     at.to_redis.error = REFUSED
-    assert await at.leases.release(batch) == 2
-    assert not any(arrival.leased for arrival in batch)
+    await at.leases.release(batch)
+    assert not any(each.leased for each in batch)
 
 
 @in_virtual_time
 async def test_a_lease_is_renewed_once_a_third_of_its_time_is_over(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(1)
+    batch = ranges(1)
     await at.leases.claim(batch)
     asked = at.to_redis.calls
     await clock.sleep(LEASE_TTL_S / 3 - 0.1)
@@ -154,29 +144,16 @@ async def test_a_lease_is_renewed_once_a_third_of_its_time_is_over(clock: Virtua
     await at.leases.renew(batch)
     assert at.to_redis.calls == asked + 1
     await clock.sleep(LEASE_TTL_S - 0.1)
-    assert (await at.other_leases.claim(batch)).mine == []
+    assert (await at.other_leases.claim(batch)).acquired == []
 
 
 @in_virtual_time
 async def test_a_takeover_frees_the_leases_of_a_dead_owner_and_counts_its_death(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
-    batch = arrivals(1)
+    batch = ranges(1)
     await at.other_leases.claim(batch)
     await at.leases.take_over(batch, "b", died=True)
-    assert ((await at.leases.claim(batch)).mine, batch[0].takeovers) == (batch, 1)
-
-
-@in_virtual_time
-async def test_an_isolated_attempt_is_recorded_in_the_lease_if_there_is_one(clock: VirtualClock) -> None:
-    at = MemoryServers(clock)
-    leased, other = arrivals(2)
-    for _ in range(QUARANTINE_AFTER_TAKEOVERS):
-        await at.other_leases.claim([leased])
-        await at.other_leases.take_over([leased], "b", died=True)
-    await at.leases.claim([leased])
-    await at.leases.begin_isolated(leased, True)
-    await at.leases.begin_isolated(other, True)
-    assert [lease.isolated for lease in at.redis.leases.values()] == [True]
+    assert ((await at.leases.claim(batch)).acquired, batch[0].takeovers) == (batch, 1)
 
 
 @in_virtual_time
@@ -192,9 +169,9 @@ async def test_no_listener_is_declared_dead_while_redis_is_down(clock: VirtualCl
 class OverwrittenLeases(MemoryLeases):
     """Finds a value that Oncecast did not write below every key."""
 
-    async def claim(self, arrivals: Sequence[Arrival]) -> Claims:
-        claims = await super().claim(arrivals)
-        claims.foreign = [(arrival.id, b"\xffx") for arrival in arrivals]
+    async def claim(self, ranges: Sequence[Range]) -> Claims:
+        claims = await super().claim(ranges)
+        claims.foreign = [(each.place, b"\xffx") for each in ranges]
         return claims
 
 
@@ -202,11 +179,11 @@ class OverwrittenLeases(MemoryLeases):
 async def test_warnings_about_foreign_values_are_ten_seconds_apart(clock: VirtualClock) -> None:
     at = MemoryServers(clock)
     gate = at.lease_gate(OverwrittenLeases)
-    await gate.claim(arrivals(3))
-    await gate.claim(arrivals(2))
+    await gate.claim(ranges(3))
+    await gate.claim(ranges(2))
     await clock.sleep(WARN_INTERVAL_S)
-    await gate.claim(arrivals(1))
-    assert at.telemetry_events == [ForeignValues(3, "1", r"'\xffx'"), ForeignValues(1, "1", r"'\xffx'")]
+    await gate.claim(ranges(1))
+    assert at.telemetry_events == [ForeignValues(3, "e1:1-1", r"'\xffx'"), ForeignValues(1, "e1:1-1", r"'\xffx'")]
 
 
 # --- heartbeat ----------------------------------------------------------------------------------------------
@@ -242,6 +219,6 @@ async def test_leases_are_used_again_as_soon_as_a_heartbeat_gets_through(clock: 
         await clock.sleep(1.0)
     assert at.telemetry_events == [TRIED, LOST, TRIED, READY]
     assert (at.leases.is_up, at.leases.fault) == (True, None)
-    batch = arrivals(1)
+    batch = ranges(1)
     await at.leases.claim(batch)
     assert batch[0].leased

@@ -1,4 +1,4 @@
-"""Events leased elsewhere are watched until they have ended, are free, or their lease owner is dead."""
+"""Ranges leased elsewhere are watched until they have ended, are free, or their lease owner is dead."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from oncecast.core.errors import Unavailable
-from oncecast.core.event import Arrival
 from oncecast.core.leases import Claims
 from oncecast.core.ports import Sessions
+from oncecast.core.ranges import Range
 from oncecast.core.telemetry import TakenOver, TelemetryEvent
 from oncecast.listener.dependencies.takeover import Takeovers
-from tests.support.arrivals import arrivals
+from tests.support.arrivals import ranges
 from tests.support.clock import ManualClock
 
 
@@ -23,17 +23,17 @@ class Gate:
         self.answer = Claims()
         self.counter: int | None = 7
         self.is_up = True
-        self.freed: list[tuple[list[str], str]] = []
+        self.freed: list[tuple[list[Range], str]] = []
         self.charged: list[bool] = []
 
-    async def peek(self, batch: Sequence[Arrival]) -> Claims:
+    async def peek(self, batch: Sequence[Range]) -> Claims:
         return self.answer
 
     async def counters(self, tokens: Sequence[str]) -> dict[str, int | None] | None:
         return dict.fromkeys(tokens, self.counter) if self.is_up else None
 
-    async def take_over(self, batch: Sequence[Arrival], holder: str, *, died: bool) -> None:
-        self.freed.append(([x.id for x in batch], holder))
+    async def take_over(self, batch: Sequence[Range], owner: str, *, died: bool) -> None:
+        self.freed.append((list(batch), owner))
         self.charged.append(died)
 
 
@@ -54,39 +54,42 @@ class Harness:
     def __init__(self) -> None:
         self.gate, self.store = Gate(), Store()
         self.telemetry_events: list[TelemetryEvent] = []
-        self.over: list[str] = []
-        self.back: list[str] = []
+        self.crashed: list[str] = []
+        self.taken_over: list[Range] = []
         self.clock = ManualClock()
         self.watch = Takeovers(
             self.gate,  # type: ignore[arg-type]
             self.store,  # type: ignore[arg-type]
+            self,  # type: ignore[arg-type]
             self.clock,
-            ended=lambda batch: self.over.extend(x.id for x in batch),
-            come_back=lambda batch: self.back.extend(x.id for x in batch),
             record=self.telemetry_events.append,
         )
-        self.taken = arrivals(2)
-        self.watch.add((x, "holder") for x in self.taken)
-        self.gate.answer = Claims(taken=[(x, "holder") for x in self.taken])
+        self.watched = ranges(2, size=3)
+        self.gate.answer = Claims(leased_elsewhere=[(each, "owner") for each in self.watched])
+        self.watch.add(self.gate.answer.leased_elsewhere)
+
+    async def count_crash(self, token: str) -> None:
+        self.crashed.append(token)
 
     async def check_at(self, now_s: float) -> None:
         self.clock.now_s = now_s
-        await self.watch.check()
+        found = await self.watch.peek()
+        self.taken_over = await self.watch.take_over(found.leased_elsewhere)
 
 
-async def test_an_event_leased_elsewhere_is_watched_until_it_ends() -> None:
+async def test_a_range_leased_elsewhere_is_watched_until_it_ends() -> None:
     at = Harness()
     for n in range(100):
         at.gate.counter = n
         await at.check_at(float(n))
-    assert (at.over, at.back, at.watch.count) == ([], [], 2)
+    assert (at.taken_over, at.watch.count) == ([], 6)
 
 
-async def test_events_with_a_done_marker_end_and_free_events_are_requeued() -> None:
+async def test_ranges_that_have_ended_or_are_free_are_watched_no_longer() -> None:
     at = Harness()
-    at.gate.answer = Claims(ended=at.taken[:1], free=at.taken[1:])
+    at.gate.answer = Claims(ended=at.watched[:1], free=at.watched[1:])
     await at.check_at(0)
-    assert (at.over, at.back, at.watch.count) == (["1"], ["2"], 0)
+    assert at.watch.count == 0
 
 
 async def test_the_sessions_of_a_dead_lease_owner_end_before_its_leases_are_broken() -> None:
@@ -95,8 +98,8 @@ async def test_the_sessions_of_a_dead_lease_owner_end_before_its_leases_are_brok
     await at.check_at(3.9)
     assert (at.store.ended, at.gate.freed) == ([], [])
     await at.check_at(4.0)
-    assert (at.store.ended, at.gate.freed, at.back) == (["holder"], [(["1", "2"], "holder")], ["1", "2"])
-    assert at.telemetry_events == [TakenOver(2, "holder")]
+    assert (at.store.ended, at.gate.freed, at.taken_over) == (["owner"], [(at.watched, "owner")], at.watched)
+    assert at.telemetry_events == [TakenOver(6, "owner")]
 
 
 async def test_without_postgresql_there_is_no_takeover() -> None:
@@ -104,10 +107,10 @@ async def test_without_postgresql_there_is_no_takeover() -> None:
     at.store.is_up = False
     await at.check_at(0)
     await at.check_at(5)
-    assert (at.gate.freed, at.back, at.watch.count) == ([], [], 2)
+    assert (at.gate.freed, at.taken_over, at.watch.count) == ([], [], 6)
     at.store.is_up = True
     await at.check_at(5.5)
-    assert at.back == ["1", "2"]
+    assert at.taken_over == at.watched
 
 
 async def test_while_redis_is_down_no_lease_owner_is_declared_dead() -> None:
@@ -128,7 +131,7 @@ async def test_a_crash_is_counted_only_if_the_sessions_ended_with_the_process(
     at.store.sessions = sessions
     await at.check_at(0)
     await at.check_at(4)
-    assert (at.gate.charged, at.back) == ([charged], ["1", "2"])
+    assert (at.gate.charged, at.crashed, at.taken_over) == ([charged], ["owner"] * charged, at.watched)
 
 
 async def test_a_lease_owner_that_works_in_postgresql_is_not_taken_over_without_heartbeat() -> None:
@@ -136,7 +139,7 @@ async def test_a_lease_owner_that_works_in_postgresql_is_not_taken_over_without_
     at.store.sessions = Sessions.IN_USE
     await at.check_at(0)
     await at.check_at(4)
-    assert (at.gate.freed, at.back, at.watch.count) == ([], [], 2)
+    assert (at.gate.freed, at.taken_over, at.watch.count) == ([], [], 6)
     at.store.sessions = Sessions.SILENT
     await at.check_at(8)
-    assert at.back == ["1", "2"]
+    assert at.taken_over == at.watched

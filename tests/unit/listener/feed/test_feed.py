@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.cursors import SavedCursor
 from oncecast.core.event import Arrival, Cursor
+from oncecast.core.ranges import EVENT_COST_BYTES, Range, RangeRules
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import Connected, ConnectingAgain, Disconnected, Reconnecting, TelemetryEvent
 from oncecast.core.wire import (
@@ -34,7 +35,6 @@ from oncecast.core.wire import (
 from oncecast.listener.feed.dial import websocket_dial
 from oncecast.listener.feed.feed import HELD_WINDOWS_MAX, Feed
 from oncecast.listener.feed.journals import Journals
-from oncecast.listener.feed.track import EVENT_COST_BYTES
 from tests.support.arrivals import frame
 from tests.support.stacks import until
 
@@ -45,6 +45,8 @@ Script = Callable[[ServerConnection], Awaitable[None]]
 
 class Store:
     """Knows one saved cursor."""
+
+    incarnation = "1"
 
     saved: SavedCursor | None = None
     key_hash: str | None = None
@@ -83,13 +85,14 @@ class Harness:
             group="g",
             dial=websocket_dial({}),
             window_bytes=window_bytes,
+            rules=RangeRules(2, decoded=True),
             reconnect=Backoff(base_s=0.01, max_s=0.02),
             from_latest=False,
             clock=SYSTEM_CLOCK,
             store=self.store,  # type: ignore[arg-type]
             journals=self.journals,
             ready=self._ready,
-            receive=self.arrived.extend,
+            receive=self._receive,
             report=ListenerReport,
             answer=self._answer,
             record=self.telemetry_events.append,
@@ -99,6 +102,12 @@ class Harness:
         self.asked_ready += 1
         await self.is_ready.wait()
         return False
+
+    def _receive(self, ranges: list[Range]) -> None:
+        for each in ranges:
+            for arrival in each.arrivals:
+                arrival.busy = True  # as if each were claimed at once
+                self.arrived.append(arrival)
 
     async def _answer(self, ask: Ask) -> Answer:
         await self.may_answer.wait()
@@ -388,13 +397,13 @@ async def test_a_track_superseded_twice_is_counted_once() -> None:
     async with producer(sends(frame(1, "a"))) as at:
         await at.has_arrived(1)
         at.is_ready.clear()
-        at.feed.reread()
+        at.feed.supersede()
 
         async def is_being_made() -> bool:
             return at.asked_ready == 2
 
         await until(is_being_made)
-        at.feed.reread()
+        at.feed.supersede()
         at.is_ready.set()
         await at.has_arrived(2)
     assert len(at.reported(Disconnected)) == 1
@@ -411,7 +420,7 @@ async def test_arrivals_on_a_superseded_track_are_left_to_its_successor() -> Non
 
         async def recv(self) -> bytes:
             if len(coming) == 1:
-                at.feed.reread()  # while the frame is on its way to the feed
+                at.feed.supersede()  # while the frame is on its way to the feed
             return coming.pop(0)
 
     @asynccontextmanager
@@ -439,7 +448,7 @@ async def test_a_full_window_of_a_superseded_track_does_not_block_its_successor(
 
         await until(is_alone)
         assert at.feed.used_bytes >= WINDOW_BYTES
-        at.feed.reread()
+        at.feed.supersede()
         await at.has_arrived(80)
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncecast.core.event import Cursor
+from oncecast.core.ranges import EVENT_COST_BYTES
 from oncecast.core.wire import Gap
-from oncecast.listener.feed.track import EVENT_COST_BYTES
-from tests.support.arrivals import Credit, frame, receive, track
+from tests.support.arrivals import Credit, frame, receive, receive_ranges, track
 
 
 def test_arrivals_have_their_offset_and_their_bytes() -> None:
@@ -39,9 +39,12 @@ def test_a_superseded_track_keeps_nothing_in_memory() -> None:
     assert gone() is None
 
 
-def test_a_superseded_track_counts_arrivals_neither_ended_nor_dropped() -> None:
+def test_a_superseded_track_counts_busy_arrivals_neither_ended_nor_dropped() -> None:
     on = track()
-    ended, ends, dropped = receive(on, frame(1, "a", "b", "c"))
+    ended, ends, dropped, waiting = busy = receive(on, frame(1, "a", "b", "c", "d"))
+    for arrival in busy:
+        arrival.busy = arrival is not waiting
+    ended.gone = True
     on.end([ended])
     on.abandon()
     on.abandon()
@@ -49,7 +52,7 @@ def test_a_superseded_track_counts_arrivals_neither_ended_nor_dropped() -> None:
     on.end([ends])
     on.end([ends])
     assert on.abandoned_bytes == dropped.cost_bytes
-    on.drop([dropped])
+    on.drop(dropped)
     assert on.abandoned_bytes == 0
 
 
@@ -74,32 +77,32 @@ def test_a_frame_that_no_journal_sends_or_that_would_skip_events_is_an_error(tex
 def test_offsets_that_the_producer_has_deleted_are_skipped() -> None:
     on = track(5)
     on.first = 1_000_000_000
-    (arrival,) = receive(on, frame(1_000_000_000, "a"))
-    on.end([arrival])
+    (only,) = receive_ranges(on, frame(1_000_000_000, "a"))
+    on.record(only)
     assert on.watermark.value == 1_000_000_000
 
 
 def test_a_gap_is_passed_over_by_the_watermark_and_waits_for_the_cursor() -> None:
     on = track(5)
-    before = receive(on, frame(6, "a"))
+    (before,) = receive_ranges(on, frame(6, "a"))
     on.skip(Gap(first=7, last=9))
-    behind = receive(on, frame(10, "b"))
-    on.end([*before, *behind])
-    assert (on.watermark.value, [x.id for x in on.ended()]) == (10, ["a"])
+    (behind,) = receive_ranges(on, frame(10, "b"))
+    on.record(before)
+    on.record(behind)
+    assert (on.watermark.value, on.recorded) == (10, 6)
     on.save(Cursor("e1", 6))
     assert on.gaps[0].first == 7
     on.save(Cursor("e1", 9))
-    assert (list(on.gaps), [x.id for x in on.ended()]) == ([], ["b"])
+    assert (list(on.gaps), on.recorded) == ([], 10)
 
 
 def test_adjacent_gaps_are_one_in_memory_in_however_many_frames_they_come() -> None:
     on = track(5)
-    before = receive(on, frame(6, "a"))
+    (before,) = receive_ranges(on, frame(6, "a"))
     for offset in range(7, 107):
         on.skip(Gap(first=offset, last=offset))
     assert list(on.gaps) == [Gap(first=7, last=106)]
-    assert len(on.watermark._gaps) == 1
-    on.end(before)
+    on.record(before)
     assert on.watermark.value == 106
 
 
@@ -114,10 +117,10 @@ def test_a_gap_that_grows_while_the_cursor_passes_its_beginning_keeps_the_rest()
 def test_an_event_between_two_gaps_keeps_them_apart() -> None:
     on = track(5)
     on.skip(Gap(first=6, last=6))
-    (between,) = receive(on, frame(7, "a"))
+    (between,) = receive_ranges(on, frame(7, "a"))
     on.skip(Gap(first=8, last=8))
     assert list(on.gaps) == [Gap(first=6, last=6), Gap(first=8, last=8)]
-    on.end([between])
+    on.record(between)
     assert on.watermark.value == 8
 
 
@@ -135,29 +138,31 @@ def test_all_credit_of_what_has_ended_and_is_saved_goes_back_to_the_byte(
 ) -> None:
     credit = Credit()
     on = track(0, credit)
-    sent_bytes, everything = 0, []
+    sent_bytes, ranges = 0, []
     for count, size_bytes in frames:
         begin = data.draw(st.integers(max(1, on.watermark.received), on.watermark.received + 1))
         text = frame(begin, *(f"{begin + n}" for n in range(count)), size_bytes=size_bytes)
         sent_bytes += len(text) + count * EVENT_COST_BYTES
-        everything += receive(on, text)
+        ranges += receive_ranges(on, text)
     assert credit.bytes <= sent_bytes
-    for arrival in data.draw(st.permutations(everything)):
+    for arrival in data.draw(st.permutations([arrival for each in ranges for arrival in each.arrivals])):
         on.end([arrival])
+    for each in ranges:
+        on.record(each)
     assert on.watermark.value == on.watermark.received
     on.save(on.cursor_at(on.watermark.value))
     assert credit.bytes == sent_bytes
 
 
-def test_ended_arrivals_are_returned_up_to_the_watermark_and_forgotten_once_saved() -> None:
+def test_the_watermark_moves_over_recorded_ranges_and_the_saved_cursor_never_goes_back() -> None:
     on = track()
-    a, b, c = receive(on, frame(1, "a", "b", "c"))
-    on.end([a, c])
-    assert [x.id for x in on.ended()] == ["a"]
-    on.end([b])
-    assert [x.id for x in on.ended()] == ["a", "b", "c"]
+    a, b, c = receive_ranges(on, frame(1, "a", "b", "c"), 1)
+    on.record(a)
+    on.record(c)
+    assert on.recorded == 1
+    on.record(b)
+    assert on.recorded == 3
     on.save(Cursor("e1", 2))
-    assert [x.id for x in on.ended()] == ["c"]
     on.save(Cursor("e1", 1))
     assert on.saved == Cursor("e1", 2)
 
@@ -179,5 +184,4 @@ def test_an_event_that_ends_behind_the_saved_cursor_returns_all_its_credit() -> 
     on.end([a])
     on.save(Cursor("e1", 2))
     on.end([b])
-    assert on.ended() == []
     assert credit.bytes == len(text) + 2 * EVENT_COST_BYTES

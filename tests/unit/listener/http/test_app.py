@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -33,12 +34,12 @@ class BrokenReader:
 
 
 def client_of(error: Exception) -> httpx2.AsyncClient:
-    database = Part(status=Status.OK, since=datetime.now(UTC))
+    health: Any = SimpleNamespace(parts={"database": Part(status=Status.OK, since=datetime.now(UTC))})
     app = listener_app(
         BrokenReader(error),
         Recent("a", SYSTEM_CLOCK),
         [],
-        health=lambda: {"parts": {"database": database}},
+        health=lambda: health,
         essentials=Essentials(SYSTEM_CLOCK, end_within_s=1),
         metrics=bytes,
     )

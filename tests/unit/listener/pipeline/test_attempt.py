@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import msgspec
 import pytest
 
 from oncecast.app.application import App
@@ -32,8 +31,8 @@ from oncecast.core.transaction import Transaction
 from oncecast.event import Event
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate
-from oncecast.listener.dependencies.quarantine import Quarantine
-from oncecast.listener.pipeline.attempt import HELD_UP_PARTS_MAX, AttemptLimits, Attempts
+from oncecast.listener.pipeline.attempt import LOCK_TIMEOUTS_MAX, AttemptLimits, Attempts, Ended, Requeue
+from oncecast.listener.pipeline.queues import WorkItem
 from tests.support.arrivals import arrivals
 
 LIMITS = AttemptLimits(db_retry_delay_s=0.001, event_retry_delay_s=2.0, db_errors_per_event_max=3)
@@ -49,6 +48,8 @@ class Written:
 class Store:
     """Refuses what its script says, and keeps what it was given otherwise."""
 
+    incarnation = "1"
+
     ready_ahead = 0
 
     def __init__(self) -> None:
@@ -57,7 +58,6 @@ class Store:
         self.never: set[str] = set()
         self.stored: list[str] = []
         self.dead_lettered: list[tuple[str, BaseException]] = []
-        self.dead_letter_outcome = Outcome.STORED
         self.counted: list[FailedAttempt] = []
         self.counts: list[int | Exception] = []
         self.earlier: list[EarlierAttempts] = []
@@ -88,7 +88,7 @@ class Store:
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         self._refuse()
         self.dead_lettered.append((arrival.id, cause))
-        return DeadLetterResult(self.dead_letter_outcome, arrival.attempts)
+        return DeadLetterResult(Outcome.STORED, arrival.attempts)
 
     async def count_failure(self, failure: FailedAttempt) -> int:
         self.counted.append(failure)
@@ -107,9 +107,12 @@ class CrashLog:
 
     def __init__(self) -> None:
         self.count = 0
+        self.refusals: list[Exception] = []
         self.reported: list[tuple[str, bool]] = []
 
     async def begin_isolated(self, arrival: Arrival) -> int:
+        if self.refusals:
+            raise self.refusals.pop()
         self.reported.append((arrival.id, True))
         return self.count
 
@@ -118,51 +121,41 @@ class CrashLog:
 
 
 class Harness:
-    """An attempt stage that records its calls in lists."""
+    """An attempt stage, and what became of the events by its dispositions."""
 
     def __init__(self, app: App | None = None) -> None:
         self.store = Store()
         self.telemetry_events: list[TelemetryEvent] = []
         self.settled: list[str] = []
         self.back: list[tuple[list[str], float]] = []
-        self.let_go: list[str] = []
-        self.pauses = 0
-        self.wakes = self.dead_lettered = 0
-        self.isolated: list[tuple[str, bool]] = []
+        self.pauses = self.wakes = 0
         self.crash_log = CrashLog()
-        self.is_up = True
         self.database = DatabaseGate(
             self.store,  # type: ignore[arg-type]
             SYSTEM_CLOCK,
             probe_interval_s=1.0,
-            paused=lambda: None,
+            paused=self._paused,
             record=self.telemetry_events.append,
         )
         self.station = Attempts(
             app or App(),
             self.store,  # type: ignore[arg-type]
+            self.crash_log,  # type: ignore[arg-type]
             self.database,
             RunOptions(clock=SYSTEM_CLOCK, timeout_s=LIMITS.handler_timeout_s),
-            limits=LIMITS,
-            settle=lambda work, _outcomes: self.settled.extend(x.id for x in work),
-            come_back=lambda work, delay_s: self.back.append(([x.id for x in work], delay_s)),
-            let_go=lambda arrival: self.let_go.append(arrival.id),
-            paused=self._paused,
-            quarantine=Quarantine(self, self.crash_log),  # type: ignore[arg-type]
-            exclusive_run=ExclusiveRun(),
+            LIMITS,
+            ExclusiveRun(),
             record=self.telemetry_events.append,
-            emitted=self._wake,
-            dead_lettered=self._record_dead_letter,
         )
 
-    async def begin_isolated(self, arrival: Arrival, isolated: bool) -> None:
-        self.isolated.append((arrival.id, isolated))
-
-    def _record_dead_letter(self) -> None:
-        self.dead_lettered += 1
-
-    def _wake(self) -> None:
-        self.wakes += 1
+    async def attempt(self, work: WorkItem) -> None:
+        async for disposition in self.station.attempt(work):
+            match disposition:
+                case Ended():
+                    self.settled += [x.id for x in disposition.work]
+                    self.wakes += disposition.emitted
+                case Requeue():
+                    self.back.append(([x.id for x in disposition.work], disposition.after_s))
 
     def _paused(self) -> None:
         self.pauses += 1
@@ -175,7 +168,7 @@ async def test_a_transient_error_of_the_database_is_tried_again_within_the_attem
     at = Harness()
     at.store.refusals = [Unavailable("x"), Unavailable("x")]
     (arrival,) = arrivals(1)
-    await at.station.attempt([arrival])
+    await at.attempt([arrival])
     assert (at.settled, at.back, arrival.attempts) == (["1"], [], 1)
     assert at.reported(InsertFailed) == [2, 1]
     assert at.database.is_up
@@ -185,7 +178,7 @@ async def test_after_the_last_database_retry_the_listener_pauses_and_spends_no_a
     at = Harness()
     at.store.refusals = [Unavailable("x")] * 3
     work = arrivals(5)
-    await at.station.attempt(work)
+    await at.attempt(work)
     assert at.back == [(["1", "2", "3", "4", "5"], 0.0)]
     assert [x.attempts for x in work] == [0] * 5
     assert (at.database.is_up, at.pauses) == (False, 1)
@@ -195,7 +188,7 @@ async def test_no_retry_is_made_while_the_database_is_known_to_be_down() -> None
     at = Harness()
     at.database.lost(Unavailable("seen by another worker"))
     at.store.refusals = [Unavailable("x")]
-    await at.station.attempt(arrivals(1))
+    await at.attempt(arrivals(1))
     assert at.reported(InsertFailed) == [2]
 
 
@@ -204,10 +197,10 @@ async def test_an_event_that_alone_causes_database_errors_spends_attempts_after_
     (arrival,) = arrivals(1)
     for paid in [0] * (LIMITS.db_errors_per_event_max + 1) + [1]:
         at.store.refusals = [Unavailable("x")] * 3
-        await at.station.attempt([arrival])
+        await at.attempt([arrival])
         assert arrival.attempts == paid
         at.store.refusals = []
-        await at.station.attempt(arrivals(1))
+        await at.attempt(arrivals(1))
     assert at.reported(ProcessingFailed) == [2]
 
 
@@ -217,7 +210,7 @@ async def test_while_no_event_ends_database_errors_spend_no_attempt_even_if_prob
     for _ in range(10 * LIMITS.db_errors_per_event_max):
         for arrival in work:
             at.store.refusals = [Unavailable("disk full")] * 3
-            await at.station.attempt([arrival])
+            await at.attempt([arrival])
     assert [(x.attempts, x.terminal_error) for x in work] == [(0, None)] * 3
 
 
@@ -226,7 +219,7 @@ async def test_a_locked_row_spends_no_attempt() -> None:
     (arrival,) = arrivals(1)
     for _ in range(50):
         at.store.refusals = [RowLocked("x")]
-        await at.station.attempt([arrival])
+        await at.attempt([arrival])
     assert (arrival.attempts, arrival.terminal_error, at.settled) == (0, None, [])
     assert all(delay_s > 0 for _, delay_s in at.back)
     assert at.database.is_up
@@ -236,7 +229,7 @@ async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> Non
     at = Harness()
     at.store.bad = {"137"}
     work = arrivals(500)
-    await at.station.attempt(work)
+    await at.attempt(work)
     assert len(at.store.stored) == len(at.settled) == 499
     assert at.back == [(["137"], LIMITS.event_retry_delay_s)]
     assert {x.attempts for x in work} == {1}
@@ -251,27 +244,14 @@ async def test_an_event_becomes_a_dead_letter_with_its_error_after_the_last_atte
 
     at = Harness(app)
     (arrival,) = arrivals(1, type="order")
-    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
     for _ in range(3):
-        await at.station.attempt([arrival])
+        await at.attempt([arrival])
     assert at.reported(ProcessingFailed) == [2, 1, 0]
     assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
     assert (at.settled, at.store.dead_lettered) == ([], [])
-    await at.station.attempt([arrival])
+    await at.attempt([arrival])
     ((dead_lettered, cause),) = at.store.dead_lettered
     assert (dead_lettered, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
-
-
-@pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.PRESENT])
-async def test_a_dead_letter_is_reported_even_if_the_answer_to_its_insert_was_lost(outcome: Outcome) -> None:
-    at = Harness()
-    at.store.dead_letter_outcome = outcome
-    (arrival,) = arrivals(1)
-    arrival.terminal_error = ValueError("no")
-    await at.station.attempt([arrival])
-    assert at.dead_lettered == 1
-    await at.station.attempt(arrivals(1))
-    assert at.dead_lettered == 1
 
 
 async def test_a_dead_letter_that_cannot_be_inserted_waits_and_its_handler_does_not_run_again() -> None:
@@ -285,12 +265,11 @@ async def test_a_dead_letter_that_cannot_be_inserted_waits_and_its_handler_does_
 
     at = Harness(app)
     (arrival,) = arrivals(1, type="order")
-    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
-    await at.station.attempt([arrival])
+    await at.attempt([arrival])
     at.store.refusals = [Unavailable("x")] * 3
-    await at.station.attempt([arrival])
+    await at.attempt([arrival])
     assert (at.settled, arrival.attempts) == ([], 1)
-    await at.station.attempt([arrival])
+    await at.attempt([arrival])
     assert (at.settled, arrival.attempts, len(runs)) == (["1"], 1, 1)
 
 
@@ -303,61 +282,51 @@ async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
 
     at = Harness(app)
     (arrival,) = arrivals(1, type="order")
-    arrival.raw = arrival.raw.__class__(b'{"specversion":"1.0","id":"1","source":"/s","type":"order"}')
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await at.station.attempt([arrival])
+            await at.attempt([arrival])
     assert (at.settled, at.back, arrival.terminal_error) == ([], [], None)
 
 
-def quarantined(takeovers: int, *, leased: bool) -> Arrival:
-    (quarantined,) = arrivals(1)
-    quarantined.takeovers, quarantined.leased = takeovers, leased
-    return quarantined
-
-
-async def test_a_quarantined_event_runs_alone_and_its_lease_records_it() -> None:
-    at = Harness()
-    await at.station.attempt([quarantined(2, leased=True)])
-    assert (at.isolated, at.crash_log.reported, at.settled) == ([("1", True), ("1", False)], [], ["1"])
+async def test_a_quarantined_event_is_recorded_in_postgresql_while_it_runs() -> None:
+    at = Harness(handling_order())
+    await at.attempt(arrivals(1, type="order", takeovers=2))
+    assert (at.crash_log.reported, at.settled) == ([("1", True), ("1", False)], ["1"])
     assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, Quarantined)] == [
         Quarantined("1", 2)
     ]
 
 
+async def test_an_event_without_handlers_is_never_quarantined() -> None:
+    at = Harness(handling_order())
+    await at.attempt(arrivals(3, takeovers=2))
+    assert (at.crash_log.reported, at.settled) == ([], ["1", "2", "3"])
+
+
 async def test_an_event_over_the_crash_limit_becomes_a_dead_letter_without_an_attempt() -> None:
-    at = Harness()
-    event = quarantined(4, leased=True)
-    await at.station.attempt([event])
+    at = Harness(handling_order())
+    at.crash_log.count = LIMITS.crashes_per_event_max
+    (event,) = arrivals(1, type="order", takeovers=2)
+    await at.attempt([event])
     assert isinstance(event.terminal_error, CrashLoop)
     assert (at.settled, event.attempts) == (["1"], 0)
 
 
-@pytest.mark.parametrize(("leased", "redis_is_up"), [(False, True), (True, False)])
-async def test_without_redis_a_running_quarantined_event_is_recorded_in_postgresql(
-    leased: bool, redis_is_up: bool
-) -> None:
-    at = Harness()
-    at.is_up = redis_is_up
-    await at.station.attempt([quarantined(2, leased=leased)])
-    assert (at.isolated, at.crash_log.reported, at.settled) == ([], [("1", True), ("1", False)], ["1"])
+async def test_a_quarantined_event_waits_without_an_attempt_while_it_cannot_be_recorded() -> None:
+    at = Harness(handling_order())
+    at.crash_log.refusals = [Unavailable("x")]
+    (event,) = arrivals(1, type="order", takeovers=2)
+    await at.attempt([event])
+    assert (at.settled, at.back, event.attempts, at.database.is_up) == ([], [(["1"], 0.0)], 0, False)
 
 
-async def test_without_redis_an_event_over_the_crash_limit_becomes_a_dead_letter_too() -> None:
-    at = Harness()
-    at.crash_log.count = 2
-    event = quarantined(2, leased=False)
-    await at.station.attempt([event])
-    assert isinstance(event.terminal_error, CrashLoop)
-    assert (at.settled, event.attempts) == (["1"], 0)
+def handling_order() -> App:
+    app = App()
 
+    @app.on("order")
+    async def handle(event: Event) -> None: ...
 
-def handled_by(app: App, count: int) -> list[Arrival]:
-    """`count` arrivals of its type `order`."""
-    work = arrivals(count, type="order")
-    for arrival in work:
-        arrival.raw = msgspec.Raw(Event.new("order", {"n": int(arrival.id)}, id=arrival.id, source="/s").to_json())
-    return work
+    return app
 
 
 async def test_a_failing_batch_is_halved_until_only_the_bad_event_spends_an_attempt() -> None:
@@ -370,8 +339,8 @@ async def test_a_failing_batch_is_halved_until_only_the_bad_event_spends_an_atte
             raise ValueError("37")
 
     at = Harness(app)
-    work = handled_by(app, 64)
-    await at.station.attempt(work)
+    work = arrivals(64, type="order")
+    await at.attempt(work)
     assert len(at.settled) == 63
     assert at.back == [(["37"], LIMITS.event_retry_delay_s)]
     assert {arrival.attempts for arrival in work} == {1}
@@ -388,7 +357,7 @@ async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() ->
             raise Reject("no")
 
     at = Harness(app)
-    await at.station.attempt(handled_by(app, 3))
+    await at.attempt(arrivals(3, type="order"))
     assert calls == ["1", "2", "1", "2", "3"]
     assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
 
@@ -401,8 +370,8 @@ async def test_events_of_a_deadlock_are_retried_one_by_one_at_once_without_spend
 
     at = Harness(app)
     at.store.refusals = [TransactionConflict("deadlock detected")]
-    work = handled_by(app, 3)
-    await at.station.attempt(work)
+    work = arrivals(3, type="order")
+    await at.attempt(work)
     assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
     assert at.reported(InsertFailed) == []
 
@@ -429,12 +398,12 @@ def waiting(kind: str, waits: Callable[[list[Event]], bool]) -> App:
 async def test_a_batch_with_a_lock_timeout_is_halved_until_only_the_locked_event_waits(kind: str) -> None:
     app = waiting(kind, lambda events: any(event.id == "2" for event in events))
     at = Harness(app)
-    work = handled_by(app, 5)
-    await at.station.attempt(work)
+    work = arrivals(5, type="order")
+    await at.attempt(work)
     assert sorted(at.settled) == ["1", "3", "4", "5"]
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["2"], True)
-    assert [(x.attempts, x.held_up) for x in work if x.id == "2"] == [(0, True)]
+    assert [(x.attempts, x.lock_timeout) for x in work if x.id == "2"] == [(0, True)]
 
 
 @pytest.mark.parametrize("kind", ["batch", "shared"])
@@ -447,9 +416,9 @@ async def test_under_a_table_lock_a_batch_is_not_retried_one_by_one(kind: str) -
 
     app = waiting(kind, count)
     at = Harness(app)
-    work = handled_by(app, 100)
-    await at.station.attempt(work)
-    assert len(calls) == HELD_UP_PARTS_MAX + 1
+    work = arrivals(100, type="order")
+    await at.attempt(work)
+    assert len(calls) == LOCK_TIMEOUTS_MAX + 1
     assert sorted(int(id_) for ids, _ in at.back for id_ in ids) == list(range(1, 101))
     assert all(delay_s > 0 for _, delay_s in at.back)
     assert {x.attempts for x in work} == {0}
@@ -463,7 +432,7 @@ async def test_a_row_locked_by_another_listener_does_not_split_a_batch() -> None
 
     at = Harness(app)
     at.store.refusals = [RowLocked("x")]
-    await at.station.attempt(handled_by(app, 3))
+    await at.attempt(arrivals(3, type="order"))
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["1", "2", "3"], True)
 
@@ -474,10 +443,10 @@ async def test_an_event_that_can_never_be_stored_is_dead_after_its_first_attempt
     at = Harness()
     at.store.never = {"2"}
     work = arrivals(3)
-    await at.station.attempt(work)
+    await at.attempt(work)
     assert at.store.stored == ["1", "3"]
     assert at.back == [(["2"], 0.0)]
-    await at.station.attempt([work[1]])
+    await at.attempt([work[1]])
     assert [(id_, type(cause)) for id_, cause in at.store.dead_lettered] == [("2", Unstorable)]
     assert work[1].attempts == 1
 
@@ -486,17 +455,17 @@ async def test_an_event_that_spends_an_attempt_leaves_the_queue_for_lock_timeout
     at = Harness()
     (arrival,) = arrivals(1)
     at.store.refusals = [RowLocked("x"), DataRefused("x")]
-    await at.station.attempt([arrival])
-    assert arrival.held_up
-    await at.station.attempt([arrival])
-    assert (arrival.held_up, arrival.attempts) == (False, 1)
+    await at.attempt([arrival])
+    assert arrival.lock_timeout
+    await at.attempt([arrival])
+    assert (arrival.lock_timeout, arrival.attempts) == (False, 1)
 
 
 async def test_an_event_that_deadlocks_alone_is_requeued_without_a_pause() -> None:
     at = Harness()
     (arrival,) = arrivals(1)
     at.store.refusals = [TransactionConflict("deadlock detected")] * 3
-    await at.station.attempt([arrival])
+    await at.attempt([arrival])
     assert (arrival.attempts, at.database.is_up, at.pauses) == (0, True, 0)
     ((_, delay_s),) = at.back
     assert delay_s > 0
@@ -511,8 +480,8 @@ async def test_a_handler_may_say_when_to_try_again_within_bounds(after: str | fl
         raise Retry(after=after)
 
     at = Harness(app)
-    (arrival,) = handled_by(app, 1)
-    await at.station.attempt([arrival])
+    (arrival,) = arrivals(1, type="order")
+    await at.attempt([arrival])
     assert (at.back, arrival.attempts) == ([(["1"], delay_s)], 1)
 
 
@@ -524,9 +493,9 @@ async def test_a_retry_is_an_attempt_and_the_last_one_ends_the_event() -> None:
         raise Retry("sold out", after="30s")
 
     at = Harness(app)
-    (arrival,) = handled_by(app, 1)
+    (arrival,) = arrivals(1, type="order")
     for _ in range(3):
-        await at.station.attempt([arrival])
+        await at.attempt([arrival])
     assert [delay for _, delay in at.back] == [30.0, 30.0, 0.0]
     assert isinstance(arrival.terminal_error, Retry)
 
@@ -541,27 +510,24 @@ async def test_emitted_events_are_reported_after_the_commit() -> None:
             raise ValueError("no")
 
     at = Harness(app)
-    first, second = handled_by(app, 2)
-    await at.station.attempt([first])
+    first, second = arrivals(2, type="order")
+    await at.attempt([first])
     assert at.wakes == 0
-    await at.station.attempt([second])
+    await at.attempt([second])
     assert at.wakes == 1
 
 
-async def test_an_event_that_is_not_next_is_requeued_unless_its_track_is_superseded() -> None:
+async def test_an_event_that_is_not_next_is_requeued_and_spends_no_attempt() -> None:
     app = App()
 
     @app.on("order", ordered_by="subject")
     async def count(event: Event) -> None: ...
 
     at = Harness(app)
-    (arrival,) = handled_by(app, 1)
-    at.store.refusals = [NotNext("not yet"), NotNext("not yet")]
-    await at.station.attempt([arrival])
-    assert (len(at.back), at.let_go, arrival.attempts) == (1, [], 0)
-    arrival.track.abandon()
-    await at.station.attempt([arrival])
-    assert (len(at.back), at.let_go) == (1, ["1"])
+    (arrival,) = arrivals(1, type="order")
+    at.store.refusals = [NotNext("not yet")]
+    await at.attempt([arrival])
+    assert (len(at.back), arrival.attempts) == (1, 0)
 
 
 async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:
@@ -577,6 +543,6 @@ async def test_no_more_handlers_run_at_a_time_than_are_allowed() -> None:
 
     at = Harness(app)
     async with asyncio.TaskGroup() as group:
-        for arrival in handled_by(app, 30):
-            group.create_task(at.station.attempt([arrival]))
+        for arrival in arrivals(30, type="order"):
+            group.create_task(at.attempt([arrival]))
     assert most == LIMITS.handler_concurrency

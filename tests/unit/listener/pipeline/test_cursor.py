@@ -1,15 +1,16 @@
-"""The saved cursor of a group: it passes committed rows and recorded gaps, and nothing else."""
+"""The saved cursor of a group: it passes recorded ranges and gaps, and nothing else."""
 
 from __future__ import annotations
 
 from oncecast.core.errors import RowLocked
-from oncecast.core.event import Arrival, Cursor
-from oncecast.core.telemetry import CursorSaved, GapNoted, RowsMissing, TelemetryEvent
+from oncecast.core.event import Cursor
+from oncecast.core.ranges import Range
+from oncecast.core.telemetry import CursorSaved, GapNoted, RowsMissing, ServerReplaced, TelemetryEvent
 from oncecast.core.wire import Epoch, Gap
 from oncecast.listener.feed.track import Track
 from oncecast.listener.pipeline.cursor import CHECK_INTERVAL_S, CursorSaver
 from tests.simulation.clock import VirtualClock
-from tests.support.arrivals import Credit, frame, receive
+from tests.support.arrivals import Credit, frame, receive_ranges
 from tests.support.memory_servers import REFUSED, MemoryServers
 from tests.support.virtual_time import in_virtual_time, running
 
@@ -17,20 +18,19 @@ EPOCHS = [Epoch("e1", 1)]
 
 
 class Saving:
-    """A saver of two journals' cursors, and what it had read again."""
+    """A saver of two journals' cursors."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.servers = MemoryServers(clock)
         self.link = self.servers.to_postgres
-        self.credit = Credit()
-        self.track, self.other = (Track(name, EPOCHS, 0, self.credit) for name in ("journal", "other"))
-        self.reread: list[Track] = []
+        self.track, self.other = (
+            Track(name, EPOCHS, 0, Credit(), self.servers.events.incarnation) for name in ("journal", "other")
+        )
         self.saver = CursorSaver(
             self.servers.events,
             self.servers.database,
             clock,
             tracks=lambda: [self.track, self.other],
-            reread=self.reread.append,
             record=self.telemetry_events.append,
         )
 
@@ -38,16 +38,20 @@ class Saving:
     def telemetry_events(self) -> list[TelemetryEvent]:
         return self.servers.telemetry_events
 
-    def receive(self, count: int, on: Track | None = None) -> list[Arrival]:
-        """The next `count` events of a journal."""
+    def receive(self, count: int, on: Track | None = None) -> list[Range]:
+        """Return ranges of the next `count` events of a journal, one event each."""
         on = on or self.track
         first = on.watermark.received + 1
-        return receive(on, frame(first, *(f"{on.journal}-{n}" for n in range(first, first + count))))
+        ids = (f"{on.journal}-{n}" for n in range(first, first + count))
+        return receive_ranges(on, frame(first, *ids), 1)
 
-    async def end(self, arrivals: list[Arrival]) -> None:
-        """They are stored."""
-        await self.servers.events.insert(arrivals)
-        arrivals[0].track.end(arrivals)
+    async def end(self, ranges: list[Range]) -> None:
+        """Store the events, and record the ranges."""
+        events = self.servers.events
+        await events.insert([arrival for each in ranges for arrival in each.arrivals])
+        assert await events.record_ranges([each.ended for each in ranges], events.incarnation)
+        for each in ranges:
+            each.track.record(each)
 
     async def saved(self, journal: str = "journal") -> Cursor | None:
         """What a listener that starts now would begin at."""
@@ -56,7 +60,7 @@ class Saving:
 
 
 @in_virtual_time
-async def test_the_cursor_passes_events_whose_rows_are_committed(clock: VirtualClock) -> None:
+async def test_the_cursor_passes_recorded_ranges(clock: VirtualClock) -> None:
     at = Saving(clock)
     await at.end(at.receive(3))
     await at.saver.save()
@@ -75,26 +79,29 @@ async def test_the_cursor_waits_for_an_event_that_has_not_ended(clock: VirtualCl
 
 
 @in_virtual_time
-async def test_events_are_read_again_from_the_first_that_has_ended_without_a_row(clock: VirtualClock) -> None:
+async def test_events_are_read_again_from_the_first_range_that_was_recorded_and_is_missing(
+    clock: VirtualClock,
+) -> None:
     at = Saving(clock)
     stored, lost = at.receive(2)
     await at.end([stored])
-    at.track.end([lost])
+    at.track.record(lost)
     await at.saver.save()
     assert await at.saved() == Cursor("e1", 1)
-    assert (at.reread, at.telemetry_events[1:]) == ([at.track], [RowsMissing("journal", 1)])
+    assert at.track.abandoned.is_set()
+    assert at.telemetry_events[1:] == [RowsMissing("journal", 1)]
 
 
 @in_virtual_time
-async def test_all_credit_of_saved_events_goes_back_to_the_producer(clock: VirtualClock) -> None:
+async def test_after_a_restart_of_postgresql_the_journal_is_read_again_from_the_cursor(clock: VirtualClock) -> None:
     at = Saving(clock)
-    text = frame(1, "a", "b")
-    arrivals = receive(at.track, text)
-    taken_bytes = at.credit.bytes + sum(arrival.cost_bytes for arrival in arrivals)
-    await at.end(arrivals)
-    assert at.credit.bytes < taken_bytes
+    await at.end(at.receive(1))
     await at.saver.save()
-    assert at.credit.bytes == taken_bytes
+    at.servers.postgres.fail_over(at.servers.postgres.snapshot())
+    await at.servers.events.probe()
+    await at.saver.save()
+    assert at.track.abandoned.is_set()
+    assert at.telemetry_events[1:] == [ServerReplaced("journal", 1), ServerReplaced("other", 0)]
 
 
 @in_virtual_time
@@ -121,10 +128,11 @@ async def test_a_database_restored_to_an_older_state_is_noticed_without_traffic(
     at.servers.postgres.fail_over(older)
     await clock.sleep(CHECK_INTERVAL_S - 0.1)
     await at.saver.save()
-    assert at.reread == []
+    assert not at.track.abandoned.is_set()
     await clock.sleep(0.2)
     await at.saver.save()
-    assert (at.reread, at.telemetry_events[-1]) == ([at.track], RowsMissing("journal", 3))
+    assert at.track.abandoned.is_set()
+    assert RowsMissing("journal", 3) in at.telemetry_events
     assert await at.saved() == Cursor("e1", 1)
 
 
@@ -199,7 +207,8 @@ async def test_a_gap_in_a_journal_that_the_database_has_never_seen_is_read_again
     at.track.skip(Gap(first=2, last=3))
     at.servers.postgres.fail_over(before_everything)
     await at.saver.save()
-    assert (at.reread, at.servers.postgres.tables.gaps) == ([at.track], [])
+    assert at.track.abandoned.is_set()
+    assert at.servers.postgres.tables.gaps == []
 
 
 @in_virtual_time

@@ -9,11 +9,8 @@ from hypothesis import strategies as st
 from oncecast import App, Event
 from oncecast.core.event import Arrival, Cursor
 from oncecast.listener.feed.track import Track
-from oncecast.listener.pipeline.order import Order
+from oncecast.listener.pipeline.order import admit, next_in_order
 from tests.support.arrivals import arrivals, frame, receive, track
-
-
-def nobody(arrival: Arrival) -> None: ...
 
 
 def ordered_app() -> App:
@@ -32,17 +29,26 @@ def needed(arrival: Arrival) -> list[str]:
 
 
 class Harness:
-    def __init__(self) -> None:
+    def __init__(self, app: App | None = None) -> None:
+        self.app = app or ordered_app()
         self.released: list[Arrival] = []
-        self.gone: list[Arrival] = []
-        self.order = Order(ordered_app(), release=self.released.append, let_go=self.gone.append)
 
     def arrive(self, keys: list[str | None], on: Track, first: int = 1) -> list[Arrival]:
         """Arrivals of these keys; returns those that need not wait."""
         new = arrivals(len(keys), type="account", on=on, first=first)
         for arrival, key in zip(new, keys, strict=True):
             arrival.raw = msgspec.Raw(Event.new("account", subject=key, id=arrival.id).to_json())
-        return self.order.let_through(new, new)
+        return self.admit(new)
+
+    def admit(self, new: list[Arrival]) -> list[Arrival]:
+        admit(self.app, new)
+        return [arrival for arrival in new if not arrival.waits]
+
+    def ended(self, arrival: Arrival) -> None:
+        arrival.gone = True
+        if (follower := next_in_order(arrival)) is not None:
+            assert not follower.waits
+            self.released.append(follower)
 
 
 def offsets(of: list[Arrival]) -> list[int]:
@@ -51,26 +57,26 @@ def offsets(of: list[Arrival]) -> list[int]:
 
 def test_the_first_of_every_key_and_all_without_a_key_need_not_wait() -> None:
     at = Harness()
-    ready = at.arrive(["a", "b", "a", None, None, "b"], track())
+    ready = at.arrive(["a", "b", "a", None, None, "b"], on := track())
     assert offsets(ready) == [1, 2, 4, 5]
-    assert at.order.waiting == 2
+    assert len(on.followers) == 2
 
 
 def test_the_next_event_of_a_key_is_released_when_the_previous_has_ended_and_names_it() -> None:
     at = Harness()
     first, *_ = at.arrive(["a", "a", "a"], track())
-    at.order.ended(first)
+    at.ended(first)
     (second,) = at.released
     assert second.turn is not None
     assert (second.offset, second.turn.key, needed(second)) == (2, 'subject="a"', ["1"])
-    at.order.ended(second)
+    at.ended(second)
     assert offsets(at.released) == [2, 3]
 
 
 def test_an_event_whose_predecessor_has_ended_need_not_wait_but_names_it() -> None:
     at, on = Harness(), track()
     (first,) = at.arrive(["a"], on)
-    at.order.ended(first)
+    at.ended(first)
     (second,) = at.arrive(["a"], on, first=2)
     assert second.turn is not None
     assert needed(second) == ["1"]
@@ -79,12 +85,12 @@ def test_an_event_whose_predecessor_has_ended_need_not_wait_but_names_it() -> No
 def test_an_event_needs_no_row_of_a_predecessor_behind_the_saved_cursor() -> None:
     at, on = Harness(), track()
     (first,) = at.arrive(["a"], on)
-    at.order.ended(first)
+    at.ended(first)
     (second,) = at.arrive(["a"], on, first=2)
     on.save(Cursor("e1", 1))
     assert second.turn is not None
     assert needed(second) == []
-    at.order.ended(second)
+    at.ended(second)
     (third,) = at.arrive(["a"], on, first=3)
     assert third.turn is not None
     assert needed(third) == ["2"]
@@ -113,39 +119,13 @@ def test_the_same_value_at_another_place_is_another_key_and_at_the_same_place_on
     new = arrivals(3, type="customer")
     for arrival, event in zip(new, events, strict=True):
         arrival.type, arrival.raw = event.type, msgspec.Raw(event.to_json())
-    released: list[Arrival] = []
-    order = Order(app, release=released.append, let_go=released.append)
-    assert order.let_through(new, new) == new[:2]
+    at = Harness(app)
+    assert at.admit(new) == new[:2]
     assert [arrival.turn and arrival.turn.key for arrival in new] == ["data.n=7", "data.id=7", "data.id=7"]
-    order.ended(new[0])
-    assert released == []
-    order.ended(new[1])
-    assert released == [new[2]]
-
-
-def test_a_second_arrival_is_a_predecessor_and_is_not_admitted() -> None:
-    at, on = Harness(), track()
-    new = arrivals(2, type="account", on=on)
-    for arrival in new:
-        arrival.raw = msgspec.Raw(Event.new("account", subject="a").to_json())
-    behind, asking = new
-    assert at.order.let_through(new, [asking]) == []
-    at.order.ended(behind)
-    assert at.released == [asking]
-
-
-def test_arrivals_behind_an_abandoned_arrival_are_abandoned_and_never_released() -> None:
-    at = Harness()
-    first, second, third = arrived = arrivals(3, type="account")
-    for arrival in arrived:
-        arrival.raw = msgspec.Raw(Event.new("account", subject="a").to_json())
-    assert at.order.let_through(arrived, [first, third]) == [first]  # the second waits for its own identity
-    assert at.order.was_let_go(first) is None
-    at.order.let_second_through(second)
-    assert at.gone == [second]
-    assert at.order.was_let_go(second) is third
-    assert at.order.was_let_go(third) is None
-    assert (at.released, at.order.waiting) == ([], 0)
+    at.ended(new[0])
+    assert at.released == []
+    at.ended(new[1])
+    assert at.released == [new[2]]
 
 
 def test_a_busy_key_keeps_only_turns_above_the_saved_cursor() -> None:
@@ -154,11 +134,12 @@ def test_a_busy_key_keeps_only_turns_above_the_saved_cursor() -> None:
     @app.on("tick", ordered_by="source")
     async def handler(event: Event) -> None: ...
 
-    order, on, chain = Order(app, release=nobody, let_go=nobody), track(), []
+    at, on, chain = Harness(app), track(), []
     for offset in range(1, 101):
-        (newest,) = order.let_through(new := receive(on, frame(offset, f"{offset}")), new)
-        order.ended(newest)
+        (newest,) = at.admit(receive(on, frame(offset, f"{offset}")))
+        at.ended(newest)
         on.end([newest])
+        on.record(newest.range)
         on.save(Cursor("e1", offset - 3))
     turn = newest.turn
     while turn is not None:
@@ -171,26 +152,26 @@ def test_with_many_keys_predecessors_behind_the_saved_cursor_are_forgotten() -> 
     at, on = Harness(), track()
     ready = at.arrive([f"key {n}" for n in range(1_500)], on)
     for arrival in ready:
-        at.order.ended(arrival)
+        at.ended(arrival)
     on.end(ready)
     on.save(on.cursor_at(1_400))
     assert len(on.newest_of_key) == 100
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=30), st.data())
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.data())
 def test_each_key_runs_one_event_at_a_time_in_order(keys: list[str], data: st.DataObject) -> None:
     at = Harness()
-    running = at.arrive(list(keys), track())
+    running = at.arrive(list(keys), on := track())
     done: list[Arrival] = []
     while running:
         assert len({arrival.turn.key for arrival in running if arrival.turn}) == len(running)
         arrival = running.pop(data.draw(st.integers(0, len(running) - 1)))
         done.append(arrival)
-        at.order.ended(arrival)
+        at.ended(arrival)
         running += at.released
         at.released.clear()
     assert len(done) == len(keys)
     for key in "abc":
         mine = [arrival.offset for arrival in done if arrival.turn and arrival.turn.key == f'subject="{key}"']
         assert mine == sorted(mine)
-    assert at.order.waiting == 0
+    assert not on.followers

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from oncecast.core.wire import decode_heads, events_frame
+from oncecast.core.wire import decode_heads
 from oncecast.http.problems import Problem
 from oncecast.producer.cloudevents.bare import Bare
 from oncecast.producer.cloudevents.parse import Publication, read_publication
@@ -202,7 +202,7 @@ def test_the_last_of_several_members_with_one_name_counts() -> None:
     body = '{"id":"first","specversion":"1.0","source":"/s","type":"t","\\u0069d":"last"}'
     publication = read(body)
     assert publication.identities == [("/s", "last")]
-    (head,) = decode_heads(events_frame(1, 1, b"[" + publication.events[0] + b"]"))
+    (head,) = decode_heads(b"[" + publication.events[0] + b"]")
     assert head.id == "last"
 
 
@@ -248,5 +248,5 @@ def test_any_bytes_are_refused_or_become_readable_events(body: bytes, content_ty
     except Problem as problem:
         assert 400 <= problem.status < 500
         return
-    heads = decode_heads(events_frame(1, 1, b"[" + b",".join(publication.events) + b"]"))
+    heads = decode_heads(b"[" + b",".join(publication.events) + b"]")
     assert [(head.source, head.id) for head in heads] == publication.identities

@@ -217,14 +217,20 @@ values (%(journal)s, %(epoch)s, %(offset)s, %(epochs)s)
 on conflict do nothing
 returning true
 
--- name: count_present
--- Count the identities that have rows; the ids are sent as JSON, which costs a third of an array.
-select count(*) from {schema}.events
-where source = %(source)s and id = any(array(select json_array_elements_text(%(ids)s)))
+-- name: record_ranges
+insert into {schema}.ranges (journal, epoch, first, last)
+select * from rows from (
+    pg_catalog.unnest(%(journals)s::text[]), pg_catalog.unnest(%(epochs)s::text[]),
+    pg_catalog.unnest(%(firsts)s::bigint[]), pg_catalog.unnest(%(lasts)s::bigint[]))
+on conflict do nothing
 
--- name: list_present
-select id from {schema}.events
-where source = %(source)s and id = any(array(select json_array_elements_text(%(ids)s)))
+-- name: recorded_ranges
+select epoch, first, last from {schema}.ranges
+where journal = %(journal)s and last > %(after)s
+order by first limit %(limit)s
+
+-- name: delete_ranges
+delete from {schema}.ranges where journal = %(journal)s and last <= %(last)s
 
 -- name: move_cursor
 update {schema}.cursors
@@ -464,9 +470,12 @@ insert into {schema}.running (listener) values (%(listener)s)
 on conflict (listener) do nothing
 returning true
 
--- name: count_deaths
+-- name: count_crash_of_listener
 -- Charge the crash of a process to the event that it ran alone.
 update {schema}.quarantined set attempting = false, deaths = deaths + 1 where listener = %(listener)s and attempting
+
+-- name: count_crash_of_owner
+update {schema}.quarantined set attempting = false, deaths = deaths + 1 where owner = %(owner)s and attempting
 
 -- name: unregister_process
 delete from {schema}.running where listener = %(listener)s
@@ -478,9 +487,9 @@ with ended as (
     update {schema}.quarantined set attempting = false
     where listener = %(listener)s and attempting and (source, id) <> (%(source)s, %(id)s)),
 begun as (
-    insert into {schema}.quarantined (source, id, listener, attempting)
-    values (%(source)s, %(id)s, %(listener)s, true)
-    on conflict (source, id, listener) do update set attempting = true)
+    insert into {schema}.quarantined (source, id, listener, attempting, owner)
+    values (%(source)s, %(id)s, %(listener)s, true, %(owner)s)
+    on conflict (source, id, listener) do update set attempting = true, owner = excluded.owner)
 select coalesce(sum(deaths), 0)::integer from {schema}.quarantined where source = %(source)s and id = %(id)s
 
 -- name: end_isolated

@@ -1,5 +1,5 @@
--- KEYS: one per event. ARGV: token, ttl_ms, then the foreign value of each event. Leases an event whose key still has
--- that value, a value of another type, or none. Returns the value of each other key, and false for a leased event.
+-- KEYS: one per range. ARGV: token, ttl_ms, then the foreign value of each range. Leases a range whose key still has that
+-- value, a value of another type, or none. Returns the value of each other key, and false for a leased range.
 local found = {}
 for i, key in ipairs(KEYS) do
   local value = read(key)

@@ -1,0 +1,42 @@
+"""The end stage: how ended events are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from oncecast.core.errors import CrashLoop, DataInvalid, Reject, error_text
+from oncecast.core.event import Arrival
+from oncecast.core.outcomes import Outcome
+from oncecast.core.telemetry import (
+    ConflictsFound,
+    DeadLettered,
+    Duplicates,
+    Persisted,
+    TelemetryEvent,
+    TerminalCause,
+)
+
+
+def telemetry_of(arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> Iterator[TelemetryEvent]:
+    """Yield the telemetry events of ended events: one for all with the same outcome."""
+    by_outcome: dict[Outcome, list[Arrival]] = {}
+    for arrival, outcome in zip(arrivals, outcomes, strict=True):
+        if outcome is Outcome.STORED or not arrival.gone:
+            by_outcome.setdefault(outcome, []).append(arrival)
+    for outcome, group in by_outcome.items():
+        batch = (len(group), group[0].id, group[-1].id)
+        match outcome:
+            case Outcome.STORED if group[0].terminal_error is not None:
+                yield _dead_lettered(group[0].id, group[0].terminal_error)
+            case Outcome.STORED:
+                yield Persisted(*batch, after_retry=any(a.attempts > 1 or a.retried for a in group))
+            case Outcome.CONFLICT:
+                yield ConflictsFound(*batch)
+            case _:
+                yield Duplicates(*batch)
+
+
+def _dead_lettered(id: str, error: BaseException) -> DeadLettered:
+    causes: dict[type[BaseException], TerminalCause] = {DataInvalid: "data", Reject: "rejected", CrashLoop: "crashes"}
+    cause: TerminalCause = next((cause for kind, cause in causes.items() if isinstance(error, kind)), "retries")
+    return DeadLettered(id, error_text(error), cause)
