@@ -54,14 +54,8 @@ simulate: setup ## run RUNS=20000 schedules in virtual time, on all cores; SEED=
 mutants: setup ## plant a fault for each rule, and check that it is found
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
-bench: setup ## measure 200,000 events through a producer and two listeners: events/s and µs per process
-	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
-
-bench-handlers: setup ## measure handlers of one SQL statement: single, shared transactions, batches
-	@$(BIN)/python benchmarks/handlers.py $(ARGS)
-
-bench-clients: setup ## measure how soon events reach 1,000 plain WebSocket clients, one more of which is stuck
-	@$(BIN)/python benchmarks/subscribers.py $(ARGS)
+bench: setup ## measure this machine in half an hour; ARGS=--quick takes a minute
+	@$(BIN)/oncecast bench $(ARGS)
 
 $(VENV)/.docs-ready: $(VENV)/.ready
 	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --group docs; \
@@ -83,4 +77,4 @@ format: setup ## format the code with ruff
 clean: ## remove everything that the targets created
 	rm -rf $(VENV) dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-.PHONY: help setup demo lint test compat dist chaos simulate mutants bench bench-handlers bench-clients docs reference pictures format clean
+.PHONY: help setup demo lint test compat dist chaos simulate mutants bench docs reference pictures format clean

@@ -25,6 +25,7 @@ _COMMANDS = {
         "status": "stack.status:status",
         "sql": "stack.sql:sql",
         "chaos": "chaos:chaos",
+        "bench": "bench:bench",
     },
     "Events": {"send": "events.publish:send", "tail": "events.publish:tail"},
     "Operations": {

@@ -1,4 +1,4 @@
-"""A consumer written by hand that only runs the SQL of benchmarks/handlers.py, for comparison.
+"""A consumer written by hand that only runs the SQL of the benchmarked handlers, for comparison.
 
 Reads `{"url": …, "kind": "each" | "shared" | "batch", "first": 0, "count": 1000}` from its standard input, connects,
 says "ready", waits for a line, writes `count` events with their effects, each once, says "done", and ends. It has no
@@ -53,18 +53,23 @@ async def consume(connection: Connection, kind: str, transactions: Iterator[list
         await write(connection, ids, data)
 
 
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 async def main(url: str, kind: str, first: int, count: int) -> None:
     """Connect, wait for the start signal, and write."""
     size = {"each": 1, "shared": SHARED_EVENTS, "batch": BATCH_EVENTS}[kind]
     ids = [f"{n:08d}" for n in range(first, first + count)]
     transactions = iter([ids[n : n + size] for n in range(0, count, size)])
     connections = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(CONNECTIONS)]
-    print("ready", flush=True)
+    _say("ready")
     sys.stdin.readline()
     async with asyncio.TaskGroup() as group:
         for connection in connections:
             group.create_task(consume(connection, kind, transactions))
-    print("done", flush=True)
+    _say("done")
     for connection in connections:
         await connection.close()
 
