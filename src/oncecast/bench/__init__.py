@@ -1,1 +1,1 @@
-"""Benchmarks of a whole stack on one machine, each beside what the same work costs without Oncecast."""
+"""Benchmarks of a whole stack on one machine, each compared with what the same work costs without Oncecast."""

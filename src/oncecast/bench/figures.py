@@ -1,4 +1,4 @@
-"""Figures: what was measured, in several runs, beside what it is compared with in the same runs."""
+"""Figures: what was measured, in several runs, and what it is compared with in the same runs."""
 
 from __future__ import annotations
 

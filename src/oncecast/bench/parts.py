@@ -46,7 +46,7 @@ QUICK = Scale(
 
 
 async def throughput(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
-    """Measure events/s from the first acceptance to the last commit, beside PostgreSQL alone."""
+    """Measure events/s from the first acceptance to the last commit, compared with PostgreSQL alone."""
     async with system(folder / "stack") as under:
         for size_bytes, count in scale.events_of_bytes.items():
             figure = Figure(f"end to end, {_size(size_bytes)}", "events/s")
@@ -103,7 +103,7 @@ async def singles(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
 
 
 async def handlers(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
-    """Measure handlers of one SQL statement, beside the same SQL by hand."""
+    """Measure handlers of one SQL statement, compared with the same SQL by hand."""
     names = {"each": "handler, a transaction each", "shared": "handler, shared transaction", "batch": "batch handler"}
     for kind, count in scale.handled.items():
         app = f"oncecast.bench.applications:{kind}"
@@ -120,7 +120,7 @@ async def handlers(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
 
 
 async def catch_up(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
-    """Measure listeners that start behind a backlog, beside the live rate."""
+    """Measure listeners that start behind a backlog, compared with the live rate."""
     async with system(folder / "stack") as under:
         live = Figure("", "")
         await _end_to_end(under, folder, "/live", min(scale.backlog, 200_000), 240, live)
@@ -132,7 +132,7 @@ async def catch_up(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
         usage = under.usage()
         await under.wait_until_ended()
         _, first_s, last_s = await under.check("/backlog", scale.backlog)
-        figure = Figure(f"catch-up of {scale.backlog:,}, beside live", "events/s")
+        figure = Figure(f"catch-up of {scale.backlog:,} (share: of live)", "events/s")
         figure.values.append(scale.backlog / (last_s - first_s))
         figure.compared.append(live.median)
         figure.cpu_us, figure.peak_mib = usage.cpu_us_per(scale.backlog), usage.peak_mib()

@@ -105,7 +105,10 @@ class JournalPosition:
 
     def record(self, ended: Range) -> None:
         """Move the watermark over a range that PostgreSQL has recorded as ended."""
-        self.watermark.end(ended.first_new, ended.last)
+        if not ended.is_recorded:
+            ended.is_recorded = True
+            self.watermark.end(ended.first_new, ended.last)
+            self._on_credit(self._forget())
 
     def _forget(self) -> int:
         """Release ordered arrivals up to the saved cursor; return their credit."""

@@ -63,6 +63,13 @@ def checked_heads(raws: Sequence[msgspec.Raw]) -> list[Head]:
     return heads
 
 
+def _id_of(raw: msgspec.Raw) -> str:
+    try:
+        return decode_head(raw).id
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "?"
+
+
 class EndedRange(NamedTuple):
     """A range whose events all have rows."""
 
@@ -102,18 +109,20 @@ class Range(msgspec.Struct, eq=False, gc=False):
     """When its lease must be renewed, on the monotonic clock."""
     takeovers: int = 0
     """How often it was taken over from an owner that died, as far as Redis knows."""
+    is_recorded: bool = False
+    """Whether PostgreSQL has recorded that all its events have rows."""
     suspected: bool = False
     """Whether the previous process may have died of one of its events: it is within a window of the cursor."""
 
     @property
     def first_id(self) -> str:
-        """The id of the first new event. Raises msgspec.DecodeError if it is not valid."""
-        return self.arrivals[0].id if self.arrivals else decode_head(self.raws[0]).id
+        """The id of the first new event, for people; "?" if it cannot be decoded."""
+        return self.arrivals[0].id if self.arrivals else _id_of(self.raws[0])
 
     @property
     def last_id(self) -> str:
-        """The id of the last new event. Raises msgspec.DecodeError if it is not valid."""
-        return self.arrivals[-1].id if self.arrivals else decode_head(self.raws[-1]).id
+        """The id of the last new event, for people; "?" if it cannot be decoded."""
+        return self.arrivals[-1].id if self.arrivals else _id_of(self.raws[-1])
 
     @property
     def is_open(self) -> bool:

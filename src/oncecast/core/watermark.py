@@ -9,13 +9,15 @@ class Watermark:
     Offsets up to `value` have all ended. `received` is the last offset that arrived: ended or in flight.
     """
 
-    __slots__ = ("_ended", "received", "value")
+    __slots__ = ("_ended", "_first_of", "received", "value")
 
     def __init__(self, after: int) -> None:
         self.value = after
         self.received = after
         self._ended: dict[int, int] = {}
-        """Ended offsets above `value`, first to last."""
+        """Runs of ended offsets above `value`, first to last; adjacent ones are merged."""
+        self._first_of: dict[int, int] = {}
+        """The same, last to first."""
 
     def arrive(self, first: int, last: int) -> int:
         """Record that offsets `first` to `last` arrived; return the first new one (`last + 1` if none is).
@@ -30,8 +32,11 @@ class Watermark:
         return new
 
     def end(self, first: int, last: int) -> None:
-        """Record that the offsets `first` to `last` have ended; such runs do not overlap, but may be repeated."""
-        if first > self.value:
-            self._ended[first] = last
-        while (following := self._ended.pop(self.value + 1, None)) is not None:
-            self.value = following
+        """Record that the offsets `first` to `last` have ended; such runs neither overlap nor repeat."""
+        if first == self.value + 1:
+            self.value = max(last, self._ended.pop(last + 1, last))
+            self._first_of.pop(self.value, None)
+        elif first > self.value:
+            first = self._first_of.pop(first - 1, first)
+            last = self._ended.pop(last + 1, last)
+            self._ended[first], self._first_of[last] = last, first

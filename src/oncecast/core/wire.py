@@ -165,7 +165,7 @@ encode = msgspec.json.encode
 
 
 class Head(msgspec.Struct, gc=False):
-    """The attributes by which a listener claims and routes an event; the payload stays undecoded."""
+    """The attributes by which a listener identifies and routes an event; the payload stays undecoded."""
 
     id: str
     source: str

@@ -15,7 +15,7 @@ from oncecast.app.isolation import RunOptions
 from oncecast.app.lifespan import Bounds
 from oncecast.core.clock import Clock
 from oncecast.core.dead_letter_ports import DeadLetterBroker, DeadLetterLog, DeadLetters, UnforwardedDeadLetters
-from oncecast.core.errors import Unavailable
+from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.health import Health
 from oncecast.core.ports import CrashLog, Leases, ListenerStore, Outbox, Publish
 from oncecast.core.ranges import RangeRules, range_rules
@@ -233,10 +233,10 @@ class ListenerService:
         intake += [start(loop, "claim loop") for loop in self.pipeline.claim_loops()]
         intake.append(start(self.pipeline.watch_loop(), "takeover watch"))
         work = [start(worker, "worker") for worker in self.pipeline.work_loops()]
+        work.append(start(self.pipeline.record_loop(), "record of ended ranges"))
         upkeep = [
             start(self.redis.heartbeat_loop(), "heartbeat"),
             start(self.database.probe_loop(), "PostgreSQL probe"),
-            start(self.pipeline.record_loop(), "record of ended ranges"),
             start(self.pipeline.compare_loop(), "comparison of repeated arrivals"),
             start(self._cursors.save_loop(), "cursor saver"),
             start(self._dead_letter_logger.log_loop(), "dead-letter file"),
@@ -268,7 +268,7 @@ class ListenerService:
         left = await self.pipeline.hand_over()
         await self._cursors.save()
         await self._dead_letter_logger.log()
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(Unavailable, RowLocked):
             await self._crash_log.unregister_process()
         if self.forwarder:
             await self.forwarder.drain(max(LAST_SENDING_MIN_S, ends_at_s - self._clock.monotonic_s()))

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from oncecast.core.clock import Clock
-from oncecast.core.errors import Unavailable
+from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.lease_owners import LeaseOwners
 from oncecast.core.leases import Claims
 from oncecast.core.ports import CrashLog, DatabaseConnections, Sessions
@@ -84,7 +84,7 @@ class Takeovers:
             died = sessions is Sessions.NONE
             if died:
                 await self._crash_log.count_crash(token)
-        except Unavailable:  # nothing can end without PostgreSQL: the next check tries again
+        except (Unavailable, RowLocked):  # nothing can end without PostgreSQL: the next check tries again
             return False
         await self._leases.take_over(ranges, token, died=died)
         self._record(TakenOver(sum(each.unended for each in ranges), token))

@@ -248,14 +248,13 @@ class Feed:
                 return track
         self.supersede()
         in_doubt = await self._ready()
+        incarnation = self._store.incarnation  # before the cursor is read, which may be that of a newer one
         after = await self._saved_offset(welcome)
         self.used_bytes = 0
-        fresh = Track(
-            welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n), self._store.incarnation
-        )
+        fresh = Track(welcome.journal, welcome.epochs, after, lambda n: self._freed(fresh, n), incarnation)
         fresh.suspected_bytes = self._window_bytes if in_doubt else 0
         if track is not None and track.journal == welcome.journal:
-            fresh.distrusted_to = track.watermark.received
+            fresh.distrusted_to = max(track.distrusted_to, track.watermark.received)
         self.track = fresh
         return fresh
 

@@ -11,13 +11,22 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from oncecast.core.cursors import cursor_at
 from oncecast.core.event import Cursor
 from oncecast.core.positions import JournalPosition
 from oncecast.core.ranges import EVENT_COST_BYTES, Range, checked_heads, cut
 from oncecast.core.wire import Epoch, Events, Gap, epoch_of
 
+_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 KEYS_PRUNED_AT_MIN = 1_000
+
+
+def _own(raws: Sequence[msgspec.Raw]) -> list[msgspec.Raw]:
+    """Return copies of the events of a range that share one piece of memory."""
+    own: list[msgspec.Raw] = _decode_raws(b"[" + b",".join(raws) + b"]")
+    return own
 
 
 def cost_bytes(frame: Events, text: bytes) -> int:
@@ -72,6 +81,8 @@ class Track(JournalPosition):
             begin, end = max(first, first_new) - frame.offset, range_last + 1 - frame.offset
             if begin < end:
                 raws = frame.events[begin:end]
+                if len(raws) < len(frame.events) and (len(raws) == 1 or not decode):
+                    raws = _own(raws)  # slices would keep the whole frame in memory until the range has ended
                 each = Range(
                     track=self,
                     epoch=epoch,

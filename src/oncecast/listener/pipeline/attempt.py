@@ -145,7 +145,7 @@ class Attempts:
         """Record the quarantined event before running it, so that a crash of this process is attributed to it."""
         try:
             crashes = await self._crash_log.begin_isolated(quarantined)
-        except Unavailable as error:
+        except (Unavailable, RowLocked) as error:
             quarantined.attempts += 1  # `_failed` subtracts it again
             yield await self._failed([quarantined], error)
             return
@@ -158,7 +158,9 @@ class Attempts:
             self._record(Quarantined(quarantined.id, quarantined.range.takeovers))
         async for disposition in self._attempt([quarantined]):
             yield disposition
-        with contextlib.suppress(Unavailable):  # then the event has not ended; its next attempt removes the record
+        with contextlib.suppress(
+            Unavailable, RowLocked
+        ):  # then the event has not ended; its next attempt removes the record
             await self._crash_log.end_isolated(quarantined)
 
     async def _attempt(self, work: WorkItem) -> AsyncIterator[Disposition]:

@@ -90,7 +90,7 @@ class Identities:
         """Return the arrivals to be attempted, of compared ones that have no outcome; the others wait for them."""
         first = []
         for arrival in reversed(unknown):
-            if self._first.get(arrival.identity) is arrival:
+            if self._first.setdefault(arrival.identity, arrival) is arrival:
                 self._repeated.pop(arrival.identity, None)
                 first.append(arrival)
             else:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from operator import attrgetter
 from typing import Any
 
@@ -28,13 +28,13 @@ from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import CrashLog, ListenerStore
 from oncecast.core.positions import JournalPosition
 from oncecast.core.ranges import Range
-from oncecast.core.telemetry import Duplicates, HandlersBlocked, Record
+from oncecast.core.telemetry import Duplicates, HandlersBlocked, Record, ServerReplaced
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.takeover import CHECK_INTERVAL_S, Takeovers
 from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts, Ended, Requeue
 from oncecast.listener.pipeline.end import telemetry_of
-from oncecast.listener.pipeline.identities import Identities
+from oncecast.listener.pipeline.identities import COMPARED_MAX_EVENTS, Identities
 from oncecast.listener.pipeline.order import admit, next_in_order
 from oncecast.listener.pipeline.queues import WorkItem, WorkQueue, WorkQueues
 from oncecast.listener.recent import Recent
@@ -43,6 +43,8 @@ from oncecast.tasks import STALL_S, idle, working
 RECORD_INTERVAL_S = 0.2
 """One call per range would cost as much as a handler, and other listeners check every half second. If this process
 crashes before it records the ranges, they take them over and find the rows."""
+ORDER_CHECKS = 4
+"""Every fourth check of leases also looks for rows of events that ordered events wait for: every 2 s."""
 NO_THREAD_WAIT_S = 1.0
 """The delay before released ranges are claimed again: other listeners check twice in that time."""
 _TRACK = attrgetter("track")
@@ -188,14 +190,33 @@ class Pipeline:
 
     async def watch_loop(self) -> None:
         """Check the ranges that are leased elsewhere."""
-        while True:
+        for check in count(1):
             working(STALL_S)
             await self._clock.sleep(CHECK_INTERVAL_S)
+            if check % ORDER_CHECKS == 0 and self._database.is_up:
+                await self.end_predecessors()
             if self.takeovers.count:
                 found = await self.takeovers.peek()
                 self.end_elsewhere(found.ended)
                 self._put_back(found.free + found.acquired)
                 self._put_back(await self.takeovers.take_over(found.leased_elsewhere))
+
+    async def end_predecessors(self) -> None:
+        """End events of ranges leased elsewhere for which ordered events wait here, if they have rows.
+
+        The done marker of their range may be late: it waits for every event of the range.
+        """
+        waited_for = [
+            before
+            for track in self._tracks
+            for before, follower in track.followers.items()
+            if follower.range.acquired and not before.range.acquired
+        ][:COMPARED_MAX_EVENTS]
+        if waited_for:
+            found = await self._compared(waited_for)
+            known = [(a, outcome) for a, outcome in found if not (outcome is None or a.gone or a.range.acquired)]
+            if known:
+                self._end(Ended([a for a, _ in known], [outcome for _, outcome in known if outcome is not None]))
 
     # --- attempt -------------------------------------------------------------------------------------------
 
@@ -209,7 +230,10 @@ class Pipeline:
                 self._drop([arrival for arrival in work if not self._is_ours(arrival)])
             if queue is self.queues.batched and any(is_quarantined(arrival.range.takeovers) for arrival in ours):
                 for arrival in ours:
-                    await self._attempt([arrival])
+                    if self._is_ours(arrival):
+                        await self._attempt([arrival])
+                    else:
+                        self._drop([arrival])
             elif ours:
                 await self._attempt(ours)
             self._progressed.set()
@@ -329,18 +353,21 @@ class Pipeline:
 
     async def compare(self) -> None:
         """Compare a batch of repeated arrivals with their rows; attempt those without a row."""
-        batch = self._identities.take_repeated()
+        found = await self._compared(self._identities.take_repeated())
+        known = [(a, outcome) for a, outcome in found if outcome is not None]
+        if known:
+            self._end(Ended([a for a, _ in known], [outcome for _, outcome in known]))
+        self._requeue(self._identities.put_back([a for a, outcome in found if outcome is None]))
+
+    async def _compared(self, batch: Sequence[Arrival]) -> list[tuple[Arrival, Outcome | None]]:
+        """Compare events with their rows; the outcome of one without a row is None, or of all after an error."""
         incarnation = self._store.incarnation
-        outcomes: list[Outcome | None] = [None] * len(batch)
-        with contextlib.suppress(OncecastError):  # then an attempt follows, which handles the error
+        outcomes: Sequence[Outcome | None] = [None] * len(batch)
+        with contextlib.suppress(OncecastError):  # an attempt follows, which handles the error
             found = await self._store.compare(batch)
             if self._store.incarnation == incarnation:
                 outcomes = found
-        known = [(a, outcome) for a, outcome in zip(batch, outcomes, strict=True) if outcome is not None]
-        if known:
-            self._end(Ended([a for a, _ in known], [outcome for _, outcome in known]))
-        unknown = [a for a, outcome in zip(batch, outcomes, strict=True) if outcome is None]
-        self._requeue(self._identities.put_back(unknown))
+        return list(zip(batch, outcomes, strict=True))
 
     # --- leases --------------------------------------------------------------------------------------------
 
@@ -367,10 +394,14 @@ class Pipeline:
     async def _record_ranges(self, ended: list[Range], incarnation: str) -> None:
         try:
             if not await self._store.record_ranges([each.ended for each in ended], incarnation):
-                return  # the cursor saver has their journals read again
-        except (Unavailable, RowLocked):  # the next round records them
+                self._record(ServerReplaced(ended[0].track.journal, ended[0].track.saved.offset))
+                ended[0].track.abandon()  # its events are read again
+                return
+        except BaseException as error:  # the next round records them, or `hand_over` releases their leases
             self._unrecorded += ended
             self._has_unrecorded.set()
+            if not isinstance(error, Unavailable | RowLocked):
+                raise
             return
         for each in ended:
             each.track.record(each)
@@ -415,5 +446,5 @@ class Pipeline:
         left = list(self._ranges())
         for each in left:  # a cancelled claim may have leased any of them
             each.leased = True
-        await self._leases.release(left)
+        await self._leases.release([*left, *self._unrecorded])
         return sum(each.unended for each in left)

@@ -72,7 +72,7 @@ class ClientHub:
 
     def join(self, session: _Session) -> bool:
         """Let a client be served together with the others, if it has all that they have."""
-        if session.write is None or (self._live and session.offset < self._sent):
+        if session.write is None or session.offset < (self._sent if self._live else self._ring.last):
             return False
         if not self._live:
             self._sent = session.offset

@@ -28,6 +28,7 @@ from oncecast.stores.postgres.database import Database
 from oncecast.stores.postgres.rows import RawJson
 
 RANGES_READ = 1_000
+PAGES_MAX = 100
 
 
 class PostgresCursors:
@@ -86,8 +87,8 @@ class PostgresCursors:
                 saved = beginning(epochs)
                 if not await self._insert_cursor(connection, journal, saved):
                     return decide_unlocked_save(await self._read_cursor(connection, "load_cursor", journal), epochs)
-            reached = await self._reach(connection, journal, epochs, offset_in(saved, epochs) or 0)
-            decision = decide_save(saved, epochs, reached, position=position, proved=proved)
+            reached, is_all = await self._reach(connection, journal, epochs, offset_in(saved, epochs) or 0)
+            decision = decide_save(saved, epochs, reached, position=position, proved=proved if is_all else 0)
             if decision.write is not None:
                 await self._write_cursor(connection, journal, decision.write)
                 passed = {"journal": journal, "last": decision.write.cursor.offset}
@@ -145,17 +146,23 @@ class PostgresCursors:
         epoch, offset, epochs = row
         return SavedCursor(Cursor(epoch, offset), msgspec.convert(epochs, list[Epoch]))
 
-    async def _reach(self, connection: PostgresConnection, journal: str, epochs: Sequence[Epoch], start: int) -> int:
-        """Return how far the recorded ranges reach without a gap from offset `start` on."""
+    async def _reach(
+        self, connection: PostgresConnection, journal: str, epochs: Sequence[Epoch], start: int
+    ) -> tuple[int, bool]:
+        """Return how far the recorded ranges reach without a gap from offset `start` on, and whether all were read.
+
+        After PAGES_MAX the next save continues: one stuck event may have let millions of ranges accumulate.
+        """
         reached = start
-        while True:
+        for _ in range(PAGES_MAX):
             values = {"journal": journal, "after": reached, "limit": RANGES_READ}
             async with connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(self._db.queries["recorded_ranges"], values)
                 recorded = [EndedRange(journal, *row) for row in await cursor.fetchall()]
             reached = reach(reached, epochs, recorded)
             if len(recorded) < RANGES_READ or reached < recorded[-1].last:
-                return reached
+                return reached, True
+        return reached, False
 
 
 def _values(journal: str, saved: SavedCursor) -> dict[str, Any]:

@@ -445,7 +445,7 @@ select journal, epoch, first, last, reason, noted_at from {schema}.gaps
 order by noted_at desc, journal, epoch, first limit 1000
 
 -- name: prune
--- The oldest rows below the saved cursor of their journal, which still has to look up the others. Dead letters are kept
+-- The oldest rows below the saved cursor of their journal: a reread of others must find them. Dead letters are kept
 -- for an operator. Replayed ones are deleted with their events here, because the foreign key does nothing under
 -- session_replication_role = replica.
 with pruned as materialized (
