@@ -10,7 +10,7 @@ from oncecast.core.watermark import Watermark
 def test_it_is_before_the_first_offset_that_has_not_ended(after: int, order: list[int], count: int) -> None:
     watermark = Watermark(after)
     watermark.arrive(after + 1, after + 29)
-    ended = {after + offset for offset in order[:count]}
+    ended = [after + offset for offset in order[:count]]
     for offset in ended:
         watermark.end(offset, offset)
     expected = after
@@ -44,3 +44,13 @@ def test_ending_twice_changes_nothing() -> None:
     for offset in (1, 1, 3, 3):
         watermark.end(offset, offset)
     assert watermark.value == 1
+
+
+def test_adjacent_runs_behind_a_stuck_offset_are_one() -> None:
+    watermark = Watermark(0)
+    watermark.arrive(1, 1_000)
+    for offset in (*range(2, 1_001, 2), *range(3, 1_001, 2)):
+        watermark.end(offset, offset)
+    assert (watermark.value, watermark._ended) == (0, {2: 1_000})
+    watermark.end(1, 1)
+    assert (watermark.value, watermark._ended, watermark._first_of) == (1_000, {}, {})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from oncecast.core.errors import Unavailable
+from oncecast.core.errors import RowLocked, Unavailable
 from oncecast.core.leases import Claims
 from oncecast.core.ports import Sessions
 from oncecast.core.ranges import Range
@@ -40,6 +40,7 @@ class Gate:
 class Store:
     def __init__(self) -> None:
         self.is_up = True
+        self.is_locked = False
         self.ended: list[str] = []
         self.sessions = Sessions.NONE
 
@@ -69,6 +70,8 @@ class Harness:
         self.watch.add(self.gate.answer.leased_elsewhere)
 
     async def count_crash(self, token: str) -> None:
+        if self.store.is_locked:
+            raise RowLocked("quarantined")
         self.crashed.append(token)
 
     async def check_at(self, now_s: float) -> None:
@@ -109,6 +112,17 @@ async def test_without_postgresql_there_is_no_takeover() -> None:
     await at.check_at(5)
     assert (at.gate.freed, at.taken_over, at.watch.count) == ([], [], 6)
     at.store.is_up = True
+    await at.check_at(5.5)
+    assert at.taken_over == at.watched
+
+
+async def test_a_lock_on_the_table_of_crashes_only_delays_a_takeover() -> None:
+    at = Harness()
+    at.store.is_locked = True
+    await at.check_at(0)
+    await at.check_at(5)
+    assert (at.gate.freed, at.taken_over, at.watch.count) == ([], [], 6)
+    at.store.is_locked = False
     await at.check_at(5.5)
     assert at.taken_over == at.watched
 

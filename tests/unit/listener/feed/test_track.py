@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oncecast.core.event import Cursor
 from oncecast.core.ranges import EVENT_COST_BYTES
-from oncecast.core.wire import Gap
+from oncecast.core.wire import Events, Gap, decode_server_frame, events_frame
 from tests.support.arrivals import Credit, frame, receive, receive_ranges, track
 
 
@@ -185,3 +185,24 @@ def test_an_event_that_ends_behind_the_saved_cursor_returns_all_its_credit() -> 
     on.save(Cursor("e1", 2))
     on.end([b])
     assert credit.bytes == len(text) + 2 * EVENT_COST_BYTES
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_no_event_keeps_the_frame_that_brought_it(decode: bool) -> None:
+    on = track()
+    text = frame(1, *map(str, range(9)))
+    before = sys.getrefcount(text)
+    decoded = decode_server_frame(text)
+    assert isinstance(decoded, Events)
+    ranges = on.receive(decoded, text, 8, decode=decode)
+    del decoded
+    assert [each.unended for each in ranges] == [8, 1]
+    assert sys.getrefcount(text) == before
+
+
+def test_a_range_with_an_event_that_cannot_be_decoded_is_named_without_it() -> None:
+    on = track()
+    decoded = decode_server_frame(events_frame(1, 0, b'[{"id":"a","source":"/s","type":"t"},7]'))
+    assert isinstance(decoded, Events)
+    (each,) = on.receive(decoded, b"", 8, decode=False)
+    assert (each.first_id, each.last_id) == ("a", "?")

@@ -96,3 +96,11 @@ def test_arrivals_that_ended_or_whose_range_was_released_wait_no_longer() -> Non
     gone.gone, released.range.acquired = True, False
     assert of.leave(first, has_ended=False) is last
     assert (gone.busy, released.busy) == (False, False)
+
+
+def test_compared_arrivals_whose_first_has_left_are_attempted() -> None:
+    of = Identities()
+    others = ended_once(of, 2)
+    assert of.take_repeated() == others
+    end(of, others[:1])
+    assert of.put_back(others[1:]) == others[1:]

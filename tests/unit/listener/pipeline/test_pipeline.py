@@ -380,3 +380,42 @@ def test_two_listeners_keep_the_order_of_each_journal_despite_duplicates_and_rer
                 assert ran == sorted(ran, key=journal.index)
 
     run()
+
+
+@in_virtual_time
+async def test_an_ordered_event_does_not_wait_for_the_rest_of_the_range_before_it(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    theirs, _ = receive_ranges(track(), frame(1, "a1", "b1", "a2", type="ordered"), 2)
+    await at.other_leases.claim([theirs])
+    at.redis.counters["b"] = (1, clock.monotonic_s() + 60)
+    async with member.running():
+        member.receive(on, "a1", "b1", "a2", type="ordered", size=2)
+        await clock.sleep(1)
+        assert member.app.handled == []
+        await MemoryEvents(at.postgres, instance="b", token="b").insert(theirs.arrivals[:1])
+        await clock.sleep(2)
+    assert (member.app.handled, on.watermark.value) == (["a2"], 0)
+
+
+@in_virtual_time
+async def test_ranges_that_a_replaced_server_refuses_are_read_again(clock: VirtualClock) -> None:
+    member = Member(MemoryServers(clock))
+    on = Track("journal", [Epoch("e1", 1)], 0, Credit(), incarnation="that of another server")
+    async with member.running():
+        member.receive(on, "a")
+        await clock.sleep(2)
+    assert (member.app.handled, on.is_superseded, on.watermark.value) == (["a"], True, 0)
+
+
+@in_virtual_time
+async def test_a_drain_releases_the_leases_of_ranges_that_could_not_be_recorded(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    async with member.running():
+        ranges = member.receive(on, "a")
+        while ranges[0].unended:
+            await clock.sleep(0.01)
+        at.to_postgres.error = REFUSED
+        await member.pipeline.hand_over()
+    assert (await at.other_leases.peek(ranges)).free == ranges

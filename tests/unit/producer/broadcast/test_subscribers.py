@@ -143,3 +143,21 @@ async def test_a_client_that_takes_nothing_is_served_on_its_own() -> None:
         assert stuck.written == 0
         await cancel_all([stuck.task, other.task])
         assert hub.count == 0
+
+
+async def test_a_client_that_is_behind_catches_up_on_its_own_even_if_nobody_is_served() -> None:
+    journal = MemoryJournal(SYSTEM_CLOCK)
+    async with running(journal) as hub:
+        await publish(journal, "a", "b")
+        first = Client(hub)
+        await joined(hub, 1)
+        await publish(journal, "c")
+        await have([first], ["c"])
+        await cancel_all([first.task])
+        behind = Client(hub, query="from=earliest")
+        await have([behind], ["a", "b", "c"])
+        latest = Client(hub)
+        await joined(hub, 2)
+        await publish(journal, "d")
+        await have([latest], ["d"])
+        await cancel_all([behind.task, latest.task])
