@@ -292,8 +292,9 @@ class Cursors(DatabaseServer, Protocol):
     async def save_cursor(self, journal: str, epochs: Sequence[Epoch], *, position: Cursor, proved: int) -> Save:
         """Advance the group's cursor over the recorded ranges, and delete those.
 
-        `position` is the cursor that the caller knows to be saved, and `proved` the offset up to which it knows
-        ranges to be recorded. Changes nothing while another listener has the cursor locked, or if the cursor was
+        `position` is the cursor that the caller knows to be saved, and `proved` the offset up to which it takes
+        ranges for recorded, by its own records and by done markers; if they are not, the answer says that ranges are
+        missing. Changes nothing while another listener has the cursor locked, or if the cursor was
         saved with an epoch that the caller does not know: the caller's history may be the divergent one.
         """
 
