@@ -411,7 +411,7 @@ class ListenerConfig(Common):
         "time until a lease expires without renewal; Redis keeps it 30 s longer, in case the listener's event loop is"
         " blocked",
     )
-    mark_ttl: float = setting("15s", duration_s, "time until Redis deletes the done marker of an event")
+    mark_ttl: float = setting("15s", duration_s, "time until Redis deletes the done marker of a range of events")
     crashes_per_event_max: int = setting(
         "2", count, "number of crashed processes after which a quarantined event becomes a dead letter"
     )

@@ -1,1 +1,1 @@
-"""The listener: one file per station of an event's way, joined by `service`."""
+"""The listener: feeds receive events, `pipeline` ends them, and `service` runs all its tasks."""

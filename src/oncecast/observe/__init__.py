@@ -1,1 +1,1 @@
-"""What becomes of facts: log lines and metrics."""
+"""What becomes of telemetry: log lines and metrics."""

@@ -1,1 +1,1 @@
-"""The stages of an event in a listener: claim, attempt, settle, cursor."""
+"""The stages of an event in a listener: order, claim, identities, queue, attempt, end, cursor."""
