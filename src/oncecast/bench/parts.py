@@ -12,7 +12,7 @@ from oncecast.bench.alone import postgresql_alone, rate_by_hand
 from oncecast.bench.applications import EFFECTS
 from oncecast.bench.clients import broadcast, post_singly, publish_steadily
 from oncecast.bench.figures import Figure
-from oncecast.bench.system import NotExactlyOnce, System, events, system, write
+from oncecast.bench.system import MeasuredSystem, NotExactlyOnce, events, system, write
 
 CONNECTIONS = 64
 
@@ -167,7 +167,9 @@ PARTS: dict[str, Callable[[Path, Scale], AsyncIterator[Figure]]] = {
 }
 
 
-async def _end_to_end(under: System, folder: Path, source: str, count: int, size_bytes: int, figure: Figure) -> None:
+async def _end_to_end(
+    under: MeasuredSystem, folder: Path, source: str, count: int, size_bytes: int, figure: Figure
+) -> None:
     """Add a run: publish a file, wait until all has ended, and check that each event has one row."""
     file = folder / "events.ndjson"
     write(file, events(source, count, size_bytes))

@@ -37,7 +37,7 @@ class NotExactlyOnce(OncecastError):
     """Rows or effects are missing, or there are too many."""
 
 
-class System:
+class MeasuredSystem:
     """A running stack whose PostgreSQL records when each transaction was committed."""
 
     def __init__(self, stack: Stack, schema: str) -> None:
@@ -111,11 +111,11 @@ class System:
 @asynccontextmanager
 async def system(
     folder: Path, *, listeners: int = 2, app: str | None = None, schema: str = "oncecast"
-) -> AsyncIterator[System]:
+) -> AsyncIterator[MeasuredSystem]:
     """Run a stack in a new folder; its data is removed with the folder."""
     made = Stack(folder, listeners=listeners, producer_port=0, listener_port=0, app=app, temporary=True)
     async with made as stack:
-        running = System(stack, schema)
+        running = MeasuredSystem(stack, schema)
         try:
             await running.fetch("alter system set track_commit_timestamp = on")
             for name in (*stack.listeners, "postgres"):
