@@ -85,7 +85,7 @@ async def test_no_call_fails_of_a_foreign_value_that_comes_later(server: Redis, 
     await server.b.take_over(batch, A, died=True)
     await server.a.release(batch)
     assert set((await server.b.claim(batch)).acquired) == set(batch)
-    await server.b.settle(batch)
+    await server.b.mark_done(batch)
     assert (await server.a.claim(batch)).ended == batch
 
 

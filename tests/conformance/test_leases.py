@@ -63,7 +63,7 @@ async def test_a_done_marker_ends_only_the_range_that_it_names(leases_of: Leases
     a, b = leases_of(A), leases_of(B)
     batch = ranges(2, size=4)
     await a.claim(batch)
-    await a.settle(batch)
+    await a.mark_done(batch)
     assert (await b.claim(batch)).ended == batch
     (longer,), (later,), (of_another_epoch,) = ranges(1, size=5), ranges(1, first=9), ranges(1, size=4)
     of_another_epoch.epoch = "e2"
@@ -75,7 +75,7 @@ async def test_a_range_with_a_done_marker_can_be_reclaimed_but_no_leased_one(lea
     a, b = leases_of(A), leases_of(B)
     marked, leased, free = batch = ranges(3)
     await a.claim([marked, leased])
-    await a.settle([marked])
+    await a.mark_done([marked])
     claims = await b.reclaim(batch)
     assert (claims.acquired, claims.ended, claims.leased_elsewhere) == ([marked, free], [], [(leased, A)])
     assert (await a.claim([marked])).leased_elsewhere == [(marked, B)]
@@ -90,7 +90,7 @@ async def test_looking_takes_nothing(leases_of: LeasesOf) -> None:
     assert (await a.claim(batch)).acquired == batch
 
 
-async def test_release_settle_and_takeover_touch_only_leases_of_the_owner_that_they_name(
+async def test_release_done_markers_and_takeover_touch_only_leases_of_the_owner_that_they_name(
     leases_of: LeasesOf,
 ) -> None:
     a, b = leases_of(A), leases_of(B)
@@ -98,7 +98,7 @@ async def test_release_settle_and_takeover_touch_only_leases_of_the_owner_that_t
     await a.claim(batch)
     assert await b.release(batch) == 0
     assert await a.take_over(batch, B, died=True) == 0
-    await b.settle(batch)
+    await b.mark_done(batch)
     assert (await b.peek(batch)).leased_elsewhere == [(first, A), (second, A)]
     assert await b.take_over([first], A, died=True) == 1
     assert (await b.peek(batch)).free == [first]
@@ -172,7 +172,7 @@ async def test_each_death_of_an_owner_is_counted_until_the_range_has_ended_and_a
     await claim(b, batch)
     assert each.takeovers == 2
     await b.renew(batch)
-    await b.settle(batch)
+    await b.mark_done(batch)
     assert (await a.peek(batch)).ended == batch
 
 

@@ -78,7 +78,7 @@ DECISIONS = [
     Mutant("a range is recorded once all its events have ended", unfiltered()),
     Mutant(
         "a done marker is written after the range is recorded",
-        instead("await self._leases.settle([*ended, *self._ranges()])"),
+        instead("await self._leases.mark_done([*ended, *self._ranges()])"),
     ),
     Mutant("a range of a superseded journal position gets no done marker", unfiltered(), by=PIPELINE),
     Mutant("a quarantined event runs alone", body_only()),

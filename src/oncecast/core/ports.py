@@ -113,7 +113,7 @@ class Leases(Protocol):
     async def peek(self, ranges: Sequence[Range]) -> Claims:
         """Return who has which range, without leasing any."""
 
-    async def settle(self, ranges: Sequence[Range]) -> None:
+    async def mark_done(self, ranges: Sequence[Range]) -> None:
         """Turn this listener's leases of ended ranges into done markers; leave other listeners' leases unchanged."""
 
     async def release(self, ranges: Sequence[Range]) -> int:

@@ -83,9 +83,9 @@ class Rounds(Pipeline):
             else:
                 return
 
-    def _end(self, ended: Ended) -> None:
+    def _after_commit(self, ended: Ended) -> None:
         self._record_ended(ended)
-        super()._end(ended)
+        super()._after_commit(ended)
 
     def _requeue(self, work: list[Arrival], after_s: float = 0.0) -> None:
         self._record_requeued(Requeue(work, after_s))

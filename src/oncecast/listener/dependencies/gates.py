@@ -126,9 +126,9 @@ class LeaseGate:
             claims.add(found)
         return claims
 
-    async def settle(self, ranges: Sequence[Range]) -> None:
+    async def mark_done(self, ranges: Sequence[Range]) -> None:
         """Write the done markers of ended ranges; do nothing while Redis is down."""
-        await self._each(self.leases.settle, ranges)
+        await self._each(self.leases.mark_done, ranges)
 
     async def release(self, ranges: Iterable[Range]) -> None:
         """Release this listener's leases of these ranges."""

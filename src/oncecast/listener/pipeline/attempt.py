@@ -116,7 +116,7 @@ class Attempts:
         self._process = self._clock.new_token(8)
         self._failures = count(1)
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
-        self._ended = 0
+        self._ended_count = 0
         self._unannounced: set[Arrival] = set()
         """Events whose attempt has started, and which are not yet known to be new."""
 
@@ -197,9 +197,9 @@ class Attempts:
         working(self._limits.db_attempts * (self._limits.handler_timeout_s + STALL_S))
         for arrival in work:
             arrival.attempts += arrival.terminal_error is None
-        outcomes, emitted = await self._try_database(work, lambda: self._end(work))
+        outcomes, emitted = await self._try_database(work, lambda: self._write_outcome(work))
         ended, requeued = self._heed_earlier(work, outcomes)
-        self._ended += len(ended.work)
+        self._ended_count += len(ended.work)
         self._announce([a for a, o in zip(ended.work, ended.outcomes, strict=True) if o is Outcome.STORED])
         return replace(ended, emitted=emitted), requeued
 
@@ -245,7 +245,7 @@ class Attempts:
                 self._database.answered(work[0])
                 return answer
 
-    async def _end(self, work: WorkItem) -> tuple[list[Outcome | EarlierAttempts], bool]:
+    async def _write_outcome(self, work: WorkItem) -> tuple[list[Outcome | EarlierAttempts], bool]:
         """End `work` in PostgreSQL; return the outcomes, and whether handlers wrote to the outbox."""
         first = work[0]
         if first.terminal_error is not None:
@@ -306,8 +306,8 @@ class Attempts:
         A successful probe does not prove it: its small write may work where the event's does not. That other events
         have ended meanwhile does.
         """
-        arrival.pauses += arrival.others_ended < self._ended
-        arrival.others_ended = self._ended
+        arrival.pauses += arrival.others_ended < self._ended_count
+        arrival.others_ended = self._ended_count
         return arrival.pauses > self._limits.db_errors_per_event_max and arrival.terminal_error is None
 
     async def _spend(self, arrival: Arrival, error: Exception, *, last: bool) -> Requeue:

@@ -213,10 +213,9 @@ class Pipeline:
             if follower.range.acquired and not before.range.acquired
         ][:COMPARED_MAX_EVENTS]
         if waited_for:
-            found = await self._compared(waited_for)
-            known = [(a, outcome) for a, outcome in found if not (outcome is None or a.gone or a.range.acquired)]
-            if known:
-                self._end(Ended([a for a, _ in known], [outcome for _, outcome in known if outcome is not None]))
+            for before, outcome in await self._compared(waited_for):
+                if not (outcome is None or before.gone or before.range.acquired):
+                    self._after_commit(Ended([before], [outcome]))
 
     # --- attempt -------------------------------------------------------------------------------------------
 
@@ -254,7 +253,7 @@ class Pipeline:
             async for disposition in self._attempts.attempt(work):
                 match disposition:
                     case Ended():
-                        self._end(disposition)
+                        self._after_commit(disposition)
                     case Requeue():
                         self._requeue(disposition.work, disposition.after_s)
         finally:
@@ -295,7 +294,7 @@ class Pipeline:
 
     # --- end -----------------------------------------------------------------------------------------------
 
-    def _end(self, ended: Ended) -> None:
+    def _after_commit(self, ended: Ended) -> None:
         """End events whose outcome PostgreSQL has committed."""
         self._recent.keep(ended.work, ended.outcomes)
         for telemetry in telemetry_of(ended.work, ended.outcomes):
@@ -356,7 +355,7 @@ class Pipeline:
         found = await self._compared(self._identities.take_repeated())
         known = [(a, outcome) for a, outcome in found if outcome is not None]
         if known:
-            self._end(Ended([a for a, _ in known], [outcome for _, outcome in known]))
+            self._after_commit(Ended([a for a, _ in known], [outcome for _, outcome in known]))
         self._requeue(self._identities.put_back([a for a, outcome in found if outcome is None]))
 
     async def _compared(self, batch: Sequence[Arrival]) -> list[tuple[Arrival, Outcome | None]]:
@@ -406,7 +405,7 @@ class Pipeline:
         for each in ended:
             each.track.record(each)
         # rule: a done marker is written after the range is recorded
-        await self._leases.settle([each for each in ended if each.leased])
+        await self._leases.mark_done([each for each in ended if each.leased])
 
     async def renew_loop(self) -> None:
         """Renew the leases, and forget ranges of superseded journal positions."""

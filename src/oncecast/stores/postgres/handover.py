@@ -37,7 +37,7 @@ class _Waiter:
 class Held:
     """A connection for one transaction. `opened` is the result of its opening; None if that has not run."""
 
-    places: HandlerConnections
+    connections: HandlerConnections
     connection: PostgresConnection
     taken_at_s: float
     opened: bool | None = None
@@ -46,24 +46,24 @@ class Held:
 
     async def commit(self, deadline_s: float) -> None:
         """COMMIT, and begin the next waiting transaction, whose errors are not raised. Raises as `commit` does."""
-        next_one = self.places.next_with_opening() if self._may_be_passed_on() else None
+        next_one = self.connections.next_with_opening() if self._may_be_passed_on() else None
         if next_one is None or next_one.opening is None:
             await commit(self.connection, deadline_s)
             return
         try:
             opened = await self._commit_and_open(next_one.opening, deadline_s)
             if opened is not None and not next_one.given.done():
-                next_one.given.set_result(Held(self.places, self.connection, self.taken_at_s, opened))
+                next_one.given.set_result(Held(self.connections, self.connection, self.taken_at_s, opened))
                 self.is_gone = True
         finally:
             if not self.is_gone:
                 next_one.opening = None  # if its opening failed, it will run it itself and get the error
-                self.places.put_first(next_one)
+                self.connections.put_first(next_one)
 
     def _may_be_passed_on(self) -> bool:
         """Return whether it is recent and clean: the server parses the message before COMMIT ends a SET LOCAL."""
         return (
-            self.taken_at_s >= max(self.places.renewed_at_s, self.places.monotonic_s() - PASSED_ON_MAX_S)
+            self.taken_at_s >= max(self.connections.renewed_at_s, self.connections.monotonic_s() - PASSED_ON_MAX_S)
             and self.connection.pgconn.transaction_status == TransactionStatus.INTRANS
             and self.connection.is_clean
         )

@@ -54,7 +54,7 @@ async def finish(database: Database, held: Held, work: Work) -> Exception | None
     translated = handler_error(failure, facade.raised, connection_broken=broken, interrupted=interrupted)
     if translated is not failure:
         translated.__cause__ = failure
-        if is_stale_plan(failure) and held.taken_at_s >= held.places.renewed_at_s:
+        if is_stale_plan(failure) and held.taken_at_s >= held.connections.renewed_at_s:
             await database.renew()  # other connections have prepared it, too
     return translated
 

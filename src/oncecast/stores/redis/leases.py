@@ -75,7 +75,7 @@ class RedisLeases:
         pool.connection_class = _packing_in_c(pool.connection_class)
         self._claim = self._script("claim")
         self._overwrite = self._script("overwrite")
-        self._settle = self._script("settle")
+        self._mark_done = self._script("mark_done")
         self._free = self._script("free")
         self._renew = self._script("renew")
 
@@ -138,10 +138,10 @@ class RedisLeases:
             read.append(state)
         return partition(ranges, read, self._token), foreign
 
-    async def settle(self, ranges: Sequence[Range]) -> None:
+    async def mark_done(self, ranges: Sequence[Range]) -> None:
         """Replace this listener's leases by done markers."""
         async with _bounded():
-            await self._settle(keys=self._keys(ranges), args=[self._own, self._mark_ttl_ms])
+            await self._mark_done(keys=self._keys(ranges), args=[self._own, self._mark_ttl_ms])
 
     async def release(self, ranges: Sequence[Range]) -> int:
         """Release this listener's leases; keep the counts of takeovers."""

@@ -38,10 +38,10 @@ class MemoryEvents(Client):
     @at_server
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
         """Insert rows of events without handlers; return their outcomes."""
-        session = self._server.begin(self._token)
-        inserted = await self._insert(session, arrivals)
-        others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
-        self._server.commit(session)
+        with self._server.transaction(self._token) as session:
+            inserted = await self._insert(session, arrivals)
+            others = {arrival.identity: arrival for arrival in arrivals if arrival.identity not in inserted}
+            self._server.commit(session)
         found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
         return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
@@ -129,22 +129,22 @@ class MemoryEvents(Client):
     @at_server
     async def dead_letter(self, arrival: Arrival, cause: BaseException) -> DeadLetterResult:
         """Insert the row of a dead letter, with its error."""
-        session = self._server.begin(self._token)
-        # rule: an ordered event becomes a dead letter only in its turn
-        if arrival.turn is not None:
-            self._take_turn(session, arrival.turn)
-        counted = self._tables.attempts.get(arrival.identity)
-        attempts = attempts_in_all(arrival, 0 if counted is None else counted.attempts)
-        if not await self._insert(session, [arrival], heeds_earlier=False):
-            self._server.roll_back(session)
-            return DeadLetterResult(obstacle(self._compare(arrival), arrival.id), attempts)
-        row = session.rows[arrival.identity]
-        row.status, row.attempts = "dead", attempts
-        error = error_text(cause)
-        number = len(self._tables.dead_letters) + 1
-        dead_letter = StoredDeadLetter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
-        session.dead_letters[arrival.identity] = dead_letter
-        self._server.commit(session)
+        with self._server.transaction(self._token) as session:
+            # rule: an ordered event becomes a dead letter only in its turn
+            if arrival.turn is not None:
+                self._take_turn(session, arrival.turn)
+            counted = self._tables.attempts.get(arrival.identity)
+            attempts = attempts_in_all(arrival, 0 if counted is None else counted.attempts)
+            if not await self._insert(session, [arrival], heeds_earlier=False):
+                self._server.roll_back(session)
+                return DeadLetterResult(obstacle(self._compare(arrival), arrival.id), attempts)
+            row = session.rows[arrival.identity]
+            row.status, row.attempts = "dead", attempts
+            error = error_text(cause)
+            number = len(self._tables.dead_letters) + 1
+            dead_letter = StoredDeadLetter(error, attempts, bytes(arrival.raw), self._instance, number, self._now_s())
+            session.dead_letters[arrival.identity] = dead_letter
+            self._server.commit(session)
         return DeadLetterResult(Outcome.STORED, attempts)
 
     async def _insert(self, session: Session, arrivals: Sequence[Arrival], *, heeds_earlier: bool = True) -> set[str]:

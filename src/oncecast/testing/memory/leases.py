@@ -112,7 +112,7 @@ class MemoryLeases:
         return partition(ranges, [lease if lease is None else lease.state for lease in found], self.token)
 
     @at_server
-    def settle(self, ranges: Sequence[Range]) -> None:
+    def mark_done(self, ranges: Sequence[Range]) -> None:
         """Replace this listener's leases by done markers."""
         until_s = self._server.now_s() + self._mark_ttl_s
         for place, _ in self._leased_by(self.token, ranges):

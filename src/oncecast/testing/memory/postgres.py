@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -145,6 +146,16 @@ class MemoryPostgres:
         session = Session(token)
         self._sessions[session] = None
         return session
+
+    @contextmanager
+    def transaction(self, token: str) -> Iterator[Session]:
+        """Run the block in a session of the listener with `token`; roll back if it raises."""
+        session = self.begin(token)
+        try:
+            yield session
+        except BaseException:
+            self.roll_back(session)
+            raise
 
     async def lock(self, session: Session, identities: Iterable[str]) -> bool:
         """Lock the rows of `identities`; return whether that waited for another session.

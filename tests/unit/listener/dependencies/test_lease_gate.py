@@ -51,7 +51,7 @@ async def test_an_outage_is_reported_once_and_nothing_is_asked_until_the_next_he
     for _ in range(3):
         await at.leases.claim(batch)
         await at.leases.peek(batch)
-        await at.leases.settle(batch)
+        await at.leases.mark_done(batch)
         await at.leases.counters(["b"])
     assert (at.to_redis.calls - asked, at.telemetry_events) == (1, [LOST])
 
@@ -63,7 +63,7 @@ async def test_a_call_that_fails_ends_the_calls_for_the_rest_of_a_batch(clock: V
     await at.leases.claim(batch)
     asked = at.to_redis.calls
     at.to_redis.error = REFUSED
-    await at.leases.settle(batch)
+    await at.leases.mark_done(batch)
     assert at.to_redis.calls - asked == 1
 
 
@@ -92,7 +92,7 @@ async def test_a_range_with_a_done_marker_has_ended_unless_its_rows_may_be_lost(
     at = MemoryServers(clock)
     marked = ranges(2)
     await at.other_leases.claim(marked)
-    await at.other_leases.settle(marked)
+    await at.other_leases.mark_done(marked)
     read_again = track()
     read_again.distrusted_to = 1
     lost, kept = ranges(2, on=read_again)

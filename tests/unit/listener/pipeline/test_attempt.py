@@ -126,7 +126,7 @@ class Harness:
     def __init__(self, app: App | None = None) -> None:
         self.store = Store()
         self.telemetry_events: list[TelemetryEvent] = []
-        self.settled: list[str] = []
+        self.ended: list[str] = []
         self.back: list[tuple[list[str], float]] = []
         self.pauses = self.wakes = 0
         self.crash_log = CrashLog()
@@ -152,7 +152,7 @@ class Harness:
         async for disposition in self.station.attempt(work):
             match disposition:
                 case Ended():
-                    self.settled += [x.id for x in disposition.work]
+                    self.ended += [x.id for x in disposition.work]
                     self.wakes += disposition.emitted
                 case Requeue():
                     self.back.append(([x.id for x in disposition.work], disposition.after_s))
@@ -169,7 +169,7 @@ async def test_a_transient_error_of_the_database_is_tried_again_within_the_attem
     at.store.refusals = [Unavailable("x"), Unavailable("x")]
     (arrival,) = arrivals(1)
     await at.attempt([arrival])
-    assert (at.settled, at.back, arrival.attempts) == (["1"], [], 1)
+    assert (at.ended, at.back, arrival.attempts) == (["1"], [], 1)
     assert at.reported(InsertFailed) == [2, 1]
     assert at.database.is_up
 
@@ -220,7 +220,7 @@ async def test_a_locked_row_spends_no_attempt() -> None:
     for _ in range(50):
         at.store.refusals = [RowLocked("x")]
         await at.attempt([arrival])
-    assert (arrival.attempts, arrival.terminal_error, at.settled) == (0, None, [])
+    assert (arrival.attempts, arrival.terminal_error, at.ended) == (0, None, [])
     assert all(delay_s > 0 for _, delay_s in at.back)
     assert at.database.is_up
 
@@ -230,7 +230,7 @@ async def test_one_bad_row_of_500_is_found_and_the_other_499_are_stored() -> Non
     at.store.bad = {"137"}
     work = arrivals(500)
     await at.attempt(work)
-    assert len(at.store.stored) == len(at.settled) == 499
+    assert len(at.store.stored) == len(at.ended) == 499
     assert at.back == [(["137"], LIMITS.event_retry_delay_s)]
     assert {x.attempts for x in work} == {1}
 
@@ -248,10 +248,10 @@ async def test_an_event_becomes_a_dead_letter_with_its_error_after_the_last_atte
         await at.attempt([arrival])
     assert at.reported(ProcessingFailed) == [2, 1, 0]
     assert [delay_s for _, delay_s in at.back] == [2.0, 2.0, 0.0]
-    assert (at.settled, at.store.dead_lettered) == ([], [])
+    assert (at.ended, at.store.dead_lettered) == ([], [])
     await at.attempt([arrival])
     ((dead_lettered, cause),) = at.store.dead_lettered
-    assert (dead_lettered, str(cause), arrival.attempts, at.settled) == ("1", "no", 3, ["1"])
+    assert (dead_lettered, str(cause), arrival.attempts, at.ended) == ("1", "no", 3, ["1"])
 
 
 async def test_a_dead_letter_that_cannot_be_inserted_waits_and_its_handler_does_not_run_again() -> None:
@@ -268,9 +268,9 @@ async def test_a_dead_letter_that_cannot_be_inserted_waits_and_its_handler_does_
     await at.attempt([arrival])
     at.store.refusals = [Unavailable("x")] * 3
     await at.attempt([arrival])
-    assert (at.settled, arrival.attempts) == ([], 1)
+    assert (at.ended, arrival.attempts) == ([], 1)
     await at.attempt([arrival])
-    assert (at.settled, arrival.attempts, len(runs)) == (["1"], 1, 1)
+    assert (at.ended, arrival.attempts, len(runs)) == (["1"], 1, 1)
 
 
 async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
@@ -285,13 +285,13 @@ async def test_cancelling_an_attempt_decides_nothing_about_its_events() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await at.attempt([arrival])
-    assert (at.settled, at.back, arrival.terminal_error) == ([], [], None)
+    assert (at.ended, at.back, arrival.terminal_error) == ([], [], None)
 
 
 async def test_a_quarantined_event_is_recorded_in_postgresql_while_it_runs() -> None:
     at = Harness(handling_order())
     await at.attempt(arrivals(1, type="order", takeovers=2))
-    assert (at.crash_log.reported, at.settled) == ([("1", True), ("1", False)], ["1"])
+    assert (at.crash_log.reported, at.ended) == ([("1", True), ("1", False)], ["1"])
     assert [telemetry for telemetry in at.telemetry_events if isinstance(telemetry, Quarantined)] == [
         Quarantined("1", 2)
     ]
@@ -300,7 +300,7 @@ async def test_a_quarantined_event_is_recorded_in_postgresql_while_it_runs() -> 
 async def test_an_event_without_handlers_is_never_quarantined() -> None:
     at = Harness(handling_order())
     await at.attempt(arrivals(3, takeovers=2))
-    assert (at.crash_log.reported, at.settled) == ([], ["1", "2", "3"])
+    assert (at.crash_log.reported, at.ended) == ([], ["1", "2", "3"])
 
 
 async def test_an_event_over_the_crash_limit_becomes_a_dead_letter_without_an_attempt() -> None:
@@ -309,7 +309,7 @@ async def test_an_event_over_the_crash_limit_becomes_a_dead_letter_without_an_at
     (event,) = arrivals(1, type="order", takeovers=2)
     await at.attempt([event])
     assert isinstance(event.terminal_error, CrashLoop)
-    assert (at.settled, event.attempts) == (["1"], 0)
+    assert (at.ended, event.attempts) == (["1"], 0)
 
 
 async def test_a_quarantined_event_waits_without_an_attempt_while_it_cannot_be_recorded() -> None:
@@ -317,7 +317,7 @@ async def test_a_quarantined_event_waits_without_an_attempt_while_it_cannot_be_r
     at.crash_log.refusals = [Unavailable("x")]
     (event,) = arrivals(1, type="order", takeovers=2)
     await at.attempt([event])
-    assert (at.settled, at.back, event.attempts, at.database.is_up) == ([], [(["1"], 0.0)], 0, False)
+    assert (at.ended, at.back, event.attempts, at.database.is_up) == ([], [(["1"], 0.0)], 0, False)
 
 
 def handling_order() -> App:
@@ -341,7 +341,7 @@ async def test_a_failing_batch_is_halved_until_only_the_bad_event_spends_an_atte
     at = Harness(app)
     work = arrivals(64, type="order")
     await at.attempt(work)
-    assert len(at.settled) == 63
+    assert len(at.ended) == 63
     assert at.back == [(["37"], LIMITS.event_retry_delay_s)]
     assert {arrival.attempts for arrival in work} == {1}
     assert len(calls) == 1 + 2 * 6
@@ -359,7 +359,7 @@ async def test_events_that_share_a_transaction_run_alone_again_if_one_fails() ->
     at = Harness(app)
     await at.attempt(arrivals(3, type="order"))
     assert calls == ["1", "2", "1", "2", "3"]
-    assert (at.settled, at.back) == (["1", "3"], [(["2"], 0.0)])
+    assert (at.ended, at.back) == (["1", "3"], [(["2"], 0.0)])
 
 
 async def test_events_of_a_deadlock_are_retried_one_by_one_at_once_without_spending_attempts() -> None:
@@ -372,7 +372,7 @@ async def test_events_of_a_deadlock_are_retried_one_by_one_at_once_without_spend
     at.store.refusals = [TransactionConflict("deadlock detected")]
     work = arrivals(3, type="order")
     await at.attempt(work)
-    assert (at.settled, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
+    assert (at.ended, at.back, {arrival.attempts for arrival in work}) == (["1", "2", "3"], [], {1})
     assert at.reported(InsertFailed) == []
 
 
@@ -400,7 +400,7 @@ async def test_a_batch_with_a_lock_timeout_is_halved_until_only_the_locked_event
     at = Harness(app)
     work = arrivals(5, type="order")
     await at.attempt(work)
-    assert sorted(at.settled) == ["1", "3", "4", "5"]
+    assert sorted(at.ended) == ["1", "3", "4", "5"]
     ((ids, delay_s),) = at.back
     assert (ids, delay_s > 0) == (["2"], True)
     assert [(x.attempts, x.lock_timeout) for x in work if x.id == "2"] == [(0, True)]

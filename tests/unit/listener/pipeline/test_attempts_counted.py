@@ -30,7 +30,7 @@ def failing_with(error: Exception | None) -> tuple[Harness, Arrival]:
 async def test_an_event_that_succeeds_costs_no_count() -> None:
     at, arrival = failing_with(None)
     await at.attempt([arrival])
-    assert (at.settled, at.store.counted) == (["1"], [])
+    assert (at.ended, at.store.counted) == (["1"], [])
 
 
 async def test_a_failed_attempt_is_counted_with_its_error_and_when_the_next_is_due() -> None:
@@ -77,7 +77,7 @@ async def test_an_event_whose_last_attempt_failed_elsewhere_is_dead_without_anot
     await at.attempt([arrival])
     ((id_, cause),) = at.store.dead_lettered
     assert (id_, type(cause), str(cause)) == ("1", AttemptsSpent, "KeyError: 'sku'")
-    assert (arrival.attempts, at.settled) == (3, ["1"])
+    assert (arrival.attempts, at.ended) == (3, ["1"])
 
 
 async def test_a_reject_is_not_counted() -> None:

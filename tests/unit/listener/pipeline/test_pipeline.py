@@ -151,7 +151,7 @@ async def test_a_range_leased_elsewhere_ends_with_its_done_marker(clock: Virtual
         member.receive(on, "a", "b")
         await clock.sleep(2)
         assert member.pipeline.in_flight == 2
-        await at.other_leases.settle(theirs)
+        await at.other_leases.mark_done(theirs)
         await clock.sleep(2)
     assert (on.watermark.value, member.app.handled) == (2, [])
     assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(2, "a", "b")]
