@@ -206,16 +206,23 @@ class Pipeline:
 
         The done marker of their range may be late: it waits for every event of the range.
         """
-        waited_for = [
+        while heads := self._heads_elsewhere()[:COMPARED_MAX_EVENTS]:
+            found = await self._compared(heads)
+            known = [(a, outcome) for a, outcome in found if not (outcome is None or a.gone or a.range.acquired)]
+            for head, outcome in known:
+                self._after_commit(Ended([head], [outcome]))
+            if not known:
+                return
+
+    def _heads_elsewhere(self) -> list[Arrival]:
+        """Return the first event of each key for which an event here waits, if the first is leased elsewhere."""
+        pairs = [pair for track in self._tracks for pair in track.followers.items()]
+        keys = {before.turn.key for before, follower in pairs if before.turn and follower.range.acquired}
+        return [
             before
-            for track in self._tracks
-            for before, follower in track.followers.items()
-            if follower.range.acquired and not before.range.acquired
-        ][:COMPARED_MAX_EVENTS]
-        if waited_for:
-            for before, outcome in await self._compared(waited_for):
-                if not (outcome is None or before.gone or before.range.acquired):
-                    self._after_commit(Ended([before], [outcome]))
+            for before, _ in pairs
+            if before.turn and before.turn.key in keys and not (before.waits or before.range.acquired)
+        ]
 
     # --- attempt -------------------------------------------------------------------------------------------
 

@@ -419,3 +419,20 @@ async def test_a_drain_releases_the_leases_of_ranges_that_could_not_be_recorded(
         at.to_postgres.error = REFUSED
         await member.pipeline.hand_over()
     assert (await at.other_leases.peek(ranges)).free == ranges
+
+
+@in_virtual_time
+async def test_no_event_elsewhere_ends_before_the_one_before_it(clock: VirtualClock) -> None:
+    """a2 has a row of another place; the second arrival of a1 waits for the first all the same."""
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    theirs, _ = receive_ranges(track(), frame(1, "a1", "a2", "a1", type="ordered"), 2)
+    await at.other_leases.claim([theirs])
+    await MemoryEvents(at.postgres, instance="b", token="b").insert(theirs.arrivals[1:])
+    at.redis.counters["b"] = (1, clock.monotonic_s() + 60)
+    async with member.running():
+        first, second = member.receive(on, "a1", "a2", "a1", type="ordered", size=2)
+        await clock.sleep(3)
+        assert (first.unended, second.unended, second.arrivals[0].waits) == (2, 1, True)
+        await clock.sleep(30)
+    assert (member.app.handled, on.watermark.value) == (["a1"], 3)
