@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import count, groupby
 from operator import attrgetter
@@ -370,7 +371,7 @@ class Pipeline:
         incarnation = self._store.incarnation
         outcomes: Sequence[Outcome | None] = [None] * len(batch)
         with contextlib.suppress(OncecastError):  # an attempt follows, which handles the error
-            found = await self._store.compare(batch)
+            found = await self._store.compare([copy(a) for a in batch])  # one that ends meanwhile loses its text
             if self._store.incarnation == incarnation:
                 outcomes = found
         return list(zip(batch, outcomes, strict=True))

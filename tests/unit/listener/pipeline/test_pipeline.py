@@ -436,3 +436,16 @@ async def test_no_event_elsewhere_ends_before_the_one_before_it(clock: VirtualCl
         assert (first.unended, second.unended, second.arrivals[0].waits) == (2, 1, True)
         await clock.sleep(30)
     assert (member.app.handled, on.watermark.value) == (["a1"], 3)
+
+
+@in_virtual_time
+async def test_an_event_may_end_while_it_is_compared(clock: VirtualClock) -> None:
+    on = track()
+    (of,) = receive_ranges(on, frame(1, "a", type="tick"))
+
+    async def call(act: Act) -> Any:
+        on.end(of.arrivals)
+        return await at_once(act)
+
+    member = Member(MemoryServers(clock), call=call)
+    assert await member.pipeline._compared(of.arrivals) == [(of.arrivals[0], None)]
