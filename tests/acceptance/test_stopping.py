@@ -73,7 +73,12 @@ async def test_a_replay_that_is_under_way_finishes_before_the_lifespan_ends_and_
     await dead_letter(postgres_url, schema, "one", "two")
     (tmp_path / "shop.py").write_text(APP)
     port = free_port()
-    environment = {"PORT": str(port), "DATABASE_URL": postgres_url, "LISTENER_GROUP": schema}
+    environment = {
+        "PORT": str(port),
+        "DATABASE_URL": postgres_url,
+        "LISTENER_GROUP": schema,
+        "HANDLER_CONCURRENCY": "1",
+    }
     async with (
         starting(tmp_path, "listener", "shop:app", **environment) as process,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
