@@ -86,7 +86,7 @@ def _requests(url: str, source: str, until_s: float) -> Iterator[bytes]:
 async def publish_steadily(url: str, source: str, rate: float, seconds: float) -> int:
     """Publish `rate` events/s in a steady stream; return their number. Up to 500/s, each in a request of its own."""
     step_s = max(1 / rate, 0.002)
-    count, begun_s, tasks = 0, time.monotonic(), set()
+    count, begun_s = 0, time.monotonic()
     async with httpx2.AsyncClient(base_url=url, timeout=30.0, trust_env=False) as client:
 
         async def post(first: int, last: int) -> None:
@@ -96,7 +96,7 @@ async def publish_steadily(url: str, source: str, rate: float, seconds: float) -
         async with asyncio.TaskGroup() as group:
             while (passed_s := time.monotonic() - begun_s) < seconds:
                 if (due := int(passed_s * rate) + 1) > count:
-                    tasks.add(group.create_task(post(count, due)))
+                    group.create_task(post(count, due))
                     count = due
                 await asyncio.sleep(step_s)
     return count
