@@ -158,9 +158,8 @@ class Attempts:
             self._record(Quarantined(quarantined.id, quarantined.range.takeovers))
         async for disposition in self._attempt([quarantined]):
             yield disposition
-        with contextlib.suppress(
-            Unavailable, RowLocked
-        ):  # then the event has not ended; its next attempt removes the record
+        # After an error the event has not ended, and its next attempt removes the record.
+        with contextlib.suppress(Unavailable, RowLocked):
             await self._crash_log.end_isolated(quarantined)
 
     async def _attempt(self, work: WorkItem) -> AsyncIterator[Disposition]:
