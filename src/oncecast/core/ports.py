@@ -234,6 +234,17 @@ class EventStore(DatabaseServer, Protocol):
         DataRefused if an event cannot be stored, RowLocked if another session has locked one; then none is stored.
         """
 
+    @property
+    def whole_min_events(self) -> int:
+        """From how many events on `insert_whole` costs less than `insert`."""
+
+    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
+        """End all events of undecoded ranges of one epoch, without handlers, in one transaction; return whether.
+
+        False if an event needs a look of its own, which `insert` takes: it has a row, has failed before, or cannot be
+        stored as it is. Then none is stored.
+        """
+
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """End one event together with what `work` writes. `work` runs only if the row is new.
 

@@ -115,6 +115,11 @@ class Range(msgspec.Struct, eq=False, gc=False):
     """Whether the previous process may have died of one of its events: it is within a window of the cursor."""
 
     @property
+    def size(self) -> int:
+        """The number of its new events, ended or not."""
+        return self.last - self.first_new + 1
+
+    @property
     def first_id(self) -> str:
         """The id of the first new event, for people; "?" if it cannot be decoded."""
         return self.arrivals[0].id if self.arrivals else _id_of(self.raws[0])
@@ -140,14 +145,18 @@ class Range(msgspec.Struct, eq=False, gc=False):
         return f"{self.epoch}:{self.first}-{self.last}"
 
     def load(self, heads: Sequence[Head] | None = None) -> None:
-        """Decode the events, unless that is done; `heads` are their heads, if known.
+        """Decode the events, unless that is done; `heads` are their heads, if known. Raises what `decoded` raises."""
+        if self.raws:
+            self.arrivals = self.decoded(heads)
+            self.raws, self.cost_bytes = [], 0
+
+    def decoded(self, heads: Sequence[Head] | None = None) -> list[Arrival]:
+        """Return the events of an undecoded range.
 
         Raises msgspec.DecodeError for invalid heads, and ValueError for an identity that no producer accepts.
         """
-        if not self.raws:
-            return
         heads, track = checked_heads(self.raws) if heads is None else heads, self.track
-        self.arrivals = [
+        return [
             Arrival(
                 track=track,
                 range=self,
@@ -164,4 +173,3 @@ class Range(msgspec.Struct, eq=False, gc=False):
             )
             for offset, (head, raw) in enumerate(zip(heads, self.raws, strict=True), self.first_new)
         ]
-        self.raws, self.cost_bytes = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ import msgspec
 from oncecast.core.clock import Clock
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
+from oncecast.core.ranges import Range
+from oncecast.core.wire import decode_head
 
 KEPT_EVENTS = 100
 KEPT_BYTES = 4 * 1024 * 1024
@@ -19,9 +22,6 @@ KEPT_BYTES = 4 * 1024 * 1024
 
 class _Kept(msgspec.Struct, gc=False):
     raw: msgspec.Raw
-    id: str
-    source: str
-    type: str
     status: str
     cursor: str
     attempts: int
@@ -45,19 +45,23 @@ class Recent:
             if outcome is not Outcome.STORED:
                 continue
             status = "stored" if arrival.terminal_error is None else "dead"
-            kept = _Kept(
-                arrival.raw.copy(),  # a slice would keep the whole frame in memory
-                arrival.id,
-                arrival.source,
-                arrival.type,
-                status,
-                arrival.cursor,
-                arrival.attempts,
-                arrival.at_us,
-                now_s,
-            )
-            self._kept.append(kept)
-            self._kept_bytes += len(kept.raw)
+            self._add(_Kept(arrival.raw, status, arrival.cursor, arrival.attempts, arrival.at_us, now_s))
+        self._shrink()
+
+    def keep_range(self, stored: Range) -> None:
+        """Keep the last events of an undecoded range."""
+        now_s = self._unix_s()
+        raws = stored.raws[-KEPT_EVENTS:]
+        for offset, raw in enumerate(raws, stored.last - len(raws) + 1):
+            self._add(_Kept(raw, "stored", f"{stored.epoch}:{offset}", 1, stored.at_us, now_s))
+        self._shrink()
+
+    def _add(self, kept: _Kept) -> None:
+        kept.raw = kept.raw.copy()  # a slice would keep the whole frame in memory
+        self._kept.append(kept)
+        self._kept_bytes += len(kept.raw)
+
+    def _shrink(self) -> None:
         while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= len(self._kept.popleft().raw)
 
@@ -71,10 +75,14 @@ class Recent:
         id: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return up to `limit` events, newest first, in the form of `EventReader.newest`; none of other listeners."""
-        wanted = {"type": type, "status": status, "source": source, "id": id}
+        wanted = {"type": type, "source": source, "id": id}
         filters = [(name, value) for name, value in wanted.items() if value is not None]
-        found = (kept for kept in reversed(self._kept) if all(getattr(kept, n) == value for n, value in filters))
-        return [self._shown(kept) for kept, _ in zip(found, range(limit), strict=False)]
+
+        def matches(kept: _Kept) -> bool:
+            head = decode_head(kept.raw)
+            return status in (None, kept.status) and all(getattr(head, n) == value for n, value in filters)
+
+        return [self._shown(kept) for kept in islice(filter(matches, reversed(self._kept)), limit)]
 
     def _shown(self, kept: _Kept) -> dict[str, Any]:
         return {

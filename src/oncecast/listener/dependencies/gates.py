@@ -233,7 +233,7 @@ class DatabaseGate:
         self._up = asyncio.Event()
         self._up.set()
         self._down = asyncio.Event()
-        self._asked_at_s: dict[Arrival, float] = {}
+        self._asked_at_s: dict[Arrival | Range, float] = {}
         self._checked_at_s = 0.0
         self._failing: tuple[float, float, Unavailable] | None = None
         """Start of the run of failed attempts, start of its newest attempt, and its error."""
@@ -260,11 +260,15 @@ class DatabaseGate:
             return False
         return True
 
-    def asked(self, first: Arrival) -> None:
-        """Record the start of the attempt whose first event is `first`; a long attempt triggers a probe."""
+    def asked(self, first: Arrival | Range) -> None:
+        """Record the start of the attempt whose first event or range is `first`; a long one triggers a probe."""
         self._asked_at_s[first] = self._monotonic_s()
 
-    def answered(self, first: Arrival, error: BaseException | None = None) -> None:
+    def dropped(self, first: Arrival | Range) -> None:
+        """Record the end of an attempt that proves nothing about PostgreSQL."""
+        del self._asked_at_s[first]
+
+    def answered(self, first: Arrival | Range, error: BaseException | None = None) -> None:
         """Record the end of the attempt. Any answer except Unavailable shows that PostgreSQL works."""
         began_s, now_s = self._asked_at_s.pop(first), self._monotonic_s()
         if isinstance(error, TransactionConflict) or not isinstance(error, Exception | None):

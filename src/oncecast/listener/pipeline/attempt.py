@@ -34,6 +34,7 @@ from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import CrashLog, EventStore
+from oncecast.core.ranges import Range
 from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, Record, Started
 from oncecast.core.tracebacks import users_traceback
 from oncecast.core.transaction import OpenTransaction
@@ -136,6 +137,25 @@ class Attempts:
                     yield disposition
             finally:
                 self._unannounced.difference_update(work)
+
+    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
+        """Insert the events of undecoded ranges; return False if they must be attempted, also after an error."""
+        working(STALL_S)
+        first = ranges[0]
+        self._database.asked(first)
+        try:
+            is_stored = await self._store.insert_whole(ranges)
+        except BaseException as error:
+            self._database.answered(first, error)
+            if not isinstance(error, Unavailable):
+                raise
+            return False
+        if is_stored:
+            self._database.answered(first)
+            self._ended_count += sum(each.size for each in ranges)
+        else:
+            self._database.dropped(first)
+        return is_stored
 
     def _is_quarantined(self, arrival: Arrival) -> bool:
         """Whether the event may have crashed the owners of its range; one without handlers cannot."""

@@ -29,7 +29,7 @@ from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import CrashLog, ListenerStore
 from oncecast.core.positions import JournalPosition
 from oncecast.core.ranges import Range
-from oncecast.core.telemetry import Duplicates, HandlersBlocked, Record, ServerReplaced
+from oncecast.core.telemetry import Duplicates, HandlersBlocked, Persisted, Record, ServerReplaced, Started
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.takeover import CHECK_INTERVAL_S, Takeovers
@@ -136,7 +136,8 @@ class Pipeline:
 
     def work_loops(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loop of each worker."""
-        return [self._work_loop(queue) for queue in self.queues.all for _ in range(queue.workers)]
+        of_whole = [self._insert_loop() for _ in range(self.queues.store_only.workers)]
+        return of_whole + [self._work_loop(queue) for queue in self.queues.all for _ in range(queue.workers)]
 
     # --- receive and claim ---------------------------------------------------------------------------------
 
@@ -171,10 +172,20 @@ class Pipeline:
                 await self._leases.release(claims.acquired)
                 self._put_back(claims.acquired)
 
-    def _acquire(self, ranges: Iterable[Range]) -> None:
-        """Queue the events of claimed ranges that wait for no other event."""
+    def _acquire(self, ranges: Sequence[Range]) -> None:
+        """Queue claimed ranges: whole, if their events need no look of their own."""
         for each in ranges:
             each.acquired = True
+        # Without a lease, or after a takeover, others insert the same events.
+        whole = [each for each in ranges if each.raws and each.leased and not each.takeovers]
+        if sum(each.size for each in whole) < self._store.whole_min_events:
+            whole = []
+        self.queues.store_only.put_whole(whole)
+        self._load(each for each in ranges if each not in whole)
+
+    def _load(self, ranges: Iterable[Range]) -> None:
+        """Queue the events of claimed ranges that wait for no other event."""
+        for each in ranges:
             try:
                 each.load()
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -226,6 +237,22 @@ class Pipeline:
         ]
 
     # --- attempt -------------------------------------------------------------------------------------------
+
+    async def _insert_loop(self) -> None:
+        """Insert whole ranges, in one transaction after the other; attempt the events of those that are refused."""
+        while True:
+            idle()
+            taken = await self.queues.store_only.get_whole()
+            if ranges := [each for each in taken if each.acquired and each.is_open]:
+                self._running += 1
+                try:
+                    if await self._attempts.insert_whole(ranges):
+                        self._end_whole([each for each in ranges if each.is_open])
+                    else:
+                        self._load([each for each in ranges if each.acquired and each.is_open])
+                finally:
+                    self._running -= 1
+            self._progressed.set()
 
     async def _work_loop(self, queue: WorkQueue) -> None:
         """Run one worker: attempt one work item after the other."""
@@ -315,8 +342,22 @@ class Pipeline:
             self._identities.leave(arrival, has_ended=True)
         open_before = {arrival.range for arrival in ended.work if arrival.range.unended}
         self._finish(ended.work)
+        self._keep_unrecorded(open_before)
+
+    def _end_whole(self, ranges: Sequence[Range]) -> None:
+        """End the events of undecoded ranges that PostgreSQL has committed."""
+        for each in ranges:
+            self._recent.keep_range(each)
+            batch = (each.size, each.first_id, each.last_id)
+            self._record(Started(*batch))
+            self._record(Persisted(*batch))
+            each.track.end_undecoded(each)
+        self._keep_unrecorded(ranges)
+
+    def _keep_unrecorded(self, ranges: Iterable[Range]) -> None:
+        """Let the ranges be recorded of which all events have ended."""
         # rule: a range is recorded once all its events have ended
-        self._unrecorded += [each for each in open_before if not each.unended]
+        self._unrecorded += [each for each in ranges if not each.unended]
         if self._unrecorded:
             self._has_unrecorded.set()
 
@@ -443,7 +484,7 @@ class Pipeline:
     async def finish_claimed(self) -> None:
         """Finish the claimed events; leave those that must be attempted again to other listeners."""
         self._draining = True
-        while self._running or any(queue.next_offset is not None for queue in self.queues.all):
+        while self._running or not all(queue.is_empty for queue in self.queues.all):
             self._progressed.clear()
             await self._progressed.wait()
 

@@ -22,6 +22,8 @@ from oncecast.core.ranges import RANGE_MAX_EVENTS, Range
 WorkItem: TypeAlias = list[Arrival]
 """Events that are attempted in one transaction: one, or several of one plan and one epoch, by offset."""
 
+WHOLE_MAX_EVENTS = 2 * RANGE_MAX_EVENTS
+"""The maximum number of events of whole ranges in one transaction, except that it has at least one range."""
 WORK_MAX_BYTES = 4 * 1024 * 1024
 """The maximum credit of a work item of several events: an insert holds their text several times."""
 STORE_WORKERS = 2
@@ -45,8 +47,11 @@ class WorkQueue:
         self._ranges: deque[Range] = deque()
         self._events: dict[tuple[Plan | None, str], deque[Arrival]] = {}
         """By plan (None: attempted one by one) and epoch; the key whose turn is next comes first."""
+        self._whole: deque[Range] = deque()
+        """Claimed ranges whose events are inserted without being decoded."""
         self._queued = 0
         self._has_events = asyncio.Event()
+        self._has_whole = asyncio.Event()
         self._may_claim = asyncio.Event()
 
     # --- ranges to be claimed ------------------------------------------------------------------------------
@@ -84,7 +89,7 @@ class WorkQueue:
 
     async def get(self) -> WorkItem:
         """Wait for a work item, and remove it."""
-        while not self._queued:  # another worker may have been faster
+        while not self._events:  # another worker may have been faster
             await self._has_events.wait()
         key = plan, _ = next(iter(self._events))
         waiting = self._events.pop(key)
@@ -101,6 +106,32 @@ class WorkQueue:
         work.sort(key=_OFFSET)  # requeued events may have come back in any order
         return work
 
+    def put_whole(self, ranges: Sequence[Range]) -> None:
+        """Queue claimed ranges, undecoded."""
+        self._whole.extend(ranges)
+        self._queued += sum(each.size for each in ranges)
+        self._update()
+
+    async def get_whole(self) -> list[Range]:
+        """Wait for whole ranges, and remove the next of one epoch."""
+        while not self._whole:
+            await self._has_whole.wait()
+        taken = [self._whole.popleft()]
+        events, bytes_ = taken[0].size, taken[0].cost_bytes
+        while self._whole and self._whole[0].epoch == taken[0].epoch:
+            events, bytes_ = events + self._whole[0].size, bytes_ + self._whole[0].cost_bytes
+            if events > WHOLE_MAX_EVENTS or bytes_ > WORK_MAX_BYTES:
+                break
+            taken.append(self._whole.popleft())
+        self._queued -= sum(each.size for each in taken)
+        self._update()
+        return taken
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no claimed events."""
+        return not self._queued
+
     @property
     def next_offset(self) -> int | None:
         """The offset of the event that `get` would return first; None if there is none."""
@@ -108,7 +139,8 @@ class WorkQueue:
 
     def _update(self) -> None:
         for event, is_set in (
-            (self._has_events, self._queued > 0),
+            (self._has_events, bool(self._events)),
+            (self._has_whole, bool(self._whole)),
             (self._may_claim, bool(self._ranges) and self._queued < self.ahead_max_events),
         ):
             if is_set:

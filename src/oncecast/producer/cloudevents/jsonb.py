@@ -37,10 +37,17 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 def check_storable(body: bytes, raws: Sequence[bytes | msgspec.Raw], place: Callable[[int], str]) -> None:
     """Raise Problem 422 with the place of the event of `raws`, which are parts of `body`, that `jsonb` refuses."""
-    if _obstacle(body, event_bytes=max(map(len, raws), default=0)):
+    event_bytes = max(map(len, raws), default=0)
+    if event_bytes <= 2 * DEPTH_MAX and b"\\" not in body and not _has_odd_number(body):
+        return  # too short to be nested too deeply, and nothing else can be wrong, even within strings
+    if _obstacle(body, event_bytes=event_bytes):
         for index, raw in enumerate(raws):
             if obstacle := _obstacle(bytes(raw), event_bytes=len(raw)):
                 raise Problem(422, f"{place(index)}: {obstacle}")
+
+
+def _has_odd_number(text: bytes) -> bool:
+    return any(literal in text and pattern.search(text) for literal, pattern in _ODD_NUMBERS)
 
 
 def _obstacle(text: bytes, *, event_bytes: int) -> str | None:
@@ -54,7 +61,7 @@ def _obstacle(text: bytes, *, event_bytes: int) -> str | None:
             return "contains the character \\u0000, which PostgreSQL cannot store"
         text = text.replace(b'\\"', b"")  # now each quote begins or ends a string
     outside_strings = b"".join(text.split(b'"')[::2])
-    odd = any(literal in outside_strings and pattern.search(outside_strings) for literal, pattern in _ODD_NUMBERS)
+    odd = _has_odd_number(outside_strings)
     odd = odd or (event_bytes > _FRACTION_BYTES and _LONG_FRACTION.search(outside_strings) is not None)
     if odd and not all(_numbers_fit(outside_strings)):
         return f"contains a number with more than {DECIMALS_MAX} decimals"

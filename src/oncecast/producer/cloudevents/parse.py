@@ -17,6 +17,7 @@ from oncecast.producer.cloudevents.attributes import check_members, check_struct
 from oncecast.producer.cloudevents.bare import JSON, Bare, wrap
 from oncecast.producer.cloudevents.jsonb import check_storable
 from oncecast.producer.cloudevents.splitting import BATCHED, NDJSON, STRUCTURED, BodyPart, kind_of, split
+from oncecast.producer.cloudevents.usual import usual_identities
 
 __all__ = ["BATCHED", "JSON", "NDJSON", "STRUCTURED", "Bare", "Publication", "read_in_slices", "read_publication"]
 
@@ -94,8 +95,14 @@ def _read_next_part(publication: Publication, parts: Iterator[BodyPart | None], 
 def _read_part(publication: Publication, part: BodyPart, bare: Bare, media_type: str) -> None:
     """Add the events of `part` to `publication`."""
     place = part.place
+    identities = usual_identities(part)
+    values = () if identities else part.values()
     check_storable(part.text, part.raws, place)
-    for index, (value, raw) in enumerate(zip(part.values, part.raws, strict=True)):
+    if identities:
+        publication.events.extend(map(bytes, part.raws))
+        publication.identities.extend(identities)
+        return
+    for index, (value, raw) in enumerate(zip(values, part.raws, strict=True)):
         if type(value) is not dict:
             raise Problem(422, f"{place(index)}: an event is a JSON object, not {kind_of(value)}")
         if "specversion" in value:

@@ -6,6 +6,7 @@ nothing but `{}` would become millions of objects before they are counted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,6 @@ COMMAS_MAX = 1_000_000
 """The elements of an array with more commas are counted before it is decoded."""
 
 _decode = msgspec.json.decode
-_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _SPACE = b" \t\r\n"
 _SEPARATOR = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
@@ -39,16 +39,25 @@ Raw = bytes | msgspec.Raw
 
 
 class BodyPart(NamedTuple):
-    """Consecutive events of a body."""
+    """Consecutive events of a body, undecoded."""
 
     text: bytes
     """The bytes that contain all of them."""
-    values: Sequence[Any]
     raws: Sequence[Raw]
     first: int | None
     """The number of earlier events; None if the request is this one event."""
     place: BodyPlace
     """Returns the place of the part's n-th event, in words."""
+    is_array: bool = False
+    """Whether `text` is a JSON array; else each event is decoded by itself."""
+
+    def values(self) -> Sequence[Any]:
+        """Return the decoded events; raises Problem 400 or 422 with the place of an invalid one."""
+        if self.is_array:
+            with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
+                values: list[Any] = _decode(self.text)
+                return values
+        return [decoded(raw, partial(self.place, index)) for index, raw in enumerate(self.raws)]
 
     def number(self, index: int) -> int | None:
         """Return the position of the part's n-th event in the request; None if the request is this one event."""
@@ -73,18 +82,21 @@ def split(body: bytes, media_type: str, *, event_max_bytes: int, max_events: int
 
 def _single(body: bytes, media_type: str, event_max_bytes: int) -> Iterable[BodyPart]:
     _check_size(body, "the event", event_max_bytes)
-    value = decoded(body, "the body")
     if media_type == BATCHED:
-        raise Problem(422, f"a batch must be a JSON array, not {kind_of(value)}")
-    return (BodyPart(body, (value,), (_decode_raw(body),), None, _the_event),)
+        raise Problem(422, f"a batch must be a JSON array, not {kind_of(decoded(body, _the_body))}")
+    return (BodyPart(body, (body,), None, _the_event),)
 
 
 def _the_event(_index: int) -> str:
     return "the event"
 
 
+def _the_body() -> str:
+    return "the body"
+
+
 def _split_array(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[BodyPart | None]:
-    if body.count(b",") > COMMAS_MAX:
+    if len(body) > COMMAS_MAX and body.count(b",") > COMMAS_MAX:
         yield from _count_elements(body.decode(errors="replace"), max_events)
     raws = _raws(body)
     if len(raws) > max_events:
@@ -103,15 +115,11 @@ def _split_array(body: bytes, event_max_bytes: int, max_events: int) -> Iterator
 
 def _part_of_array(raws: Sequence[Raw], first: int) -> BodyPart:
     text = b"[" + b",".join(raws) + b"]"
-    try:
-        values = _decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        values = [decoded(raw, f"event {first + index + 1}") for index, raw in enumerate(raws)]
-    return BodyPart(text, values, raws, first, lambda index: f"event {first + index + 1}")
+    return BodyPart(text, raws, first, lambda index: f"event {first + index + 1}", is_array=True)
 
 
 def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator[BodyPart]:
-    if body.count(b"\n") > 2 * max_events:  # blank lines would take time, too
+    if len(body) > 2 * max_events and body.count(b"\n") > 2 * max_events:  # blank lines would take time, too
         raise too_many(max_events)
     first = 0
     for numbers, raws in _lines(body):
@@ -124,14 +132,9 @@ def _split_lines(body: bytes, event_max_bytes: int, max_events: int) -> Iterator
         for index, raw in enumerate(raws):
             if len(raw) > event_max_bytes:
                 _check_size(raw, place(index), event_max_bytes)
-        yield _part_of_lines(raws, first, place)
+        # Not as an array: that would also accept two values on one line, or one value on two lines.
+        yield BodyPart(b"\n".join(raws), raws, first, place)
         first += len(raws)
-
-
-def _part_of_lines(raws: Sequence[bytes], first: int, place: BodyPlace) -> BodyPart:
-    # Line by line: a line decoder would also accept two values on one line, or one value on two lines.
-    values = [decoded(raw, partial(place, index)) for index, raw in enumerate(raws)]
-    return BodyPart(b"\n".join(raws), values, raws, first, place)
 
 
 def _lines(body: bytes) -> Iterator[tuple[list[int], list[bytes]]]:
@@ -185,20 +188,16 @@ def _raws(body: bytes) -> list[msgspec.Raw]:
     return raws
 
 
-def decoded(text: Raw, place: str | Callable[[], str]) -> Any:
+def decoded(text: Raw, place: Callable[[], str]) -> Any:
     """Decode JSON; raises Problem 400 or 422 with its place."""
     try:
         return _decode(text)
     except RecursionError:
-        raise Problem(422, f"{_said(place)}: nested too deeply") from None
+        raise Problem(422, f"{place()}: nested too deeply") from None
     except msgspec.ValidationError as error:  # valid JSON with a number that is out of range
-        raise Problem(422, f"{_said(place)}: {error}") from None
+        raise Problem(422, f"{place()}: {error}") from None
     except (msgspec.DecodeError, ValueError) as error:
-        raise Problem(400, f"{_said(place)} is not JSON in UTF-8: {error}") from None
-
-
-def _said(place: str | Callable[[], str]) -> str:
-    return place if isinstance(place, str) else place()
+        raise Problem(400, f"{place()} is not JSON in UTF-8: {error}") from None
 
 
 def _check_size(raw: Raw, place: str, event_max_bytes: int) -> None:

@@ -17,6 +17,7 @@ from oncecast.core.event import Arrival, Turn
 from oncecast.core.membership import decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
 from oncecast.core.ports import Sessions, Work, WorkTogether
+from oncecast.core.ranges import Range
 from oncecast.core.tracebacks import trace_of
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison
@@ -26,11 +27,14 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, insert_error, trans
 from oncecast.stores.postgres.handover import Held, commit
 from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, own_row, send
 from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_values, rows_of, storable
+from oncecast.stores.postgres.whole import copied, copy_if_admitted
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
 """The most events before an ordered event that are looked up, if their rows came from other places. Beyond that the
 event waits until a cursor is saved over the rest."""
+WHOLE_MIN_EVENTS = 32
+"""COPY takes one more round trip than an insert."""
 ANY_REVISION = -1
 """The revision of the group's application before `register_handlers` was called."""
 
@@ -41,6 +45,8 @@ class PostgresEvents(PostgresComparison):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._revision = ANY_REVISION
+
+    whole_min_events = WHOLE_MIN_EVENTS
 
     @property
     def ready_ahead(self) -> int:
@@ -58,6 +64,18 @@ class PostgresEvents(PostgresComparison):
             others = [arrival for arrival in arrivals if arrival.offset not in inserted]
             found = await self._compare(connection, others)
         return [Outcome.STORED if a.offset in inserted else found[a.offset] for a in arrivals]
+
+    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
+        """Insert the rows of whole ranges by COPY, or none."""
+        if (rows := copied(ranges, self._db.instance)) is None:
+            return False
+        message = self._db.queries["insert_whole"] % {b"revision": self._revision}
+        try:
+            async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
+                copying = copy_if_admitted(connection.pgconn, message, rows)
+                return await connection.wait(copying, commits=True)
+        except (DataRefused, RowLocked):
+            return False
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Insert the row and run `work` in one transaction."""

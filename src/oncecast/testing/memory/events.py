@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
+import msgspec
+
 from oncecast.core.attempts import FailedAttempt, attempts_in_all, count_failure, earlier_attempts
 from oncecast.core.cursors import (
     Save,
@@ -22,7 +24,7 @@ from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
-from oncecast.core.ranges import EndedRange
+from oncecast.core.ranges import EndedRange, Range
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.call import at_server
 from oncecast.testing.memory.client import Client
@@ -34,6 +36,7 @@ class MemoryEvents(Client):
 
     _revision = 0
     ready_ahead = 0
+    whole_min_events = 2
 
     @at_server
     async def insert(self, arrivals: Sequence[Arrival]) -> list[Outcome | EarlierAttempts]:
@@ -44,6 +47,23 @@ class MemoryEvents(Client):
             self._server.commit(session)
         found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
         return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
+
+    @at_server
+    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
+        """Insert the rows of whole ranges, or none."""
+        try:
+            arrivals = [arrival for each in ranges for arrival in each.decoded()]
+            for arrival in arrivals:
+                arrival.attempts = 1
+            with self._server.transaction(self._token) as session:
+                # rule: ranges are inserted whole or not at all
+                if len(await self._insert(session, arrivals)) < len(arrivals):
+                    self._server.roll_back(session)
+                    return False
+                self._server.commit(session)
+        except (msgspec.MsgspecError, ValueError, RecursionError, RowLocked):
+            return False
+        return True
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Run `work` and insert the row of an event in one transaction."""

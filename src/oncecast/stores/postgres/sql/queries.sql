@@ -29,6 +29,16 @@ order by e.source, e.id
 on conflict do nothing
 returning "offset"
 
+-- name: insert_whole
+-- As insert, but all or none: the caller sends no rows unless the first statement returns true. Two statements of one
+-- message are one transaction.
+select (%(revision)d < 0 or %(revision)d = (select pg_catalog.max(revision) from {schema}.groups))
+    and not exists (select from {schema}.attempts);
+copy {schema}.events (
+    source, id, type, data, "offset", subject, time, time_as_given, datacontenttype, dataschema,
+    accepted_at, journal, epoch, listener, attempts)
+from stdin (delimiter e'\x1f', null e'\x1d')
+
 -- name: begin_attempt
 -- The same for one event whose transaction continues. Returns whether the row is new, and the server process.
 select {schema}.begin_attempt(%(event)s, %(extensions)s, %(journal)s, %(epoch)s, %(offset)s, %(listener)s,
