@@ -113,6 +113,7 @@ DECISIONS = [
 """In the core: simulation runs this very code."""
 
 STORES = [
+    Mutant("ranges are inserted whole or not at all", never(), "testing/memory"),
     Mutant("ranges are recorded by the server that has their events", always(), "testing/memory"),
     Mutant("only the COMMIT tag proves a commit", never(), "testing/memory"),
     Mutant("the row of an event and the effects of its handler commit together", skip()),

@@ -36,10 +36,10 @@ def receive(on: Track, text: bytes) -> list[Arrival]:
     return [arrival for each in receive_ranges(on, text) for arrival in each.arrivals]
 
 
-def receive_ranges(on: Track, text: bytes, size: int = RANGE_MAX_EVENTS) -> list[Range]:
+def receive_ranges(on: Track, text: bytes, size: int = RANGE_MAX_EVENTS, *, decode: bool = True) -> list[Range]:
     decoded = decode_server_frame(text)
     assert isinstance(decoded, Events)
-    return on.receive(decoded, text, size)
+    return on.receive(decoded, text, size, decode=decode)
 
 
 def arrivals(count: int, **fields: Any) -> list[Arrival]:

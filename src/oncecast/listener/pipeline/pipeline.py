@@ -1,10 +1,13 @@
 """The way of an event through a listener, and the one place where its stations are joined.
 
+                       ┌────────── insert whole ──────────┐
+                       │             ▼ refused            ▼
 receive ─▶ order ─▶ claim ─▶ identities ─▶ queue ─▶ attempt ─▶ end ─▶ journal position ─▶ cursor
               ▲       └ leased elsewhere ─▶ watch ┐             │
               └──────────── requeue ◀─────────────┴─────────────┘
 
-An event is put into a queue when this listener has acquired its range, and when it waits for no other event.
+Ranges that nobody has decoded, because no handler waits for their events, are inserted whole. Otherwise an event is
+put into a queue when this listener has acquired its range, and when it waits for no other event.
 """
 
 from __future__ import annotations

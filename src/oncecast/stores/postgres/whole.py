@@ -100,7 +100,7 @@ def copy_if_admitted(pgconn: PGconn, message: bytes, rows: bytes) -> PQGen[bool]
     pgconn.send_query(message)
     results = yield from generators.execute(pgconn)
     raise_failure(results[-1])
-    is_admitted = results[0].get_value(0, 0) == b"t"
+    is_admitted: bool = results[0].get_value(0, 0) == b"t"
     if is_admitted:
         for begin in range(0, len(rows), CHUNK_BYTES):
             yield from generators.copy_to(pgconn, rows[begin : begin + CHUNK_BYTES])

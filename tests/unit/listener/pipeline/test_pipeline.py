@@ -70,13 +70,21 @@ class Handled(App):
 class Member:
     """The pipeline of one listener."""
 
-    def __init__(self, at: MemoryServers, token: str = "a", call: Any = None, *, concurrency: int = 8) -> None:
+    def __init__(
+        self,
+        at: MemoryServers,
+        token: str = "a",
+        call: Any = None,
+        *,
+        to_postgres: Any = None,
+        concurrency: int = 8,
+    ) -> None:
         self.app = Handled()
         self.telemetry_events: list[TelemetryEvent] = []
         self.dead_lettered = 0
         record, to_postgres, to_redis = (
             self.telemetry_events.append,
-            call or at.to_postgres.call,
+            to_postgres or call or at.to_postgres.call,
             call or at.to_redis.call,
         )
         store = MemoryEvents(at.postgres, instance=token, token=token, call=to_postgres)

@@ -7,7 +7,7 @@ import pytest
 from oncecast import App, Event
 from oncecast.core.event import Arrival
 from oncecast.core.ranges import RANGE_MAX_EVENTS
-from oncecast.listener.pipeline.queues import WORK_MAX_BYTES, WorkItem, WorkQueue, WorkQueues
+from oncecast.listener.pipeline.queues import WHOLE_MAX_EVENTS, WORK_MAX_BYTES, WorkItem, WorkQueue, WorkQueues
 from tests.support.arrivals import arrivals, ranges
 
 
@@ -138,3 +138,31 @@ def test_small_batches_do_not_claim_as_much_as_store_only_events() -> None:
     queues = queues_of()
     assert queues.one_by_one.ahead_max_events < queues.batched.ahead_max_events < RANGE_MAX_EVENTS
     assert queues.store_only.ahead_max_events >= RANGE_MAX_EVENTS
+
+
+async def test_whole_ranges_are_taken_up_to_their_maximum_and_leave_room_when_taken() -> None:
+    queue = WorkQueue(1, 10)
+    whole = ranges(5, size=WHOLE_MAX_EVENTS // 2)
+    queue.put_whole(whole)
+    queue.add_ranges(ranges(1))
+    assert not queue._may_claim.is_set()
+    assert await queue.get_whole() == whole[:2]
+    assert await queue.get_whole() == whole[2:4]
+    assert not queue.is_empty
+    assert await queue.get_whole() == whole[4:]
+    assert await queue.ranges_to_claim()
+
+
+async def test_whole_ranges_of_another_epoch_are_taken_apart() -> None:
+    queue = WorkQueue(1, 10)
+    older, newer = ranges(2)
+    newer.epoch = "e2"
+    queue.put_whole([older, newer])
+    assert (await queue.get_whole(), await queue.get_whole()) == ([older], [newer])
+
+
+async def test_a_range_larger_than_the_maximum_is_taken_alone() -> None:
+    queue = WorkQueue(1, 10)
+    large, small = ranges(1, size=WHOLE_MAX_EVENTS + 1)[0], ranges(1)[0]
+    queue.put_whole([large, small])
+    assert await queue.get_whole() == [large]

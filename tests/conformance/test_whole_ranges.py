@@ -1,0 +1,202 @@
+"""Ranges are inserted whole, with the rows that each event would get alone, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from oncecast.clock import SYSTEM_CLOCK
+from oncecast.core.attempts import FailedAttempt
+from oncecast.core.outcomes import Outcome
+from oncecast.core.ranges import Range
+from oncecast.core.transaction import OpenTransaction
+from oncecast.stores.postgres import Database, PostgresEvents
+from oncecast.stores.postgres.database import Limits
+from oncecast.stores.postgres.whole import copied
+from tests.support.arrivals import frame, track
+from tests.support.event_stores import Server
+
+LIMITS = Limits(lock_s=0.3, statement_s=5.0)
+
+
+def whole(*raws: bytes, first: int = 1) -> Range:
+    """An undecoded range."""
+    text = [msgspec.Raw(raw) for raw in raws]
+    last = first + len(raws) - 1
+    return Range(track(), "e1", first, last, first, 1_700_000_000_123_456, text, len(raws), 0)
+
+
+def event(id: str, **members: Any) -> bytes:
+    return msgspec.json.encode({"specversion": "1.0", "id": id, "source": "/s", "type": "t", "data": 1, **members})
+
+
+async def test_new_events_of_several_ranges_are_stored(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    assert await store.insert_whole([whole(event("1"), event("2")), whole(event("3"), first=3)])
+    assert await server.statuses() == dict.fromkeys("123", "stored")
+    assert await server.attempts() == dict.fromkeys("123", 1)
+
+
+async def test_nothing_is_stored_if_one_event_has_a_row(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    assert await store.insert(whole(event("2")).decoded()) == [Outcome.STORED]
+    assert not await store.insert_whole([whole(event("1"), event("2"), event("3"), first=11)])
+    assert await server.statuses() == {"2": "stored"}
+
+
+async def test_nothing_is_stored_if_an_identity_is_there_twice(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    assert not await store.insert_whole([whole(event("1"), event("2")), whole(event("1"), first=3)])
+    assert await server.statuses() == {}
+
+
+async def test_nothing_is_stored_if_one_event_has_failed_before(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    failed = whole(event("2")).decoded()[0]
+    failed.attempts = 1
+    await store.count_failure(FailedAttempt("a:1", failed, "error", 60.0))
+    assert not await store.insert_whole([whole(event("1"), event("2"))])
+    assert await server.statuses() == {}
+
+
+async def test_nothing_is_stored_by_a_replaced_application(server: Server) -> None:
+    older, _ = await server.of("a" * 16)
+    newer, _ = await server.of("b" * 16)
+    await older.register_handlers(frozenset({"t"}), force=False)
+    await newer.register_handlers(frozenset({"t", "u"}), force=False)
+    assert not await older.insert_whole([whole(event("1"), event("2"))])
+    assert await newer.insert_whole([whole(event("1"), event("2"))])
+
+
+async def test_an_event_that_another_session_inserts_is_not_waited_for_long(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    other, _ = await server.of("b" * 16)
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def hold(_tx: OpenTransaction) -> None:
+        begun.set()
+        await may_end.wait()
+
+    held = whole(event("2")).decoded()[0]
+    held.attempts = 1
+    holding = asyncio.create_task(other.process(held, hold))
+    await begun.wait()
+    assert not await store.insert_whole([whole(event("1"), event("2"), first=11)])
+    may_end.set()
+    assert await holding is Outcome.STORED
+    assert await server.statuses() == {"2": "stored"}
+
+
+async def test_events_that_cannot_be_decoded_are_not_stored(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    assert not await store.insert_whole([whole(event("1"), b'{"id": 1}')])
+    assert await server.statuses() == {}
+
+
+@pytest.fixture
+async def store(postgres_url: str, schema: str) -> AsyncIterator[PostgresEvents]:
+    database = Database(
+        postgres_url, SYSTEM_CLOCK, schema=schema, instance="listener-a", token="a" * 16, limits=LIMITS
+    )
+    await database.open()
+    await database.migrate()
+    yield PostgresEvents(database)
+    await database.close()
+
+
+TEXTS = st.text(min_size=1, max_size=20) | st.sampled_from(["\x1f", "\x1e", "\x1d", "\\N", "\\.", "a\\", "\r\n"])
+TIMES = st.sampled_from(
+    [
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05.123456Z",
+        "2026-01-02T03:04:05.000000Z",
+        "2026-01-02T03:04:05.12Z",
+        "2026-01-02T03:04:05.123456789Z",
+        "2026-01-02T03:04:05.1+05:30",
+        "2026-01-02t03:04:05z",
+        "2016-12-31T23:59:60Z",
+        "0001-01-01T00:00:00Z",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+EVENTS = st.fixed_dictionaries(
+    {"specversion": st.just("1.0"), "source": TEXTS, "type": TEXTS},
+    optional={
+        "data": JSON,
+        "subject": TEXTS | st.none(),
+        "time": TIMES,
+        "datacontenttype": TEXTS,
+        "dataschema": TEXTS,
+        "anextension": TEXTS,
+        "data_base64": st.just("AP8="),
+    },
+)
+LAYOUTS = st.sampled_from([(None, None), (1, None), ("\t", None), (2, (",\r", ":\n"))])
+"""Indentation and separators."""
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members=EVENTS, layout=LAYOUTS, is_ascii=st.booleans())
+async def test_the_row_is_that_of_an_insert(
+    store: PostgresEvents,
+    sql: psycopg.AsyncConnection[Any],
+    members: dict[str, Any],
+    layout: tuple[Any, Any],
+    is_ascii: bool,
+) -> None:
+
+    def raw(id: str) -> bytes:
+        indent, separators = layout
+        text = json.dumps({"id": id, **members}, indent=indent, separators=separators, ensure_ascii=is_ascii)
+        return text.encode("utf-8", "surrogatepass")
+
+    await sql.execute("truncate events cascade")
+    if copied([whole(raw("copied"))], "listener-a") is None or not await store.insert_whole([whole(raw("copied"))]):
+        return
+    inserted = whole(raw("inserted")).decoded()
+    inserted[0].attempts = 1
+    assert await store.insert(inserted) == [Outcome.STORED]
+    cursor = await sql.execute(
+        "select count(distinct to_jsonb(e) - 'id' - 'stored_at'), count(*),"
+        " count(distinct coalesce(data::text, '')) from events e"
+    )
+    assert await cursor.fetchone() == (1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("members", "is_usual"),
+    [
+        ({}, True),
+        ({"data": {"a": '\\ \n " ü'}}, True),
+        ({"time": "2026-01-02T03:04:05.12Z", "subject": "x", "dataschema": "https://s"}, True),
+        ({"traceparent": "00-ab"}, False),
+        ({"data_base64": "AP8="}, False),
+        ({"subject": "\x1f"}, False),
+    ],
+)
+def test_which_events_have_the_usual_form(members: dict[str, Any], is_usual: bool) -> None:
+    assert (copied([whole(event("1", **members))], "listener-a") is not None) is is_usual
+
+
+def test_frames_of_the_publisher_have_the_usual_form() -> None:
+    text = frame(1, "a", "b")
+    raws = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["events"]
+    assert copied([whole(*map(bytes, msgspec.json.decode(raws, type=list[msgspec.Raw])))], "listener-a") is not None
+
+
+def test_rows_are_in_the_order_of_their_identities() -> None:
+    rows = copied([whole(event("b"), event("a")), whole(event("0", source="/r"), first=3)], "listener-a")
+    assert rows is not None
+    assert [row.split(b"\x1f")[:2] for row in rows.splitlines()] == [[b"/r", b"0"], [b"/s", b"a"], [b"/s", b"b"]]

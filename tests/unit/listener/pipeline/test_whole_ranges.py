@@ -1,0 +1,164 @@
+"""Undecoded ranges are inserted whole; those that are refused are attempted event by event."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from unittest.mock import Mock
+
+from oncecast.core.errors import Unavailable
+from oncecast.core.ranges import Range
+from oncecast.core.telemetry import Duplicates, InsertFailed, Persisted, Started
+from oncecast.listener.feed.track import Track
+from oncecast.testing.memory.call import Act, at_once
+from tests.simulation.clock import VirtualClock
+from tests.support.arrivals import Credit, receive_ranges, track
+from tests.support.memory_servers import REFUSED, MemoryServers
+from tests.support.virtual_time import in_virtual_time
+from tests.unit.listener.pipeline.test_pipeline import Member, frame
+
+
+def receive(member: Member, on: Track, *ids: str, size: int = 1_000) -> list[Range]:
+    """Receive a frame of events without handlers, which is not decoded."""
+    text = frame(on.watermark.received + 1, *ids, type="stored")
+    made = receive_ranges(on, text, size, decode=False)
+    member.pipeline.receive(made)
+    return made
+
+
+def rows(at: MemoryServers) -> list[str]:
+    return sorted(row.id for row in at.postgres.tables.rows.values())
+
+
+class Held:
+    """Calls to PostgreSQL, the first of which waits for `may_go_on` before or after it acts."""
+
+    def __init__(self, *, after: bool) -> None:
+        self.may_go_on = asyncio.Event()
+        self.has_begun = asyncio.Event()
+        self._after = after
+        self._held = False
+
+    async def call(self, act: Act) -> Any:
+        if self._held:
+            return await at_once(act)
+        self._held = True
+        result = await at_once(act) if self._after else None
+        self.has_begun.set()
+        await self.may_go_on.wait()
+        return result if self._after else await at_once(act)
+
+
+@in_virtual_time
+async def test_ranges_are_stored_without_being_decoded(clock: VirtualClock) -> None:
+    at, credit = MemoryServers(clock), Credit()
+    member, on = Member(at), track(credit=credit)
+    async with member.running():
+        first, second = receive(member, on, "a", "b", "c", size=2)
+        await clock.sleep(1)
+    assert (rows(at), first.arrivals, second.arrivals) == (["a", "b", "c"], [], [])
+    assert (on.watermark.value, member.pipeline.in_flight) == (3, 0)
+    assert (await at.other_leases.peek([first, second])).ended == [first, second]
+    stored = [x for x in member.telemetry_events if isinstance(x, Started | Persisted)]
+    assert stored == [Started(2, "a", "b"), Persisted(2, "a", "b"), Started(1, "c", "c"), Persisted(1, "c", "c")]
+
+
+@in_virtual_time
+async def test_a_range_with_an_event_that_has_a_row_ends_event_by_event(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    async with member.running():
+        receive(member, on, "a", "b")
+        receive(member, on, "b", "c")
+        await clock.sleep(1)
+    assert (rows(at), on.watermark.value) == (["a", "b", "c"], 4)
+    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(1, "b", "b")]
+
+
+@in_virtual_time
+async def test_after_an_outage_ranges_are_attempted_event_by_event(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    at.to_postgres.next_errors = [REFUSED, REFUSED]
+    async with member.running():
+        receive(member, on, "a", "b")
+        await clock.sleep(5)
+    assert (rows(at), on.watermark.value) == (["a", "b"], 2)
+    assert [x.id for x in member.telemetry_events if isinstance(x, InsertFailed)] == ["a"]
+
+
+@in_virtual_time
+async def test_an_answer_that_is_lost_stores_nothing_twice(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    is_lost = True
+
+    async def call(act: Act) -> Any:
+        nonlocal is_lost
+        result = await at_once(act)
+        if is_lost and at.postgres.tables.rows:
+            is_lost = False
+            raise Unavailable("the connection was lost")
+        return result
+
+    member, on = Member(at, to_postgres=call), track()
+    async with member.running():
+        receive(member, on, "a", "b")
+        await clock.sleep(5)
+    assert (rows(at), on.watermark.value) == (["a", "b"], 2)
+
+
+@in_virtual_time
+async def test_a_range_that_is_released_while_it_is_inserted_ends_when_that_succeeds(clock: VirtualClock) -> None:
+    at, held = MemoryServers(clock), Held(after=True)
+    member, on = Member(at, to_postgres=held.call), track()
+    async with member.running():
+        receive(member, on, "a", "b")
+        await held.has_begun.wait()
+        at.to_redis.error = REFUSED  # nobody claims it meanwhile
+        await member.pipeline.release_all()
+        held.may_go_on.set()
+        await clock.sleep(1)
+    assert (rows(at), on.watermark.value, member.pipeline.in_flight) == (["a", "b"], 2, 0)
+
+
+@in_virtual_time
+async def test_rows_of_a_superseded_position_move_no_watermark(clock: VirtualClock) -> None:
+    at, held = MemoryServers(clock), Held(after=True)
+    member, on = Member(at, to_postgres=held.call), track()
+    async with member.running():
+        receive(member, on, "a", "b")
+        await held.has_begun.wait()
+        on.abandon()
+        held.may_go_on.set()
+        await clock.sleep(1)
+    assert (rows(at), on.watermark.value, member.pipeline._unrecorded) == (["a", "b"], 0, [])
+
+
+@in_virtual_time
+async def test_a_drain_waits_for_whole_ranges(clock: VirtualClock) -> None:
+    at, held = MemoryServers(clock), Held(after=False)
+    member, on = Member(at, to_postgres=held.call), track()
+    async with member.running():
+        receive(member, on, "a", "b")
+        await held.has_begun.wait()
+        draining = asyncio.create_task(member.pipeline.finish_claimed())
+        await clock.sleep(1)
+        assert not draining.done()
+        held.may_go_on.set()
+        await draining
+    assert rows(at) == ["a", "b"]
+
+
+@in_virtual_time
+async def test_without_redis_ranges_are_attempted_event_by_event(clock: VirtualClock) -> None:
+    """Other listeners insert the same events."""
+    at = MemoryServers(clock)
+    at.to_redis.error = REFUSED
+    member, on = Member(at), track()
+    put = Mock(wraps=member.pipeline.queues.store_only.put_whole)
+    member.pipeline.queues.store_only.put_whole = put  # type: ignore[method-assign]
+    async with member.running():
+        receive(member, on, "a", "b")
+        await clock.sleep(1)
+    assert rows(at) == ["a", "b"]
+    put.assert_called_once_with([])
