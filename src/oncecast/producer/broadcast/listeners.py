@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -32,8 +33,9 @@ from oncecast.core.wire import (
     encode,
 )
 from oncecast.http.tokens import may_listen
+from oncecast.http.websocket import frame_writer
 from oncecast.producer.broadcast.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
-from oncecast.producer.broadcast.ring import Ring
+from oncecast.producer.broadcast.ring import Frame, Ring
 from oncecast.producer.broadcast.session import SocketLimits, close, start_after
 from oncecast.tasks import run_until_first_end
 
@@ -66,10 +68,12 @@ class ListenerReader:
     send_deadline_s: float
     report: ListenerReport = field(default_factory=ListenerReport)
     reported_at_s: float = field(init=False)
+    write: Callable[[bytes], bool] | None = field(init=False)
     _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reported_at_s = self.clock.monotonic_s()
+        self.write = frame_writer(self.socket.scope)
 
     def reported(self, report: ListenerReport) -> None:
         """Record the listener's newest report."""
@@ -89,6 +93,11 @@ class ListenerReader:
             reason = f"no report for {silent_s:.0f} s"
             return Health(status=Status.DOWN, since=since, reason=reason, remedy=_SILENT)
         return self.report.health or Health(status=Status.OK, since=now)
+
+    async def send_frame(self, frame: Frame) -> None:
+        """Send events, without waiting if the listener is not behind. Raises what `send` raises."""
+        if self.write is None or not self.write(frame.encoded):
+            await self.send(frame.text.decode())
 
     async def send(self, text: str) -> None:
         """Send a frame; raises TimeoutError if the listener does not receive it in time."""
@@ -285,7 +294,7 @@ class _Session:
                     self._credited.clear()
                     await self._credited.wait()
                 begun_s = self._clock.monotonic_s()
-                await self._reader.send(frame.text)
+                await self._reader.send_frame(frame)
                 self._credit_bytes -= frame.size_bytes + self._event_cost_bytes * frame.event_count
                 self._reader.offset = frame.batch.last_offset
                 if is_behind:

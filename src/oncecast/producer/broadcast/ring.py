@@ -13,30 +13,38 @@ from collections.abc import Sequence
 from oncecast.core.journal import JournalBatch
 from oncecast.core.ports import Journal
 from oncecast.core.wire import Gap, encode, events_frame
+from oncecast.http.websocket import encoded_frame
 
 
 class Frame:
     """A batch as a frame for listeners: encoded once, on first use, and shared by all."""
 
-    __slots__ = ("_text", "batch", "event_count", "size_bytes")
+    __slots__ = ("_encoded", "batch", "event_count", "size_bytes")
 
     def __init__(self, batch: JournalBatch) -> None:
         self.batch = batch
-        self._text: str | None = None
+        self._encoded: bytes | None = None
         if batch.is_gap:
             self.event_count = 0
-            self._text = encode(Gap(first=batch.first_offset, last=batch.last_offset)).decode()
-            self.size_bytes = len(self._text)
+            self.size_bytes = len(self.text)
         else:
             self.event_count = batch.count
             self.size_bytes = len(events_frame(batch.first_offset, batch.at_us, b"")) + len(batch.body)
 
     @property
-    def text(self) -> str:
-        """The encoded frame."""
-        if self._text is None:
-            self._text = events_frame(self.batch.first_offset, self.batch.at_us, self.batch.body).decode()
-        return self._text
+    def text(self) -> bytes:
+        """The frame's text."""
+        batch = self.batch
+        if batch.is_gap:
+            return encode(Gap(first=batch.first_offset, last=batch.last_offset))
+        return events_frame(batch.first_offset, batch.at_us, batch.body)
+
+    @property
+    def encoded(self) -> bytes:
+        """The frame as it is written to a connection."""
+        if self._encoded is None:
+            self._encoded = encoded_frame(self.text)
+        return self._encoded
 
 
 class Ring:

@@ -76,6 +76,10 @@ class PostgresEvents(PostgresComparison):
                 return await connection.wait(copying, commits=True)
         except (DataRefused, RowLocked):
             return False
+        except Unavailable as error:
+            if isinstance(error.__cause__, psycopg.errors.FeatureNotSupported):  # the table has row-level security
+                return False
+            raise
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Insert the row and run `work` in one transaction."""
