@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.attempts import FailedAttempt
+from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
 from oncecast.core.ranges import Range
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres import Database, PostgresEvents
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.whole import copied
+from oncecast.stores.postgres.whole import copied, runs_of, runs_of_ranges
 from tests.support.arrivals import frame, track
 from tests.support.event_stores import Server
 
@@ -163,7 +164,9 @@ async def test_the_row_is_that_of_an_insert(
         return text.encode("utf-8", "surrogatepass")
 
     await sql.execute("truncate events cascade")
-    if copied([whole(raw("copied"))], "listener-a") is None or not await store.insert_whole([whole(raw("copied"))]):
+    if copied(runs_of_ranges([whole(raw("copied"))]), "listener-a") is None or not await store.insert_whole(
+        [whole(raw("copied"))]
+    ):
         return
     inserted = whole(raw("inserted")).decoded()
     inserted[0].attempts = 1
@@ -187,16 +190,43 @@ async def test_the_row_is_that_of_an_insert(
     ],
 )
 def test_which_events_have_the_usual_form(members: dict[str, Any], is_usual: bool) -> None:
-    assert (copied([whole(event("1", **members))], "listener-a") is not None) is is_usual
+    assert (copied(runs_of_ranges([whole(event("1", **members))]), "listener-a") is not None) is is_usual
 
 
 def test_frames_of_the_publisher_have_the_usual_form() -> None:
     text = frame(1, "a", "b")
     raws = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["events"]
-    assert copied([whole(*map(bytes, msgspec.json.decode(raws, type=list[msgspec.Raw])))], "listener-a") is not None
+    events = map(bytes, msgspec.json.decode(raws, type=list[msgspec.Raw]))
+    assert copied(runs_of_ranges([whole(*events)]), "listener-a") is not None
 
 
 def test_rows_are_in_the_order_of_their_identities() -> None:
-    rows = copied([whole(event("b"), event("a")), whole(event("0", source="/r"), first=3)], "listener-a")
+    ranges = [whole(event("b"), event("a")), whole(event("0", source="/r"), first=3)]
+    rows = copied(runs_of_ranges(ranges), "listener-a")
     assert rows is not None
     assert [row.split(b"\x1f")[:2] for row in rows.splitlines()] == [[b"/r", b"0"], [b"/s", b"a"], [b"/s", b"b"]]
+
+
+def test_arrivals_of_one_batch_of_the_journal_are_one_run() -> None:
+    first, later = whole(event("1"), event("2"), event("3")), whole(event("4"), first=4)
+    later.at_us += 1
+    arrivals = [*first.decoded(), *later.decoded()]
+    assert runs_of(arrivals) == runs_of_ranges([first, later])
+    assert [run.first for run in runs_of([arrivals[0], *arrivals[2:]])] == [1, 3, 4]
+
+
+async def test_a_large_batch_with_handlers_runs_them_for_its_new_events(server: Server) -> None:
+    store, _ = await server.of("a" * 16)
+    given: list[list[str]] = []
+
+    async def work(_tx: OpenTransaction, new: Sequence[Arrival]) -> None:
+        given.append([arrival.id for arrival in new])
+
+    def batch(first: int, ids: range) -> list[Arrival]:
+        return whole(*(event(f"{n:03d}") for n in ids), first=first).decoded()
+
+    assert await store.process_together(batch(1, range(50)), work) == [Outcome.STORED] * 50
+    outcomes = await store.process_together(batch(51, range(49, 100)), work)
+    assert outcomes == [Outcome.DUPLICATE] + [Outcome.STORED] * 50
+    assert given == [[f"{n:03d}" for n in range(50)], [f"{n:03d}" for n in range(50, 100)]]
+    assert len(await server.statuses()) == 100

@@ -27,7 +27,7 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, insert_error, trans
 from oncecast.stores.postgres.handover import Held, commit
 from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, own_row, send
 from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_values, rows_of, storable
-from oncecast.stores.postgres.whole import copied, copy_if_admitted
+from oncecast.stores.postgres.whole import copied, copy_if_admitted, runs_of, runs_of_ranges
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
@@ -67,17 +67,20 @@ class PostgresEvents(PostgresComparison):
 
     async def insert_whole(self, ranges: Sequence[Range]) -> bool:
         """Insert the rows of whole ranges by COPY, or none."""
-        if (rows := copied(ranges, self._db.instance)) is None:
+        if (rows := copied(runs_of_ranges(ranges), self._db.instance)) is None:
             return False
+        async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
+            return await self._copy(connection, rows, commits=True)
+
+    async def _copy(self, connection: PostgresConnection, rows: bytes, *, commits: bool = False) -> bool:
+        """Insert rows by COPY, all or none; return whether. If none, an open transaction must be rolled back."""
         message = self._db.queries["insert_whole"] % {b"revision": self._revision}
         try:
-            async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
-                copying = copy_if_admitted(connection.pgconn, message, rows)
-                return await connection.wait(copying, commits=True)
-        except (DataRefused, RowLocked):
+            return await connection.wait(copy_if_admitted(connection.pgconn, message, rows), commits=commits)
+        except psycopg.errors.FeatureNotSupported:  # the table has row-level security
             return False
-        except Unavailable as error:
-            if isinstance(error.__cause__, psycopg.errors.FeatureNotSupported):  # the table has row-level security
+        except psycopg.Error as error:
+            if isinstance(translate(error), DataRefused | RowLocked):
                 return False
             raise
 
@@ -107,7 +110,7 @@ class PostgresEvents(PostgresComparison):
             connection = held.connection
             async with asyncio.timeout(self._deadline_s):
                 await begin_with(connection, BEGIN)
-                inserted = await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
+                inserted = await self._insert_together(connection, arrivals)
                 others = [arrival for arrival in arrivals if arrival.offset not in inserted]
                 found = await self._compare(connection, others) if others else {}
             # rule: handlers receive only the events that their transaction inserted
@@ -121,6 +124,18 @@ class PostgresEvents(PostgresComparison):
         if failure is not None:
             raise failure
         return [found.get(arrival.offset, Outcome.STORED) for arrival in arrivals]
+
+    async def _insert_together(self, connection: PostgresConnection, arrivals: Sequence[Arrival]) -> set[int]:
+        """Insert arrivals in the open transaction; return the offsets of the new ones."""
+        is_first = all(arrival.attempts <= 1 for arrival in arrivals)
+        if is_first and len(arrivals) >= WHOLE_MIN_EVENTS:
+            rows = copied(runs_of(arrivals), self._db.instance)
+            if rows is not None:
+                if await self._copy(connection, rows):
+                    return {arrival.offset for arrival in arrivals}
+                await connection.execute("rollback")
+                await begin_with(connection, BEGIN)
+        return await self._insert(connection, rows_of(arrivals, self._db.instance, self._revision))
 
     async def _begin_with(self, held: Held, opening: WireStatement, turn: Turn | None) -> bool:
         """Begin a transaction with an event's row, in as few round trips as possible; return whether it is new."""

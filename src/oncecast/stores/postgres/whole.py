@@ -1,4 +1,4 @@
-"""Insert undecoded ranges by COPY, which costs PostgreSQL less than half of an insert.
+"""Insert many events by COPY, which costs PostgreSQL less than half of an insert.
 
 COPY knows no conflicts: a row that exists fails it, and then nothing is inserted. So it serves new events of the
 usual form, as nearly all are, and `insert` serves the rest.
@@ -7,14 +7,16 @@ usual form, as nearly all are, and `insert` serves the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.pq.abc import PGconn
 
+from oncecast.core.event import Arrival
 from oncecast.core.ranges import Range
 from oncecast.stores.postgres.message import raise_failure
 
@@ -46,13 +48,39 @@ class _Usual(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 _decode = msgspec.json.Decoder(list[_Usual]).decode
 
 
-def copied(ranges: Sequence[Range], listener: str) -> bytes | None:
+class Run(NamedTuple):
+    """Undecoded events at consecutive offsets, of one batch of the journal."""
+
+    journal: str
+    epoch: str
+    first: int
+    at_us: int
+    raws: list[msgspec.Raw]
+
+
+def runs_of_ranges(ranges: Iterable[Range]) -> list[Run]:
+    """Return the events of undecoded ranges."""
+    return [Run(each.track.journal, each.epoch, each.first_new, each.at_us, each.raws) for each in ranges]
+
+
+def runs_of(arrivals: Iterable[Arrival]) -> list[Run]:
+    """Return the events of arrivals in order of offset."""
+    runs: list[Run] = []
+    for arrival in arrivals:
+        if runs and (runs[-1].first + len(runs[-1].raws), runs[-1].at_us) == (arrival.offset, arrival.at_us):
+            runs[-1].raws.append(arrival.raw)
+        else:
+            runs.append(Run(arrival.journal, arrival.epoch, arrival.offset, arrival.at_us, [arrival.raw]))
+    return runs
+
+
+def copied(runs: Iterable[Run], listener: str) -> bytes | None:
     """Return the rows of all events as text for COPY, in (source, id) order, so that transactions cannot deadlock.
 
     None if an event has an unusual form, which only `insert` can store, or refuse.
     """
     try:
-        rows = [row for each in ranges for row in _rows(each, listener)]
+        rows = [row for run in runs for row in _rows(run, listener)]
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     rows.sort()
@@ -63,17 +91,17 @@ def copied(ranges: Sequence[Range], listener: str) -> bytes | None:
     return text.replace(END, b"\n")
 
 
-def _rows(stored: Range, listener: str) -> Iterator[bytes]:
+def _rows(run: Run, listener: str) -> Iterator[bytes]:
     """Yield the row of each event, without escapes. Raises ValueError if one has an unusual form."""
-    accepted_at = (_EPOCH + timedelta(microseconds=stored.at_us)).isoformat()
-    names = (stored.track.journal, stored.epoch, listener)
+    accepted_at = (_EPOCH + timedelta(microseconds=run.at_us)).isoformat()
+    names = (run.journal, run.epoch, listener)
     rest = _joined(accepted_at, *names, "1")
     usual_ending = b"%b\x1f%b" % (_joined(*[None] * 5), rest)
-    text = b"[" + b",".join(stored.raws) + b"]"
+    text = b"[" + b",".join(run.raws) + b"]"
     has_reserved = any(character in text for character in RESERVED) or (b"\\" in text and b"\\u001" in text)
     if has_reserved or not "".join(names).isprintable():
         raise ValueError("a reserved character")
-    for offset, event in enumerate(_decode(text), stored.first_new):
+    for offset, event in enumerate(_decode(text), run.first):
         identity = f"{event.source}\x1f{event.id}\x1f{event.type}".encode()
         data = NULL if len(event.data) == 4 and bytes(event.data) == b"null" else event.data
         optional = (event.subject, event.time, event.datacontenttype, event.dataschema)
