@@ -60,6 +60,14 @@ async def test_a_post_is_answered_202_with_ids_and_cursors_that_can_be_read_back
     assert page["next"] == events[1]["cursor"]
 
 
+@pytest.mark.parametrize("prefer", ["return=minimal", "respond-async, Return=minimal"])
+async def test_a_minimal_answer_has_only_the_number(client: httpx2.AsyncClient, begin: int, prefer: str) -> None:
+    answer = await client.post("/events", json=[{"id": "m1"}, {"id": "m2"}], headers={"Prefer": prefer})
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 2})
+    assert answer.headers["Preference-Applied"] == "return=minimal"
+    assert await last_offset(client) == begin + 2
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "ids"),
     [

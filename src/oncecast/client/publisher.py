@@ -187,7 +187,7 @@ class Publisher:
             nonlocal accepted, failure
             while (batch := await outbox.take()) is not None:
                 try:
-                    count = (await self._transport.deliver(batch)).count
+                    count = (await self._transport.deliver(batch, with_cursors=False)).count
                 except (PublishRefused, NotAcknowledged) as error:
                     failure = failure or error
                     reader.cancel()

@@ -85,12 +85,17 @@ class HttpTransport:
         self._closed = True
         await self._http.aclose()
 
-    async def deliver(self, batch: SendBatch) -> Acknowledged:
-        """Post the batch until it is acknowledged. Raises PublishRefused, NotAcknowledged, PublisherClosed."""
+    async def deliver(self, batch: SendBatch, *, with_cursors: bool = True) -> Acknowledged:
+        """Post the batch until it is acknowledged. Raises PublishRefused, NotAcknowledged, PublisherClosed.
+
+        Without cursors, the producer saves work.
+        """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._deadline_s
         # The ids are in the events; the key is for events whose `id` is not valid as an id.
         headers = {"Idempotency-Key": new_id()} if self._has_key else {}
+        if not with_cursors:
+            headers["Prefer"] = "return=minimal"
         body = batch.body
         attempt, reason = 1, ""
         while True:

@@ -81,6 +81,12 @@ _BARE_PARAMETERS = [
     query("subject", f"The subject of bare events.{_PLACE}", ShortText),
     query("time", f"The time of bare events.{_PLACE}"),
     {
+        "name": "Prefer",
+        "in": "header",
+        "description": "With `return=minimal`, the answer has no `events`: less work if you need no cursors.",
+        "schema": {"enum": ["return=minimal"]},
+    },
+    {
         "name": "Idempotency-Key",
         "in": "header",
         "description": "Gives bare events the same ids in each retry. The ids of a batch differ from each other.",
@@ -123,7 +129,7 @@ def producer_document(right_for: RightFor) -> dict[str, Any]:
         "POST /events": Operation(
             "publish",
             "Publish events",
-            json_object(accepted=Count, events=list[AcceptedEvent]),
+            {**json_object(accepted=Count, events=list[AcceptedEvent]), "required": ["accepted"]},
             "The request is accepted or refused as a whole, and answered once the events are on disk."
             " The binary mode of CloudEvents is accepted, too: attributes as `ce-` headers, the body as data.",
             _BARE_PARAMETERS,

@@ -23,6 +23,8 @@ from oncecast.producer.cloudevents.binary import is_binary, to_structured
 from oncecast.producer.cloudevents.parse import STRUCTURED, Publication, read_in_slices, read_publication
 
 RETRY_AFTER = {"Retry-After": "1"}
+MINIMAL = b"return=minimal"
+"""The preference (RFC 7240) of a client that needs no ids and cursors in the answer."""
 SEVERAL = "; send the events in several"
 SMALL_BYTES = 32 * 1024
 """A body up to this size is parsed at once: a few hundred events."""
@@ -84,10 +86,10 @@ class Intake:
             return
         finally:
             self._in_progress_bytes -= taken_bytes
-        length = (b"content-length", b"%d" % len(content))
-        await send(
-            {"type": "http.response.start", "status": 202, "headers": [(b"content-type", JSON.encode()), length]}
-        )
+        answered = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(content))]
+        if _is_minimal(dict(scope["headers"])):
+            answered.append((b"preference-applied", MINIMAL))
+        await send({"type": "http.response.start", "status": 202, "headers": answered})
         await send({"type": "http.response.body", "body": content})
 
     async def _accept(self, scope: Scope, receive: Receive, take: Callable[[int], None]) -> dict[str, Any]:
@@ -104,21 +106,27 @@ class Intake:
                     413, f"the event: {len(body)} bytes; an event may have at most {limits.event_max_bytes}"
                 )
             body, content_type = to_structured(body, content_type, scope["headers"]), STRUCTURED
-        return await self.publish(body, content_type, bare_of(scope["query_string"], headers, self._bare))
+        bare = bare_of(scope["query_string"], headers, self._bare)
+        return await self.publish(body, content_type, bare, minimal=_is_minimal(headers))
 
     def publishing(self, query_string: bytes) -> Callable[[bytes], Awaitable[dict[str, Any]]]:
         """Return `publish` with the query's places for bare events; raises Problem 400 or 422."""
         return partial(self.publish, bare=bare_of(query_string, {}, self._bare))
 
-    async def publish(self, body: bytes, content_type: str = JSON, bare: Bare | None = None) -> dict[str, Any]:
-        """Validate and journal events, and return their ids and cursors; raises Problem."""
-        with self._budget.publishing():
-            return await self._publish(body, content_type, bare)
+    async def publish(
+        self, body: bytes, content_type: str = JSON, bare: Bare | None = None, *, minimal: bool = False
+    ) -> dict[str, Any]:
+        """Validate and journal events, and return their number, ids and cursors; raises Problem.
 
-    async def _publish(self, body: bytes, content_type: str, bare: Bare | None) -> dict[str, Any]:
+        A `minimal` answer has only the number.
+        """
+        with self._budget.publishing():
+            return await self._publish(body, content_type, bare, minimal=minimal)
+
+    async def _publish(self, body: bytes, content_type: str, bare: Bare | None, *, minimal: bool) -> dict[str, Any]:
         publication = await self._read(body, content_type, bare or self._bare)
         if not publication.events:
-            return {"accepted": 0, "events": []}
+            return {"accepted": 0} if minimal else {"accepted": 0, "events": []}
         self._check_room()
         started_s = self._monotonic_s()
         try:
@@ -132,6 +140,8 @@ class Intake:
         identities = publication.identities
         commit_s = self._monotonic_s() - started_s
         self._record(Accepted(len(identities), identities[0][1], identities[-1][1], len(body), commit_s))
+        if minimal:
+            return {"accepted": len(identities)}
         return {"accepted": len(identities), "events": await self._acknowledged(identities, first)}
 
     async def _read(self, body: bytes, content_type: str, bare: Bare) -> Publication:
@@ -174,3 +184,8 @@ class Intake:
             what = f"the requests in progress hold {self._requests_max_bytes} bytes (REQUESTS_MAX_BYTES)"
             raise Problem(503, f"{what}; nothing of this request was accepted", headers=RETRY_AFTER)
         self._in_progress_bytes += count
+
+
+def _is_minimal(headers: dict[bytes, bytes]) -> bool:
+    """Return whether a client prefers a minimal answer."""
+    return MINIMAL in [each.strip().lower() for each in headers.get(b"prefer", b"").split(b",")]

@@ -404,7 +404,10 @@ class Pipeline:
 
     async def compare(self) -> None:
         """Compare a batch of repeated arrivals with their rows; attempt those without a row."""
-        found = await self._compared(self._identities.take_repeated())
+        taken = self._identities.take_repeated()
+        ours = [arrival for arrival in taken if self._is_ours(arrival)]
+        self._drop([arrival for arrival in taken if not self._is_ours(arrival)])  # it ended elsewhere meanwhile
+        found = await self._compared(ours)
         known = [(a, outcome) for a, outcome in found if outcome is not None]
         if known:
             self._after_commit(Ended([a for a, _ in known], [outcome for _, outcome in known]))
@@ -412,6 +415,8 @@ class Pipeline:
 
     async def _compared(self, batch: Sequence[Arrival]) -> list[tuple[Arrival, Outcome | None]]:
         """Compare events with their rows; the outcome of one without a row is None, or of all after an error."""
+        if not batch:
+            return []
         incarnation = self._store.incarnation
         outcomes: Sequence[Outcome | None] = [None] * len(batch)
         with contextlib.suppress(OncecastError):  # an attempt follows, which handles the error

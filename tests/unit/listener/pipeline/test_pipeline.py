@@ -15,13 +15,14 @@ from oncecast import App, Event, Reject
 from oncecast.app.isolation import RunOptions
 from oncecast.app.plan import Plan
 from oncecast.core.errors import NoThread
+from oncecast.core.outcomes import Outcome
 from oncecast.core.ranges import RANGE_MAX_EVENTS, Range
 from oncecast.core.telemetry import DeadLettered, Duplicates, HandlersBlocked, TakenOver, TelemetryEvent
 from oncecast.core.wire import Epoch, events_frame
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.feed.track import Track
-from oncecast.listener.pipeline.attempt import AttemptLimits
+from oncecast.listener.pipeline.attempt import AttemptLimits, Ended
 from oncecast.listener.pipeline.pipeline import Parts, Pipeline
 from oncecast.listener.recent import Recent
 from oncecast.tasks import cancel_all
@@ -229,6 +230,20 @@ async def test_a_second_arrival_is_compared_with_the_row_of_the_first(clock: Vir
         await clock.sleep(1)
     assert (on.watermark.value, member.app.handled) == (3, ["a"])
     assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(2, "a", "a")]
+
+
+@in_virtual_time
+async def test_a_second_arrival_that_ends_elsewhere_is_not_compared(clock: VirtualClock) -> None:
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    first, second = member.receive(on, "a", "a", size=1)
+    member.pipeline._acquire([first, second])
+    member.pipeline._after_commit(Ended(first.arrivals[:], [Outcome.STORED]))
+    await member.pipeline.release_all()
+    member.pipeline.end_elsewhere([second])
+    calls = at.to_postgres.calls
+    await member.pipeline.compare()
+    assert (at.to_postgres.calls, member.pipeline.in_flight) == (calls, 0)
 
 
 @in_virtual_time
