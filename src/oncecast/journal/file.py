@@ -19,10 +19,6 @@ from oncecast.core.wire import Epoch
 
 FORMAT = 1
 BUSY_TIMEOUT_MS = 5_000
-PAGE_BYTES = 16 * 1024
-"""SQLite writes page by page: a batch costs a third less in pages of 16 KiB than of 4 KiB, and one event no more."""
-CHECKPOINT_BYTES = 16_000_000
-"""The size of the write-ahead log at which it is copied into the database."""
 COUNT_MAX = 1_000_000
 """No row that Oncecast wrote has more events."""
 _SCHEMA = """
@@ -63,12 +59,10 @@ def open_file(path: Path, *, read_only: bool = False) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     if not read_only:
-        connection.execute(f"pragma page_size = {PAGE_BYTES}")  # only of a new file
         connection.execute("pragma journal_mode = wal")
         # rule: every commit of the journal is synced to disk
         connection.execute("pragma synchronous = full")
-        page_bytes = int(connection.execute("pragma page_size").get)
-        connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_BYTES // page_bytes}")
+        connection.execute("pragma wal_autocheckpoint = 4000")
     return connection
 
 
