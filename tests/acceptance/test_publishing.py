@@ -64,7 +64,7 @@ async def test_a_producer_that_is_restarted_midway_gets_every_event_under_its_ow
 
 async def test_a_full_producer_is_waited_for_as_long_as_it_asks(tmp_path: Path) -> None:
     said: list[str] = []
-    with producer_process(tmp_path, JOURNAL_MAX_BYTES="400KiB") as producer:
+    with producer_process(tmp_path, JOURNAL_MAX_BYTES="100KiB") as producer:
         async with Publisher(producer.http, deadline_s=1.0, batch_events_max=10) as hasty:
             with pytest.raises(NotAcknowledged, match="kept for the first group to join") as refused:
                 await hasty.publish_many({"text": "x" * 1000} for _ in range(1_000))

@@ -17,11 +17,12 @@ from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.event import Arrival
 from oncecast.core.outcomes import Outcome
+from oncecast.core.ports import ListenerStore
 from oncecast.core.ranges import Range
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres import Database, PostgresEvents
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.whole import copied, runs_of, runs_of_ranges
+from oncecast.stores.postgres.whole import rows_to_copy, runs_of, runs_of_ranges
 from tests.support.arrivals import frame, track
 from tests.support.event_stores import Server
 
@@ -39,9 +40,14 @@ def event(id: str, **members: Any) -> bytes:
     return msgspec.json.encode({"specversion": "1.0", "id": id, "source": "/s", "type": "t", "data": 1, **members})
 
 
+async def insert_whole(store: ListenerStore | PostgresEvents, ranges: list[Range]) -> bool:
+    prepared = store.prepare_whole(ranges)
+    return prepared is not None and await store.insert_whole(prepared)
+
+
 async def test_new_events_of_several_ranges_are_stored(server: Server) -> None:
     store, _ = await server.of("a" * 16)
-    assert await store.insert_whole([whole(event("1"), event("2")), whole(event("3"), first=3)])
+    assert await insert_whole(store, [whole(event("1"), event("2")), whole(event("3"), first=3)])
     assert await server.statuses() == dict.fromkeys("123", "stored")
     assert await server.attempts() == dict.fromkeys("123", 1)
 
@@ -49,13 +55,13 @@ async def test_new_events_of_several_ranges_are_stored(server: Server) -> None:
 async def test_nothing_is_stored_if_one_event_has_a_row(server: Server) -> None:
     store, _ = await server.of("a" * 16)
     assert await store.insert(whole(event("2")).decoded()) == [Outcome.STORED]
-    assert not await store.insert_whole([whole(event("1"), event("2"), event("3"), first=11)])
+    assert not await insert_whole(store, [whole(event("1"), event("2"), event("3"), first=11)])
     assert await server.statuses() == {"2": "stored"}
 
 
 async def test_nothing_is_stored_if_an_identity_is_there_twice(server: Server) -> None:
     store, _ = await server.of("a" * 16)
-    assert not await store.insert_whole([whole(event("1"), event("2")), whole(event("1"), first=3)])
+    assert not await insert_whole(store, [whole(event("1"), event("2")), whole(event("1"), first=3)])
     assert await server.statuses() == {}
 
 
@@ -64,7 +70,7 @@ async def test_nothing_is_stored_if_one_event_has_failed_before(server: Server) 
     failed = whole(event("2")).decoded()[0]
     failed.attempts = 1
     await store.count_failure(FailedAttempt("a:1", failed, "error", 60.0))
-    assert not await store.insert_whole([whole(event("1"), event("2"))])
+    assert not await insert_whole(store, [whole(event("1"), event("2"))])
     assert await server.statuses() == {}
 
 
@@ -73,8 +79,8 @@ async def test_nothing_is_stored_by_a_replaced_application(server: Server) -> No
     newer, _ = await server.of("b" * 16)
     await older.register_handlers(frozenset({"t"}), force=False)
     await newer.register_handlers(frozenset({"t", "u"}), force=False)
-    assert not await older.insert_whole([whole(event("1"), event("2"))])
-    assert await newer.insert_whole([whole(event("1"), event("2"))])
+    assert not await insert_whole(older, [whole(event("1"), event("2"))])
+    assert await insert_whole(newer, [whole(event("1"), event("2"))])
 
 
 async def test_an_event_that_another_session_inserts_is_not_waited_for_long(server: Server) -> None:
@@ -90,7 +96,7 @@ async def test_an_event_that_another_session_inserts_is_not_waited_for_long(serv
     held.attempts = 1
     holding = asyncio.create_task(other.process(held, hold))
     await begun.wait()
-    assert not await store.insert_whole([whole(event("1"), event("2"), first=11)])
+    assert not await insert_whole(store, [whole(event("1"), event("2"), first=11)])
     may_end.set()
     assert await holding is Outcome.STORED
     assert await server.statuses() == {"2": "stored"}
@@ -98,7 +104,7 @@ async def test_an_event_that_another_session_inserts_is_not_waited_for_long(serv
 
 async def test_events_that_cannot_be_decoded_are_not_stored(server: Server) -> None:
     store, _ = await server.of("a" * 16)
-    assert not await store.insert_whole([whole(event("1"), b'{"id": 1}')])
+    assert not await insert_whole(store, [whole(event("1"), b'{"id": 1}')])
     assert await server.statuses() == {}
 
 
@@ -157,16 +163,13 @@ async def test_the_row_is_that_of_an_insert(
     layout: tuple[Any, Any],
     is_ascii: bool,
 ) -> None:
-
     def raw(id: str) -> bytes:
         indent, separators = layout
         text = json.dumps({"id": id, **members}, indent=indent, separators=separators, ensure_ascii=is_ascii)
         return text.encode("utf-8", "surrogatepass")
 
     await sql.execute("truncate events cascade")
-    if copied(runs_of_ranges([whole(raw("copied"))]), "listener-a") is None or not await store.insert_whole(
-        [whole(raw("copied"))]
-    ):
+    if not await insert_whole(store, [whole(raw("copied"))]):
         return
     inserted = whole(raw("inserted")).decoded()
     inserted[0].attempts = 1
@@ -190,21 +193,26 @@ async def test_the_row_is_that_of_an_insert(
     ],
 )
 def test_which_events_have_the_usual_form(members: dict[str, Any], is_usual: bool) -> None:
-    assert (copied(runs_of_ranges([whole(event("1", **members))]), "listener-a") is not None) is is_usual
+    assert (rows_to_copy(runs_of_ranges([whole(event("1", **members))]), "listener-a") is not None) is is_usual
 
 
 def test_frames_of_the_publisher_have_the_usual_form() -> None:
     text = frame(1, "a", "b")
     raws = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["events"]
     events = map(bytes, msgspec.json.decode(raws, type=list[msgspec.Raw]))
-    assert copied(runs_of_ranges([whole(*events)]), "listener-a") is not None
+    assert rows_to_copy(runs_of_ranges([whole(*events)]), "listener-a") is not None
 
 
 def test_rows_are_in_the_order_of_their_identities() -> None:
     ranges = [whole(event("b"), event("a")), whole(event("0", source="/r"), first=3)]
-    rows = copied(runs_of_ranges(ranges), "listener-a")
-    assert rows is not None
-    assert [row.split(b"\x1f")[:2] for row in rows.splitlines()] == [[b"/r", b"0"], [b"/s", b"a"], [b"/s", b"b"]]
+    found = rows_to_copy(runs_of_ranges(ranges), "listener-a")
+    assert found is not None
+    assert found.kinds == {("t", "/s"), ("t", "/r")}
+    assert [row.split(b"\x1f")[:2] for row in found.rows.splitlines()] == [
+        [b"/r", b"0"],
+        [b"/s", b"a"],
+        [b"/s", b"b"],
+    ]
 
 
 def test_arrivals_of_one_batch_of_the_journal_are_one_run() -> None:

@@ -36,6 +36,7 @@ INTERRUPTED = "tests/conformance/test_interrupted.py"
 LEASES = "tests/conformance/test_leases.py"
 ORDER = "tests/unit/listener/pipeline/test_order.py"
 PIPELINE = "tests/unit/listener/pipeline/test_pipeline.py"
+WHOLE = "tests/unit/listener/pipeline/test_whole_ranges.py"
 TAKEOVER = "tests/unit/listener/dependencies/test_takeover.py"
 
 
@@ -56,6 +57,7 @@ DECISIONS = [
     ),
     Mutant("an error with an unknown outcome makes no dead letter", replaced("PAUSE", "DEAD")),
     Mutant("an outage of PostgreSQL spends no attempt", never()),
+    Mutant("an event with a handler is not inserted without it", never(), by=WHOLE),
     Mutant("events of missing ranges are read again", never(), by=CURSOR),
     Mutant("after a restart of PostgreSQL, journals are read again from the saved cursor", never(), by=CURSOR),
     Mutant("a cursor passes only recorded ranges", never()),

@@ -18,7 +18,7 @@ from oncecast.core.event import Arrival, Cursor
 from oncecast.core.journal import JournalBatch, KnownGroup
 from oncecast.core.leases import Claims
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
-from oncecast.core.ranges import EndedRange, Range
+from oncecast.core.ranges import EndedRange, Range, WholeRanges
 from oncecast.core.transaction import OpenTransaction
 from oncecast.core.wire import Epoch
 
@@ -238,11 +238,14 @@ class EventStore(DatabaseServer, Protocol):
     def whole_min_events(self) -> int:
         """From how many events on `insert_whole` costs less than `insert`."""
 
-    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
-        """End all events of undecoded ranges of one epoch, without handlers, in one transaction; return whether.
+    def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
+        """Return undecoded ranges as they are inserted; None if the form of an event needs a look of its own."""
+
+    async def insert_whole(self, whole: WholeRanges) -> bool:
+        """End all events of ranges, without handlers, in one transaction; return whether.
 
         False if an event needs a look of its own, which `insert` takes: it has a row, has failed before, or cannot be
-        stored as it is. Then none is stored.
+        stored. Then none is stored.
         """
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:

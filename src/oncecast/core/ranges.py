@@ -79,6 +79,17 @@ class EndedRange(NamedTuple):
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class WholeRanges:
+    """Undecoded ranges of one epoch, prepared by a store to be inserted together."""
+
+    ranges: Sequence[Range]
+    kinds: frozenset[tuple[str, str]]
+    """The type and source of each event."""
+    rows: bytes = b""
+    """The rows, in the store's own form."""
+
+
 class Range(msgspec.Struct, eq=False, gc=False):
     """The offsets `first` to `last` of one journal and epoch, in a listener.
 

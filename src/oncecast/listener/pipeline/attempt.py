@@ -141,10 +141,14 @@ class Attempts:
     async def insert_whole(self, ranges: Sequence[Range]) -> bool:
         """Insert the events of undecoded ranges; return False if they must be attempted, also after an error."""
         working(STALL_S)
+        whole = self._store.prepare_whole(ranges)
+        # rule: an event with a handler is not inserted without it
+        if whole is None or any(self._app.concerns(type, source) for type, source in whole.kinds):
+            return False
         first = ranges[0]
         self._database.asked(first)
         try:
-            is_stored = await self._store.insert_whole(ranges)
+            is_stored = await self._store.insert_whole(whole)
         except BaseException as error:
             self._database.answered(first, error)
             if not isinstance(error, Unavailable):

@@ -17,7 +17,7 @@ from oncecast.core.event import Arrival, Turn
 from oncecast.core.membership import decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
 from oncecast.core.ports import Sessions, Work, WorkTogether
-from oncecast.core.ranges import Range
+from oncecast.core.ranges import Range, WholeRanges
 from oncecast.core.tracebacks import trace_of
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres.comparison import PostgresComparison
@@ -27,7 +27,7 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, insert_error, trans
 from oncecast.stores.postgres.handover import Held, commit
 from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, own_row, send
 from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_values, rows_of, storable
-from oncecast.stores.postgres.whole import copied, copy_if_admitted, runs_of, runs_of_ranges
+from oncecast.stores.postgres.whole import copy_if_admitted, rows_to_copy, runs_of, runs_of_ranges
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
@@ -65,12 +65,15 @@ class PostgresEvents(PostgresComparison):
             found = await self._compare(connection, others)
         return [Outcome.STORED if a.offset in inserted else found[a.offset] for a in arrivals]
 
-    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
+    def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
+        """Return the rows of ranges for COPY."""
+        copied = rows_to_copy(runs_of_ranges(ranges), self._db.instance)
+        return None if copied is None else WholeRanges(ranges, frozenset(copied.kinds), copied.rows)
+
+    async def insert_whole(self, whole: WholeRanges) -> bool:
         """Insert the rows of whole ranges by COPY, or none."""
-        if (rows := copied(runs_of_ranges(ranges), self._db.instance)) is None:
-            return False
         async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
-            return await self._copy(connection, rows, commits=True)
+            return await self._copy(connection, whole.rows, commits=True)
 
     async def _copy(self, connection: PostgresConnection, rows: bytes, *, commits: bool = False) -> bool:
         """Insert rows by COPY, all or none; return whether. If none, an open transaction must be rolled back."""
@@ -129,9 +132,9 @@ class PostgresEvents(PostgresComparison):
         """Insert arrivals in the open transaction; return the offsets of the new ones."""
         is_first = all(arrival.attempts <= 1 for arrival in arrivals)
         if is_first and len(arrivals) >= WHOLE_MIN_EVENTS:
-            rows = copied(runs_of(arrivals), self._db.instance)
-            if rows is not None:
-                if await self._copy(connection, rows):
+            copied = rows_to_copy(runs_of(arrivals), self._db.instance)
+            if copied is not None:
+                if await self._copy(connection, copied.rows):
                     return {arrival.offset for arrival in arrivals}
                 await connection.execute("rollback")
                 await begin_with(connection, BEGIN)

@@ -74,13 +74,19 @@ def runs_of(arrivals: Iterable[Arrival]) -> list[Run]:
     return runs
 
 
-def copied(runs: Iterable[Run], listener: str) -> bytes | None:
-    """Return the rows of all events as text for COPY, in (source, id) order, so that transactions cannot deadlock.
+class Copied(NamedTuple):
+    """Rows as text for COPY, in (source, id) order, so that transactions cannot deadlock."""
 
-    None if an event has an unusual form, which only `insert` can store, or refuse.
-    """
+    rows: bytes
+    kinds: set[tuple[str, str]]
+    """The types and sources of their events."""
+
+
+def rows_to_copy(runs: Iterable[Run], listener: str) -> Copied | None:
+    """Return the rows of all events; None if one has an unusual form, which only `insert` can store, or refuse."""
+    kinds: set[tuple[str, str]] = set()
     try:
-        rows = [row for run in runs for row in _rows(run, listener)]
+        rows = [row for run in runs for row in _rows(run, listener, kinds)]
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     rows.sort()
@@ -88,11 +94,11 @@ def copied(runs: Iterable[Run], listener: str) -> bytes | None:
     for character, escape in ESCAPES:
         if character in text:
             text = text.replace(character, escape)
-    return text.replace(END, b"\n")
+    return Copied(text.replace(END, b"\n"), kinds)
 
 
-def _rows(run: Run, listener: str) -> Iterator[bytes]:
-    """Yield the row of each event, without escapes. Raises ValueError if one has an unusual form."""
+def _rows(run: Run, listener: str, kinds: set[tuple[str, str]]) -> Iterator[bytes]:
+    """Yield the row of each event, without escapes, and add to `kinds`. Raises ValueError for an unusual form."""
     accepted_at = (_EPOCH + timedelta(microseconds=run.at_us)).isoformat()
     names = (run.journal, run.epoch, listener)
     rest = _joined(accepted_at, *names, "1")
@@ -101,7 +107,9 @@ def _rows(run: Run, listener: str) -> Iterator[bytes]:
     has_reserved = any(character in text for character in RESERVED) or (b"\\" in text and b"\\u001" in text)
     if has_reserved or not "".join(names).isprintable():
         raise ValueError("a reserved character")
-    for offset, event in enumerate(_decode(text), run.first):
+    events = _decode(text)
+    kinds |= {(event.type, event.source) for event in events}
+    for offset, event in enumerate(events, run.first):
         identity = f"{event.source}\x1f{event.id}\x1f{event.type}".encode()
         data = NULL if len(event.data) == 4 and bytes(event.data) == b"null" else event.data
         optional = (event.subject, event.time, event.datacontenttype, event.dataschema)

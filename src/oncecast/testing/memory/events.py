@@ -24,7 +24,7 @@ from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
 from oncecast.core.ports import Sessions, Work, WorkTogether
-from oncecast.core.ranges import EndedRange, Range
+from oncecast.core.ranges import EndedRange, Range, WholeRanges
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.call import at_server
 from oncecast.testing.memory.client import Client
@@ -48,20 +48,28 @@ class MemoryEvents(Client):
         found = {identity: self._why_not_inserted(arrival) for identity, arrival in others.items()}
         return [found.get(arrival.identity, Outcome.STORED) for arrival in arrivals]
 
-    @at_server
-    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
-        """Insert the rows of whole ranges, or none."""
+    def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
+        """Return the ranges, unless an event cannot be decoded."""
         try:
-            arrivals = [arrival for each in ranges for arrival in each.decoded()]
-            for arrival in arrivals:
-                arrival.attempts = 1
+            kinds = {(arrival.type, arrival.source) for each in ranges for arrival in each.decoded()}
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        return WholeRanges(ranges, frozenset(kinds))
+
+    @at_server
+    async def insert_whole(self, whole: WholeRanges) -> bool:
+        """Insert the rows of whole ranges, or none."""
+        arrivals = [arrival for each in whole.ranges for arrival in each.decoded()]
+        for arrival in arrivals:
+            arrival.attempts = 1
+        try:
             with self._server.transaction(self._token) as session:
                 # rule: ranges are inserted whole or not at all
                 if len(await self._insert(session, arrivals)) < len(arrivals):
                     self._server.roll_back(session)
                     return False
                 self._server.commit(session)
-        except (msgspec.MsgspecError, ValueError, RecursionError, RowLocked):
+        except RowLocked:
             return False
         return True
 

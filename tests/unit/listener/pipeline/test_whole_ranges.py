@@ -18,9 +18,9 @@ from tests.support.virtual_time import in_virtual_time
 from tests.unit.listener.pipeline.test_pipeline import Member, frame
 
 
-def receive(member: Member, on: Track, *ids: str, size: int = 1_000) -> list[Range]:
-    """Receive a frame of events without handlers, which is not decoded."""
-    text = frame(on.watermark.received + 1, *ids, type="stored")
+def receive(member: Member, on: Track, *ids: str, size: int = 1_000, type: str = "stored") -> list[Range]:
+    """Receive a frame, which is not decoded; events of the type `stored` have no handler."""
+    text = frame(on.watermark.received + 1, *ids, type=type)
     made = receive_ranges(on, text, size, decode=False)
     member.pipeline.receive(made)
     return made
@@ -61,6 +61,17 @@ async def test_ranges_are_stored_without_being_decoded(clock: VirtualClock) -> N
     assert (await at.other_leases.peek([first, second])).ended == [first, second]
     stored = [x for x in member.telemetry_events if isinstance(x, Started | Persisted)]
     assert stored == [Started(2, "a", "b"), Persisted(2, "a", "b"), Started(1, "c", "c"), Persisted(1, "c", "c")]
+
+
+@in_virtual_time
+async def test_events_with_a_handler_are_not_stored_without_it(clock: VirtualClock) -> None:
+    """A listener that decodes no ranges may have handlers of Oncecast's own types."""
+    at = MemoryServers(clock)
+    member, on = Member(at), track()
+    async with member.running():
+        receive(member, on, "a", "b", type="tick")
+        await clock.sleep(1)
+    assert (rows(at), member.app.handled) == (["a", "b"], ["a", "b"])
 
 
 @in_virtual_time
