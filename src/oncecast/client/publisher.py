@@ -57,7 +57,7 @@ class Publisher:
         *,
         token: str | None = None,
         deadline_s: float = 60.0,
-        batch_events_max: int = 1000,
+        batch_events_max: int = 4000,
         batch_bytes_max: int = 1024 * 1024,
         requests_max: int = 3,
         on_trouble: Callable[[str], None] | None = None,
