@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -12,6 +16,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import waiting
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.attempts import FailedAttempt
@@ -22,7 +27,8 @@ from oncecast.core.ranges import Range
 from oncecast.core.transaction import OpenTransaction
 from oncecast.stores.postgres import Database, PostgresEvents
 from oncecast.stores.postgres.database import Limits
-from oncecast.stores.postgres.whole import rows_to_copy, runs_of, runs_of_ranges
+from oncecast.stores.postgres.store import COPIES_LEFT_OUT
+from oncecast.stores.postgres.whole import copy_if_admitted, rows_to_copy, runs_of, runs_of_ranges
 from tests.support.arrivals import frame, track
 from tests.support.event_stores import Server
 
@@ -169,6 +175,7 @@ async def test_the_row_is_that_of_an_insert(
         return text.encode("utf-8", "surrogatepass")
 
     await sql.execute("truncate events cascade")
+    store._copies_left_out = 0
     if not await insert_whole(store, [whole(raw("copied"))]):
         return
     inserted = whole(raw("inserted")).decoded()
@@ -238,3 +245,103 @@ async def test_a_large_batch_with_handlers_runs_them_for_its_new_events(server: 
     assert outcomes == [Outcome.DUPLICATE] + [Outcome.STORED] * 50
     assert given == [[f"{n:03d}" for n in range(50)], [f"{n:03d}" for n in range(50, 100)]]
     assert len(await server.statuses()) == 100
+
+
+FATAL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+BY_POOLER = b"SFATAL\0VFATAL\0C08P01\0Mserver conn crashed?\0\0"
+
+
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack("!I", len(body) + 4) + body
+
+
+@contextmanager
+def server_that_answers(*answers: bytes) -> Iterator[int]:
+    """A server that admits a COPY, and then sends `answers`; yields its port."""
+    admits = message(b"T", struct.pack("!H", 1) + b"a\0" + struct.pack("!IHIhih", 0, 0, 16, 1, -1, 0))
+    admits += message(b"D", struct.pack("!Hi", 1, 1) + b"t") + message(b"C", b"SELECT 1\0")
+    admits += message(b"G", struct.pack("!bH", 0, 0))
+    hello = message(b"R", struct.pack("!I", 0)) + message(b"S", b"client_encoding\0UTF8\0") + message(b"Z", b"I")
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            for answer in (hello, admits, b"".join(answers)):
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as thread:
+        served = thread.submit(serve)
+        yield listening.getsockname()[1]
+        served.result(timeout=5.0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        ([message(b"C", b"COPY 1\0"), message(b"Z", b"I")], 1),
+        ([message(b"C", b"COPY 0\0"), message(b"Z", b"I")], 0),
+        ([message(b"C", b"COPY 1\0"), message(b"E", FATAL)], 1),
+        ([message(b"E", FATAL)], psycopg.errors.AdminShutdown),
+        ([message(b"E", FATAL), message(b"E", BY_POOLER)], psycopg.errors.AdminShutdown),
+    ],
+)
+def test_a_server_that_stops_or_a_pooler_may_add_a_message(answers: list[bytes], outcome: Any) -> None:
+    with server_that_answers(*answers) as port:
+        url = f"host=127.0.0.1 port={port} user=a dbname=a sslmode=disable gssencmode=disable"
+        with psycopg.connect(url) as connection:
+            copying = copy_if_admitted(connection.pgconn, b"select; copy", b"x\n")
+            if isinstance(outcome, int):
+                assert waiting.wait_selector(copying, connection.pgconn.socket) == outcome
+                connection.close()
+                return
+            with pytest.raises(outcome):
+                waiting.wait_selector(copying, connection.pgconn.socket)
+            connection.close()
+
+
+async def test_rows_that_a_trigger_skips_are_not_taken_for_stored(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any]
+) -> None:
+    await sql.execute("create function skip() returns trigger language plpgsql as 'begin return null; end'")
+    await sql.execute(
+        "create trigger skip before insert on events for each row when (new.id = '2') execute function skip()"
+    )
+    assert not await insert_whole(store, [whole(event("1"), event("2"))])
+
+
+async def test_a_table_with_row_level_security_gets_its_rows_by_insert(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], schema: str
+) -> None:
+    await sql.execute("alter table events enable row level security")
+    await sql.execute("alter table events force row level security")
+    await sql.execute("create policy everything on events using (true)")
+    role = f"{schema}_reader"
+    await sql.execute(f"create role {role}")
+    await sql.execute(f"grant usage on schema {schema} to {role}")
+    await sql.execute(f"grant all on all tables in schema {schema} to {role}")
+    async with store._db.connection("insert") as connection:
+        await connection.execute(f"set role {role}")
+        found = rows_to_copy(runs_of_ranges([whole(event("1"))]), "listener-a")
+        assert found is not None
+        assert not await store._copy(connection, found.rows, 1)
+        await connection.execute("reset role")
+    await sql.execute(f"drop owned by {role}")
+    await sql.execute(f"drop role {role}")
+
+
+async def test_after_a_refusal_the_next_ranges_are_left_to_insert(store: PostgresEvents) -> None:
+    assert await insert_whole(store, [whole(event("1"))])
+    assert not await insert_whole(store, [whole(event("1"), first=2)])
+    assert [store.prepare_whole([whole(event("2"))]) for _ in range(COPIES_LEFT_OUT)] == [None] * COPIES_LEFT_OUT
+    assert await insert_whole(store, [whole(event("2"), first=3)])
+
+
+async def test_large_ranges_are_sent_in_pieces(store: PostgresEvents, sql: psycopg.AsyncConnection[Any]) -> None:
+    assert await insert_whole(store, [whole(*(event(str(n), data="x" * 100_000) for n in range(20)))])
+    cursor = await sql.execute("select count(*), sum(length(data::text)) from events")
+    assert await cursor.fetchone() == (20, 20 * 100_002)
+
+
+def test_identities_that_no_producer_accepts_are_left_to_insert() -> None:
+    assert rows_to_copy(runs_of_ranges([whole(event("x" * 600))]), "listener-a") is None

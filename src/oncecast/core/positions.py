@@ -93,7 +93,7 @@ class JournalPosition:
         self._on_credit(freed_bytes + self._forget())
 
     def end_undecoded(self, ended: Range) -> None:
-        """Free the events of a range that has ended elsewhere before it was decoded."""
+        """Free the events of a range that has ended before it was decoded, here or elsewhere."""
         ended.raws, ended.unended = [], 0
         self.ranges.discard(ended)
         self._on_credit(ended.cost_bytes)

@@ -114,6 +114,8 @@ class Range(msgspec.Struct, eq=False, gc=False):
     """The decoded events; empty once all have ended."""
     acquired: bool = False
     """Whether this listener works on the range: it has claimed it, with a lease or while Redis is away."""
+    is_whole: bool = False
+    """Whether it is queued or inserted as a whole: then its events are not decoded and queued as well."""
     leased: bool = False
     """Whether this listener has a lease for it in Redis."""
     renew_at_s: float = 0.0

@@ -146,14 +146,15 @@ class Attempts:
         if whole is None or any(self._app.concerns(type, source) for type, source in whole.kinds):
             return False
         first = ranges[0]
-        self._database.asked(first)
-        try:
-            is_stored = await self._store.insert_whole(whole)
-        except BaseException as error:
-            self._database.answered(first, error)
-            if not isinstance(error, Unavailable):
-                raise
-            return False
+        async with self._exclusive_run.shared():
+            self._database.asked(first)
+            try:
+                is_stored = await self._store.insert_whole(whole)
+            except BaseException as error:
+                self._database.answered(first, error)
+                if not isinstance(error, Unavailable):
+                    raise
+                return False
         if is_stored:
             self._database.answered(first)
             self._ended_count += sum(each.size for each in ranges)

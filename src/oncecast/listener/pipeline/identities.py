@@ -1,4 +1,4 @@
-"""The identities that this listener attempts: two transactions of one process never wait for each other.
+"""The identities that this listener attempts: two attempts of one process never wait for each other.
 
 A second arrival of an identity waits until the first has ended. Then it is compared with the row, in batches:
 PostgreSQL decides whether it is a duplicate or a conflict, and no handler runs.

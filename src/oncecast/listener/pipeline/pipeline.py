@@ -40,7 +40,7 @@ from oncecast.listener.pipeline.attempt import AttemptLimits, Attempts, Ended, R
 from oncecast.listener.pipeline.end import telemetry_of
 from oncecast.listener.pipeline.identities import COMPARED_MAX_EVENTS, Identities
 from oncecast.listener.pipeline.order import admit, next_in_order
-from oncecast.listener.pipeline.queues import WorkItem, WorkQueue, WorkQueues
+from oncecast.listener.pipeline.queues import WORK_MAX_BYTES, WorkItem, WorkQueue, WorkQueues
 from oncecast.listener.recent import Recent
 from oncecast.tasks import STALL_S, idle, working
 
@@ -175,16 +175,20 @@ class Pipeline:
                 await self._leases.release(claims.acquired)
                 self._put_back(claims.acquired)
 
-    def _acquire(self, ranges: Sequence[Range]) -> None:
+    def _acquire(self, ranges: Iterable[Range]) -> None:
         """Queue claimed ranges: whole, if their events need no look of their own."""
+        whole: list[Range] = []
+        others: list[Range] = []
         for each in ranges:
             each.acquired = True
-        # Without a lease, or after a takeover, others insert the same events.
-        whole = [each for each in ranges if each.raws and each.leased and not each.takeovers]
-        if sum(each.size for each in whole) < self._store.whole_min_events:
-            whole = []
-        self.queues.store_only.put_whole(whole)
-        self._load(each for each in ranges if each not in whole)
+            # rule: a range is queued once
+            if not each.is_whole:
+                (whole if _may_be_whole(each) else others).append(each)
+        if sum(each.size for each in whole) >= self._store.whole_min_events:
+            self.queues.store_only.put_whole(whole)
+        else:
+            others += whole
+        self._load(others)
 
     def _load(self, ranges: Iterable[Range]) -> None:
         """Queue the events of claimed ranges that wait for no other event."""
@@ -246,16 +250,20 @@ class Pipeline:
         while True:
             idle()
             taken = await self.queues.store_only.get_whole()
-            if ranges := [each for each in taken if each.acquired and each.is_open]:
-                self._running += 1
-                try:
-                    if await self._attempts.insert_whole(ranges):
-                        self._end_whole([each for each in ranges if each.is_open])
-                    else:
-                        self._load([each for each in ranges if each.acquired and each.is_open])
-                finally:
-                    self._running -= 1
+            self._running += 1
+            try:
+                await self._insert_whole([each for each in taken if each.acquired and each.is_open])
+            finally:
+                self._running -= 1
+                for each in taken:
+                    each.is_whole = False
             self._progressed.set()
+
+    async def _insert_whole(self, ranges: Sequence[Range]) -> None:
+        if ranges and await self._attempts.insert_whole(ranges):
+            self._end_whole([each for each in ranges if each.is_open])
+        else:
+            self._load(each for each in ranges if each.acquired and each.is_open)
 
     async def _work_loop(self, queue: WorkQueue) -> None:
         """Run one worker: attempt one work item after the other."""
@@ -348,12 +356,14 @@ class Pipeline:
         self._keep_unrecorded(open_before)
 
     def _end_whole(self, ranges: Sequence[Range]) -> None:
-        """End the events of undecoded ranges that PostgreSQL has committed."""
+        """End the events of undecoded ranges that PostgreSQL has committed in one transaction."""
+        if not ranges:
+            return
+        batch = (sum(each.size for each in ranges), ranges[0].first_id, ranges[-1].last_id)
+        self._record(Started(*batch))
+        self._record(Persisted(*batch))
         for each in ranges:
             self._recent.keep_range(each)
-            batch = (each.size, each.first_id, each.last_id)
-            self._record(Started(*batch))
-            self._record(Persisted(*batch))
             each.track.end_undecoded(each)
         self._keep_unrecorded(ranges)
 
@@ -504,3 +514,8 @@ class Pipeline:
             each.leased = True
         await self._leases.release([*left, *self._unrecorded])
         return sum(each.unended for each in left)
+
+
+def _may_be_whole(each: Range) -> bool:
+    """Whether a claimed range may be inserted whole: probably nobody else inserts its events."""
+    return bool(each.raws) and each.leased and not each.takeovers and each.cost_bytes <= WORK_MAX_BYTES

@@ -108,6 +108,8 @@ class WorkQueue:
 
     def put_whole(self, ranges: Sequence[Range]) -> None:
         """Queue claimed ranges, undecoded."""
+        for each in ranges:
+            each.is_whole = True
         self._whole.extend(ranges)
         self._queued += sum(each.size for each in ranges)
         self._update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -27,7 +27,7 @@ from oncecast.stores.postgres.errors import DATABASE_ERRORS, insert_error, trans
 from oncecast.stores.postgres.handover import Held, commit
 from oncecast.stores.postgres.message import BEGIN, WireStatement, begin_with, own_row, send
 from oncecast.stores.postgres.rows import dead_letter_of, identities_of, row_values, rows_of, storable
-from oncecast.stores.postgres.whole import copy_if_admitted, rows_to_copy, runs_of, runs_of_ranges
+from oncecast.stores.postgres.whole import Copied, Run, copy_if_admitted, rows_to_copy, runs_of, runs_of_ranges
 from oncecast.stores.postgres.work import finish
 
 LOOKED_BACK_MAX = 1_000
@@ -35,6 +35,8 @@ LOOKED_BACK_MAX = 1_000
 event waits until a cursor is saved over the rest."""
 WHOLE_MIN_EVENTS = 32
 """COPY takes one more round trip than an insert."""
+COPIES_LEFT_OUT = 8
+"""After a refusal the next batches are probably refused, too: events are published again, or attempts fail."""
 ANY_REVISION = -1
 """The revision of the group's application before `register_handlers` was called."""
 
@@ -45,6 +47,8 @@ class PostgresEvents(PostgresComparison):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._revision = ANY_REVISION
+        self._copies_left_out = 0
+        """How many of the next batches are not tried by COPY."""
 
     whole_min_events = WHOLE_MIN_EVENTS
 
@@ -67,25 +71,38 @@ class PostgresEvents(PostgresComparison):
 
     def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
         """Return the rows of ranges for COPY."""
-        copied = rows_to_copy(runs_of_ranges(ranges), self._db.instance)
+        copied = self._to_copy(runs_of_ranges(ranges))
         return None if copied is None else WholeRanges(ranges, frozenset(copied.kinds), copied.rows)
 
     async def insert_whole(self, whole: WholeRanges) -> bool:
         """Insert the rows of whole ranges by COPY, or none."""
-        async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
-            return await self._copy(connection, whole.rows, commits=True)
-
-    async def _copy(self, connection: PostgresConnection, rows: bytes, *, commits: bool = False) -> bool:
-        """Insert rows by COPY, all or none; return whether. If none, an open transaction must be rolled back."""
-        message = self._db.queries["insert_whole"] % {b"revision": self._revision}
+        count = sum(each.size for each in whole.ranges)
         try:
-            return await connection.wait(copy_if_admitted(connection.pgconn, message, rows), commits=commits)
-        except psycopg.errors.FeatureNotSupported:  # the table has row-level security
+            async with self._db.connection("insert") as connection, asyncio.timeout(self._deadline_s):
+                return await self._copy(connection, whole.rows, count)
+        except RowLocked:
             return False
+
+    def _to_copy(self, runs: Iterable[Run]) -> Copied | None:
+        """Return the rows for COPY; None if one has an unusual form, and for a while after COPY was refused."""
+        if self._copies_left_out:
+            self._copies_left_out -= 1
+            return None
+        return rows_to_copy(runs, self._db.instance)
+
+    async def _copy(self, connection: PostgresConnection, rows: bytes, count: int) -> bool:
+        """Insert `count` rows by COPY; return whether all are inserted. If not, roll an open transaction back."""
+        message = self._db.queries["copy"] % {b"revision": self._revision}
+        try:
+            if await connection.wait(copy_if_admitted(connection.pgconn, message, rows)) == count:
+                return True
+        except psycopg.errors.FeatureNotSupported:  # the table has row-level security
+            pass
         except psycopg.Error as error:
-            if isinstance(translate(error), DataRefused | RowLocked):
-                return False
-            raise
+            if not isinstance(translate(error), DataRefused):
+                raise
+        self._copies_left_out = COPIES_LEFT_OUT
+        return False
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:
         """Insert the row and run `work` in one transaction."""
@@ -132,9 +149,9 @@ class PostgresEvents(PostgresComparison):
         """Insert arrivals in the open transaction; return the offsets of the new ones."""
         is_first = all(arrival.attempts <= 1 for arrival in arrivals)
         if is_first and len(arrivals) >= WHOLE_MIN_EVENTS:
-            copied = rows_to_copy(runs_of(arrivals), self._db.instance)
+            copied = self._to_copy(runs_of(arrivals))
             if copied is not None:
-                if await self._copy(connection, copied.rows):
+                if await self._copy(connection, copied.rows, len(arrivals)):
                     return {arrival.offset for arrival in arrivals}
                 await connection.execute("rollback")
                 await begin_with(connection, BEGIN)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.pq.abc import PGconn
+from psycopg.waiting import WAIT_W
 
-from oncecast.core.event import Arrival
+from oncecast.core.event import IDENTITY_MAX_BYTES, Arrival
 from oncecast.core.ranges import Range
 from oncecast.stores.postgres.message import raise_failure
 
@@ -31,13 +32,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NONE = (None, None, None, None)
 
 
+_Identity = Annotated[str, msgspec.Meta(max_length=IDENTITY_MAX_BYTES // 4)]
+
+
 class _Usual(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """An event with attributes of CloudEvents only, and data in JSON."""
 
     specversion: str
-    id: str
-    source: str
-    type: str
+    id: _Identity
+    source: _Identity
+    type: _Identity
     data: msgspec.Raw = msgspec.Raw(b"null")
     subject: str | None = None
     time: str | None = None
@@ -128,17 +132,22 @@ def _joined(*texts: str | None) -> bytes:
     return DELIMITER.join([NULL if text is None else text.encode() for text in texts])
 
 
-def copy_if_admitted(pgconn: PGconn, message: bytes, rows: bytes) -> PQGen[bool]:
-    """Send `message`, a query and a COPY; send `rows` if the query returns true, else nothing. Return its answer.
+def copy_if_admitted(pgconn: PGconn, message: bytes, rows: bytes) -> PQGen[int]:
+    """Send `message`, a query and a COPY; send `rows` if the query returns true. Return the number of stored rows.
 
     Raises psycopg.Error; nothing is inserted then, unless the connection was lost.
     """
     pgconn.send_query(message)
-    results = yield from generators.execute(pgconn)
-    raise_failure(results[-1])
-    is_admitted: bool = results[0].get_value(0, 0) == b"t"
-    if is_admitted:
+    admission = yield from generators.execute(pgconn)
+    raise_failure(admission[-1])
+    if admission[0].get_value(0, 0) == b"t":
         for begin in range(0, len(rows), CHUNK_BYTES):
             yield from generators.copy_to(pgconn, rows[begin : begin + CHUNK_BYTES])
-    yield from generators.copy_end(pgconn, None)
-    return is_admitted
+    while pgconn.put_copy_end() == 0:
+        yield WAIT_W
+    while pgconn.flush():
+        yield WAIT_W
+    # Not `copy_end`: a server that is stopping may add a message to its answer.
+    copied, *_ = yield from generators.fetch_many(pgconn)
+    raise_failure(copied)
+    return copied.command_tuples or 0

@@ -79,6 +79,7 @@ class Member:
         *,
         to_postgres: Any = None,
         concurrency: int = 8,
+        events: type[MemoryEvents] = MemoryEvents,
     ) -> None:
         self.app = Handled()
         self.telemetry_events: list[TelemetryEvent] = []
@@ -88,7 +89,7 @@ class Member:
             to_postgres or call or at.to_postgres.call,
             call or at.to_redis.call,
         )
-        store = MemoryEvents(at.postgres, instance=token, token=token, call=to_postgres)
+        self.store = store = events(at.postgres, instance=token, token=token, call=to_postgres)
         leases = MemoryLeases(at.redis, token=token, lease_ttl_s=LEASE_TTL_S, mark_ttl_s=MARK_TTL_S, call=to_redis)
         self.leases = LeaseGate(leases, at.clock, lease_ttl_s=LEASE_TTL_S, record=record)
         self.database = DatabaseGate(store, at.clock, probe_interval_s=1.0, paused=lambda: None, record=record)

@@ -25,11 +25,11 @@ where (%(revision)s < 0 or %(revision)s = (select pg_catalog.max(revision) from 
          or not exists (
              select from {schema}.attempts a
              where a.source = e.source and a.id = e.id and a.attempts >= e.attempts))
-order by e.source, e.id
+order by e.source collate "C", e.id collate "C"
 on conflict do nothing
 returning "offset"
 
--- name: insert_whole
+-- name: copy
 -- As insert, but all or none: the caller sends no rows unless the first statement returns true. Two statements of one
 -- message are one transaction.
 select (%(revision)d < 0 or %(revision)d = (select pg_catalog.max(revision) from {schema}.groups))

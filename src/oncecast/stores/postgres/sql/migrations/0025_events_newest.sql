@@ -1,3 +1,5 @@
 -- Ascending and of one column: new rows go to the last page of the index, and its entries are a quarter as large.
+-- Readers wait only for the exchange, not while the new index is built.
+create index events_newest_0025 on {schema}.events (stored_at);
 drop index {schema}.events_newest;
-create index events_newest on {schema}.events (stored_at);
+alter index {schema}.events_newest_0025 rename to events_newest;
