@@ -84,7 +84,7 @@ def test_send_keeps_the_order_of_its_file(tmp_path: Path) -> None:
 def test_send_keeps_no_order_where_none_is_wanted(tmp_path: Path) -> None:
     """With --any-order a batch goes out though none before it is accepted."""
     file = tmp_path / "events.ndjson"
-    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(2500)))
+    file.write_bytes(b"".join(b'{"id":%d}\n' % n for n in range(10_000)))
     second_came = asyncio.Event()
 
     async def accept_and_tell(producer: Producer, request: Request, writer: asyncio.StreamWriter) -> None:
@@ -94,7 +94,7 @@ def test_send_keeps_no_order_where_none_is_wanted(tmp_path: Path) -> None:
     producer = Producer([when(second_came, accept), accept_and_tell])
     with producer.in_a_thread() as url:
         assert send(str(file), to=url, in_order=False) == 0
-    assert sorted(event["id"] for event in producer.acknowledged) == list(range(2500))
+    assert sorted(event["id"] for event in producer.acknowledged) == list(range(10_000))
     assert producer.most_under_way >= 2
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from oncecast.core.wire import decode_heads
 from oncecast.http.problems import Problem
+from oncecast.producer.cloudevents import parse
 from oncecast.producer.cloudevents.bare import Bare
 from oncecast.producer.cloudevents.parse import Publication, read_publication
 
@@ -250,3 +251,50 @@ def test_any_bytes_are_refused_or_become_readable_events(body: bytes, content_ty
         return
     heads = decode_heads(b"[" + b",".join(publication.events) + b"]")
     assert [(head.source, head.id) for head in heads] == publication.identities
+
+
+texts = st.text(min_size=1, max_size=5) | st.sampled_from(["", "x" * 128, "x" * 129, "\x1f", "oncecast.accepted"])
+times = st.sampled_from(
+    [
+        "2026-01-01T00:00:00Z",
+        "2026-01-31T00:00:00.123Z",
+        "2026-02-30T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.9Z",
+        "2026-13-01T00:00:00Z",
+        "2026-01-01T24:00:00Z",
+        "x",
+    ]
+)
+nearly_usual = st.fixed_dictionaries(
+    {
+        "specversion": st.sampled_from(["1.0", "1.0", "1.0", "0.3"]),
+        "id": texts,
+        "source": texts | st.just("/oncecast/producer"),
+        "type": texts,
+    },
+    optional={"data": json_values, "subject": texts | st.none(), "time": times, "dataschema": texts, "ext": texts},
+)
+
+
+@given(
+    st.lists(nearly_usual, min_size=1, max_size=4),
+    st.sampled_from(["application/json", "application/x-ndjson", "application/cloudevents-batch+json"]),
+    st.booleans(),
+)
+def test_usual_events_that_are_checked_together_are_accepted_as_if_each_were_checked_alone(
+    events: list[dict[str, Any]], content_type: str, ascii: bool
+) -> None:
+    each = [json.dumps(event, ensure_ascii=ascii).encode("utf-8", "surrogatepass") for event in events]
+    body = b"\n".join(each) if "ndjson" in content_type else b"[" + b",".join(each) + b"]"
+
+    def outcome() -> object:
+        try:
+            return read(body, content_type)
+        except Problem as problem:
+            return problem.status, problem.detail
+
+    together = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parse, "usual_identities", lambda _part: [])
+        assert outcome() == together
