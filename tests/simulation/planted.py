@@ -57,6 +57,7 @@ DECISIONS = [
     ),
     Mutant("an error with an unknown outcome makes no dead letter", replaced("PAUSE", "DEAD")),
     Mutant("an outage of PostgreSQL spends no attempt", never()),
+    Mutant("a range is queued once", always(), "listener", by=WHOLE),
     Mutant("an event with a handler is not inserted without it", never(), by=WHOLE),
     Mutant("events of missing ranges are read again", never(), by=CURSOR),
     Mutant("after a restart of PostgreSQL, journals are read again from the saved cursor", never(), by=CURSOR),
