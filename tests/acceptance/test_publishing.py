@@ -44,7 +44,8 @@ async def test_a_producer_that_is_restarted_midway_gets_every_event_under_its_ow
             yield Event.new("tick", {"n": sent}, id=f"many-{sent}")
 
     with producer_process(tmp_path) as producer:
-        async with Publisher(producer.http) as publisher, asyncio.TaskGroup() as group:
+        publishing = Publisher(producer.http, batch_events_max=1_000)  # several requests between restarts
+        async with publishing as publisher, asyncio.TaskGroup() as group:
             many = group.create_task(publisher.publish_many(events(), in_order=in_order))
             ones = [group.create_task(publisher.publish(Event.new("one", id=f"one-{n}"))) for n in range(500)]
             for _ in range(3):
