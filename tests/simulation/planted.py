@@ -36,6 +36,7 @@ INTERRUPTED = "tests/conformance/test_interrupted.py"
 LEASES = "tests/conformance/test_leases.py"
 ORDER = "tests/unit/listener/pipeline/test_order.py"
 PIPELINE = "tests/unit/listener/pipeline/test_pipeline.py"
+WHOLE_STORE = "tests/conformance/test_whole_ranges.py"
 WHOLE = "tests/unit/listener/pipeline/test_whole_ranges.py"
 TAKEOVER = "tests/unit/listener/dependencies/test_takeover.py"
 
@@ -116,7 +117,7 @@ DECISIONS = [
 """In the core: simulation runs this very code."""
 
 STORES = [
-    Mutant("ranges are inserted whole or not at all", never(), "testing/memory"),
+    Mutant("ranges are inserted whole or not at all", never(), "testing/memory", by=WHOLE_STORE),
     Mutant("ranges are recorded by the server that has their events", always(), "testing/memory"),
     Mutant("only the COMMIT tag proves a commit", never(), "testing/memory"),
     Mutant("the row of an event and the effects of its handler commit together", skip()),
