@@ -239,13 +239,13 @@ class EventStore(DatabaseServer, Protocol):
         """From how many events on `insert_whole` costs less than `insert`."""
 
     def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
-        """Return undecoded ranges as they are inserted; None if the form of an event needs a look of its own."""
+        """Return undecoded ranges as they are inserted; None if one must be inserted by `insert`."""
 
     async def insert_whole(self, whole: WholeRanges) -> bool:
         """End all events of ranges, without handlers, in one transaction; return whether.
 
-        False if an event needs a look of its own, which `insert` takes: it has a row, has failed before, or cannot be
-        stored. Then none is stored.
+        False, with nothing stored, if `insert` must decide on an event: it has a row, has failed before, or cannot be
+        stored.
         """
 
     async def process(self, arrival: Arrival, work: Work) -> Outcome | EarlierAttempts:

@@ -79,17 +79,18 @@ class Intake:
             taken_bytes += count
 
         try:
-            content = msgspec.json.encode(await self._accept(scope, receive, take))
+            answer = await self._accept(scope, receive, take)
         except Problem as problem:
             self._record(PublicationRefused(problem.status, problem.detail))
             await problem.response()(scope, receive, send)
             return
         finally:
             self._in_progress_bytes -= taken_bytes
-        answered = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(content))]
-        if _is_minimal(dict(scope["headers"])):
-            answered.append((b"preference-applied", MINIMAL))
-        await send({"type": "http.response.start", "status": 202, "headers": answered})
+        content = msgspec.json.encode(answer)
+        headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(content))]
+        if "events" not in answer:
+            headers.append((b"preference-applied", MINIMAL))
+        await send({"type": "http.response.start", "status": 202, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
     async def _accept(self, scope: Scope, receive: Receive, take: Callable[[int], None]) -> dict[str, Any]:

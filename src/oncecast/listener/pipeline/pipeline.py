@@ -176,7 +176,7 @@ class Pipeline:
                 self._put_back(claims.acquired)
 
     def _acquire(self, ranges: Iterable[Range]) -> None:
-        """Queue claimed ranges: whole, if their events need no look of their own."""
+        """Queue claimed ranges: whole if possible, else event by event."""
         whole: list[Range] = []
         others: list[Range] = []
         for each in ranges:

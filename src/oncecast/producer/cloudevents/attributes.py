@@ -115,7 +115,7 @@ def _check_optional(value: dict[str, Any], place: str) -> None:
 
 
 def is_usual_time(time: str) -> bool:
-    """Return whether a time is valid without a closer look."""
+    """Return whether a time has the usual form, in which every time is valid."""
     return _USUAL_TIME.fullmatch(time) is not None
 
 

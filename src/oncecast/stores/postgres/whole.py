@@ -1,7 +1,7 @@
 """Insert many events by COPY, which costs PostgreSQL less than half of an insert.
 
-COPY knows no conflicts: a row that exists fails it, and then nothing is inserted. So it serves new events of the
-usual form, as nearly all are, and `insert` serves the rest.
+COPY knows no conflicts: a row that exists fails it, and then nothing is inserted. So it is used for
+new events of the usual form, which nearly all are; `insert` stores the others.
 """
 
 from __future__ import annotations
