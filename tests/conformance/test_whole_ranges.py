@@ -148,6 +148,21 @@ LAYOUTS = st.sampled_from([(None, None), (1, None), ("\t", None), (2, (",\r", ":
 """Indentation and separators."""
 
 
+async def insert_alone(store: PostgresEvents, raw: bytes) -> None:
+    (arrival,) = whole(raw).decoded()
+    arrival.attempts = 1
+    assert await store.insert([arrival]) == [Outcome.STORED]
+
+
+async def differences(sql: psycopg.AsyncConnection[Any]) -> Any:
+    """The number of different rows, ids and times apart, of all rows, and of different texts of the data."""
+    cursor = await sql.execute(
+        "select count(distinct to_jsonb(e) - 'id' - 'stored_at'), count(*),"
+        " count(distinct coalesce(data::text, '')) from events e"
+    )
+    return await cursor.fetchone()
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members=EVENTS, layout=LAYOUTS, is_ascii=st.booleans())
 async def test_the_row_is_that_of_an_insert(
@@ -166,14 +181,25 @@ async def test_the_row_is_that_of_an_insert(
     store._copies_left_out = 0
     if not await insert_whole(store, [whole(raw("copied"))]):
         return
-    inserted = whole(raw("inserted")).decoded()
-    inserted[0].attempts = 1
-    assert await store.insert(inserted) == [Outcome.STORED]
-    cursor = await sql.execute(
-        "select count(distinct to_jsonb(e) - 'id' - 'stored_at'), count(*),"
-        " count(distinct coalesce(data::text, '')) from events e"
-    )
-    assert await cursor.fetchone() == (1, 2, 1)
+    await insert_alone(store, raw("inserted"))
+    assert await differences(sql) == (1, 2, 1)
+
+
+USUAL = [
+    {},
+    {"data": None},
+    {"data": {"a": '\\ \n " ü', "b": [1.50, True]}},
+    *({"time": time, "subject": "x", "dataschema": "https://s", "datacontenttype": "text/plain"} for time in TIMES),
+]
+
+
+@pytest.mark.parametrize("members", USUAL)
+async def test_an_event_of_the_usual_form_is_copied_and_has_the_row_of_an_insert(
+    store: PostgresEvents, sql: psycopg.AsyncConnection[Any], members: dict[str, Any]
+) -> None:
+    assert await insert_whole(store, [whole(event("copied", **members))])
+    await insert_alone(store, event("inserted", **members))
+    assert await differences(sql) == (1, 2, 1)
 
 
 @pytest.mark.parametrize(
