@@ -215,7 +215,7 @@ async def _pages(database: Database) -> dict[str, Any]:
         "pages of events": pages,
         "gaps": await reader.gaps(),
         "prunable": await store.count_prunable(older_than_s=0.0),
-        "pruned": await store.prune(older_than_s=0.0, limit=100),
+        "pruned": (await store.prune(older_than_s=0.0, limit=100)).rows,
         "left behind": await _left(database),
     }
 

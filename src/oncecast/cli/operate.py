@@ -33,8 +33,9 @@ Either = Annotated[
     str | None,
     Parameter(
         name=("--listener", "--producer"),
-        help="The URL of a listener, or of a producer, which relays the request; by default one of the stack's"
-        " listeners, else http://localhost:3001.",
+        help="The URL of a listener, or of a producer, which relays the request. Several, separated by commas, share"
+        " a replay, and stand in for each other otherwise; by default the stack's listeners, else"
+        " http://localhost:3001.",
     ),
 ]
 Json = Annotated[

@@ -30,6 +30,7 @@ class AdminClient:
 
     def __init__(self, addresses: Sequence[str], *, token: str | None = None) -> None:
         self._left = [address.rstrip("/") for address in addresses]
+        self._token = token
         self._headers = authorization(token)
         self._client = httpx2.Client(**http_options(self._left[0], self._headers))
 
@@ -38,6 +39,15 @@ class AdminClient:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that have not failed; the first is the current one."""
+        return list(self._left)
+
+    def at(self, address: str) -> AdminClient:
+        """Return a client of one of the addresses, with the same token."""
+        return AdminClient([address], token=self._token)
 
     @property
     def address(self) -> str:

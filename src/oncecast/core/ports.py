@@ -7,8 +7,9 @@ libraries into those of `core.errors`, and limit every call by a deadline.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from oncecast.core.attempts import FailedAttempt
 from oncecast.core.cursors import Save, SavedCursor
@@ -331,11 +332,21 @@ class Cursors(DatabaseServer, Protocol):
         """
 
 
+class PrunedRows(NamedTuple):
+    """How many rows a call deleted, and when the newest of them was stored."""
+
+    rows: int
+    up_to: datetime | None
+
+
 class RowRetention(Protocol):
     """Deletion of what is no longer needed."""
 
-    async def prune(self, *, older_than_s: float, limit: int) -> int:
-        """Delete up to `limit` of the oldest stored rows of that age below the saved cursors; return the number."""
+    async def prune(self, *, older_than_s: float, limit: int, after: datetime | None = None) -> PrunedRows:
+        """Delete up to `limit` of the oldest stored rows of that age below the saved cursors.
+
+        `after` is the `up_to` of the previous call, which looked at all older rows.
+        """
 
     async def count_prunable(self, *, older_than_s: float) -> int:
         """Return how many rows `prune` would delete."""

@@ -227,7 +227,7 @@ def operator_operations(
         "POST /api/dead-letters/replay": Operation(
             "replayDeadLetters",
             "Process dead letters again",
-            json_object(results=list[DeadLetterReplayResult], next=str | None),
+            json_object(results=list[DeadLetterReplayResult], next=str | None, ordered=bool),
             "The handlers run, and the row changes from `dead` to `stored` together with what they write."
             " Each dead letter is processed alone, one after another. A second replay changes nothing. A dead"
             " letter that fails stays dead and keeps its place in the list: follow `next` to try each once.",

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from oncecast.cli import output
+from oncecast.cli.dead_letters.requests import ReplayRequests
 from oncecast.cli.dead_letters.selection import (
     Choice,
     as_of_now,
@@ -27,7 +28,6 @@ from oncecast.cli.entries import (
     FAILURES_SHOWN,
     INTERRUPTED_STATUS,
     REPLAY_AT_ONCE,
-    REPLAY_DEADLINE_S,
     All,
     failed,
 )
@@ -64,7 +64,7 @@ class Pace:
         self._per_s = per_s
         self._clock = clock
         self._sleep = sleep
-        self._next_s = self._asked_at_s = clock()
+        self._next_s = clock()
         self._at_once = REPLAY_AT_ONCE
 
     @property
@@ -72,15 +72,13 @@ class Pace:
         """The maximum number of events in one request."""
         return self._at_once if self._per_s is None else max(1, min(self._at_once, int(self._per_s)))
 
-    def answered(self) -> None:
+    def answered(self, took_s: float) -> None:
         """Note that a request is answered: the next may be larger if it took little time."""
-        took_s = self._clock() - self._asked_at_s
         larger = min(2 * self._at_once, REPLAY_MAX)
         self._at_once = larger if took_s < SOON_S else REPLAY_AT_ONCE
 
     def wait(self, events: int) -> None:
         """Sleep until the next request, of `events` events, may be sent."""
-        self._asked_at_s = self._clock()
         if self._per_s is None:
             return
         if (left_s := self._next_s - self._clock()) > 0:
@@ -192,25 +190,37 @@ def replay(
 
 
 def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, run: ReplayRun) -> None:
-    """Replay in small requests; the response to each has one result per dead letter."""
-    events: Sequence[dict[str, Any]] = ()
+    """Replay in small requests, over all listeners; the answer to each has one result per dead letter."""
     left = iter(chosen)
+    requests = ReplayRequests(asked)
+    failures: list[OncecastError] = []
+    unknown = 0
     try:
         with _progress(run) as tell:
-            while batch := list(islice(left, pace.at_once)):
-                pace.wait(len(batch))
-                events = batch
-                answer = DEAD_LETTER.post(asked, "replay", {"events": events}, deadline_s=REPLAY_DEADLINE_S)
-                pace.answered()
-                events = ()
-                run.note(answer["results"])
-                tell()
+            while True:
+                try:
+                    while not failures and requests.has_room and (batch := list(islice(left, pace.at_once))):
+                        pace.wait(len(batch))
+                        requests.send(batch)
+                except OncecastError as error:  # of the list
+                    failures.append(error)
+                if not requests.in_flight:
+                    break
+                answer = requests.next_answer()
+                if isinstance(answer.body, OncecastError):
+                    failures.append(answer.body)
+                    unknown += len(answer.events)
+                else:
+                    pace.answered(answer.took_s)
+                    run.note(answer.body["results"])
+                    tell()
     except KeyboardInterrupt:
-        run.stop("interrupted", len(events))
-    except OncecastError as error:
+        run.stop("interrupted", unknown + requests.in_flight)
+        return
+    if failures:
         if not run.tried:
-            raise
-        run.stop(str(error), len(events))
+            raise failures[0]
+        run.stop(str(failures[0]), unknown)
 
 
 @contextmanager

@@ -45,12 +45,12 @@ def entries(data: Path) -> list[ProcessEntry]:
 
 
 def addresses(kind: str, given: str | None, data: Path) -> list[str]:
-    """Return addresses of a `producer` or `listener`: as given, else those of the stack, else the default.
+    """Return addresses of a `producer` or `listener`: as given, with commas, else of the stack, else the default.
 
     In a running stack, return the running processes, or all if none runs. Raises ConfigError.
     """
     if given is not None:
-        return [given]
+        return [address for address in map(str.strip, given.split(",")) if address] or [given]
     stack = entries(data)
     ours = [e for e in stack if e.name.startswith(kind) and e.address]
     if ours and any(e.state == "running" for e in stack):

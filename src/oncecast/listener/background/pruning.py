@@ -51,8 +51,11 @@ class Pruner:
             await self._clock.sleep(jittered(interval_s, self._clock.random()))
 
     async def _prune(self, keep_s: float) -> None:
-        count = 0
-        while chunk := await self._store.prune(older_than_s=keep_s, limit=CHUNK_ROWS):
+        count, up_to = 0, None
+        while True:
+            chunk, up_to = await self._store.prune(older_than_s=keep_s, limit=CHUNK_ROWS, after=up_to)
+            if not chunk:
+                break
             count += chunk
             working(2 * STALL_S)
             await self._clock.sleep(CHUNK_PAUSE_S)

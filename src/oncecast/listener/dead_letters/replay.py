@@ -77,7 +77,9 @@ class Replays:
         self._exclusive_run = exclusive_run
         self._options = options
         self._record = record
-        self._places = asyncio.Semaphore(1 if app.has_order else concurrency)
+        self.ordered = app.has_order
+        """Whether replays run one at a time, in the order of the requests."""
+        self._places = asyncio.Semaphore(1 if self.ordered else concurrency)
         self._under_way: set[asyncio.Task[ReplayResult]] = set()
         self.draining = False
         """Whether replays are refused."""

@@ -137,7 +137,7 @@ def dead_letter_routes(
         for (source, id_), result in zip(batch.dead_letters, replayed, strict=True):
             results.append(DeadLetterReplayResult(id_, source, result.outcome.value, result.error))
         record(OperatorActed("replay dead letters", len(batch.dead_letters), client_of(request)))
-        return json_response({"results": results, "next": batch.next})
+        return json_response({"results": results, "next": batch.next, "ordered": replays.ordered})
 
     def changing(
         change: DeadLetterChange, telemetry: Callable[[int], TelemetryEvent] | None, *, discarded: bool = False

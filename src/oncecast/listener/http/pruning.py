@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from oncecast.core.ports import RowRetention
+from oncecast.core.ports import PrunedRows, RowRetention
 from oncecast.core.telemetry import OperatorActed, Record, ignore
 from oncecast.http.params import client_of, struct
 from oncecast.http.problems import json_response
@@ -25,13 +25,13 @@ def pruning_routes(store: RowRetention, record: Record = ignore) -> list[BaseRou
         if asked.dry_run:
             rows = await store.count_prunable(older_than_s=asked.older_than_s)
             return json_response({"rows": rows, "more": False, "dry_run": True})
-        rows, chunk = 0, CHUNK_ROWS
+        rows, chunk = 0, PrunedRows(CHUNK_ROWS, None)
         for _ in range(CHUNKS_MAX):
-            chunk = await store.prune(older_than_s=asked.older_than_s, limit=CHUNK_ROWS)
-            rows += chunk
-            if chunk < CHUNK_ROWS:
+            chunk = await store.prune(older_than_s=asked.older_than_s, limit=CHUNK_ROWS, after=chunk.up_to)
+            rows += chunk.rows
+            if chunk.rows < CHUNK_ROWS:
                 break
         record(OperatorActed(f"prune rows older than {asked.older_than_s:g} s", rows, client_of(request)))
-        return json_response({"rows": rows, "more": chunk == CHUNK_ROWS, "dry_run": False})
+        return json_response({"rows": rows, "more": chunk.rows == CHUNK_ROWS, "dry_run": False})
 
     return [route("/api/prune", prune, "POST")]

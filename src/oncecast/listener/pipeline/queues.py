@@ -143,7 +143,7 @@ class WorkQueue:
         for event, is_set in (
             (self._has_events, bool(self._events)),
             (self._has_whole, bool(self._whole)),
-            (self._may_claim, bool(self._ranges) and self._queued < self.ahead_max_events),
+            (self._may_claim, bool(self._ranges) and self._queued <= self.ahead_max_events // 2),
         ):
             if is_set:
                 event.set()

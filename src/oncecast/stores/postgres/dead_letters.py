@@ -126,7 +126,6 @@ class PostgresDeadLetters:
             at_us=at_us,
         )
         await connection.execute(self._db.queries["store_dead"], rows_of([arrival], self._db.instance))
-        await connection.execute(self._db.queries["note_replayed"], identity)
         return arrival
 
     async def note_failure(self, source: str, id: str, cause: BaseException) -> None:

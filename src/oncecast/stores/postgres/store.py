@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,7 @@ from oncecast.core.errors import DataRefused, NotNext, RowLocked, Unavailable, e
 from oncecast.core.event import Arrival, Turn
 from oncecast.core.membership import decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome
-from oncecast.core.ports import Sessions, Work, WorkTogether
+from oncecast.core.ports import PrunedRows, Sessions, Work, WorkTogether
 from oncecast.core.ranges import Range, WholeRanges
 from oncecast.core.tracebacks import trace_of
 from oncecast.core.transaction import OpenTransaction
@@ -331,11 +332,12 @@ class PostgresEvents(PostgresComparison):
             self._revision = decision.revision
         return decision.missing
 
-    async def prune(self, *, older_than_s: float, limit: int) -> int:
+    async def prune(self, *, older_than_s: float, limit: int, after: datetime | None = None) -> PrunedRows:
         """Delete old stored rows below the saved cursors; skip rows that are locked."""
         async with self._db.connection("upkeep") as connection, asyncio.timeout(self._deadline_s):
-            values = {"older_than_s": older_than_s, "limit": limit}
-            return (await connection.execute(self._db.queries["prune"], values)).rowcount
+            values = {"older_than_s": older_than_s, "limit": limit, "after": after}
+            row = await (await connection.execute(self._db.queries["prune"], values)).fetchone()
+            return PrunedRows(*row) if row else PrunedRows(0, None)
 
     async def count_prunable(self, *, older_than_s: float) -> int:
         """Count the rows that `prune` would delete."""

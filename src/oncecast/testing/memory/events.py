@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from operator import attrgetter
 
 import msgspec
@@ -23,7 +24,7 @@ from oncecast.core.errors import NotNext, RowLocked, Unavailable, error_text
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
-from oncecast.core.ports import Sessions, Work, WorkTogether
+from oncecast.core.ports import PrunedRows, Sessions, Work, WorkTogether
 from oncecast.core.ranges import EndedRange, Range, WholeRanges
 from oncecast.core.wire import Epoch
 from oncecast.testing.memory.call import at_server
@@ -297,9 +298,9 @@ class MemoryEvents(Client):
         if to is not None:
             self._tables.cursors[journal] = to
 
-    async def prune(self, *, older_than_s: float, limit: int) -> int:
+    async def prune(self, *, older_than_s: float, limit: int, after: datetime | None = None) -> PrunedRows:
         """Rows have no age here."""
-        return 0
+        return PrunedRows(0, None)
 
     async def count_prunable(self, *, older_than_s: float) -> int:
         """Rows have no age here."""

@@ -186,5 +186,5 @@ def test_requests_grow_while_they_are_answered_soon() -> None:
         pace.wait(pace.at_once)
         sizes.append(pace.at_once)
         clock.sleep(took_s)
-        pace.answered()
+        pace.answered(took_s)
     assert sizes == [10, 20, 40, 80, 100, 100, 10]

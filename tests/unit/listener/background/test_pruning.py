@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 
 from oncecast.core.attempts import FailedAttempt
+from oncecast.core.ports import PrunedRows
 from oncecast.core.telemetry import Pruned
 from oncecast.listener.background.pruning import ATTEMPTS_OVERDUE_S, CHUNK_ROWS, INTERVAL_S, Pruner
 from oncecast.testing.memory import MemoryEvents
@@ -31,12 +33,12 @@ class AgedEvents(MemoryEvents):
         """How many rows each call deleted."""
         self.called_at_s: list[float] = []
 
-    async def prune(self, *, older_than_s: float, limit: int) -> int:
+    async def prune(self, *, older_than_s: float, limit: int, after: datetime | None = None) -> PrunedRows:
         self.called_at_s.append(asyncio.get_running_loop().time())
         count = min(self.old_rows, limit)
         await self._do(lambda: self.deleted.append(count))
         self.old_rows -= count
-        return count
+        return PrunedRows(count, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 class Pruning:

@@ -304,6 +304,10 @@ for update of e, d
 
 -- name: store_dead
 -- Turn a dead event into a stored one, and write its content again: it may have been edited, or refused before.
+with replayed as (
+    update {schema}.dead_letters d set replayed_at = pg_catalog.clock_timestamp()
+    from pg_catalog.json_to_recordset(%(events)s) as e (source text, id text)
+    where d.source = e.source and d.id = e.id)
 update {schema}.events t
 set type = e.type, subject = e.subject, time = e.time::timestamptz,
     time_as_given = {schema}.time_as_given(e.time), datacontenttype = e.datacontenttype,
@@ -317,9 +321,6 @@ from rows from (
     pg_catalog.unnest(%(attempts)s::integer[]), pg_catalog.unnest(%(extensions)s::text[])
 ) as e (source, id, type, subject, time, datacontenttype, dataschema, data, data_base64, attempts, extensions)
 where t.source = e.source and t.id = e.id
-
--- name: note_replayed
-update {schema}.dead_letters set replayed_at = pg_catalog.clock_timestamp() where source = %(source)s and id = %(id)s
 
 -- name: note_failed_replay
 -- The newest cause is what an operator needs to know.
@@ -456,17 +457,19 @@ order by noted_at desc, journal, epoch, first limit 1000
 
 -- name: prune
 -- The oldest rows below the saved cursor of their journal: a reread of others must find them. Dead letters are kept
--- for an operator. Replayed ones are deleted with their events here, because the foreign key does nothing under
--- session_replication_role = replica.
+-- for an operator; replayed ones are deleted with their rows. `after` leaves out the dead letters that an earlier call
+-- stepped over.
 with pruned as materialized (
-    select e.source, e.id
+    select e.source, e.id, e.stored_at
     from {schema}.events e join {schema}.cursors c using (journal)
     where e.status = 'stored' and e.stored_at < clock_timestamp() - %(older_than_s)s * interval '1 second'
         and e."offset" <= c."offset" and e.stored_at < c.saved_at
+        and e.stored_at >= coalesce(%(after)s::timestamptz, '-infinity')
     order by e.stored_at limit %(limit)s
     for update of e skip locked),
-replayed as (delete from {schema}.dead_letters where (source, id) in (select source, id from pruned))
-delete from {schema}.events where (source, id) in (select source, id from pruned)
+replayed as (delete from {schema}.dead_letters where (source, id) in (select source, id from pruned)),
+deleted as (delete from {schema}.events where (source, id) in (select source, id from pruned))
+select count(*), max(stored_at) from pruned
 
 -- name: count_prunable
 select count(*)
