@@ -65,8 +65,9 @@ $(VENV)/.docs-ready: $(VENV)/.ready
 docs: $(VENV)/.docs-ready ## build the documentation into site/; a broken link or anchor is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-reference: setup ## write the reference pages of docs/reference from the code
+reference: setup ## write the reference pages, the alert rules and the dashboard from the code
 	@$(BIN)/python tools/reference.py
+	@$(BIN)/python tools/monitoring.py
 
 pictures: setup ## draw docs/pictures; needs chromium
 	@$(BIN)/python tools/pictures.py

@@ -13,7 +13,6 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ import oncecast
 import oncecast.testing
 from oncecast.cli.commands import app as command_line
 from oncecast.config import Common, ListenerConfig, ProducerConfig
-from oncecast.core.health import PROCESS, Health, Part, Status
 from oncecast.listener.http.app import right_for as listener_right
 from oncecast.listener.http.openapi import listener_document
-from oncecast.observe.metrics import GAUGES, Metrics
+from oncecast.observe.catalogue import CATALOGUE
 from oncecast.producer.api_document import producer_document
 from oncecast.producer.app import right_for as producer_right
 
@@ -44,9 +42,11 @@ Durations are `500ms`, `2s`, `1m`, `12h` or `7d`; a number without a unit is in 
 METRICS = f"""# Metrics
 
 {NOTE}
-Every producer and listener serves its metrics in the Prometheus format at `/metrics`. Every process exposes all
-counters; a counter of the other kind of process stays 0. Gauges name their process. After a restart, counters begin
-at 0.
+Every producer and listener serves its metrics in the Prometheus format at `/metrics`, and the usual `process_*`
+metrics of its process. After a restart, counters begin at 0. The label `type` is the type of events: at most 50
+different ones per process, `other` for the rest. Numbers of a whole group come from PostgreSQL and are at most ten
+seconds old; each listener of the group shows them, so take the maximum. [Monitor](../how-to/monitor.md) has alert
+rules and a dashboard.
 
 """
 HTTP = f"""# HTTP API
@@ -135,16 +135,11 @@ def commands() -> str:
 
 def metrics() -> str:
     """Return the page of all metrics."""
-    shown = Metrics()
-    at = datetime.now(UTC)
-    shown.show_health(lambda: Health(status=Status.OK, since=at, parts={PROCESS: Part(since=at)}))
-    rows: list[Sequence[object]] = []
-    for family in shown.collect():
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = getattr(family, "_labelnames", ())
-        rows.append((f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
-    rows += [(f"`{name}`", "gauge", "", text) for name, text in GAUGES.items()]
-    return METRICS + _table(("metric", "type", "labels", "meaning"), sorted(rows, key=str))
+    rows = [
+        (f"`{m.name}`", m.kind, " and ".join(m.processes), ", ".join(f"`{label}`" for label in m.labels), m.text)
+        for m in CATALOGUE
+    ]
+    return METRICS + _table(("metric", "type", "process", "labels", "meaning"), rows)
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------

@@ -25,13 +25,14 @@ from oncecast.core.errors import ConfigError, JournalCorrupt, JournalUnavailable
 from oncecast.core.retry import Backoff
 from oncecast.core.telemetry import ProcessStarted, Record, StartFailed
 from oncecast.core.wire import ANSWER_MAX_BYTES
+from oncecast.gauges import show_listener, show_producer
 from oncecast.http.connections import HttpLimits
 from oncecast.http.guard import LOCAL_HOSTS, OriginGuard
 from oncecast.http.server import bind, serve
 from oncecast.http.tokens import TokenMiddleware, Tokens
 from oncecast.journal import JournalLimits, SqliteJournal
 from oncecast.listener.background.loop_watch import loop_watched
-from oncecast.listener.background.open_conflicts import OpenConflicts
+from oncecast.listener.background.open_work_counts import OpenWorkCounts
 from oncecast.listener.http.app import listener_app
 from oncecast.listener.http.app import right_for as listener_needs
 from oncecast.listener.http.conflicts import conflicts_routes
@@ -41,6 +42,7 @@ from oncecast.listener.http.relayed import AdminRelay
 from oncecast.listener.pipeline.attempt import AttemptLimits
 from oncecast.listener.service import ListenerService, ListenerSettings
 from oncecast.observe.logs import start_logging
+from oncecast.observe.loop_delay import loop_delay_measured
 from oncecast.observe.metrics import Metrics, all_of
 from oncecast.producer.app import Producer, ProducerSettings
 from oncecast.producer.app import right_for as producer_needs
@@ -81,7 +83,7 @@ async def run_producer(config: ProducerConfig) -> None:
         ADMIN_TOKEN=config.admin_token,
     )
     forks.guard(asyncio.get_running_loop())
-    metrics = Metrics()
+    metrics = Metrics("producer")
     record = all_of(metrics.record, log_of(config))
     last_resort = LastResort()
     async with _stop_on_signals(config, last_resort) as stop:
@@ -128,9 +130,7 @@ async def _produce(
                 journal, settings, SYSTEM_CLOCK, metrics=metrics.text, record=record, last_resort=last_resort
             )
             producer.stop = stop
-            metrics.show_health(producer.look)
-            metrics.gauge("oncecast_journal_last_offset", lambda: journal.last)
-            metrics.gauge("oncecast_journal_bytes", lambda: journal.used_bytes)
+            show_producer(metrics, producer, journal)
             tokens = Tokens(
                 publish=config.publish_token,
                 subscribe=config.subscribe_token,
@@ -148,7 +148,8 @@ async def _produce(
                 limits=limits,
                 record=record,
             )
-            await producer.run(face)
+            with loop_delay_measured(metrics.loop_delayed):
+                await producer.run(face)
         finally:
             await journal.close()
 
@@ -158,7 +159,7 @@ async def run_listener(config: ListenerConfig, app: App) -> None:
     _check_exposure(config, SUBSCRIBE_TOKEN=config.subscribe_token, ADMIN_TOKEN=config.admin_token)
     dead_letter_broker(config.dead_letter_url, config.instance_id)  # raises ConfigError before anything starts
     forks.guard(asyncio.get_running_loop())
-    metrics = Metrics()
+    metrics = Metrics("listener")
     record = all_of(metrics.record, log_of(config, app.packages))
     last_resort = LastResort()
     async with _stop_on_signals(config, last_resort) as stop:
@@ -168,7 +169,7 @@ async def run_listener(config: ListenerConfig, app: App) -> None:
             while not stop.is_set():  # the group has another application by now: restart on standby, without force
                 await _listen(replace(config, force_handlers=False), app, metrics, record, stop, last_resort)
 
-        with loop_watched(record, SYSTEM_CLOCK):
+        with loop_watched(record, SYSTEM_CLOCK), loop_delay_measured(metrics.loop_delayed):
             await _start_patiently(listen, config, record, stop)
 
 
@@ -195,8 +196,9 @@ async def _listen(
         crash_log = PostgresCrashLog(database)
         dead_letters = PostgresDeadLetters(database)
         conflicts = PostgresConflicts(database)
-        open_conflicts = OpenConflicts(conflicts, SYSTEM_CLOCK)
-        record = all_of(open_conflicts.record, record)
+        reader = EventReader(database)
+        open_work = OpenWorkCounts(reader, SYSTEM_CLOCK)
+        record = all_of(open_work.record, record)
         dead_letter_log = DeadLetterFile(config.dead_letter_path)
         settings = _listener_settings(config)
         broker = dead_letter_broker(config.dead_letter_url, config.instance_id)
@@ -220,7 +222,7 @@ async def _listen(
             last_resort=last_resort,
         )
         face = relayed.app = listener_app(
-            EventReader(database),
+            reader,
             service.recent,
             [
                 *dead_letter_routes(
@@ -235,15 +237,13 @@ async def _listen(
                 ),
                 *pruning_routes(store, record),
             ],
-            health=lambda: msgspec.structs.replace(service.health(), conflicts_open=open_conflicts.count),
+            health=lambda: msgspec.structs.replace(
+                service.health(), conflicts_open=open_work.newest and open_work.newest.conflicts
+            ),
             essentials=service.essentials,
             metrics=metrics.text,
         )
-        metrics.show_health(service.current_health)
-        metrics.gauge("oncecast_in_flight", lambda: service.pipeline.in_flight)
-        metrics.gauge("oncecast_conflicts_open", lambda: open_conflicts.count or 0)
-        if (forwarder := service.forwarder) is not None:
-            metrics.gauge("oncecast_dead_letters_unsent", lambda: forwarder.unforwarded or 0)
+        show_listener(metrics, service, open_work)
         tokens = Tokens(subscribe=config.subscribe_token, admin=config.admin_token)
         door = TokenMiddleware(face, tokens, listener_needs, record) if tokens else face
         drained = asyncio.Event()
@@ -265,7 +265,7 @@ async def _listen(
         async def listen_and_close() -> None:
             try:
                 if await _prepare(database, config, all_of(service.troubles.record, record), stop):
-                    counting.append(face_ends.start(open_conflicts.run(), "count of open conflicts"))
+                    counting.append(face_ends.start(open_work.run(), "count of open work"))
                     await service.run(stop)
                 else:
                     await database.close()

@@ -109,5 +109,7 @@ async def test_an_identity_comes_again_in_every_way_and_ends_once(stack_of: Stac
             counted = 0.0
             for url in stack.listener_urls.values():
                 lines = (await client.get(f"{url}/metrics")).text.splitlines()
-                counted += sum(float(x.split()[1]) for x in lines if x.startswith("oncecast_conflicts_total "))
+                counted += sum(
+                    float(x.split()[1]) for x in lines if x.startswith('oncecast_finished_total{outcome="conflict"')
+                )
         assert counted >= 1

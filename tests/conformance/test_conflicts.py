@@ -58,7 +58,7 @@ async def place_of(conflicts: Conflicts, offset: int, state: Any = "open") -> Cu
 
 async def test_open_conflicts_are_listed_newest_first_in_pages_and_counted(conflicts: Conflicts) -> None:
     assert await offsets(conflicts) == [3, 2]
-    assert await conflicts.count() == 2
+    assert len(await conflicts.newest(limit=10)) == 2
     (newest,) = await conflicts.newest(limit=1)
     assert (newest["id"], newest["type"]) == ("order", "order.refunded")
     assert await offsets(conflicts, after=newest["mark"]) == [2]
@@ -93,7 +93,7 @@ async def test_a_replay_stores_the_event_under_its_new_id_together_with_its_effe
     assert await server.effects() == {"order-paid": 1}
     assert await offsets(conflicts) == [3]
     assert await offsets(conflicts, state="replayed") == [2]
-    assert await conflicts.count() == 1
+    assert len(await conflicts.newest(limit=10)) == 1
     (row,) = await conflicts.newest(limit=10, state="replayed")
     assert row["replayed_as"] == "order-paid"
 

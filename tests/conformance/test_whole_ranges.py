@@ -228,7 +228,7 @@ def test_rows_are_in_the_order_of_their_identities() -> None:
     ranges = [whole(event("b"), event("a")), whole(event("0", source="/r"), first=3)]
     found = rows_to_copy(runs_of_ranges(ranges), "listener-a")
     assert found is not None
-    assert found.kinds == {("t", "/s"), ("t", "/r")}
+    assert found.kinds == {("t", "/s"): 2, ("t", "/r"): 1}
     assert [row.split(b"\x1f")[:2] for row in found.rows.splitlines()] == [
         [b"/r", b"0"],
         [b"/s", b"a"],

@@ -237,7 +237,7 @@ async def _conflicts(database: Database) -> dict[str, Any]:
     place = Cursor("e1", 14)
     return {
         "conflicts": listed,
-        "open": await conflicts.count(),
+        "open work": (await EventReader(database).open_work()).conflicts,
         "one": await conflicts.get(place),
         "given up": sorted(await conflicts.discard([place])),
         "taken up": sorted(await conflicts.restore([place])),

@@ -23,6 +23,7 @@ from oncecast.app.selectors import selectors_of
 from oncecast.app.threads import Threads, ThreadTransaction
 from oncecast.core.errors import ConfigError, DataInvalid
 from oncecast.core.event import Arrival, follow_up_id
+from oncecast.core.telemetry import HandlerRan
 from oncecast.core.transaction import OpenTransaction
 from oncecast.event import Event
 from oncecast.observe.context import handling
@@ -248,39 +249,35 @@ class App:
         """
         plan = self.plan_of(arrivals[0].type, arrivals[0].source)
         self.check_threads(plan, options.abandoned_threads_max)
-        await run_isolated(self._call_in_parent(plan, arrivals, tx, options.check_emitted), options)
+        await run_isolated(self._call_in_parent(plan, arrivals, tx, options), options)
 
     async def _call_in_parent(
-        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
+        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions
     ) -> None:
         """Call all handlers. A child process that a handler forked ends when the handler returns."""
         try:
-            await self._call_all(plan, arrivals, tx, check)
+            await self._call_all(plan, arrivals, tx, options)
         except BaseException as error:
             forks.end_child(error)
             raise
         forks.end_child()
 
     async def _call_all(
-        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, check: Callable[[bytes], None] | None
+        self, plan: Plan, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions
     ) -> None:
         if plan.in_batches:
             for handler in plan.handlers:
                 for call in [arrivals] if handler.batch_max else [[arrival] for arrival in arrivals]:
-                    await self._call(handler, call, tx, check)
+                    await self._call(handler, call, tx, options)
             return
         for arrival in arrivals:
             for handler in plan.handlers:
-                await self._call(handler, [arrival], tx, check)
+                await self._call(handler, [arrival], tx, options)
 
     async def _call(
-        self,
-        handler: Handler,
-        arrivals: Sequence[Arrival],
-        tx: OpenTransaction,
-        check: Callable[[bytes], None] | None,
+        self, handler: Handler, arrivals: Sequence[Arrival], tx: OpenTransaction, options: RunOptions
     ) -> None:
-        events = [_read(a, self._emitter(a, handler, tx, check)) for a in arrivals]
+        events = [_read(a, self._emitter(a, handler, tx, options.check_emitted)) for a in arrivals]
         given_tx = tx if handler.is_async else ThreadTransaction(tx)
         given = Given(events, given_tx, self._state)
         call_next: CallNext = partial(self._run, handler, given)
@@ -288,8 +285,12 @@ class App:
             call = Call(handler.name, events, tx, self._state)
             for around in reversed(self._middleware):
                 call_next = partial(around, call, _once(call_next, around, handler))
-        with handling([arrival.id for arrival in arrivals]):
-            await call_next()
+        began_s = options.clock.monotonic_s()
+        try:
+            with handling([arrival.id for arrival in arrivals]):
+                await call_next()
+        finally:
+            options.record(HandlerRan(handler.name, options.clock.monotonic_s() - began_s))
 
     def _emitter(
         self, arrival: Arrival, handler: Handler, tx: OpenTransaction, check: Callable[[bytes], None] | None

@@ -12,6 +12,7 @@ from typing import Any
 from oncecast.app.blocking_time import OwnTime
 from oncecast.core.clock import Clock
 from oncecast.core.errors import AttemptFailed, HandlerTimeout
+from oncecast.core.telemetry import Record, ignore
 from oncecast.tasks import error_of
 
 CANCELS_MAX = 10
@@ -35,6 +36,7 @@ class RunOptions:
     """When this number of threads still run after their time-out, no attempt that needs a thread begins."""
     check_emitted: Callable[[bytes], None] | None = None
     """Raises ValueError for an event that no producer would accept."""
+    record: Record = ignore
 
 
 @asynccontextmanager

@@ -31,9 +31,6 @@ class Conflicts(Protocol):
     async def get(self, place: Cursor) -> dict[str, Any] | None:
         """Return a conflict with its event as received and the row that has its identity; None if there is none."""
 
-    async def count(self) -> int:
-        """Return the number of open conflicts."""
-
     async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Close open conflicts without processing them, and return the closed ones. Their rows are kept.
 

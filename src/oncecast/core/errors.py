@@ -12,6 +12,7 @@ from math import inf, nan
 from typing import Any
 
 from oncecast.core.durations import duration_s
+from oncecast.core.telemetry import FailureReason
 
 
 def _rebuilt(kind: type[Exception], args: tuple[object, ...], members: dict[str, Any]) -> Exception:
@@ -163,6 +164,15 @@ class Retry(Portable):
         if not 0 <= self.after_s < inf:
             raise ValueError(f"after={after!r}: a duration such as '30s', a timedelta, or a number of seconds")
         super().__init__(reason or f"the handler asked for another attempt after {after}")
+
+
+def reason_of(error: BaseException) -> FailureReason:
+    """Return why an attempt failed."""
+    if isinstance(error, HandlerTimeout):
+        return "timeout"
+    if isinstance(error, DataInvalid | DataRefused):
+        return "data"
+    return "database" if isinstance(error, Unavailable | RowLocked) else "handler"
 
 
 def error_text(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -84,8 +84,8 @@ class WholeRanges:
     """Undecoded ranges of one epoch, prepared by a store to be inserted together."""
 
     ranges: Sequence[Range]
-    kinds: frozenset[tuple[str, str]]
-    """The type and source of each event."""
+    kinds: Mapping[tuple[str, str], int]
+    """The number of events of each type and source."""
     rows: bytes = b""
     """The rows, in the store's own form."""
 

@@ -6,7 +6,7 @@ and ids are those of the first and last event of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -16,6 +16,8 @@ class TelemetryEvent(msgspec.Struct, frozen=True):
     """The base class of all telemetry events."""
 
 
+RefusalKind = Literal["invalid", "too_large", "journal_full", "disk", "busy"]
+"""Why a publication was refused; `busy`: the requests in progress hold as many bytes as they may."""
 Record = Callable[[TelemetryEvent], None]
 
 
@@ -27,12 +29,24 @@ TerminalCause = Literal["retries", "rejected", "data", "crashes"]
 """Why an event is dead: its attempts failed, its handler rejected it, its data is invalid, it crashed processes."""
 
 
+FailureReason = Literal["handler", "database", "timeout", "data"]
+"""Why an attempt failed."""
+Station = Literal["claim", "insert", "transaction", "record"]
+"""A step of events through a listener, of which the duration is measured."""
+
+
 class BatchEvent(TelemetryEvent, frozen=True):
     """A telemetry event about `count` events."""
 
     count: int
     first_id: str
     last_id: str
+
+
+class EndedEvent(BatchEvent, frozen=True):
+    """Events have ended. `types` has the number of events of each type, as far as they are decoded."""
+
+    types: Mapping[str, int] = {}
 
 
 class StartFailed(TelemetryEvent, frozen=True):
@@ -77,6 +91,7 @@ class PublicationRefused(TelemetryEvent, frozen=True):
 
     status: int
     reason: str
+    kind: RefusalKind = "invalid"
 
 
 class AccessRefused(TelemetryEvent, frozen=True):
@@ -191,17 +206,22 @@ class Quarantined(TelemetryEvent, frozen=True):
     takeovers: int
 
 
-class Persisted(BatchEvent, frozen=True):
+class Persisted(EndedEvent, frozen=True):
     """This listener committed the rows."""
 
     after_retry: bool = False
+    waited_s: tuple[tuple[float, int], ...] = ()
+    """How long they had been accepted, and for how many of them."""
 
 
-class Duplicates(BatchEvent, frozen=True):
+class Duplicates(EndedEvent, frozen=True):
     """These events had ended before, by another listener or from an earlier publication."""
 
+    elsewhere: bool = False
+    """Whether another listener of the group has processed them."""
 
-class ConflictsFound(BatchEvent, frozen=True):
+
+class ConflictsFound(EndedEvent, frozen=True):
     """Events with other content under a used identity: kept in `conflicts`, not processed."""
 
 
@@ -214,6 +234,22 @@ class ProcessingFailed(TelemetryEvent, frozen=True):
     source: str = ""
     traceback: str = ""
     """The traceback from the user's first frame on; empty if the error is not from the user's code."""
+    type: str = ""
+    reason: FailureReason = "handler"
+
+
+class HandlerRan(TelemetryEvent, frozen=True):
+    """A handler returned or raised after `took_s`."""
+
+    handler: str
+    took_s: float
+
+
+class StationTook(TelemetryEvent, frozen=True):
+    """A step of some events took `took_s`."""
+
+    station: Station
+    took_s: float
 
 
 class HandlersBlocked(TelemetryEvent, frozen=True):
@@ -257,6 +293,7 @@ class DeadLettered(TelemetryEvent, frozen=True):
     id: str
     error: str
     cause: TerminalCause = "retries"
+    type: str = ""
 
 
 class DeadLettersLogged(TelemetryEvent, frozen=True):

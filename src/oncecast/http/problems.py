@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
+from oncecast.core.telemetry import RefusalKind
+
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -22,11 +24,17 @@ class ProblemDetails(msgspec.Struct):
 
 
 class Problem(Exception):
-    """A refused request: the status, and `detail` with what is wrong, where, and what to do."""
+    """A refused request: the status, and `detail` with what is wrong, where, and what to do.
 
-    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+    `kind` says why, for metrics; it follows from the status where it is not given.
+    """
+
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, kind: RefusalKind | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
+        self.kind: RefusalKind = kind or ("too_large" if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else "invalid")
         self.detail = detail
         self.headers = dict(headers or {})
 

@@ -119,7 +119,12 @@ class ListenerService:
         self.recent = Recent(settings.instance, clock)
         self._emissions = Emissions(outbox, publish, self.database, clock, record=self._record)
         exclusive_run = ExclusiveRun()
-        options = RunOptions(clock=clock, timeout_s=settings.attempts.handler_timeout_s, check_emitted=check_emitted)
+        options = RunOptions(
+            clock=clock,
+            timeout_s=settings.attempts.handler_timeout_s,
+            check_emitted=check_emitted,
+            record=self._record,
+        )
         self.pipeline = Pipeline(
             Parts(
                 app=app,

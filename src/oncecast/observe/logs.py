@@ -60,6 +60,7 @@ _LINES: dict[tuple[str, int], dict[type[TelemetryEvent], str]] = {
         events.Disconnected: "❌ Disconnected from producer in {instance} ({reason})",
         events.Reconnecting: "🔄 Attempting to reconnect in {delay_ms}ms (attempt {attempt}) in {instance}",
     },
+    ("events", DEBUG): {events.HandlerRan: "", events.StationTook: ""},
     ("events", INFO): {
         events.Started: "✅ Event processing started for {events} at {instance}",
         events.Persisted: "✅ Persisted {subject} in instance {instance}{range}{retried}",
@@ -161,6 +162,7 @@ def _log_function(write: Write, instance: str, level: str) -> Record:
         if severity >= minimum:
             values = msgspec.structs.asdict(telemetry)
             traceback = values.pop("traceback", "")
+            values.pop("waited_s", None)  # for metrics
             kind, message = type(telemetry).__name__, console_line(telemetry, instance)
             write(LogEntry(severity, component, kind, message, traceback=traceback, values=values))
 

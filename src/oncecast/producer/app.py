@@ -227,6 +227,10 @@ class Producer:
             return Finding(Status.DRAINING, "it is stopping: requests in progress finish first")
         return FINE
 
+    def subscribers(self) -> dict[tuple[str, ...], float]:
+        """Return the number of connected readers, by kind."""
+        return {("listener",): float(len(self._listeners.readers)), ("client",): float(self._clients.count)}
+
     def status(self) -> ProducerStatus:
         """Return the status that `/health` and the page show."""
         return ProducerStatus(

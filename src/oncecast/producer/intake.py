@@ -81,7 +81,7 @@ class Intake:
         try:
             answer = await self._accept(scope, receive, take)
         except Problem as problem:
-            self._record(PublicationRefused(problem.status, problem.detail))
+            self._record(PublicationRefused(problem.status, problem.detail, problem.kind))
             await problem.response()(scope, receive, send)
             return
         finally:
@@ -134,10 +134,10 @@ class Intake:
             # rule: an event is acknowledged only after its commit
             first = await self._journal.append(publication.events)
         except JournalFull as error:
-            raise Problem(507, f"{error}; nothing was accepted", headers=RETRY_AFTER) from None
+            raise Problem(507, f"{error}; nothing was accepted", headers=RETRY_AFTER, kind="disk") from None
         except JournalUnavailable as error:
             # rule: a refused request is not acknowledged
-            raise Problem(503, f"{error}; nothing was acknowledged", headers=RETRY_AFTER) from None
+            raise Problem(503, f"{error}; nothing was acknowledged", headers=RETRY_AFTER, kind="disk") from None
         identities = publication.identities
         commit_s = self._monotonic_s() - started_s
         self._record(Accepted(len(identities), identities[0][1], identities[-1][1], len(body), commit_s))
@@ -183,7 +183,7 @@ class Intake:
         """Count the bytes of a request; raise Problem if all requests together exceed their limit."""
         if self._in_progress_bytes and self._in_progress_bytes + count > self._requests_max_bytes:
             what = f"the requests in progress hold {self._requests_max_bytes} bytes (REQUESTS_MAX_BYTES)"
-            raise Problem(503, f"{what}; nothing of this request was accepted", headers=RETRY_AFTER)
+            raise Problem(503, f"{what}; nothing of this request was accepted", headers=RETRY_AFTER, kind="busy")
         self._in_progress_bytes += count
 
 

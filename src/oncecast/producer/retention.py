@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from oncecast.core.errors import JournalMisplaced, JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.health import FINE, Finding, Status
-from oncecast.core.journal import KnownGroup
+from oncecast.core.journal import JournalBatch, KnownGroup
 from oncecast.core.ports import Journal
 from oncecast.core.telemetry import GroupExpired, JournalFilling, Record
 from oncecast.core.wire import Count, epoch_of
@@ -30,6 +31,8 @@ from oncecast.producer.broadcast.session import start_after
 from oncecast.tasks import STALL_S, working
 
 TICK_S = 2.0
+RATE_OVER_S = 60.0
+"""The rate at which the journal grows is measured over this time."""
 KEEP_INTERVAL_S = 30.0
 PASSED_MAX_S = 60.0
 """The time counted between two ticks at most: a longer pause means that this process was frozen."""
@@ -80,6 +83,19 @@ class GroupStatus(msgspec.Struct):
     unseen_s: float
     expired: bool
     forgotten: bool
+    oldest_unfinished_s: float
+    """The age of the oldest event that it has not processed; 0 if there is none."""
+    moved_at: float
+    """When its saved cursor last moved, as Unix time in seconds; since the start of the producer at the earliest."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """When the saved cursor of a group came to `saved`, and when the next event was accepted, if it is known."""
+
+    saved: int
+    moved_at_s: float
+    next_at_us: int | None = None
 
 
 class Retention:
@@ -97,7 +113,11 @@ class Retention:
         self._kept_at_s = self._ticked_at_s = clock.monotonic_s()
         self._full = asyncio.Event()
         self._warned_percent = 0
-        journal.on_commit(lambda _batches: self._check_full())
+        self._progress: dict[str, _Progress] = {}
+        self._appended_bytes = 0
+        self._growth: deque[tuple[float, int]] = deque([(self._ticked_at_s, 0)], maxlen=round(RATE_OVER_S / TICK_S))
+        """The appended bytes at the last ticks, by monotonic time."""
+        journal.on_commit(self._on_commit)
 
     # --- room ----------------------------------------------------------------------------------------------
 
@@ -108,7 +128,7 @@ class Retention:
         self._full.set()
         reason, remedy = self._full_because(self.slowest_group())
         detail = f"the journal is full: {reason}; nothing was accepted; {remedy}"
-        raise Problem(503, detail, headers=RETRY_AFTER)
+        raise Problem(503, detail, headers=RETRY_AFTER, kind="journal_full")
 
     def _full_because(self, slowest: KnownGroup | None) -> tuple[str, str]:
         return self._explain(slowest) if slowest else ("old events are being deleted", "try again")
@@ -149,7 +169,8 @@ class Retention:
         furthest = min(holding, key=lambda group: group.saved, default=None)
         return furthest if furthest is not None and furthest.saved < self._journal.last else None
 
-    def _check_full(self) -> None:
+    def _on_commit(self, batches: Sequence[JournalBatch]) -> None:
+        self._appended_bytes += sum(len(batch.body) for batch in batches)
         if self._journal.used_bytes >= self._limits.max_bytes * FULL_AT:
             self._full.set()
 
@@ -190,9 +211,11 @@ class Retention:
     async def tick(self) -> None:
         """Save the groups' cursors, then delete events that are too old or too many."""
         self._full.clear()
+        self._growth.append((self._clock.monotonic_s(), self._appended_bytes))
         if self._update_groups():
             await self._journal.keep_groups(list(self._groups.values()))
             self._kept_at_s = self._ticked_at_s
+        await self._follow_progress()
         slowest = self.slowest_group()
         await self._journal.retire(
             # rule: retention never passes the saved cursor of a group
@@ -229,6 +252,18 @@ class Retention:
             is_news |= before is None or before.forgotten != group.forgotten
             self._groups[name] = group
         return is_news
+
+    async def _follow_progress(self) -> None:
+        """Record when each group's cursor has moved, and when the event after it was accepted."""
+        now_s = self._clock.unix_s()
+        for name, group in self._groups.items():
+            progress = self._progress.get(name)
+            if progress is None or progress.saved != group.saved:
+                progress = self._progress[name] = _Progress(group.saved, now_s)
+            if progress.next_at_us is None and self._holds(group) and group.saved < self._journal.last:
+                with contextlib.suppress(JournalUnavailable):  # already reported
+                    found = await self._journal.read(group.saved, 1, 1)
+                    progress.next_at_us = found[0].at_us if found else None
 
     def _saved(self, group: KnownGroup) -> int:
         """Return the smallest saved offset of the group's listeners; it decreases after a restore of PostgreSQL."""
@@ -285,10 +320,26 @@ class Retention:
                 unseen_s=round(group.unseen_s, 1),
                 expired=self._expired(group),
                 forgotten=group.forgotten,
+                oldest_unfinished_s=self._oldest_unfinished_s(group),
+                moved_at=self._progress[group.name].moved_at_s if group.name in self._progress else 0.0,
             )
             for group in sorted(self._groups.values(), key=lambda group: group.name)
             if group.name != FIRST_TO_JOIN or self._holds(group)
         ]
+
+    def _oldest_unfinished_s(self, group: KnownGroup) -> float:
+        progress = self._progress.get(group.name)
+        if progress is None or progress.next_at_us is None or group.saved >= self._journal.last:
+            return 0.0
+        return max(0.0, round(self._clock.unix_s() - progress.next_at_us / 1e6, 3))
+
+    def headroom_s(self) -> float | None:
+        """Return when the journal would be full at the recent rate if nothing were deleted; None without a rate."""
+        began_s, before_bytes = self._growth[0]
+        appended_bytes, passed_s = self._appended_bytes - before_bytes, self._clock.monotonic_s() - began_s
+        if appended_bytes <= 0 or passed_s <= 0:
+            return None
+        return max(0, self._limits.max_bytes - self._journal.used_bytes) * passed_s / appended_bytes
 
     def knows(self, name: str) -> bool:
         """Return whether there is, or was, such a group."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias, TypeVar
@@ -29,13 +30,22 @@ from oncecast.core.errors import (
     Unavailable,
     classify,
     error_text,
+    reason_of,
 )
 from oncecast.core.event import Arrival
 from oncecast.core.lease_owners import is_quarantined
 from oncecast.core.outcomes import EarlierAttempts, Outcome
 from oncecast.core.ports import CrashLog, EventStore
 from oncecast.core.ranges import Range
-from oncecast.core.telemetry import InsertFailed, ProcessingFailed, Quarantined, Record, Started
+from oncecast.core.telemetry import (
+    InsertFailed,
+    ProcessingFailed,
+    Quarantined,
+    Record,
+    Started,
+    Station,
+    StationTook,
+)
 from oncecast.core.tracebacks import users_traceback
 from oncecast.core.transaction import OpenTransaction
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
@@ -118,6 +128,7 @@ class Attempts:
         self._failures = count(1)
         self._handler_places = asyncio.Semaphore(limits.handler_concurrency + store.ready_ahead)
         self._ended_count = 0
+        self._running = 0
         self._unannounced: set[Arrival] = set()
         """Events whose attempt has started, and which are not yet known to be new."""
 
@@ -138,13 +149,17 @@ class Attempts:
             finally:
                 self._unannounced.difference_update(work)
 
-    async def insert_whole(self, ranges: Sequence[Range]) -> bool:
-        """Insert the events of undecoded ranges; return False if they must be attempted, also after an error."""
+    async def insert_whole(self, ranges: Sequence[Range]) -> Mapping[str, int] | None:
+        """Insert the events of undecoded ranges; return their number by type.
+
+        Return None if they must be attempted, also after an error.
+        """
         working(STALL_S)
+        began_s = self._clock.monotonic_s()
         whole = self._store.prepare_whole(ranges)
         # rule: an event with a handler is not inserted without it
         if whole is None or any(self._app.concerns(type, source) for type, source in whole.kinds):
-            return False
+            return None
         first = ranges[0]
         async with self._exclusive_run.shared():
             self._database.asked(first)
@@ -154,13 +169,22 @@ class Attempts:
                 self._database.answered(first, error)
                 if not isinstance(error, Unavailable):
                     raise
-                return False
-        if is_stored:
-            self._database.answered(first)
-            self._ended_count += sum(each.size for each in ranges)
-        else:
+                return None
+        if not is_stored:
             self._database.dropped(first)
-        return is_stored
+            return None
+        self._database.answered(first)
+        self._ended_count += sum(each.size for each in ranges)
+        self._record(StationTook("insert", self._clock.monotonic_s() - began_s))
+        types: Counter[str] = Counter()
+        for (type, _), number in whole.kinds.items():
+            types[type] += number
+        return types
+
+    @property
+    def running(self) -> int:
+        """The number of transactions with handlers that run now."""
+        return self._running
 
     def _is_quarantined(self, arrival: Arrival) -> bool:
         """Whether the event may have crashed the owners of its range; one without handlers cannot."""
@@ -221,7 +245,11 @@ class Attempts:
         working(self._limits.db_attempts * (self._limits.handler_timeout_s + STALL_S))
         for arrival in work:
             arrival.attempts += arrival.terminal_error is None
+        began_s = self._clock.monotonic_s()
         outcomes, emitted = await self._try_database(work, lambda: self._write_outcome(work))
+        has_handlers = self._app.concerns(work[0].type, work[0].source)
+        station: Station = "transaction" if has_handlers else "insert"
+        self._record(StationTook(station, self._clock.monotonic_s() - began_s))
         ended, requeued = self._heed_earlier(work, outcomes)
         self._ended_count += len(ended.work)
         self._announce([a for a, o in zip(ended.work, ended.outcomes, strict=True) if o is Outcome.STORED])
@@ -288,10 +316,14 @@ class Attempts:
             emitted = bool(tx.emitted)
 
         async with self._handler_places:
-            if len(work) > 1:
-                outcomes = await self._store.process_together(work, handle)
-            else:
-                outcomes = [await self._store.process(first, lambda tx: handle(tx, work))]
+            self._running += 1
+            try:
+                if len(work) > 1:
+                    outcomes = await self._store.process_together(work, handle)
+                else:
+                    outcomes = [await self._store.process(first, lambda tx: handle(tx, work))]
+            finally:
+                self._running -= 1
         return outcomes, emitted
 
     def _announce(self, arrivals: Sequence[Arrival]) -> None:
@@ -343,7 +375,17 @@ class Attempts:
         left = 0 if last else max(0, self._limits.event_attempts - arrival.attempts)
         trace = "" if isinstance(error, Reject | Retry | CrashLoop) else users_traceback(error)
         self._announce([arrival])
-        self._record(ProcessingFailed(arrival.id, error_text(error), left, arrival.source, trace))
+        self._record(
+            ProcessingFailed(
+                arrival.id,
+                error_text(error),
+                left,
+                source=arrival.source,
+                traceback=trace,
+                type=arrival.type,
+                reason=reason_of(error),
+            )
+        )
         arrival.pauses = 0
         arrival.lock_timeout = False
         arrival.raw = arrival.raw.copy()  # it waits; a slice would keep the whole frame in memory

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import count, groupby
@@ -32,7 +32,15 @@ from oncecast.core.outcomes import Outcome
 from oncecast.core.ports import CrashLog, ListenerStore
 from oncecast.core.positions import JournalPosition
 from oncecast.core.ranges import Range
-from oncecast.core.telemetry import Duplicates, HandlersBlocked, Persisted, Record, ServerReplaced, Started
+from oncecast.core.telemetry import (
+    Duplicates,
+    HandlersBlocked,
+    Persisted,
+    Record,
+    ServerReplaced,
+    Started,
+    StationTook,
+)
 from oncecast.listener.dependencies.exclusive_run import ExclusiveRun
 from oncecast.listener.dependencies.gates import DatabaseGate, LeaseGate
 from oncecast.listener.dependencies.takeover import CHECK_INTERVAL_S, Takeovers
@@ -133,6 +141,11 @@ class Pipeline:
         """Yield all ranges with events that have not ended."""
         return (each for track in self._tracks for each in track.ranges)
 
+    @property
+    def handlers_running(self) -> int:
+        """The number of transactions with handlers that run now."""
+        return self._attempts.running
+
     def claim_loops(self) -> list[Coroutine[Any, Any, None]]:
         """Return a loop for each queue, which claims the ranges that wait for it."""
         return [self._claim_loop(queue) for queue in self.queues.all]
@@ -165,7 +178,9 @@ class Pipeline:
             working(STALL_S)
             if not (waiting := [each for each in waiting if each.is_open]):
                 continue
+            began_s = self._clock.monotonic_s()
             claims = await self._leases.claim(waiting)
+            self._record(StationTook("claim", self._clock.monotonic_s() - began_s))
             self.end_elsewhere(claims.ended)
             # rule: a range leased by another listener has not ended
             self.takeovers.add(claims.leased_elsewhere)
@@ -260,8 +275,9 @@ class Pipeline:
             self._progressed.set()
 
     async def _insert_whole(self, ranges: Sequence[Range]) -> None:
-        if ranges and await self._attempts.insert_whole(ranges):
-            self._end_whole([each for each in ranges if each.is_open])
+        types = await self._attempts.insert_whole(ranges) if ranges else None
+        if types is not None:
+            self._end_whole([each for each in ranges if each.is_open], types)
         else:
             self._load(each for each in ranges if each.acquired and each.is_open)
 
@@ -343,7 +359,7 @@ class Pipeline:
     def _after_commit(self, ended: Ended) -> None:
         """End events whose outcome PostgreSQL has committed."""
         self._recent.keep(ended.work, ended.outcomes)
-        for telemetry in telemetry_of(ended.work, ended.outcomes):
+        for telemetry in telemetry_of(ended.work, ended.outcomes, now_s=self._clock.unix_s()):
             self._record(telemetry)
         if ended.emitted:
             self._emitted()
@@ -355,13 +371,15 @@ class Pipeline:
         self._finish(ended.work)
         self._keep_unrecorded(open_before)
 
-    def _end_whole(self, ranges: Sequence[Range]) -> None:
+    def _end_whole(self, ranges: Sequence[Range], types: Mapping[str, int]) -> None:
         """End the events of undecoded ranges that PostgreSQL has committed in one transaction."""
         if not ranges:
             return
         batch = (sum(each.size for each in ranges), ranges[0].first_id, ranges[-1].last_id)
+        now_s = self._clock.unix_s()
+        waited_s = tuple((now_s - each.at_us / 1e6, each.size) for each in ranges)
         self._record(Started(*batch))
-        self._record(Persisted(*batch))
+        self._record(Persisted(*batch, types=types, waited_s=waited_s))
         for each in ranges:
             self._recent.keep_range(each)
             each.track.end_undecoded(each)
@@ -379,10 +397,10 @@ class Pipeline:
         for each in filter(attrgetter("is_open"), ranges):
             left = [arrival for arrival in each.arrivals if not arrival.gone]
             if left:
-                self._record(Duplicates(len(left), left[0].id, left[-1].id))
+                self._record(Duplicates(len(left), left[0].id, left[-1].id, elsewhere=True))
                 self._finish(left)
             else:
-                self._record(Duplicates(each.unended, each.first_id, each.last_id))
+                self._record(Duplicates(each.unended, each.first_id, each.last_id, elsewhere=True))
                 each.track.end_undecoded(each)
             each.track.record(each)
 
@@ -458,6 +476,7 @@ class Pipeline:
             await self._record_ranges(of_track, track.incarnation or self._store.incarnation)
 
     async def _record_ranges(self, ended: list[Range], incarnation: str) -> None:
+        began_s = self._clock.monotonic_s()
         try:
             if not await self._store.record_ranges([each.ended for each in ended], incarnation):
                 self._record(ServerReplaced(ended[0].track.journal, ended[0].track.saved.offset))
@@ -469,6 +488,7 @@ class Pipeline:
             if not isinstance(error, Unavailable | RowLocked):
                 raise
             return
+        self._record(StationTook("record", self._clock.monotonic_s() - began_s))
         for each in ended:
             each.track.record(each)
         # rule: a done marker is written after the range is recorded

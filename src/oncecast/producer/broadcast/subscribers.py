@@ -181,7 +181,7 @@ class ClientHub:
 
     def refuse(self, problem: Problem) -> bytes:
         """Return the refusal of a client's frame as an event."""
-        self._record(PublicationRefused(problem.status, problem.detail))
+        self._record(PublicationRefused(problem.status, problem.detail, problem.kind))
         refusal = msgspec.json.decode(problem.body())
         return Event.new(REFUSED, refusal, source=PRODUCER_SOURCE).to_json()
 

@@ -50,12 +50,6 @@ class PostgresConflicts:
             row = await cursor.fetchone()
         return None if row is None else {**_shown(row), "event": msgspec.Raw(row["raw"]), "row": _row(row)}
 
-    async def count(self) -> int:
-        """Return the number of open conflicts."""
-        async with self._db.ask("read", "count_conflicts", {}) as cursor:
-            row = await cursor.fetchone()
-        return row["count"] if row else 0
-
     async def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Close open conflicts; skip rows that another session has locked."""
         return await self._change("discard_conflicts", places)

@@ -10,6 +10,7 @@ import msgspec
 from psycopg import AsyncServerCursor
 from psycopg.rows import dict_row
 
+from oncecast.core.open_work import OpenWork
 from oncecast.stores.postgres.database import Database, rfc3339
 from oncecast.stores.postgres.pages import behind, mark_of
 
@@ -62,6 +63,12 @@ class EventReader:
                 }
                 for row in await cursor.fetchall()
             ]
+
+    async def open_work(self) -> OpenWork:
+        """Count what waits for something or somebody, of the whole group."""
+        async with self._db.connection("read") as connection, asyncio.timeout(self._db.limits.deadline_s):
+            row = await (await connection.execute(self._db.queries["open_work"])).fetchone()
+        return OpenWork(*row) if row else OpenWork(0, 0, 0.0, 0, 0, 0.0)
 
     async def gaps(self) -> list[dict[str, Any]]:
         """Return the gaps of the group, newest first."""

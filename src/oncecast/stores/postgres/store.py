@@ -73,7 +73,7 @@ class PostgresEvents(PostgresComparison):
     def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
         """Return the rows of ranges for COPY."""
         copied = self._to_copy(runs_of_ranges(ranges))
-        return None if copied is None else WholeRanges(ranges, frozenset(copied.kinds), copied.rows)
+        return None if copied is None else WholeRanges(ranges, copied.kinds, copied.rows)
 
     async def insert_whole(self, whole: WholeRanges) -> bool:
         """Insert the rows of whole ranges by COPY, or none."""

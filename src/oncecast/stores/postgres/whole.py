@@ -7,6 +7,7 @@ new events of the usual form, which nearly all are; `insert` stores the others.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
@@ -82,13 +83,13 @@ class Copied(NamedTuple):
     """Rows as text for COPY, in (source, id) order, so that transactions cannot deadlock."""
 
     rows: bytes
-    kinds: set[tuple[str, str]]
-    """The types and sources of their events."""
+    kinds: Counter[tuple[str, str]]
+    """The number of events of each type and source."""
 
 
 def rows_to_copy(runs: Iterable[Run], listener: str) -> Copied | None:
     """Return the rows of all events; None if one has an unusual form, which only `insert` can store, or refuse."""
-    kinds: set[tuple[str, str]] = set()
+    kinds: Counter[tuple[str, str]] = Counter()
     try:
         rows = [row for run in runs for row in _rows(run, listener, kinds)]
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -101,7 +102,7 @@ def rows_to_copy(runs: Iterable[Run], listener: str) -> Copied | None:
     return Copied(text.replace(END, b"\n"), kinds)
 
 
-def _rows(run: Run, listener: str, kinds: set[tuple[str, str]]) -> Iterator[bytes]:
+def _rows(run: Run, listener: str, kinds: Counter[tuple[str, str]]) -> Iterator[bytes]:
     """Yield the row of each event, without escapes, and add to `kinds`. Raises ValueError for an unusual form."""
     accepted_at = (_EPOCH + timedelta(microseconds=run.at_us)).isoformat()
     names = (run.journal, run.epoch, listener)
@@ -112,7 +113,7 @@ def _rows(run: Run, listener: str, kinds: set[tuple[str, str]]) -> Iterator[byte
     if has_reserved or not "".join(names).isprintable():
         raise ValueError("a reserved character")
     events = _decode(text)
-    kinds |= {(event.type, event.source) for event in events}
+    kinds.update([(event.type, event.source) for event in events])
     for offset, event in enumerate(events, run.first):
         identity = f"{event.source}\x1f{event.id}\x1f{event.type}".encode()
         data = NULL if len(event.data) == 4 and bytes(event.data) == b"null" else event.data

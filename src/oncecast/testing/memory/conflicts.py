@@ -62,10 +62,6 @@ class MemoryConflicts(Client):
         row = self._tables.rows.get(key[0])
         return {**self._shown(key, raw), "event": msgspec.Raw(raw), "row": None if row is None else _of(row)}
 
-    async def count(self) -> int:
-        """Return the number of open conflicts."""
-        return await self._do(lambda: len(self._tables.conflicts) - len(self._tables.closed_conflicts))
-
     @at_server
     def discard(self, places: Sequence[Cursor]) -> set[Cursor]:
         """Discard open conflicts; return those."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter
@@ -52,10 +53,10 @@ class MemoryEvents(Client):
     def prepare_whole(self, ranges: Sequence[Range]) -> WholeRanges | None:
         """Return the ranges, unless an event cannot be decoded."""
         try:
-            kinds = {(arrival.type, arrival.source) for each in ranges for arrival in each.decoded()}
+            kinds = Counter((arrival.type, arrival.source) for each in ranges for arrival in each.decoded())
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
-        return WholeRanges(ranges, frozenset(kinds))
+        return WholeRanges(ranges, kinds)
 
     @at_server
     async def insert_whole(self, whole: WholeRanges) -> bool:

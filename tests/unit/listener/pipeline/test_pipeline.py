@@ -164,7 +164,9 @@ async def test_a_range_leased_elsewhere_ends_with_its_done_marker(clock: Virtual
         await at.other_leases.mark_done(theirs)
         await clock.sleep(2)
     assert (on.watermark.value, member.app.handled) == (2, [])
-    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(2, "a", "b")]
+    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [
+        Duplicates(2, "a", "b", elsewhere=True)
+    ]
 
 
 @in_virtual_time
@@ -230,7 +232,7 @@ async def test_a_second_arrival_is_compared_with_the_row_of_the_first(clock: Vir
         member.receive(on, "a", "a", "a")
         await clock.sleep(1)
     assert (on.watermark.value, member.app.handled) == (3, ["a"])
-    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(2, "a", "a")]
+    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(2, "a", "a", {"tick": 2})]
 
 
 @in_virtual_time
@@ -317,7 +319,7 @@ async def test_a_dead_letter_is_reported(clock: VirtualClock) -> None:
         await clock.sleep(1)
     assert (on.watermark.value, member.dead_lettered) == (1, 1)
     assert [x for x in member.telemetry_events if isinstance(x, DeadLettered)] == [
-        DeadLettered("a", "Reject: no", "rejected")
+        DeadLettered("a", "Reject: no", "rejected", "rejected")
     ]
 
 

@@ -37,16 +37,16 @@ async def all_of(queue: WorkQueue) -> list[WorkItem]:
     return work
 
 
-async def test_ranges_are_claimed_up_to_the_room_and_again_when_events_were_taken() -> None:
+async def test_ranges_are_claimed_up_to_the_room_and_again_when_half_of_it_is_free() -> None:
     queue = WorkQueue(1, 10)
     queue.add_ranges(ranges(5, size=4))
     claimed = await queue.ranges_to_claim()
     assert [each.first for each in claimed] == [1, 5, 9]
     queue.put([arrival for each in claimed for arrival in each.arrivals], None)
-    assert not queue._may_claim.is_set()
-    for _ in range(3):
+    for _ in range(12 - 5):
+        assert not queue._may_claim.is_set()
         await queue.get()
-    assert [each.first for each in await queue.ranges_to_claim()] == [13]
+    assert [each.first for each in await queue.ranges_to_claim()] == [13, 17]
 
 
 async def test_a_range_that_is_put_back_is_claimed_before_newer_ones() -> None:

@@ -127,8 +127,8 @@ async def test_a_range_that_is_claimed_again_without_redis_while_it_is_inserted_
         store.give_up.set()
         await clock.sleep(1)
     assert (rows(at), on.watermark.value, each.unended) == (["a", "b"], 2, 0)
-    ended = [x for x in member.telemetry_events if isinstance(x, Persisted | Duplicates)]
-    assert ended == [Persisted(2, "a", "b")]
+    (ended,) = [x for x in member.telemetry_events if isinstance(x, Persisted | Duplicates)]
+    assert (type(ended), ended.count, ended.types) == (Persisted, 2, {"stored": 2})
 
 
 @in_virtual_time
@@ -161,8 +161,10 @@ async def test_ranges_are_stored_without_being_decoded(clock: VirtualClock) -> N
     assert (rows(at), first.arrivals, second.arrivals) == (["a", "b", "c"], [], [])
     assert (on.watermark.value, member.pipeline.in_flight) == (3, 0)
     assert (await at.other_leases.peek([first, second])).ended == [first, second]
-    stored = [x for x in member.telemetry_events if isinstance(x, Started | Persisted)]
-    assert stored == [Started(3, "a", "c"), Persisted(3, "a", "c")]
+    started, stored = [x for x in member.telemetry_events if isinstance(x, Started | Persisted)]
+    assert started == Started(3, "a", "c")
+    assert isinstance(stored, Persisted)
+    assert (stored.count, stored.types, [count for _, count in stored.waited_s]) == (3, {"stored": 3}, [2, 1])
 
 
 @in_virtual_time
@@ -185,7 +187,9 @@ async def test_a_range_with_an_event_that_has_a_row_ends_event_by_event(clock: V
         receive(member, on, "b", "c")
         await clock.sleep(1)
     assert (rows(at), on.watermark.value) == (["a", "b", "c"], 4)
-    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [Duplicates(1, "b", "b")]
+    assert [x for x in member.telemetry_events if isinstance(x, Duplicates)] == [
+        Duplicates(1, "b", "b", {"stored": 1})
+    ]
 
 
 @in_virtual_time

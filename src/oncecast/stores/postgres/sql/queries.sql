@@ -572,8 +572,29 @@ select c.source, c.id, {schema}.event_type(c.raw) as type, c.journal, c.epoch, c
 from {schema}.conflicts c left join {schema}.events e on e.source = c.source and e.id = c.id
 where c.epoch = %(epoch)s and c."offset" = %(offset)s
 
--- name: count_conflicts
-select count(*) from {schema}.conflicts where replayed_at is null and discarded_at is null
+-- name: open_work
+-- What waits for something or somebody, of the whole group.
+select r.retrying, d.dead_letters, d.oldest_s, c.conflicts, o.emissions, o.oldest_s
+from (
+    select count(*) as retrying
+    from {schema}.attempts a
+    where not exists (select from {schema}.events e where e.source = a.source and e.id = a.id)
+) r
+cross join (
+    select count(*) as dead_letters,
+        coalesce(extract(epoch from clock_timestamp() - min(died_at)), 0)::float8 as oldest_s
+    from {schema}.dead_letters
+    where replayed_at is null and discarded_at is null
+) d
+cross join (
+    select count(*) as conflicts from {schema}.conflicts where replayed_at is null and discarded_at is null
+) c
+cross join (
+    select count(*) as emissions,
+        coalesce(extract(epoch from clock_timestamp() - min(emitted_at)), 0)::float8 as oldest_s
+    from {schema}.outbox
+    where refused_at is null
+) o
 
 -- name: discard_conflicts
 with chosen as materialized (

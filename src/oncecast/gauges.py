@@ -1,0 +1,70 @@
+"""Gauges: what a running producer or listener shows at the moment of a scrape."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from oncecast.core.breaker import BreakerState
+from oncecast.core.ports import Journal
+from oncecast.listener.background.open_work_counts import OpenWorkCounts
+from oncecast.listener.service import ListenerService
+from oncecast.observe.metrics import Metrics
+from oncecast.producer.app import Producer
+from oncecast.producer.retention import Retention
+
+_BREAKER_STATES = (BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN)
+"""By the value of the metric."""
+
+
+def show_producer(metrics: Metrics, producer: Producer, journal: Journal) -> None:
+    """Show a producer and its journal."""
+    retention = producer.retention
+    metrics.show_health(producer.look)
+    metrics.show("journal_last_offset", lambda: journal.last)
+    metrics.show("journal_bytes", lambda: journal.used_bytes)
+    metrics.show("journal_used_ratio", lambda: retention.journal_status().unsettled_percent / 100)
+    metrics.show("journal_headroom_seconds", retention.headroom_s)
+    metrics.show("subscribers", producer.subscribers)
+    for name, field, labels in (
+        ("group_lag_events", "behind", (journal.name,)),
+        ("group_listeners", "connected", ()),
+        ("group_oldest_unfinished_seconds", "oldest_unfinished_s", ()),
+        ("cursor_saved_timestamp_seconds", "moved_at", (journal.name,)),
+    ):
+        metrics.show(name, partial(_by_group, retention, field, labels))
+
+
+def _by_group(retention: Retention, field: str, labels: tuple[str, ...]) -> dict[tuple[str, ...], float]:
+    return {(group.name, *labels): float(getattr(group, field)) for group in retention.groups_status()}
+
+
+def show_listener(metrics: Metrics, service: ListenerService, open_work: OpenWorkCounts) -> None:
+    """Show a listener and the open work of its group."""
+    metrics.show_health(service.current_health)
+    metrics.show("in_flight", lambda: service.pipeline.in_flight)
+    metrics.show("in_flight_bytes", lambda: sum(feed.used_bytes for feed in service.feeds))
+    metrics.show("handlers_running", lambda: service.pipeline.handlers_running)
+    metrics.show("handlers_max", lambda: service.settings.attempts.handler_concurrency)
+    metrics.show("standby", lambda: float(service.standby.reason is not None))
+    metrics.show(
+        "breaker_state",
+        lambda: {
+            (name,): float(_BREAKER_STATES.index(gate.breaker.state))
+            for name, gate in (("redis", service.redis), ("database", service.database))
+        },
+    )
+    if (forwarder := service.forwarder) is not None:
+        metrics.show("dead_letters_unsent", lambda: forwarder.unforwarded)
+    for name, field in (
+        ("retrying", "retrying"),
+        ("dead_letters_open", "dead_letters"),
+        ("dead_letters_oldest_seconds", "dead_letters_oldest_s"),
+        ("conflicts_open", "conflicts"),
+        ("outbox_pending", "emissions"),
+        ("outbox_oldest_seconds", "emissions_oldest_s"),
+    ):
+        metrics.show(name, partial(_of_open_work, open_work, field))
+
+
+def _of_open_work(open_work: OpenWorkCounts, field: str) -> float | None:
+    return None if open_work.newest is None else float(getattr(open_work.newest, field))
