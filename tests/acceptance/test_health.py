@@ -140,7 +140,7 @@ async def test_a_postgresql_that_cannot_be_used_is_seen_everywhere_in_time_and_s
 
         await until(seen_by_producer, within_s=WITHIN_S)
         status, out, _ = await oncecast("status", "--listener", address, "--json")
-        assert (status, json.loads(out)["state"]) == (1, "down")
+        assert (status, json.loads(out)["state"]) == (2, "down")
         news = [line for line in log(stack)[said:].splitlines() if re.search(" (WARNING|ERROR) ", line)]
         assert "PostgreSQL" in news[0], news[0]
         assert "outbox" not in "".join(news)
@@ -241,7 +241,7 @@ async def test_a_producer_whose_journal_is_full_is_down_and_says_who_holds_it_ba
         metrics = (await get(stack.publish_url, "/metrics")).text
         assert 'oncecast_dependency_up{dependency="journal"} 0.0' in metrics
         status, out, _ = await oncecast("status", "--producer", stack.publish_url, "--no-json")
-        assert status == 1
+        assert status == 2
         assert "the journal is full" in " ".join(out.split())
         await stack.stop("producer")
         await stack.start("producer")  # a full journal keeps no stack from starting

@@ -191,4 +191,4 @@ async def test_commands_to_a_stack_say_what_they_did(stack_of: StackOf) -> None:
         assert (status, out) == (0, "There is no dead letter.\n")
         status, out, _ = await oncecast("status", "--data", str(stack.data), "--json")
         states = {entry["name"]: entry["state"] for entry in map(msgspec.json.decode, out.splitlines())}
-        assert (status, states["listener-a"], states["listener-b"]) == (1, "ok", "stopped")
+        assert (status, states["listener-a"], states["listener-b"]) == (2, "ok", "stopped")

@@ -36,6 +36,7 @@ _COMMANDS = {
         "journal": "operate:journal",
         "prune": "operate:prune",
         "migrate": "migrate:migrate",
+        "doctor": "doctor.command:doctor",
     },
 }
 

@@ -40,6 +40,12 @@ def line(text: str) -> None:
     sys.stdout.flush()
 
 
+def clear() -> None:
+    """Clear the terminal, if stdout is one."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J\x1b[3J")
+
+
 def json(value: Any) -> None:
     """Print `value`, which msgspec can encode, as one line of JSON."""
     line(msgspec.json.encode(value).decode())

@@ -58,7 +58,13 @@ EVENT = {
         "maximum": 2**31 - 1,
     },
 }
-IN_PATH = {"id": "The event's id.", "cursor": "The conflict's cursor.", "name": "The group's name."}
+IN_PATH = {
+    "id": "The event's id.",
+    "cursor": "The conflict's cursor.",
+    "name": "The group's name.",
+    "group": "The group's name.",
+    "instance": "The name of the listener.",
+}
 AWAY: Mapping[int, str] = {503: "PostgreSQL is down, or no listener can answer: retry later."}
 
 

@@ -16,6 +16,8 @@ from oncecast.core.health import PROCESS, Health, Status
 from oncecast.core.telemetry import Record, TelemetryEvent
 from oncecast.observe.catalogue import CATALOGUE, OTHER, TYPES_MAX, Metric, Process
 
+NO_DEPENDENCIES = (PROCESS, "listeners", "groups")
+"""Parts of the health of a process that it does not depend on."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels = tuple[str, ...]
 Read = Callable[[], float | Mapping[Labels, float] | None]
@@ -115,7 +117,7 @@ class Metrics(Collector):
             lambda: {
                 (name,): float(part.status is not Status.DOWN)
                 for name, part in check().parts.items()
-                if name != PROCESS
+                if name not in NO_DEPENDENCIES
             },
         )
 

@@ -38,7 +38,7 @@ from oncecast.http.openapi import (
     resolved,
 )
 from oncecast.http.operator_api import operator_operations
-from oncecast.producer.broadcast.listeners import ConnectedListener
+from oncecast.producer.broadcast.listeners import ListedListener
 from oncecast.producer.cloudevents.presets import PRESETS
 from oncecast.producer.retention import GroupStatus, JournalStatus
 
@@ -49,7 +49,8 @@ class ProducerStatus(Health, frozen=True, kw_only=True):
     instance: str
     journal: JournalStatus
     subscribers: Count
-    listeners: Sequence[ConnectedListener]
+    listeners: Sequence[ListedListener]
+    groups: Sequence[GroupStatus]
 
 
 class AcceptedEvent(msgspec.Struct):
@@ -171,6 +172,12 @@ def producer_document(right_for: RightFor) -> dict[str, Any]:
                 409: "Listeners of this group are connected.",
                 503: "The journal's disk fails.",
             },
+        ),
+        "DELETE /api/listeners/{group}/{instance}": Operation(
+            "dismissListener",
+            "Dismiss a listener that has gone: list it no longer",
+            json_object(dismissed=str),
+            problems={404: "No such listener has gone."},
         ),
     }
     websocket = Operation("asyncapi", "Return the AsyncAPI document of the WebSocket", {"type": "object"})

@@ -114,8 +114,9 @@ class Producer:
         )
         self.stop: asyncio.Event | None = None
         """Set when the producer must drain."""
-        checks = {PROCESS: self._find_process, "journal": self.retention.find_journal}
-        self._board = Board(checks, essential=checks, now=lambda: utc_now(clock))
+        essential = {PROCESS: self._find_process, "journal": self.retention.find_journal}
+        others = {"listeners": self._listeners.find_listeners, "groups": self.retention.find_groups}
+        self._board = Board({**essential, **others}, essential=essential, now=lambda: utc_now(clock))
         self._relay = Relay(self._listeners, self.retention.knows)
 
     async def run(self, serving: Coroutine[Any, Any, None]) -> None:
@@ -149,6 +150,7 @@ class Producer:
                 Route("/api/journal", self._journal_status, methods=["GET"]),
                 Route("/api/groups", self._groups, methods=["GET"]),
                 Route("/api/groups/{name:path}", self._forget, methods=["DELETE"]),
+                Route("/api/listeners/{group}/{instance:path}", self._dismiss, methods=["DELETE"]),
                 *self._relay.routes(),
                 Route("/health", self._health, methods=["GET"]),
                 Route("/livez", self._live, methods=["GET"]),
@@ -238,6 +240,7 @@ class Producer:
             journal=self.retention.journal_status(),
             subscribers=self._clients.count,
             listeners=self._listeners.status(),
+            groups=self.retention.groups_status(),
             **msgspec.structs.asdict(self.look()),
         )
 
@@ -258,6 +261,13 @@ class Producer:
             raise Problem(503, str(error), headers=RETRY_AFTER) from None
         self._record(OperatorActed(f"forget the group {name}", 1, client_of(request)))
         return json_response({"forgotten": name})
+
+    async def _dismiss(self, request: Request) -> Response:
+        group, instance = request.path_params["group"], request.path_params["instance"]
+        if not self._listeners.gone.dismiss((group, instance)):
+            raise Problem(404, f"no listener {instance[:64]!r} of the group {group[:40]!r} has gone")
+        self._record(OperatorActed(f"dismiss the listener {instance} of {group}", 1, client_of(request)))
+        return json_response({"dismissed": instance})
 
     async def _health(self, _request: Request) -> Response:
         status = self.status()

@@ -163,6 +163,16 @@ class Retention:
             return Finding(Status.DEGRADED, f"{percent} % of JOURNAL_MAX_BYTES is in use: {reason}", remedy)
         return FINE
 
+    def find_groups(self) -> Finding:
+        """Return the health of the groups: degraded if events wait for one that has no listener."""
+        for group in self._groups.values():
+            count = self._behind(group)
+            if group.name != FIRST_TO_JOIN and count and self._holds(group) and not self._connected(group.name):
+                reason = f"the group {group.name} has no listener, and {count:,} events wait for it"
+                forget = f"oncecast groups forget {shlex.quote(group.name)}"
+                return Finding(Status.DEGRADED, reason, f"start its listeners, or give the group up: {forget}")
+        return FINE
+
     def slowest_group(self) -> KnownGroup | None:
         """Return the group that is furthest behind, if any group holds events back."""
         holding = [group for group in self._groups.values() if self._holds(group)]

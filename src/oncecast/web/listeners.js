@@ -1,5 +1,6 @@
 // The table of listeners, from their reports of every second.
 
+import { ask } from "./access.js";
 import { count, duration, element, offsetOf, rate, setText } from "./format.js";
 
 const SILENT_AFTER_S = 2.8;
@@ -19,13 +20,13 @@ export function lagOf(listener, journal) {
 export function showListeners(journal, listeners) {
   const body = byId("listeners");
   while (body.rows.length > listeners.length) body.deleteRow(-1);
-  listeners.forEach((listener, index) => showListener(body.rows[index] ?? body.appendChild(emptyRow()), listener, journal));
+  listeners.forEach((listener, index) => showListener(body.rows[index] ?? body.appendChild(rowFor(body.parentElement)), listener, journal));
   byId("no-listeners").hidden = listeners.length > 0;
   body.parentElement.hidden = listeners.length === 0;
 }
 
 function showListener(row, listener, journal) {
-  const isSilent = listener.age_s > SILENT_AFTER_S;
+  const isSilent = listener.gone || listener.age_s > SILENT_AFTER_S;
   row.classList.toggle("silent", isSilent);
   row.classList.toggle("standing", !isSilent && Boolean(listener.reason));
   const values = {
@@ -41,18 +42,48 @@ function showListener(row, listener, journal) {
     postgresql: wordOf(listener, "database"),
   };
   const states = {
-    instance: isSilent ? "bad" : stateOf(listener.status),
+    instance: isSilent && !listener.gone ? "bad" : stateOf(listener.status),
     redis: stateOf(listener.parts?.redis?.status),
     postgresql: stateOf(listener.parts?.database?.status),
   };
   for (const cell of row.cells) {
-    setText(cell, values[cell.dataset.of]);
+    if (cell.dataset.of === "instance") showName(cell, values.instance, listener);
+    else setText(cell, values[cell.dataset.of]);
     if (states[cell.dataset.of]) cell.dataset.state = states[cell.dataset.of];
     if (cell.dataset.of === "dead") cell.classList.toggle("bad", listener.dead > 0);
   }
 }
 
-function nameOf({ instance, age_s: ageS, on_standby: standby, status, reason }, isSilent) {
+/** Show the name; behind that of a listener that has gone, a button to dismiss it. */
+function showName(cell, text, { gone, group, instance }) {
+  const name = cell.querySelector("span") ?? cell.appendChild(element("span"));
+  setText(name, text);
+  const shown = cell.querySelector("button");
+  if (!gone) shown?.remove();
+  else if (!shown) {
+    const button = cell.appendChild(element("button", { type: "button", class: "small" }, "Dismiss"));
+    button.addEventListener("click", () => dismiss(button));
+  }
+  const button = cell.querySelector("button");
+  if (button) {
+    button.dataset.path = `api/listeners/${encodeURIComponent(group)}/${encodeURIComponent(instance)}`;
+    button.setAttribute("aria-label", `Dismiss ${instance}`);
+  }
+}
+
+async function dismiss(button) {
+  button.disabled = true;
+  try {
+    await ask(button.dataset.path, { right: "admin", method: "DELETE" });
+  } catch (refused) {
+    button.title = refused.message;
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function nameOf({ instance, age_s: ageS, on_standby: standby, status, reason, gone }, isSilent) {
+  if (gone) return status === "draining" ? `${instance} – stopped ${duration(ageS)} ago` : `${instance} – gone for ${duration(ageS)}`;
   if (isSilent) return `${instance} – silent for ${duration(ageS)}`;
   if (standby) return `${instance} – standby: ${standby}`;
   return reason ? `${instance} – ${status}: ${reason}` : instance;
@@ -80,8 +111,9 @@ export function stateOf(status) {
   return { ok: "good", degraded: "wait", draining: "wait", down: "bad" }[status] ?? "none";
 }
 
-function emptyRow() {
-  const heads = [...document.querySelectorAll(".listeners thead th")];
+/** Return an empty row of a table, with a cell for each column. */
+export function rowFor(table) {
+  const heads = [...table.tHead.rows[0].cells];
   // Explicit roles: a narrow page shows the table as cards, which would lose them.
   const cells = heads.map((head, index) => {
     const of = head.dataset.of;

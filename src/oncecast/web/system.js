@@ -2,7 +2,8 @@
 
 import { ask, entered } from "./access.js";
 import { bytes, count, duration, rate, setText } from "./format.js";
-import { lagOf, listenersOf, showListeners, stateOf } from "./listeners.js";
+import { showGroups } from "./groups.js";
+import { listenersOf, showListeners, stateOf } from "./listeners.js";
 
 const POLL_MS = 1000;
 const POLL_SLOWEST_MS = 5000;
@@ -56,10 +57,11 @@ export function startSystem({ onStatus }) {
     setText(byId("accepted"), count(journal.last));
     const followers = (status.listeners?.length ?? 0) - listeners.length;
     setText(byId("subscribers"), count(status.subscribers + followers));
-    setText(byId("lag"), count(largestLag(journal, listeners)));
+    setText(byId("lag"), count(largestLag(status.groups)));
     showFill(journal);
     showHealth(status);
     showListeners(journal, listeners);
+    showGroups(status.groups ?? [], journal);
   }
 
   function measureRate(journal) {
@@ -76,24 +78,29 @@ export function startSystem({ onStatus }) {
   return poll();
 }
 
-/** Return the lag of the slowest group; a group's lag is the smallest of its listeners. */
-function largestLag(journal, listeners) {
-  const lags = new Map();
-  for (const listener of listeners) {
-    const lag = lagOf(listener, journal);
-    if (Number.isFinite(lag)) lags.set(listener.group, Math.min(lag, lags.get(listener.group) ?? Infinity));
-  }
-  return lags.size ? Math.max(...lags.values()) : NaN;
+/** Return the lag of the slowest group that events are kept for. */
+function largestLag(groups = []) {
+  const lags = groups.filter((group) => !group.expired && !group.forgotten).map((group) => group.behind);
+  return lags.length ? Math.max(...lags) : NaN;
 }
 
-/** Show what is wrong with the producer, since when, and what to do. */
-function showHealth({ status, since, reason, remedy }) {
-  const isNews = status !== undefined && status !== "ok";
-  byId("health").hidden = !isNews;
-  byId("health").dataset.state = stateOf(status);
-  if (!isNews) return;
+/** Show the state of the whole, with the reason and what to do; in the title and the icon, too. */
+function showHealth({ status, since, reason, remedy, listeners = [] }) {
+  const works = listeners.some((each) => !each.gone && ["ok", "degraded"].includes(each.status));
+  const state = status !== "ok" && listeners.length && !works ? "bad" : stateOf(status);
+  const line = byId("health");
+  line.dataset.state = state;
   const at = since ? ` since ${new Date(since).toLocaleTimeString()}` : "";
-  setText(byId("health"), `This producer is ${status}${at}: ${reason ?? "no reason given"}.${remedy ? ` To do: ${remedy}.` : ""}`);
+  setText(line, status === "ok" ? "All is well." : `${capital(status ?? "unknown")}${at}: ${reason ?? "no reason given"}.${remedy ? ` To do: ${remedy}.` : ""}`);
+  const mark = { good: "", wait: "▲ ", bad: "✖ " }[state] ?? "";
+  document.title = `${mark}Oncecast`;
+  const icon = document.querySelector('link[rel="icon"]');
+  const file = { wait: "web/icon-wait.svg", bad: "web/icon-bad.svg" }[state] ?? "web/icon.svg";
+  if (icon.getAttribute("href") !== file) icon.setAttribute("href", file);
+}
+
+function capital(word) {
+  return word.charAt(0).toUpperCase() + word.slice(1);
 }
 
 /** If the journal is nearly full, show the group that holds it back and what happens when it is full. */

@@ -32,6 +32,13 @@ class ProcessEntry(msgspec.Struct, kw_only=True):
         """Whether the process runs and is healthy."""
         return self.state in ("ok", "running")
 
+    @property
+    def exit_status(self) -> int:
+        """0 if it is well, 1 if it works with limits or is draining, 2 if it does not work."""
+        if self.is_well:
+            return 0
+        return 1 if self.state in ("degraded", "draining") else 2
+
 
 def entries(data: Path) -> list[ProcessEntry]:
     """Return the processes of the stack in the folder `data`; none without a stack. Raises ConfigError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from oncecast.client.connecting import http_options
 from oncecast.core.errors import ConfigError
 
 ANSWER_DEADLINE_S = 2.0
+WATCH_INTERVAL_S = 1.0
 _QUESTIONS = {"postgres": struct.pack("!ii", 8, 80877103)}
 """An SSLRequest, which PostgreSQL answers with one byte; Redis answers any command."""
 
@@ -27,9 +29,12 @@ def status(
     data: Path = stack_file.DEFAULT_DATA,
     producer: str | None = None,
     listener: Annotated[list[str] | None, Parameter(negative=())] = None,
+    watch: Annotated[bool, Parameter(negative=())] = False,
     json: bool | None = None,
 ) -> int:
-    """Show the health of each process; exit with status 0 if all are healthy.
+    """Show the health of each process.
+
+    The exit status is 0 if all are healthy, 1 if one works with limits or is draining, 2 if one does not work.
 
     Parameters
     ----------
@@ -39,23 +44,40 @@ def status(
         The URL of a producer.
     listener
         The URL of a listener; may be given several times.
+    watch
+        Show it again every second, until Ctrl-C; with JSON, all processes each time.
     json
         Print JSON, one object per line; the default if the output is not a terminal.
     """
-    try:
-        entries = (
-            _named(producer, listener or []) or stack_file.entries(data) or _named(stack_file.DEFAULT_PRODUCER, [])
-        )
-    except ConfigError as error:
-        return output.error(error)
-    asyncio.run(_ask_all(entries))
-    if output.wants_json(json):
+    as_json = output.wants_json(json)
+    while True:
+        try:
+            entries = (
+                _named(producer, listener or [])
+                or stack_file.entries(data)
+                or _named(stack_file.DEFAULT_PRODUCER, [])
+            )
+        except ConfigError as error:
+            return output.error(error)
+        asyncio.run(_ask_all(entries))
+        if watch and not as_json:
+            output.clear()
+        _print(entries, as_json=as_json)
+        if not watch:
+            return max(entry.exit_status for entry in entries)
+        try:
+            time.sleep(WATCH_INTERVAL_S)
+        except KeyboardInterrupt:
+            return max(entry.exit_status for entry in entries)
+
+
+def _print(entries: list[ProcessEntry], *, as_json: bool) -> None:
+    if as_json:
         for entry in entries:
             output.json(entry)
     else:
         rows = [(entry.name, entry.state, entry.address, str(entry.pid or "–"), _summary(entry)) for entry in entries]
         output.table("", ("name", "state", "address", "pid", "details"), rows)
-    return 0 if all(entry.is_well for entry in entries) else 1
 
 
 def _named(producer: str | None, listeners: list[str]) -> list[ProcessEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
@@ -64,7 +65,11 @@ def websocket_dial(tokens: Mapping[str, str]) -> Dial:
                 if connection.subprotocol != SUBPROTOCOL:
                     raise Lost(f"{shown(url)} does not speak {SUBPROTOCOL}: is it a producer? check WS_URL")
                 is_open = True
-                yield _WebSocket(connection)
+                try:
+                    yield _WebSocket(connection)
+                except asyncio.CancelledError:
+                    await connection.close()  # the listener stops: the code tells the producer so
+                    raise
         except Lost:
             raise
         except (WebSocketException, OSError, TimeoutError, ImportError, ValueError) as error:

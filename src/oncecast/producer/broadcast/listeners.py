@@ -15,7 +15,7 @@ from oncecast.core.clock import Clock, utc_now
 from oncecast.core.errors import JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.groups import is_group_name
-from oncecast.core.health import Health, Status
+from oncecast.core.health import FINE, Finding, Health, Status
 from oncecast.core.ports import Journal
 from oncecast.core.telemetry import Record, SubscriberJoined, SubscriberLeft
 from oncecast.core.wire import (
@@ -34,11 +34,13 @@ from oncecast.core.wire import (
 )
 from oncecast.http.tokens import may_listen
 from oncecast.http.websocket import frame_writer
+from oncecast.producer.broadcast.gone import GoneListeners, Member
 from oncecast.producer.broadcast.reading import SLICE_BYTES, SLICE_EVENTS, ReadBudget
 from oncecast.producer.broadcast.ring import Frame, Ring
 from oncecast.producer.broadcast.session import SocketLimits, close, start_after
 from oncecast.tasks import run_until_first_end
 
+NORMAL_CLOSE = 1000
 SILENT_AFTER_S = 2.8
 """Listeners report every second."""
 _SILENT = "check the process and the network; the other listeners process its events"
@@ -78,6 +80,11 @@ class ListenerReader:
     def reported(self, report: ListenerReport) -> None:
         """Record the listener's newest report."""
         self.report, self.reported_at_s = report, self.clock.monotonic_s()
+
+    @property
+    def member(self) -> Member:
+        """The group and the name of the listener."""
+        return self.group, self.instance
 
     @property
     def silent_s(self) -> float:
@@ -129,11 +136,15 @@ class ListenerReader:
                 waiting.set_exception(ConnectionResetError("the listener left"))
 
 
-class ConnectedListener(Health, frozen=True, kw_only=True):
-    """A connected listener, as it reports itself. Its `failures`, which contain event data, are only for readers."""
+class ListedListener(Health, frozen=True, kw_only=True):
+    """A listener, as it has reported itself; `gone` if it is not connected any more.
+
+    Its `failures`, which contain event data, are only for readers.
+    """
 
     instance: str
     group: str
+    gone: bool
     sent: Count
     lag: Count
     cursor: str | None
@@ -163,6 +174,7 @@ class ListenerHub:
         self._budget = budget
         self._record = record
         self.readers: list[ListenerReader] = []
+        self.gone = GoneListeners(clock)
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one listener from its handshake to its end."""
@@ -173,11 +185,18 @@ class ListenerHub:
             name = reader.instance
             self._record(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
+            self.gone.returned(reader.member)
+            has_stopped = False
             try:
                 await _Session(self._clock, self._journal, self._ring, self._budget, reader, resume).run()
+            except WebSocketDisconnect as ended:
+                has_stopped = ended.code == NORMAL_CLOSE
+                raise
             finally:
                 self.readers.remove(reader)
                 reader.left()
+                if reader.group and reader.member not in {other.member for other in self.readers}:
+                    self.gone.left(reader.member, reader.report, has_stopped=has_stopped)
         except ProtocolError as error:
             reason = str(error)
             await self._close(socket, 1008, reason)
@@ -241,21 +260,45 @@ class ListenerHub:
             raise ProtocolError(str(error)) from None
         return start_after(self._journal, cursor)
 
-    def status(self) -> list[ConnectedListener]:
-        """Return each listener's last report, for the page and `/health`."""
-        return [
-            ConnectedListener(
-                instance=reader.instance,
-                group=reader.group,
-                sent=reader.offset,
-                lag=max(0, self._ring.last - _offset(reader.report.cursor)),
-                age_s=round(reader.silent_s, 1),
-                **{name: v for name, v in msgspec.structs.asdict(reader.report).items() if name != "health"},
-                **msgspec.structs.asdict(reader.health),
-            )
+    def status(self) -> list[ListedListener]:
+        """Return each listener's last report, for the page and `/health`; those that have gone come last."""
+        connected = [
+            self._listed(reader.member, reader.report, reader.health, reader.silent_s, sent=reader.offset)
             for reader in self.readers
             if reader.group  # a reader without a group only reads, as `oncecast tail` does
         ]
+        now_s = self._clock.monotonic_s()
+        gone = [
+            self._listed((each.group, each.instance), each.report, each.health, now_s - each.left_at_s)
+            for each in self.gone.listed()
+        ]
+        return connected + gone
+
+    def _listed(
+        self, member: Member, report: ListenerReport, health: Health, age_s: float, *, sent: int | None = None
+    ) -> ListedListener:
+        group, instance = member
+        offset = _offset(report.cursor)
+        return ListedListener(
+            instance=instance,
+            group=group,
+            gone=sent is None,
+            sent=offset if sent is None else sent,
+            lag=max(0, self._ring.last - offset),
+            age_s=round(age_s, 1),
+            **{name: v for name, v in msgspec.structs.asdict(report).items() if name != "health"},
+            **msgspec.structs.asdict(health),
+        )
+
+    def find_listeners(self) -> Finding:
+        """Return the health of all listeners: degraded if one does not work, or has gone without a farewell."""
+        ill = [each for each in self.status() if each.status is not Status.OK and not _has_stopped(each)]
+        if not ill:
+            return FINE
+        worst = max(ill, key=lambda each: each.status is Status.DOWN)
+        others = f"; and {len(ill) - 1} more" if len(ill) > 1 else ""
+        reason = f"{worst.instance} of the group {worst.group} is {worst.status}: {worst.reason}{others}"
+        return Finding(Status.DEGRADED, reason, worst.remedy)
 
 
 class _Session:
@@ -342,6 +385,10 @@ def check_credit(credit_bytes: int) -> None:
     """Raise ProtocolError for credit out of range."""
     if not 0 < credit_bytes <= CREDIT_MAX_BYTES:
         raise ProtocolError(f"credit must be 1 to {CREDIT_MAX_BYTES} bytes")
+
+
+def _has_stopped(listener: ListedListener) -> bool:
+    return listener.gone and listener.status is Status.DRAINING
 
 
 def _offset(cursor: str | None) -> int:

@@ -102,7 +102,7 @@ async def read_state(connection: PostgresConnection, schema: str) -> SchemaState
             if names:
                 raise StartError(_of_others(schema, names))
             return SchemaState(exists=exists, is_new=True, pending=migrations())
-        await _check_rights(connection, schema, ["migrations"])
+        await check_rights(connection, schema, ["migrations"])
         await cursor.execute(in_schema("select number from {schema}.migrations", schema))
         applied = {number for (number,) in await cursor.fetchall()}
     return SchemaState(exists=True, is_new=False, pending=[one for one in migrations() if one.number not in applied])
@@ -131,7 +131,7 @@ async def bring_up_to_date(
         except psycopg.errors.InsufficientPrivilege as error:
             raise StartError(_what_it_takes(connection, schema, state, error)) from error
         if grant_to is None:
-            await _check_rights(connection, schema, tables())
+            await check_rights(connection, schema, tables())
     return [one.name for one in state.pending]
 
 
@@ -178,7 +178,7 @@ def _statements(schema: str, state: SchemaState) -> Iterable[sql.Composed]:
         )
 
 
-async def _check_rights(connection: PostgresConnection, schema: str, of: Sequence[str]) -> None:
+async def check_rights(connection: PostgresConnection, schema: str, of: Sequence[str]) -> None:
     """Raise StartError unless the role has a listener's rights on these tables; the text has the missing grants."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         values = {"schema": schema, "rights": list(RIGHTS), "tables": list(of), "functions": list(functions())}

@@ -1,0 +1,1 @@
+"""The command `doctor`: check settings, machine and servers before something goes wrong."""

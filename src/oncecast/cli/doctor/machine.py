@@ -1,0 +1,56 @@
+"""Checks of the machine: the folder of the journal, its disk, and open files."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+
+from oncecast.cli.doctor.finding import Finding, Findings, judged
+from oncecast.config import ListenerConfig, ProducerConfig
+
+FREE_MIN_BYTES = 1024 * 1024 * 1024
+FILES_MIN = 4_096
+RESERVED_FILES = 100
+"""For what is no client: files, libraries, connections to PostgreSQL and Redis."""
+
+
+def check_machine(producer: ProducerConfig | None, listener: ListenerConfig | None) -> Findings:
+    """Yield the findings about this machine."""
+    yield Finding("Python", "ok", sys.version.split()[0])
+    files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max((each.connections_max for each in (producer, listener) if each is not None), default=0)
+    needed = max(FILES_MIN, needed + RESERVED_FILES)
+    yield judged(
+        "open files",
+        files_max >= needed,
+        f"at most {files_max:,}; {needed:,} are needed for CONNECTIONS_MAX",
+        f"raise the limit (ulimit -n {needed}, or LimitNOFILE={needed} of systemd), or lower CONNECTIONS_MAX",
+        otherwise="warning",
+    )
+    if producer is not None:
+        yield from _check_journal(producer)
+
+
+def _check_journal(producer: ProducerConfig) -> Findings:
+    folder = producer.journal_path.absolute().parent
+    what = "journal"
+    if not folder.is_dir():
+        yield Finding(what, "error", f"the folder {folder} does not exist", "create it, or set JOURNAL_PATH")
+        return
+    yield judged(
+        what,
+        os.access(folder, os.W_OK | os.X_OK),
+        f"folder {folder}",
+        "give the user of the producer the right to write there, or set JOURNAL_PATH",
+    )
+    free_bytes = shutil.disk_usage(folder).free
+    wanted_bytes = max(FREE_MIN_BYTES, producer.journal_max_bytes)
+    yield judged(
+        "disk",
+        free_bytes >= wanted_bytes,
+        f"{free_bytes / 2**30:.1f} GiB free; the journal may need {wanted_bytes / 2**30:.1f} GiB",
+        "free some space, or lower JOURNAL_MAX_BYTES; a full disk stops publishing",
+        otherwise="warning" if free_bytes >= FREE_MIN_BYTES else "error",
+    )
