@@ -22,8 +22,10 @@ def listed(stack: Stack, *expected: tuple[str, bool, str]) -> Callable[[], Await
     """Whether the producer lists these listeners: name, whether it has gone, status."""
 
     async def is_listed() -> bool:
-        found = (await health(stack))["listeners"]
-        return sorted((each["instance"], each["gone"], each["status"]) for each in found) == sorted(expected)
+        found = await health(stack)
+        listed = [(each["instance"], False, each["status"]) for each in found["listeners"]]
+        listed += [(each["instance"], True, each["status"]) for each in found["gone"]]
+        return sorted(listed) == sorted(expected)
 
     return is_listed
 
@@ -59,7 +61,7 @@ async def test_events_that_wait_for_a_group_without_listeners_degrade_the_produc
     async with stack_of(listeners=1) as stack, Publisher(stack.publish_url) as publisher:
 
         async def group_is_known() -> bool:
-            return bool((await health(stack))["groups"])
+            return [each["name"] for each in (await health(stack))["groups"]] == ["oncecast"]
 
         await until(group_is_known)
         await stack.stop("listener-a")

@@ -50,6 +50,9 @@ class ProducerStatus(Health, frozen=True, kw_only=True):
     journal: JournalStatus
     subscribers: Count
     listeners: Sequence[ListedListener]
+    """The connected listeners."""
+    gone: Sequence[ListedListener]
+    """Listeners that were connected: `draining` if they have stopped, else `down`."""
     groups: Sequence[GroupStatus]
 
 

@@ -240,6 +240,7 @@ class Producer:
             journal=self.retention.journal_status(),
             subscribers=self._clients.count,
             listeners=self._listeners.status(),
+            gone=self._listeners.gone_status(),
             groups=self.retention.groups_status(),
             **msgspec.structs.asdict(self.look()),
         )
@@ -271,8 +272,11 @@ class Producer:
 
     async def _health(self, _request: Request) -> Response:
         status = self.status()
-        listeners = [msgspec.structs.replace(each, failures=msgspec.UNSET) for each in status.listeners]
-        return json_response(msgspec.structs.replace(status, listeners=listeners))
+        listeners, gone = (
+            [msgspec.structs.replace(each, failures=msgspec.UNSET) for each in listed]
+            for listed in (status.listeners, status.gone)
+        )
+        return json_response(msgspec.structs.replace(status, listeners=listeners, gone=gone))
 
     async def _ready(self, request: Request) -> Response:
         answer = await self._health(request)

@@ -17,11 +17,13 @@ export function lagOf(listener, journal) {
   return Number.isFinite(listener.lag) ? listener.lag : Math.max(0, journal.last - offsetOf(listener.cursor));
 }
 
-export function showListeners(journal, listeners) {
+/** Show the connected listeners, and then those that have gone. */
+export function showListeners(journal, connected, gone = []) {
   const body = byId("listeners");
+  const listeners = [...connected, ...gone.map((listener) => ({ ...listener, gone: true }))];
   while (body.rows.length > listeners.length) body.deleteRow(-1);
   listeners.forEach((listener, index) => showListener(body.rows[index] ?? body.appendChild(rowFor(body.parentElement)), listener, journal));
-  byId("no-listeners").hidden = listeners.length > 0;
+  byId("no-listeners").hidden = connected.length > 0;
   body.parentElement.hidden = listeners.length === 0;
 }
 

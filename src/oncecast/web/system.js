@@ -60,7 +60,7 @@ export function startSystem({ onStatus }) {
     setText(byId("lag"), count(largestLag(status.groups)));
     showFill(journal);
     showHealth(status);
-    showListeners(journal, listeners);
+    showListeners(journal, listeners, status.gone);
     showGroups(status.groups ?? [], journal);
   }
 
@@ -86,7 +86,7 @@ function largestLag(groups = []) {
 
 /** Show the state of the whole, with the reason and what to do; in the title and the icon, too. */
 function showHealth({ status, since, reason, remedy, listeners = [] }) {
-  const works = listeners.some((each) => !each.gone && ["ok", "degraded"].includes(each.status));
+  const works = listeners.some((each) => ["ok", "degraded"].includes(each.status));
   const state = status !== "ok" && listeners.length && !works ? "bad" : stateOf(status);
   const line = byId("health");
   line.dataset.state = state;

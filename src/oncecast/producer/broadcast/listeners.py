@@ -137,14 +137,10 @@ class ListenerReader:
 
 
 class ListedListener(Health, frozen=True, kw_only=True):
-    """A listener, as it has reported itself; `gone` if it is not connected any more.
-
-    Its `failures`, which contain event data, are only for readers.
-    """
+    """A listener, as it has reported itself. Its `failures`, which contain event data, are only for readers."""
 
     instance: str
     group: str
-    gone: bool
     sent: Count
     lag: Count
     cursor: str | None
@@ -261,18 +257,20 @@ class ListenerHub:
         return start_after(self._journal, cursor)
 
     def status(self) -> list[ListedListener]:
-        """Return each listener's last report, for the page and `/health`; those that have gone come last."""
-        connected = [
+        """Return the last report of each connected listener, for the page and `/health`."""
+        return [
             self._listed(reader.member, reader.report, reader.health, reader.silent_s, sent=reader.offset)
             for reader in self.readers
             if reader.group  # a reader without a group only reads, as `oncecast tail` does
         ]
+
+    def gone_status(self) -> list[ListedListener]:
+        """Return the last report of each listener that has gone."""
         now_s = self._clock.monotonic_s()
-        gone = [
+        return [
             self._listed((each.group, each.instance), each.report, each.health, now_s - each.left_at_s)
             for each in self.gone.listed()
         ]
-        return connected + gone
 
     def _listed(
         self, member: Member, report: ListenerReport, health: Health, age_s: float, *, sent: int | None = None
@@ -282,7 +280,6 @@ class ListenerHub:
         return ListedListener(
             instance=instance,
             group=group,
-            gone=sent is None,
             sent=offset if sent is None else sent,
             lag=max(0, self._ring.last - offset),
             age_s=round(age_s, 1),
@@ -292,7 +289,8 @@ class ListenerHub:
 
     def find_listeners(self) -> Finding:
         """Return the health of all listeners: degraded if one does not work, or has gone without a farewell."""
-        ill = [each for each in self.status() if each.status is not Status.OK and not _has_stopped(each)]
+        gone = [each for each in self.gone_status() if each.status is Status.DOWN]
+        ill = [each for each in self.status() if each.status is not Status.OK] + gone
         if not ill:
             return FINE
         worst = max(ill, key=lambda each: each.status is Status.DOWN)
@@ -385,10 +383,6 @@ def check_credit(credit_bytes: int) -> None:
     """Raise ProtocolError for credit out of range."""
     if not 0 < credit_bytes <= CREDIT_MAX_BYTES:
         raise ProtocolError(f"credit must be 1 to {CREDIT_MAX_BYTES} bytes")
-
-
-def _has_stopped(listener: ListedListener) -> bool:
-    return listener.gone and listener.status is Status.DRAINING
 
 
 def _offset(cursor: str | None) -> int:
