@@ -43,7 +43,7 @@ class BatchEvent(TelemetryEvent, frozen=True):
     last_id: str
 
 
-class EndedEvent(BatchEvent, frozen=True):
+class EventsEnded(BatchEvent, frozen=True):
     """Events have ended. `types` has the number of events of each type, as far as they are decoded."""
 
     types: Mapping[str, int] = {}
@@ -206,7 +206,7 @@ class Quarantined(TelemetryEvent, frozen=True):
     takeovers: int
 
 
-class Persisted(EndedEvent, frozen=True):
+class Persisted(EventsEnded, frozen=True):
     """This listener committed the rows."""
 
     after_retry: bool = False
@@ -214,14 +214,14 @@ class Persisted(EndedEvent, frozen=True):
     """How long they had been accepted, and for how many of them."""
 
 
-class Duplicates(EndedEvent, frozen=True):
+class Duplicates(EventsEnded, frozen=True):
     """These events had ended before, by another listener or from an earlier publication."""
 
     elsewhere: bool = False
     """Whether another listener of the group has processed them."""
 
 
-class ConflictsFound(EndedEvent, frozen=True):
+class ConflictsFound(EventsEnded, frozen=True):
     """Events with other content under a used identity: kept in `conflicts`, not processed."""
 
 

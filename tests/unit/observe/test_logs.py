@@ -20,7 +20,7 @@ from oncecast.core.telemetry import (
     ConnectionRefused,
     DeadLettered,
     DependencyReady,
-    EndedEvent,
+    EventsEnded,
     ForeignValues,
     InsertFailed,
     OperatorActed,
@@ -126,7 +126,7 @@ def test_every_telemetry_event_has_a_line_with_its_values() -> None:
     samples: dict[Any, list[Any]] = {str: ["redis"], int: [1, 2], float: [1.5], bool: [True]}
     kinds = [kind for kind in vars(telemetry).values() if isinstance(kind, type) and issubclass(kind, TelemetryEvent)]
     for kind in kinds:
-        if kind not in (TelemetryEvent, BatchEvent, EndedEvent):
+        if kind not in (TelemetryEvent, BatchEvent, EventsEnded):
             hints = get_type_hints(kind)
             values = [samples.get(hints[name]) or get_args(hints[name]) for name in kind.__struct_fields__]
             for combination in itertools.product(*values):

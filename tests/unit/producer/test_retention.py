@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket
 
 from oncecast.clock import SYSTEM_CLOCK
 from oncecast.core.groups import FIRST_TO_JOIN
+from oncecast.core.health import Status
 from oncecast.core.telemetry import GroupExpired, JournalFilling, TelemetryEvent
 from oncecast.core.wire import ListenerReport
 from oncecast.http.problems import Problem
@@ -250,3 +251,41 @@ async def test_a_filling_journal_is_reported_with_the_slowest_group() -> None:
     assert reported == [(n, "oncecast") for n in (70, 75, 80, 85, 90, 95, 100)]
     status = at.retention.journal_status()
     assert (status.held_back_by, status.bytes, status.max_bytes) == ("oncecast", 2000, CAP_BYTES)
+
+
+async def test_a_group_shows_how_long_its_oldest_event_waits_and_when_its_cursor_moved() -> None:
+    harness = Harness()
+    reader = harness.connect("shop", 0)
+    await harness.publish(2)
+    began_at_s = harness.clock.unix_s()
+    await harness.pass_time(30)
+    (group,) = [each for each in harness.retention.groups_status() if each.name == "shop"]
+    assert (group.behind, group.oldest_unfinished_s) == (2, 30.0)
+    harness.report(reader, 2)
+    await harness.pass_time(10)
+    (group,) = [each for each in harness.retention.groups_status() if each.name == "shop"]
+    assert (group.behind, group.oldest_unfinished_s, group.moved_at) == (0, 0.0, began_at_s + 40)
+
+
+async def test_events_that_wait_for_a_group_without_a_listener_are_a_problem_with_a_remedy() -> None:
+    harness = Harness(initial_groups=())
+    reader = harness.connect("shop", 0)
+    await harness.pass_time(10)
+    assert harness.retention.find_groups().status is Status.OK
+    harness.hub.readers.remove(reader)
+    assert harness.retention.find_groups().status is Status.OK, "nothing waits"
+    await harness.publish(3)
+    found = harness.retention.find_groups()
+    assert (found.status, found.reason) == (
+        Status.DEGRADED,
+        "the group shop has no listener, and 3 events wait for it",
+    )
+    assert "oncecast groups forget shop" in str(found.remedy)
+
+
+async def test_the_headroom_is_the_time_until_the_journal_is_full_at_the_recent_rate() -> None:
+    harness = Harness()
+    assert harness.retention.headroom_s() is None
+    await harness.publish(5)
+    harness.clock.now_s += 10
+    assert harness.retention.headroom_s() == pytest.approx((CAP_BYTES - 500) / 50, rel=0.05)

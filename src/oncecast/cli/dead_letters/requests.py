@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DeadLetterNames = Sequence[dict[str, Any]]
 
 
-class Answer(NamedTuple):
+class ReplayAnswer(NamedTuple):
     """The answer to a request for `events`, or its error, after `took_s`."""
 
     events: DeadLetterNames
@@ -38,7 +38,7 @@ class ReplayRequests:
         self._threads_max = 1
         self._free = 0
         self._questions: SimpleQueue[DeadLetterNames] = SimpleQueue()
-        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._answers: SimpleQueue[ReplayAnswer] = SimpleQueue()
         self.in_flight = 0
         """The number of events whose request is not answered."""
 
@@ -58,7 +58,7 @@ class ReplayRequests:
             self._threads[-1].start()
         self._questions.put(events)
 
-    def next_answer(self) -> Answer:
+    def next_answer(self) -> ReplayAnswer:
         """Wait for the next answer."""
         answer = self._answers.get()
         self.in_flight -= len(answer.events)
@@ -76,4 +76,4 @@ class ReplayRequests:
                     body = DEAD_LETTER.post(listener, "replay", {"events": events}, deadline_s=REPLAY_DEADLINE_S)
                 except OncecastError as error:
                     body = error
-                self._answers.put(Answer(events, body, time.monotonic() - began_s))
+                self._answers.put(ReplayAnswer(events, body, time.monotonic() - began_s))

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 from cyclopts import Parameter
 
 from oncecast.cli import output
-from oncecast.cli.doctor.finding import Finding
+from oncecast.cli.doctor.diagnosis import Diagnosis
 from oncecast.cli.doctor.machine import check_machine
 from oncecast.cli.doctor.servers import check_postgres, check_producers, check_redis, own_version
 from oncecast.cli.operate import Json
@@ -40,12 +40,12 @@ def doctor(
     environment = {"LISTENER_GROUP": DEFAULT_GROUP, **_of_stack(data), **os.environ}
     if group:
         environment["LISTENER_GROUP"] = group
-    wrong: list[Finding] = []
+    wrong: list[Diagnosis] = []
     producer = _load(ProducerConfig, environment, wrong)
     listener = _load(ListenerConfig, environment, wrong)
     found = [own_version(), *dict.fromkeys(wrong), *check_machine(producer, listener)]
     if not wrong:
-        found.insert(1, Finding("settings", "ok", "all are valid"))
+        found.insert(1, Diagnosis("settings", "ok", "all are valid"))
     if listener is not None:
         found += asyncio.run(_check_servers(listener))
     if output.wants_json(json):
@@ -66,20 +66,20 @@ def _of_stack(data: Path) -> dict[str, str]:
     return {**urls, "WS_URL": producers[0].replace("http", "ws", 1)}
 
 
-def _load(kind: type[ConfigT], environment: Mapping[str, str], wrong: list[Finding]) -> ConfigT | None:
+def _load(kind: type[ConfigT], environment: Mapping[str, str], wrong: list[Diagnosis]) -> ConfigT | None:
     try:
         return load(kind, environment)
     except ConfigError as error:
-        wrong += [Finding("settings", "error", line, "correct it") for line in str(error).splitlines()]
+        wrong += [Diagnosis("settings", "error", line, "correct it") for line in str(error).splitlines()]
         return None
 
 
-async def _check_servers(listener: ListenerConfig) -> list[Finding]:
+async def _check_servers(listener: ListenerConfig) -> list[Diagnosis]:
     checks = await asyncio.gather(check_postgres(listener), check_redis(listener), check_producers(listener))
     return [each for found in checks for each in found]
 
 
-def _print(found: list[Finding]) -> None:
+def _print(found: list[Diagnosis]) -> None:
     for each in found:
         output.line(output.printable(f"{_MARKS[each.verdict]} {each.what}: {each.detail}"))
         if each.remedy:

@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 
-from oncecast.cli.doctor.finding import Finding, Findings, judged
+from oncecast.cli.doctor.diagnosis import Diagnoses, Diagnosis, judged
 from oncecast.config import ListenerConfig, ProducerConfig
 
 FREE_MIN_BYTES = 1024 * 1024 * 1024
@@ -16,9 +16,9 @@ RESERVED_FILES = 100
 """For what is no client: files, libraries, connections to PostgreSQL and Redis."""
 
 
-def check_machine(producer: ProducerConfig | None, listener: ListenerConfig | None) -> Findings:
+def check_machine(producer: ProducerConfig | None, listener: ListenerConfig | None) -> Diagnoses:
     """Yield the findings about this machine."""
-    yield Finding("Python", "ok", sys.version.split()[0])
+    yield Diagnosis("Python", "ok", sys.version.split()[0])
     files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max((each.connections_max for each in (producer, listener) if each is not None), default=0)
     needed = max(FILES_MIN, needed + RESERVED_FILES)
@@ -33,11 +33,11 @@ def check_machine(producer: ProducerConfig | None, listener: ListenerConfig | No
         yield from _check_journal(producer)
 
 
-def _check_journal(producer: ProducerConfig) -> Findings:
+def _check_journal(producer: ProducerConfig) -> Diagnoses:
     folder = producer.journal_path.absolute().parent
     what = "journal"
     if not folder.is_dir():
-        yield Finding(what, "error", f"the folder {folder} does not exist", "create it, or set JOURNAL_PATH")
+        yield Diagnosis(what, "error", f"the folder {folder} does not exist", "create it, or set JOURNAL_PATH")
         return
     yield judged(
         what,

@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
-from oncecast.cli.doctor.finding import Finding, Findings, judged
+from oncecast.cli.doctor.diagnosis import Diagnoses, Diagnosis, judged
 from oncecast.client.address import publish_url, shown
 from oncecast.client.connecting import http_options
 from oncecast.clock import SYSTEM_CLOCK
@@ -45,7 +45,7 @@ select current_setting('server_version_num')::integer, current_setting('server_v
 """
 
 
-async def check_postgres(listener: ListenerConfig) -> list[Finding]:
+async def check_postgres(listener: ListenerConfig) -> list[Diagnosis]:
     """Return the findings about PostgreSQL."""
     database = Database(
         listener.database_url, SYSTEM_CLOCK, schema=listener.listener_group, instance="doctor", token="0" * 16
@@ -55,23 +55,23 @@ async def check_postgres(listener: ListenerConfig) -> list[Finding]:
             asked_s = time.time()
             row = await (await connection.execute(_SETTINGS)).fetchone()
             assert row is not None  # noqa: S101 - a query without a table
-            found = [Finding("PostgreSQL", "ok", f"{row[1]} answers"), *_of_settings(listener, row, asked_s)]
+            found = [Diagnosis("PostgreSQL", "ok", f"{row[1]} answers"), *_of_settings(listener, row, asked_s)]
             found.append(await _of_sessions(database))
             state = await read_state(connection, listener.listener_group)
             if not state.pending:
                 await check_rights(connection, listener.listener_group, tables())
     except StartError as error:
-        return [*found, Finding("schema", "error", str(error), "see docs/how-to/least-privilege.md")]
+        return [*found, Diagnosis("schema", "error", str(error), "see docs/how-to/least-privilege.md")]
     except (psycopg.Error, OSError, OncecastError) as error:
         reason = str(translate(error) if isinstance(error, psycopg.Error | TimeoutError) else error)
-        return [Finding("PostgreSQL", "error", reason, "start PostgreSQL, or check DATABASE_URL")]
+        return [Diagnosis("PostgreSQL", "error", reason, "start PostgreSQL, or check DATABASE_URL")]
     missing = len(state.pending)
     detail = f"{listener.listener_group}: " + (f"{missing} migrations are missing" if missing else "up to date")
     remedy = "the first listener applies them; or run: oncecast migrate"
     return [*found, judged("schema", not missing, detail, remedy, otherwise="warning")]
 
 
-def _of_settings(listener: ListenerConfig, row: Any, asked_s: float) -> Findings:
+def _of_settings(listener: ListenerConfig, row: Any, asked_s: float) -> Diagnoses:
     number, text, is_standby, fsync, full_page_writes, read_only, connections_max, now_s = row
     yield judged(
         "PostgreSQL version",
@@ -87,7 +87,7 @@ def _of_settings(listener: ListenerConfig, row: Any, asked_s: float) -> Findings
     )
     if read_only == "on":
         detail = "default_transaction_read_only is on; listeners turn it off for their sessions"
-        yield Finding("writes", "warning", detail, "to keep listeners out, revoke their rights instead")
+        yield Diagnosis("writes", "warning", detail, "to keep listeners out, revoke their rights instead")
     for name, value in (("fsync", fsync), ("full_page_writes", full_page_writes)):
         yield judged(name, value == "on", f"{name} is {value}", f"turn it on: {_DURABLE[name]}")
     needed = listener.db_pool + OWN_CONNECTIONS
@@ -101,16 +101,16 @@ def _of_settings(listener: ListenerConfig, row: Any, asked_s: float) -> Findings
     yield _of_clock("PostgreSQL", now_s - asked_s)
 
 
-async def _of_sessions(database: Database) -> Finding:
+async def _of_sessions(database: Database) -> Diagnosis:
     try:
         await database.check_sessions()
     except SessionShared as error:
         remedy = "use session pooling, or connect directly; see docs/how-to/connection-poolers.md"
-        return Finding("pooling", "error", str(error), remedy)
-    return Finding("pooling", "ok", "each connection has a session of its own")
+        return Diagnosis("pooling", "error", str(error), remedy)
+    return Diagnosis("pooling", "ok", "each connection has a session of its own")
 
 
-async def check_redis(listener: ListenerConfig) -> list[Finding]:
+async def check_redis(listener: ListenerConfig) -> list[Diagnosis]:
     """Return the findings about Redis."""
     client = redis.Redis.from_url(
         listener.redis_url,
@@ -121,11 +121,11 @@ async def check_redis(listener: ListenerConfig) -> list[Finding]:
     try:
         async with asyncio.timeout(2 * ANSWER_DEADLINE_S):
             await client.ping()
-            return [Finding("Redis", "ok", "it answers"), *[each async for each in _of_redis(client)]]
+            return [Diagnosis("Redis", "ok", "it answers"), *[each async for each in _of_redis(client)]]
     except (RedisError, OSError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}".rstrip(": ")
         remedy = "start Redis, or check REDIS_URL; without it listeners work, but each tries every event"
-        return [Finding("Redis", "error", detail, remedy)]
+        return [Diagnosis("Redis", "error", detail, remedy)]
     finally:
         await client.aclose()
 
@@ -178,12 +178,12 @@ async def _allowed(call: Any) -> Any:
         return None
 
 
-async def check_producers(listener: ListenerConfig) -> list[Finding]:
+async def check_producers(listener: ListenerConfig) -> list[Diagnosis]:
     """Return the findings about the producers that the listener reads from."""
     return [found for url in listener.ws_url for found in await _check_producer(url)]
 
 
-async def _check_producer(url: str) -> list[Finding]:
+async def _check_producer(url: str) -> list[Diagnosis]:
     address = publish_url(url).removesuffix("/events")
     what = f"producer {shown(address)}"
     asked_s = time.time()
@@ -193,7 +193,7 @@ async def _check_producer(url: str) -> list[Finding]:
         health = msgspec.json.decode(answer.content, type=dict[str, Any])
     except (httpx2.HTTPError, msgspec.MsgspecError, OSError) as error:
         detail = f"no answer: {type(error).__name__}: {error}".rstrip(": ")
-        return [Finding(what, "error", detail, "start the producer, or check WS_URL")]
+        return [Diagnosis(what, "error", detail, "start the producer, or check WS_URL")]
     status = str(health.get("status", "?"))
     reason = f"{status}: {health['reason']}" if health.get("reason") else status
     found = [judged(what, status == "ok", reason, str(health.get("remedy") or ""), otherwise="warning")]
@@ -203,7 +203,7 @@ async def _check_producer(url: str) -> list[Finding]:
     return found
 
 
-def _of_clock(what: str, difference_s: float) -> Finding:
+def _of_clock(what: str, difference_s: float) -> Diagnosis:
     """Return the finding about a clock; the header Date has whole seconds."""
     return judged(
         f"clock of {what}",
@@ -214,6 +214,6 @@ def _of_clock(what: str, difference_s: float) -> Finding:
     )
 
 
-def own_version() -> Finding:
+def own_version() -> Diagnosis:
     """Return the version of Oncecast."""
-    return Finding("Oncecast", "ok", version("oncecast"))
+    return Diagnosis("Oncecast", "ok", version("oncecast"))

@@ -14,14 +14,14 @@ from tests.support.scripted_producer import Producer
 def test_processes_that_do_not_run_are_shown_as_the_stack_left_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stopped process keeps its state, one that does not answer says so, and the exit status is 1."""
+    """A stopped process keeps its state, one that does not answer says so, and the exit status is 2."""
     processes = [
         {"name": "listener-a", "pid": None, "address": "http://127.0.0.1:1", "state": "stopped"},
         {"name": "producer", "pid": 7, "address": "http://127.0.0.1:1", "state": "running"},
         {"name": "postgres", "pid": 8, "address": "127.0.0.1:1", "state": "running"},
     ]
     (tmp_path / "stack.json").write_bytes(msgspec.json.encode(processes))
-    assert status(data=tmp_path) == 1
+    assert status(data=tmp_path) == 2
     output = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert [(entry["name"], entry["state"]) for entry in output] == [
         ("listener-a", "stopped"),
@@ -35,7 +35,7 @@ def test_a_process_that_is_named_is_asked_instead_of_a_stack(
 ) -> None:
     """Named addresses are asked, whatever stack there is; a password in one is not shown."""
     (tmp_path / "stack.json").write_bytes(b"[]")
-    assert status(data=tmp_path, producer="http://me:s3cret@127.0.0.1:1", json=False) == 1
+    assert status(data=tmp_path, producer="http://me:s3cret@127.0.0.1:1", json=False) == 2
     text = capsys.readouterr().out
     assert "no answer" in text
     assert "s3cret" not in text

@@ -10,7 +10,7 @@ import msgspec
 Verdict = Literal["ok", "warning", "error"]
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Diagnosis(msgspec.Struct, frozen=True):
     """The result of one check; `remedy` says what to do about a warning or an error."""
 
     what: str
@@ -19,9 +19,9 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-Findings = Iterator[Finding]
+Diagnoses = Iterator[Diagnosis]
 
 
-def judged(what: str, is_fine: bool, detail: str, remedy: str, *, otherwise: Verdict = "error") -> Finding:
+def judged(what: str, is_fine: bool, detail: str, remedy: str, *, otherwise: Verdict = "error") -> Diagnosis:
     """Return a finding that is ok, or else has the remedy."""
-    return Finding(what, "ok", detail) if is_fine else Finding(what, otherwise, detail, remedy)
+    return Diagnosis(what, "ok", detail) if is_fine else Diagnosis(what, otherwise, detail, remedy)
