@@ -141,9 +141,11 @@ async def catch_up(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
 
 async def clients(folder: Path, scale: Scale) -> AsyncIterator[Figure]:
     """Measure how soon events reach many plain WebSocket clients, one more of which never reads."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    async with system(folder / "stack", listeners=1) as under:
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
+    most = str(2 * scale.clients)  # all clients have one address
+    settings = {"CONNECTIONS_MAX": most, "CONNECTIONS_PER_ADDRESS": most}
+    async with system(folder / "stack", listeners=1, settings=settings) as under:
         what = f"{scale.clients:,} plain clients at 50/s"
         received, acknowledged = Figure(f"{what}: received, p99", "ms"), Figure(f"{what}: acknowledged, p99", "ms")
         for _ in range(scale.runs):

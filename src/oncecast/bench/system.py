@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,23 @@ class MeasuredSystem:
 
 @asynccontextmanager
 async def system(
-    folder: Path, *, listeners: int = 2, app: str | None = None, schema: str = "oncecast"
+    folder: Path,
+    *,
+    listeners: int = 2,
+    app: str | None = None,
+    schema: str = "oncecast",
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[MeasuredSystem]:
     """Run a stack in a new folder; its data is removed with the folder."""
-    made = Stack(folder, listeners=listeners, producer_port=0, listener_port=0, app=app, temporary=True)
+    made = Stack(
+        folder,
+        listeners=listeners,
+        producer_port=0,
+        listener_port=0,
+        app=app,
+        environment=settings,
+        temporary=True,
+    )
     async with made as stack:
         running = MeasuredSystem(stack, schema)
         try:

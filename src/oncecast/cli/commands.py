@@ -29,7 +29,7 @@ _COMMANDS = {
     },
     "Events": {"send": "events.publish:send", "tail": "events.publish:tail"},
     "Operations": {
-        "events": "events.retrying:app",
+        "events": "events.ended:app",
         "dead-letters": "dead_letters.show:app",
         "conflicts": "conflicts:app",
         "groups": "operate:groups",
