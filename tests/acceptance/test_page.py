@@ -245,3 +245,54 @@ async def test_a_phone_shows_the_page_without_horizontal_scrolling(
             "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number))"
         )
         assert (luminance < 64) == (scheme == "dark")
+
+
+async def test_events_are_found_by_id_type_and_outcome_and_show_their_life(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    async with stack_of(listeners=1, environment={"EVENT_RETRY_DELAY": "60s"}) as stack:
+        async with Publisher(stack.publish_url) as publisher:
+            await publisher.publish_many(
+                [Event.new("order", {"n": n}, id=f"o-{n}", source="/shop") for n in range(3)]
+            )
+            await publisher.publish(Event.new("tick", id="<b>t-1</b>", source="/clock"))
+            await drained(stack)
+            await publisher.publish(Event.new(FAILING, {"fails": True}, id="f-1"))
+        async with page_of(stack.publish_url) as page:
+            await expect(page.locator("#connection")).to_have_text("Live")
+            await page.fill("#find-type", "order")
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#found .id")).to_have_text(["o-2", "o-1", "o-0"])
+            await page.fill("#find-type", "")
+            await page.fill("#find-id", "<b>t-1</b>")
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#found .id")).to_have_text(["<b>t-1</b>"])
+            await page.locator("#found summary").click()
+            await expect(page.locator("#found dd").nth(2)).to_have_text("listener-a")
+            await expect(page.locator("#found pre")).to_contain_text('"source": "/clock"')
+            await page.fill("#find-id", "f-1")
+            await page.click("#find-form button")
+            await expect(page.locator("#found .preview")).to_have_text("retrying")
+            await page.locator("#found summary").click()
+            await expect(page.locator("#found dd").first).to_have_text("waits for attempt 2")
+            await page.fill("#find-id", "nobody")
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#find-fault")).to_contain_text("No such event")
+
+
+async def test_a_listener_that_has_gone_is_shown_and_dismissed_and_the_state_of_the_whole_follows(
+    stack_of: StackOf, page_of: PageOf
+) -> None:
+    async with stack_of() as stack, page_of(stack.publish_url) as page:
+        await is_live(page)
+        await expect(page.locator("#health")).to_have_text("All is well.")
+        await stack.kill("listener-b")
+        await expect(page.locator("#health")).to_contain_text(
+            "listener-b of the group oncecast is down", timeout=3000
+        )
+        await expect(page.locator("#listeners th").nth(1)).to_contain_text("listener-b – gone for")
+        assert await page.title() == "▲ Oncecast"
+        await page.get_by_role("button", name="Dismiss listener-b").click()
+        await expect(page.locator("#listeners tr")).to_have_count(1)
+        await expect(page.locator("#health")).to_have_text("All is well.")
+        assert await page.title() == "Oncecast"

@@ -1,4 +1,4 @@
-"""The requests and answers of `/api/dead-letters…` and `/api/conflicts…`.
+"""The requests and answers about ended events, dead letters and conflicts.
 
 Listeners answer these requests; producers relay them to a listener.
 """
@@ -113,6 +113,42 @@ class DeadLetterUnchanged(msgspec.Struct):
     id: str
     source: str | None
     error: str
+
+
+# --- events -----------------------------------------------------------------------------------------------
+
+EndStatus = Literal["stored", "dead"]
+
+
+class EndedEvent(msgspec.Struct):
+    """An event that was stored or given up."""
+
+    event: EventDocument
+    status: EndStatus
+    cursor: str
+    listener: str
+    attempts: Count
+    accepted_at: Time
+    stored_at: Time
+
+
+class OneEndedEvent(EndedEvent):
+    """An event that has ended; `stale` if it comes from the memory of this listener."""
+
+    stale: bool
+
+
+class RetryingEvent(msgspec.Struct):
+    """An event that waits for its next attempt."""
+
+    source: str
+    id: str
+    type: str
+    attempts: Count
+    error: str
+    listener: str
+    failed_at: Time
+    next_at: Time
 
 
 # --- conflicts --------------------------------------------------------------------------------------------
@@ -267,6 +303,37 @@ def operator_operations(
             problems={**_ONE, 422: "PostgreSQL cannot store this data."},
         ),
     }
+    filters = [
+        query("type", "Only events of this type.", ShortText),
+        query("status", "Only events with this status.", EndStatus),
+        query("source", "Only events of this source.", ShortText),
+        query("id", "Only events with this id.", ShortText),
+    ]
+    events = {
+        "GET /api/events": Operation(
+            "listEvents",
+            "List the events that have ended, newest first",
+            json_object(events=list[EndedEvent], next=str | None, stale=bool),
+            "A page of large events ends at about 4 MiB, before `limit`: follow `next`."
+            " While PostgreSQL is down, the answer has the newest events that this listener has ended itself,"
+            " from memory, and `stale` is true.",
+            [*PAGE, *filters],
+        ),
+        "GET /api/events/{id}": Operation(
+            "getEvent",
+            "Show an event that has ended",
+            OneEndedEvent,
+            parameters=[SOURCE],
+            problems={404: "No event with this id has ended.", 409: "Several sources have this id."},
+        ),
+        "GET /api/retrying": Operation(
+            "listRetrying",
+            "List the events of the group that wait for their next attempt, the next one first",
+            json_object(retrying=list[RetryingEvent], next=str | None),
+            "`attempts` is the number of failed attempts; the latest failed with `error` at `listener`.",
+            PAGE,
+        ),
+    }
     conflicts = {
         "GET /api/conflicts": Operation(
             "listConflicts",
@@ -314,5 +381,5 @@ def operator_operations(
         all_problems = {**AWAY, **(problems or {}), **made.problems}
         return replace(made, parameters=[*made.parameters, *parameters], problems=all_problems)
 
-    by_tag = {"Dead letters": dead_letters, "Conflicts": conflicts}
+    by_tag = {"Ended events": events, "Dead letters": dead_letters, "Conflicts": conflicts}
     return {tag: {name: relayed(each) for name, each in made.items()} for tag, made in by_tag.items()}

@@ -15,6 +15,8 @@ from oncecast.http.params import body
 from oncecast.http.problems import PROBLEM_TYPE, Problem
 from oncecast.producer.broadcast.listeners import ListenerHub, ListenerReader
 
+EVENTS_PATH = "/api/events"
+RETRYING_PATH = "/api/retrying"
 PATH = "/api/dead-letters"
 CAUSES_PATH = "/api/dead-letter-causes"
 CHANGES = ("replay", "discard", "restore", "reset")
@@ -25,7 +27,10 @@ RETRY_AFTER = {"Retry-After": "2"}
 
 
 class Relay:
-    """The routes about dead letters and conflicts, answered by a connected listener of a group that `is_known`."""
+    """The routes about ended events, dead letters and conflicts, answered by a connected listener of a group.
+
+    `is_known` returns whether there is a group of this name.
+    """
 
     def __init__(self, hub: ListenerHub, is_known: Callable[[str], bool]) -> None:
         self._hub = hub
@@ -35,6 +40,9 @@ class Relay:
     def routes(self) -> list[Route]:
         """Return the routes for the producer's application."""
         return [
+            Route(EVENTS_PATH, self._relay, methods=["GET"]),
+            Route(f"{EVENTS_PATH}/{{id:path}}", self._relay, methods=["GET"]),
+            Route(RETRYING_PATH, self._relay, methods=["GET"]),
             Route(PATH, self._relay, methods=["GET"]),
             Route(CAUSES_PATH, self._relay, methods=["GET"]),
             *(Route(f"{PATH}/{change}", self._relay, methods=["POST"]) for change in CHANGES),

@@ -1,4 +1,4 @@
-// The page: publish events, and show the broadcast, dead letters, conflicts and the system. This module connects its parts.
+// The page: publish and find events, and show the broadcast, dead letters, conflicts and the system. This module connects its parts.
 
 import { startAccess } from "./access.js";
 import { startBroadcast } from "./broadcast.js";
@@ -6,6 +6,7 @@ import { startComposer } from "./composer.js";
 import { startConflicts } from "./conflicts.js";
 import { startDeadLetters } from "./dead_letters.js";
 import { startFailing } from "./failing.js";
+import { startFind } from "./find.js";
 import { startSystem } from "./system.js";
 
 startAccess();
@@ -13,6 +14,7 @@ const broadcast = startBroadcast();
 const composer = startComposer(broadcast);
 const deadLetters = startDeadLetters();
 const conflicts = startConflicts();
+startFind();
 const failing = startFailing({ onReplayed: deadLetters.refresh });
 await startSystem({
   onStatus(status) {

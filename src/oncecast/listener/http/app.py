@@ -23,6 +23,8 @@ from oncecast.http.tokens import Right
 from oncecast.listener.http.openapi import ListenerHealth, listener_document
 from oncecast.tasks import Essentials
 
+EVENTS_PATH = "/api/events"
+RETRYING_PATH = "/api/retrying"
 PAGE_MAX_EVENTS = 1_000
 PAGE_DEFAULT_EVENTS = 100
 RETRY_AFTER = {"Retry-After": "2"}
@@ -143,9 +145,9 @@ def listener_app(
 
     return Starlette(
         routes=[
-            route("/api/events", events),
-            route("/api/events/{id:path}", event),
-            route("/api/retrying", retrying),
+            route(EVENTS_PATH, events),
+            route(f"{EVENTS_PATH}/{{id:path}}", event),
+            route(RETRYING_PATH, retrying),
             route("/api/gaps", gaps),
             *further,
             route("/health", healthy),

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
-from oncecast.core.dead_letters import ShortText, Time
+from oncecast.core.dead_letters import Time
 from oncecast.core.health import Health
 from oncecast.core.wire import Count
 from oncecast.http.openapi import (
     AWAY,
-    PAGE,
-    SOURCE,
-    EventDocument,
     Operation,
     RightFor,
     json_object,
     openapi,
     process_operations,
-    query,
 )
 from oncecast.http.operator_api import operator_operations
-
-EndStatus = Literal["stored", "dead"]
-
-
-class EndedEvent(msgspec.Struct):
-    """An event that was stored or given up."""
-
-    event: EventDocument
-    status: EndStatus
-    cursor: str
-    listener: str
-    attempts: Count
-    accepted_at: Time
-    stored_at: Time
-
-
-class OneEndedEvent(EndedEvent):
-    """An event that has ended; `stale` if it comes from the memory of this listener."""
-
-    stale: bool
-
-
-class RetryingEvent(msgspec.Struct):
-    """An event that waits for its next attempt."""
-
-    source: str
-    id: str
-    type: str
-    attempts: Count
-    error: str
-    listener: str
-    failed_at: Time
-    next_at: Time
 
 
 class NotedGap(msgspec.Struct):
@@ -109,38 +72,7 @@ class ListenerHealth(Health, frozen=True, kw_only=True):
 
 def listener_document(right_for: RightFor) -> dict[str, Any]:
     """Return the OpenAPI document of a listener; `right_for` returns the right that a request needs."""
-    filters = [
-        query("type", "Only events of this type.", ShortText),
-        query("status", "Only events with this status.", EndStatus),
-        query("source", "Only events of this source.", ShortText),
-        query("id", "Only events with this id.", ShortText),
-    ]
-    events = {
-        "GET /api/events": Operation(
-            "listEvents",
-            "List the events that have ended, newest first",
-            json_object(events=list[EndedEvent], next=str | None, stale=bool),
-            "A page of large events ends at about 4 MiB, before `limit`: follow `next`."
-            " While PostgreSQL is down, the answer has the newest events that this listener has ended itself,"
-            " from memory, and `stale` is true.",
-            [*PAGE, *filters],
-            problems=AWAY,
-        ),
-        "GET /api/events/{id}": Operation(
-            "getEvent",
-            "Show an event that has ended",
-            OneEndedEvent,
-            parameters=[SOURCE],
-            problems={404: "No event with this id has ended.", 409: "Several sources have this id.", **AWAY},
-        ),
-        "GET /api/retrying": Operation(
-            "listRetrying",
-            "List the events of the group that wait for their next attempt, the next one first",
-            json_object(retrying=list[RetryingEvent], next=str | None),
-            "`attempts` is the number of failed attempts; the latest failed with `error` at `listener`.",
-            PAGE,
-            problems=AWAY,
-        ),
+    operations = {
         "GET /api/gaps": Operation(
             "listGaps",
             "List the gaps: events that the group could not read",
@@ -162,4 +94,6 @@ def listener_document(right_for: RightFor) -> dict[str, Any]:
         " listeners of its group."
     )
     process = process_operations("listener", "works", ListenerHealth)
-    return openapi("Oncecast listener", about, right_for, {"Events": events, **operator_operations(), **process})
+    return openapi(
+        "Oncecast listener", about, right_for, {**operator_operations(), "Operations": operations, **process}
+    )

@@ -1,4 +1,4 @@
-"""Answer requests about dead letters and conflicts that a producer relays, with the listener's API."""
+"""Answer requests about ended events, dead letters and conflicts that a producer relays, with the listener's API."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from starlette.types import ASGIApp
 
 from oncecast.core.wire import ANSWER_MAX_BYTES, Answer, Ask, encode
 from oncecast.http.problems import Problem
+from oncecast.listener.http.app import EVENTS_PATH, RETRYING_PATH
 from oncecast.listener.http.conflicts import PATH as CONFLICTS_PATH
 from oncecast.listener.http.dead_letters import CAUSES_PATH, PATH
 
 AT_A_TIME = 4
+RELAYED = (EVENTS_PATH, PATH, CONFLICTS_PATH)
+"""Lists that are relayed, with all below."""
 
 
 class AdminRelay:
@@ -23,11 +26,11 @@ class AdminRelay:
         self._places = asyncio.Semaphore(AT_A_TIME)
 
     async def answer(self, ask: Ask) -> Answer:
-        """Return the API's answer; 404 for paths that are not about dead letters or conflicts."""
+        """Return the API's answer; 404 for paths that are not relayed."""
         if self.app is None or self._places.locked():
             return _problem(ask, Problem(503, "this listener is busy; try again in a moment"))
-        if ask.path not in (PATH, CAUSES_PATH, CONFLICTS_PATH) and not ask.path.startswith(
-            (f"{PATH}/", f"{CONFLICTS_PATH}/")
+        if ask.path not in (*RELAYED, CAUSES_PATH, RETRYING_PATH) and not ask.path.startswith(
+            tuple(f"{path}/" for path in RELAYED)
         ):
             return _problem(ask, Problem(404, "there is nothing here"))
         async with self._places:
