@@ -1,4 +1,4 @@
-"""Draws docs/pictures: the page at rest, with an event that failed, on a phone, and in the dark.
+"""Draws docs/pictures: the page at rest, under load, with a failed event, on a phone, in the dark, and in trouble.
 
 It starts a stack of its own, sends it earthquakes, and looks at the page with a headless Chromium: `make pictures`.
 """
@@ -41,6 +41,7 @@ async def main() -> int:
         ):
             browser = await driver.chromium.launch(executable_path=chromium)
             await draw(browser, stack.publish_url)
+            await draw_trouble(browser, stack)
             await browser.close()
     return 0
 
@@ -62,6 +63,22 @@ async def draw(browser: Browser, url: str) -> None:
             await expect(each.locator("#edit")).to_be_visible(timeout=30_000)
             await each.locator(".failing").evaluate("card => card.scrollIntoView({ block: 'end' })")
             await take(each, name)
+
+
+async def draw_trouble(browser: Browser, stack: Stack) -> None:
+    """Draw the page under load, with a listener gone, and with PostgreSQL down."""
+    async with opened(browser, stack.publish_url, WIDE) as page:
+        load = asyncio.create_task(send_earthquakes(stack.publish_url, (150,) * 8))
+        await page.wait_for_timeout(5_000)
+        await take(page, "load")
+        await load
+        await stack.kill("listener-b")
+        await expect(page.locator("#health")).to_contain_text("listener-b")
+        await take(page, "gone")
+        await stack.stop("postgres")
+        await send_earthquakes(stack.publish_url, (20,))
+        await expect(page.locator("#health")).to_contain_text("PostgreSQL")
+        await take(page, "down")
 
 
 @asynccontextmanager

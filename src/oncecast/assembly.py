@@ -237,9 +237,7 @@ async def _listen(
                 ),
                 *pruning_routes(store, record),
             ],
-            health=lambda: msgspec.structs.replace(
-                service.health(), conflicts_open=open_work.newest and open_work.newest.conflicts
-            ),
+            health=lambda: msgspec.structs.replace(service.health(), conflicts_open=open_work.conflicts),
             essentials=service.essentials,
             metrics=metrics.text,
         )

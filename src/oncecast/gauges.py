@@ -35,7 +35,12 @@ def show_producer(metrics: Metrics, producer: Producer, journal: Journal) -> Non
 
 
 def _by_group(retention: Retention, field: str, labels: tuple[str, ...]) -> dict[tuple[str, ...], float]:
-    return {(group.name, *labels): float(getattr(group, field)) for group in retention.groups_status()}
+    """Return a number of each group that events are kept for."""
+    return {
+        (group.name, *labels): float(value)
+        for group in retention.groups_status()
+        if not (group.forgotten or group.expired) and (value := getattr(group, field)) is not None
+    }
 
 
 def show_listener(metrics: Metrics, service: ListenerService, open_work: OpenWorkCounts) -> None:
@@ -43,8 +48,9 @@ def show_listener(metrics: Metrics, service: ListenerService, open_work: OpenWor
     metrics.show_health(service.current_health)
     metrics.show("in_flight", lambda: service.pipeline.in_flight)
     metrics.show("in_flight_bytes", lambda: sum(feed.used_bytes for feed in service.feeds))
-    metrics.show("handlers_running", lambda: service.pipeline.handlers_running)
-    metrics.show("handlers_max", lambda: service.settings.attempts.handler_concurrency)
+    handlers_max = service.settings.attempts.handler_concurrency
+    metrics.show("handlers_running", lambda: min(handlers_max, service.pipeline.handlers_running))
+    metrics.show("handlers_max", lambda: handlers_max)
     metrics.show("standby", lambda: float(service.standby.reason is not None))
     metrics.show(
         "breaker_state",
@@ -53,8 +59,9 @@ def show_listener(metrics: Metrics, service: ListenerService, open_work: OpenWor
             for name, gate in (("redis", service.redis), ("database", service.database))
         },
     )
+    group = service.settings.group
     if (forwarder := service.forwarder) is not None:
-        metrics.show("dead_letters_unsent", lambda: forwarder.unforwarded)
+        metrics.show("dead_letters_unsent", lambda: _of_group(group, forwarder.unforwarded))
     for name, field in (
         ("retrying", "retrying"),
         ("dead_letters_open", "dead_letters"),
@@ -63,8 +70,12 @@ def show_listener(metrics: Metrics, service: ListenerService, open_work: OpenWor
         ("outbox_pending", "emissions"),
         ("outbox_oldest_seconds", "emissions_oldest_s"),
     ):
-        metrics.show(name, partial(_of_open_work, open_work, field))
+        metrics.show(name, partial(_of_open_work, open_work, group, field))
 
 
-def _of_open_work(open_work: OpenWorkCounts, field: str) -> float | None:
-    return None if open_work.newest is None else float(getattr(open_work.newest, field))
+def _of_open_work(open_work: OpenWorkCounts, group: str, field: str) -> dict[tuple[str, ...], float]:
+    return _of_group(group, None if open_work.newest is None else getattr(open_work.newest, field))
+
+
+def _of_group(group: str, number: float | None) -> dict[tuple[str, ...], float]:
+    return {} if number is None else {(group,): float(number)}

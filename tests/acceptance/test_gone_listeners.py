@@ -73,7 +73,7 @@ async def test_events_that_wait_for_a_group_without_listeners_degrade_the_produc
 
         await until(is_reported, within_s=5.0)
         found = await health(stack)
-        assert found["reason"] == "groups: the group oncecast has no listener, and 1 events wait for it"
+        assert found["reason"] == "groups: the group oncecast has no listener, and 1 event waits for it"
         assert "oncecast groups forget oncecast" in found["remedy"]
         (group,) = found["groups"]
         assert (group["behind"], group["connected"]) == (1, 0)

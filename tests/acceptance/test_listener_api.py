@@ -114,7 +114,7 @@ async def test_while_postgresql_is_away_it_says_so_and_comes_back(stack_of: Stac
         await drained(stack)
         assert (await client.get("/readyz")).status_code == 200
         metrics = (await client.get("/metrics")).text
-        assert "oncecast_stored_total 2.0" in metrics
+        assert 'oncecast_finished_total{outcome="stored",type="tick"} 2.0' in metrics
         assert 'oncecast_dependency_up{dependency="database"} 1.0' in metrics
 
 

@@ -255,9 +255,9 @@ async def test_events_are_found_by_id_type_and_outcome_and_show_their_life(
             await publisher.publish_many(
                 [Event.new("order", {"n": n}, id=f"o-{n}", source="/shop") for n in range(3)]
             )
-            await publisher.publish(Event.new("tick", id="<b>t-1</b>", source="/clock"))
+            await publisher.publish(Event.new("tick", {"n": 1}, id="<b>t-1</b>", source="/clock"))
             await drained(stack)
-            await publisher.publish(Event.new(FAILING, {"fails": True}, id="f-1"))
+            await publisher.publish(Event.new("oncecast.failing", {"fails": True}, id="f-1"))
         async with page_of(stack.publish_url) as page:
             await expect(page.locator("#connection")).to_have_text("Live")
             await page.fill("#find-type", "order")

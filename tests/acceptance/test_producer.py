@@ -155,7 +155,7 @@ async def test_refusals_are_counted_and_write_no_line_of_their_own(
 ) -> None:
     async def refused() -> float:
         lines = (await client.get("/metrics")).text.splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith("oncecast_refused_total "))
+        return sum(float(line.split()[1]) for line in lines if line.startswith("oncecast_refused_total{"))
 
     before = await refused()
     name = "evil\n2026 forged\x1b[2J"

@@ -25,6 +25,10 @@ class AdminRefused(ProducerRefused):
         self.status = status
 
 
+class NotReached(Unavailable):
+    """No connection could be opened: the request has not been sent."""
+
+
 class AdminClient:
     """A client of the first of `addresses` that can be reached. A context manager."""
 
@@ -82,7 +86,7 @@ class AdminClient:
                     self._client.close()
                     self._client = httpx2.Client(**http_options(self._left[0], self._headers))
                     continue
-                raise Unavailable(f"{self.address} cannot be reached: {error}") from None
+                raise NotReached(f"{self.address} cannot be reached: {error}") from None
             except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 raise Unavailable(f"{self.address} did not answer: {type(error).__name__} {error}".rstrip()) from None
             return self._read(answer, kind)

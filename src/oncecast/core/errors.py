@@ -172,6 +172,8 @@ def reason_of(error: BaseException) -> FailureReason:
         return "timeout"
     if isinstance(error, DataInvalid | DataRefused):
         return "data"
+    if isinstance(error, Retry | Reject):
+        return "retry" if isinstance(error, Retry) else "rejected"
     return "database" if isinstance(error, Unavailable | RowLocked) else "handler"
 
 

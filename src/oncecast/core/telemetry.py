@@ -16,7 +16,7 @@ class TelemetryEvent(msgspec.Struct, frozen=True):
     """The base class of all telemetry events."""
 
 
-RefusalKind = Literal["invalid", "too_large", "journal_full", "disk", "busy"]
+RefusalKind = Literal["invalid", "too_large", "unauthorized", "journal_full", "disk", "busy"]
 """Why a publication was refused; `busy`: the requests in progress hold as many bytes as they may."""
 Record = Callable[[TelemetryEvent], None]
 
@@ -29,8 +29,8 @@ TerminalCause = Literal["retries", "rejected", "data", "crashes"]
 """Why an event is dead: its attempts failed, its handler rejected it, its data is invalid, it crashed processes."""
 
 
-FailureReason = Literal["handler", "database", "timeout", "data"]
-"""Why an attempt failed."""
+FailureReason = Literal["handler", "retry", "rejected", "database", "timeout", "data"]
+"""Why an attempt failed; `retry` and `rejected`: the handler asked for it."""
 Station = Literal["claim", "insert", "transaction", "record"]
 """A step of events through a listener, of which the duration is measured."""
 

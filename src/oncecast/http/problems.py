@@ -13,6 +13,7 @@ from starlette.types import Scope, Send
 from oncecast.core.telemetry import RefusalKind
 
 PROBLEM_TYPE = "application/problem+json"
+_KINDS: Mapping[int, RefusalKind] = {401: "unauthorized", 413: "too_large"}
 
 
 class ProblemDetails(msgspec.Struct):
@@ -34,7 +35,7 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.status = status
-        self.kind: RefusalKind = kind or ("too_large" if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else "invalid")
+        self.kind: RefusalKind = kind or _KINDS.get(status, "invalid")
         self.detail = detail
         self.headers = dict(headers or {})
 

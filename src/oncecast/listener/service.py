@@ -96,7 +96,8 @@ class ListenerService:
         self._clock = clock
         self.essentials = Essentials(clock, end_within_s=settings.drain_timeout_s, last_resort=last_resort)
         self._rules = rules or range_rules(app.batch_sizes)
-        self._dial = dial or websocket_dial(settings.tokens)
+        self._draining = asyncio.Event()
+        self._dial = dial or websocket_dial(settings.tokens, self._draining.is_set)
         self.stats = Stats(clock, record)
         self.standby = Standby(store, app.selectors, clock, force=settings.force_handlers, record=record)
         self.settings = settings
@@ -105,7 +106,6 @@ class ListenerService:
         self._answer = answer
         self._store = store
         self._crash_log = crash_log
-        self._draining = asyncio.Event()
         self._previous_crashed: bool | None = None
         self._paused = asyncio.Event()
         self.redis = LeaseGate(leases, clock, lease_ttl_s=settings.lease_ttl_s, record=self._record)

@@ -91,7 +91,7 @@ CATALOGUE = (
         PRODUCER,
         "Publications that were refused before anything was accepted.",
         "reason",
-        values=("invalid", "too_large", "journal_full", "disk", "busy"),
+        values=("invalid", "too_large", "unauthorized", "journal_full", "disk", "busy"),
     ),
     _histogram("commit_seconds", PRODUCER, "How long a publication waited for the commit of its events."),
     _histogram("commit_events", PRODUCER, "Events of a publication.", buckets=EVENTS),
@@ -102,7 +102,7 @@ CATALOGUE = (
     _gauge(
         "journal_headroom_seconds",
         PRODUCER,
-        "When the journal would be full if no group processed anything more, at the rate of the last minute.",
+        "Time until the journal would be full if no group processed anything more, at the rate of the last minute.",
     ),
     # --- producer: groups and readers ------------------------------------------------------------------------
     _gauge("group_lag_events", PRODUCER, "Events that the group has not processed.", "group", "journal"),
@@ -146,18 +146,26 @@ CATALOGUE = (
     _counter(
         "attempts_failed",
         LISTENER,
-        "Attempts that failed, by reason: handler, database, timeout or data.",
+        "Attempts that failed and count for EVENT_ATTEMPTS, by reason: handler, retry and rejected (asked for by the"
+        " handler), database, timeout or data.",
         "reason",
         "type",
     ),
     _counter("database_failures", LISTENER, "Database operations for events that failed."),
-    _gauge("retrying", LISTENER, "Events that wait for their next attempt, of the whole group."),
+    _gauge("retrying", LISTENER, "Events that wait for their next attempt, of the whole group.", "group"),
     _counter("quarantined", LISTENER, "Attempts of quarantined events, each made alone."),
-    _counter("taken_over", LISTENER, "Ranges taken over from dead listeners."),
+    _counter("taken_over", LISTENER, "Events taken over from dead listeners."),
     _counter("loop_blocked", LISTENER, "Times that a handler blocked the event loop for 3 s."),
     # --- listener: dead letters and conflicts ----------------------------------------------------------------
-    _gauge("dead_letters_open", LISTENER, "Dead letters neither replayed nor discarded, of the whole group."),
-    _gauge("dead_letters_oldest_seconds", LISTENER, "The age of the oldest open dead letter; 0 if there is none."),
+    _gauge(
+        "dead_letters_open", LISTENER, "Dead letters neither replayed nor discarded, of the whole group.", "group"
+    ),
+    _gauge(
+        "dead_letters_oldest_seconds",
+        LISTENER,
+        "The age of the oldest open dead letter; 0 if there is none.",
+        "group",
+    ),
     _counter(
         "dead_lettered",
         LISTENER,
@@ -171,16 +179,20 @@ CATALOGUE = (
     _counter("restored", LISTENER, "Discarded dead letters that operators have restored."),
     _counter("dead_letters_logged", LISTENER, "Dead letters whose line is in the log file."),
     _counter("dead_letter_log_failures", LISTENER, "Failed writes to the log file of dead letters."),
-    _gauge("dead_letters_unsent", LISTENER, "Dead letters not yet sent to the broker, of the whole group."),
+    _gauge("dead_letters_unsent", LISTENER, "Dead letters not yet sent to the broker, of the whole group.", "group"),
     _counter("dead_letters_sent", LISTENER, "Dead letters that the broker has confirmed."),
     _counter("dead_letters_refused", LISTENER, "Dead letters that the broker refused."),
-    _gauge("conflicts_open", LISTENER, "Conflicts that nobody has replayed or discarded, of the whole group."),
+    _gauge(
+        "conflicts_open", LISTENER, "Conflicts that nobody has replayed or discarded, of the whole group.", "group"
+    ),
     _counter("conflicts_replayed", LISTENER, "Conflicts whose event is stored under a new id."),
     _counter("failed_conflict_replays", LISTENER, "Replays of conflicts that failed."),
     _counter("conflicts_discarded", LISTENER, "Conflicts that operators have discarded."),
     # --- listener: emitted events ----------------------------------------------------------------------------
-    _gauge("outbox_pending", LISTENER, "Emitted events that no producer has accepted yet, of the whole group."),
-    _gauge("outbox_oldest_seconds", LISTENER, "The age of the oldest of them; 0 if there is none."),
+    _gauge(
+        "outbox_pending", LISTENER, "Emitted events that no producer has accepted yet, of the whole group.", "group"
+    ),
+    _gauge("outbox_oldest_seconds", LISTENER, "The age of the oldest of them; 0 if there is none.", "group"),
     _counter("emitted", LISTENER, "Emitted events that a producer has accepted."),
     _counter("refused_emissions", LISTENER, "Emitted events that no producer will accept."),
     # --- listener: dependencies and upkeep -------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from oncecast.core.clock import Clock
-from oncecast.core.errors import JournalMisplaced, JournalUnavailable
+from oncecast.core.errors import JournalCorrupt, JournalMisplaced, JournalUnavailable
 from oncecast.core.event import Cursor
 from oncecast.core.groups import FIRST_TO_JOIN
 from oncecast.core.health import FINE, Finding, Status
@@ -83,8 +83,8 @@ class GroupStatus(msgspec.Struct):
     unseen_s: float
     expired: bool
     forgotten: bool
-    oldest_unfinished_s: float
-    """The age of the oldest event that it has not processed; 0 if there is none."""
+    oldest_unfinished_s: float | None
+    """The age of the oldest event that it has not processed; 0 if there is none, null if it cannot be read."""
     moved_at: float
     """When its saved cursor last moved, as Unix time in seconds; since the start of the producer at the earliest."""
 
@@ -115,7 +115,7 @@ class Retention:
         self._warned_percent = 0
         self._progress: dict[str, _Progress] = {}
         self._appended_bytes = 0
-        self._growth: deque[tuple[float, int]] = deque([(self._ticked_at_s, 0)], maxlen=round(RATE_OVER_S / TICK_S))
+        self._growth: deque[tuple[float, int]] = deque([(self._ticked_at_s, 0)])
         """The appended bytes at the last ticks, by monotonic time."""
         journal.on_commit(self._on_commit)
 
@@ -168,7 +168,8 @@ class Retention:
         for group in self._groups.values():
             count = self._behind(group)
             if group.name != FIRST_TO_JOIN and count and self._holds(group) and not self._connected(group.name):
-                reason = f"the group {group.name} has no listener, and {count:,} events wait for it"
+                waiting = "1 event waits" if count == 1 else f"{count:,} events wait"
+                reason = f"the group {group.name} has no listener, and {waiting} for it"
                 forget = f"oncecast groups forget {shlex.quote(group.name)}"
                 return Finding(Status.DEGRADED, reason, f"start its listeners, or give the group up: {forget}")
         return FINE
@@ -221,7 +222,10 @@ class Retention:
     async def tick(self) -> None:
         """Save the groups' cursors, then delete events that are too old or too many."""
         self._full.clear()
-        self._growth.append((self._clock.monotonic_s(), self._appended_bytes))
+        now_s = self._clock.monotonic_s()
+        self._growth.append((now_s, self._appended_bytes))
+        while now_s - self._growth[0][0] > RATE_OVER_S and len(self._growth) > 1:
+            self._growth.popleft()
         if self._update_groups():
             await self._journal.keep_groups(list(self._groups.values()))
             self._kept_at_s = self._ticked_at_s
@@ -271,9 +275,13 @@ class Retention:
             if progress is None or progress.saved != group.saved:
                 progress = self._progress[name] = _Progress(group.saved, now_s)
             if progress.next_at_us is None and self._holds(group) and group.saved < self._journal.last:
-                with contextlib.suppress(JournalUnavailable):  # already reported
+                try:
                     found = await self._journal.read(group.saved, 1, 1)
-                    progress.next_at_us = found[0].at_us if found else None
+                except JournalCorrupt:  # already reported; other groups may be at readable offsets
+                    continue
+                except JournalUnavailable:
+                    return
+                progress.next_at_us = found[0].at_us if found else None
 
     def _saved(self, group: KnownGroup) -> int:
         """Return the smallest saved offset of the group's listeners; it decreases after a restore of PostgreSQL."""
@@ -337,19 +345,25 @@ class Retention:
             if group.name != FIRST_TO_JOIN or self._holds(group)
         ]
 
-    def _oldest_unfinished_s(self, group: KnownGroup) -> float:
+    def _oldest_unfinished_s(self, group: KnownGroup) -> float | None:
         progress = self._progress.get(group.name)
-        if progress is None or progress.next_at_us is None or group.saved >= self._journal.last:
+        if progress is None or not self._holds(group) or group.saved >= self._journal.last:
             return 0.0
+        if progress.next_at_us is None:
+            return None
         return max(0.0, round(self._clock.unix_s() - progress.next_at_us / 1e6, 3))
 
     def headroom_s(self) -> float | None:
-        """Return when the journal would be full at the recent rate if nothing were deleted; None without a rate."""
+        """Return in how many seconds the journal would be full if no group processed anything more.
+
+        It is taken to grow at the rate of the last minute; without a rate, return None.
+        """
         began_s, before_bytes = self._growth[0]
         appended_bytes, passed_s = self._appended_bytes - before_bytes, self._clock.monotonic_s() - began_s
         if appended_bytes <= 0 or passed_s <= 0:
             return None
-        return max(0, self._limits.max_bytes - self._journal.used_bytes) * passed_s / appended_bytes
+        free_ratio = max(0.0, 1 - self.unsettled_percent(self.slowest_group()) / 100)
+        return free_ratio * self._limits.max_bytes * passed_s / appended_bytes
 
     def knows(self, name: str) -> bool:
         """Return whether there is, or was, such a group."""

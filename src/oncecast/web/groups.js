@@ -1,6 +1,6 @@
 // The table of groups: how far each is behind, and whether it holds events back.
 
-import { count, duration, element, setText } from "./format.js";
+import { count, duration, setText } from "./format.js";
 import { rowFor } from "./listeners.js";
 
 const LATE_S = 60;

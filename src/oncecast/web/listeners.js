@@ -67,8 +67,10 @@ function showName(cell, text, { gone, group, instance }) {
     button.addEventListener("click", () => dismiss(button));
   }
   const button = cell.querySelector("button");
-  if (button) {
-    button.dataset.path = `api/listeners/${encodeURIComponent(group)}/${encodeURIComponent(instance)}`;
+  const path = `api/listeners/${encodeURIComponent(group)}/${encodeURIComponent(instance)}`;
+  if (button && button.dataset.path !== path) {
+    button.dataset.path = path;
+    button.title = "";
     button.setAttribute("aria-label", `Dismiss ${instance}`);
   }
 }

@@ -8,6 +8,7 @@ import { listenersOf, showListeners, stateOf } from "./listeners.js";
 const POLL_MS = 1000;
 const POLL_SLOWEST_MS = 5000;
 const ANSWER_MS = 3000;
+const HIDDEN_EVERY = 10; // a hidden page polls every tenth time, for its title and icon
 const RATES_KEPT = 60;
 const NEARLY_FULL = 0.7;
 
@@ -18,10 +19,11 @@ export function startSystem({ onStatus }) {
   const rates = [];
   let before = null;
   let failures = 0;
+  let looks = 0; // while the page is hidden
   let answeredAt = performance.now();
 
   async function poll() {
-    if (!document.hidden) {
+    if (!document.hidden || (looks += 1) % HIDDEN_EVERY === 0) {
       const { status, refused } = await ask("api/status", { right: "subscribe", answerMs: ANSWER_MS }).then(
         (status) => ({ status }),
         (refused) => ({ refused }),
@@ -47,7 +49,10 @@ export function startSystem({ onStatus }) {
   function unanswered() {
     failures += 1;
     before = null;
-    if (failures > 1) byId("system").dataset.stale = `No answer for ${duration((performance.now() - answeredAt) / 1000)}`;
+    if (failures < 2) return;
+    const text = `No answer for ${duration((performance.now() - answeredAt) / 1000)}`;
+    byId("system").dataset.stale = text;
+    showState("bad", `The producer does not answer: ${text.toLowerCase()}. What is shown below is older.`);
   }
 
   function show(status) {
@@ -85,13 +90,17 @@ function largestLag(groups = []) {
 }
 
 /** Show the state of the whole, with the reason and what to do; in the title and the icon, too. */
-function showHealth({ status, since, reason, remedy, listeners = [] }) {
+function showHealth({ status, since, reason, remedy, listeners = [], gone = [] }) {
   const works = listeners.some((each) => ["ok", "degraded"].includes(each.status));
-  const state = status !== "ok" && listeners.length && !works ? "bad" : stateOf(status);
-  const line = byId("health");
-  line.dataset.state = state;
+  const state = status !== "ok" && listeners.length + gone.length && !works ? "bad" : stateOf(status);
   const at = since ? ` since ${new Date(since).toLocaleTimeString()}` : "";
-  setText(line, status === "ok" ? "All is well." : `${capital(status ?? "unknown")}${at}: ${reason ?? "no reason given"}.${remedy ? ` To do: ${remedy}.` : ""}`);
+  showState(state, status === "ok" ? "All is well." : `${capital(status ?? "unknown")}${at}: ${reason ?? "no reason given"}.${remedy ? ` To do: ${remedy}.` : ""}`);
+}
+
+/** Show the state of the whole in its line, the title and the icon. */
+function showState(state, text) {
+  byId("health").dataset.state = state;
+  setText(byId("health"), text);
   const mark = { good: "", wait: "▲ ", bad: "✖ " }[state] ?? "";
   document.title = `${mark}Oncecast`;
   const icon = document.querySelector('link[rel="icon"]');

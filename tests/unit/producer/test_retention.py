@@ -287,5 +287,5 @@ async def test_the_headroom_is_the_time_until_the_journal_is_full_at_the_recent_
     harness = Harness()
     assert harness.retention.headroom_s() is None
     await harness.publish(5)
-    harness.clock.now_s += 10
+    await harness.pass_time(10)
     assert harness.retention.headroom_s() == pytest.approx((CAP_BYTES - 500) / 50, rel=0.05)

@@ -192,14 +192,15 @@ def replay(
 def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, run: ReplayRun) -> None:
     """Replay in small requests, over all listeners; the answer to each has one result per dead letter."""
     left = iter(chosen)
+    again: list[dict[str, Any]] = []
     requests = ReplayRequests(asked)
-    failures: list[OncecastError] = []
+    failures: list[Exception] = []
     unknown = 0
     try:
         with _progress(run) as tell:
             while True:
                 try:
-                    while not failures and requests.has_room and (batch := list(islice(left, pace.at_once))):
+                    while not failures and requests.has_room and (batch := _next(again, left, pace.at_once)):
                         pace.wait(len(batch))
                         requests.send(batch)
                 except OncecastError as error:  # of the list
@@ -207,20 +208,29 @@ def _replay(asked: AdminClient, chosen: Iterable[dict[str, Any]], pace: Pace, ru
                 if not requests.in_flight:
                     break
                 answer = requests.next_answer()
-                if isinstance(answer.body, OncecastError):
-                    failures.append(answer.body)
-                    unknown += len(answer.events)
-                else:
+                if isinstance(answer.body, dict):
                     pace.answered(answer.took_s)
                     run.note(answer.body["results"])
                     tell()
+                elif answer.was_refused and requests.has_listeners:
+                    again += answer.events
+                else:
+                    failures.append(answer.body)
+                    unknown += 0 if answer.was_refused else len(answer.events)
     except KeyboardInterrupt:
         run.stop("interrupted", unknown + requests.in_flight)
         return
     if failures:
-        if not run.tried:
+        if not run.tried or not isinstance(failures[0], OncecastError):
             raise failures[0]
         run.stop(str(failures[0]), unknown)
+
+
+def _next(again: list[dict[str, Any]], left: Iterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the next dead letters: first those that a listener could not replay."""
+    batch = again[:count]
+    del again[:count]
+    return batch + list(islice(left, count - len(batch)))
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 from cyclopts import Parameter
 
 from oncecast.cli import output
@@ -21,28 +22,36 @@ from oncecast.core.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=Common)
 _MARKS = {"ok": "✓", "warning": "!", "error": "✗"}
-DEFAULT_GROUP = "oncecast"
+_ANSWER_DEADLINE_S = 3.0
+
+Role = Literal["producer", "listener"]
 
 
 def doctor(
+    role: Role | None = None,
+    /,
     *,
     group: Annotated[
-        str | None, Parameter(help="The group whose schema is checked. [LISTENER_GROUP, oncecast]")
+        str | None, Parameter(help="The group whose schema is checked. [LISTENER_GROUP, else that of the stack]")
     ] = None,
     data: stack_file.Data = stack_file.DEFAULT_DATA,
     json: Json = None,
 ) -> int:
-    """Check the settings of this environment, this machine, PostgreSQL, Redis and the producers.
+    """Check settings and machine; for a listener also PostgreSQL, Redis and its producers.
 
-    Run it where a listener or producer will run, with the same settings; without any, it checks the servers of the
-    stack in this folder. It changes nothing. The exit status is 0 if all is well, 1 after warnings, 2 after errors.
+    Run it where a process will run, with the same settings: `oncecast doctor listener`. In the folder of a stack it
+    checks the servers of the stack. It changes nothing. The exit status is 0 if all is well, 1 after warnings, and 2
+    after errors.
+
+    Parameters
+    ----------
+    role
+        The kind of process that will run here: producer or listener; both by default.
     """
-    environment = {"LISTENER_GROUP": DEFAULT_GROUP, **_of_stack(data), **os.environ}
-    if group:
-        environment["LISTENER_GROUP"] = group
+    environment = {**_of_stack(data, os.environ), **os.environ, **({"LISTENER_GROUP": group} if group else {})}
     wrong: list[Diagnosis] = []
-    producer = _load(ProducerConfig, environment, wrong)
-    listener = _load(ListenerConfig, environment, wrong)
+    producer = None if role == "listener" else _load(ProducerConfig, environment, wrong)
+    listener = None if role == "producer" else _load(ListenerConfig, environment, wrong)
     found = [own_version(), *dict.fromkeys(wrong), *check_machine(producer, listener)]
     if not wrong:
         found.insert(1, Diagnosis("settings", "ok", "all are valid"))
@@ -56,14 +65,30 @@ def doctor(
     return max(("ok", "warning", "error").index(each.verdict) for each in found)
 
 
-def _of_stack(data: Path) -> dict[str, str]:
-    """Return the settings with which a listener uses the servers of a stack; none without a stack."""
+def _of_stack(data: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings with which a listener uses the servers of a stack, unless they are set otherwise."""
     files = {"DATABASE_URL": data / "postgres.url", "REDIS_URL": data / "redis.url"}
-    producers = [str(entry.address) for entry in stack_file.entries(data) if entry.name == "producer"]
+    entries = stack_file.entries(data)
+    producers = [str(entry.address) for entry in entries if entry.name.startswith("producer")]
     if not producers or not all(file.is_file() for file in files.values()):
         return {}
-    urls = {name: file.read_text("utf-8").strip() for name, file in files.items()}
-    return {**urls, "WS_URL": producers[0].replace("http", "ws", 1)}
+    values = {name: file.read_text("utf-8").strip() for name, file in files.items()}
+    values["WS_URL"] = ",".join(address.replace("http", "ws", 1) for address in producers)
+    for entry in entries:
+        if entry.name.startswith("listener") and (group := _group_of(str(entry.address))):
+            values["LISTENER_GROUP"] = group
+    return {name: v for name, v in values.items() if not {name, f"{name}_FILE"} & environment.keys()}
+
+
+def _group_of(address: str) -> str | None:
+    """Return the group of a listener, if it answers."""
+    import httpx2
+
+    try:
+        answer = httpx2.get(f"{address}/health", timeout=_ANSWER_DEADLINE_S, trust_env=False)
+        return str(msgspec.json.decode(answer.content, type=dict[str, Any])["group"])
+    except (httpx2.HTTPError, msgspec.MsgspecError, KeyError):
+        return None
 
 
 def _load(kind: type[ConfigT], environment: Mapping[str, str], wrong: list[Diagnosis]) -> ConfigT | None:
@@ -85,4 +110,4 @@ def _print(found: list[Diagnosis]) -> None:
         if each.remedy:
             output.line(output.printable(f"    To do: {each.remedy}"))
     errors, warnings = (sum(each.verdict == verdict for each in found) for verdict in ("error", "warning"))
-    output.line("All is well." if not errors + warnings else f"{errors} errors, {warnings} warnings.")
+    output.line("All is well." if not errors + warnings else f"Errors: {errors}, warnings: {warnings}.")

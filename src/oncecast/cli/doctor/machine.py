@@ -11,8 +11,7 @@ from oncecast.cli.doctor.diagnosis import Diagnoses, Diagnosis, judged
 from oncecast.config import ListenerConfig, ProducerConfig
 
 FREE_MIN_BYTES = 1024 * 1024 * 1024
-FILES_MIN = 4_096
-RESERVED_FILES = 100
+RESERVED_FILES = 64
 """For what is no client: files, libraries, connections to PostgreSQL and Redis."""
 
 
@@ -20,8 +19,7 @@ def check_machine(producer: ProducerConfig | None, listener: ListenerConfig | No
     """Yield the findings about this machine."""
     yield Diagnosis("Python", "ok", sys.version.split()[0])
     files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = max((each.connections_max for each in (producer, listener) if each is not None), default=0)
-    needed = max(FILES_MIN, needed + RESERVED_FILES)
+    needed = RESERVED_FILES + max((each.connections_max for each in (producer, listener) if each), default=0)
     yield judged(
         "open files",
         files_max >= needed,
@@ -46,11 +44,12 @@ def _check_journal(producer: ProducerConfig) -> Diagnoses:
         "give the user of the producer the right to write there, or set JOURNAL_PATH",
     )
     free_bytes = shutil.disk_usage(folder).free
-    wanted_bytes = max(FREE_MIN_BYTES, producer.journal_max_bytes)
+    has_bytes = producer.journal_path.stat().st_size if producer.journal_path.is_file() else 0
+    wanted_bytes = max(FREE_MIN_BYTES, producer.journal_max_bytes - has_bytes)
     yield judged(
         "disk",
         free_bytes >= wanted_bytes,
-        f"{free_bytes / 2**30:.1f} GiB free; the journal may need {wanted_bytes / 2**30:.1f} GiB",
+        f"{free_bytes / 2**30:.1f} GiB free; the journal may take {wanted_bytes / 2**30:.1f} GiB more",
         "free some space, or lower JOURNAL_MAX_BYTES; a full disk stops publishing",
         otherwise="warning" if free_bytes >= FREE_MIN_BYTES else "error",
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -15,7 +17,7 @@ import psycopg
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from oncecast.cli.doctor.diagnosis import Diagnoses, Diagnosis, judged
 from oncecast.client.address import publish_url, shown
@@ -33,13 +35,23 @@ CLOCK_DIFFERENCE_MAX_S = 2.0
 OWN_CONNECTIONS = 10
 """Connections of a listener in addition to DB_POOL, with some to spare."""
 REDIS_MAJOR_MIN = 7
-_COMMANDS = ("EVALSHA", "EVAL", "SCRIPT", "MGET", "SET", "GET")
+_COMMANDS = (
+    ("EVALSHA", "0" * 40, "1", "{key}"),
+    ("SCRIPT", "LOAD", "return 1"),
+    ("MGET", "{key}"),
+    ("GET", "{key}"),
+    ("SET", "{key}", "x", "NX", "PX", "1000"),
+    ("PEXPIRE", "{key}", "1000"),
+    ("DEL", "{key}"),
+)
+"""Everything that a listener sends, as it sends it, also from its scripts."""
 _DURABLE = {
     "fsync": "a power cut may lose committed rows, and so events",
     "full_page_writes": "a power cut may damage the tables",
 }
 _SETTINGS = """
 select current_setting('server_version_num')::integer, current_setting('server_version'), pg_is_in_recovery(),
+    current_setting('server_encoding'),
     current_setting('fsync'), current_setting('full_page_writes'), current_setting('default_transaction_read_only'),
     current_setting('max_connections')::integer, extract(epoch from clock_timestamp())::float8
 """
@@ -50,12 +62,13 @@ async def check_postgres(listener: ListenerConfig) -> list[Diagnosis]:
     database = Database(
         listener.database_url, SYSTEM_CLOCK, schema=listener.listener_group, instance="doctor", token="0" * 16
     )
+    found: list[Diagnosis] = []
     try:
         async with asyncio.timeout(2 * ANSWER_DEADLINE_S), await database.connect() as connection:
             asked_s = time.time()
             row = await (await connection.execute(_SETTINGS)).fetchone()
             assert row is not None  # noqa: S101 - a query without a table
-            found = [Diagnosis("PostgreSQL", "ok", f"{row[1]} answers"), *_of_settings(listener, row, asked_s)]
+            found += [Diagnosis("PostgreSQL", "ok", f"{row[1]} answers"), *_of_settings(listener, row, asked_s)]
             found.append(await _of_sessions(database))
             state = await read_state(connection, listener.listener_group)
             if not state.pending:
@@ -64,7 +77,7 @@ async def check_postgres(listener: ListenerConfig) -> list[Diagnosis]:
         return [*found, Diagnosis("schema", "error", str(error), "see docs/how-to/least-privilege.md")]
     except (psycopg.Error, OSError, OncecastError) as error:
         reason = str(translate(error) if isinstance(error, psycopg.Error | TimeoutError) else error)
-        return [Diagnosis("PostgreSQL", "error", reason, "start PostgreSQL, or check DATABASE_URL")]
+        return [*found, Diagnosis("PostgreSQL", "error", reason, "start PostgreSQL, or check DATABASE_URL")]
     missing = len(state.pending)
     detail = f"{listener.listener_group}: " + (f"{missing} migrations are missing" if missing else "up to date")
     remedy = "the first listener applies them; or run: oncecast migrate"
@@ -72,7 +85,7 @@ async def check_postgres(listener: ListenerConfig) -> list[Diagnosis]:
 
 
 def _of_settings(listener: ListenerConfig, row: Any, asked_s: float) -> Diagnoses:
-    number, text, is_standby, fsync, full_page_writes, read_only, connections_max, now_s = row
+    number, text, is_standby, encoding, fsync, full_page_writes, read_only, connections_max, now_s = row
     yield judged(
         "PostgreSQL version",
         number >= SERVER_VERSION_MIN,
@@ -85,6 +98,7 @@ def _of_settings(listener: ListenerConfig, row: Any, asked_s: float) -> Diagnose
         "it is a standby" if is_standby else "it accepts writes",
         "DATABASE_URL must name the primary",
     )
+    yield judged("encoding", encoding == "UTF8", encoding, "create the database with the encoding UTF8")
     if read_only == "on":
         detail = "default_transaction_read_only is on; listeners turn it off for their sessions"
         yield Diagnosis("writes", "warning", detail, "to keep listeners out, revoke their rights instead")
@@ -121,7 +135,8 @@ async def check_redis(listener: ListenerConfig) -> list[Diagnosis]:
     try:
         async with asyncio.timeout(2 * ANSWER_DEADLINE_S):
             await client.ping()
-            return [Diagnosis("Redis", "ok", "it answers"), *[each async for each in _of_redis(client)]]
+            key = f"oncecast:{{{listener.listener_group}}}:r:doctor"
+            return [Diagnosis("Redis", "ok", "it answers"), *[each async for each in _of_redis(client, key)]]
     except (RedisError, OSError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}".rstrip(": ")
         remedy = "start Redis, or check REDIS_URL; without it listeners work, but each tries every event"
@@ -130,10 +145,10 @@ async def check_redis(listener: ListenerConfig) -> list[Diagnosis]:
         await client.aclose()
 
 
-async def _of_redis(client: Any) -> Any:
+async def _of_redis(client: Any, key: str) -> AsyncIterator[Diagnosis]:
     asked_s = time.time()
-    seconds, microseconds = await client.time()
-    yield _of_clock("Redis", seconds + microseconds / 1e6 - asked_s)
+    if (at := await _allowed(client.time())) is not None:
+        yield _of_clock("Redis", at[0] + at[1] / 1e6 - asked_s)
     info = await _allowed(client.info("server")) or {}
     number = str(info.get("redis_version", ""))
     if number:
@@ -143,24 +158,29 @@ async def _of_redis(client: Any) -> Any:
     if policy is not None:
         yield judged(
             "eviction",
-            policy in ("noeviction", "volatile-ttl"),
+            policy == "noeviction",
             f"maxmemory-policy is {policy}",
             "set it to noeviction: an evicted lease lets two listeners work on the same events",
             otherwise="warning",
         )
-    refused = [name for name in _COMMANDS if not await _is_allowed(client, name)]
+    verdicts = {" ".join(c[:2]) if c[0] == "SCRIPT" else c[0]: await _is_allowed(client, key, c) for c in _COMMANDS}
+    if None in verdicts.values():
+        yield Diagnosis("commands", "ok", "they cannot be checked: this user may not run ACL DRYRUN")
+        return
+    refused = [name for name, is_allowed in verdicts.items() if not is_allowed]
     yield judged(
         "commands",
         not refused,
         f"refused: {', '.join(refused)}" if refused else "all are allowed",
-        "allow these commands to the user of REDIS_URL",
+        f"allow them to the user of REDIS_URL, for keys such as {key}",
     )
 
 
-async def _is_allowed(client: Any, command: str) -> bool:
-    """Return whether the user may run a command, as far as Redis tells."""
-    answer = await _allowed(client.execute_command("ACL", "DRYRUN", await _user(client), command, "x", "0"))
-    return answer is None or b"has no permissions" not in bytes(answer)
+async def _is_allowed(client: Any, key: str, command: Sequence[str]) -> bool | None:
+    """Return whether the user may run a command; None if Redis does not tell."""
+    words = [word.replace("{key}", key) for word in command]
+    answer = await _allowed(client.execute_command("ACL", "DRYRUN", await _user(client), *words))
+    return None if answer is None else answer in (b"OK", "OK", True)
 
 
 async def _user(client: Any) -> str:
@@ -172,8 +192,6 @@ async def _allowed(call: Any) -> Any:
     """Return the answer; None if the user or the server does not allow the question."""
     try:
         return await call
-    except NoPermissionError:
-        return None
     except RedisError:
         return None
 
@@ -197,9 +215,9 @@ async def _check_producer(url: str) -> list[Diagnosis]:
     status = str(health.get("status", "?"))
     reason = f"{status}: {health['reason']}" if health.get("reason") else status
     found = [judged(what, status == "ok", reason, str(health.get("remedy") or ""), otherwise="warning")]
-    if "date" in answer.headers:
+    with contextlib.suppress(KeyError, ValueError):  # a proxy may send no date, or another text
         at = parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
-        found.append(_of_clock(what, (at - datetime.fromtimestamp(asked_s, UTC)).total_seconds()))
+        found.append(_of_clock(what, (at - datetime.fromtimestamp((asked_s + time.time()) / 2, UTC)).total_seconds()))
     return found
 
 

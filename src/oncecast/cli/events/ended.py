@@ -110,7 +110,7 @@ def show(
             )
             found = next((e for e in waiting if e["id"] == id_ and source in (None, e["source"])), None)
     if found is None:
-        return output.error(f"no event {id_[:100]!r} has ended or waits for another attempt; is it accepted?")
+        return output.error(f"no event {id_[:100]!r} has ended or waits for another attempt; was it published?")
     if output.wants_json(json):
         output.json(found)
     else:

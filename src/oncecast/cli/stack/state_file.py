@@ -52,12 +52,14 @@ def entries(data: Path) -> list[ProcessEntry]:
 
 
 def addresses(kind: str, given: str | None, data: Path) -> list[str]:
-    """Return addresses of a `producer` or `listener`: as given, with commas, else of the stack, else the default.
+    """Return addresses of a `producer` or `listener`: as given, else those of the stack, else the default.
 
-    In a running stack, return the running processes, or all if none runs. Raises ConfigError.
+    Several listeners may be given, separated by commas. In a running stack, return the running processes, or all if
+    none runs. Raises ConfigError.
     """
     if given is not None:
-        return [address for address in map(str.strip, given.split(",")) if address] or [given]
+        several = [address for address in map(str.strip, given.split(",")) if address]
+        return several if kind == "listener" and several else [given]
     stack = entries(data)
     ours = [e for e in stack if e.name.startswith(kind) and e.address]
     if ours and any(e.state == "running" for e in stack):

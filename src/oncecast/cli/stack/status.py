@@ -59,16 +59,18 @@ def status(
             )
         except ConfigError as error:
             return output.error(error)
-        asyncio.run(_ask_all(entries))
-        if watch and not as_json:
-            output.clear()
-        _print(entries, as_json=as_json)
-        if not watch:
-            return max(entry.exit_status for entry in entries)
         try:
-            time.sleep(WATCH_INTERVAL_S)
+            asyncio.run(_ask_all(entries))
+            if watch and not as_json:
+                output.clear()
+            _print(entries, as_json=as_json)
+            if watch:
+                time.sleep(WATCH_INTERVAL_S)
+                continue
         except KeyboardInterrupt:
-            return max(entry.exit_status for entry in entries)
+            if not watch:
+                raise
+        return max(entry.exit_status for entry in entries)
 
 
 def _print(entries: list[ProcessEntry], *, as_json: bool) -> None:

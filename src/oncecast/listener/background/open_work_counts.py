@@ -14,6 +14,8 @@ COUNT_INTERVAL_S = 10.0
 """Other listeners of the group change the counts too."""
 PAUSE_S = 1.0
 """The minimum delay between two counts."""
+PAUSE_RATIO = 20
+"""How many times as long as a count takes the next one waits: it uses the connection of all reads."""
 _CHANGES = (
     events.ConflictsFound,
     events.ConflictReplayed,
@@ -51,9 +53,11 @@ class OpenWorkCounts:
         """Count until cancelled; while PostgreSQL is down, keep the last counts."""
         while True:
             self._changed.clear()
+            began_s = self._clock.monotonic_s()
             with contextlib.suppress(Unavailable, RowLocked):
                 self.newest = await self._counts.open_work()
-            await self._clock.sleep(PAUSE_S)
+            took_s = self._clock.monotonic_s() - began_s
+            await self._clock.sleep(max(PAUSE_S, PAUSE_RATIO * took_s))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COUNT_INTERVAL_S):
                     await self._changed.wait()

@@ -40,8 +40,11 @@ Dial = Callable[[str], AbstractAsyncContextManager[FeedConnection]]
 """Opens a connection with the protocol `oncecast.v1` to the producer at a URL; raises OSError or TimeoutError."""
 
 
-def websocket_dial(tokens: Mapping[str, str]) -> Dial:
-    """Return a Dial that uses WebSockets; `tokens` has the token for the producer at each URL."""
+def websocket_dial(tokens: Mapping[str, str], is_stopping: Callable[[], bool] = lambda: False) -> Dial:
+    """Return a Dial that uses WebSockets; `tokens` has the token for the producer at each URL.
+
+    `is_stopping` returns whether a cancelled feed is part of an orderly stop.
+    """
 
     @asynccontextmanager
     async def dial(url: str) -> AsyncIterator[FeedConnection]:
@@ -68,7 +71,8 @@ def websocket_dial(tokens: Mapping[str, str]) -> Dial:
                 try:
                     yield _WebSocket(connection)
                 except asyncio.CancelledError:
-                    await connection.close()  # the listener stops: the code tells the producer so
+                    if is_stopping():  # the code tells the producer so
+                        await connection.close()
                     raise
         except Lost:
             raise

@@ -35,7 +35,9 @@ def telemetry_of(
                 yield Persisted(
                     *batch,
                     after_retry=any(a.attempts > 1 or a.retried for a in group),
-                    waited_s=tuple((now_s - at_us / 1e6, n) for at_us, n in Counter(a.at_us for a in group).items()),
+                    waited_s=tuple(
+                        (max(0.0, now_s - at_us / 1e6), n) for at_us, n in Counter(a.at_us for a in group).items()
+                    ),
                 )
             case Outcome.CONFLICT:
                 yield ConflictsFound(*batch)

@@ -377,7 +377,7 @@ class Pipeline:
             return
         batch = (sum(each.size for each in ranges), ranges[0].first_id, ranges[-1].last_id)
         now_s = self._clock.unix_s()
-        waited_s = tuple((now_s - each.at_us / 1e6, each.size) for each in ranges)
+        waited_s = tuple((max(0.0, now_s - each.at_us / 1e6), each.size) for each in ranges)
         self._record(Started(*batch))
         self._record(Persisted(*batch, types=types, waited_s=waited_s))
         for each in ranges:

@@ -38,7 +38,7 @@ _OFFSET = attrgetter("offset")
 class WorkQueue:
     """A queue of claimed events, and of the ranges that wait to be claimed for it.
 
-    `ahead_max_events` is the number of queued events from which it claims no more.
+    It claims up to `ahead_max_events`, once half of them are gone.
     """
 
     def __init__(self, workers: int, ahead_max_events: int) -> None:

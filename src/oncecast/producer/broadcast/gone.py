@@ -16,6 +16,7 @@ GONE_MAX = 100
 """The oldest is forgotten for a newer one."""
 _STOPPED = "it has stopped"
 _GONE = "it disconnected without stopping: it was killed, or the network failed"
+_REPLACED = "it has gone, and another listener has joined its group since"
 _REMEDY = "start it again; if it will not return, dismiss it on the page"
 
 Member = tuple[str, str]
@@ -31,7 +32,7 @@ class GoneListener(msgspec.Struct, frozen=True):
     health: Health
     left_at_s: float
     has_stopped: bool
-    """Whether it ended its connection as a stopping listener does."""
+    """Whether it ended its connection as a stopping listener does, or another one has taken its place."""
 
 
 class GoneListeners:
@@ -54,9 +55,13 @@ class GoneListeners:
         if len(self._gone) > GONE_MAX:
             del self._gone[next(iter(self._gone))]
 
-    def returned(self, member: Member) -> None:
-        """Forget a listener that is connected again."""
-        self._gone.pop(member, None)
+    def joined(self, member: Member) -> None:
+        """Forget a listener that is connected again; one with a new name takes the place of those that have gone."""
+        if self._gone.pop(member, None) is None:
+            for other, each in self._gone.items():
+                if each.group == member[0] and not each.has_stopped:
+                    health = Health(status=Status.DRAINING, since=each.health.since, reason=_REPLACED)
+                    self._gone[other] = msgspec.structs.replace(each, health=health, has_stopped=True)
 
     def dismiss(self, member: Member) -> bool:
         """Forget a listener that will not return; return whether it was listed."""

@@ -71,6 +71,8 @@ class ListenerReader:
     report: ListenerReport = field(default_factory=ListenerReport)
     reported_at_s: float = field(init=False)
     write: Callable[[bytes], bool] | None = field(init=False)
+    has_stopped: bool = False
+    """Whether it has ended the connection as a stopping listener does."""
     _asked: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -181,18 +183,14 @@ class ListenerHub:
             name = reader.instance
             self._record(SubscriberJoined("listener", name, reader.offset))
             self.readers.append(reader)
-            self.gone.returned(reader.member)
-            has_stopped = False
+            self.gone.joined(reader.member)
             try:
                 await _Session(self._clock, self._journal, self._ring, self._budget, reader, resume).run()
-            except WebSocketDisconnect as ended:
-                has_stopped = ended.code == NORMAL_CLOSE
-                raise
             finally:
                 self.readers.remove(reader)
                 reader.left()
                 if reader.group and reader.member not in {other.member for other in self.readers}:
-                    self.gone.left(reader.member, reader.report, has_stopped=has_stopped)
+                    self.gone.left(reader.member, reader.report, has_stopped=reader.has_stopped)
         except ProtocolError as error:
             reason = str(error)
             await self._close(socket, 1008, reason)
@@ -347,7 +345,11 @@ class _Session:
 
     async def _receive_loop(self) -> None:
         while True:
-            frame = read_frame(await _receive_text(self._reader.socket))
+            try:
+                frame = read_frame(await _receive_text(self._reader.socket))
+            except WebSocketDisconnect as ended:  # the send loop may end with another error at the same time
+                self._reader.has_stopped = ended.code == NORMAL_CLOSE
+                raise
             if isinstance(frame, Credit):
                 check_credit(frame.bytes)
                 self._credit_bytes = min(self._credit_bytes + frame.bytes, CREDIT_MAX_BYTES)

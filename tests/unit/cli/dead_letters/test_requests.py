@@ -6,8 +6,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from oncecast.cli.dead_letters.requests import ReplayRequests
-from oncecast.client.admin import AdminClient
+from oncecast.client.admin import AdminClient, AdminRefused, NotReached
 from oncecast.core.errors import Unavailable
 
 ADDRESSES = ("http://a", "http://b")
@@ -23,19 +25,29 @@ class Listeners(AdminClient):
         self.asked: list[str] = []
         self.arrived = threading.Semaphore(0)
         self.error: Exception | None = None
+        self.failing = set(ADDRESSES)
 
     def at(self, address: str) -> Listeners:
         one = Listeners(ordered=self._ordered, addresses=[address])
-        one.answering, one.asked, one.arrived, one.error = self.answering, self.asked, self.arrived, self.error
+        one.answering, one.asked, one.arrived = self.answering, self.asked, self.arrived
+        one.error, one.failing = self.error, self.failing
         return one
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         self.asked += self.addresses
         self.arrived.release()
         assert self.answering.wait(5.0)
-        if self.error is not None:
+        if self.error is not None and self.addresses[0] in self.failing:
             raise self.error
         return {"results": [], "ordered": self._ordered}
+
+
+def failing(error: Exception, *addresses: str) -> Listeners:
+    """Listeners of which these answer with `error`."""
+    listeners = Listeners(ordered=False)
+    listeners.error, listeners.failing = error, set(addresses)
+    listeners.answering.set()
+    return listeners
 
 
 def events(*ids: str) -> list[dict[str, Any]]:
@@ -72,10 +84,31 @@ def test_an_application_with_an_order_has_one_request_at_a_time() -> None:
 
 
 def test_an_error_is_an_answer() -> None:
-    listeners = Listeners(ordered=False)
-    listeners.error = error = Unavailable("no answer")
-    listeners.answering.set()
-    requests = ReplayRequests(listeners)
+    error = Unavailable("no answer")
+    requests = ReplayRequests(failing(error, *ADDRESSES))
     requests.send(events("1", "2"))
     answer = requests.next_answer()
     assert (answer.body, len(answer.events), requests.in_flight) == (error, 2, 0)
+    assert (answer.was_refused, requests.has_room) == (False, True)
+
+
+@pytest.mark.parametrize("error", [NotReached("refused"), AdminRefused("it is stopping", 503)])
+def test_a_listener_that_cannot_replay_gets_no_further_requests(error: Exception) -> None:
+    listeners = failing(error, "http://a")
+    requests = ReplayRequests(listeners)
+    requests.send(events("1"))
+    assert requests.next_answer().was_refused
+    assert (requests.has_listeners, requests.has_room) == (True, True)
+    for _ in range(2):
+        requests.send(events("1"))
+        assert isinstance(requests.next_answer().body, dict)
+    assert listeners.asked == ["http://a", "http://b", "http://b"]
+
+
+def test_without_any_listener_left_there_is_no_room() -> None:
+    requests = ReplayRequests(failing(NotReached("refused"), *ADDRESSES))
+    for _ in ADDRESSES:
+        assert requests.has_room
+        requests.send(events("1"))
+        assert requests.next_answer().was_refused
+    assert (requests.has_listeners, requests.has_room) == (False, False)

@@ -29,7 +29,7 @@ def test_one_that_returns_or_is_dismissed_is_listed_no_longer() -> None:
     gone = GoneListeners(ManualClock())
     for member in (A, B):
         gone.left(member, REPORT, has_stopped=False)
-    gone.returned(A)
+    gone.joined(A)
     assert names(gone) == ["b"]
     assert [gone.dismiss(B), gone.dismiss(B)] == [True, False]
     assert names(gone) == []
@@ -51,3 +51,14 @@ def test_the_number_of_listed_listeners_is_limited() -> None:
     for number in range(GONE_MAX + 3):
         gone.left(("shop", str(number)), REPORT, has_stopped=False)
     assert names(gone) == [str(number) for number in range(3, GONE_MAX + 3)]
+
+
+def test_a_listener_with_a_new_name_takes_the_place_of_those_that_have_gone_of_its_group() -> None:
+    gone = GoneListeners(ManualClock())
+    gone.left(A, REPORT, has_stopped=False)
+    gone.left(("other", "x"), REPORT, has_stopped=False)
+    gone.joined(("shop", "new"))
+    assert [(each.instance, each.health.status) for each in gone.listed()] == [
+        ("a", Status.DRAINING),
+        ("x", Status.DOWN),
+    ]
