@@ -89,7 +89,7 @@ async def test_a_listener_and_a_producer_show_and_replay_conflicts_and_count_the
             return bool((await client.get(f"{listener}/health")).json()["conflicts_open"] == count)
 
         await until(lambda: health_counts(2))
-        assert "oncecast_conflicts_open 2.0" in (await client.get(f"{listener}/metrics")).text
+        assert 'oncecast_conflicts_open{group="oncecast"} 2.0' in (await client.get(f"{listener}/metrics")).text
         metrics = (await client.get(f"{listener}/metrics")).text
         assert 'oncecast_finished_total{outcome="conflict",type="' in metrics
 

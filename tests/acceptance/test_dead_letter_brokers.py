@@ -115,7 +115,7 @@ async def test_while_the_broker_is_away_everything_goes_on_and_afterwards_all_ar
         assert len((stack.folder("listener-a") / "failed_events.log").read_text().splitlines()) == 61
         async with httpx2.AsyncClient(base_url=stack.listener_urls["listener-a"]) as client:
             metrics = (await client.get("/metrics")).text
-        assert "oncecast_dead_letters_unsent 60.0" in metrics
+        assert 'oncecast_dead_letters_unsent{group="oncecast"} 60.0' in metrics
         assert 'oncecast_dependency_up{dependency="broker"} 0.0' in metrics
         rabbitmq.node.start()
         await are_sent(stack, 61)

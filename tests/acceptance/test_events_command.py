@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 
 from oncecast import Event, Publisher
 from tests.acceptance.test_recovery import oncecast
+from tests.support.interrupts import interrupts_count
 from tests.support.stacks import StackOf, drained
 
 
@@ -42,6 +44,7 @@ async def test_new_events_are_followed_until_ctrl_c(stack_of: StackOf) -> None:
         following = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "oncecast", "events", "follow", "--data", str(stack.data), "--json"),
             stdout=asyncio.subprocess.PIPE,
+            preexec_fn=interrupts_count,
         )
         assert following.stdout is not None
         try:
@@ -53,6 +56,10 @@ async def test_new_events_are_followed_until_ctrl_c(stack_of: StackOf) -> None:
                     await publisher.publish(Event.new("tick", id=f"new-{number}"))
                     await asyncio.wait([reading], timeout=0.5)
                 assert json.loads(reading.result())["event"]["id"].startswith("new-")
+            following.send_signal(signal.SIGINT)
+            async with asyncio.timeout(30):
+                assert await following.wait() == 0
         finally:
-            following.send_signal(2)
-            assert await following.wait() == 0
+            if following.returncode is None:
+                following.kill()
+                await following.wait()

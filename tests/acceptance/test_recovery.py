@@ -387,7 +387,7 @@ async def test_the_producer_relays_an_operators_requests_to_a_live_listener(stac
         assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
         assert (await client.get("/api/dead-letters", params={"limit": "x"})).status_code == 400
         assert (await client.get("/api/dead-letters", params={"group": "other"})).status_code == 404
-        assert (await client.get("/api/dead-letters/../events")).status_code == 404
+        assert (await client.get("/api/dead-letters/../gaps")).status_code == 404
         await stack.kill("listener-b")
 
         async def nobody_is_left() -> bool:
