@@ -494,3 +494,25 @@ async def test_a_group_of_errors_comes_to_the_one_that_counts(server: Server) ->
         await store.process(arrival(1, "x"), reject)
     with pytest.raises(ValueError, match="only"):
         await store.process(arrival(1, "x"), fail)
+
+
+async def test_an_attempt_that_is_cancelled_while_it_waits_for_a_row_leaves_no_lock(server: Server) -> None:
+    a, _ = await server.of("a")
+    b, _ = await server.of("b")
+    began, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: OpenTransaction) -> None:
+        began.set()
+        await let_go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(a.process(arrival(2, "2"), hold))
+        await began.wait()
+        waiting = group.create_task(b.process_together([arrival(1, "1"), arrival(2, "2")], counting(server)))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):  # it has the first row by then, and waits for the second
+                await asyncio.shield(waiting)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert await a.insert([arrival(1, "1")]) == [Outcome.STORED]
+        let_go.set()

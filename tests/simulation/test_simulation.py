@@ -35,6 +35,7 @@ FOUND = {
     107305: "a quarantine record whose answer was lost remained while its process crashed for another reason",
     88380: "an event that crashes its process, marked before PostgreSQL lost its row, ran without a lease",
     29851: "the row of an event that was published twice stood for the events between its places",
+    31464: "a cancelled attempt left its session with all locks in the memory server",
     6391: "an event behind an ordered event that became a dead letter too early overtook",
 }
 """Seeds that found a fault of Oncecast, kept as regression tests."""

@@ -21,7 +21,7 @@ from oncecast.core.cursors import (
     reach,
 )
 from oncecast.core.dead_letter_ports import DeadLetter
-from oncecast.core.errors import NotNext, RowLocked, Unavailable, error_text
+from oncecast.core.errors import NotNext, RowLocked, error_text
 from oncecast.core.event import Arrival, Cursor, Turn
 from oncecast.core.membership import Registration, decide_registration
 from oncecast.core.outcomes import DeadLetterResult, EarlierAttempts, Outcome, compared, obstacle
@@ -106,7 +106,7 @@ class MemoryEvents(Client):
         except RowLocked:
             self._server.roll_back(session)
             raise
-        except Unavailable:
+        except BaseException:  # also of a cancelled caller: its connection is closed
             if not session.ended.is_set():
                 self._server.abandon(session)
             raise
